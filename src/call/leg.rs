@@ -1,0 +1,78 @@
+//! The RTP side of a call: how packets get in and out. Owns sockets.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::call::ports::PortPair;
+
+/// Largest datagram that is looked at: far more than any audio packet.
+pub const MAX_DATAGRAM: usize = 2048;
+
+#[derive(Debug)]
+pub struct Leg {
+    ports: PortPair,
+    /// Our address in the SDP.
+    ip: IpAddr,
+    /// The PBX's signalling address.
+    pub signalling: IpAddr,
+}
+
+/// Which of the two sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    Rtp,
+    Rtcp,
+}
+
+impl Leg {
+    pub fn new(ports: PortPair, ip: IpAddr, signalling: IpAddr) -> Leg {
+        Leg { ports, ip, signalling }
+    }
+
+    /// Where the PBX is to send RTP.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.ports.port())
+    }
+
+    /// Waits for a datagram on either socket. Cancel-safe.
+    ///
+    /// # Errors
+    /// The kernel's; an ICMP error of an earlier packet is one, and no reason to end a call.
+    pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<(Channel, usize, SocketAddr)> {
+        loop {
+            tokio::select! {
+                biased;
+                ready = self.ports.rtp.readable() => ready?,
+                ready = self.ports.rtcp.readable() => ready?,
+            }
+            match self.try_recv(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// A datagram that is there already.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none.
+    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<(Channel, usize, SocketAddr)> {
+        match self.ports.rtp.try_recv_from(buffer) {
+            Ok((n, from)) => Ok((Channel::Rtp, n, from)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let (n, from) = self.ports.rtcp.try_recv_from(buffer)?;
+                Ok((Channel::Rtcp, n, from))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends now or not at all: a full socket buffer loses the packet, as the network might.
+    pub fn send(&self, channel: Channel, to: SocketAddr, data: &[u8]) {
+        let socket = match channel {
+            Channel::Rtp => &self.ports.rtp,
+            Channel::Rtcp => &self.ports.rtcp,
+        };
+        let _ = socket.try_send_to(data, to);
+    }
+}

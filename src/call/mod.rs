@@ -1,0 +1,107 @@
+//! The call: one caller talking to one AI, whatever the source.
+//!
+//! [`core`] decides (pure), [`run`] moves packets, [`leg`] and [`ports`] own the RTP sockets,
+//! [`end`] says why a call ended. A source (SIP, later ARI) hands over an [`Offer`].
+
+pub mod core;
+pub mod end;
+pub mod leg;
+pub mod ports;
+pub mod run;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::media::playout::Budget;
+use crate::media::receiver::Format;
+use crate::record::writer::Recorder;
+use crate::stream::connect::Target;
+use end::EndReason;
+use leg::Leg;
+
+/// The PBX's side of the media, from an accepted SDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemoteMedia {
+    pub rtp: SocketAddr,
+    pub rtcp: SocketAddr,
+    pub format: Format,
+    /// False while the PBX has us on hold.
+    pub wants_audio: bool,
+}
+
+/// What the source tells the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    Media(RemoteMedia),
+    /// A key press told by signalling.
+    Digit(char),
+    /// The PBX does not answer any more: the call ends if its RTP has stopped too.
+    PbxLost,
+    Ended(EndReason),
+}
+
+/// What the call tells its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    Answer,
+    Ringing,
+    /// Refuse, where not answered yet; else hang up.
+    End(EndReason),
+}
+
+/// Sends a call's requests to its source; never waits.
+pub type RequestSender = Box<dyn Fn(Request) + Send + Sync>;
+
+/// A call that wants to be taken.
+pub struct Offer {
+    /// For the log: short and unique within this process.
+    pub id: String,
+    pub pbx: Arc<str>,
+    pub from_number: String,
+    pub to_number: String,
+    /// The PBX's own name of the call (SIP Call-ID), and what the Twilio-shaped ids derive from.
+    pub native_id: String,
+    pub sid_seed: String,
+    /// Further `customParameters`.
+    pub vars: Vec<(String, String)>,
+    pub remote: Option<RemoteMedia>,
+    pub leg: Leg,
+    pub requests: RequestSender,
+    pub signals: mpsc::Receiver<Signal>,
+    /// Held while the call lives: admission.
+    pub permit: OwnedSemaphorePermit,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerWhen {
+    /// When the AI's socket is open; refused when it is not in time.
+    AiReady,
+    /// At once; what the caller says before the AI is there is kept.
+    AtOnce,
+}
+
+/// How calls of one PBX are handled.
+pub struct CallConfig {
+    pub target: Target,
+    pub account_sid: String,
+    pub parameters: Vec<(String, String)>,
+    pub answer: AnswerWhen,
+    pub answer_wait: Duration,
+    pub ringing: bool,
+    /// How long queued audio is still played after an orderly close of the AI's.
+    pub drain_on_close: Duration,
+    /// Played when the AI fails in mid-call, mu-law.
+    pub prompt: Option<bytes::Bytes>,
+    pub max_duration: Duration,
+    /// An AI that has said nothing at all for so long after `start` has failed; zero = never.
+    pub silent_timeout: Duration,
+    /// No RTP for so long ends the call; zero = never.
+    pub media_timeout: Duration,
+    pub reorder_wait: Duration,
+    pub playout_bytes: usize,
+    pub playout_budget: Budget,
+    pub recorder: Option<Recorder>,
+}

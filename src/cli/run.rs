@@ -1,0 +1,84 @@
+//! `trunkless run`: the daemon.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use crate::app::App;
+use crate::cli::EXIT_CONFIG;
+use crate::config::resolve::{Plan, resolve};
+use crate::config::{ConfigError, Source, load};
+use crate::telemetry;
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// Configuration file.
+    #[arg(long, default_value = "trunkless.toml")]
+    config: PathBuf,
+    /// Read and check the configuration, then exit.
+    #[arg(long)]
+    check: bool,
+}
+
+pub fn main(arguments: &RunArguments) -> ExitCode {
+    let plan = match read(arguments) {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    if arguments.check {
+        println!("{}: good", arguments.config.display());
+        return ExitCode::SUCCESS;
+    }
+    let log = &plan.settings.log;
+    if let Err(error) = telemetry::init(&log.level, log.json) {
+        eprintln!("{}: {error}", arguments.config.display());
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(serve(plan)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cannot start: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read(arguments: &RunArguments) -> Result<Plan, ConfigError> {
+    let environment: HashMap<String, String> = std::env::vars_os()
+        .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+        .collect();
+    let source = Source::read(&arguments.config)?;
+    let settings = load(&source, &environment)?;
+    resolve(&source, settings, &environment)
+}
+
+/// Until SIGTERM or Ctrl-C; a second one ends the calls at once.
+async fn serve(plan: Plan) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let app = App::start(plan, None).await?;
+    let mut asked = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    asked().await;
+    info!("stopping: no new calls");
+    app.shutdown(async { asked().await }).await;
+    Ok(())
+}

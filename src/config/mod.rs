@@ -1,0 +1,162 @@
+//! Configuration: one TOML file, overridden by `TRUNKLESS_…` variables. Owns file reading.
+//!
+//! The file is parsed alone first, because that parser knows lines; then file and environment are
+//! merged by the crate `config`. [`schema`] holds the keys, [`resolve`] turns them into what the
+//! program needs.
+
+pub mod resolve;
+pub mod schema;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+
+use config::{Config, Environment, File, FileFormat};
+
+use schema::Settings;
+
+/// What a variable's name starts with.
+pub const ENV_PREFIX: &str = "TRUNKLESS";
+
+/// What is wrong, where, and what to do; printed once, exit code 2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// `trunkless.toml:12` or `the environment`.
+    pub place: String,
+    /// `pbx.main.sip.expires` or `TRUNKLESS_PBX__MAIN__SIP__EXPIRES`.
+    pub key: String,
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.place)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The file's text with its name, to say where something stands.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub name: String,
+    pub text: String,
+}
+
+impl Source {
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(path: &Path) -> Result<Source, ConfigError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|why| ConfigError {
+            place: name.clone(),
+            key: String::new(),
+            message: format!("cannot be read: {why}; give the file's name with --config"),
+        })?;
+        Ok(Source { name, text })
+    }
+
+    /// An error about the key that stands at byte `at`.
+    fn error_at(&self, at: usize, message: String) -> ConfigError {
+        let before = &self.text[..at.min(self.text.len())];
+        let line = before.matches('\n').count() + 1;
+        let place = format!("{}:{line}", self.name);
+        ConfigError { place, key: key_at(&self.text, line), message }
+    }
+
+    /// An error about a dotted key; the line is that of the key or of the nearest table above it.
+    pub fn error(&self, key: &str, message: impl Into<String>) -> ConfigError {
+        let line = line_of(&self.text, key);
+        let place = line.map_or(self.name.clone(), |line| format!("{}:{line}", self.name));
+        ConfigError { place, key: key.to_owned(), message: message.into() }
+    }
+}
+
+/// Reads file and environment.
+///
+/// # Errors
+/// [`ConfigError`] names the file, line and key, or the variable.
+pub fn load(
+    source: &Source,
+    environment: &HashMap<String, String>,
+) -> Result<Settings, ConfigError> {
+    let from_file: Settings = toml::from_str(&source.text).map_err(|error| {
+        let at = error.span().map_or(0, |s| s.start);
+        source.error_at(at, error.message().trim().to_owned())
+    })?;
+    let prefix = format!("{ENV_PREFIX}_");
+    let ours: HashMap<String, String> =
+        environment.iter().filter(|(k, _)| k.starts_with(&prefix)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    if ours.is_empty() {
+        return Ok(from_file);
+    }
+    merge(source, &ours).map_err(|error| blame(source, &ours, error))
+}
+
+fn merge(source: &Source, environment: &HashMap<String, String>) -> Result<Settings, String> {
+    let variables = Environment::with_prefix(ENV_PREFIX)
+        .prefix_separator("_")
+        .separator("__")
+        .source(Some(environment.clone().into_iter().collect()));
+    Config::builder()
+        .add_source(File::from_str(&source.text, FileFormat::Toml))
+        .add_source(variables)
+        .build()
+        .and_then(Config::try_deserialize)
+        .map_err(|e| e.to_string())
+}
+
+/// Finds the variable that spoils the merge: the file alone is known to be good.
+fn blame(source: &Source, environment: &HashMap<String, String>, error: String) -> ConfigError {
+    let mut names: Vec<&String> = environment.keys().collect();
+    names.sort();
+    for name in names {
+        let alone = HashMap::from([(name.clone(), environment[name].clone())]);
+        if let Err(message) = merge(source, &alone) {
+            return ConfigError { place: "the environment".into(), key: name.clone(), message };
+        }
+    }
+    ConfigError { place: "the environment".into(), key: format!("{ENV_PREFIX}_…"), message: error }
+}
+
+/// The dotted key on a line: its name under the table header above.
+fn key_at(text: &str, line: usize) -> String {
+    let table = text.lines().take(line).filter_map(table_name).last().unwrap_or_default();
+    let current = text.lines().nth(line - 1).unwrap_or_default();
+    match current.split_once('=') {
+        Some((name, _)) if table_name(current).is_none() => {
+            let name = name.trim();
+            if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") }
+        }
+        _ => table,
+    }
+}
+
+fn table_name(line: &str) -> Option<String> {
+    let inner = line.trim().strip_prefix('[')?.split(']').next()?;
+    Some(inner.trim_start_matches('[').trim().to_owned())
+}
+
+/// The line of a dotted key, else of the longest of its tables that is there.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let lines = || text.lines().enumerate().map(|(i, l)| (i + 1, l));
+    let exact = lines().find(|(n, l)| l.contains('=') && !l.trim().starts_with('#') && key_at(text, *n) == key);
+    let mut table = key;
+    let table_line = || {
+        while let Some((parent, _)) = table.rsplit_once('.') {
+            table = parent;
+            if let Some(found) = lines().find(|(_, l)| table_name(l).as_deref() == Some(table)) {
+                return Some(found);
+            }
+        }
+        None
+    };
+    exact.or_else(table_line).map(|(n, _)| n)
+}
+
+#[cfg(test)]
+mod tests;

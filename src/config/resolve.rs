@@ -1,0 +1,256 @@
+//! From the file's keys to what the program needs: secrets fetched, defaults and overrides applied,
+//! contradictions refused.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::call::AnswerWhen;
+use crate::config::schema::{
+    Ai, Answer, HostPort, Mode, Pbx, PbxSip, Settings, Span, TransportWord,
+};
+use crate::config::{ConfigError, Source};
+use crate::record::wav;
+use crate::sip::agent::AccountConfig;
+use crate::sip::flow::Transport;
+use crate::sip::registration;
+use crate::stream::connect::{Target, TargetOptions};
+use crate::stream::twilio;
+
+/// One PBX in SIP mode, ready to run.
+pub struct SipPbx {
+    pub account: AccountConfig,
+    /// The registrar, or the peers of a trunk.
+    pub hosts: Vec<HostPort>,
+    pub ai: AiPlan,
+}
+
+/// How one PBX's calls reach the AI.
+#[derive(Clone)]
+pub struct AiPlan {
+    pub target: Target,
+    pub account_sid: String,
+    pub parameters: Vec<(String, String)>,
+    pub x_headers: Vec<String>,
+    pub silent_timeout: Duration,
+}
+
+/// The whole configuration, checked.
+pub struct Plan {
+    pub settings: Settings,
+    pub pbxs: Vec<SipPbx>,
+    pub prompt: Option<Bytes>,
+    pub recordings: Option<PathBuf>,
+}
+
+/// Reads secrets and files that the settings name and checks what serde cannot.
+///
+/// # Errors
+/// [`ConfigError`] with the key that is wrong or missing.
+pub fn resolve(
+    source: &Source,
+    settings: Settings,
+    environment: &HashMap<String, String>,
+) -> Result<Plan, ConfigError> {
+    if settings.pbx.is_empty() {
+        let example = "add a table such as [pbx.main] with mode = \"sip\"";
+        return Err(source.error("pbx", format!("no PBX is configured: {example}")));
+    }
+    if settings.calls.max == 0 {
+        return Err(source.error("calls.max", "must be at least 1"));
+    }
+    let resolver = Resolver { source, environment };
+    let mut pbxs = Vec::new();
+    for (name, pbx) in &settings.pbx {
+        pbxs.push(resolver.pbx(&name.0, pbx, &settings.ai)?);
+    }
+    let prompt = settings.calls.prompt.as_deref().map(|path| resolver.prompt(path)).transpose()?;
+    let recordings = settings.recording.directory.as_ref().map(PathBuf::from);
+    Ok(Plan { settings, pbxs, prompt, recordings })
+}
+
+impl Answer {
+    pub fn when(self) -> AnswerWhen {
+        match self {
+            Answer::WhenAiReady => AnswerWhen::AiReady,
+            Answer::AtOnce => AnswerWhen::AtOnce,
+        }
+    }
+}
+
+type Table = BTreeMap<String, String>;
+
+struct Resolver<'a> {
+    source: &'a Source,
+    environment: &'a HashMap<String, String>,
+}
+
+impl Resolver<'_> {
+    fn pbx(&self, name: &str, pbx: &Pbx, common: &Ai) -> Result<SipPbx, ConfigError> {
+        let key = |rest: &str| format!("pbx.{name}.{rest}");
+        if pbx.mode == Mode::Ari {
+            let message = "\"ari\" is not available in this version; use \"sip\"";
+            return Err(self.source.error(&key("mode"), message));
+        }
+        let Some(sip) = &pbx.sip else {
+            let message = format!("mode = \"sip\" needs a table [pbx.{name}.sip]");
+            return Err(self.source.error(&key("sip"), message));
+        };
+        let (account, hosts) = self.account(name, sip)?;
+        Ok(SipPbx { account, hosts, ai: self.ai(name, common, &pbx.ai)? })
+    }
+
+    fn account(&self, name: &str, sip: &PbxSip) -> Result<(AccountConfig, Vec<HostPort>), ConfigError> {
+        let key = |rest: &str| format!("pbx.{name}.sip.{rest}");
+        let missing = |rest: &str, why: &str| {
+            self.source.error(&key(rest), format!("is missing: {why}"))
+        };
+        let transport = match sip.transport {
+            Some(TransportWord::Tcp) => Transport::Tcp,
+            _ => Transport::Udp,
+        };
+        let base = AccountConfig {
+            name: name.to_owned(),
+            username: sip.username.clone().unwrap_or_else(|| "trunkless".to_owned()),
+            registration: None,
+            transport,
+            advertised: sip.advertised,
+            media_peers: sip.media_peers.clone().unwrap_or_default(),
+        };
+        let peers = sip.peers.clone().unwrap_or_default();
+        if sip.register == Some(false) {
+            if peers.is_empty() {
+                let why = "with register = false it lists the PBX's addresses";
+                return Err(missing("peers", why));
+            }
+            return Ok((base, peers));
+        }
+        let Some(registrar) = &sip.registrar else {
+            return Err(missing("registrar", "the PBX's address, as in \"192.0.2.1:5060\""));
+        };
+        let Some(username) = &sip.username else {
+            return Err(missing("username", "the extension to register as"));
+        };
+        let password = self.secret(
+            &key("password"),
+            [&sip.password.as_ref().map(|p| p.expose_secret().to_owned()), &sip.password_env, &sip.password_file],
+        )?;
+        let Some(password) = password else {
+            let variable = format!("TRUNKLESS_PBX__{}__SIP__PASSWORD", name.to_uppercase());
+            let why = format!("set the variable {variable}, or password_env or password_file");
+            return Err(missing("password", &why));
+        };
+        let expires = sip.expires.map_or(Duration::from_secs(120), |s| s.0);
+        if expires.as_secs() < 10 {
+            return Err(self.source.error(&key("expires"), "must be at least 10s"));
+        }
+        let parameter = if transport == Transport::Tcp { ";transport=tcp" } else { "" };
+        let registration = registration::Settings {
+            registrar_uri: format!("sip:{registrar}{parameter}"),
+            auth_username: sip.auth_username.clone().unwrap_or_else(|| username.clone()),
+            password,
+            realm: sip.realm.clone(),
+            expires_s: expires.as_secs() as u32,
+            keepalive: sip.keepalive.map_or(Duration::from_secs(2), |s| s.0),
+        };
+        let hosts = [vec![registrar.clone()], peers].concat();
+        Ok((AccountConfig { registration: Some(registration), ..base }, hosts))
+    }
+
+    /// A PBX's own words before the common ones; tables are merged.
+    fn ai(&self, name: &str, common: &Ai, own: &Ai) -> Result<AiPlan, ConfigError> {
+        let key = |rest: &str, own_has: bool| match own_has {
+            true => format!("pbx.{name}.ai.{rest}"),
+            false => format!("ai.{rest}"),
+        };
+        let pick = |own: &Option<String>, common: &Option<String>| own.clone().or(common.clone());
+        let Some(url) = pick(&own.url, &common.url) else {
+            let message = "is missing: the AI's WebSocket, as in \"ws://127.0.0.1:8080\"";
+            return Err(self.source.error("ai.url", message));
+        };
+        let own_token = [&own.auth_token.as_ref().map(|p| p.expose_secret().to_owned()), &own.auth_token_env, &own.auth_token_file];
+        let common_token = [&common.auth_token.as_ref().map(|p| p.expose_secret().to_owned()), &common.auth_token_env, &common.auth_token_file];
+        let token = match self.secret(&format!("pbx.{name}.ai.auth_token"), own_token)? {
+            Some(token) => Some(token),
+            None => self.secret("ai.auth_token", common_token)?,
+        };
+        let merged = |own: &Option<Table>, common: &Option<Table>| {
+            let mut all = common.clone().unwrap_or_default();
+            all.extend(own.clone().unwrap_or_default());
+            all.into_iter().collect::<Vec<(String, String)>>()
+        };
+        let options = TargetOptions {
+            headers: merged(&own.headers, &common.headers),
+            auth_token: token.map(|t| t.expose_secret().to_owned()),
+            ca_file: pick(&own.ca_file, &common.ca_file),
+            tls_server_name: pick(&own.tls_server_name, &common.tls_server_name),
+        };
+        let target = Target::new(&url, &options).map_err(|error| {
+            let part = match &error {
+                crate::stream::connect::TargetError::CaFile { .. } => key("ca_file", own.ca_file.is_some()),
+                crate::stream::connect::TargetError::Header(_) => key("headers", own.headers.is_some()),
+                crate::stream::connect::TargetError::ServerName(_) => {
+                    key("tls_server_name", own.tls_server_name.is_some())
+                }
+                _ => key("url", own.url.is_some()),
+            };
+            self.source.error(&part, error.to_string())
+        })?;
+        let parameters = merged(&own.parameters, &common.parameters);
+        let long = parameters.iter().find(|(n, v)| n.len().max(v.len()) > twilio::MAX_PARAMETER);
+        if let Some((long, _)) = long {
+            let part = format!("{}.{long}", key("parameters", own.parameters.is_some()));
+            return Err(self.source.error(&part, "names and values are under 500 characters"));
+        }
+        let every = || vec!["*".to_owned()];
+        let silent = own.silent_timeout.or(common.silent_timeout);
+        Ok(AiPlan {
+            target,
+            account_sid: pick(&own.account_sid, &common.account_sid)
+                .unwrap_or_else(|| twilio::sid("AC", name)),
+            parameters,
+            x_headers: own.x_headers.clone().or(common.x_headers.clone()).unwrap_or_else(every),
+            silent_timeout: silent.unwrap_or(Span(Duration::from_secs(15))).0,
+        })
+    }
+
+    /// At most one of: the secret itself, a variable's name, a file's name.
+    fn secret(
+        &self,
+        key: &str,
+        [value, variable, file]: [&Option<String>; 3],
+    ) -> Result<Option<SecretString>, ConfigError> {
+        if [value, variable, file].iter().filter(|o| o.is_some()).count() > 1 {
+            let name = key.rsplit('.').next().unwrap_or(key);
+            let message = format!("give one of {name}, {name}_env and {name}_file");
+            return Err(self.source.error(key, message));
+        }
+        if let Some(variable) = variable {
+            return match self.environment.get(variable) {
+                Some(value) => Ok(Some(value.as_str().into())),
+                None => {
+                    let message = format!("the variable {variable} is not set");
+                    Err(self.source.error(&format!("{key}_env"), message))
+                }
+            };
+        }
+        if let Some(file) = file {
+            let text = std::fs::read_to_string(file).map_err(|why| {
+                self.source.error(&format!("{key}_file"), format!("{file} cannot be read: {why}"))
+            })?;
+            return Ok(Some(text.trim_end_matches(['\r', '\n']).into()));
+        }
+        Ok(value.as_deref().map(Into::into))
+    }
+
+    fn prompt(&self, path: &str) -> Result<Bytes, ConfigError> {
+        let error = |why: String| self.source.error("calls.prompt", format!("{path}: {why}"));
+        let file = std::fs::read(path).map_err(|e| error(e.to_string()))?;
+        let channels = wav::read(&file).map_err(|e| error(e.to_string()))?;
+        let first = channels.into_iter().next().filter(|c| !c.is_empty());
+        Ok(Bytes::from(first.ok_or_else(|| error("it holds no audio".to_owned()))?))
+    }
+}

@@ -1,0 +1,133 @@
+use super::*;
+use secrecy::ExposeSecret;
+
+const GOOD: &str = r#"
+[ai]
+url = "ws://127.0.0.1:8080"
+parameters = { LeadSource = "Web" }
+
+[pbx.main]
+mode = "sip"
+
+[pbx.main.sip]
+registrar = "192.0.2.1"
+username = "8001"
+password = "001234"
+"#;
+
+fn source(text: &str) -> Source {
+    Source { name: "trunkless.toml".into(), text: text.into() }
+}
+
+fn env(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+fn plan(text: &str, pairs: &[(&str, &str)]) -> Result<resolve::Plan, ConfigError> {
+    let source = source(text);
+    let environment = env(pairs);
+    let settings = load(&source, &environment)?;
+    resolve::resolve(&source, settings, &environment)
+}
+
+fn error(text: &str, pairs: &[(&str, &str)]) -> String {
+    plan(text, pairs).err().expect("an error").to_string()
+}
+
+fn password(plan: &resolve::Plan) -> &str {
+    plan.pbxs[0].account.registration.as_ref().unwrap().password.expose_secret()
+}
+
+#[test]
+fn a_password_of_digits_stays_what_it_is() {
+    assert_eq!(password(&plan(GOOD, &[]).unwrap()), "001234");
+    let text = GOOD.replace("password = \"001234\"\n", "");
+    let name = "TRUNKLESS_PBX__MAIN__SIP__PASSWORD";
+    assert_eq!(password(&plan(&text, &[(name, "001234")]).unwrap()), "001234");
+    assert_eq!(password(&plan(GOOD, &[(name, "0x1F")]).unwrap()), "0x1F");
+    let named = text.clone() + "password_env = \"PBX_PW\"\n";
+    assert_eq!(password(&plan(&named, &[("PBX_PW", "007")]).unwrap()), "007");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "00 12\n").unwrap();
+    let named = format!("{text}password_file = \"{}\"\n", file.path().display());
+    assert_eq!(password(&plan(&named, &[]).unwrap()), "00 12");
+}
+
+#[test]
+fn errors_name_file_line_and_key() {
+    let table = [
+        ("mode = \"sip\"", "mode = \"sips\"", "trunkless.toml:7: pbx.main.mode: \"sips\" is not one of: sip, ari"),
+        ("registrar =", "registar =", "trunkless.toml:10: pbx.main.sip.registar: unknown field `registar`"),
+        ("password = \"001234\"", "expires = 30", "trunkless.toml:12: pbx.main.sip.expires: invalid type"),
+        ("password = \"001234\"", "expires = \"soon\"", "trunkless.toml:12: pbx.main.sip.expires: \"soon\" is no duration"),
+        ("password = \"001234\"", "password = 001234", "trunkless.toml:12: pbx.main.sip.password: "),
+        ("\"192.0.2.1\"", "\"192.0.2.1:x\"", "trunkless.toml:10: pbx.main.sip.registrar: "),
+        ("[pbx.main]", "[pbx.Main]", "trunkless.toml:6: pbx.Main: \"Main\" is no name"),
+        ("ws://127", "http://127", "trunkless.toml:3: ai.url: \"http://127.0.0.1:8080\" is not a ws://"),
+        ("password = \"001234\"", "", "trunkless.toml:9: pbx.main.sip.password: is missing"),
+        ("[ai]", "[media]\nports = \"9-5\"\n[ai]", "trunkless.toml:3: media.ports: \"9-5\" is no range"),
+    ];
+    for (old, new, expected) in table {
+        let message = error(&GOOD.replacen(old, new, 1), &[]);
+        assert!(message.starts_with(expected), "{new}: {message}");
+    }
+}
+
+#[test]
+fn errors_of_the_environment_name_the_variable() {
+    let table = [
+        ("TRUNKLESS_PBX__MAIN__MODE", "telnet", "is not one of: sip, ari"),
+        ("TRUNKLESS_CALLS__MAX", "many", "invalid type"),
+        ("TRUNKLESS_CALS__MAX", "5", "unknown field `cals`"),
+        ("TRUNKLESS_CALLS__ANSWER_WAIT", "soon", "is no duration"),
+    ];
+    for (name, value, expected) in table {
+        let message = error(GOOD, &[(name, value), ("TRUNKLESS_CALLS__RINGING", "true")]);
+        assert!(message.starts_with(&format!("the environment: {name}: ")), "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let pairs = [
+        ("TRUNKLESS_CALLS__MAX", "7"),
+        ("TRUNKLESS_PBX__MAIN__SIP__MEDIA_PEERS", "10.0.0.0/8, ::1"),
+        ("TRUNKLESS_AI__URL", "ws://10.0.0.1/x"),
+    ];
+    let plan = plan(GOOD, &pairs).unwrap();
+    assert_eq!(plan.settings.calls.max, 7);
+    assert_eq!(plan.pbxs[0].account.media_peers.len(), 2);
+    assert_eq!(plan.pbxs[0].ai.target.url(), "ws://10.0.0.1/x");
+    // names in tables keep their case
+    assert_eq!(plan.pbxs[0].ai.parameters, [("LeadSource".to_owned(), "Web".to_owned())]);
+}
+
+#[test]
+fn one_word_switches_the_mode() {
+    let message = error(GOOD, &[("TRUNKLESS_PBX__MAIN__MODE", "ari")]);
+    assert!(message.contains("pbx.main.mode"), "{message}");
+}
+
+#[test]
+fn a_pbx_may_have_an_ai_of_its_own() {
+    let text = GOOD.to_owned() + "[pbx.main.ai]\nurl = \"ws://other\"\nparameters = { x = \"1\" }\n";
+    let plan = plan(&text, &[]).unwrap();
+    assert_eq!(plan.pbxs[0].ai.target.url(), "ws://other");
+    assert_eq!(plan.pbxs[0].ai.parameters.len(), 2);
+}
+
+#[test]
+fn a_trunk_needs_peers() {
+    let text = GOOD.replace("registrar = \"192.0.2.1\"", "register = false");
+    assert!(error(&text, &[]).contains("pbx.main.sip.peers: is missing"));
+    let plan = plan(&text.replace("register = false", "register = false\npeers = [\"192.0.2.1\"]"), &[]);
+    assert!(plan.unwrap().pbxs[0].account.registration.is_none());
+}
+
+#[test]
+fn the_sample_is_valid() {
+    let sample = include_str!("../../trunkless.toml");
+    let plan = plan(sample, &[("TRUNKLESS_PBX__MAIN__SIP__PASSWORD", "x")]);
+    plan.map(|_| ()).unwrap();
+}

@@ -1,0 +1,145 @@
+//! Key presses: telephone-events (RFC 4733), one digit for each press however many packets tell of it.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+const DIGITS: &[u8; 16] = b"0123456789*#ABCD";
+/// Most presses waiting to be read.
+const MAX_WAITING: usize = 32;
+/// The longest duration field; an event that lasts longer goes on under a new timestamp (§2.5.1.3).
+const SEGMENT: u32 = 0xffff;
+
+/// The event code of a key.
+pub fn event_code(digit: char) -> Option<u8> {
+    DIGITS.iter().position(|d| char::from(*d) == digit.to_ascii_uppercase()).map(|i| i as u8)
+}
+
+/// An event packet's payload; volume −10 dBm0.
+pub fn payload(digit: char, duration: u16, end: bool) -> [u8; 4] {
+    let [high, low] = duration.to_be_bytes();
+    [event_code(digit).unwrap_or(0), if end { 0x8a } else { 0x0a }, high, low]
+}
+
+/// Tells presses from the stream's event packets: a press is a new timestamp.
+#[derive(Debug, Default)]
+pub struct EventReceiver {
+    last: Option<(u32, u32, u8)>,
+    waiting: VecDeque<char>,
+}
+
+impl EventReceiver {
+    pub fn on_packet(&mut self, ssrc: u32, timestamp: u32, marker: bool, payload: &[u8]) {
+        let [code, _, _, _, ..] = *payload else { return };
+        let Some(digit) = DIGITS.get(usize::from(code)) else { return };
+        if let Some((last_ssrc, last_timestamp, last_code)) = self.last
+            && last_ssrc == ssrc
+        {
+            let step = timestamp.wrapping_sub(last_timestamp);
+            let longer = step == SEGMENT && !marker && code == last_code;
+            // the same press, or a packet of one before
+            if step == 0 || step > u32::MAX / 2 {
+                return;
+            }
+            if longer {
+                self.last = Some((ssrc, timestamp, code));
+                return;
+            }
+        }
+        self.last = Some((ssrc, timestamp, code));
+        if self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back(char::from(*digit));
+        }
+    }
+
+    pub fn poll(&mut self) -> Option<char> {
+        self.waiting.pop_front()
+    }
+}
+
+/// How a press was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    Rtp,
+    Info,
+}
+
+/// Lets one press through where a PBX tells it twice, by RTP and by INFO; and no more than 20 a second.
+#[derive(Debug, Default)]
+pub struct DigitGate {
+    last: Option<(char, Origin, Instant)>,
+    recent: VecDeque<Instant>,
+    pub dropped: u64,
+}
+
+impl DigitGate {
+    const SAME: Duration = Duration::from_millis(500);
+    const PER_SECOND: usize = 20;
+
+    pub fn admits(&mut self, now: Instant, digit: char, origin: Origin) -> bool {
+        let told_already = self.last.is_some_and(|(last, by, at)| {
+            last == digit && by != origin && now.saturating_duration_since(at) < Self::SAME
+        });
+        while self.recent.front().is_some_and(|t| now.saturating_duration_since(*t).as_secs() >= 1) {
+            self.recent.pop_front();
+        }
+        if told_already || self.recent.len() >= Self::PER_SECOND {
+            self.dropped += 1;
+            return false;
+        }
+        self.recent.push_back(now);
+        self.last = Some((digit, origin, now));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::start;
+
+    fn digits(packets: &[(u32, char, u16, bool)]) -> String {
+        let mut events = EventReceiver::default();
+        for (i, (timestamp, digit, duration, end)) in packets.iter().enumerate() {
+            events.on_packet(1, *timestamp, i == 0, &payload(*digit, *duration, *end));
+        }
+        std::iter::from_fn(|| events.poll()).collect()
+    }
+
+    #[test]
+    fn one_digit_a_press() {
+        let press = |t, d| [(t, d, 160, false), (t, d, 320, false), (t, d, 480, true), (t, d, 480, true)];
+        assert_eq!(digits(&[press(1000, '1'), press(3000, '1'), press(5000, '#')].concat()), "11#");
+    }
+
+    #[test]
+    fn lost_ends_stragglers_and_long_presses() {
+        assert_eq!(digits(&[(1000, '1', 160, false), (9000, '2', 160, false)]), "12");
+        assert_eq!(digits(&[(9000, '2', 160, false), (1000, '1', 480, true)]), "2");
+        let long = [(1000, '*', 65535, false), (1000 + SEGMENT, '*', 160, true)];
+        assert_eq!(digits(&long), "*");
+    }
+
+    #[test]
+    fn nonsense_is_ignored() {
+        let mut events = EventReceiver::default();
+        events.on_packet(1, 5, true, &[]);
+        events.on_packet(1, 5, true, &[16, 0, 0, 0]);
+        events.on_packet(1, 5, true, &[255, 255, 255, 255, 255]);
+        assert_eq!(events.poll(), None);
+        (0..1000).for_each(|t| events.on_packet(1, t * 800, true, &payload('9', 1, true)));
+        assert_eq!(std::iter::from_fn(|| events.poll()).count(), MAX_WAITING);
+    }
+
+    #[test]
+    fn told_twice_is_pressed_once() {
+        let now = start();
+        let mut gate = DigitGate::default();
+        assert!(gate.admits(now, '1', Origin::Rtp));
+        assert!(!gate.admits(now + Duration::from_millis(80), '1', Origin::Info));
+        assert!(gate.admits(now + Duration::from_millis(300), '1', Origin::Rtp));
+        let mut storm = DigitGate::default();
+        let admitted = (0..500).filter(|_| storm.admits(now, '7', Origin::Rtp)).count();
+        assert_eq!(admitted, 20);
+    }
+}

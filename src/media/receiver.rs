@@ -1,0 +1,266 @@
+//! RTP from the PBX to the caller's frames and key presses.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use crate::media::dtmf::EventReceiver;
+use crate::media::frame::{Frame, RATE};
+use crate::media::g711::{self, Law};
+use crate::media::rtp::{COMFORT_NOISE, Packet};
+use crate::media::sequencer::{self, Delivery, Extent, Sequencer};
+use crate::media::source::SourceLock;
+use crate::media::timeline::{self, Audio, Timeline};
+
+/// Payload types in force, from the last accepted SDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Format {
+    pub law: Law,
+    pub payload_type: u8,
+    pub dtmf_payload_type: Option<u8>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// From an address that the PBX has not named.
+    pub wrong_source: u64,
+    /// Not RTP, or a payload type that was not agreed.
+    pub not_audio: u64,
+    pub sequence: sequencer::Counts,
+    pub timeline: timeline::Counts,
+}
+
+impl Counts {
+    /// Too late to be heard, whether found by number or by time.
+    pub fn late(&self) -> u64 {
+        self.sequence.late + self.timeline.late
+    }
+}
+
+#[derive(Debug)]
+pub struct Receiver {
+    pub source: SourceLock,
+    format: Option<Format>,
+    sequencer: Sequencer,
+    core: Core,
+    wrong_source: u64,
+    not_audio: u64,
+    jitter: Jitter,
+}
+
+/// What takes packets in order.
+#[derive(Debug, Default)]
+struct Core {
+    timeline: Timeline,
+    events: EventReceiver,
+    scratch: Vec<u8>,
+}
+
+impl Receiver {
+    pub fn new(signalling: IpAddr, reorder_wait: Duration) -> Receiver {
+        Receiver {
+            source: SourceLock::new(signalling),
+            format: None,
+            sequencer: Sequencer::new(reorder_wait),
+            core: Core::default(),
+            wrong_source: 0,
+            not_audio: 0,
+            jitter: Jitter::default(),
+        }
+    }
+
+    /// The peer's media address and formats, from an SDP that was accepted.
+    pub fn set_remote(&mut self, address: SocketAddr, format: Format) {
+        if !address.ip().is_unspecified() {
+            self.source.name(address);
+        }
+        self.format = Some(format);
+    }
+
+    /// Time 0 of the call.
+    pub fn start(&mut self, now: Instant) {
+        self.source.start(now);
+        self.core.timeline.start(now);
+    }
+
+    pub fn on_packet(&mut self, now: Instant, source: SocketAddr, data: &[u8]) {
+        if !self.source.accepts(now, source) {
+            self.wrong_source += 1;
+            return;
+        }
+        let format = self.format;
+        let known = |p: &Packet<'_>| {
+            format.is_some_and(|f| {
+                [Some(f.payload_type), f.dtmf_payload_type, Some(COMFORT_NOISE)]
+                    .contains(&Some(p.payload_type))
+            })
+        };
+        let packet = Packet::parse(data).filter(|p| known(p) && p.payload.len() <= 1600);
+        let (Some(packet), Some(format)) = (packet, format) else {
+            self.not_audio += 1;
+            return;
+        };
+        if packet.payload_type == format.payload_type {
+            self.jitter.on_packet(now, &packet);
+        }
+        let core = &mut self.core;
+        self.sequencer.push(now, &packet, &mut |d| core.deliver(now, &format, d));
+    }
+
+    pub fn next_timeout(&self) -> Option<Instant> {
+        [self.sequencer.next_timeout(), self.core.timeline.next_timeout()].into_iter().flatten().min()
+    }
+
+    pub fn on_timeout(&mut self, now: Instant) {
+        if let Some(format) = self.format {
+            let core = &mut self.core;
+            self.sequencer.on_timeout(now, &mut |d| core.deliver(now, &format, d));
+        }
+        self.core.timeline.on_timeout(now);
+    }
+
+    pub fn next_frame(&mut self) -> Option<Frame> {
+        self.core.timeline.pop()
+    }
+
+    /// A key that was pressed, once for each press.
+    pub fn next_digit(&mut self) -> Option<char> {
+        self.core.events.poll()
+    }
+
+    /// When audio was last heard; time 0 when never.
+    pub fn last_heard(&self) -> Option<Instant> {
+        self.core.timeline.last_heard()
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            wrong_source: self.wrong_source,
+            not_audio: self.not_audio,
+            sequence: self.sequencer.counts,
+            timeline: self.core.timeline.counts,
+        }
+    }
+
+    /// For receiver reports: the stream's numbers and its jitter in timestamp units.
+    pub fn reception(&self) -> Option<(Extent, u32)> {
+        Some((self.sequencer.extent()?, self.jitter.value as u32))
+    }
+}
+
+impl Core {
+    fn deliver(&mut self, now: Instant, format: &Format, delivery: Delivery<'_>) {
+        if Some(delivery.payload_type) == format.dtmf_payload_type {
+            self.events.on_packet(
+                delivery.ssrc,
+                delivery.timestamp,
+                delivery.marker,
+                delivery.payload,
+            );
+            return;
+        }
+        // comfort noise says that the caller is silent: the clock fills
+        if delivery.payload_type != format.payload_type || delivery.payload.is_empty() {
+            return;
+        }
+        let mut samples = delivery.payload;
+        if format.law == Law::A {
+            self.scratch.clear();
+            self.scratch.extend_from_slice(samples);
+            g711::a_to_mu(&mut self.scratch);
+            samples = &self.scratch;
+        }
+        let audio = Audio {
+            marker: delivery.marker,
+            timestamp: delivery.timestamp,
+            samples,
+            lost: delivery.lost,
+            restarted: delivery.restarted,
+        };
+        self.timeline.push(now, audio);
+    }
+}
+
+/// Interarrival jitter (RFC 3550 §6.4.1), in timestamp units.
+#[derive(Debug, Default)]
+struct Jitter {
+    last: Option<(u32, Instant, u32)>,
+    value: f64,
+}
+
+impl Jitter {
+    fn on_packet(&mut self, now: Instant, packet: &Packet<'_>) {
+        if let Some((ssrc, at, timestamp)) = self.last
+            && ssrc == packet.ssrc
+        {
+            let passed = now.saturating_duration_since(at).as_secs_f64() * RATE as f64;
+            let sent = f64::from(packet.timestamp.wrapping_sub(timestamp) as i32);
+            let difference = (passed - sent).abs();
+            // a jump of the timestamps is no jitter
+            if difference < RATE as f64 {
+                self.value += (difference - self.value) / 16.0;
+            }
+        }
+        self.last = Some((packet.ssrc, now, packet.timestamp));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::sender::Sender;
+    use crate::testing::start;
+
+    const FORMAT: Format = Format { law: Law::Mu, payload_type: 0, dtmf_payload_type: Some(101) };
+
+    fn pbx() -> SocketAddr {
+        "10.0.0.2:4000".parse().unwrap()
+    }
+
+    fn receiver(format: Format) -> Receiver {
+        let mut receiver = Receiver::new(pbx().ip(), Duration::from_millis(40));
+        receiver.set_remote(pbx(), format);
+        receiver
+    }
+
+    #[test]
+    fn hears_the_named_source_only() {
+        let now = start();
+        let mut receiver = receiver(FORMAT);
+        receiver.start(now);
+        let mut sender = Sender::new(7, 0, 0);
+        let mut out = Vec::new();
+        sender.audio(0, 0, &[1; 160], true, &mut out);
+        receiver.on_packet(now, "10.6.6.6:4000".parse().unwrap(), &out);
+        assert_eq!(receiver.next_frame(), None);
+        receiver.on_packet(now, pbx(), &out);
+        assert_eq!(receiver.next_frame().unwrap().samples, [1; 160]);
+        receiver.on_packet(now, pbx(), b"\0\x01\0\0not rtp, STUN perhaps");
+        assert_eq!((receiver.counts().wrong_source, receiver.counts().not_audio), (1, 1));
+    }
+
+    #[test]
+    fn a_law_becomes_mu_law() {
+        let now = start();
+        let mut receiver = receiver(Format { law: Law::A, payload_type: 8, ..FORMAT });
+        let mut payload = [0x10; 160];
+        g711::mu_to_a(&mut payload);
+        let mut out = Vec::new();
+        Sender::new(7, 0, 0).audio(8, 0, &payload, true, &mut out);
+        receiver.on_packet(now, pbx(), &out);
+        let frame = receiver.next_frame().unwrap();
+        assert!(g711::decode(frame.samples[0]).abs_diff(g711::decode(0x10)) < 600);
+    }
+
+    #[test]
+    fn keys_are_told_apart_from_audio() {
+        let now = start();
+        let mut receiver = receiver(FORMAT);
+        let mut sender = Sender::new(7, 0, 0);
+        for packet in sender.key_press(101, '5', 0) {
+            receiver.on_packet(now, pbx(), &packet);
+        }
+        assert_eq!(receiver.next_digit(), Some('5'));
+        assert_eq!((receiver.next_digit(), receiver.next_frame()), (None, None));
+    }
+}

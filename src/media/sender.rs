@@ -1,0 +1,99 @@
+//! RTP packets that we send. The header is written by the crate `rtp`.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use rtp::header::Header;
+use webrtc_util::marshal::Marshal;
+
+use crate::media::dtmf;
+
+/// Bytes of a header without CSRCs and extensions.
+const HEADER_BYTES: usize = 12;
+/// Timestamp units of a frame.
+const STEP: u32 = 160;
+
+/// Numbers, timestamps and counts of one stream of ours.
+#[derive(Debug)]
+pub struct Sender {
+    header: Header,
+    first_timestamp: u32,
+    packets: u32,
+    octets: u32,
+}
+
+impl Sender {
+    /// SSRC, first sequence number and first timestamp are to be random (RFC 3550 §5.1).
+    pub fn new(ssrc: u32, first_sequence: u16, first_timestamp: u32) -> Sender {
+        let header =
+            Header { version: 2, ssrc, sequence_number: first_sequence, ..Header::default() };
+        Sender { header, first_timestamp, packets: 0, octets: 0 }
+    }
+
+    pub fn ssrc(&self) -> u32 {
+        self.header.ssrc
+    }
+
+    pub fn packets(&self) -> u32 {
+        self.packets
+    }
+
+    pub fn octets(&self) -> u32 {
+        self.octets
+    }
+
+    /// The timestamp of frame `index` of the call.
+    pub fn timestamp(&self, index: u64) -> u32 {
+        self.first_timestamp.wrapping_add((index as u32).wrapping_mul(STEP))
+    }
+
+    /// Writes the packet for frame `index` into `out`.
+    pub fn audio(&mut self, payload_type: u8, index: u64, payload: &[u8], marker: bool, out: &mut Vec<u8>) {
+        self.header.timestamp = self.timestamp(index);
+        self.write(payload_type, payload, marker, out);
+    }
+
+    fn write(&mut self, payload_type: u8, payload: &[u8], marker: bool, out: &mut Vec<u8>) {
+        self.header.payload_type = payload_type;
+        self.header.marker = marker;
+        out.clear();
+        out.resize(HEADER_BYTES, 0);
+        let written = self.header.marshal_to(out);
+        debug_assert_eq!(written.ok(), Some(HEADER_BYTES));
+        out.extend_from_slice(payload);
+        self.header.sequence_number = self.header.sequence_number.wrapping_add(1);
+        self.packets = self.packets.wrapping_add(1);
+        self.octets = self.octets.wrapping_add(payload.len() as u32);
+    }
+
+    /// The packets of one key press of 100 ms (RFC 4733 §2.5): one each 20 ms, the end three times.
+    pub fn key_press(&mut self, payload_type: u8, digit: char, index: u64) -> Vec<Vec<u8>> {
+        let durations = [(160, false), (320, false), (480, false), (640, false)];
+        let ends = [(800, true); 3];
+        let mut packets = Vec::new();
+        self.header.timestamp = self.timestamp(index);
+        for (i, (duration, end)) in durations.into_iter().chain(ends).enumerate() {
+            let mut out = Vec::new();
+            self.write(payload_type, &dtmf::payload(digit, duration, end), i == 0, &mut out);
+            packets.push(out);
+        }
+        packets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::rtp::Packet;
+
+    #[test]
+    fn numbers_and_timestamps_wrap() {
+        let mut sender = Sender::new(9, 65535, u32::MAX - 159);
+        let mut out = Vec::new();
+        sender.audio(0, 0, &[1; 160], true, &mut out);
+        let first = Packet::parse(&out).unwrap();
+        assert_eq!((first.sequence, first.timestamp, first.marker), (65535, u32::MAX - 159, true));
+        sender.audio(0, 1, &[1; 160], false, &mut out);
+        let second = Packet::parse(&out).unwrap();
+        assert_eq!((second.sequence, second.timestamp, second.ssrc), (0, 0, 9));
+        assert_eq!((sender.packets(), sender.octets()), (2, 320));
+    }
+}

@@ -1,0 +1,386 @@
+//! Puts RTP packets in order: waits a bounded time where one is missing, drops what came twice or
+//! too late, and follows a change of stream (new SSRC, or a jump in the numbers) after two packets
+//! in a row, without losing the first.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::media::rtp::Packet;
+
+/// Packets held back behind a gap before it is given up.
+const MAX_HELD: usize = 50;
+/// Packets of a new stream that are held before two come in a row.
+const MAX_PENDING: usize = 4;
+/// A larger step is another stream, not loss or reordering (RFC 3550 A.1 uses 3000 and 100).
+const MAX_JUMP: i64 = 1000;
+
+/// A packet in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivery<'a> {
+    pub marker: bool,
+    pub payload_type: u8,
+    pub ssrc: u32,
+    pub timestamp: u32,
+    pub payload: &'a [u8],
+    /// Packets missing right before this one.
+    pub lost: u32,
+    /// First packet of a stream: its timestamps have nothing to do with those before.
+    pub restarted: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Held {
+    arrival: Instant,
+    marker: bool,
+    payload_type: u8,
+    sequence: u16,
+    timestamp: u32,
+    ssrc: u32,
+    payload: Vec<u8>,
+}
+
+impl Held {
+    fn new(now: Instant, packet: &Packet<'_>) -> Held {
+        Held {
+            arrival: now,
+            marker: packet.marker,
+            payload_type: packet.payload_type,
+            sequence: packet.sequence,
+            timestamp: packet.timestamp,
+            ssrc: packet.ssrc,
+            payload: packet.payload.to_vec(),
+        }
+    }
+
+    fn delivery(&self, lost: u32, restarted: bool) -> Delivery<'_> {
+        Delivery {
+            marker: self.marker,
+            payload_type: self.payload_type,
+            ssrc: self.ssrc,
+            timestamp: self.timestamp,
+            payload: &self.payload,
+            lost,
+            restarted,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub received: u64,
+    pub lost: u64,
+    pub late: u64,
+    pub duplicates: u64,
+    pub stream_changes: u64,
+    /// Packets of another stream that never became the current one.
+    pub foreign: u64,
+}
+
+/// For receiver reports: what has come of the current stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    pub ssrc: u32,
+    /// Extended by the count of wraps (RFC 3550 §6.4.1).
+    pub highest: u32,
+    pub first: u32,
+}
+
+#[derive(Debug)]
+struct Stream {
+    ssrc: u32,
+    /// The next number expected, extended so that it does not wrap.
+    next: i64,
+    first: i64,
+    /// Bit n: number `next - 1 - n` has come.
+    seen: u64,
+}
+
+#[derive(Debug)]
+pub struct Sequencer {
+    wait: Duration,
+    stream: Option<Stream>,
+    held: BTreeMap<i64, Held>,
+    pending: Vec<Held>,
+    /// A packet of the current stream has come since the last pending one.
+    interrupted: bool,
+    pub counts: Counts,
+}
+
+impl Sequencer {
+    /// `wait`: how long a missing packet is waited for.
+    pub fn new(wait: Duration) -> Sequencer {
+        Sequencer {
+            wait,
+            stream: None,
+            held: BTreeMap::new(),
+            pending: Vec::new(),
+            interrupted: false,
+            counts: Counts::default(),
+        }
+    }
+
+    pub fn extent(&self) -> Option<Extent> {
+        let stream = self.stream.as_ref()?;
+        let last = self.held.keys().next_back().copied().unwrap_or(stream.next - 1);
+        Some(Extent { ssrc: stream.ssrc, highest: last as u32, first: stream.first as u32 })
+    }
+
+    /// Takes a packet; `sink` gets what is in order now.
+    pub fn push(&mut self, now: Instant, packet: &Packet<'_>, sink: &mut impl FnMut(Delivery<'_>)) {
+        self.counts.received += 1;
+        let Some(stream) = &mut self.stream else {
+            self.begin(packet.ssrc, packet.sequence, packet.sequence);
+            sink(Held::new(now, packet).delivery(0, true));
+            return;
+        };
+        let delta = i64::from(packet.sequence.wrapping_sub(stream.next as u16) as i16);
+        if packet.ssrc != stream.ssrc || delta.abs() > MAX_JUMP {
+            return self.push_foreign(now, packet, sink);
+        }
+        let number = stream.next + delta;
+        if delta < 0 {
+            let bit = 1u64.checked_shl((-delta - 1) as u32).unwrap_or(0);
+            if stream.seen & bit != 0 {
+                self.counts.duplicates += 1;
+            } else {
+                stream.seen |= bit;
+                self.counts.late += 1;
+            }
+        } else if delta == 0 {
+            self.interrupted = true;
+            self.advance(number);
+            sink(Delivery {
+                marker: packet.marker,
+                payload_type: packet.payload_type,
+                ssrc: packet.ssrc,
+                timestamp: packet.timestamp,
+                payload: packet.payload,
+                lost: 0,
+                restarted: false,
+            });
+            self.release(sink);
+        } else if self.held.contains_key(&number) {
+            self.counts.duplicates += 1;
+        } else {
+            self.interrupted = true;
+            self.held.insert(number, Held::new(now, packet));
+            if self.held.len() > MAX_HELD || self.wait.is_zero() {
+                self.give_up(sink);
+            }
+        }
+    }
+
+    /// When a gap is to be given up.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.held.values().next().map(|h| h.arrival + self.wait)
+    }
+
+    pub fn on_timeout(&mut self, now: Instant, sink: &mut impl FnMut(Delivery<'_>)) {
+        while self.next_timeout().is_some_and(|at| at <= now) {
+            self.give_up(sink);
+        }
+    }
+
+    fn push_foreign(
+        &mut self,
+        now: Instant,
+        packet: &Packet<'_>,
+        sink: &mut impl FnMut(Delivery<'_>),
+    ) {
+        let follows = self.pending.last().is_some_and(|last| {
+            last.ssrc == packet.ssrc
+                && packet.sequence.wrapping_sub(last.sequence) == 1
+                && !self.interrupted
+        });
+        self.interrupted = false;
+        let same = self.pending.last().is_none_or(|last| last.ssrc == packet.ssrc);
+        if !same || self.pending.len() == MAX_PENDING {
+            self.counts.foreign += self.pending.len() as u64;
+            self.pending.clear();
+        }
+        self.pending.push(Held::new(now, packet));
+        if !follows {
+            return;
+        }
+        // what was still held of the old stream is the last that is heard of it
+        while !self.held.is_empty() {
+            self.give_up(sink);
+        }
+        let mut pending = std::mem::take(&mut self.pending);
+        let behind = |h: &Held| packet.sequence.wrapping_sub(h.sequence);
+        pending.retain(|h| behind(h) < 2 * MAX_PENDING as u16);
+        pending.sort_by_key(|h| std::cmp::Reverse(behind(h)));
+        pending.dedup_by_key(|h| h.sequence);
+        self.counts.stream_changes += 1;
+        self.begin(packet.ssrc, pending[0].sequence, packet.sequence);
+        let mut before = None;
+        for held in &pending {
+            let gap = before.map_or(0, |b: u16| held.sequence.wrapping_sub(b).wrapping_sub(1));
+            self.counts.lost += u64::from(gap);
+            sink(held.delivery(u32::from(gap), before.is_none()));
+            before = Some(held.sequence);
+        }
+    }
+
+    fn begin(&mut self, ssrc: u32, first: u16, last: u16) {
+        // one cycle up, so that numbers just before the first are not negative
+        let first = i64::from(first) + 0x1_0000;
+        let span = i64::from(last.wrapping_sub(first as u16));
+        self.stream = Some(Stream { ssrc, next: first + span + 1, first, seen: 1 });
+        self.held.clear();
+        self.pending.clear();
+    }
+
+    fn advance(&mut self, number: i64) {
+        if let Some(stream) = &mut self.stream {
+            let step = number + 1 - stream.next;
+            stream.seen = stream.seen.checked_shl(step as u32).unwrap_or(0) | 1;
+            stream.next = number + 1;
+        }
+    }
+
+    /// Delivers held packets that are in order now.
+    fn release(&mut self, sink: &mut impl FnMut(Delivery<'_>)) {
+        while let Some(entry) = self.held.first_entry() {
+            if self.stream.as_ref().is_none_or(|s| s.next != *entry.key()) {
+                break;
+            }
+            let (number, held) = entry.remove_entry();
+            self.advance(number);
+            sink(held.delivery(0, false));
+        }
+    }
+
+    /// The first gap is not waited for any longer.
+    fn give_up(&mut self, sink: &mut impl FnMut(Delivery<'_>)) {
+        let Some((number, held)) = self.held.pop_first() else { return };
+        let expected = self.stream.as_ref().map_or(number, |s| s.next);
+        let lost = (number - expected).max(0) as u32;
+        self.counts.lost += u64::from(lost);
+        self.advance(number);
+        sink(held.delivery(lost, false));
+        self.release(sink);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::start;
+
+    const WAIT: Duration = Duration::from_millis(40);
+
+    struct Rig {
+        sequencer: Sequencer,
+        now: Instant,
+        /// Payload byte, lost, restarted.
+        out: Vec<(u8, u32, bool)>,
+    }
+
+    impl Rig {
+        fn new() -> Rig {
+            Rig { sequencer: Sequencer::new(WAIT), now: start(), out: Vec::new() }
+        }
+
+        fn push(&mut self, ssrc: u32, sequence: u16) -> &mut Rig {
+            let payload = [sequence as u8];
+            let packet = Packet {
+                marker: false,
+                payload_type: 0,
+                sequence,
+                timestamp: u32::from(sequence) * 160,
+                ssrc,
+                payload: &payload,
+            };
+            let out = &mut self.out;
+            self.sequencer.push(self.now, &packet, &mut |d| {
+                out.push((d.payload[0], d.lost, d.restarted));
+            });
+            self.now += Duration::from_millis(1);
+            self
+        }
+
+        fn wait(&mut self, ms: u64) {
+            self.now += Duration::from_millis(ms);
+            let out = &mut self.out;
+            self.sequencer.on_timeout(self.now, &mut |d| out.push((d.payload[0], d.lost, d.restarted)));
+        }
+
+        fn numbers(&self) -> Vec<u8> {
+            self.out.iter().map(|(n, ..)| *n).collect()
+        }
+    }
+
+    #[test]
+    fn in_order_goes_through_and_wraps() {
+        let mut rig = Rig::new();
+        for n in [65534, 65535, 0, 1] {
+            rig.push(1, n);
+        }
+        assert_eq!(rig.numbers(), [254, 255, 0, 1]);
+        assert_eq!(rig.sequencer.extent().unwrap().highest, 0x2_0001);
+    }
+
+    #[test]
+    fn reordered_and_doubled() {
+        let mut rig = Rig::new();
+        rig.push(1, 1).push(1, 3).push(1, 4).push(1, 3).push(1, 2).push(1, 2).push(1, 5);
+        assert_eq!(rig.numbers(), [1, 2, 3, 4, 5]);
+        assert_eq!(rig.sequencer.counts.duplicates, 2);
+        assert_eq!(rig.sequencer.next_timeout(), None);
+    }
+
+    #[test]
+    fn a_gap_is_given_up_after_the_wait() {
+        let mut rig = Rig::new();
+        rig.push(1, 1).push(1, 4);
+        rig.wait(38);
+        assert_eq!(rig.numbers(), [1]);
+        rig.wait(1);
+        assert_eq!(rig.out[1], (4, 2, false));
+        rig.push(1, 3);
+        assert_eq!((rig.sequencer.counts.late, rig.sequencer.counts.lost), (1, 2));
+    }
+
+    #[test]
+    fn a_new_stream_loses_nothing() {
+        let mut rig = Rig::new();
+        rig.push(1, 1).push(2, 100).push(2, 101).push(2, 102);
+        assert_eq!(rig.out, [(1, 0, true), (100, 0, true), (101, 0, false), (102, 0, false)]);
+        // a straggler of the old one in between
+        let mut rig = Rig::new();
+        rig.push(1, 1).push(2, 100).push(1, 2).push(2, 101).push(2, 102);
+        assert_eq!(rig.numbers(), [1, 2, 100, 101, 102]);
+        // and back
+        rig.push(1, 3).push(1, 4);
+        assert_eq!(rig.numbers()[5..], [3, 4]);
+    }
+
+    #[test]
+    fn two_streams_at_once_do_not_take_turns() {
+        let mut rig = Rig::new();
+        for n in 0..100 {
+            rig.push(1, n).push(2, 500 + n);
+        }
+        assert_eq!(rig.numbers(), (0..100).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn a_jump_needs_two_packets() {
+        let mut rig = Rig::new();
+        rig.push(1, 1).push(1, 30_000).push(1, 2).push(1, 3);
+        assert_eq!(rig.numbers(), [1, 2, 3]);
+        rig.push(1, 20_000).push(1, 20_001);
+        assert_eq!(rig.numbers()[3..], [32, 33]);
+    }
+
+    #[test]
+    fn ten_thousand_streams_hold_nothing() {
+        let mut rig = Rig::new();
+        for ssrc in 0..10_000 {
+            rig.push(ssrc, 7);
+        }
+        assert!(rig.sequencer.pending.len() <= MAX_PENDING && rig.sequencer.held.is_empty());
+    }
+}

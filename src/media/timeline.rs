@@ -1,0 +1,356 @@
+//! The caller's timeline: packets in order become frames without gaps.
+//!
+//! While RTP flows, its timestamps are the clock: one frame in, one frame out, so that the sender's
+//! drift needs no correction. After 100 ms with nothing received our clock fills with silence, up to
+//! 40 ms before now. When RTP returns, the first packet goes on where the timeline stands; what
+//! belongs to time that was filled already is late.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::media::frame::{FRAME_SAMPLES, Frame, Kind, RATE, SILENCE, Samples, samples_in};
+use crate::media::g711;
+
+/// Nothing received for so long: our clock takes over.
+const FILL_AFTER: Duration = Duration::from_millis(100);
+/// How far behind now the clock fills: room for packets that are on their way.
+const FILL_BEHIND: Duration = Duration::from_millis(40);
+/// A step of the timestamps beyond the time that has passed, and still believed.
+const TOLERANCE: Duration = Duration::from_millis(100);
+/// Packets that stay late for longer mean that the sender's clock stood still: follow it.
+const LATE_LIMIT: Duration = Duration::from_millis(100);
+/// Largest loss that is filled, in samples (2 s).
+const MAX_LOSS: i64 = 2 * RATE as i64;
+/// Concealment: the last frame again, ever quieter, then silence.
+const FADE: [f32; 3] = [0.7, 0.4, 0.15];
+
+/// One stretch of audio as the sequencer delivers it; mu-law.
+#[derive(Debug, Clone, Copy)]
+pub struct Audio<'a> {
+    pub marker: bool,
+    pub timestamp: u32,
+    pub samples: &'a [u8],
+    pub lost: u32,
+    pub restarted: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub heard_samples: u64,
+    pub concealed_samples: u64,
+    pub silence_samples: u64,
+    /// Packets for time that had been filled already.
+    pub late: u64,
+}
+
+#[derive(Debug)]
+pub struct Timeline {
+    frames: VecDeque<Frame>,
+    partial: Samples,
+    partial_len: usize,
+    partial_kind: Kind,
+    last: Samples,
+    /// Timestamp right after the last audio heard.
+    next_timestamp: Option<u32>,
+    /// Samples that the clock has filled since then.
+    filled: i64,
+    late_since: Option<Instant>,
+    /// Samples so far, and when and where the last audio came.
+    position: u64,
+    anchor: Option<(Instant, u64)>,
+    pub counts: Counts,
+}
+
+impl Default for Timeline {
+    fn default() -> Self {
+        Timeline {
+            frames: VecDeque::new(),
+            partial: [SILENCE; FRAME_SAMPLES],
+            partial_len: 0,
+            partial_kind: Kind::Silence,
+            last: [SILENCE; FRAME_SAMPLES],
+            next_timestamp: None,
+            filled: 0,
+            late_since: None,
+            position: 0,
+            anchor: None,
+            counts: Counts::default(),
+        }
+    }
+}
+
+impl Timeline {
+    /// Time 0 of the call: from here on there is a frame for every 20 ms.
+    pub fn start(&mut self, now: Instant) {
+        self.anchor.get_or_insert((now, self.position));
+    }
+
+    pub fn pop(&mut self) -> Option<Frame> {
+        self.frames.pop_front()
+    }
+
+    /// When audio was last heard.
+    pub fn last_heard(&self) -> Option<Instant> {
+        self.anchor.map(|(at, _)| at)
+    }
+
+    pub fn push(&mut self, now: Instant, audio: Audio<'_>) {
+        let mut samples = audio.samples;
+        let elapsed = self.anchor.map_or(Duration::ZERO, |(at, _)| now.saturating_duration_since(at));
+        let believed = samples_in(elapsed + TOLERANCE) as i64;
+        let restarted = audio.restarted || (audio.marker && self.filled > 0);
+        // how far this audio begins after the last that was heard
+        let ahead = match self.next_timestamp {
+            Some(next) if !restarted => i64::from(audio.timestamp.wrapping_sub(next) as i32),
+            _ => self.filled,
+        };
+        let gap = ahead - self.filled;
+        if gap > 0 {
+            let loss = audio.lost > 0 && ahead <= MAX_LOSS && self.filled == 0;
+            if loss {
+                self.conceal(gap as usize);
+            } else if ahead <= believed {
+                self.append_silence(gap as usize);
+            } // else the timestamps have jumped: no time has passed
+        } else if gap < 0 && ahead >= 0 && self.filled > 0 {
+            let since = *self.late_since.get_or_insert(now);
+            if now.saturating_duration_since(since) <= LATE_LIMIT {
+                let overlap = ((-gap) as usize).min(samples.len());
+                if overlap == samples.len() {
+                    self.counts.late += 1;
+                    return;
+                }
+                samples = &samples[overlap..];
+            }
+        }
+        self.late_since = None;
+        self.append(samples, Kind::Heard);
+        self.next_timestamp = Some(audio.timestamp.wrapping_add(audio.samples.len() as u32));
+        self.filled = 0;
+        self.anchor = Some((now, self.position));
+    }
+
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let (at, position) = self.anchor?;
+        let wanted = self.position + self.missing() as u64 - position;
+        let reached = at + FILL_BEHIND + Duration::from_micros(wanted * 1_000_000 / RATE);
+        Some(reached.max(at + FILL_AFTER))
+    }
+
+    /// Fills with silence where nothing has come.
+    pub fn on_timeout(&mut self, now: Instant) {
+        while self.next_timeout().is_some_and(|at| at <= now) {
+            let missing = self.missing();
+            self.append_silence(missing);
+            self.filled += missing as i64;
+        }
+    }
+
+    /// Samples up to the end of the frame that is being filled.
+    fn missing(&self) -> usize {
+        FRAME_SAMPLES - self.partial_len
+    }
+
+    fn append(&mut self, mut samples: &[u8], kind: Kind) {
+        match kind {
+            Kind::Heard => self.counts.heard_samples += samples.len() as u64,
+            Kind::Concealed => self.counts.concealed_samples += samples.len() as u64,
+            Kind::Silence => self.counts.silence_samples += samples.len() as u64,
+        }
+        self.position += samples.len() as u64;
+        while !samples.is_empty() {
+            let take = self.missing().min(samples.len());
+            self.partial[self.partial_len..self.partial_len + take].copy_from_slice(&samples[..take]);
+            self.partial_kind = match (self.partial_len, self.partial_kind, kind) {
+                (0, _, kind) => kind,
+                (_, Kind::Heard, _) | (_, _, Kind::Heard) => Kind::Heard,
+                (_, before, _) => before,
+            };
+            self.partial_len += take;
+            samples = &samples[take..];
+            if self.partial_len == FRAME_SAMPLES {
+                self.partial_len = 0;
+                if self.partial_kind == Kind::Heard {
+                    self.last = self.partial;
+                }
+                self.frames.push_back(Frame { samples: self.partial, kind: self.partial_kind });
+            }
+        }
+    }
+
+    fn append_silence(&mut self, mut count: usize) {
+        while count > 0 {
+            let take = count.min(FRAME_SAMPLES);
+            self.append(&[SILENCE; FRAME_SAMPLES][..take], Kind::Silence);
+            count -= take;
+        }
+    }
+
+    /// Repeats the last frame, fading, for `count` lost samples.
+    fn conceal(&mut self, mut count: usize) {
+        let last = self.last;
+        let mut step = 0;
+        while count > 0 {
+            let take = count.min(FRAME_SAMPLES);
+            let gain = FADE.get(step).copied().unwrap_or(0.0);
+            let faded: Samples =
+                last.map(|s| g711::encode((f32::from(g711::decode(s)) * gain) as i16));
+            self.append(&faded[..take], Kind::Concealed);
+            count -= take;
+            step += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::start;
+
+    struct Rig {
+        timeline: Timeline,
+        now: Instant,
+        t0: Instant,
+    }
+
+    impl Rig {
+        fn new() -> Rig {
+            let t0 = start();
+            let mut timeline = Timeline::default();
+            timeline.start(t0);
+            Rig { timeline, now: t0, t0 }
+        }
+
+        fn at(&mut self, ms: u64) -> &mut Rig {
+            let until = self.t0 + Duration::from_millis(ms);
+            while let Some(at) = self.timeline.next_timeout().filter(|at| *at <= until) {
+                self.timeline.on_timeout(at);
+            }
+            self.now = until;
+            self
+        }
+
+        /// One packet of 20 ms whose samples are all `byte`.
+        fn push(&mut self, timestamp: u32, byte: u8, lost: u32, restarted: bool) -> &mut Rig {
+            let samples = [byte; 160];
+            let audio = Audio { marker: false, timestamp, samples: &samples, lost, restarted };
+            self.timeline.push(self.now, audio);
+            self
+        }
+
+        /// First byte and kind of each frame.
+        fn frames(&mut self) -> Vec<(u8, Kind)> {
+            std::iter::from_fn(|| self.timeline.pop()).map(|f| (f.samples[0], f.kind)).collect()
+        }
+
+        fn silences(&mut self) -> usize {
+            self.frames().iter().filter(|(_, k)| *k == Kind::Silence).count()
+        }
+    }
+
+    #[test]
+    fn one_in_one_out_whatever_the_sizes() {
+        let mut rig = Rig::new();
+        let all: Vec<u8> = (0..=255).cycle().take(1600).collect();
+        let mut at = 0;
+        for (i, size) in [80, 240, 160, 480, 400, 160, 80].into_iter().enumerate() {
+            let audio = Audio {
+                marker: false,
+                timestamp: at as u32,
+                samples: &all[at..at + size],
+                lost: 0,
+                restarted: i == 0,
+            };
+            rig.timeline.push(rig.now, audio);
+            at += size;
+        }
+        let out: Vec<u8> =
+            std::iter::from_fn(|| rig.timeline.pop()).flat_map(|f| f.samples).collect();
+        assert_eq!(out, all);
+    }
+
+    #[test]
+    fn before_the_first_packet_our_clock_fills() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.at(99).frames(), []);
+        assert_eq!(rig.at(100).silences(), 3);
+        assert_eq!(rig.at(120).silences(), 1);
+        assert_eq!(rig.at(1040).silences(), 46);
+        rig.push(5_000_000, 1, 0, true);
+        assert_eq!(rig.frames(), [(1, Kind::Heard)]);
+    }
+
+    #[test]
+    fn loss_is_concealed_and_fades() {
+        let mut rig = Rig::new();
+        rig.push(0, 0x80, 0, true).at(99).push(5 * 160, 0x81, 4, false);
+        let frames = rig.frames();
+        assert_eq!(frames.iter().filter(|(_, k)| *k == Kind::Concealed).count(), 4);
+        assert_eq!((frames[0], frames[5]), ((0x80, Kind::Heard), (0x81, Kind::Heard)));
+        assert_eq!(frames[4].0, SILENCE);
+        assert_eq!(rig.timeline.counts.concealed_samples, 640);
+    }
+
+    #[test]
+    fn a_pause_in_the_senders_stream_is_as_long_as_it_was() {
+        let mut rig = Rig::new();
+        rig.push(0, 1, 0, true).at(1000).push(8000, 2, 0, false);
+        let frames = rig.frames();
+        assert_eq!(frames.len(), 51);
+        assert_eq!(frames[50], (2, Kind::Heard));
+    }
+
+    #[test]
+    fn a_stall_makes_what_was_filled_late() {
+        let mut rig = Rig::new();
+        rig.push(0, 1, 0, true).at(300);
+        let filled = rig.silences();
+        // 15 packets come at once: those for filled time are dropped, the rest goes on
+        for n in 1..=15 {
+            rig.push(n * 160, 2, 0, false);
+        }
+        assert_eq!(rig.timeline.counts.late as usize, filled);
+        assert_eq!(rig.frames().len(), 15 - filled);
+    }
+
+    #[test]
+    fn a_sender_whose_clock_stood_still_is_followed() {
+        let mut rig = Rig::new();
+        rig.push(0, 1, 0, true).at(2000);
+        rig.frames();
+        for n in 1..=50 {
+            rig.at(2000 + u64::from(n) * 20).push(n * 160, 2, 0, false);
+        }
+        let heard = rig.frames().iter().filter(|(_, k)| *k == Kind::Heard).count();
+        assert!(heard >= 43, "{heard}");
+    }
+
+    #[test]
+    fn a_marker_after_a_pause_goes_on_at_once() {
+        let mut rig = Rig::new();
+        rig.push(0, 1, 0, true).at(2000);
+        rig.frames();
+        let audio =
+            Audio { marker: true, timestamp: 160, samples: &[2; 160], lost: 0, restarted: false };
+        rig.timeline.push(rig.now, audio);
+        assert_eq!(rig.frames(), [(2, Kind::Heard)]);
+    }
+
+    #[test]
+    fn jumps_of_the_timestamps_are_no_time() {
+        let mut rig = Rig::new();
+        rig.push(0, 1, 0, true).at(20).push(800_000, 2, 0, false).at(40).push(160, 3, 0, false);
+        assert_eq!(rig.frames().len(), 3);
+    }
+
+    #[test]
+    fn drift_is_followed_not_corrected() {
+        let mut rig = Rig::new();
+        for n in 0..3000u32 {
+            // a sender 200 ppm slow
+            rig.at(u64::from(n) * 20 + u64::from(n) * 20 / 5000).push(n * 160, 1, 0, n == 0);
+        }
+        assert_eq!(rig.frames().len(), 3000);
+    }
+}

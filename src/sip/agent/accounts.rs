@@ -1,0 +1,271 @@
+//! Accounts: who may talk to us, REGISTER and the OPTIONS that watch the registrar.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use crate::sip::agent::{
+    Account, AccountConfig, AccountId, Agent, Event, Output, PRODUCT, Purpose, Route, TimerKey,
+    client_key,
+};
+use crate::sip::flow::{Flow, Transport};
+use crate::sip::message::Message;
+use crate::sip::random::Random;
+use crate::sip::registration::{Action, Registration, Status};
+use crate::sip::uri::escape_user;
+
+/// REGISTERs of one account that may be open at once, while the registrar is lost.
+const MAX_OPEN_REGISTERS: usize = 4;
+
+impl Agent {
+    pub(super) fn add_account(&mut self, mut config: AccountConfig) {
+        let registration = config.registration.take().map(Registration::new);
+        let id = self.accounts.len();
+        self.accounts.push(Account {
+            registration,
+            config,
+            routes: Vec::new(),
+            target: 0,
+            register_call_id: format!("{}@trunkless", self.random.token()),
+            register_tag: self.random.token(),
+            register_cseq: 0,
+            register_branches: VecDeque::new(),
+        });
+        self.out.push_back(Output::Resolve { account: id });
+    }
+
+    /// The accounts whose PBX has this address.
+    pub(super) fn accounts_at(&self, ip: IpAddr) -> impl Iterator<Item = (AccountId, &Account)> {
+        let all = self.accounts.iter().enumerate();
+        all.filter(move |(_, a)| a.routes.iter().any(|r| r.remote.ip() == ip))
+    }
+
+    /// Our own address towards `remote`, as Contact, Via and SDP name it.
+    pub(super) fn local_ip(&self, account: AccountId, remote: IpAddr) -> Option<IpAddr> {
+        let account = &self.accounts[account];
+        let route = account.routes.iter().find(|r| r.remote.ip() == remote);
+        account.config.advertised.or(route.or(account.routes.first()).map(|r| r.local))
+    }
+
+    pub(super) fn contact_uri(&self, account: AccountId, local_ip: IpAddr) -> String {
+        let config = &self.accounts[account].config;
+        contact_uri(&config.username, SocketAddr::new(local_ip, self.config_port), config.transport)
+    }
+
+    pub(super) fn on_resolved(
+        &mut self,
+        now: Instant,
+        id: AccountId,
+        routes: Result<Vec<Route>, String>,
+    ) {
+        let account = &mut self.accounts[id];
+        let failed = match routes {
+            Ok(routes) if !routes.is_empty() => {
+                if account.routes != routes {
+                    account.target = 0;
+                    account.routes = routes;
+                }
+                None
+            }
+            Ok(_) => Some("the registrar's name has no address".to_owned()),
+            Err(why) => Some(why),
+        };
+        let known = !account.routes.is_empty();
+        let why = failed.unwrap_or_default();
+        self.with_registration(now, id, |registration, random| {
+            // a name that cannot be looked up now may still be where it was
+            if known {
+                registration.on_resolved(random);
+            } else {
+                registration.on_resolve_failed(now, why, random);
+            }
+        });
+    }
+
+    pub(super) fn on_unreachable(&mut self, now: Instant, remote: SocketAddr) {
+        let ids: Vec<AccountId> = (0..self.accounts.len())
+            .filter(|id| self.register_flow(*id).is_some_and(|f| f.remote == remote))
+            .collect();
+        for id in ids {
+            self.next_target(id);
+            self.with_registration(now, id, |registration, _| registration.on_unreachable(now));
+        }
+    }
+
+    pub(super) fn on_account_timeout(&mut self, now: Instant, id: AccountId) {
+        self.with_registration(now, id, |registration, random| registration.on_timeout(now, random));
+    }
+
+    pub(super) fn shutdown(&mut self, now: Instant) {
+        self.stopping = true;
+        for id in 0..self.accounts.len() {
+            self.with_registration(now, id, |registration, random| registration.stop(random));
+        }
+        self.check_unregistered();
+    }
+
+    pub(super) fn on_register_response(
+        &mut self,
+        now: Instant,
+        id: AccountId,
+        branch: &str,
+        response: &Message,
+    ) {
+        if response.code().is_none_or(|c| c < 200) {
+            return;
+        }
+        let account = &mut self.accounts[id];
+        account.register_branches.retain(|b| b != branch);
+        let Some(contact) = self.register_contact(id) else { return };
+        self.with_registration(now, id, |registration, random| {
+            registration.on_response(now, response, &contact, random);
+        });
+    }
+
+    pub(super) fn on_register_timeout(&mut self, now: Instant, id: AccountId) {
+        self.next_target(id);
+        self.with_registration(now, id, |registration, random| {
+            registration.on_register_timeout(now, random);
+        });
+    }
+
+    pub(super) fn on_keepalive_response(&mut self, now: Instant, id: AccountId, response: &Message) {
+        self.with_registration(now, id, |registration, random| {
+            registration.on_options_answered(response, random);
+        });
+    }
+
+    /// After an address that does not answer, the name's next one.
+    fn next_target(&mut self, id: AccountId) {
+        let account = &mut self.accounts[id];
+        let registered = account.registration.as_ref().is_some_and(Registration::is_registered);
+        if account.routes.len() > 1 && !registered {
+            account.target = (account.target + 1) % account.routes.len();
+        }
+    }
+
+    fn register_flow(&self, id: AccountId) -> Option<Flow> {
+        let account = &self.accounts[id];
+        account.registration.as_ref()?;
+        let route = account.routes.get(account.target)?;
+        Some(Flow { transport: account.config.transport, remote: route.remote })
+    }
+
+    fn register_contact(&self, id: AccountId) -> Option<String> {
+        let remote = self.register_flow(id)?.remote.ip();
+        Some(self.contact_uri(id, self.local_ip(id, remote)?))
+    }
+
+    /// Feeds the account's registration and does what it asks for.
+    fn with_registration(
+        &mut self,
+        now: Instant,
+        id: AccountId,
+        feed: impl FnOnce(&mut Registration, &mut Random),
+    ) {
+        let Some(registration) = self.accounts[id].registration.as_mut() else { return };
+        feed(registration, &mut self.random);
+        loop {
+            let Some(registration) = self.accounts[id].registration.as_mut() else { return };
+            let Some(action) = registration.poll() else { break };
+            match action {
+                Action::Register { expires_s, authorization } => {
+                    self.send_register(now, id, expires_s, authorization);
+                }
+                Action::Options => self.send_keepalive(now, id),
+                Action::Resolve => self.out.push_back(Output::Resolve { account: id }),
+                Action::Changed(status) => {
+                    if !matches!(status, Status::Registered { .. } | Status::Conflict { .. }) {
+                        self.drop_keepalives(id);
+                    }
+                    self.event(Event::Registration { account: id, status });
+                }
+            }
+        }
+        self.arm(TimerKey::Account(id));
+        self.check_unregistered();
+    }
+
+    fn check_unregistered(&mut self) {
+        let all = self.accounts.iter().filter_map(|a| a.registration.as_ref());
+        if self.stopping && all.clone().all(Registration::is_stopped) {
+            let told = self.out.iter().any(|o| matches!(o, Output::Event(Event::Unregistered)));
+            if !told {
+                self.event(Event::Unregistered);
+            }
+        }
+    }
+
+    fn send_register(
+        &mut self,
+        now: Instant,
+        id: AccountId,
+        expires_s: u32,
+        authorization: Option<(&'static str, String)>,
+    ) {
+        let Some(flow) = self.register_flow(id) else { return };
+        let Some(local_ip) = self.local_ip(id, flow.remote.ip()) else { return };
+        let contact = self.contact_uri(id, local_ip);
+        let (via, branch) = self.via(local_ip, flow.transport);
+        let account = &mut self.accounts[id];
+        account.register_cseq += 1;
+        let Some(uri) = account.registration.as_ref().map(|r| r.registrar_uri().to_owned()) else {
+            return;
+        };
+        let host = uri.trim_start_matches("sip:").split(';').next().unwrap_or("");
+        let aor = format!("<sip:{}@{host}>", escape_user(&account.config.username));
+        let mut request = Message::request("REGISTER", &uri)
+            .with("Via", via)
+            .with("Max-Forwards", "70")
+            .with("From", format!("{aor};tag={}", account.register_tag))
+            .with("To", aor)
+            .with("Call-ID", account.register_call_id.clone())
+            .with("CSeq", format!("{} REGISTER", account.register_cseq))
+            .with("Contact", format!("<{contact}>"))
+            .with("Expires", expires_s.to_string())
+            .with("User-Agent", PRODUCT);
+        if let Some((name, value)) = authorization {
+            request.push(name, value);
+        }
+        account.register_branches.push_back(branch.clone());
+        if account.register_branches.len() > MAX_OPEN_REGISTERS
+            && let Some(oldest) = account.register_branches.pop_front()
+        {
+            self.clients.remove(&client_key(&oldest, "REGISTER"));
+        }
+        self.send_request(now, flow, branch, &request, Purpose::Register(id));
+    }
+
+    fn send_keepalive(&mut self, now: Instant, id: AccountId) {
+        let Some(flow) = self.register_flow(id) else { return };
+        let Some(local_ip) = self.local_ip(id, flow.remote.ip()) else { return };
+        let (via, branch) = self.via(local_ip, flow.transport);
+        let tag = self.random.token();
+        let account = &self.accounts[id];
+        let Some(registration) = &account.registration else { return };
+        let uri = registration.registrar_uri();
+        let host = uri.trim_start_matches("sip:").split(';').next().unwrap_or("");
+        let aor = format!("<sip:{}@{host}>", escape_user(&account.config.username));
+        let call_id = format!("{}@trunkless", self.random.token());
+        let request = Message::request("OPTIONS", uri)
+            .with("Via", via)
+            .with("Max-Forwards", "70")
+            .with("From", format!("{aor};tag={tag}"))
+            .with("To", format!("<{uri}>"))
+            .with("Call-ID", call_id)
+            .with("CSeq", "1 OPTIONS")
+            .with("User-Agent", PRODUCT);
+        self.send_request(now, flow, branch, &request, Purpose::Keepalive(id));
+    }
+
+    /// OPTIONS that are still out say nothing once the registrar is known to be lost.
+    fn drop_keepalives(&mut self, id: AccountId) {
+        self.clients.retain(|_, entry| entry.purpose != Purpose::Keepalive(id));
+    }
+}
+
+pub(super) fn contact_uri(user: &str, address: SocketAddr, transport: Transport) -> String {
+    let parameter = if transport == Transport::Tcp { ";transport=tcp" } else { "" };
+    format!("sip:{}@{address}{parameter}", escape_user(user))
+}

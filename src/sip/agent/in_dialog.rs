@@ -1,0 +1,300 @@
+//! Requests within a call: ACK, BYE, re-INVITE, UPDATE, INFO; and the call's own timers.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::Instant;
+
+use crate::sip::agent::uas::{check_content, copy_record_route};
+use crate::sip::agent::{
+    ALLOW, Agent, CallEnd, CallKey, CallState, Event, PRODUCT, TimerKey,
+};
+use crate::sip::dialog::Order;
+use crate::sip::flow::Flow;
+use crate::sip::header::parse_number;
+use crate::sip::message::Message;
+use crate::sip::sdp::{self, Remote};
+use crate::sip::session_timer::{self, Asked, MIN_SE, SessionTimer};
+use crate::sip::transaction::{AwaitAck, Due};
+
+impl Agent {
+    pub(super) fn on_in_dialog(
+        &mut self,
+        now: Instant,
+        flow: Flow,
+        key: &str,
+        request: Message,
+        tag: String,
+    ) {
+        let gone = "Call/Transaction Does Not Exist";
+        let found = self.dialogs.get(&(request.call_id().to_owned(), tag)).copied();
+        let found = found.filter(|_| self.find_dialog(&request, flow).is_some());
+        let Some((call_key, call)) = found.and_then(|k| Some((k, self.calls.get_mut(&k)?))) else {
+            return self.refuse(now, key, &request, 481, gone, &[]);
+        };
+        match call.dialog.on_request(&request) {
+            Order::NotOurs => return self.refuse(now, key, &request, 481, gone, &[]),
+            Order::OutOfOrder => {
+                return self.refuse(now, key, &request, 500, "Server Internal Error", &[]);
+            }
+            Order::InOrder => {}
+        }
+        match request.method() {
+            Some("BYE") => self.on_bye(now, key, call_key, &request),
+            Some("INVITE") => self.on_reinvite(now, flow, key, call_key, &request),
+            Some("UPDATE") => self.on_update(now, flow, key, call_key, &request),
+            Some("INFO") => self.on_info(now, key, call_key, &request),
+            _ => self.ok(now, key, &request), // OPTIONS, NOTIFY
+        }
+    }
+
+    fn on_bye(&mut self, now: Instant, key: &str, call_key: CallKey, request: &Message) {
+        self.ok(now, key, request);
+        let pending = self.calls.get_mut(&call_key).and_then(|c| c.invite.take());
+        if let Some((invite, server)) = pending {
+            self.refuse(now, &server, &invite, 487, "Request Terminated", &[]);
+        }
+        self.end_call(call_key, CallEnd::Bye { cause: q850_cause(request) });
+    }
+
+    fn on_reinvite(&mut self, now: Instant, flow: Flow, key: &str, call_key: CallKey, request: &Message) {
+        let Some(call) = self.calls.get(&call_key) else { return };
+        let refusal = match call.state {
+            CallState::Up if call.refreshing => Some((491, "Request Pending", None)),
+            CallState::Up => check_content(request).err(),
+            CallState::Ending => Some((481, "Call/Transaction Does Not Exist", None)),
+            _ => Some((500, "Server Internal Error", Some(("Retry-After", "3".to_owned())))),
+        };
+        let result = refusal.map_or_else(|| self.negotiate(now, flow, call_key, request), Err);
+        let remote = match result {
+            Ok(remote) => remote,
+            Err((code, reason, header)) => {
+                let header = header.iter().map(|(n, v)| (*n, v.as_str())).collect::<Vec<_>>();
+                return self.refuse(now, key, request, code, reason, &header);
+            }
+        };
+        let Some(call) = self.calls.get_mut(&call_key) else { return };
+        call.late_offer = remote.is_none();
+        let mut response = call.ok_with_sdp(request);
+        copy_record_route(request, &mut response);
+        call.awaiting_ack = Some(AwaitAck::new(now, response.to_bytes()));
+        self.respond(now, key, &response);
+        self.arm(TimerKey::Call(call_key));
+        if let Some(remote) = remote {
+            self.event(Event::Media { call: call_key, remote });
+        }
+    }
+
+    fn on_update(&mut self, now: Instant, flow: Flow, key: &str, call_key: CallKey, request: &Message) {
+        let Some(call) = self.calls.get(&call_key) else { return };
+        let has_sdp = !request.body.is_empty();
+        let offer_open = call.refreshing || call.invite.is_some() || (call.late_offer && has_sdp);
+        let refusal = match check_content(request) {
+            _ if has_sdp && offer_open => Some((491, "Request Pending", None)),
+            checked => checked.err(),
+        };
+        let result = match (refusal, has_sdp) {
+            (Some(refusal), _) => Err(refusal),
+            (None, true) => self.negotiate(now, flow, call_key, request),
+            (None, false) => self.take_session_timer(now, call_key, request).map(|()| None),
+        };
+        match result {
+            Ok(remote) => {
+                let Some(call) = self.calls.get_mut(&call_key) else { return };
+                let response =
+                    if remote.is_some() { call.ok_with_sdp(request) } else { call.ok_plain(request) };
+                self.respond(now, key, &response);
+                self.arm(TimerKey::Call(call_key));
+                if let Some(remote) = remote {
+                    self.event(Event::Media { call: call_key, remote });
+                }
+            }
+            Err((code, reason, header)) => {
+                let header = header.iter().map(|(n, v)| (*n, v.as_str())).collect::<Vec<_>>();
+                self.refuse(now, key, request, code, reason, &header);
+            }
+        }
+    }
+
+    /// Takes a new offer (or the wish for ours) and prepares the SDP of the answer. On an error
+    /// nothing has changed and the call goes on.
+    fn negotiate(
+        &mut self,
+        now: Instant,
+        flow: Flow,
+        call_key: CallKey,
+        request: &Message,
+    ) -> Result<Option<Remote>, (u16, &'static str, Option<(&'static str, String)>)> {
+        let account = self.calls.get(&call_key).and_then(|c| c.account);
+        let remote = match request.body.is_empty() {
+            true => None,
+            false => Some(self.read_sdp(&request.body, account, flow.remote.ip())?),
+        };
+        self.take_session_timer(now, call_key, request)?;
+        if let Some(call) = self.calls.get_mut(&call_key) {
+            call.dialog.refresh_target(request);
+            call.update_sdp(remote.as_ref());
+        }
+        Ok(remote)
+    }
+
+    fn take_session_timer(
+        &mut self,
+        now: Instant,
+        call_key: CallKey,
+        request: &Message,
+    ) -> Result<(), (u16, &'static str, Option<(&'static str, String)>)> {
+        let Some(call) = self.calls.get_mut(&call_key) else { return Ok(()) };
+        match SessionTimer::asked(request, call.session_timer.as_ref(), now) {
+            Asked::TooSmall => {
+                let minimum = Some(("Min-SE", MIN_SE.to_string()));
+                Err((422, "Session Interval Too Small", minimum))
+            }
+            Asked::Timer(timer) => {
+                call.session_timer = Some(timer);
+                Ok(())
+            }
+            Asked::Nothing => {
+                if let Some(timer) = &mut call.session_timer {
+                    timer.refreshed(now);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn on_info(&mut self, now: Instant, key: &str, call_key: CallKey, request: &Message) {
+        if request.body.is_empty() {
+            return self.ok(now, key, request);
+        }
+        let kind = request.content_type().unwrap_or_default();
+        let body = String::from_utf8_lossy(&request.body);
+        let digit = match kind.as_str() {
+            "application/dtmf-relay" => body.lines().find_map(|line| {
+                let (name, value) = line.split_once('=')?;
+                name.trim().eq_ignore_ascii_case("Signal").then(|| value.trim().to_owned())
+            }),
+            "application/dtmf" => Some(body.trim().to_owned()),
+            _ => {
+                let accept = [("Accept", "application/dtmf-relay, application/dtmf")];
+                return self.refuse(now, key, request, 415, "Unsupported Media Type", &accept);
+            }
+        };
+        match digit.as_deref().and_then(dtmf_digit) {
+            Some(digit) => {
+                self.ok(now, key, request);
+                self.event(Event::Digit { call: call_key, digit });
+            }
+            None => self.refuse(now, key, request, 400, "Bad Request", &[]),
+        }
+    }
+
+    pub(super) fn on_dialog_ack(&mut self, now: Instant, call_key: CallKey, request: &Message) {
+        let Some(call) = self.calls.get_mut(&call_key) else { return };
+        if call.dialog.on_request(request) != Order::InOrder || call.awaiting_ack.take().is_none() {
+            return;
+        }
+        let flow_ip = call.flow.remote.ip();
+        let (late, account) = (std::mem::take(&mut call.late_offer), call.account);
+        let reason = call.bye_reason.take();
+        self.event(Event::Acked { call: call_key });
+        if let Some(reason) = reason {
+            return self.send_bye(now, call_key, &reason);
+        }
+        if late {
+            match self.read_sdp(&request.body, account, flow_ip) {
+                Ok(remote) => self.event(Event::Media { call: call_key, remote }),
+                Err(_) => {
+                    self.send_bye(now, call_key, "Q.850;cause=88;text=\"no usable SDP in the ACK\"");
+                    self.end_call(call_key, CallEnd::BadAnswer);
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_call_timeout(&mut self, now: Instant, key: CallKey) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let flow = call.flow;
+        if let Some(wait) = &mut call.awaiting_ack {
+            match wait.on_timeout(now) {
+                Due::Nothing => {}
+                Due::Resend => {
+                    let data = wait.response.clone();
+                    self.send(flow, data);
+                    return;
+                }
+                Due::TimedOut => {
+                    call.awaiting_ack = None;
+                    let hung_up = call.bye_reason.take().is_some();
+                    self.send_bye(now, key, "Q.850;cause=102;text=\"no ACK\"");
+                    let end = if hung_up { CallEnd::HungUp } else { CallEnd::NoAck };
+                    return self.end_call(key, end);
+                }
+            }
+        }
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        match call.session_timer.as_ref().map(|t| t.on_timeout(now)) {
+            Some(session_timer::Due::Refresh) => self.refresh(now, key),
+            Some(session_timer::Due::Expired) => {
+                self.send_bye(now, key, "Q.850;cause=102;text=\"session timer expired\"");
+                self.end_call(key, CallEnd::SessionExpired);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl super::Call {
+    /// Makes our SDP for `remote`'s offer, or our offer. The version counts up when the text changes
+    /// (RFC 3264 §8).
+    pub(super) fn update_sdp(&mut self, remote: Option<&Remote>) {
+        let Some(local) = &mut self.local else { return };
+        let make = |local: &sdp::Local| match remote {
+            Some(remote) => remote.answer(local),
+            None => sdp::offer(local, sdp::all_codecs()),
+        };
+        if make(local) != self.sdp {
+            local.version += 1;
+            self.sdp = make(local);
+        }
+    }
+
+    fn ok_plain(&self, request: &Message) -> Message {
+        let mut response = Message::response(request, 200, "OK", &self.dialog.local_tag);
+        response.push("Contact", self.contact.clone());
+        response.push("Allow", ALLOW);
+        response.push("Supported", "timer");
+        response.push("Server", PRODUCT);
+        if let Some(timer) = &self.session_timer
+            && request.get("Session-Expires").is_some()
+        {
+            timer.add_to_response(&mut response);
+        }
+        response
+    }
+
+    fn ok_with_sdp(&self, request: &Message) -> Message {
+        self.ok_plain(request).with_body("application/sdp", self.sdp.clone())
+    }
+}
+
+/// `Reason: Q.850;cause=16` (RFC 3326) or chan_sip's `X-Asterisk-HangupCauseCode`.
+fn q850_cause(request: &Message) -> Option<u16> {
+    let reasons = request.list("Reason");
+    let q850 = reasons.iter().find(|r| r.get(..5).is_some_and(|p| p.eq_ignore_ascii_case("Q.850")));
+    let stated = q850.and_then(|r| {
+        r.split(';').find_map(|p| p.trim().strip_prefix("cause=").and_then(parse_number))
+    });
+    let code = stated.or_else(|| parse_number(request.get("X-Asterisk-HangupCauseCode")?));
+    code.and_then(|c| u16::try_from(c).ok())
+}
+
+/// A key as INFO writes it: the character, or the event's number 10, 11 for star and pound.
+fn dtmf_digit(text: &str) -> Option<char> {
+    match text {
+        "10" => return Some('*'),
+        "11" => return Some('#'),
+        _ => {}
+    }
+    let mut chars = text.chars();
+    let digit = chars.next()?.to_ascii_uppercase();
+    (chars.next().is_none() && "0123456789*#ABCD".contains(digit)).then_some(digit)
+}

@@ -1,0 +1,528 @@
+//! The user agent: takes datagrams, timers and commands, gives datagrams and events.
+//!
+//! Sans-IO: call [`Agent::handle`], then drain [`Agent::poll`], then wait until
+//! [`Agent::next_timeout`] or the next input. Nothing here knows a socket or a clock.
+//!
+//! Where to look: [`accounts`] registrations and who may talk to us, [`receive`] the way of a message
+//! to its transaction, [`uas`] calls that come in, [`in_dialog`] requests within a call, [`uac`]
+//! requests of ours and their answers.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod accounts;
+mod in_dialog;
+mod receive;
+mod uac;
+mod uas;
+
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use crate::sip::dialog::Dialog;
+use crate::sip::digest::Session;
+use crate::sip::flow::{Flow, Transport};
+use crate::sip::message::Message;
+use crate::sip::network::Network;
+use crate::sip::random::Random;
+use crate::sip::registration::{Registration, Settings, Status};
+use crate::sip::sdp::{Direction, Local, Remote};
+use crate::sip::session_timer::SessionTimer;
+use crate::sip::transaction::{AwaitAck, Client, Server};
+
+/// Most transactions at once, of each side; a request over it is answered 503 without state.
+const MAX_TRANSACTIONS: usize = 8192;
+/// Methods that we take, for Allow.
+const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE, NOTIFY";
+/// Sent as User-Agent and Server.
+const PRODUCT: &str = concat!("trunkless/", env!("CARGO_PKG_VERSION"));
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallKey(pub u64);
+
+/// Index of a PBX in the agent's list of accounts.
+pub type AccountId = usize;
+
+/// One PBX.
+pub struct AccountConfig {
+    pub name: String,
+    /// The user that calls are for, and our Contact's user.
+    pub username: String,
+    /// `None`: the PBX calls us over a trunk, without registration; then any user is ours.
+    pub registration: Option<Settings>,
+    pub transport: Transport,
+    /// The address that Contact and SDP name; default: the local one on the route to the PBX.
+    pub advertised: Option<IpAddr>,
+    /// Where RTP may go to, when not everywhere that an SDP says.
+    pub media_peers: Vec<Network>,
+}
+
+pub struct AgentConfig {
+    pub accounts: Vec<AccountConfig>,
+    /// Port of our UDP and TCP sockets.
+    pub listen_port: u16,
+    pub max_calls: usize,
+}
+
+/// An address of the PBX and our own address on the route to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    pub remote: SocketAddr,
+    pub local: IpAddr,
+}
+
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// One message from the network.
+    Message { flow: Flow, data: &'a [u8] },
+    /// The answer to [`Output::Resolve`]: the registrar's (or peers') addresses.
+    Resolved { account: AccountId, routes: Result<Vec<Route>, String> },
+    /// ICMP port unreachable, or a TCP connection that could not be made or has closed.
+    Unreachable { remote: SocketAddr },
+    Timeout,
+    Command(Command),
+}
+
+/// Why a call ended, as far as the signalling knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallEnd {
+    /// BYE from the PBX; Q.850 cause where it was told (RFC 3326, or Asterisk's own header).
+    Bye { cause: Option<u16> },
+    /// CANCEL before we answered.
+    Cancelled,
+    /// Our 200 was never acknowledged.
+    NoAck,
+    /// The session timer ran out (RFC 4028).
+    SessionExpired,
+    /// The PBX answers 481 or not at all: it has forgotten the call.
+    Lost,
+    /// The SDP in the ACK could not be used.
+    BadAnswer,
+    /// Our BYE has been answered.
+    HungUp,
+    /// Our INVITE was refused with this status.
+    Refused { code: u16, reason: String },
+}
+
+#[derive(Debug)]
+pub enum Event {
+    Invite(Box<Invite>),
+    Acked { call: CallKey },
+    /// The peer's side of the media has changed (or is known, after a late offer).
+    Media { call: CallKey, remote: Remote },
+    /// A key pressed, by SIP INFO.
+    Digit { call: CallKey, digit: char },
+    /// 180 or 183 to our INVITE.
+    Progress { call: CallKey, code: u16 },
+    /// Our INVITE was answered.
+    Answered { call: CallKey, remote: Remote },
+    /// The call is over; nothing follows.
+    Ended { call: CallKey, end: CallEnd },
+    Registration { account: AccountId, status: Status },
+    /// All registrations are given back, after [`Command::Shutdown`].
+    Unregistered,
+}
+
+/// A call that wants to be answered.
+#[derive(Debug, Clone)]
+pub struct Invite {
+    pub call: CallKey,
+    pub account: AccountId,
+    pub sip_call_id: String,
+    pub from_tag: String,
+    /// The caller's number and name, from P-Asserted-Identity, Remote-Party-ID or From.
+    pub from_user: String,
+    pub from_name: Option<String>,
+    /// The user of the Request-URI.
+    pub to_user: String,
+    /// X- headers, names as received.
+    pub x_headers: Vec<(String, String)>,
+    /// `None`: the offer is ours to make.
+    pub remote: Option<Remote>,
+    /// Our address for the SDP.
+    pub local_ip: IpAddr,
+    /// Where the INVITE came from.
+    pub signalling: IpAddr,
+}
+
+/// A call that we make.
+#[derive(Debug, Clone)]
+pub struct Dial {
+    pub call: CallKey,
+    pub flow: Flow,
+    pub uri: String,
+    /// Our address for Via, Contact and From.
+    pub local_ip: IpAddr,
+    pub user: String,
+    pub password: Option<secrecy::SecretString>,
+    pub rtp: SocketAddr,
+    pub headers: Vec<(String, String)>,
+    /// Codecs offered.
+    pub codecs: Vec<crate::sip::sdp::Codec>,
+}
+
+#[derive(Debug)]
+pub enum Command {
+    Answer { call: CallKey, rtp: SocketAddr },
+    Ringing { call: CallKey },
+    Reject { call: CallKey, code: u16, reason: &'static str, retry_after_s: Option<u32> },
+    /// Ends the call whatever its state: refusal, CANCEL or BYE with a Reason.
+    Hangup { call: CallKey, q850: u16, text: &'static str },
+    Dial(Box<Dial>),
+    /// Holds or resumes a call.
+    Direction { call: CallKey, direction: Direction },
+    /// Sends a key by SIP INFO.
+    Info { call: CallKey, digit: char },
+    /// No new calls; give all registrations back.
+    Shutdown,
+}
+
+#[derive(Debug)]
+pub enum Output {
+    Send { flow: Flow, data: Vec<u8> },
+    /// Look the account's host up and answer with [`Input::Resolved`].
+    Resolve { account: AccountId },
+    Event(Event),
+}
+
+/// What was dropped or refused, for the log and the metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// From an address that is no PBX of ours.
+    pub strangers: u64,
+    /// Not a SIP message.
+    pub unreadable: u64,
+    /// Requests answered 4xx or 5xx for what they are.
+    pub refused_requests: u64,
+    /// Responses that belong to nothing of ours.
+    pub stray_responses: u64,
+    /// Requests answered 503 because too much is open.
+    pub overload: u64,
+    pub retransmissions: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum TimerKey {
+    Account(AccountId),
+    Server(String),
+    Client(String),
+    Call(CallKey),
+}
+
+/// What a client transaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Register(AccountId),
+    Keepalive(AccountId),
+    Invite(CallKey),
+    Reinvite(CallKey),
+    Update(CallKey),
+    Bye(CallKey),
+    /// CANCEL and INFO: nothing follows from the answer.
+    Other,
+}
+
+struct ServerEntry {
+    tx: Server,
+    flow: Flow,
+    /// The call whose INVITE this is.
+    call: Option<CallKey>,
+    /// Call-ID, CSeq number and From tag, to tell merged requests.
+    merge_key: Option<String>,
+}
+
+struct ClientEntry {
+    tx: Client,
+    flow: Flow,
+    method: &'static str,
+    purpose: Purpose,
+    cseq: u32,
+}
+
+struct Account {
+    config: AccountConfig,
+    registration: Option<Registration>,
+    routes: Vec<Route>,
+    /// Which of the routes REGISTER goes to.
+    target: usize,
+    register_call_id: String,
+    register_tag: String,
+    register_cseq: u32,
+    /// Branches of the REGISTERs that are still open, oldest first.
+    register_branches: VecDeque<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CallState {
+    /// INVITE received, no final answer yet.
+    Offered,
+    /// INVITE sent, no final answer yet.
+    Dialling,
+    /// CANCEL sent, or to be sent at the first provisional answer.
+    Cancelling,
+    Up,
+    /// BYE is out, or waits for the ACK that must come first (RFC 3261 §15).
+    Ending,
+}
+
+/// Our credentials for a call that we make.
+struct CallAuth {
+    user: String,
+    password: secrecy::SecretString,
+    tries: u32,
+    session: Option<(&'static str, Session)>,
+}
+
+struct Call {
+    state: CallState,
+    account: Option<AccountId>,
+    flow: Flow,
+    dialog: Dialog,
+    /// `<sip:user@address:port>` for Contact.
+    contact: String,
+    /// Address for Via.
+    local_ip: IpAddr,
+    /// The INVITE to answer, with its transaction.
+    invite: Option<(Message, String)>,
+    awaiting_ack: Option<AwaitAck>,
+    /// The 2xx's answer comes in the ACK.
+    late_offer: bool,
+    /// What the INVITE offered, until we answer.
+    offer: Option<Remote>,
+    /// The Reason of a BYE that waits for the ACK.
+    bye_reason: Option<String>,
+    local: Option<Local>,
+    sdp: String,
+    session_timer: Option<SessionTimer>,
+    peer_allows_update: bool,
+    /// A re-INVITE or UPDATE of ours is open: the peer's is answered 491.
+    refreshing: bool,
+    auth: Option<CallAuth>,
+    dial: Option<Box<Dial>>,
+    /// The ACK of our last re-INVITE or INVITE, to be sent again with its 2xx.
+    last_ack: Option<(u32, Vec<u8>)>,
+}
+
+pub struct Agent {
+    config_port: u16,
+    max_calls: usize,
+    random: Random,
+    accounts: Vec<Account>,
+    servers: HashMap<String, ServerEntry>,
+    merge_keys: HashMap<String, String>,
+    clients: HashMap<String, ClientEntry>,
+    calls: HashMap<CallKey, Call>,
+    /// Call-ID and our tag.
+    dialogs: HashMap<(String, String), CallKey>,
+    /// Where our own calls went to: their answers come from there.
+    dialled: Vec<IpAddr>,
+    next_call: u64,
+    timers: BinaryHeap<Reverse<(Instant, TimerKey)>>,
+    out: VecDeque<Output>,
+    pub counts: Counts,
+    stopping: bool,
+}
+
+impl Agent {
+    /// `key` seeds tags, branches and cnonces: random in production, fixed in tests.
+    pub fn new(config: AgentConfig, key: [u8; 32]) -> Agent {
+        let mut agent = Agent {
+            config_port: config.listen_port,
+            max_calls: config.max_calls,
+            random: Random::new(key),
+            accounts: Vec::new(),
+            servers: HashMap::new(),
+            merge_keys: HashMap::new(),
+            clients: HashMap::new(),
+            calls: HashMap::new(),
+            dialogs: HashMap::new(),
+            dialled: Vec::new(),
+            next_call: 0,
+            timers: BinaryHeap::new(),
+            out: VecDeque::new(),
+            counts: Counts::default(),
+            stopping: false,
+        };
+        for account in config.accounts {
+            agent.add_account(account);
+        }
+        agent
+    }
+
+    /// A key for [`Command::Dial`].
+    pub fn new_call_key(&mut self) -> CallKey {
+        self.next_call += 1;
+        CallKey(self.next_call)
+    }
+
+    pub fn handle(&mut self, now: Instant, input: Input<'_>) {
+        match input {
+            Input::Message { flow, data } => self.on_message(now, flow, data),
+            Input::Resolved { account, routes } => self.on_resolved(now, account, routes),
+            Input::Unreachable { remote } => self.on_unreachable(now, remote),
+            Input::Timeout => {}
+            Input::Command(command) => self.on_command(now, command),
+        }
+        self.run_timers(now);
+    }
+
+    pub fn poll(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// When [`Input::Timeout`] is due. May be early: stale timers are dropped when they fire.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Whether an address is one of a PBX of ours, or of one that we call.
+    pub fn knows(&self, ip: IpAddr) -> bool {
+        self.accounts_at(ip).next().is_some() || self.dialled.contains(&ip)
+    }
+
+    /// Calls that are not over yet.
+    pub fn call_count(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Open transactions, both sides: zero when nothing is going on.
+    pub fn transaction_count(&self) -> usize {
+        self.servers.len() + self.clients.len()
+    }
+
+    fn on_command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Answer { call, rtp } => self.answer(now, call, rtp),
+            Command::Ringing { call } => self.provisional(now, call),
+            Command::Reject { call, code, reason, retry_after_s } => {
+                self.reject(now, call, code, reason, retry_after_s);
+            }
+            Command::Hangup { call, q850, text } => self.hangup(now, call, q850, text),
+            Command::Dial(dial) => self.dial(now, dial),
+            Command::Direction { call, direction } => self.change_direction(now, call, direction),
+            Command::Info { call, digit } => self.send_digit(now, call, digit),
+            Command::Shutdown => self.shutdown(now),
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.out.push_back(Output::Event(event));
+    }
+
+    fn send(&mut self, flow: Flow, data: Vec<u8>) {
+        self.out.push_back(Output::Send { flow, data });
+    }
+
+    fn via(&mut self, local_ip: IpAddr, transport: Transport) -> (String, String) {
+        let branch = self.random.branch();
+        let sent_by = SocketAddr::new(local_ip, self.config_port);
+        let via = format!("SIP/2.0/{} {sent_by};rport;branch={branch}", transport.via());
+        (via, branch)
+    }
+
+    /// Sends a request in a new client transaction; returns its branch.
+    fn send_request(
+        &mut self,
+        now: Instant,
+        flow: Flow,
+        branch: String,
+        request: &Message,
+        purpose: Purpose,
+    ) -> String {
+        let method = match request.method() {
+            Some("INVITE") => "INVITE",
+            Some("REGISTER") => "REGISTER",
+            Some("OPTIONS") => "OPTIONS",
+            Some("BYE") => "BYE",
+            Some("UPDATE") => "UPDATE",
+            Some("CANCEL") => "CANCEL",
+            _ => "INFO",
+        };
+        let bytes = request.to_bytes();
+        let tx = Client::new(now, method == "INVITE", flow.transport.reliable(), bytes.clone());
+        let cseq = request.cseq().map_or(0, |(n, _)| n);
+        let key = client_key(&branch, method);
+        self.clients.insert(key.clone(), ClientEntry { tx, flow, method, purpose, cseq });
+        self.arm(TimerKey::Client(key));
+        self.send(flow, bytes);
+        branch
+    }
+
+    /// Sends `response` within the server transaction `key`.
+    fn respond(&mut self, now: Instant, key: &str, response: &Message) {
+        let code = response.code().unwrap_or(500);
+        if code >= 400 {
+            self.counts.refused_requests += 1;
+        }
+        let bytes = response.to_bytes();
+        let Some(entry) = self.servers.get_mut(key) else { return };
+        entry.tx.respond(now, code, &bytes);
+        let flow = entry.flow;
+        self.send(flow, bytes);
+        self.arm(TimerKey::Server(key.to_owned()));
+    }
+
+    /// Enters the owner's next timer into the queue.
+    fn arm(&mut self, key: TimerKey) {
+        if let Some(at) = self.owner_timeout(&key) {
+            self.timers.push(Reverse((at, key)));
+        }
+    }
+
+    fn owner_timeout(&self, key: &TimerKey) -> Option<Instant> {
+        match key {
+            TimerKey::Account(id) => self.accounts[*id].registration.as_ref()?.next_timeout(),
+            TimerKey::Server(key) => self.servers.get(key)?.tx.next_timeout(),
+            TimerKey::Client(key) => self.clients.get(key)?.tx.next_timeout(),
+            TimerKey::Call(key) => self.calls.get(key)?.next_timeout(),
+        }
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        while let Some(Reverse((at, _))) = self.timers.peek() {
+            if *at > now {
+                break;
+            }
+            let Some(Reverse((_, key))) = self.timers.pop() else { break };
+            // the owner may have moved on since this entry was made
+            if self.owner_timeout(&key).is_none_or(|at| at > now) {
+                continue;
+            }
+            match &key {
+                TimerKey::Account(id) => self.on_account_timeout(now, *id),
+                TimerKey::Server(name) => self.on_server_timeout(now, name),
+                TimerKey::Client(name) => self.on_client_timeout(now, name),
+                TimerKey::Call(call) => self.on_call_timeout(now, *call),
+            }
+            self.arm(key);
+        }
+    }
+
+    /// Forgets a call and says why.
+    fn end_call(&mut self, key: CallKey, end: CallEnd) {
+        let Some(call) = self.calls.remove(&key) else { return };
+        self.dialogs.remove(&(call.dialog.call_id, call.dialog.local_tag));
+        self.event(Event::Ended { call: key, end });
+    }
+}
+
+impl Call {
+    fn next_timeout(&self) -> Option<Instant> {
+        let ack = self.awaiting_ack.as_ref().map(AwaitAck::next_timeout);
+        let session = match self.state {
+            CallState::Up if !self.refreshing => {
+                self.session_timer.as_ref().map(SessionTimer::next_timeout)
+            }
+            _ => None,
+        };
+        ack.into_iter().chain(session).min()
+    }
+}
+
+/// INVITE's ACK shares its branch; CANCEL has the branch of what it cancels.
+fn client_key(branch: &str, method: &str) -> String {
+    format!("{branch}|{method}")
+}

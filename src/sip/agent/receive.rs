@@ -1,0 +1,290 @@
+//! The way of a message: source check, parsing, its transaction, then to whom it is for.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::Instant;
+
+use crate::sip::agent::{
+    ALLOW, Agent, CallKey, MAX_TRANSACTIONS, PRODUCT, Purpose, ServerEntry, TimerKey, client_key,
+};
+use crate::sip::flow::{Flow, Transport};
+use crate::sip::header::{NameAddr, find_param, option_tags};
+use crate::sip::message::{Fault, Message};
+use crate::sip::transaction::{Due, Server, State};
+
+/// Extensions that a Require may name. 100rel: we send no reliable provisional answers, and need
+/// none, for we send none but 100 when it is required.
+const SUPPORTED: [&str; 2] = ["timer", "100rel"];
+
+impl Agent {
+    pub(super) fn on_message(&mut self, now: Instant, flow: Flow, data: &[u8]) {
+        let ip = flow.remote.ip();
+        if !self.knows(ip) {
+            self.counts.strangers += 1;
+            return;
+        }
+        if data.iter().all(|b| matches!(b, b'\r' | b'\n' | 0)) {
+            return; // keep-alive
+        }
+        let Ok((message, fault)) = Message::parse(data) else {
+            self.counts.unreadable += 1;
+            return;
+        };
+        let flow = reply_flow(flow, &message);
+        match (message.code().is_some(), fault) {
+            (true, None) => self.on_response(now, flow, message),
+            (true, Some(_)) => self.counts.unreadable += 1,
+            (false, Some(fault)) => self.refuse_faulty(flow, &message, &fault),
+            (false, None) => self.on_request(now, flow, message),
+        }
+    }
+
+    /// Answers a request that cannot be taken, without keeping state.
+    fn refuse_faulty(&mut self, flow: Flow, message: &Message, fault: &Fault) {
+        self.counts.refused_requests += 1;
+        if message.can_be_answered() {
+            let tag = self.random.token();
+            let reason = if fault.code == 400 { "Bad Request" } else { fault.reason };
+            let mut response = Message::response(message, fault.code, reason, &tag);
+            response.push("Warning", format!("399 trunkless \"{}\"", fault.reason));
+            response.push("Server", PRODUCT);
+            self.send(flow, response.to_bytes());
+        }
+    }
+
+    fn on_response(&mut self, now: Instant, flow: Flow, response: Message) {
+        let branch = response.top_via().and_then(|v| v.branch().map(str::to_owned));
+        let method = response.cseq().map(|(_, m)| m.to_owned()).unwrap_or_default();
+        let key = client_key(branch.as_deref().unwrap_or(""), &method);
+        let code = response.code().unwrap_or(0);
+        // only from where the request went: a guessed branch must not be enough
+        let entry = self.clients.get_mut(&key).filter(|e| e.flow.remote.ip() == flow.remote.ip());
+        let Some(entry) = entry else {
+            self.counts.stray_responses += 1;
+            return;
+        };
+        let (purpose, cseq) = (entry.purpose, entry.cseq);
+        let shown = entry.tx.on_response(now, code);
+        let reliable_end = entry.tx.state == State::Completed;
+        self.arm(TimerKey::Client(key.clone()));
+        if method == "INVITE" && code >= 300 {
+            self.ack_refusal(&key, &response);
+        }
+        if !shown {
+            self.counts.retransmissions += 1;
+            return;
+        }
+        match purpose {
+            Purpose::Register(id) => {
+                self.on_register_response(now, id, branch.as_deref().unwrap_or(""), &response);
+            }
+            Purpose::Keepalive(id) => self.on_keepalive_response(now, id, &response),
+            Purpose::Invite(call) => self.on_invite_response(now, call, cseq, &response),
+            Purpose::Reinvite(call) => self.on_reinvite_response(now, call, cseq, &response),
+            Purpose::Update(call) => self.on_update_response(now, call, &response),
+            Purpose::Bye(call) if code >= 200 => self.on_bye_done(call, code),
+            Purpose::Bye(_) | Purpose::Other => {}
+        }
+        if reliable_end && matches!(purpose, Purpose::Keepalive(_)) {
+            // nobody resends an answer to OPTIONS for long; one each 2 s should not pile up
+            self.clients.remove(&key);
+        }
+    }
+
+    pub(super) fn on_client_timeout(&mut self, now: Instant, key: &str) {
+        let Some(entry) = self.clients.get_mut(key) else { return };
+        let (due, purpose, flow) = (entry.tx.on_timeout(now), entry.purpose, entry.flow);
+        if due == Due::Resend {
+            let data = entry.tx.request.clone();
+            return self.send(flow, data);
+        }
+        if entry.tx.state == State::Terminated {
+            self.clients.remove(key);
+        }
+        if due != Due::TimedOut {
+            return;
+        }
+        match purpose {
+            Purpose::Register(id) => self.on_register_timeout(now, id),
+            Purpose::Invite(call) => self.on_invite_timeout(call),
+            Purpose::Reinvite(call) | Purpose::Update(call) => self.on_refresh_failed(now, call, 408),
+            Purpose::Bye(call) => self.on_bye_done(call, 408),
+            Purpose::Keepalive(_) | Purpose::Other => {}
+        }
+    }
+
+    pub(super) fn on_server_timeout(&mut self, now: Instant, key: &str) {
+        let Some(entry) = self.servers.get_mut(key) else { return };
+        if entry.tx.on_timeout(now) == Due::Resend
+            && let Some(data) = entry.tx.response().map(<[u8]>::to_vec)
+        {
+            let flow = entry.flow;
+            return self.send(flow, data);
+        }
+        if entry.tx.state == State::Terminated
+            && let Some(ended) = self.servers.remove(key)
+            && let Some(merge) = ended.merge_key
+        {
+            self.merge_keys.remove(&merge);
+        }
+    }
+
+    fn on_request(&mut self, now: Instant, flow: Flow, request: Message) {
+        let key = server_key(&request);
+        let method = request.method().unwrap_or("").to_owned();
+        if method == "ACK" {
+            return self.on_ack(now, flow, &key, &request);
+        }
+        if let Some(entry) = self.servers.get(&key) {
+            self.counts.retransmissions += 1;
+            if let Some(data) = entry.tx.on_retransmission().map(<[u8]>::to_vec) {
+                self.send(flow, data);
+            }
+            return;
+        }
+        if self.servers.len() >= MAX_TRANSACTIONS {
+            self.counts.overload += 1;
+            let tag = self.random.token();
+            let busy = Message::response(&request, 503, "Service Unavailable", &tag);
+            return self.send(flow, busy.with("Retry-After", "5").to_bytes());
+        }
+        let merge_key = merge_key(&request);
+        let merged = merge_key.as_ref().is_some_and(|k| self.merge_keys.contains_key(k));
+        let tx = Server::new(method == "INVITE", flow.transport.reliable());
+        let own_merge_key = if merged { None } else { merge_key };
+        if let Some(merge) = &own_merge_key {
+            self.merge_keys.insert(merge.clone(), key.clone());
+        }
+        let entry = ServerEntry { tx, flow, call: None, merge_key: own_merge_key };
+        self.servers.insert(key.clone(), entry);
+        if merged {
+            return self.refuse(now, &key, &request, 482, "Loop Detected", &[]);
+        }
+        if method == "CANCEL" {
+            return self.on_cancel(now, &key, &request);
+        }
+        if !request.is_known_method() {
+            return self.refuse(now, &key, &request, 501, "Not Implemented", &[("Allow", ALLOW)]);
+        }
+        if !ALLOW.split(", ").any(|m| m == method) {
+            let allow = [("Allow", ALLOW)];
+            return self.refuse(now, &key, &request, 405, "Method Not Allowed", &allow);
+        }
+        let required = option_tags(request.all("Require"));
+        let unknown: Vec<String> =
+            required.into_iter().filter(|t| !SUPPORTED.contains(&t.as_str())).collect();
+        if !unknown.is_empty() {
+            let unsupported = [("Unsupported", unknown.join(", "))];
+            let unsupported = unsupported.iter().map(|(n, v)| (*n, v.as_str())).collect::<Vec<_>>();
+            return self.refuse(now, &key, &request, 420, "Bad Extension", &unsupported);
+        }
+        match request.to().and_then(|to| to.tag().map(str::to_owned)) {
+            Some(tag) => self.on_in_dialog(now, flow, &key, request, tag),
+            None => self.on_out_of_dialog(now, flow, &key, request),
+        }
+    }
+
+    /// A refusal within the request's transaction.
+    pub(super) fn refuse(
+        &mut self,
+        now: Instant,
+        key: &str,
+        request: &Message,
+        code: u16,
+        reason: &str,
+        headers: &[(&str, &str)],
+    ) {
+        let tag = self.random.token();
+        let mut response = Message::response(request, code, reason, &tag);
+        for (name, value) in headers {
+            response.push(name, *value);
+        }
+        response.push("Server", PRODUCT);
+        self.respond(now, key, &response);
+    }
+
+    pub(super) fn ok(&mut self, now: Instant, key: &str, request: &Message) {
+        self.refuse(now, key, request, 200, "OK", &[("Allow", ALLOW)]);
+    }
+
+    fn on_ack(&mut self, now: Instant, flow: Flow, key: &str, request: &Message) {
+        if let Some(entry) = self.servers.get_mut(key)
+            && entry.tx.state != State::Accepted
+        {
+            entry.tx.on_ack(now);
+            return self.arm(TimerKey::Server(key.to_owned()));
+        }
+        let call = self.find_dialog(request, flow);
+        if let Some(call) = call {
+            self.on_dialog_ack(now, call, request);
+        }
+    }
+
+    fn on_cancel(&mut self, now: Instant, key: &str, request: &Message) {
+        let invite_key = key.trim_end_matches("CANCEL").to_owned() + "INVITE";
+        let Some(entry) = self.servers.get(&invite_key) else {
+            let reason = "Call/Transaction Does Not Exist";
+            return self.refuse(now, key, request, 481, reason, &[]);
+        };
+        let call = entry.call;
+        self.ok(now, key, request);
+        if let Some(call) = call {
+            self.cancelled(now, call);
+        }
+    }
+
+    /// The dialog that a request names, from an address of its PBX.
+    pub(super) fn find_dialog(&self, request: &Message, flow: Flow) -> Option<CallKey> {
+        let tag = request.to()?.tag()?.to_owned();
+        let key = *self.dialogs.get(&(request.call_id().to_owned(), tag))?;
+        let call = self.calls.get(&key)?;
+        let ip = flow.remote.ip();
+        let same = call.flow.remote.ip() == ip
+            || call.account.is_some_and(|id| self.accounts_at(ip).any(|(other, _)| other == id));
+        same.then_some(key)
+    }
+}
+
+/// Where the answer to a datagram goes: its source, but the port of the Via when that does not ask
+/// for rport (RFC 3261 §18.2.2, RFC 3581 §4). Never to another address than the source's.
+fn reply_flow(mut flow: Flow, message: &Message) -> Flow {
+    if message.code().is_none()
+        && flow.transport == Transport::Udp
+        && let Some(via) = message.top_via()
+        && find_param(&via.params, "rport").is_none()
+    {
+        flow.remote.set_port(via.port.unwrap_or(5060));
+    }
+    flow
+}
+
+/// RFC 3261 §17.2.3; without the magic cookie what RFC 2543 matched on.
+fn server_key(request: &Message) -> String {
+    let method = match request.method() {
+        Some("ACK") | None => "INVITE",
+        Some(method) => method,
+    };
+    let Some(via) = request.top_via() else { return method.to_owned() };
+    let port = via.port.map(|p| p.to_string()).unwrap_or_default();
+    match via.branch() {
+        Some(branch) if branch.len() > 7 && branch.starts_with("z9hG4bK") => {
+            format!("{branch}|{}:{port}|{method}", via.host)
+        }
+        _ => {
+            let from = request.from();
+            let tag = from.as_ref().and_then(NameAddr::tag).unwrap_or("");
+            let number = request.cseq().map_or(0, |(n, _)| n);
+            format!("2543|{}|{number}|{tag}|{}|{method}", request.call_id(), via.host)
+        }
+    }
+}
+
+/// Tells the same request over two paths (RFC 3261 §8.2.2.2): only outside dialogs.
+fn merge_key(request: &Message) -> Option<String> {
+    let method = request.method()?;
+    if request.to()?.tag().is_some() || matches!(method, "ACK" | "CANCEL") {
+        return None;
+    }
+    let from = request.from()?;
+    let number = request.cseq()?.0;
+    Some(format!("{}|{number} {method}|{}", request.call_id(), from.tag().unwrap_or("")))
+}

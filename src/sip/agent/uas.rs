@@ -1,0 +1,291 @@
+//! Requests outside dialogs, and the INVITE until it is answered or refused.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use crate::sip::agent::accounts::contact_uri;
+use crate::sip::agent::{
+    ALLOW, AccountId, Agent, Call, CallEnd, CallKey, CallState, Event, Invite, PRODUCT, TimerKey,
+};
+use crate::sip::dialog::Dialog;
+use crate::sip::flow::Flow;
+use crate::sip::header::{NameAddr, option_tags, parse_number};
+use crate::sip::message::Message;
+use crate::sip::sdp::{self, Local, Remote, SdpError};
+use crate::sip::session_timer::{Asked, MIN_SE, SessionTimer};
+use crate::sip::transaction::AwaitAck;
+use crate::sip::uri::Uri;
+
+/// Most X- headers that are handed on, and the longest value.
+const MAX_X_HEADERS: usize = 32;
+const MAX_X_VALUE: usize = 500;
+
+/// A refusal: status, reason phrase, and a header that explains it.
+type Refusal = (u16, &'static str, Option<(&'static str, String)>);
+
+impl Agent {
+    pub(super) fn on_out_of_dialog(&mut self, now: Instant, flow: Flow, key: &str, request: Message) {
+        match request.method() {
+            Some("OPTIONS") => {
+                let headers =
+                    [("Allow", ALLOW), ("Accept", "application/sdp"), ("Supported", "timer")];
+                self.refuse(now, key, &request, 200, "OK", &headers);
+            }
+            Some("NOTIFY") => self.ok(now, key, &request), // MWI, unsolicited
+            Some("INVITE") => match self.examine(now, flow, &request) {
+                Ok(accepted) => self.offer_call(now, flow, key, request, accepted),
+                Err((code, reason, header)) => {
+                    let header = header.iter().map(|(n, v)| (*n, v.as_str())).collect::<Vec<_>>();
+                    self.refuse(now, key, &request, code, reason, &header);
+                }
+            },
+            _ => self.refuse(now, key, &request, 481, "Call/Transaction Does Not Exist", &[]),
+        }
+    }
+
+    /// Whether an INVITE can be taken, in the order of RFC 3261 §8.2.
+    fn examine(&mut self, now: Instant, flow: Flow, invite: &Message) -> Result<Accepted, Refusal> {
+        check_content(invite)?;
+        let ip = flow.remote.ip();
+        let user = Uri::parse(invite.uri()).ok().and_then(|u| u.user_text()).unwrap_or_default();
+        let account = self.account_for(ip, &user);
+        let Some(account) = account else {
+            let last_hop = invite.get("Max-Forwards").and_then(parse_number) == Some(0);
+            return Err(if last_hop {
+                (483, "Too Many Hops", None)
+            } else {
+                (404, "Not Found", None)
+            });
+        };
+        if self.stopping || self.calls.len() >= self.max_calls {
+            self.counts.overload += 1;
+            let wait = Some(("Retry-After", "5".to_owned()));
+            return Err((503, "Service Unavailable", wait));
+        }
+        let session_timer = match SessionTimer::asked(invite, None, now) {
+            Asked::TooSmall => {
+                let minimum = Some(("Min-SE", MIN_SE.to_string()));
+                return Err((422, "Session Interval Too Small", minimum));
+            }
+            Asked::Timer(timer) => Some(timer),
+            Asked::Nothing => None,
+        };
+        let remote = match invite.body.is_empty() {
+            true => None,
+            false => Some(self.read_sdp(&invite.body, Some(account), ip)?),
+        };
+        let Some(local_ip) = self.local_ip(account, ip) else {
+            return Err((500, "Server Internal Error", None));
+        };
+        Ok(Accepted { account, user, session_timer, remote, local_ip })
+    }
+
+    fn account_for(&self, ip: IpAddr, user: &str) -> Option<AccountId> {
+        let here = || self.accounts_at(ip);
+        let named = here().find(|(_, a)| a.registration.is_some() && a.config.username == user);
+        named.or_else(|| here().find(|(_, a)| a.registration.is_none())).map(|(id, _)| id)
+    }
+
+    /// An offer or answer whose media address may be used.
+    pub(super) fn read_sdp(
+        &self,
+        body: &[u8],
+        account: Option<AccountId>,
+        signalling: IpAddr,
+    ) -> Result<Remote, Refusal> {
+        let refusal = |error: SdpError| {
+            let warning = Some(("Warning", format!("304 trunkless \"{error}\"")));
+            (488, "Not Acceptable Here", warning)
+        };
+        let remote = Remote::parse(body).map_err(refusal)?;
+        let peers = account.map_or(&[][..], |id| &self.accounts[id].config.media_peers);
+        let ip = remote.rtp.ip();
+        let listed = peers.is_empty() || ip.is_unspecified() || peers.iter().any(|n| n.contains(ip));
+        let ours = self.calls.values().any(|c| c.local.as_ref().is_some_and(|l| l.rtp == remote.rtp));
+        if !remote.is_acceptable(signalling) || !listed || ours {
+            return Err(refusal(SdpError::Address));
+        }
+        Ok(remote)
+    }
+
+    fn offer_call(&mut self, now: Instant, flow: Flow, key: &str, invite: Message, accepted: Accepted) {
+        let Accepted { account, user, session_timer, remote, local_ip } = accepted;
+        let call = self.new_call_key();
+        let tag = self.random.token();
+        let trying = Message::response(&invite, 100, "Trying", &tag).with("Server", PRODUCT);
+        self.respond(now, key, &trying);
+        let config = &self.accounts[account].config;
+        // Contact names the user that was called: with a trunk there may be many
+        let own = SocketAddr::new(local_ip, self.config_port);
+        let contact = contact_uri(&user, own, config.transport);
+        let dialog = Dialog::from_invite(&invite, tag);
+        let (from_user, from_name) = caller(&invite);
+        let event = Invite {
+            call,
+            account,
+            sip_call_id: dialog.call_id.clone(),
+            from_tag: dialog.remote_tag.clone(),
+            from_user,
+            from_name,
+            to_user: user,
+            x_headers: x_headers(&invite),
+            remote: remote.clone(),
+            local_ip,
+            signalling: flow.remote.ip(),
+        };
+        if let Some(entry) = self.servers.get_mut(key) {
+            entry.call = Some(call);
+        }
+        self.dialogs.insert((dialog.call_id.clone(), dialog.local_tag.clone()), call);
+        let peer_allows_update = invite.list("Allow").iter().any(|m| m == "UPDATE");
+        let state = Call {
+            state: CallState::Offered,
+            account: Some(account),
+            flow,
+            dialog,
+            contact: format!("<{contact}>"),
+            local_ip,
+            late_offer: remote.is_none(),
+            offer: remote,
+            invite: Some((invite, key.to_owned())),
+            awaiting_ack: None,
+            bye_reason: None,
+            local: None,
+            sdp: String::new(),
+            session_timer,
+            peer_allows_update,
+            refreshing: false,
+            auth: None,
+            dial: None,
+            last_ack: None,
+        };
+        self.calls.insert(call, state);
+        self.event(Event::Invite(Box::new(event)));
+    }
+
+    pub(super) fn provisional(&mut self, now: Instant, key: CallKey) {
+        let Some(call) = self.calls.get(&key) else { return };
+        let Some((invite, server)) = &call.invite else { return };
+        // it would have to be sent reliably, and we have no need to ring
+        if option_tags(invite.all("Require")).iter().any(|t| t == "100rel") {
+            return;
+        }
+        let mut response = Message::response(invite, 180, "Ringing", &call.dialog.local_tag);
+        copy_record_route(invite, &mut response);
+        response.push("Contact", call.contact.clone());
+        response.push("Server", PRODUCT);
+        let server = server.clone();
+        self.respond(now, &server, &response);
+    }
+
+    pub(super) fn answer(&mut self, now: Instant, key: CallKey, rtp: SocketAddr) {
+        let session_id = self.random.range(1 << 20, 1 << 40);
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        if call.state != CallState::Offered {
+            return;
+        }
+        let Some((invite, server)) = call.invite.take() else { return };
+        let local = Local { rtp, session_id, version: 1 };
+        call.sdp = match &call.offer {
+            Some(remote) => remote.answer(&local),
+            None => sdp::offer(&local, sdp::all_codecs()),
+        };
+        let mut response = Message::response(&invite, 200, "OK", &call.dialog.local_tag);
+        copy_record_route(&invite, &mut response);
+        response.push("Contact", call.contact.clone());
+        response.push("Allow", ALLOW);
+        response.push("Supported", "timer");
+        response.push("Server", PRODUCT);
+        if let Some(timer) = &mut call.session_timer {
+            timer.refreshed(now);
+            timer.add_to_response(&mut response);
+        }
+        let response = response.with_body("application/sdp", call.sdp.clone());
+        call.local = Some(local);
+        call.awaiting_ack = Some(AwaitAck::new(now, response.to_bytes()));
+        call.state = CallState::Up;
+        self.respond(now, &server, &response);
+        self.arm(TimerKey::Call(key));
+    }
+
+    pub(super) fn reject(
+        &mut self,
+        now: Instant,
+        key: CallKey,
+        code: u16,
+        reason: &'static str,
+        retry_after_s: Option<u32>,
+    ) {
+        let Some((invite, server)) = self.calls.get_mut(&key).and_then(|c| c.invite.take()) else {
+            return;
+        };
+        let tag = self.calls.get(&key).map(|c| c.dialog.local_tag.clone()).unwrap_or_default();
+        let mut response = Message::response(&invite, code, reason, &tag).with("Server", PRODUCT);
+        if let Some(seconds) = retry_after_s {
+            response.push("Retry-After", seconds.to_string());
+        }
+        self.respond(now, &server, &response);
+        self.end_call(key, CallEnd::HungUp);
+    }
+
+    /// The caller has given up before we answered; a CANCEL after our 200 changes nothing.
+    pub(super) fn cancelled(&mut self, now: Instant, key: CallKey) {
+        let Some((invite, server)) = self.calls.get_mut(&key).and_then(|c| c.invite.take()) else {
+            return;
+        };
+        let tag = self.calls.get(&key).map(|c| c.dialog.local_tag.clone()).unwrap_or_default();
+        let response = Message::response(&invite, 487, "Request Terminated", &tag);
+        self.respond(now, &server, &response.with("Server", PRODUCT));
+        self.end_call(key, CallEnd::Cancelled);
+    }
+}
+
+/// What [`Agent::examine`] has found out about an INVITE.
+struct Accepted {
+    account: AccountId,
+    user: String,
+    session_timer: Option<SessionTimer>,
+    remote: Option<Remote>,
+    local_ip: IpAddr,
+}
+
+/// 415 for a body that is not SDP, 406 for a caller that does not take SDP.
+pub(super) fn check_content(request: &Message) -> Result<(), Refusal> {
+    let sdp = || "application/sdp".to_owned();
+    let encoded = request.get("Content-Encoding").is_some_and(|e| !e.eq_ignore_ascii_case("identity"));
+    let foreign = !request.body.is_empty() && request.content_type() != Some(sdp());
+    if foreign || encoded {
+        return Err((415, "Unsupported Media Type", Some(("Accept", sdp()))));
+    }
+    let accepts = request.list("Accept");
+    let takes_sdp = |a: &String| {
+        let kind = a.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        matches!(kind.as_str(), "application/sdp" | "application/*" | "*/*")
+    };
+    if !accepts.is_empty() && !accepts.iter().any(takes_sdp) {
+        return Err((406, "Not Acceptable", None));
+    }
+    Ok(())
+}
+
+pub(super) fn copy_record_route(request: &Message, response: &mut Message) {
+    for route in request.all("Record-Route") {
+        response.push("Record-Route", route);
+    }
+}
+
+/// Number and name: P-Asserted-Identity (RFC 3325) before Remote-Party-ID before From.
+fn caller(invite: &Message) -> (String, Option<String>) {
+    let headers = ["P-Asserted-Identity", "Remote-Party-ID", "From"];
+    let stated = headers.iter().filter_map(|h| NameAddr::parse(invite.list(h).first()?));
+    let with_user = stated.filter_map(|a| Some((a.user()?, a.display)));
+    with_user.into_iter().next().unwrap_or_default()
+}
+
+fn x_headers(invite: &Message) -> Vec<(String, String)> {
+    let is_x = |name: &str| name.get(..2).is_some_and(|p| p.eq_ignore_ascii_case("X-"));
+    let all = invite.headers.iter().filter(|(name, _)| is_x(name)).take(MAX_X_HEADERS);
+    let cut = |v: &String| v.chars().take(MAX_X_VALUE).collect();
+    all.map(|(name, value)| (name.clone(), cut(value))).collect()
+}

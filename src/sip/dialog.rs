@@ -1,0 +1,162 @@
+//! Dialog state (RFC 3261 §12): identifiers, sequence numbers, route set, remote target.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use crate::sip::header::NameAddr;
+use crate::sip::message::Message;
+
+/// Whether an in-dialog request may be acted on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    InOrder,
+    /// Older than one that we have seen: 500 (RFC 3261 §12.2.2).
+    OutOfOrder,
+    /// The From tag is not the dialog's: 481.
+    NotOurs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dialog {
+    pub call_id: String,
+    pub local_tag: String,
+    pub remote_tag: String,
+    /// From and To as they stand in our requests, tags included.
+    local: String,
+    remote: String,
+    remote_target: String,
+    route_set: Vec<String>,
+    local_cseq: u32,
+    remote_cseq: Option<u32>,
+}
+
+impl Dialog {
+    /// For an INVITE that we are to answer; it has passed [`Message::parse`]'s checks.
+    pub fn from_invite(invite: &Message, local_tag: String) -> Dialog {
+        let remote = invite.get("From").unwrap_or("").to_owned();
+        let from = invite.from();
+        let target = invite.contact().map(|c| c.uri);
+        Dialog {
+            call_id: invite.call_id().to_owned(),
+            remote_tag: from.as_ref().and_then(NameAddr::tag).unwrap_or("").to_owned(),
+            local: format!("{};tag={local_tag}", invite.get("To").unwrap_or("")),
+            local_tag,
+            remote,
+            remote_target: target.or(from.map(|f| f.uri)).unwrap_or_default(),
+            route_set: invite.list("Record-Route"),
+            local_cseq: 0,
+            remote_cseq: invite.cseq().map(|(n, _)| n),
+        }
+    }
+
+    /// For an INVITE that we send; the remote tag comes with the response.
+    pub fn to_invite(call_id: String, local: String, local_tag: String, uri: &str) -> Dialog {
+        Dialog {
+            call_id,
+            local: format!("{local};tag={local_tag}"),
+            local_tag,
+            remote_tag: String::new(),
+            remote: format!("<{uri}>"),
+            remote_target: uri.to_owned(),
+            route_set: Vec::new(),
+            local_cseq: 0,
+            remote_cseq: None,
+        }
+    }
+
+    /// Takes tag, target and routes from a 1xx or 2xx to our INVITE.
+    pub fn on_response(&mut self, response: &Message) {
+        if let Some(to) = response.to()
+            && let Some(tag) = to.tag()
+        {
+            self.remote_tag = tag.to_owned();
+            self.remote = response.get("To").unwrap_or("").to_owned();
+            self.route_set = response.list("Record-Route");
+            self.route_set.reverse();
+        }
+        self.refresh_target(response);
+    }
+
+    /// Target refresh (RFC 3261 §12.2): re-INVITE, UPDATE and their 2xx.
+    pub fn refresh_target(&mut self, message: &Message) {
+        if let Some(contact) = message.contact() {
+            self.remote_target = contact.uri;
+        }
+    }
+
+    /// Checks a request from the peer and takes its number.
+    pub fn on_request(&mut self, request: &Message) -> Order {
+        let from = request.from();
+        if from.as_ref().and_then(NameAddr::tag).unwrap_or("") != self.remote_tag {
+            return Order::NotOurs;
+        }
+        let Some((number, method)) = request.cseq() else { return Order::OutOfOrder };
+        if method == "ACK" {
+            return Order::InOrder;
+        }
+        if self.remote_cseq.is_some_and(|last| number <= last) {
+            return Order::OutOfOrder;
+        }
+        self.remote_cseq = Some(number);
+        Order::InOrder
+    }
+
+    /// A request within the dialog. ACK takes the number of its INVITE, `cseq`.
+    pub fn request(&mut self, method: &str, via: String, ack_of: Option<u32>) -> Message {
+        let number = ack_of.unwrap_or_else(|| {
+            self.local_cseq += 1;
+            self.local_cseq
+        });
+        let mut request = Message::request(method, &self.remote_target)
+            .with("Via", via)
+            .with("Max-Forwards", "70")
+            .with("From", self.local.clone())
+            .with("To", self.remote.clone())
+            .with("Call-ID", self.call_id.clone())
+            .with("CSeq", format!("{number} {method}"));
+        for route in &self.route_set {
+            request.push("Route", route.clone());
+        }
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn invite() -> Message {
+        Message::request("INVITE", "sip:ai@10.0.0.1")
+            .with("Via", "SIP/2.0/UDP 10.0.0.2;branch=z9hG4bK1")
+            .with("From", "\"A\" <sip:a@pbx>;tag=theirs")
+            .with("To", "<sip:ai@10.0.0.1>")
+            .with("Call-ID", "c1")
+            .with("CSeq", "7 INVITE")
+            .with("Contact", "<sip:asterisk@10.0.0.2:5060>")
+            .with("Record-Route", "<sip:p1;lr>, <sip:p2;lr>")
+    }
+
+    fn from_peer(number: u32, tag: &str) -> Message {
+        Message::request("BYE", "sip:ai@10.0.0.1")
+            .with("From", format!("<sip:a@pbx>;tag={tag}"))
+            .with("CSeq", format!("{number} BYE"))
+    }
+
+    #[test]
+    fn requests_go_to_the_target_over_the_route_set() {
+        let mut dialog = Dialog::from_invite(&invite(), "ours".into());
+        let bye = dialog.request("BYE", "SIP/2.0/UDP x;branch=z9hG4bK2".into(), None);
+        assert_eq!(bye.uri(), "sip:asterisk@10.0.0.2:5060");
+        assert_eq!(bye.get("From"), Some("<sip:ai@10.0.0.1>;tag=ours"));
+        assert_eq!(bye.get("To"), Some("\"A\" <sip:a@pbx>;tag=theirs"));
+        assert_eq!(bye.list("Route"), ["<sip:p1;lr>", "<sip:p2;lr>"]);
+        assert_eq!(bye.cseq(), Some((1, "BYE")));
+        assert_eq!(dialog.request("INFO", "v".into(), None).cseq(), Some((2, "INFO")));
+    }
+
+    #[test]
+    fn order_and_tags_of_the_peers_requests() {
+        let mut dialog = Dialog::from_invite(&invite(), "ours".into());
+        assert_eq!(dialog.on_request(&from_peer(8, "other")), Order::NotOurs);
+        assert_eq!(dialog.on_request(&from_peer(9, "theirs")), Order::InOrder);
+        assert_eq!(dialog.on_request(&from_peer(8, "theirs")), Order::OutOfOrder);
+    }
+}

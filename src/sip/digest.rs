@@ -1,0 +1,293 @@
+//! Digest authentication (RFC 7616, RFC 8760; RFC 2069 for challenges without qop, as chan_sip sends).
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use md5::Md5;
+use sha2::{Digest, Sha256, Sha512_256};
+
+use crate::sip::header::{quote, split_outside, unquote};
+
+/// Hash functions by rising strength.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Algorithm {
+    Md5,
+    Sha256,
+    Sha512_256,
+}
+
+impl Algorithm {
+    fn parse(text: &str) -> Option<Algorithm> {
+        match text.to_ascii_uppercase().as_str() {
+            "MD5" => Some(Algorithm::Md5),
+            "SHA-256" => Some(Algorithm::Sha256),
+            "SHA-512-256" => Some(Algorithm::Sha512_256),
+            _ => None,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Algorithm::Md5 => "MD5",
+            Algorithm::Sha256 => "SHA-256",
+            Algorithm::Sha512_256 => "SHA-512-256",
+        }
+    }
+
+    fn hash(self, text: &str) -> String {
+        fn hex(bytes: &[u8]) -> String {
+            bytes.iter().map(|b| format!("{b:02x}")).collect()
+        }
+        match self {
+            Algorithm::Md5 => hex(&Md5::digest(text)),
+            Algorithm::Sha256 => hex(&Sha256::digest(text)),
+            Algorithm::Sha512_256 => hex(&Sha512_256::digest(text)),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Qop {
+    /// No qop in the challenge: RFC 2069's response.
+    Absent,
+    Auth,
+    AuthInt,
+}
+
+/// One usable challenge of a 401 or 407.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Challenge {
+    pub realm: String,
+    pub nonce: String,
+    pub opaque: Option<String>,
+    pub algorithm: Algorithm,
+    pub qop: Qop,
+    pub stale: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChallengeError {
+    #[error("no challenge with an algorithm and qop that we know (MD5, SHA-256, SHA-512-256)")]
+    Unsupported,
+    #[error("the challenge is for realm \"{0}\", not for the configured one")]
+    WrongRealm(String),
+}
+
+impl Challenge {
+    /// A `WWW-Authenticate` or `Proxy-Authenticate` value; `None` when it is not one that we can answer.
+    pub fn parse(value: &str) -> Option<Challenge> {
+        let fields = parse_fields(value)?;
+        let get = |name: &str| fields.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+        let qop = match get("qop") {
+            None => Qop::Absent,
+            Some(offered) => {
+                let has = |q: &str| offered.split(',').any(|o| o.trim().eq_ignore_ascii_case(q));
+                if has("auth") {
+                    Qop::Auth
+                } else if has("auth-int") {
+                    Qop::AuthInt
+                } else {
+                    return None;
+                }
+            }
+        };
+        Some(Challenge {
+            realm: get("realm")?.to_owned(),
+            nonce: get("nonce")?.to_owned(),
+            opaque: get("opaque").map(str::to_owned),
+            algorithm: Algorithm::parse(get("algorithm").unwrap_or("MD5"))?,
+            qop,
+            stale: get("stale").is_some_and(|s| s.eq_ignore_ascii_case("true")),
+        })
+    }
+
+    /// The strongest of several challenges that we know how to answer (RFC 8760 §2.3).
+    ///
+    /// # Errors
+    /// When none can be used, or all are for a realm other than the pinned one.
+    pub fn best<'a>(
+        values: impl Iterator<Item = &'a str>,
+        realm: Option<&str>,
+    ) -> Result<Challenge, ChallengeError> {
+        let usable: Vec<Challenge> = values.filter_map(Challenge::parse).collect();
+        let Some(first) = usable.first().cloned() else { return Err(ChallengeError::Unsupported) };
+        let pinned = usable.into_iter().filter(|c| realm.is_none_or(|r| r == c.realm));
+        pinned.max_by_key(|c| c.algorithm).ok_or(ChallengeError::WrongRealm(first.realm))
+    }
+}
+
+/// `Digest a="b", c=d`: lower-case names, unquoted values. `None` for another scheme.
+pub fn parse_fields(value: &str) -> Option<Vec<(String, String)>> {
+    let (scheme, rest) = value.trim().split_once([' ', '\t'])?;
+    if !scheme.eq_ignore_ascii_case("Digest") {
+        return None;
+    }
+    let pairs = split_outside(rest, ',')?.into_iter().filter(|p| !p.is_empty());
+    let pairs = pairs.filter_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        Some((name.trim().to_ascii_lowercase(), unquote(value.trim())))
+    });
+    Some(pairs.collect())
+}
+
+/// Who we are to a registrar.
+#[derive(Clone, Copy)]
+pub struct Credentials<'a> {
+    pub username: &'a str,
+    pub password: &'a str,
+}
+
+/// What is authenticated.
+#[derive(Debug, Clone, Copy)]
+pub struct Signed<'a> {
+    pub method: &'a str,
+    pub uri: &'a str,
+    pub body: &'a str,
+}
+
+/// A challenge that is being answered: counts the uses of its nonce.
+#[derive(Debug, Clone)]
+pub struct Session {
+    pub challenge: Challenge,
+    nonce_count: u32,
+}
+
+impl Session {
+    pub fn new(challenge: Challenge) -> Session {
+        Session { challenge, nonce_count: 0 }
+    }
+
+    /// The `Authorization` value for a request; each call uses the nonce once more.
+    pub fn authorize(
+        &mut self,
+        signed: Signed<'_>,
+        who: Credentials<'_>,
+        cnonce: &str,
+    ) -> String {
+        self.nonce_count += 1;
+        let challenge = &self.challenge;
+        let nc = format!("{:08x}", self.nonce_count);
+        let response = response(challenge, signed, who, &nc, cnonce);
+        let mut out = format!(
+            "Digest username={}, realm={}, nonce={}, uri={}, response=\"{response}\", algorithm={}",
+            quote(who.username),
+            quote(&challenge.realm),
+            quote(&challenge.nonce),
+            quote(signed.uri),
+            challenge.algorithm.name(),
+        );
+        match challenge.qop {
+            Qop::Absent => {}
+            Qop::Auth => out += &format!(", qop=auth, nc={nc}, cnonce=\"{cnonce}\""),
+            Qop::AuthInt => out += &format!(", qop=auth-int, nc={nc}, cnonce=\"{cnonce}\""),
+        }
+        if let Some(opaque) = &challenge.opaque {
+            out += &format!(", opaque={}", quote(opaque));
+        }
+        out
+    }
+}
+
+/// The `response` field (RFC 7616 §3.4.1).
+fn response(
+    challenge: &Challenge,
+    signed: Signed<'_>,
+    who: Credentials<'_>,
+    nc: &str,
+    cnonce: &str,
+) -> String {
+    let hash = |text: String| challenge.algorithm.hash(&text);
+    let ha1 = hash(format!("{}:{}:{}", who.username, challenge.realm, who.password));
+    let Signed { method, uri, body } = signed;
+    let nonce = &challenge.nonce;
+    match challenge.qop {
+        Qop::Absent => hash(format!("{ha1}:{nonce}:{}", hash(format!("{method}:{uri}")))),
+        Qop::Auth => {
+            let ha2 = hash(format!("{method}:{uri}"));
+            hash(format!("{ha1}:{nonce}:{nc}:{cnonce}:auth:{ha2}"))
+        }
+        Qop::AuthInt => {
+            let ha2 = hash(format!("{method}:{uri}:{}", hash(body.to_owned())));
+            hash(format!("{ha1}:{nonce}:{nc}:{cnonce}:auth-int:{ha2}"))
+        }
+    }
+}
+
+/// The registrar's side: whether an `Authorization` value answers `challenge` with this password.
+pub fn verify(challenge: &Challenge, authorization: &str, signed: Signed<'_>, who: Credentials<'_>) -> bool {
+    let Some(fields) = parse_fields(authorization) else { return false };
+    let get = |name: &str| {
+        fields.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str()).unwrap_or_default()
+    };
+    get("username") == who.username
+        && get("nonce") == challenge.nonce
+        && get("realm") == challenge.realm
+        && get("uri") == signed.uri
+        && get("response") == response(challenge, signed, who, get("nc"), get("cnonce"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MUFASA: Credentials<'static> =
+        Credentials { username: "Mufasa", password: "Circle of Life" };
+    const GET: Signed<'static> = Signed { method: "GET", uri: "/dir/index.html", body: "" };
+
+    /// RFC 7616 §3.9.1, both algorithms.
+    #[test]
+    fn rfc7616_vectors() {
+        let cnonce = "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ";
+        let text = r#"Digest realm="http-auth@example.org", qop="auth, auth-int", algorithm=ALG,
+            nonce="7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v", opaque="FQhe""#;
+        let table = [
+            ("MD5", "8ca523f5e9506fed4657c9700eebdbec"),
+            ("SHA-256", "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1"),
+        ];
+        for (algorithm, expected) in table {
+            let challenge = Challenge::parse(&text.replace("ALG", algorithm)).unwrap();
+            let mut session = Session::new(challenge.clone());
+            let value = session.authorize(GET, MUFASA, cnonce);
+            assert!(value.contains(&format!("response=\"{expected}\"")), "{value}");
+            assert!(value.contains("nc=00000001") && value.contains("opaque=\"FQhe\""));
+            assert!(verify(&challenge, &value, GET, MUFASA));
+            let wrong = Credentials { password: "x", ..MUFASA };
+            assert!(!verify(&challenge, &value, GET, wrong));
+        }
+    }
+
+    /// The exchange that a real chan_sip accepted.
+    #[test]
+    fn without_qop_as_chan_sip() {
+        let challenge =
+            Challenge::parse(r#"Digest algorithm=MD5, realm="asterisk", nonce="32a8239f""#).unwrap();
+        assert_eq!(challenge.qop, Qop::Absent);
+        let signed = Signed { method: "REGISTER", uri: "sip:127.0.0.2", body: "" };
+        let who = Credentials { username: "cc100", password: "test" };
+        let value = Session::new(challenge).authorize(signed, who, "unused");
+        assert!(value.contains("response=\"54e7a9ea7909b02a0776b287e5fb3ded\""), "{value}");
+        assert!(!value.contains("qop") && !value.contains("cnonce"));
+    }
+
+    #[test]
+    fn best_of_several_in_any_order() {
+        let all = [
+            "Basic realm=\"x\"",
+            "Digest realm=\"a\", nonce=\"1\", algorithm=SHA-256, qop=\"auth\"",
+            "Digest realm=\"a\", nonce=\"2\", algorithm=SHA-512-256, qop=\"auth\"",
+            "Digest realm=\"a\", nonce=\"3\", algorithm=MD5",
+            "Digest realm=\"a\", nonce=\"4\", algorithm=SHA3",
+        ];
+        assert_eq!(Challenge::best(all.into_iter(), None).unwrap().nonce, "2");
+        assert_eq!(Challenge::best(all.into_iter().rev(), None).unwrap().nonce, "2");
+        assert_eq!(Challenge::best(all[4..].iter().copied(), None), Err(ChallengeError::Unsupported));
+        let other = Challenge::best(all.into_iter(), Some("b"));
+        assert_eq!(other, Err(ChallengeError::WrongRealm("a".into())));
+    }
+
+    #[test]
+    fn the_nonce_is_counted() {
+        let challenge = Challenge::parse("Digest realm=\"a\", nonce=\"1\", qop=auth").unwrap();
+        let mut session = Session::new(challenge);
+        session.authorize(GET, MUFASA, "c");
+        assert!(session.authorize(GET, MUFASA, "c").contains("nc=00000002"));
+    }
+}

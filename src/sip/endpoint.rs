@@ -1,0 +1,511 @@
+//! The agent's sockets: one UDP socket and one TCP listener for all PBXs. Turns the agent's events into
+//! [`Offer`]s and signals, and the calls' requests into commands. Owns I/O.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::sleep_until;
+use tracing::{debug, info, warn};
+
+use crate::call::end::EndReason;
+use crate::call::leg::Leg;
+use crate::call::ports::PortPool;
+use crate::call::{Offer, RemoteMedia, Request, Signal};
+use crate::media::g711::Law;
+use crate::media::receiver::Format;
+use crate::sip::agent::{
+    AccountConfig, AccountId, Agent, AgentConfig, CallEnd, CallKey, Command, Event, Input, Invite,
+    Output, Route,
+};
+use crate::sip::flow::{Flow, Transport};
+use crate::sip::registration::Status;
+use crate::sip::resolve;
+use crate::sip::sdp::{Codec, Remote};
+use crate::sip::tcp::{Connections, TcpEvent};
+use crate::sip::uri::Host;
+use crate::telemetry::COUNTERS;
+
+/// Signals that wait for a call; its loop takes them at once.
+const SIGNALS: usize = 64;
+/// How often a registrar's port is knocked at, so that a closed one is noticed at once.
+const KNOCK: Duration = Duration::from_millis(250);
+/// What is sent then: a keep-alive (RFC 5626 §3.5.1), which every SIP server ignores.
+const KEEP_ALIVE: &[u8] = b"\r\n";
+
+/// One PBX and where it is.
+pub struct Peer {
+    pub account: AccountConfig,
+    pub hosts: Vec<(Host, Option<u16>)>,
+    /// X- headers that become parameters; `*` = all.
+    pub x_headers: Vec<String>,
+}
+
+pub struct EndpointConfig {
+    pub listen: SocketAddr,
+    pub peers: Vec<Peer>,
+    pub max_calls: usize,
+    pub ports: PortPool,
+    pub offers: mpsc::Sender<Offer>,
+}
+
+/// What others may tell the endpoint.
+enum Internal {
+    Request(CallKey, Request),
+    Resolved(AccountId, Result<Vec<Route>, String>),
+    Unreachable(SocketAddr),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// Stops a running endpoint.
+#[derive(Clone)]
+pub struct EndpointHandle {
+    internal: mpsc::Sender<Internal>,
+}
+
+impl EndpointHandle {
+    /// Takes no more calls and gives the registrations back; returns when that is done. Calls that are
+    /// up go on.
+    pub async fn shutdown(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.internal.send(Internal::Shutdown(done)).await.is_ok() {
+            let _ = wait.await;
+        }
+    }
+}
+
+struct CallLink {
+    signals: mpsc::Sender<Signal>,
+    account: AccountId,
+    rtp: SocketAddr,
+    answered: bool,
+}
+
+struct PeerState {
+    name: Arc<str>,
+    hosts: Vec<(Host, Option<u16>)>,
+    transport: Transport,
+    registers: bool,
+    x_headers: Vec<String>,
+    knocker: Option<(SocketAddr, tokio::task::AbortHandle)>,
+}
+
+pub struct Endpoint {
+    agent: Agent,
+    udp: UdpSocket,
+    tcp: TcpListener,
+    connections: Connections,
+    tcp_events: mpsc::Receiver<TcpEvent>,
+    internal: mpsc::Receiver<Internal>,
+    internal_tx: mpsc::Sender<Internal>,
+    peers: Vec<PeerState>,
+    calls: HashMap<CallKey, CallLink>,
+    offers: mpsc::Sender<Offer>,
+    permits: Arc<Semaphore>,
+    ports: PortPool,
+    bound: SocketAddr,
+    stopping: Option<oneshot::Sender<()>>,
+}
+
+impl Endpoint {
+    /// Binds the sockets; [`Endpoint::run`] does the rest.
+    ///
+    /// # Errors
+    /// The address that cannot be bound, and why.
+    pub async fn bind(config: EndpointConfig) -> io::Result<(Endpoint, EndpointHandle)> {
+        let explain = |e: io::Error| {
+            let why = format!("cannot listen on {}: {e}; set [sip] listen", config.listen);
+            io::Error::new(e.kind(), why)
+        };
+        let udp = UdpSocket::bind(config.listen).await.map_err(explain)?;
+        let bound = udp.local_addr()?;
+        let tcp = TcpListener::bind(bound).await.map_err(explain)?;
+        let peers: Vec<PeerState> = config
+            .peers
+            .iter()
+            .map(|peer| PeerState {
+                name: peer.account.name.as_str().into(),
+                hosts: peer.hosts.clone(),
+                transport: peer.account.transport,
+                registers: peer.account.registration.is_some(),
+                x_headers: peer.x_headers.clone(),
+                knocker: None,
+            })
+            .collect();
+        let mut key = [0u8; 32];
+        getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
+        let accounts = config.peers.into_iter().map(|peer| peer.account).collect();
+        let max_calls = config.max_calls;
+        let agent_config = AgentConfig { accounts, listen_port: bound.port(), max_calls: 2 * max_calls };
+        let (internal_tx, internal) = mpsc::channel(4 * max_calls + 64);
+        let (tcp_tx, tcp_events) = mpsc::channel(256);
+        let endpoint = Endpoint {
+            agent: Agent::new(agent_config, key),
+            udp,
+            tcp,
+            connections: Connections::new(tcp_tx),
+            tcp_events,
+            internal,
+            internal_tx: internal_tx.clone(),
+            peers,
+            calls: HashMap::new(),
+            offers: config.offers,
+            permits: Arc::new(Semaphore::new(max_calls)),
+            ports: config.ports,
+            bound,
+            stopping: None,
+        };
+        Ok((endpoint, EndpointHandle { internal: internal_tx }))
+    }
+
+    /// Where the sockets are bound.
+    pub fn address(&self) -> SocketAddr {
+        self.bound
+    }
+
+    /// Serves for ever; dropping the future closes the sockets.
+    pub async fn run(mut self) {
+        let mut buffer = vec![0u8; 65_536];
+        self.drain();
+        loop {
+            let next = self.agent.next_timeout();
+            let next = next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                received = self.udp.recv_from(&mut buffer) => {
+                    if let Ok((n, remote)) = received {
+                        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+                        let flow = Flow { transport: Transport::Udp, remote };
+                        self.feed(Input::Message { flow, data: &buffer[..n] });
+                    }
+                }
+                Some(event) = self.tcp_events.recv() => self.on_tcp(event),
+                accepted = self.tcp.accept() => {
+                    if let Ok((stream, remote)) = accepted {
+                        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+                        match self.agent.knows(remote.ip()) {
+                            true => self.connections.accepted(remote, stream),
+                            false => self.agent.counts.strangers += 1,
+                        }
+                    } else {
+                        // out of descriptors: do not spin
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                }
+                Some(internal) = self.internal.recv() => self.on_internal(internal),
+                () = sleep_until(next.into()) => self.feed(Input::Timeout),
+            }
+        }
+    }
+
+    fn feed(&mut self, input: Input<'_>) {
+        self.agent.handle(Instant::now(), input);
+        self.drain();
+    }
+
+    fn command(&mut self, command: Command) {
+        self.feed(Input::Command(command));
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.agent.poll() {
+            match output {
+                Output::Send { flow, data } => self.send(flow, data),
+                Output::Resolve { account } => self.resolve(account),
+                Output::Event(event) => self.on_event(event),
+            }
+        }
+        COUNTERS.strangers.store(self.agent.counts.strangers, Ordering::Relaxed);
+        COUNTERS.unreadable.store(self.agent.counts.unreadable, Ordering::Relaxed);
+    }
+
+    fn send(&mut self, flow: Flow, data: Vec<u8>) {
+        match flow.transport {
+            Transport::Tcp => self.connections.send(flow.remote, data),
+            Transport::Udp => {
+                let to = match (self.bound, flow.remote) {
+                    (SocketAddr::V6(_), SocketAddr::V4(v4)) => {
+                        SocketAddr::new(IpAddr::V6(v4.ip().to_ipv6_mapped()), v4.port())
+                    }
+                    (_, remote) => remote,
+                };
+                // a lost datagram is what SIP's timers are for
+                if let Err(why) = self.udp.try_send_to(&data, to) {
+                    debug!(%to, %why, "SIP datagram not sent");
+                }
+            }
+        }
+    }
+
+    fn resolve(&self, account: AccountId) {
+        let peer = &self.peers[account];
+        let (hosts, transport, bound) = (peer.hosts.clone(), peer.transport, self.bound.ip());
+        let internal = self.internal_tx.clone();
+        tokio::spawn(async move {
+            let mut all = Vec::new();
+            let mut error = None;
+            for (host, port) in hosts {
+                match resolve::routes(&host, port, transport, bound).await {
+                    Ok(routes) => all.extend(routes),
+                    Err(why) => error = Some(why),
+                }
+            }
+            let result = match error {
+                Some(why) if all.is_empty() => Err(why),
+                _ => Ok(all),
+            };
+            let _ = internal.send(Internal::Resolved(account, result)).await;
+        });
+    }
+
+    fn on_tcp(&mut self, event: TcpEvent) {
+        match event {
+            TcpEvent::Message(remote, data) => {
+                let flow = Flow { transport: Transport::Tcp, remote };
+                self.feed(Input::Message { flow, data: &data });
+            }
+            TcpEvent::Closed(remote) => {
+                self.connections.closed(remote);
+                self.feed(Input::Unreachable { remote });
+            }
+        }
+    }
+
+    fn on_internal(&mut self, internal: Internal) {
+        match internal {
+            Internal::Request(call, request) => self.on_request(call, request),
+            Internal::Resolved(account, routes) => {
+                if let Ok(routes) = &routes {
+                    self.knock(account, routes);
+                }
+                self.feed(Input::Resolved { account, routes });
+            }
+            Internal::Unreachable(remote) => self.feed(Input::Unreachable { remote }),
+            Internal::Shutdown(done) => {
+                self.stopping = Some(done);
+                self.command(Command::Shutdown);
+            }
+        }
+    }
+
+    /// Watches a registrar's UDP port from a connected socket, which is told of ICMP errors.
+    fn knock(&mut self, account: AccountId, routes: &[Route]) {
+        let peer = &mut self.peers[account];
+        let Some(remote) = routes.first().map(|r| r.remote) else { return };
+        let same = peer.knocker.as_ref().is_some_and(|(to, _)| *to == remote);
+        if same || !peer.registers || peer.transport != Transport::Udp {
+            return;
+        }
+        let task = tokio::spawn(knock(remote, self.internal_tx.clone()));
+        if let Some((_, before)) = peer.knocker.replace((remote, task.abort_handle())) {
+            before.abort();
+        }
+    }
+
+    fn on_request(&mut self, call: CallKey, request: Request) {
+        let Some(link) = self.calls.get_mut(&call) else { return };
+        match request {
+            Request::Answer => {
+                link.answered = true;
+                let rtp = link.rtp;
+                self.command(Command::Answer { call, rtp });
+            }
+            Request::Ringing => self.command(Command::Ringing { call }),
+            Request::End(reason) => {
+                let row = reason.row();
+                let command = match link.answered {
+                    true => Command::Hangup { call, q850: row.q850, text: row.label },
+                    false => Command::Reject {
+                        call,
+                        code: row.sip_status,
+                        reason: row.sip_reason,
+                        retry_after_s: None,
+                    },
+                };
+                self.command(command);
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Invite(invite) => self.on_invite(*invite),
+            Event::Media { call, remote } => self.signal(call, Signal::Media(remote_media(&remote))),
+            Event::Digit { call, digit } => self.signal(call, Signal::Digit(digit)),
+            Event::Ended { call, end } => {
+                self.signal(call, Signal::Ended(end_reason(&end)));
+                self.calls.remove(&call);
+            }
+            Event::Registration { account, status } => self.on_registration(account, status),
+            Event::Unregistered => {
+                if let Some(done) = self.stopping.take() {
+                    let _ = done.send(());
+                }
+            }
+            Event::Acked { .. } | Event::Progress { .. } | Event::Answered { .. } => {}
+        }
+    }
+
+    fn signal(&mut self, call: CallKey, signal: Signal) {
+        if let Some(link) = self.calls.get(&call)
+            && link.signals.try_send(signal).is_err()
+        {
+            debug!(?call, ?signal, "the call has ended or does not listen");
+        }
+    }
+
+    fn on_invite(&mut self, invite: Invite) {
+        COUNTERS.offered.fetch_add(1, Ordering::Relaxed);
+        let (call, account) = (invite.call, invite.account);
+        let offer = match self.make_offer(invite) {
+            Ok(offer) => offer,
+            Err(why) => {
+                COUNTERS.ended(EndReason::Overload);
+                warn!(pbx = &*self.peers[account].name, why, "call refused");
+                return self.refuse(call);
+            }
+        };
+        if self.offers.try_send(offer).is_err() {
+            COUNTERS.ended(EndReason::Overload);
+            self.calls.remove(&call);
+            self.refuse(call);
+        }
+    }
+
+    fn refuse(&mut self, call: CallKey) {
+        let row = EndReason::Overload.row();
+        let (code, reason) = (row.sip_status, row.sip_reason);
+        let command = Command::Reject { call, code, reason, retry_after_s: Some(5) };
+        self.agent.handle(Instant::now(), Input::Command(command));
+    }
+
+    fn make_offer(&mut self, invite: Invite) -> Result<Offer, String> {
+        let permit = self.permits.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| "as many calls are up as [calls] max allows".to_owned())?;
+        let ports = self.ports.lease(Instant::now()).map_err(|e| e.to_string())?;
+        let peer = &self.peers[invite.account];
+        let leg = Leg::new(ports, invite.local_ip, invite.signalling);
+        let (signals_tx, signals) = mpsc::channel(SIGNALS);
+        let link = CallLink {
+            signals: signals_tx,
+            account: invite.account,
+            rtp: leg.address(),
+            answered: false,
+        };
+        self.calls.insert(invite.call, link);
+        let internal = self.internal_tx.clone();
+        let call = invite.call;
+        let requests = Box::new(move |request: Request| {
+            if internal.try_send(Internal::Request(call, request)).is_err() {
+                warn!(?call, ?request, "the SIP endpoint does not take requests");
+            }
+        });
+        let wanted = |name: &str| {
+            peer.x_headers.iter().any(|x| x == "*" || x.eq_ignore_ascii_case(name))
+        };
+        let mut vars: Vec<(String, String)> = Vec::new();
+        if let Some(name) = invite.from_name {
+            vars.push(("from_name".to_owned(), name));
+        }
+        vars.extend(invite.x_headers.into_iter().filter(|(name, _)| wanted(name)));
+        let sid_seed = format!("{}|{}", invite.sip_call_id, invite.from_tag);
+        Ok(Offer {
+            id: short_id(&sid_seed),
+            pbx: peer.name.clone(),
+            from_number: invite.from_user,
+            to_number: invite.to_user,
+            native_id: invite.sip_call_id,
+            sid_seed,
+            vars,
+            remote: invite.remote.as_ref().map(remote_media),
+            leg,
+            requests,
+            signals,
+            permit,
+        })
+    }
+
+    fn on_registration(&mut self, account: AccountId, status: Status) {
+        let pbx = &*self.peers[account].name;
+        match &status {
+            Status::Registered { expires_s } => info!(pbx, expires_s, "registered"),
+            Status::Refused { code, hint, retry } => {
+                warn!(pbx, code, retry_s = retry.as_secs(), "registration refused: {hint}");
+            }
+            Status::Failing { why } => warn!(pbx, "registration failed: {why}; trying again"),
+            Status::Lost { why } => warn!(pbx, "the registrar is lost: {why}; asking once a second"),
+            Status::Conflict { contact } => {
+                warn!(pbx, contact, "another device is registered as the same user: calls may go there");
+            }
+            Status::Unregistered => info!(pbx, "unregistered"),
+        }
+        if matches!(status, Status::Lost { .. }) {
+            let calls = self.calls.iter().filter(|(_, link)| link.account == account);
+            let calls: Vec<CallKey> = calls.map(|(key, _)| *key).collect();
+            calls.into_iter().for_each(|call| self.signal(call, Signal::PbxLost));
+        }
+    }
+}
+
+async fn knock(remote: SocketAddr, internal: mpsc::Sender<Internal>) {
+    let any: IpAddr = if remote.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+    let Ok(socket) = UdpSocket::bind((any, 0)).await else { return };
+    if socket.connect(remote).await.is_err() {
+        return;
+    }
+    let mut ticks = tokio::time::interval(KNOCK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut buffer = [0u8; 64];
+    loop {
+        ticks.tick().await;
+        let refused = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
+        let sent = socket.try_send(KEEP_ALIVE);
+        let heard = socket.try_recv(&mut buffer);
+        let closed = sent.is_err_and(|e| refused(&e)) || heard.is_err_and(|e| refused(&e));
+        if closed && internal.send(Internal::Unreachable(remote)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A call's name in the log and of its recording.
+fn short_id(seed: &str) -> String {
+    use md5::{Digest, Md5};
+    let digest = Md5::digest(seed);
+    let hex: String = digest[..5].iter().map(|b| format!("{b:02x}")).collect();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    format!("{}-{hex}", since.unwrap_or_default().as_secs())
+}
+
+fn remote_media(remote: &Remote) -> RemoteMedia {
+    let law = match remote.codec {
+        Codec::Pcmu => Law::Mu,
+        Codec::Pcma => Law::A,
+    };
+    RemoteMedia {
+        rtp: remote.rtp,
+        rtcp: remote.rtcp,
+        format: Format {
+            law,
+            payload_type: remote.payload_type,
+            dtmf_payload_type: remote.dtmf_payload_type,
+        },
+        wants_audio: remote.wants_audio(),
+    }
+}
+
+fn end_reason(end: &CallEnd) -> EndReason {
+    match end {
+        CallEnd::Bye { .. } => EndReason::CallerHangup,
+        CallEnd::Cancelled => EndReason::Cancelled,
+        CallEnd::NoAck => EndReason::NoAck,
+        CallEnd::SessionExpired => EndReason::SessionExpired,
+        CallEnd::Lost => EndReason::PbxLost,
+        CallEnd::BadAnswer => EndReason::BadMedia,
+        CallEnd::HungUp | CallEnd::Refused { .. } => EndReason::Internal,
+    }
+}

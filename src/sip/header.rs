@@ -1,0 +1,288 @@
+//! Header field values that a user agent reads: Via, name-addr, CSeq, parameters, option tags.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use crate::sip::uri::{Host, Param, Uri, parse_host_port};
+
+/// The compact forms of RFC 3261 §7.3.3 and of the extensions in use, and their full names.
+const COMPACT: [(&str, &str); 15] = [
+    ("a", "Accept-Contact"),
+    ("b", "Referred-By"),
+    ("c", "Content-Type"),
+    ("e", "Content-Encoding"),
+    ("f", "From"),
+    ("i", "Call-ID"),
+    ("k", "Supported"),
+    ("l", "Content-Length"),
+    ("m", "Contact"),
+    ("o", "Event"),
+    ("r", "Refer-To"),
+    ("s", "Subject"),
+    ("t", "To"),
+    ("v", "Via"),
+    ("x", "Session-Expires"),
+];
+
+/// The full name for a compact one; any other name as it is.
+pub fn full_name(name: &str) -> &str {
+    COMPACT.iter().find(|(short, _)| short.eq_ignore_ascii_case(name)).map_or(name, |(_, full)| full)
+}
+
+/// `token` of RFC 3261 §25.1.
+pub fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&b))
+}
+
+/// Splits at `separator` where it stands outside quotes and angle brackets. `None` when a quote or
+/// bracket is left open.
+pub fn split_outside(text: &str, separator: char) -> Option<Vec<&str>> {
+    let (mut quoted, mut angle, mut escaped, mut start) = (false, false, false, 0);
+    let mut parts = Vec::new();
+    for (i, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            '<' if !quoted => angle = true,
+            '>' if !quoted => angle = false,
+            c if c == separator && !quoted && !angle => {
+                parts.push(text[start..i].trim());
+                start = i + c.len_utf8();
+            }
+            _ => {}
+        }
+    }
+    parts.push(text[start..].trim());
+    (!quoted && !angle).then_some(parts)
+}
+
+/// Undoes a quoted-string; text without quotes is returned as it is.
+pub fn unquote(text: &str) -> String {
+    let Some(inner) = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) else {
+        return text.to_owned();
+    };
+    let mut out = String::with_capacity(inner.len());
+    let mut chars = inner.chars();
+    while let Some(c) = chars.next() {
+        out.push(if c == '\\' { chars.next().unwrap_or('\\') } else { c });
+    }
+    out
+}
+
+/// A quoted-string with `"` and `\` escaped and control characters dropped.
+pub fn quote(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if c == '"' || c == '\\' {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out.push('"');
+    out
+}
+
+/// `;name=value` parameters, the first element of `parts` left out.
+fn parse_params(parts: &[&str]) -> Option<Vec<Param>> {
+    parts
+        .iter()
+        .map(|part| {
+            let (name, value) = match part.split_once('=') {
+                Some((name, value)) => (name.trim(), Some(unquote(value.trim()))),
+                None => (*part, None),
+            };
+            is_token(name).then(|| (name.to_ascii_lowercase(), value))
+        })
+        .collect()
+}
+
+pub fn find_param<'a>(params: &'a [Param], name: &str) -> Option<&'a str> {
+    params.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_deref().unwrap_or(""))
+}
+
+/// One Via (RFC 3261 §20.42).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Via {
+    pub transport: String,
+    pub host: Host,
+    pub port: Option<u16>,
+    pub params: Vec<Param>,
+}
+
+impl Via {
+    pub fn parse(text: &str) -> Option<Via> {
+        let parts = split_outside(text, ';')?;
+        let (protocol, sent_by) = parts[0].rsplit_once([' ', '\t'])?;
+        let protocol: Vec<&str> = protocol.split('/').map(str::trim).collect();
+        let [name, version, transport] = protocol[..] else { return None };
+        if !name.eq_ignore_ascii_case("SIP") || version != "2.0" || !is_token(transport) {
+            return None;
+        }
+        let (host, port) = parse_host_port(sent_by.trim())?;
+        let params = parse_params(&parts[1..])?;
+        Some(Via { transport: transport.to_ascii_uppercase(), host, port, params })
+    }
+
+    pub fn branch(&self) -> Option<&str> {
+        find_param(&self.params, "branch")
+    }
+}
+
+/// From, To, Contact, Route … (RFC 3261 §20.10): a display name, a URI and parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameAddr {
+    pub display: Option<String>,
+    /// As written: its scheme may be one that we do not know.
+    pub uri: String,
+    pub params: Vec<Param>,
+}
+
+impl NameAddr {
+    pub fn parse(text: &str) -> Option<NameAddr> {
+        let text = text.trim();
+        let open = find_angle(text)?;
+        let Some(open) = open else {
+            // addr-spec form: parameters belong to the header field, and neither ',' nor '?' may occur
+            let parts = split_outside(text, ';')?;
+            let uri = parts[0];
+            if uri.contains([',', '?', ' ', '\t', '"']) || !uri.contains(':') {
+                return None;
+            }
+            let params = parse_params(&parts[1..])?;
+            return Some(NameAddr { display: None, uri: uri.to_owned(), params });
+        };
+        let display = text[..open].trim();
+        let display_ok = match display.strip_prefix('"') {
+            Some(rest) => closing_quote(rest) == Some(rest.len().wrapping_sub(1)),
+            None => display.split_ascii_whitespace().all(|word| {
+                word.chars().all(|c| !c.is_ascii() || is_token(c.encode_utf8(&mut [0; 4])))
+            }),
+        };
+        let close = open + text[open..].find('>')?;
+        let uri = &text[open + 1..close];
+        let good_uri = uri.contains(':') && !uri.contains([' ', '\t', '"', '<']);
+        let after = text[close + 1..].trim();
+        if !display_ok || !good_uri || !(after.is_empty() || after.starts_with(';')) {
+            return None;
+        }
+        let params = parse_params(&split_outside(after, ';')?[1..])?;
+        let display = (!display.is_empty()).then(|| unquote(display));
+        Some(NameAddr { display, uri: uri.to_owned(), params })
+    }
+
+    pub fn tag(&self) -> Option<&str> {
+        find_param(&self.params, "tag")
+    }
+
+    /// The user part of the URI, where it is a SIP URI that has one.
+    pub fn user(&self) -> Option<String> {
+        Uri::parse(&self.uri).ok()?.user_text()
+    }
+}
+
+/// Where the `<` stands that opens the URI: outside the quoted display name. `None` = open quote.
+fn find_angle(text: &str) -> Option<Option<usize>> {
+    if let Some(rest) = text.strip_prefix('"') {
+        let end = closing_quote(rest)? + 2;
+        return Some(text[end..].find('<').map(|i| end + i));
+    }
+    Some(text.find('<'))
+}
+
+/// The byte where the quote that was opened just before `text` closes.
+fn closing_quote(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    for (i, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return Some(i),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// `314159 INVITE`: a number under 2^31 (RFC 3261 §8.1.1.5) and a method.
+pub fn parse_cseq(text: &str) -> Option<(u32, &str)> {
+    let (number, method) = text.trim().split_once([' ', '\t'])?;
+    let number = parse_number(number)?;
+    let method = method.trim();
+    (number < 1 << 31 && is_token(method)).then_some((number, method))
+}
+
+/// Digits only, no sign; what does not fit 32 bits is refused, never wrapped.
+pub fn parse_number(text: &str) -> Option<u32> {
+    let text = text.trim();
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+/// `100rel, timer`: lower-case option tags.
+pub fn option_tags<'a>(values: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let tags = values.flat_map(|v| v.split(','));
+    tags.map(|t| t.trim().to_ascii_lowercase()).filter(|t| !t.is_empty()).collect()
+}
+
+/// A delta-seconds value with parameters: `Session-Expires: 1800;refresher=uac`, `Retry-After: 5 (busy)`.
+pub fn parse_seconds(text: &str) -> Option<(u32, Vec<Param>)> {
+    let parts = split_outside(text, ';')?;
+    let number = parts[0].split(['(', ' ']).next()?;
+    Some((parse_number(number)?, parse_params(&parts[1..])?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn via_with_spaces_and_ipv6() {
+        let via = Via::parse("SIP  / 2.0 / UDP  [2001:db8::9:1]:5061;received=1.2.3.4;branch=z9hG4bKx;rport");
+        let via = via.unwrap();
+        assert_eq!((via.transport.as_str(), via.port), ("UDP", Some(5061)));
+        assert_eq!(via.branch(), Some("z9hG4bKx"));
+        assert_eq!(find_param(&via.params, "rport"), Some(""));
+        assert!(Via::parse("SIP/2.0/UDP 192.0.2.15;;,;,,").is_none());
+        assert!(Via::parse("SIP/2.0/UDP").is_none());
+    }
+
+    #[test]
+    fn name_addr_forms() {
+        let quoted = NameAddr::parse(r#""J Rosenberg \\\"" <sip:jd@ex.com;x=y>;tag = 98asj8"#).unwrap();
+        assert_eq!(quoted.display.as_deref(), Some(r#"J Rosenberg \""#));
+        assert_eq!(quoted.uri, "sip:jd@ex.com;x=y");
+        assert_eq!(quoted.tag(), Some("98asj8"));
+        let bare = NameAddr::parse("sip:caller@example.net;tag=134161461246").unwrap();
+        assert_eq!((bare.uri.as_str(), bare.tag()), ("sip:caller@example.net", Some("134161461246")));
+        assert_eq!(NameAddr::parse("Joe Doe <sip:1@h>").unwrap().display.as_deref(), Some("Joe Doe"));
+        for bad in [
+            r#""Mr. J. User <sip:j.user@example.com>"#,
+            "Bell, Alexander <sip:a@ex.com>;tag=43",
+            r#""Watson" < sip:t@ex.org >"#,
+            "sip:user@example.com?Route=%3Csip:x%3E",
+            "<sip:a@b> trailing",
+            "<sip:a@b",
+            "",
+        ] {
+            assert_eq!(NameAddr::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_do_not_wrap() {
+        assert_eq!(parse_number("4294967295"), Some(u32::MAX));
+        assert_eq!(parse_number("4294967296"), None);
+        assert_eq!(parse_number("-1"), None);
+        assert_eq!(parse_cseq("9292394834772304023312 OPTIONS"), None);
+        assert_eq!(parse_cseq("0009  INVITE"), Some((9, "INVITE")));
+    }
+
+    #[test]
+    fn seconds_with_comment_and_parameters() {
+        assert_eq!(parse_seconds("90;refresher=uac").unwrap().0, 90);
+        assert_eq!(parse_seconds("18000 (in a meeting);duration=3600").unwrap().0, 18000);
+        assert_eq!(parse_seconds("-5"), None);
+    }
+}

@@ -1,0 +1,448 @@
+//! One registration (RFC 3261 §10.2) and the watch over its registrar.
+//!
+//! ```text
+//!             ┌──────── 5xx, time-out ────────> Waiting (backoff) ──┐
+//! Registering ┤                                                     ├──> Registering
+//!   ^         └─ wrong password, 403, 404 … ──> Waiting (slow) ─────┘
+//!   │ 200
+//!   v         OPTIONS silent or port unreachable
+//! Registered ──────────────────────────────> Lost: REGISTER once a second
+//!   ^                                          │ any answer
+//!   └── Registering (add) <── Removing <───────┘
+//! ```
+//! The way back goes over `Expires: 0` because Asterisk keeps a contact that it found unreachable
+//! unavailable until its next qualify; removing and adding it makes it available at once.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::sip::digest::{Challenge, Credentials, Session, Signed};
+use crate::sip::header::{NameAddr, find_param, parse_number, parse_seconds};
+use crate::sip::message::Message;
+use crate::sip::random::Random;
+
+/// How long an OPTIONS may stay unanswered.
+const SILENCE: Duration = Duration::from_secs(1);
+/// Interval of REGISTER while the registrar is lost.
+const LOST_RETRY: Duration = Duration::from_secs(1);
+/// First wait after an error; doubles up to [`BACKOFF_MAX`].
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Wait after a refusal that will not go away by itself.
+const SLOW_RETRY: Duration = Duration::from_secs(60);
+/// Longest `Retry-After` that is honoured.
+const RETRY_AFTER_MAX_S: u32 = 300;
+/// How often credentials are offered in one cycle before they count as wrong.
+const TRIES: u32 = 2;
+
+pub struct Settings {
+    /// Request-URI: `sip:pbx.example:5060`.
+    pub registrar_uri: String,
+    pub auth_username: String,
+    pub password: SecretString,
+    /// Answer challenges for this realm only.
+    pub realm: Option<String>,
+    pub expires_s: u32,
+    /// Interval of OPTIONS to the registrar; zero = none.
+    pub keepalive: Duration,
+}
+
+/// What the rest of the program and the log should know; sent on change only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    Registered { expires_s: u32 },
+    /// The registrar refuses us; another try comes after the wait.
+    Refused { code: u16, hint: String, retry: Duration },
+    /// It answers with an error or not at all.
+    Failing { why: String },
+    /// It was there and is silent now.
+    Lost { why: &'static str },
+    /// Another device has registered as the same user.
+    Conflict { contact: String },
+    Unregistered,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    Register { expires_s: u32, authorization: Option<(&'static str, String)> },
+    Options,
+    /// Look the registrar's name up again.
+    Resolve,
+    Changed(Status),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    /// A REGISTER is out.
+    Registering,
+    Registered { refresh: Instant },
+    Waiting { until: Instant },
+    Lost { next: Instant },
+    /// `Expires: 0` is out, to be followed by a REGISTER.
+    Removing,
+    Stopping,
+    Stopped,
+}
+
+pub struct Registration {
+    settings: Settings,
+    state: State,
+    actions: VecDeque<Action>,
+    auth: Option<(&'static str, Session)>,
+    /// Credentials refused in this cycle.
+    refused: u32,
+    stale: u32,
+    expires_s: u32,
+    backoff: Duration,
+    status: Option<Status>,
+    keepalive_at: Option<Instant>,
+    options_sent: Option<Instant>,
+    /// How the registrar sees us (Via received, rport).
+    seen_as: Option<(String, String)>,
+}
+
+impl Registration {
+    pub fn new(settings: Settings) -> Registration {
+        Registration {
+            expires_s: settings.expires_s,
+            settings,
+            state: State::Idle,
+            actions: VecDeque::new(),
+            auth: None,
+            refused: 0,
+            stale: 0,
+            backoff: BACKOFF_MIN,
+            status: None,
+            keepalive_at: None,
+            options_sent: None,
+            seen_as: None,
+        }
+    }
+
+    pub fn poll(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    pub fn registrar_uri(&self) -> &str {
+        &self.settings.registrar_uri
+    }
+
+    pub fn is_registered(&self) -> bool {
+        matches!(self.status, Some(Status::Registered { .. } | Status::Conflict { .. }))
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.state == State::Stopped
+    }
+
+    /// The registrar's address is known (again): start, where nothing is under way.
+    pub fn on_resolved(&mut self, random: &mut Random) {
+        if self.state == State::Idle {
+            self.register(self.expires_s, random);
+            self.state = State::Registering;
+        }
+    }
+
+    pub fn on_resolve_failed(&mut self, now: Instant, why: String, random: &mut Random) {
+        if self.state == State::Idle {
+            self.wait(now, random);
+            self.change(Status::Failing { why });
+        }
+    }
+
+    /// Sends `Expires: 0` where we are, or may be, registered.
+    pub fn stop(&mut self, random: &mut Random) {
+        (self.refused, self.stale) = (0, 0);
+        self.keepalive_at = None;
+        if self.is_registered() {
+            self.register(0, random);
+            self.state = State::Stopping;
+        } else {
+            self.state = State::Stopped;
+        }
+    }
+
+    /// A final response to one of our REGISTERs.
+    pub fn on_response(&mut self, now: Instant, response: &Message, contact: &str, random: &mut Random) {
+        let code = response.code().unwrap_or(0);
+        if code < 200 || matches!(self.state, State::Idle | State::Stopped | State::Waiting { .. }) {
+            return;
+        }
+        self.notice_address(response);
+        match code {
+            200..300 => self.on_accepted(now, response, contact, random),
+            401 | 407 => self.on_challenge(now, response, random),
+            423 => match response.get("Min-Expires").and_then(parse_number) {
+                Some(minimum @ 1..=7200) if minimum > self.expires_s => {
+                    self.expires_s = minimum.max(20);
+                    self.register(self.expires_s, random);
+                }
+                _ => self.refuse(now, code, "423 without a usable Min-Expires".to_owned(), random),
+            },
+            300..=399 | 403 | 404 | 405 | 416 | 420 | 501 | 600.. => {
+                let who = &self.settings.auth_username;
+                let hint = match code {
+                    403 => format!("the PBX refuses user \"{who}\": check username and password"),
+                    404 => format!("the PBX does not know user \"{who}\""),
+                    405 | 501 => "that address is not a registrar".to_owned(),
+                    _ => "check the registrar's address and user".to_owned(),
+                };
+                self.refuse(now, code, hint, random);
+            }
+            _ if matches!(self.state, State::Lost { .. }) => {} // still starting: ask again in a second
+            _ => {
+                let after = response.get("Retry-After").and_then(parse_seconds).map(|(s, _)| s);
+                self.wait(now, random);
+                if let (Some(seconds), State::Waiting { until }) = (after, &mut self.state) {
+                    let jitter = Duration::from_millis(random.range(0, 1000));
+                    let asked = Duration::from_secs(u64::from(seconds.min(RETRY_AFTER_MAX_S)));
+                    *until = (*until).max(now + asked + jitter);
+                }
+                self.change(Status::Failing { why: format!("the registrar answers {code}") });
+            }
+        }
+    }
+
+    /// No answer to a REGISTER within 64·T1.
+    pub fn on_register_timeout(&mut self, now: Instant, random: &mut Random) {
+        match self.state {
+            State::Registering | State::Removing => {
+                self.wait(now, random);
+                self.change(Status::Failing { why: "the registrar does not answer".to_owned() });
+            }
+            State::Stopping => self.state = State::Stopped,
+            _ => {}
+        }
+    }
+
+    /// Any answer to our OPTIONS: the registrar is there.
+    pub fn on_options_answered(&mut self, response: &Message, random: &mut Random) {
+        self.options_sent = None;
+        if self.notice_address(response) && matches!(self.state, State::Registered { .. }) {
+            // the NAT in between has given us another port: calls would go to the old one
+            self.begin(random);
+        }
+    }
+
+    /// ICMP says that nobody listens there.
+    pub fn on_unreachable(&mut self, now: Instant) {
+        if !matches!(self.state, State::Lost { .. } | State::Stopping | State::Stopped | State::Idle) {
+            self.lose(now, "its port is closed");
+        }
+    }
+
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let state = match self.state {
+            State::Registered { refresh } => Some(refresh),
+            State::Waiting { until } => Some(until),
+            State::Lost { next } => Some(next),
+            _ => None,
+        };
+        let silence = self.options_sent.map(|sent| sent + SILENCE);
+        [state, silence, self.keepalive_at].into_iter().flatten().min()
+    }
+
+    pub fn on_timeout(&mut self, now: Instant, random: &mut Random) {
+        if self.options_sent.is_some_and(|sent| sent + SILENCE <= now) {
+            self.lose(now, "it does not answer OPTIONS");
+        }
+        if self.keepalive_at.is_some_and(|at| at <= now) {
+            self.keepalive_at = Some(now + self.settings.keepalive);
+            self.options_sent.get_or_insert(now);
+            self.actions.push_back(Action::Options);
+        }
+        match self.state {
+            State::Registered { refresh } if refresh <= now => self.begin(random),
+            State::Waiting { until } if until <= now => {
+                // the name may stand for another address by now
+                self.state = State::Idle;
+                self.actions.push_back(Action::Resolve);
+            }
+            State::Lost { next } if next <= now => {
+                self.state = State::Lost { next: now + LOST_RETRY };
+                (self.refused, self.stale) = (0, 0);
+                self.register(self.expires_s, random);
+            }
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, random: &mut Random) {
+        (self.refused, self.stale) = (0, 0);
+        self.register(self.expires_s, random);
+        self.state = State::Registering;
+    }
+
+    fn register(&mut self, expires_s: u32, random: &mut Random) {
+        let settings = &self.settings;
+        let authorization = self.auth.as_mut().map(|(header, session)| {
+            let signed = Signed { method: "REGISTER", uri: &settings.registrar_uri, body: "" };
+            let password = settings.password.expose_secret();
+            let who = Credentials { username: &settings.auth_username, password };
+            (*header, session.authorize(signed, who, &random.token()))
+        });
+        self.actions.push_back(Action::Register { expires_s, authorization });
+    }
+
+    fn on_accepted(&mut self, now: Instant, response: &Message, contact: &str, random: &mut Random) {
+        (self.refused, self.stale) = (0, 0);
+        match self.state {
+            State::Lost { .. } => {
+                self.register(0, random);
+                self.state = State::Removing;
+                return;
+            }
+            State::Removing => {
+                self.register(self.expires_s, random);
+                self.state = State::Registering;
+                return;
+            }
+            State::Stopping => {
+                self.state = State::Stopped;
+                self.change(Status::Unregistered);
+                return;
+            }
+            _ => {}
+        }
+        let granted = granted(response, contact).unwrap_or(self.expires_s);
+        if granted == 0 {
+            self.wait(now, random);
+            self.change(Status::Failing { why: "the registrar granted no time".to_owned() });
+            return;
+        }
+        self.backoff = BACKOFF_MIN;
+        // at 70–80 % of what was granted, so that many registrations do not come at once
+        let part = u64::from(granted) * 1000 * random.range(70, 80) / 100;
+        self.state = State::Registered { refresh: now + Duration::from_millis(part) };
+        if !self.settings.keepalive.is_zero() && self.keepalive_at.is_none() {
+            self.keepalive_at = Some(now + self.settings.keepalive);
+        }
+        match foreign_contact(response, contact) {
+            Some(contact) => self.change(Status::Conflict { contact }),
+            None => self.change(Status::Registered { expires_s: granted }),
+        }
+    }
+
+    fn on_challenge(&mut self, now: Instant, response: &Message, random: &mut Random) {
+        let code = response.code().unwrap_or(401);
+        let (ask, answer) = match code {
+            407 => ("Proxy-Authenticate", "Proxy-Authorization"),
+            _ => ("WWW-Authenticate", "Authorization"),
+        };
+        let challenge = match Challenge::best(response.all(ask), self.settings.realm.as_deref()) {
+            Ok(challenge) => challenge,
+            Err(error) => return self.refuse(now, code, error.to_string(), random),
+        };
+        if challenge.stale {
+            self.stale += 1;
+        } else if self.auth.is_some() {
+            self.refused += 1;
+        }
+        if self.refused >= TRIES || self.stale > TRIES {
+            self.auth = None;
+            let who = &self.settings.auth_username;
+            let hint = format!("wrong password for user \"{who}\" (or the PBX does not know it)");
+            return self.refuse(now, code, hint, random);
+        }
+        self.auth = Some((answer, Session::new(challenge)));
+        match self.state {
+            State::Stopping | State::Removing => self.register(0, random),
+            State::Lost { .. } => {
+                self.register(0, random);
+                self.state = State::Removing;
+            }
+            _ => self.register(self.expires_s, random),
+        }
+    }
+
+    fn refuse(&mut self, now: Instant, code: u16, hint: String, random: &mut Random) {
+        if self.state == State::Stopping {
+            self.state = State::Stopped;
+            return;
+        }
+        let retry = SLOW_RETRY + Duration::from_millis(random.range(0, 5000));
+        self.state = State::Waiting { until: now + retry };
+        self.quiet();
+        self.change(Status::Refused { code, hint, retry: SLOW_RETRY });
+    }
+
+    fn wait(&mut self, now: Instant, random: &mut Random) {
+        if self.state == State::Stopping {
+            self.state = State::Stopped;
+            return;
+        }
+        let base = self.backoff;
+        self.backoff = (base * 2).min(BACKOFF_MAX);
+        let jitter = random.range(0, base.as_millis() as u64 / 2);
+        self.state = State::Waiting { until: now + base + Duration::from_millis(jitter) };
+        self.quiet();
+    }
+
+    fn lose(&mut self, now: Instant, why: &'static str) {
+        self.quiet();
+        // the first REGISTER goes out at once
+        self.state = State::Lost { next: now };
+        self.change(Status::Lost { why });
+    }
+
+    /// No keepalive until we are registered again.
+    fn quiet(&mut self) {
+        (self.keepalive_at, self.options_sent) = (None, None);
+    }
+
+    /// True when the registrar sees us at another address than before.
+    fn notice_address(&mut self, response: &Message) -> bool {
+        let Some(via) = response.top_via() else { return false };
+        let value = |name| find_param(&via.params, name).unwrap_or("").to_owned();
+        let seen = (value("received"), value("rport"));
+        let moved = self.seen_as.as_ref().is_some_and(|before| *before != seen);
+        self.seen_as = Some(seen);
+        moved
+    }
+
+    fn change(&mut self, status: Status) {
+        let same = match (&self.status, &status) {
+            // a try after another: one line is enough
+            (Some(Status::Refused { code: a, .. }), Status::Refused { code: b, .. }) => a == b,
+            (Some(Status::Registered { .. }), Status::Registered { .. }) => true,
+            (Some(before), after) => before == after,
+            (None, _) => false,
+        };
+        if !same {
+            self.actions.push_back(Action::Changed(status.clone()));
+            self.status = Some(status);
+        }
+    }
+}
+
+/// The seconds granted to our contact: its own `expires`, else the Expires header.
+fn granted(response: &Message, contact: &str) -> Option<u32> {
+    let contacts: Vec<NameAddr> =
+        response.list("Contact").iter().filter_map(|c| NameAddr::parse(c)).collect();
+    let ours = contacts.iter().find(|c| same_contact(&c.uri, contact));
+    // a PBX that rewrites contacts shows us under the address it sees
+    let ours = ours.or(if contacts.len() == 1 { contacts.first() } else { None });
+    let own = ours.and_then(|c| find_param(&c.params, "expires")).and_then(parse_number);
+    own.or_else(|| response.get("Expires").and_then(parse_number))
+}
+
+/// Another device's contact, where ours stands beside it.
+fn foreign_contact(response: &Message, contact: &str) -> Option<String> {
+    let all: Vec<NameAddr> =
+        response.list("Contact").iter().filter_map(|c| NameAddr::parse(c)).collect();
+    let ours = all.iter().any(|c| same_contact(&c.uri, contact));
+    all.into_iter().map(|c| c.uri).find(|uri| ours && !same_contact(uri, contact))
+}
+
+/// Same user, host and port; parameters aside.
+fn same_contact(a: &str, b: &str) -> bool {
+    let plain = |uri: &str| uri.split(';').next().unwrap_or("").to_ascii_lowercase();
+    plain(a) == plain(b)
+}
+
+#[cfg(test)]
+mod tests;

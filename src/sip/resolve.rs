@@ -1,0 +1,135 @@
+//! Looks a PBX's name up (SRV, then A and AAAA: RFC 3263 in brief) and finds our address on the route
+//! to it. Owns I/O; nothing here blocks the thread.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::proto::rr::RData;
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+
+use crate::sip::agent::Route;
+use crate::sip::flow::Transport;
+use crate::sip::uri::Host;
+
+const DEFAULT_PORT: u16 = 5060;
+const LIMIT: Duration = Duration::from_secs(5);
+/// Addresses of one name that are used.
+const MAX_ADDRESSES: usize = 8;
+
+/// The addresses of a host, in the order in which they are to be tried, each with our own.
+///
+/// # Errors
+/// A sentence for the log.
+pub async fn routes(
+    host: &Host,
+    port: Option<u16>,
+    transport: Transport,
+    bound: IpAddr,
+) -> Result<Vec<Route>, String> {
+    let found = match host {
+        Host::Ip(ip) => vec![SocketAddr::new(*ip, port.unwrap_or(DEFAULT_PORT))],
+        Host::Name(name) => match timeout(LIMIT, lookup(name, port, transport)).await {
+            Ok(found) => found?,
+            Err(_) => return Err(format!("the name {name} cannot be looked up: no answer in 5 s")),
+        },
+    };
+    let mut routes = Vec::new();
+    let mut error = None;
+    for remote in found.into_iter().take(MAX_ADDRESSES) {
+        match local_ip(remote, bound) {
+            Ok(local) => routes.push(Route { remote, local }),
+            Err(why) => error = Some(format!("no route to {remote}: {why}")),
+        }
+    }
+    match error {
+        Some(error) if routes.is_empty() => Err(error),
+        _ => Ok(routes),
+    }
+}
+
+async fn lookup(name: &str, port: Option<u16>, transport: Transport) -> Result<Vec<SocketAddr>, String> {
+    let mut targets = vec![(name.to_owned(), port.unwrap_or(DEFAULT_PORT))];
+    if port.is_none() {
+        let records = srv(name, transport).await;
+        if !records.is_empty() {
+            targets = records;
+        }
+    }
+    let mut found = Vec::new();
+    let mut error = None;
+    for (name, port) in targets {
+        match lookup_host((name.as_str(), port)).await {
+            Ok(addresses) => found.extend(addresses),
+            Err(why) => error = Some(format!("the name {name} cannot be looked up: {why}")),
+        }
+    }
+    match error {
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(found),
+    }
+}
+
+/// Targets by rising priority, then falling weight. No record, or no DNS, is no error: the name's
+/// address is asked for next.
+async fn srv(name: &str, transport: Transport) -> Vec<(String, u16)> {
+    let service = match transport {
+        Transport::Udp => format!("_sip._udp.{name}."),
+        Transport::Tcp => format!("_sip._tcp.{name}."),
+    };
+    let Ok(resolver) = TokioResolver::builder_tokio().and_then(|b| b.build()) else {
+        return Vec::new();
+    };
+    let Ok(answer) = resolver.srv_lookup(service).await else { return Vec::new() };
+    let mut records: Vec<(u16, u16, String, u16)> = answer
+        .answers()
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::SRV(srv) if !srv.target.is_root() => {
+                Some((srv.priority, u16::MAX - srv.weight, srv.target.to_utf8(), srv.port))
+            }
+            _ => None,
+        })
+        .collect();
+    records.sort();
+    records.into_iter().map(|(_, _, target, port)| (target, port)).collect()
+}
+
+/// Our address on the route to `remote`; `bound` where the socket is bound to one.
+fn local_ip(remote: SocketAddr, bound: IpAddr) -> io::Result<IpAddr> {
+    if !bound.is_unspecified() {
+        return Ok(bound);
+    }
+    let any: IpAddr = match remote {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // connecting a UDP socket sends nothing: the kernel only picks the route
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(remote)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn addresses_need_no_dns() {
+        let any = IpAddr::from([0, 0, 0, 0]);
+        let host = Host::Ip(IpAddr::from([127, 0, 0, 9]));
+        let routes = routes(&host, None, Transport::Udp, any).await.unwrap();
+        assert_eq!(routes[0].remote, SocketAddr::from(([127, 0, 0, 9], 5060)));
+        assert!(routes[0].local.is_loopback());
+    }
+
+    #[tokio::test]
+    async fn a_name_with_a_port_is_looked_up() {
+        let any = IpAddr::from([0, 0, 0, 0]);
+        let host = Host::Name("localhost".to_owned());
+        let routes = routes(&host, Some(5080), Transport::Udp, any).await.unwrap();
+        assert!(routes.iter().all(|r| r.remote.port() == 5080 && r.remote.ip().is_loopback()));
+    }
+}

@@ -1,0 +1,336 @@
+//! The four transaction state machines (RFC 3261 §17, with RFC 6026's Accepted state).
+//!
+//! Pure: each takes `now` and says what to do. Timer letters are the RFC's.
+//!
+//! ```text
+//! INVITE server:      Proceeding ──2xx──> Accepted ──L──> Terminated
+//!                         └──3xx-6xx──> Completed ──ACK──> Confirmed ──I──> Terminated
+//!                                        (G: resend, H: give up)
+//! non-INVITE server:  Trying ──1xx──> Proceeding ──final──> Completed ──J──> Terminated
+//! INVITE client:      Calling ──1xx──> Proceeding ──2xx──> Accepted ──M──> Terminated
+//!                       (A: resend, B: give up)  └──3xx-6xx──> Completed ──D──> Terminated
+//! non-INVITE client:  Trying ──1xx──> Proceeding ──final──> Completed ──K──> Terminated
+//!                       (E: resend, F: give up)
+//! ```
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::{Duration, Instant};
+
+/// Round-trip estimate (RFC 3261 §17.1.1.1).
+pub const T1: Duration = Duration::from_millis(500);
+/// Longest retransmission interval of requests other than INVITE and of responses to INVITE.
+pub const T2: Duration = Duration::from_secs(4);
+/// How long a message stays in the network.
+pub const T4: Duration = Duration::from_secs(5);
+/// Timers B, F, H, J, L, M and the wait for an ACK.
+pub const T1_64: Duration = Duration::from_secs(32);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Calling,
+    Trying,
+    Proceeding,
+    Accepted,
+    Completed,
+    Confirmed,
+    Terminated,
+}
+
+/// What a timer asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    Nothing,
+    /// Send the last message once more.
+    Resend,
+    /// No answer within 64·T1: for a client 408, for an INVITE server a missing ACK.
+    TimedOut,
+}
+
+/// Retransmission: interval doubles up to a limit.
+#[derive(Debug, Clone, Copy)]
+struct Resend {
+    at: Instant,
+    interval: Duration,
+    limit: Duration,
+}
+
+impl Resend {
+    fn start(now: Instant, limit: Duration) -> Resend {
+        Resend { at: now + T1, interval: T1, limit }
+    }
+
+    fn step(&mut self, now: Instant) {
+        self.interval = (self.interval * 2).min(self.limit);
+        self.at = now + self.interval;
+    }
+}
+
+/// A server transaction, INVITE or not.
+#[derive(Debug)]
+pub struct Server {
+    invite: bool,
+    reliable: bool,
+    pub state: State,
+    /// The last response, for retransmissions.
+    response: Option<Vec<u8>>,
+    resend: Option<Resend>,
+    end: Option<Instant>,
+}
+
+impl Server {
+    pub fn new(invite: bool, reliable: bool) -> Server {
+        let state = if invite { State::Proceeding } else { State::Trying };
+        Server { invite, reliable, state, response: None, resend: None, end: None }
+    }
+
+    /// Takes a response to be sent now; the caller sends it.
+    pub fn respond(&mut self, now: Instant, code: u16, bytes: &[u8]) {
+        self.response = Some(bytes.to_vec());
+        if code < 200 {
+            self.state = State::Proceeding;
+        } else if !self.invite {
+            self.state = State::Completed;
+            self.end = Some(if self.reliable { now } else { now + T1_64 }); // J
+        } else if code < 300 {
+            // the dialog resends 2xx until the ACK; we only absorb the INVITE's retransmissions
+            self.state = State::Accepted;
+            self.end = Some(now + T1_64); // L
+        } else {
+            self.state = State::Completed;
+            self.resend = (!self.reliable).then(|| Resend::start(now, T2)); // G
+            self.end = Some(now + T1_64); // H
+        }
+    }
+
+    /// What to send again when the request arrives again.
+    pub fn on_retransmission(&self) -> Option<&[u8]> {
+        match self.state {
+            State::Proceeding | State::Completed => self.response.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// An ACK for a response of 300 or more.
+    pub fn on_ack(&mut self, now: Instant) {
+        if self.invite && self.state == State::Completed {
+            self.state = State::Confirmed;
+            self.resend = None;
+            self.end = Some(if self.reliable { now } else { now + T4 }); // I
+        }
+    }
+
+    pub fn response(&self) -> Option<&[u8]> {
+        self.response.as_deref()
+    }
+
+    pub fn next_timeout(&self) -> Option<Instant> {
+        earliest(self.resend, self.end)
+    }
+
+    pub fn on_timeout(&mut self, now: Instant) -> Due {
+        if self.end.is_some_and(|end| end <= now) {
+            let lost = self.invite && self.state == State::Completed;
+            self.state = State::Terminated;
+            (self.resend, self.end) = (None, None);
+            return if lost { Due::TimedOut } else { Due::Nothing };
+        }
+        resend_due(&mut self.resend, now)
+    }
+}
+
+/// A client transaction, INVITE or not. The caller has sent the request.
+#[derive(Debug)]
+pub struct Client {
+    invite: bool,
+    reliable: bool,
+    pub state: State,
+    pub request: Vec<u8>,
+    resend: Option<Resend>,
+    end: Option<Instant>,
+}
+
+impl Client {
+    pub fn new(now: Instant, invite: bool, reliable: bool, request: Vec<u8>) -> Client {
+        let limit = if invite { T1_64 } else { T2 };
+        Client {
+            invite,
+            reliable,
+            state: if invite { State::Calling } else { State::Trying },
+            request,
+            resend: (!reliable).then(|| Resend::start(now, limit)), // A, E
+            end: Some(now + T1_64),                                 // B, F
+        }
+    }
+
+    /// A response has come. True when the user should see it: retransmitted finals are absorbed, but
+    /// not 2xx to INVITE, each of which wants its ACK (RFC 6026 §7.2).
+    pub fn on_response(&mut self, now: Instant, code: u16) -> bool {
+        let open = matches!(self.state, State::Calling | State::Trying | State::Proceeding);
+        if code < 200 {
+            if open {
+                self.state = State::Proceeding;
+                if self.invite {
+                    (self.resend, self.end) = (None, None);
+                } else if let Some(resend) = &mut self.resend {
+                    resend.interval = T2;
+                }
+            }
+            return open;
+        }
+        let wait = |long| if self.reliable { now } else { now + long };
+        match (self.invite, code < 300) {
+            (true, true) if open || self.state == State::Accepted => {
+                if open {
+                    self.end = Some(now + T1_64); // M
+                }
+                self.state = State::Accepted;
+                self.resend = None;
+                true
+            }
+            _ if open => {
+                self.end = Some(wait(if self.invite { T1_64 } else { T4 })); // D, K
+                self.state = State::Completed;
+                self.resend = None;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub fn next_timeout(&self) -> Option<Instant> {
+        earliest(self.resend, self.end)
+    }
+
+    pub fn on_timeout(&mut self, now: Instant) -> Due {
+        if self.end.is_some_and(|end| end <= now) {
+            let open = matches!(self.state, State::Calling | State::Trying | State::Proceeding);
+            self.state = State::Terminated;
+            (self.resend, self.end) = (None, None);
+            return if open { Due::TimedOut } else { Due::Nothing };
+        }
+        resend_due(&mut self.resend, now)
+    }
+}
+
+fn earliest(resend: Option<Resend>, end: Option<Instant>) -> Option<Instant> {
+    resend.map(|r| r.at).into_iter().chain(end).min()
+}
+
+fn resend_due(resend: &mut Option<Resend>, now: Instant) -> Due {
+    match resend {
+        Some(timer) if timer.at <= now => {
+            timer.step(now);
+            Due::Resend
+        }
+        _ => Due::Nothing,
+    }
+}
+
+/// Resends a 2xx to INVITE until its ACK comes (RFC 3261 §13.3.1.4).
+#[derive(Debug)]
+pub struct AwaitAck {
+    pub response: Vec<u8>,
+    resend: Resend,
+    end: Instant,
+}
+
+impl AwaitAck {
+    /// On every transport: the ACK of a 2xx is end to end.
+    pub fn new(now: Instant, response: Vec<u8>) -> AwaitAck {
+        AwaitAck { response, resend: Resend::start(now, T2), end: now + T1_64 }
+    }
+
+    pub fn next_timeout(&self) -> Instant {
+        self.resend.at.min(self.end)
+    }
+
+    pub fn on_timeout(&mut self, now: Instant) -> Due {
+        if self.end <= now {
+            return Due::TimedOut;
+        }
+        if self.resend.at > now {
+            return Due::Nothing;
+        }
+        self.resend.step(now);
+        Due::Resend
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::start;
+
+    /// Runs the timers until the end: when something was due, in ms.
+    macro_rules! timeline {
+        ($machine:expr, $t0:expr) => {{
+            let mut seen = Vec::new();
+            while let Some(at) = $machine.next_timeout() {
+                let due = $machine.on_timeout(at);
+                if due != Due::Nothing {
+                    seen.push(((at - $t0).as_millis() as u64, due));
+                }
+            }
+            seen
+        }};
+    }
+
+    #[test]
+    fn invite_server_resends_a_refusal_until_the_ack() {
+        let t0 = start();
+        let mut tx = Server::new(true, false);
+        tx.respond(t0, 100, b"100");
+        assert_eq!(tx.on_retransmission(), Some(&b"100"[..]));
+        tx.respond(t0, 486, b"486");
+        let seen = timeline!(tx, t0);
+        let times: Vec<u64> = seen.iter().map(|(t, _)| *t).collect();
+        assert_eq!(times, [500, 1500, 3500, 7500, 11500, 15500, 19500, 23500, 27500, 31500, 32000]);
+        assert_eq!(seen.last().unwrap().1, Due::TimedOut);
+        let mut tx = Server::new(true, false);
+        tx.respond(t0, 486, b"486");
+        tx.on_ack(t0);
+        assert_eq!(timeline!(tx, t0), []);
+        assert_eq!(tx.state, State::Terminated);
+    }
+
+    #[test]
+    fn clients_follow_timers_a_b_and_e_f() {
+        let t0 = start();
+        let mut invite = Client::new(t0, true, false, Vec::new());
+        let times: Vec<u64> = timeline!(invite, t0).iter().map(|(t, _)| *t).collect();
+        assert_eq!(times, [500, 1500, 3500, 7500, 15500, 31500, 32000]);
+        let mut options = Client::new(t0, false, false, Vec::new());
+        let times: Vec<u64> = timeline!(options, t0).iter().map(|(t, _)| *t).collect();
+        assert_eq!(times[..5], [500, 1500, 3500, 7500, 11500]);
+        let mut tcp = Client::new(t0, false, true, Vec::new());
+        assert_eq!(timeline!(tcp, t0), [(32000, Due::TimedOut)]);
+    }
+
+    #[test]
+    fn final_responses_are_seen_once_but_2xx_to_invite_each_time() {
+        let t0 = start();
+        let mut options = Client::new(t0, false, false, Vec::new());
+        assert!(options.on_response(t0, 100) && options.on_response(t0, 200));
+        assert!(!options.on_response(t0, 200));
+        let mut invite = Client::new(t0, true, false, Vec::new());
+        assert!(invite.on_response(t0, 200) && invite.on_response(t0, 200));
+        let mut refused = Client::new(t0, true, false, Vec::new());
+        assert!(refused.on_response(t0, 486) && !refused.on_response(t0, 486));
+    }
+
+    #[test]
+    fn a_2xx_is_resent_from_t1_to_t2() {
+        let t0 = start();
+        let mut wait = AwaitAck::new(t0, Vec::new());
+        let mut times = Vec::new();
+        loop {
+            let at = wait.next_timeout();
+            times.push((at - t0).as_millis());
+            if wait.on_timeout(at) == Due::TimedOut {
+                break;
+            }
+        }
+        assert_eq!(times[..5], [500, 1500, 3500, 7500, 11500]);
+        assert_eq!(*times.last().unwrap(), 32000);
+    }
+}

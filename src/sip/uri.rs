@@ -1,0 +1,247 @@
+//! SIP URIs (RFC 3261 §19.1), strict where leniency would let two parties read one URI differently.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// Why a URI could not be used; `Scheme` is answered with 416, `Syntax` with 400.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UriError {
+    #[error("URI scheme is not sip or sips")]
+    Scheme,
+    #[error("malformed SIP URI")]
+    Syntax,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    Name(String),
+    Ip(IpAddr),
+}
+
+impl Host {
+    /// `example.com`, `192.0.2.1` or `[2001:db8::1]`.
+    pub fn parse(text: &str) -> Option<Host> {
+        if let Some(inner) = text.strip_prefix('[') {
+            let ip: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
+            return Some(Host::Ip(IpAddr::V6(ip)));
+        }
+        if let Ok(ip) = text.parse() {
+            return match ip {
+                IpAddr::V4(_) => Some(Host::Ip(ip)),
+                // RFC 5118 §4.1: an IPv6 reference needs its brackets
+                IpAddr::V6(_) => None,
+            };
+        }
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        (!text.is_empty() && text.chars().all(good)).then(|| Host::Name(text.to_ascii_lowercase()))
+    }
+
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Host::Ip(ip) => Some(*ip),
+            Host::Name(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Name(name) => f.write_str(name),
+            Host::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]"),
+            Host::Ip(ip) => write!(f, "{ip}"),
+        }
+    }
+}
+
+/// `host[:port]`, brackets round IPv6.
+pub fn parse_host_port(text: &str) -> Option<(Host, Option<u16>)> {
+    let split = match text.rfind(']') {
+        Some(end) => text[end..].find(':').map(|i| end + i),
+        None => text.find(':'),
+    };
+    let Some(colon) = split else { return Some((Host::parse(text)?, None)) };
+    let port = &text[colon + 1..];
+    if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    Some((Host::parse(&text[..colon])?, Some(port.parse().ok()?)))
+}
+
+pub type Param = (String, Option<String>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uri {
+    pub secure: bool,
+    /// As written, escapes kept; [`Uri::user_text`] undoes them.
+    pub user: Option<String>,
+    pub host: Host,
+    pub port: Option<u16>,
+    pub params: Vec<Param>,
+    /// What stood after `?`, if anything.
+    pub headers: Option<String>,
+}
+
+impl Uri {
+    pub fn parse(text: &str) -> Result<Uri, UriError> {
+        let (scheme, rest) = text.split_once(':').ok_or(UriError::Syntax)?;
+        let scheme_ok = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+        if !scheme_ok {
+            return Err(UriError::Syntax);
+        }
+        let secure = match scheme.to_ascii_lowercase().as_str() {
+            "sip" => false,
+            "sips" => true,
+            _ => return Err(UriError::Scheme),
+        };
+        if rest.chars().any(|c| c.is_ascii_control() || " \t<>\"".contains(c)) || !escapes_ok(rest) {
+            return Err(UriError::Syntax);
+        }
+        // userinfo may hold ';' and '?', so the '@' is looked for first
+        let (user, rest) = match rest.rsplit_once('@') {
+            Some(("", _)) => return Err(UriError::Syntax),
+            Some((user, rest)) if !user.contains('@') => (Some(user), rest),
+            Some(_) => return Err(UriError::Syntax),
+            None => (None, rest),
+        };
+        let (rest, headers) = match rest.split_once('?') {
+            Some((rest, headers)) => (rest, Some(headers.to_owned())),
+            None => (rest, None),
+        };
+        let mut parts = rest.split(';');
+        let host_port = parts.next().ok_or(UriError::Syntax)?;
+        let (host, port) = parse_host_port(host_port).ok_or(UriError::Syntax)?;
+        let params = parts.map(parse_param).collect::<Option<Vec<_>>>().ok_or(UriError::Syntax)?;
+        let user = user.map(|u| u.split_once(':').map_or(u, |(name, _)| name).to_owned());
+        Ok(Uri { secure, user, host, port, params, headers })
+    }
+
+    /// The user part with %-escapes undone (lossy where they are not UTF-8).
+    pub fn user_text(&self) -> Option<String> {
+        self.user.as_deref().map(unescape)
+    }
+
+    pub fn param(&self, name: &str) -> Option<&Param> {
+        self.params.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))
+    }
+}
+
+impl fmt::Display for Uri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.secure { "sips:" } else { "sip:" })?;
+        if let Some(user) = &self.user {
+            write!(f, "{user}@")?;
+        }
+        write!(f, "{}", self.host)?;
+        if let Some(port) = self.port {
+            write!(f, ":{port}")?;
+        }
+        for (name, value) in &self.params {
+            write!(f, ";{name}")?;
+            if let Some(value) = value {
+                write!(f, "={value}")?;
+            }
+        }
+        match &self.headers {
+            Some(headers) => write!(f, "?{headers}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `name` or `name=value` without quotes.
+fn parse_param(text: &str) -> Option<Param> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, None),
+    };
+    (!name.is_empty()).then(|| (name.to_owned(), value))
+}
+
+fn escapes_ok(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    (0..bytes.len()).all(|i| {
+        bytes[i] != b'%'
+            || (bytes.get(i + 1).is_some_and(u8::is_ascii_hexdigit)
+                && bytes.get(i + 2).is_some_and(u8::is_ascii_hexdigit))
+    })
+}
+
+/// Undoes %-escapes; `text` has well-formed ones only.
+fn unescape(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let bytes = text.as_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        let hex = bytes.get(i + 1..i + 3).and_then(|h| std::str::from_utf8(h).ok());
+        match (bytes[i], hex.and_then(|h| u8::from_str_radix(h, 16).ok())) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                i += 3;
+            }
+            (byte, _) => {
+                out.push(byte);
+                i += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Escapes what may not stand in a user part (RFC 3261 §25.1, `user`).
+pub fn escape_user(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,;?/".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_all_parts() {
+        let uri = Uri::parse("sips:al%69ce;x?y:pw@[2001:db8::10]:5070;transport=tcp;lr").unwrap();
+        assert!(uri.secure);
+        assert_eq!(uri.user_text().unwrap(), "alice;x?y");
+        assert_eq!(uri.host, Host::Ip("2001:db8::10".parse().unwrap()));
+        assert_eq!(uri.port, Some(5070));
+        assert_eq!(uri.param("Transport").unwrap().1.as_deref(), Some("tcp"));
+        assert_eq!(uri.to_string(), "sips:al%69ce;x?y@[2001:db8::10]:5070;transport=tcp;lr");
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_one() {
+        for bad in [
+            "sip:",
+            "sip:@host",
+            "sip:a@b@c",
+            "sip:host:port",
+            "sip:ho st",
+            "sip:<host>",
+            "sip:a@[::1",
+            "sip:2001:db8::10",
+            "sip:a%4@host",
+            "sip:host;=x",
+            "sip:host:99999",
+            "<sip:host>",
+        ] {
+            assert_eq!(Uri::parse(bad), Err(UriError::Syntax), "{bad}");
+        }
+        assert_eq!(Uri::parse("tel:+15551234"), Err(UriError::Scheme));
+        assert_eq!(Uri::parse("nobodyKnowsThisScheme:x"), Err(UriError::Scheme));
+    }
+
+    #[test]
+    fn escapes_a_user() {
+        assert_eq!(escape_user("a b@c%"), "a%20b%40c%25");
+    }
+}

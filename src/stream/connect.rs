@@ -1,0 +1,292 @@
+//! Dials the AI: DNS, TCP, TLS, WebSocket handshake. Owns I/O.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Uri};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{self, error::UrlError};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_with_config};
+
+use crate::stream::twilio;
+
+pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// What the kernel may hold of our messages: so little that a slow AI shows soon, in our own queue,
+/// where the oldest audio can still be dropped. The kernel doubles it.
+const SEND_BUFFER_BYTES: u32 = 8 * 1024;
+/// Data unacknowledged for so long means that the AI's host is gone.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+/// Ten minutes of audio in one message, in base64, and some air.
+const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
+/// Pause between two attempts.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Where the AI is and how it is reached.
+#[derive(Clone)]
+pub struct Target {
+    url: String,
+    host: String,
+    port: u16,
+    tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+    request: Request,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    #[error("\"{0}\" is not a ws:// or wss:// URL")]
+    Url(String),
+    #[error("\"{0}\" is not a valid header name or value")]
+    Header(String),
+    #[error("cannot read CA file {path}: {why}")]
+    CaFile { path: String, why: String },
+    #[error("\"{0}\" is not a valid TLS server name")]
+    ServerName(String),
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+}
+
+/// Options of [`Target::new`].
+#[derive(Debug, Clone, Default)]
+pub struct TargetOptions {
+    pub headers: Vec<(String, String)>,
+    /// Signs the handshake as Twilio does.
+    pub auth_token: Option<String>,
+    /// PEM file with the only CA to be trusted; default: the system's.
+    pub ca_file: Option<String>,
+    /// Name for SNI and certificate, when it is not the URL's host.
+    pub tls_server_name: Option<String>,
+}
+
+/// Why the AI could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("the name {0} cannot be looked up: {1}")]
+    Dns(String, String),
+    #[error("no connection to {0}: {1}")]
+    Tcp(SocketAddr, std::io::Error),
+    #[error("TLS: {0}")]
+    Tls(std::io::Error),
+    #[error("the server answers {0} to the WebSocket handshake")]
+    Status(u16),
+    #[error("the WebSocket handshake failed: {0}")]
+    Handshake(String),
+    #[error("no answer within {0:?}{1}")]
+    Timeout(Duration, String),
+}
+
+impl ConnectError {
+    /// Whether the next attempt may do better: not after a refusal that will stay one.
+    fn may_pass(&self) -> bool {
+        match self {
+            ConnectError::Dns(..) | ConnectError::Tcp(..) => true,
+            ConnectError::Status(code) => matches!(code, 502..=504),
+            ConnectError::Tls(_) | ConnectError::Handshake(_) | ConnectError::Timeout(..) => false,
+        }
+    }
+}
+
+impl Target {
+    /// # Errors
+    /// [`TargetError`] says which part of the configuration is wrong.
+    pub fn new(url: &str, options: &TargetOptions) -> Result<Target, TargetError> {
+        let bad_url = || TargetError::Url(url.to_owned());
+        let uri: Uri = url.parse().map_err(|_| bad_url())?;
+        let secure = match uri.scheme_str() {
+            Some("ws") => false,
+            Some("wss") => true,
+            _ => return Err(bad_url()),
+        };
+        let host = uri.host().filter(|h| !h.is_empty()).ok_or_else(bad_url)?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let request = request(url, options)?;
+        let tls = match secure {
+            false => None,
+            true => {
+                let name = options.tls_server_name.as_deref().unwrap_or(&host).to_owned();
+                let server =
+                    ServerName::try_from(name.clone()).map_err(|_| TargetError::ServerName(name))?;
+                Some((Arc::new(tls_config(options.ca_file.as_deref())?), server))
+            }
+        };
+        Ok(Target { url: url.to_owned(), host, port, tls, request })
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Dials, again and again where that may help, for at most `limit` in all.
+    ///
+    /// # Errors
+    /// The last attempt's [`ConnectError`].
+    pub async fn connect(&self, limit: Duration) -> Result<Socket, ConnectError> {
+        let deadline = Instant::now() + limit;
+        let mut last: Option<ConnectError> = None;
+        let timed_out = |last: Option<ConnectError>| {
+            let why = last.map(|e| format!(" (last attempt: {e})")).unwrap_or_default();
+            ConnectError::Timeout(limit, why)
+        };
+        loop {
+            match timeout_at(deadline, self.attempt()).await {
+                Ok(Ok(socket)) => return Ok(socket),
+                Ok(Err(error)) if !error.may_pass() => return Err(error),
+                Ok(Err(error)) if Instant::now() + RETRY >= deadline => return Err(error),
+                Ok(Err(error)) => last = Some(error),
+                Err(_) => return Err(timed_out(last)),
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    async fn attempt(&self) -> Result<Socket, ConnectError> {
+        let dns = |why: String| ConnectError::Dns(self.host.clone(), why);
+        let found = lookup_host((self.host.as_str(), self.port)).await;
+        let addresses: Vec<SocketAddr> = found.map_err(|e| dns(e.to_string()))?.collect();
+        let mut last = dns("no address".to_owned());
+        for address in addresses {
+            match tcp(address).await {
+                Ok(stream) => return self.handshake(stream).await,
+                Err(error) => last = ConnectError::Tcp(address, error),
+            }
+        }
+        Err(last)
+    }
+
+    async fn handshake(&self, stream: TcpStream) -> Result<Socket, ConnectError> {
+        let stream = match &self.tls {
+            None => MaybeTlsStream::Plain(stream),
+            Some((config, name)) => {
+                let connector = tokio_rustls::TlsConnector::from(config.clone());
+                let stream = connector.connect(name.clone(), stream).await;
+                MaybeTlsStream::Rustls(stream.map_err(ConnectError::Tls)?)
+            }
+        };
+        // the default read buffer of 128 KiB would cost three times the CPU
+        let config = WebSocketConfig::default()
+            .read_buffer_size(8 * 1024)
+            .write_buffer_size(0)
+            .max_write_buffer_size(256 * 1024)
+            .max_message_size(Some(MAX_MESSAGE_BYTES))
+            .max_frame_size(Some(MAX_MESSAGE_BYTES));
+        let request = fresh_key(&self.request);
+        match client_async_with_config(request, stream, Some(config)).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(tungstenite::Error::Http(response)) => {
+                Err(ConnectError::Status(response.status().as_u16()))
+            }
+            Err(error) => Err(ConnectError::Handshake(error.to_string())),
+        }
+    }
+}
+
+async fn tcp(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    let stream = socket.connect(address).await?;
+    SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(stream)
+}
+
+fn request(url: &str, options: &TargetOptions) -> Result<Request, TargetError> {
+    let mut request = url.into_client_request().map_err(|e| match e {
+        tungstenite::Error::Url(UrlError::UnsupportedUrlScheme) => TargetError::Url(url.to_owned()),
+        _ => TargetError::Url(url.to_owned()),
+    })?;
+    let headers = request.headers_mut();
+    headers.insert("User-Agent", HeaderValue::from_static(twilio::USER_AGENT));
+    if let Some(token) = &options.auth_token {
+        let value = HeaderValue::from_str(&twilio::signature(token, url));
+        headers.insert("X-Twilio-Signature", value.map_err(|_| TargetError::Header(url.to_owned()))?);
+    }
+    for (name, value) in &options.headers {
+        let error = || TargetError::Header(name.clone());
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| error())?;
+        let mut value = HeaderValue::from_str(value).map_err(|_| error())?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    Ok(request)
+}
+
+/// The same request with a key of its own for each handshake (RFC 6455 §4.1).
+fn fresh_key(request: &Request) -> Request {
+    let mut request = request.clone();
+    let key = tungstenite::handshake::client::generate_key();
+    if let Ok(value) = HeaderValue::from_str(&key) {
+        request.headers_mut().insert("Sec-WebSocket-Key", value);
+    }
+    request
+}
+
+fn tls_config(ca_file: Option<&str>) -> Result<rustls::ClientConfig, TargetError> {
+    let mut roots = rustls::RootCertStore::empty();
+    match ca_file {
+        Some(path) => {
+            let error = |why: String| TargetError::CaFile { path: path.to_owned(), why };
+            let found = CertificateDer::pem_file_iter(path).map_err(|e| error(e.to_string()))?;
+            for certificate in found {
+                let certificate = certificate.map_err(|e| error(e.to_string()))?;
+                roots.add(certificate).map_err(|e| error(e.to_string()))?;
+            }
+            if roots.is_empty() {
+                return Err(error("it holds no certificate".to_owned()));
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                let why = "the system has no CA certificates; install ca-certificates or set ca_file";
+                return Err(TargetError::Tls(why.to_owned()));
+            }
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| TargetError::Tls(e.to_string()))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_websocket_urls() {
+        let options = TargetOptions::default();
+        for bad in ["http://a/b", "ai.example.com", "ws:///x", "", "wss://"] {
+            assert!(matches!(Target::new(bad, &options), Err(TargetError::Url(_))), "{bad}");
+        }
+        assert_eq!(Target::new("ws://[::1]:9/x", &options).unwrap().host, "::1");
+    }
+
+    #[test]
+    fn the_handshake_is_twilios() {
+        let options = TargetOptions {
+            headers: vec![("Authorization".into(), "Bearer x".into())],
+            auth_token: Some("12345".into()),
+            ..Default::default()
+        };
+        let target = Target::new("ws://ai.example.com/media", &options).unwrap();
+        let get = |name: &str| target.request.headers().get(name).map(|v| v.to_str().unwrap());
+        assert_eq!(get("user-agent"), Some("Twilio.TmeWs/1.0"));
+        assert!(get("x-twilio-signature").is_some());
+        assert_eq!(get("authorization"), Some("Bearer x"));
+        assert_eq!((get("origin"), get("sec-websocket-protocol")), (None, None));
+        assert_eq!(get("sec-websocket-extensions"), None);
+        let other = fresh_key(&target.request);
+        assert_ne!(other.headers().get("sec-websocket-key"), target.request.headers().get("sec-websocket-key"));
+    }
+}

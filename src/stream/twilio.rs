@@ -1,0 +1,287 @@
+//! Twilio Media Streams, bidirectional: the messages byte for byte.
+//! Source: <https://www.twilio.com/docs/voice/media-streams/websocket-messages>.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit, Mac};
+use md5::{Digest, Md5};
+use serde::{Deserialize, Serialize};
+use sha1::Sha1;
+
+use crate::stream::{FromAi, StreamInfo, ToAi};
+
+/// As Twilio's media servers call themselves.
+pub const USER_AGENT: &str = "Twilio.TmeWs/1.0";
+/// Always the first message.
+pub const CONNECTED: &str = r#"{"event":"connected","protocol":"Call","version":"1.0.0"}"#;
+/// Longest name and value of a parameter, in characters.
+pub const MAX_PARAMETER: usize = 499;
+
+/// Ids of Twilio's shape, derived from what the PBX calls the call, so that logs can be joined.
+pub fn sid(prefix: &str, of: &str) -> String {
+    let digest = Md5::digest(format!("{prefix}:{of}"));
+    digest.iter().fold(prefix.to_owned(), |mut sid, byte| {
+        let _ = write!(sid, "{byte:02x}");
+        sid
+    })
+}
+
+/// The value of `X-Twilio-Signature` for a stream's URL: base64(HMAC-SHA1(token, URL + sorted
+/// names and values of its query)). Source: Twilio's "Validating requests".
+pub fn signature(auth_token: &str, url: &str) -> String {
+    let (base, query) = url.split_once('?').unwrap_or((url, ""));
+    let mut pairs: Vec<&str> = query.split('&').filter(|p| !p.is_empty()).collect();
+    pairs.sort_unstable();
+    let mut signed = base.to_owned();
+    pairs.iter().for_each(|pair| signed.push_str(&pair.replacen('=', "", 1)));
+    let Ok(mut mac) = Hmac::<Sha1>::new_from_slice(auth_token.as_bytes()) else {
+        return String::new(); // HMAC takes keys of any length
+    };
+    mac.update(signed.as_bytes());
+    BASE64.encode(mac.finalize().into_bytes())
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Start<'a> {
+    account_sid: &'a str,
+    stream_sid: &'a str,
+    call_sid: &'a str,
+    tracks: [&'static str; 1],
+    media_format: MediaFormat,
+    custom_parameters: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MediaFormat {
+    encoding: &'static str,
+    sample_rate: u32,
+    channels: u32,
+}
+
+/// Writes one stream's messages and counts them.
+#[derive(Debug)]
+pub struct Encoder {
+    info: StreamInfo,
+    /// Over all messages after `connected`, from 1.
+    sequence: u64,
+    /// Over `media` messages, from 1.
+    chunk: u64,
+}
+
+impl Encoder {
+    pub fn new(info: StreamInfo) -> Encoder {
+        Encoder { info, sequence: 0, chunk: 0 }
+    }
+
+    pub fn info(&self) -> &StreamInfo {
+        &self.info
+    }
+
+    pub fn start(&mut self) -> String {
+        self.sequence += 1;
+        let StreamInfo { account_sid, call_sid, stream_sid, parameters } = &self.info;
+        let cut = |text: &str| text.chars().take(MAX_PARAMETER).collect::<String>();
+        let parameters =
+            parameters.iter().map(|(name, value)| (cut(name), cut(value).into())).collect();
+        let start = Start {
+            account_sid,
+            stream_sid,
+            call_sid,
+            tracks: ["inbound"],
+            media_format: MediaFormat { encoding: "audio/x-mulaw", sample_rate: 8000, channels: 1 },
+            custom_parameters: parameters,
+        };
+        let start = serde_json::to_string(&start).expect("strings and numbers always serialise");
+        let sequence = self.sequence;
+        format!(
+            r#"{{"event":"start","sequenceNumber":"{sequence}","start":{start},"streamSid":"{stream_sid}"}}"#
+        )
+    }
+
+    /// The text of one message. Numbered when written, so that nothing dropped before leaves a gap.
+    pub fn encode(&mut self, message: &ToAi) -> String {
+        self.sequence += 1;
+        let (sequence, sid) = (self.sequence, &self.info.stream_sid);
+        match message {
+            ToAi::Audio { samples, t_ms } => {
+                self.chunk += 1;
+                let mut out = String::with_capacity(400);
+                let _ = write!(
+                    out,
+                    r#"{{"event":"media","sequenceNumber":"{sequence}","media":{{"track":"inbound","chunk":"{}","timestamp":"{t_ms}","payload":""#,
+                    self.chunk
+                );
+                BASE64.encode_string(samples, &mut out);
+                let _ = write!(out, r#""}},"streamSid":"{sid}"}}"#);
+                out
+            }
+            ToAi::Digit(digit) => format!(
+                r#"{{"event":"dtmf","streamSid":"{sid}","sequenceNumber":"{sequence}","dtmf":{{"track":"inbound_track","digit":"{digit}"}}}}"#
+            ),
+            ToAi::Mark(name) => {
+                let name = serde_json::Value::from(name.as_str());
+                format!(
+                    r#"{{"event":"mark","sequenceNumber":"{sequence}","streamSid":"{sid}","mark":{{"name":{name}}}}}"#
+                )
+            }
+            ToAi::Stop => {
+                let StreamInfo { account_sid, call_sid, .. } = &self.info;
+                format!(
+                    r#"{{"event":"stop","sequenceNumber":"{sequence}","stop":{{"accountSid":"{account_sid}","callSid":"{call_sid}"}},"streamSid":"{sid}"}}"#
+                )
+            }
+        }
+    }
+}
+
+/// Flat, for speed, and with owned fallbacks: PHP writes `\/` inside payloads.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Incoming<'a> {
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(borrow, default)]
+    stream_sid: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    media: Option<IncomingMedia<'a>>,
+    #[serde(borrow, default)]
+    mark: Option<IncomingMark<'a>>,
+}
+
+#[derive(Deserialize)]
+struct IncomingMedia<'a> {
+    #[serde(borrow)]
+    payload: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct IncomingMark<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+}
+
+/// Reads a message of the AI. Whatever cannot be used is [`FromAi::Ignored`], as Twilio warns (31951)
+/// and goes on.
+pub fn decode(text: &str, stream_sid: &str) -> FromAi {
+    let Ok(incoming) = serde_json::from_str::<Incoming<'_>>(text) else {
+        return FromAi::Ignored("not JSON of a known shape");
+    };
+    if incoming.stream_sid.as_deref().is_some_and(|sid| sid != stream_sid) {
+        return FromAi::Ignored("another stream's streamSid");
+    }
+    match (&*incoming.event, incoming.media, incoming.mark) {
+        ("media", Some(media), _) => match BASE64.decode(media.payload.as_bytes()) {
+            Ok(audio) => FromAi::Audio(Bytes::from(audio)),
+            Err(_) => FromAi::Ignored("media.payload is not base64"),
+        },
+        ("media", None, _) => FromAi::Ignored("media without payload"),
+        ("mark", _, Some(mark)) => FromAi::Mark(mark.name.into_owned()),
+        ("mark", _, None) => FromAi::Ignored("mark without a name"),
+        ("clear", ..) => FromAi::Clear,
+        _ => FromAi::Ignored("unknown event"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoder() -> Encoder {
+        Encoder::new(StreamInfo {
+            account_sid: "AC1".into(),
+            call_sid: "CA1".into(),
+            stream_sid: "MZ1".into(),
+            parameters: vec![("from_number".into(), "1\"5".into())],
+        })
+    }
+
+    #[test]
+    fn messages_as_twilio_sends_them() {
+        let mut encoder = encoder();
+        assert_eq!(
+            encoder.start(),
+            r#"{"event":"start","sequenceNumber":"1","start":{"accountSid":"AC1","streamSid":"MZ1","callSid":"CA1","tracks":["inbound"],"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1},"customParameters":{"from_number":"1\"5"}},"streamSid":"MZ1"}"#
+        );
+        let media = encoder.encode(&ToAi::Audio { samples: [0xff; 160], t_ms: 20 });
+        let payload = BASE64.encode([0xff; 160]);
+        assert_eq!(
+            media,
+            format!(
+                r#"{{"event":"media","sequenceNumber":"2","media":{{"track":"inbound","chunk":"1","timestamp":"20","payload":"{payload}"}},"streamSid":"MZ1"}}"#
+            )
+        );
+        assert_eq!(
+            encoder.encode(&ToAi::Digit('#')),
+            r##"{"event":"dtmf","streamSid":"MZ1","sequenceNumber":"3","dtmf":{"track":"inbound_track","digit":"#"}}"##
+        );
+        assert_eq!(
+            encoder.encode(&ToAi::Mark("a\"\n".into())),
+            r#"{"event":"mark","sequenceNumber":"4","streamSid":"MZ1","mark":{"name":"a\"\n"}}"#
+        );
+        assert_eq!(
+            encoder.encode(&ToAi::Stop),
+            r#"{"event":"stop","sequenceNumber":"5","stop":{"accountSid":"AC1","callSid":"CA1"},"streamSid":"MZ1"}"#
+        );
+    }
+
+    #[test]
+    fn reads_what_servers_send() {
+        let table = [
+            (r#"{"event":"clear","streamSid":"MZ1"}"#, FromAi::Clear),
+            (r#"{"event":"clear"}"#, FromAi::Clear),
+            (r#"{"event":"mark","streamSid":"MZ1","mark":{"name":"x\u0041"}}"#, FromAi::Mark("xA".into())),
+            (
+                r#"{"streamSid":"MZ1","media":{"track":"outbound","payload":"\/\/8=","x":[1]},"event":"media","sequenceNumber":7}"#,
+                FromAi::Audio(Bytes::from_static(&[255, 255])),
+            ),
+            (r#"{"event":"media","media":{"payload":""}}"#, FromAi::Audio(Bytes::new())),
+        ];
+        for (text, expected) in table {
+            assert_eq!(decode(text, "MZ1"), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_ignored() {
+        let deep = "[".repeat(100_000);
+        let table = [
+            "",
+            "null",
+            "{}",
+            "{\"event\":5}",
+            "{\"event\":\"media\"}",
+            "{\"event\":\"media\",\"media\":{}}",
+            "{\"event\":\"media\",\"media\":{\"payload\":\"!\"}}",
+            "{\"event\":\"mark\",\"mark\":{\"name\":7}}",
+            "{\"event\":\"hangup\"}",
+            "{\"event\":\"clear\",\"streamSid\":\"MZ2\"}",
+            &deep,
+        ];
+        for text in table {
+            assert!(matches!(decode(text, "MZ1"), FromAi::Ignored(_)), "{text:.60}");
+        }
+    }
+
+    /// Computed with Twilio's algorithm by other means: `openssl dgst -sha1 -hmac`.
+    #[test]
+    fn signatures() {
+        let url = "wss://ai.example.com/media?b=2&a=1";
+        assert_eq!(signature("12345", url), signature("12345", "wss://ai.example.com/media?a=1&b=2"));
+        assert_ne!(signature("12345", url), signature("12346", url));
+        assert_eq!(signature("12345", "wss://ai.example.com/media"), "YN500Ddw+RvOiEk6SQN7QePYQ+g=");
+    }
+
+    #[test]
+    fn sids_have_twilios_shape() {
+        let sid = sid("MZ", "call-1@pbx");
+        assert_eq!(sid.len(), 34);
+        assert!(sid.starts_with("MZ") && sid[2..].bytes().all(|b| b.is_ascii_hexdigit()));
+    }
+}

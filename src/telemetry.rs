@@ -1,0 +1,121 @@
+//! Logs and counters. Counters are plain atomics; who owns I/O adds to them, pure code returns counts.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::call::core::Summary;
+use crate::call::end::EndReason;
+
+/// What has happened since the program started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub offered: AtomicU64,
+    pub answered: AtomicU64,
+    ended: [AtomicU64; EndReason::ALL.len()],
+    pub strangers: AtomicU64,
+    pub unreadable: AtomicU64,
+    pub frames_lost: AtomicU64,
+    pub frames_late: AtomicU64,
+    pub rtp_wrong_source: AtomicU64,
+    pub ai_frames_dropped: AtomicU64,
+    pub recording_errors: AtomicU64,
+    pub panics: AtomicU64,
+}
+
+pub static COUNTERS: Counters = Counters {
+    offered: AtomicU64::new(0),
+    answered: AtomicU64::new(0),
+    ended: [const { AtomicU64::new(0) }; EndReason::ALL.len()],
+    strangers: AtomicU64::new(0),
+    unreadable: AtomicU64::new(0),
+    frames_lost: AtomicU64::new(0),
+    frames_late: AtomicU64::new(0),
+    rtp_wrong_source: AtomicU64::new(0),
+    ai_frames_dropped: AtomicU64::new(0),
+    recording_errors: AtomicU64::new(0),
+    panics: AtomicU64::new(0),
+};
+
+impl Counters {
+    pub fn ended(&self, reason: EndReason) {
+        if let Some(at) = EndReason::ALL.iter().position(|r| *r == reason) {
+            self.ended[at].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub fn media(&self, summary: &Summary, ai_dropped: u64) {
+        self.answered.fetch_add(u64::from(summary.answered), Ordering::Relaxed);
+        self.frames_lost.fetch_add(summary.received.sequence.lost, Ordering::Relaxed);
+        self.frames_late.fetch_add(summary.received.late(), Ordering::Relaxed);
+        self.rtp_wrong_source.fetch_add(summary.received.wrong_source, Ordering::Relaxed);
+        self.ai_frames_dropped.fetch_add(ai_dropped, Ordering::Relaxed);
+    }
+
+    /// `caller_hangup=3 ai_hangup=1`: the reasons that have occurred.
+    pub fn ended_text(&self) -> String {
+        let counts = EndReason::ALL.iter().zip(&self.ended);
+        let seen = counts.map(|(r, n)| (r.label(), n.load(Ordering::Relaxed))).filter(|(_, n)| *n > 0);
+        seen.map(|(label, n)| format!("{label}={n}")).collect::<Vec<_>>().join(" ")
+    }
+
+    /// One line with everything, for the log at the end and now and then.
+    pub fn log(&self) {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        tracing::info!(
+            offered = get(&self.offered),
+            answered = get(&self.answered),
+            ended = self.ended_text(),
+            strangers = get(&self.strangers),
+            unreadable = get(&self.unreadable),
+            frames_lost = get(&self.frames_lost),
+            frames_late = get(&self.frames_late),
+            rtp_wrong_source = get(&self.rtp_wrong_source),
+            ai_frames_dropped = get(&self.ai_frames_dropped),
+            recording_errors = get(&self.recording_errors),
+            panics = get(&self.panics),
+            "totals"
+        );
+    }
+}
+
+/// A caller's number with all but its last two digits hidden.
+pub struct Masked<'a>(pub &'a str);
+
+impl fmt::Display for Masked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.chars().count();
+        let hidden = count.saturating_sub(2);
+        (0..hidden.min(16)).try_for_each(|_| f.write_str("*"))?;
+        self.0.chars().skip(hidden).filter(|c| !c.is_control()).try_for_each(|c| write!(f, "{c}"))
+    }
+}
+
+/// Starts the log on standard error. `level`: a word or a tracing filter; `json`: one object a line.
+///
+/// # Errors
+/// When the filter cannot be parsed.
+pub fn init(level: &str, json: bool) -> Result<(), String> {
+    let filter = EnvFilter::try_new(level).map_err(|e| format!("[log] level \"{level}\": {e}"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let result = match json {
+        true => builder.json().flatten_event(true).try_init(),
+        false => builder.with_target(false).try_init(),
+    };
+    // a log that is set up already (tests) stays as it is
+    drop(result);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_masked() {
+        assert_eq!(Masked("7275551234").to_string(), "********34");
+        assert_eq!(Masked("7").to_string(), "7");
+        assert_eq!(Masked("\u{1b}[2J5\n6").to_string(), "*****6");
+    }
+}

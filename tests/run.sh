@@ -1,0 +1,118 @@
+#!/bin/bash
+# Every test of this project, with one command, on a Debian 12 (or newer) machine with Rust:
+#
+#   tests/run.sh
+#
+# As root it installs what is missing; two real Asterisks are fetched once and kept (see
+# tests/e2e/lab/fetch.sh). FUZZ_SECONDS: how long each fuzz target runs, 60 if not set.
+#
+# A step that fails does not stop the others; the script fails at its end. What could not be had
+# here (no network, say) is in the last line, "NOT RUN: ..."; it is "ALL RUN" otherwise.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+export PATH="$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
+need=1.95
+
+summary=() failed=() not_run=()
+step() { # NAME COMMAND...
+  local name=$1 t0=$SECONDS rc=0 word=ok; shift
+  printf '\n== %s\n' "$name"
+  "$@" </dev/null || rc=$?
+  if [ $rc != 0 ]; then word=FAILED; failed+=("$name"); fi
+  summary+=("$(printf '%-7s %5d s  %s' $word $((SECONDS - t0)) "$name")")
+  printf '== %s: %s, %d s\n' "$name" $word $((SECONDS - t0))
+  return $rc
+}
+skip() { # NAME WHY
+  printf '\n== %s: not run, %s\n' "$1" "$2"
+  summary+=("$(printf '%-7s %5s    %s: %s' 'not run' - "$1" "$2")"); not_run+=("$1")
+}
+
+# ---- Rust ----
+have=$(rustc --version 2>/dev/null | cut -d' ' -f2)
+if [ -z "$have" ] || ! command -v cargo >/dev/null; then
+  echo "no Rust here: install $need or newer from https://rustup.rs, then run this again" >&2; exit 1
+fi
+if [ "$(printf '%s\n' $need "$have" | sort -V | head -1)" != $need ]; then
+  echo "Rust $have is too old, $need is needed: rustup update stable (or https://rustup.rs), then run this again" >&2; exit 1
+fi
+host=$(rustc -vV | sed -n 's/^host: //p')
+echo "rustc $have, $host"
+for c in clippy fmt; do
+  cargo $c --version >/dev/null 2>&1 || rustup component add ${c/fmt/rustfmt} || true
+done
+
+# ---- Debian packages: only what is missing ----
+missing() {
+  local p
+  for p in gcc:gcc g++:g++ make:make ss:iproute2 unshare:util-linux nsenter:util-linux flock:util-linux sipp:sip-tester; do
+    command -v "${p%%:*}" >/dev/null || echo "${p#*:}"
+  done | sort -u
+  ls /usr/share/keyrings/debian-archive-keyring.* >/dev/null 2>&1 || echo debian-archive-keyring
+}
+packages() {
+  local list; list=$(missing | paste -sd' ')
+  if [ -z "$list" ]; then echo "all there"; return 0; fi
+  echo "missing: $list"
+  if ! command -v apt-get >/dev/null; then echo "no apt-get: this needs Debian 12 or newer" >&2; return 0; fi
+  if [ "$(id -u)" != 0 ]; then echo "not root, so not installed; as root: apt-get install $list" >&2; return 0; fi
+  export DEBIAN_FRONTEND=noninteractive
+  # shellcheck disable=SC2086 # a list of words
+  apt-get -qq update && apt-get -qq -y install --no-install-recommends $list || true
+  list=$(missing | paste -sd' ')
+  [ -z "$list" ] || echo "still missing: $list" >&2
+}
+step "Debian packages" packages
+
+# ---- Asterisk ----
+asterisk() { # never fails: a suite that cannot be had is for "not run"
+  local v
+  for v in 16 22; do tests/e2e/lab/fetch.sh $v || no_e2e+="${no_e2e:+, }no Asterisk $v"; done
+}
+no_e2e=
+step "Asterisk 16 and 22" asterisk
+for t in sipp ss unshare nsenter; do command -v $t >/dev/null || no_e2e+="${no_e2e:+, }no $t"; done
+
+# ---- the tests ----
+step "format" cargo fmt --check
+# --all-targets leaves out a target with "test = false", which e2e is
+step "clippy" cargo clippy --all-targets -- -D warnings
+step "clippy, end-to-end tests" cargo clippy --test e2e -- -D warnings
+step "tests" cargo test
+step "release build" cargo build --release
+if [ -z "$no_e2e" ]; then
+  step "end-to-end tests with Asterisk" cargo test --release --test e2e -- --test-threads=1
+else
+  skip "end-to-end tests with Asterisk" "$no_e2e"
+fi
+
+# stable has no sanitizers: -s none. The triple is given because a cargo-fuzz built for musl would
+# take its own.
+no_fuzz=
+if ! command -v g++ >/dev/null; then
+  no_fuzz="no g++"
+elif ! cargo fuzz --version >/dev/null 2>&1; then
+  printf '\n== cargo-fuzz\n'
+  cargo install cargo-fuzz --locked || no_fuzz="cargo-fuzz cannot be installed"
+fi
+if [ -n "$no_fuzz" ]; then
+  skip "fuzzing" "$no_fuzz"
+elif ! targets=$(cargo fuzz list --fuzz-dir tests/fuzz) || [ -z "$targets" ]; then
+  step "fuzzing" false
+else
+  for t in $targets; do
+    step "fuzz $t" cargo fuzz run --fuzz-dir tests/fuzz -s none --target "$host" "$t" -- \
+      -max_total_time="${FUZZ_SECONDS:-60}" -timeout=10 -print_final_stats=1
+  done
+fi
+
+step "demo" timeout 300 cargo run --release -- demo
+step "bench, 50 calls" cargo bench --bench calls -- --calls 50 --seconds 10
+
+# ---- summary ----
+printf '\n== summary, %d s\n' $SECONDS
+printf '%s\n' "${summary[@]}"
+join() { local s; s=$(printf ', %s' "$@"); echo "${s:2}"; }
+[ ${#failed[@]} = 0 ] || echo "FAILED: $(join "${failed[@]}")"
+if [ ${#not_run[@]} != 0 ]; then echo "NOT RUN: $(join "${not_run[@]}")"; else echo "ALL RUN"; fi
+[ ${#failed[@]} = 0 ]
