@@ -100,7 +100,11 @@ impl App {
         }
         self.calls.close();
         if !self.calls.is_empty() {
-            info!(calls = self.calls.len(), drain_s = self.drain.as_secs(), "waiting for calls to end");
+            info!(
+                calls = self.calls.len(),
+                drain_s = self.drain.as_secs(),
+                "waiting for calls to end"
+            );
         }
         tokio::select! {
             () = self.calls.wait() => {}
@@ -154,7 +158,8 @@ async fn take_offers(
     records: Option<mpsc::UnboundedSender<Record>>,
 ) {
     while let Some(mut offer) = incoming.recv().await {
-        let Some(config) = configs.iter().find(|(name, _)| *name == offer.pbx).map(|(_, c)| c.clone())
+        let Some(config) =
+            configs.iter().find(|(name, _)| *name == offer.pbx).map(|(_, c)| c.clone())
         else {
             (offer.requests)(Request::End(EndReason::Internal));
             continue;

@@ -10,6 +10,7 @@ pub mod call;
 pub mod cli;
 pub mod config;
 pub mod media;
+pub mod peer;
 pub mod record;
 pub mod sip;
 pub mod stream;

@@ -1,6 +1,7 @@
 //! Logs and counters. Counters are plain atomics; who owns I/O adds to them, pure code returns counts.
 
 use std::fmt;
+use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing_subscriber::EnvFilter;
@@ -56,7 +57,8 @@ impl Counters {
     /// `caller_hangup=3 ai_hangup=1`: the reasons that have occurred.
     pub fn ended_text(&self) -> String {
         let counts = EndReason::ALL.iter().zip(&self.ended);
-        let seen = counts.map(|(r, n)| (r.label(), n.load(Ordering::Relaxed))).filter(|(_, n)| *n > 0);
+        let seen =
+            counts.map(|(r, n)| (r.label(), n.load(Ordering::Relaxed))).filter(|(_, n)| *n > 0);
         seen.map(|(label, n)| format!("{label}={n}")).collect::<Vec<_>>().join(" ")
     }
 
@@ -98,7 +100,10 @@ impl fmt::Display for Masked<'_> {
 /// When the filter cannot be parsed.
 pub fn init(level: &str, json: bool) -> Result<(), String> {
     let filter = EnvFilter::try_new(level).map_err(|e| format!("[log] level \"{level}\": {e}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let result = match json {
         true => builder.json().flatten_event(true).try_init(),
         false => builder.with_target(false).try_init(),

@@ -32,9 +32,15 @@ const LOST_AFTER: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub enum Input<'a> {
-    Rtp { from: SocketAddr, data: &'a [u8] },
+    Rtp {
+        from: SocketAddr,
+        data: &'a [u8],
+    },
     /// `unix`: wall clock, for the reports.
-    Rtcp { data: &'a [u8], unix: Duration },
+    Rtcp {
+        data: &'a [u8],
+        unix: Duration,
+    },
     AiOpen,
     AiFailed,
     Ai(FromAi),
@@ -42,21 +48,37 @@ pub enum Input<'a> {
     Signal(Signal),
     /// End it, for a reason of the program's.
     End(EndReason),
-    Timeout { unix: Duration },
+    Timeout {
+        unix: Duration,
+    },
 }
 
 #[derive(Debug, PartialEq)]
 pub enum Output {
     Request(Request),
-    Rtp { to: SocketAddr, packet: Vec<u8> },
-    Rtcp { to: SocketAddr, packet: Vec<u8> },
+    Rtp {
+        to: SocketAddr,
+        packet: Vec<u8>,
+    },
+    Rtcp {
+        to: SocketAddr,
+        packet: Vec<u8>,
+    },
     /// `connected` and `start`; so many frames follow at once.
-    AiStart { burst: usize },
+    AiStart {
+        burst: usize,
+    },
     Ai(ToAi),
     /// The caller's frame number `index`.
-    RecordCaller { index: u64, samples: Samples },
+    RecordCaller {
+        index: u64,
+        samples: Samples,
+    },
     /// What the caller was played in frame number `index`.
-    RecordAi { index: u64, samples: Samples },
+    RecordAi {
+        index: u64,
+        samples: Samples,
+    },
     /// The call is over; nothing follows.
     Ended(EndReason),
 }
@@ -66,9 +88,13 @@ enum Phase {
     Connecting,
     Talking,
     /// The AI has closed; what it had queued is played, until then.
-    Draining { until: Instant },
+    Draining {
+        until: Instant,
+    },
     /// The AI has failed; the prompt is played.
-    Prompting { reason: EndReason },
+    Prompting {
+        reason: EndReason,
+    },
     Ended,
 }
 

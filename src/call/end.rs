@@ -67,7 +67,9 @@ impl EndReason {
     pub fn row(self) -> EndRow {
         const BUSY: &str = "Service Unavailable";
         let (label, sip_status, sip_reason, q850, level) = match self {
-            EndReason::CallerHangup => ("caller_hangup", 487, "Request Terminated", 16, Level::INFO),
+            EndReason::CallerHangup => {
+                ("caller_hangup", 487, "Request Terminated", 16, Level::INFO)
+            }
             EndReason::Cancelled => ("cancelled", 487, "Request Terminated", 16, Level::INFO),
             EndReason::AiHangup => ("ai_hangup", 503, BUSY, 16, Level::INFO),
             EndReason::AiUnreachable => ("ai_unreachable", 503, BUSY, 38, Level::WARN),

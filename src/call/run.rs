@@ -31,7 +31,11 @@ pub struct Record {
 }
 
 /// Runs one call to its end. `stop` becomes true when the program wants all calls ended.
-pub async fn run(mut offer: Offer, config: Arc<CallConfig>, mut stop: watch::Receiver<bool>) -> Record {
+pub async fn run(
+    mut offer: Offer,
+    config: Arc<CallConfig>,
+    mut stop: watch::Receiver<bool>,
+) -> Record {
     let info = stream_info(&offer, &config);
     info!(
         call = offer.id,
@@ -233,7 +237,7 @@ fn log_end(offer: &Offer, reason: EndReason, summary: &Summary, dropped: u64) {
                 pbx = &*offer.pbx,
                 reason = row.label,
                 answered = summary.answered,
-                setup_s = seconds(summary.setup),
+                setup_ms = summary.setup.as_micros() as f64 / 1000.0,
                 talk_s = seconds(summary.talk),
                 packets_in = summary.received.sequence.received,
                 packets_out = summary.packets_sent,
@@ -255,4 +259,3 @@ fn log_end(offer: &Offer, reason: EndReason, summary: &Summary, dropped: u64) {
         _ => line!(info),
     }
 }
-

@@ -1,5 +1,8 @@
 //! The commands, one file each.
 
+pub mod call;
+pub mod demo;
+pub mod echo_agent;
 pub mod run;
 
 use std::process::ExitCode;
@@ -18,6 +21,12 @@ struct Arguments {
 enum Command {
     /// Serve: register on the PBXs and answer calls with the AI.
     Run(run::RunArguments),
+    /// See it work: a whole call on this machine, with no PBX and no account.
+    Demo(demo::DemoArguments),
+    /// The bundled AI stand-in: greets, can be interrupted, echoes.
+    EchoAgent(echo_agent::EchoAgentArguments),
+    /// Place a test call, as a phone would.
+    Call(call::CallArguments),
 }
 
 /// Exit code for a wrong configuration or command line.
@@ -27,5 +36,20 @@ pub const EXIT_CONFIG: u8 = 2;
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run::main(&arguments),
+        Command::Demo(arguments) => demo::main(&arguments),
+        Command::EchoAgent(arguments) => echo_agent::main(&arguments),
+        Command::Call(arguments) => call::main(&arguments),
+    }
+}
+
+/// Runs a command to its end; an error is printed once.
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(command)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

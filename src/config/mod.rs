@@ -89,8 +89,11 @@ pub fn load(
         source.error_at(at, error.message().trim().to_owned())
     })?;
     let prefix = format!("{ENV_PREFIX}_");
-    let ours: HashMap<String, String> =
-        environment.iter().filter(|(k, _)| k.starts_with(&prefix)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let ours: HashMap<String, String> = environment
+        .iter()
+        .filter(|(k, _)| k.starts_with(&prefix))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     if ours.is_empty() {
         return Ok(from_file);
     }
@@ -120,7 +123,9 @@ fn blame(source: &Source, environment: &HashMap<String, String>, error: String) 
             return ConfigError { place: "the environment".into(), key: name.clone(), message };
         }
     }
-    ConfigError { place: "the environment".into(), key: format!("{ENV_PREFIX}_…"), message: error }
+    ConfigError {
+        place: "the environment".into(), key: format!("{ENV_PREFIX}_…"), message: error
+    }
 }
 
 /// The dotted key on a line: its name under the table header above.
@@ -144,7 +149,8 @@ fn table_name(line: &str) -> Option<String> {
 /// The line of a dotted key, else of the longest of its tables that is there.
 fn line_of(text: &str, key: &str) -> Option<usize> {
     let lines = || text.lines().enumerate().map(|(i, l)| (i + 1, l));
-    let exact = lines().find(|(n, l)| l.contains('=') && !l.trim().starts_with('#') && key_at(text, *n) == key);
+    let exact = lines()
+        .find(|(n, l)| l.contains('=') && !l.trim().starts_with('#') && key_at(text, *n) == key);
     let mut table = key;
     let table_line = || {
         while let Some((parent, _)) = table.rsplit_once('.') {

@@ -103,11 +103,14 @@ impl Resolver<'_> {
         Ok(SipPbx { account, hosts, ai: self.ai(name, common, &pbx.ai)? })
     }
 
-    fn account(&self, name: &str, sip: &PbxSip) -> Result<(AccountConfig, Vec<HostPort>), ConfigError> {
+    fn account(
+        &self,
+        name: &str,
+        sip: &PbxSip,
+    ) -> Result<(AccountConfig, Vec<HostPort>), ConfigError> {
         let key = |rest: &str| format!("pbx.{name}.sip.{rest}");
-        let missing = |rest: &str, why: &str| {
-            self.source.error(&key(rest), format!("is missing: {why}"))
-        };
+        let missing =
+            |rest: &str, why: &str| self.source.error(&key(rest), format!("is missing: {why}"));
         let transport = match sip.transport {
             Some(TransportWord::Tcp) => Transport::Tcp,
             _ => Transport::Udp,
@@ -136,7 +139,11 @@ impl Resolver<'_> {
         };
         let password = self.secret(
             &key("password"),
-            [&sip.password.as_ref().map(|p| p.expose_secret().to_owned()), &sip.password_env, &sip.password_file],
+            [
+                &sip.password.as_ref().map(|p| p.expose_secret().to_owned()),
+                &sip.password_env,
+                &sip.password_file,
+            ],
         )?;
         let Some(password) = password else {
             let variable = format!("TRUNKLESS_PBX__{}__SIP__PASSWORD", name.to_uppercase());
@@ -171,8 +178,16 @@ impl Resolver<'_> {
             let message = "is missing: the AI's WebSocket, as in \"ws://127.0.0.1:8080\"";
             return Err(self.source.error("ai.url", message));
         };
-        let own_token = [&own.auth_token.as_ref().map(|p| p.expose_secret().to_owned()), &own.auth_token_env, &own.auth_token_file];
-        let common_token = [&common.auth_token.as_ref().map(|p| p.expose_secret().to_owned()), &common.auth_token_env, &common.auth_token_file];
+        let own_token = [
+            &own.auth_token.as_ref().map(|p| p.expose_secret().to_owned()),
+            &own.auth_token_env,
+            &own.auth_token_file,
+        ];
+        let common_token = [
+            &common.auth_token.as_ref().map(|p| p.expose_secret().to_owned()),
+            &common.auth_token_env,
+            &common.auth_token_file,
+        ];
         let token = match self.secret(&format!("pbx.{name}.ai.auth_token"), own_token)? {
             Some(token) => Some(token),
             None => self.secret("ai.auth_token", common_token)?,
@@ -190,8 +205,12 @@ impl Resolver<'_> {
         };
         let target = Target::new(&url, &options).map_err(|error| {
             let part = match &error {
-                crate::stream::connect::TargetError::CaFile { .. } => key("ca_file", own.ca_file.is_some()),
-                crate::stream::connect::TargetError::Header(_) => key("headers", own.headers.is_some()),
+                crate::stream::connect::TargetError::CaFile { .. } => {
+                    key("ca_file", own.ca_file.is_some())
+                }
+                crate::stream::connect::TargetError::Header(_) => {
+                    key("headers", own.headers.is_some())
+                }
                 crate::stream::connect::TargetError::ServerName(_) => {
                     key("tls_server_name", own.tls_server_name.is_some())
                 }

@@ -250,7 +250,9 @@ impl FromStr for Span {
         match humantime::parse_duration(text) {
             Ok(duration) if duration <= 7 * day => Ok(Span(duration)),
             Ok(_) => Err(format!("\"{text}\" is longer than a week")),
-            Err(why) => Err(format!("\"{text}\" is no duration ({why}): write \"40ms\", \"2s\" or \"4h\"")),
+            Err(why) => {
+                Err(format!("\"{text}\" is no duration ({why}): write \"40ms\", \"2s\" or \"4h\""))
+            }
         }
     }
 }

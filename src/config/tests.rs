@@ -56,16 +56,44 @@ fn a_password_of_digits_stays_what_it_is() {
 #[test]
 fn errors_name_file_line_and_key() {
     let table = [
-        ("mode = \"sip\"", "mode = \"sips\"", "trunkless.toml:7: pbx.main.mode: \"sips\" is not one of: sip, ari"),
-        ("registrar =", "registar =", "trunkless.toml:10: pbx.main.sip.registar: unknown field `registar`"),
-        ("password = \"001234\"", "expires = 30", "trunkless.toml:12: pbx.main.sip.expires: invalid type"),
-        ("password = \"001234\"", "expires = \"soon\"", "trunkless.toml:12: pbx.main.sip.expires: \"soon\" is no duration"),
-        ("password = \"001234\"", "password = 001234", "trunkless.toml:12: pbx.main.sip.password: "),
+        (
+            "mode = \"sip\"",
+            "mode = \"sips\"",
+            "trunkless.toml:7: pbx.main.mode: \"sips\" is not one of: sip, ari",
+        ),
+        (
+            "registrar =",
+            "registar =",
+            "trunkless.toml:10: pbx.main.sip.registar: unknown field `registar`",
+        ),
+        (
+            "password = \"001234\"",
+            "expires = 30",
+            "trunkless.toml:12: pbx.main.sip.expires: invalid type",
+        ),
+        (
+            "password = \"001234\"",
+            "expires = \"soon\"",
+            "trunkless.toml:12: pbx.main.sip.expires: \"soon\" is no duration",
+        ),
+        (
+            "password = \"001234\"",
+            "password = 001234",
+            "trunkless.toml:12: pbx.main.sip.password: ",
+        ),
         ("\"192.0.2.1\"", "\"192.0.2.1:x\"", "trunkless.toml:10: pbx.main.sip.registrar: "),
         ("[pbx.main]", "[pbx.Main]", "trunkless.toml:6: pbx.Main: \"Main\" is no name"),
-        ("ws://127", "http://127", "trunkless.toml:3: ai.url: \"http://127.0.0.1:8080\" is not a ws://"),
+        (
+            "ws://127",
+            "http://127",
+            "trunkless.toml:3: ai.url: \"http://127.0.0.1:8080\" is not a ws://",
+        ),
         ("password = \"001234\"", "", "trunkless.toml:9: pbx.main.sip.password: is missing"),
-        ("[ai]", "[media]\nports = \"9-5\"\n[ai]", "trunkless.toml:3: media.ports: \"9-5\" is no range"),
+        (
+            "[ai]",
+            "[media]\nports = \"9-5\"\n[ai]",
+            "trunkless.toml:3: media.ports: \"9-5\" is no range",
+        ),
     ];
     for (old, new, expected) in table {
         let message = error(&GOOD.replacen(old, new, 1), &[]);
@@ -111,7 +139,8 @@ fn one_word_switches_the_mode() {
 
 #[test]
 fn a_pbx_may_have_an_ai_of_its_own() {
-    let text = GOOD.to_owned() + "[pbx.main.ai]\nurl = \"ws://other\"\nparameters = { x = \"1\" }\n";
+    let text =
+        GOOD.to_owned() + "[pbx.main.ai]\nurl = \"ws://other\"\nparameters = { x = \"1\" }\n";
     let plan = plan(&text, &[]).unwrap();
     assert_eq!(plan.pbxs[0].ai.target.url(), "ws://other");
     assert_eq!(plan.pbxs[0].ai.parameters.len(), 2);
@@ -121,7 +150,8 @@ fn a_pbx_may_have_an_ai_of_its_own() {
 fn a_trunk_needs_peers() {
     let text = GOOD.replace("registrar = \"192.0.2.1\"", "register = false");
     assert!(error(&text, &[]).contains("pbx.main.sip.peers: is missing"));
-    let plan = plan(&text.replace("register = false", "register = false\npeers = [\"192.0.2.1\"]"), &[]);
+    let plan =
+        plan(&text.replace("register = false", "register = false\npeers = [\"192.0.2.1\"]"), &[]);
     assert!(plan.unwrap().pbxs[0].account.registration.is_none());
 }
 

@@ -80,7 +80,8 @@ impl DigitGate {
         let told_already = self.last.is_some_and(|(last, by, at)| {
             last == digit && by != origin && now.saturating_duration_since(at) < Self::SAME
         });
-        while self.recent.front().is_some_and(|t| now.saturating_duration_since(*t).as_secs() >= 1) {
+        while self.recent.front().is_some_and(|t| now.saturating_duration_since(*t).as_secs() >= 1)
+        {
             self.recent.pop_front();
         }
         if told_already || self.recent.len() >= Self::PER_SECOND {
@@ -108,7 +109,8 @@ mod tests {
 
     #[test]
     fn one_digit_a_press() {
-        let press = |t, d| [(t, d, 160, false), (t, d, 320, false), (t, d, 480, true), (t, d, 480, true)];
+        let press =
+            |t, d| [(t, d, 160, false), (t, d, 320, false), (t, d, 480, true), (t, d, 480, true)];
         assert_eq!(digits(&[press(1000, '1'), press(3000, '1'), press(5000, '#')].concat()), "11#");
     }
 

@@ -108,7 +108,10 @@ impl Receiver {
     }
 
     pub fn next_timeout(&self) -> Option<Instant> {
-        [self.sequencer.next_timeout(), self.core.timeline.next_timeout()].into_iter().flatten().min()
+        [self.sequencer.next_timeout(), self.core.timeline.next_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub fn on_timeout(&mut self, now: Instant) {
@@ -157,6 +160,10 @@ impl Core {
                 delivery.marker,
                 delivery.payload,
             );
+            if let [_, _, high, low, ..] = *delivery.payload {
+                let duration = u16::from_be_bytes([high, low]);
+                self.timeline.push_event(now, delivery.timestamp, duration);
+            }
             return;
         }
         // comfort noise says that the caller is silent: the clock fills

@@ -83,11 +83,17 @@ impl Rtcp {
         Some(out)
     }
 
-    fn block(&mut self, now: Instant, extent: Extent, jitter: u32, lost: u64) -> ReportBlockBuilder {
+    fn block(
+        &mut self,
+        now: Instant,
+        extent: Extent,
+        jitter: u32,
+        lost: u64,
+    ) -> ReportBlockBuilder {
         let expected = u64::from(extent.highest.wrapping_sub(extent.first)) + 1;
         let since = (expected.saturating_sub(self.prior.0), lost.saturating_sub(self.prior.1));
         self.prior = (expected, lost);
-        let fraction = if since.0 == 0 { 0 } else { (since.1 * 256 / since.0).min(255) as u8 };
+        let fraction = (since.1 * 256).checked_div(since.0).unwrap_or(0).min(255) as u8;
         let (lsr, dlsr) = self.last_sr.map_or((0, 0), |(lsr, at)| {
             let delay = now.saturating_duration_since(at);
             (lsr, (delay.as_micros() * 65_536 / 1_000_000) as u32)
@@ -110,7 +116,9 @@ impl Rtcp {
                     self.last_sr = Some(((sr.ntp_timestamp() >> 16) as u32, now));
                     sr.report_blocks().for_each(|b| self.on_block(unix, &b, our_ssrc));
                 }
-                Packet::Rr(rr) => rr.report_blocks().for_each(|b| self.on_block(unix, &b, our_ssrc)),
+                Packet::Rr(rr) => {
+                    rr.report_blocks().for_each(|b| self.on_block(unix, &b, our_ssrc))
+                }
                 _ => {}
             }
         }
@@ -122,7 +130,8 @@ impl Rtcp {
         }
         let lsr = block.last_sender_report_timestamp();
         let now = (ntp(unix) >> 16) as u32;
-        let units = now.wrapping_sub(lsr).wrapping_sub(block.delay_since_last_sender_report_timestamp());
+        let units =
+            now.wrapping_sub(lsr).wrapping_sub(block.delay_since_last_sender_report_timestamp());
         // 16.16 seconds; more than 10 s is no round trip but a peer's broken clock
         let round_trip = (lsr != 0 && units < 10 << 16)
             .then(|| Duration::from_micros(u64::from(units) * 1_000_000 / 65_536));

@@ -46,7 +46,14 @@ impl Sender {
     }
 
     /// Writes the packet for frame `index` into `out`.
-    pub fn audio(&mut self, payload_type: u8, index: u64, payload: &[u8], marker: bool, out: &mut Vec<u8>) {
+    pub fn audio(
+        &mut self,
+        payload_type: u8,
+        index: u64,
+        payload: &[u8],
+        marker: bool,
+        out: &mut Vec<u8>,
+    ) {
         self.header.timestamp = self.timestamp(index);
         self.write(payload_type, payload, marker, out);
     }

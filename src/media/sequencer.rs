@@ -304,7 +304,8 @@ mod tests {
         fn wait(&mut self, ms: u64) {
             self.now += Duration::from_millis(ms);
             let out = &mut self.out;
-            self.sequencer.on_timeout(self.now, &mut |d| out.push((d.payload[0], d.lost, d.restarted)));
+            self.sequencer
+                .on_timeout(self.now, &mut |d| out.push((d.payload[0], d.lost, d.restarted)));
         }
 
         fn numbers(&self) -> Vec<u8> {

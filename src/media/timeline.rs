@@ -97,7 +97,8 @@ impl Timeline {
 
     pub fn push(&mut self, now: Instant, audio: Audio<'_>) {
         let mut samples = audio.samples;
-        let elapsed = self.anchor.map_or(Duration::ZERO, |(at, _)| now.saturating_duration_since(at));
+        let elapsed =
+            self.anchor.map_or(Duration::ZERO, |(at, _)| now.saturating_duration_since(at));
         let believed = samples_in(elapsed + TOLERANCE) as i64;
         let restarted = audio.restarted || (audio.marker && self.filled > 0);
         // how far this audio begins after the last that was heard
@@ -131,6 +132,19 @@ impl Timeline {
         self.anchor = Some((now, self.position));
     }
 
+    /// A telephone-event packet: no audio, but the stream's time goes on for as long as the event lasts.
+    pub fn push_event(&mut self, now: Instant, timestamp: u32, duration: u16) {
+        let (Some(next), Some((at, _))) = (self.next_timestamp, self.anchor) else { return };
+        let end = timestamp.wrapping_add(u32::from(duration));
+        let ahead = i64::from(end.wrapping_sub(next) as i32);
+        let believed = samples_in(now.saturating_duration_since(at) + TOLERANCE) as i64;
+        if ahead > self.filled && ahead <= believed {
+            self.append_silence((ahead - self.filled) as usize);
+            (self.next_timestamp, self.filled) = (Some(end), 0);
+            self.anchor = Some((now, self.position));
+        }
+    }
+
     pub fn next_timeout(&self) -> Option<Instant> {
         let (at, position) = self.anchor?;
         let wanted = self.position + self.missing() as u64 - position;
@@ -161,7 +175,8 @@ impl Timeline {
         self.position += samples.len() as u64;
         while !samples.is_empty() {
             let take = self.missing().min(samples.len());
-            self.partial[self.partial_len..self.partial_len + take].copy_from_slice(&samples[..take]);
+            self.partial[self.partial_len..self.partial_len + take]
+                .copy_from_slice(&samples[..take]);
             self.partial_kind = match (self.partial_len, self.partial_kind, kind) {
                 (0, _, kind) => kind,
                 (_, Kind::Heard, _) | (_, _, Kind::Heard) => Kind::Heard,
@@ -334,6 +349,19 @@ mod tests {
         let audio =
             Audio { marker: true, timestamp: 160, samples: &[2; 160], lost: 0, restarted: false };
         rig.timeline.push(rig.now, audio);
+        assert_eq!(rig.frames(), [(2, Kind::Heard)]);
+    }
+
+    #[test]
+    fn a_key_press_takes_its_time_without_a_gap() {
+        let mut rig = Rig::new();
+        rig.push(0, 1, 0, true);
+        for n in 1..=7u16 {
+            rig.at(u64::from(n) * 20);
+            rig.timeline.push_event(rig.now, 160, n * 160);
+            assert_eq!(rig.frames().len(), if n == 1 { 2 } else { 1 });
+        }
+        rig.at(160).push(8 * 160, 2, 0, false);
         assert_eq!(rig.frames(), [(2, Kind::Heard)]);
     }
 

@@ -39,7 +39,9 @@ pub fn header(channels: u16, data_bytes: u32) -> [u8; HEADER_BYTES] {
 pub enum WavError {
     #[error("not a WAV file")]
     NotWav,
-    #[error("only 8 kHz mu-law or 16-bit PCM can be used; make one with: sox IN -r 8000 -c 1 -e mu-law OUT.wav")]
+    #[error(
+        "only 8 kHz mu-law or 16-bit PCM can be used; make one with: sox IN -r 8000 -c 1 -e mu-law OUT.wav"
+    )]
     Format,
 }
 
@@ -74,7 +76,8 @@ pub fn read(file: &[u8]) -> Result<Vec<Vec<u8>>, WavError> {
                         .collect(),
                     _ => return Err(WavError::Format),
                 };
-                let channel = |n: usize| samples.iter().skip(n).step_by(channels).copied().collect();
+                let channel =
+                    |n: usize| samples.iter().skip(n).step_by(channels).copied().collect();
                 return Ok((0..channels).map(channel).collect());
             }
             _ => {}

@@ -29,7 +29,11 @@ pub enum Track {
 
 enum Job {
     /// Interleaved samples for the file, at this offset behind the header.
-    Block { path: PathBuf, offset: u64, samples: Vec<u8> },
+    Block {
+        path: PathBuf,
+        offset: u64,
+        samples: Vec<u8>,
+    },
     Sync(SyncSender<()>),
 }
 

@@ -156,12 +156,7 @@ impl Session {
     }
 
     /// The `Authorization` value for a request; each call uses the nonce once more.
-    pub fn authorize(
-        &mut self,
-        signed: Signed<'_>,
-        who: Credentials<'_>,
-        cnonce: &str,
-    ) -> String {
+    pub fn authorize(&mut self, signed: Signed<'_>, who: Credentials<'_>, cnonce: &str) -> String {
         self.nonce_count += 1;
         let challenge = &self.challenge;
         let nc = format!("{:08x}", self.nonce_count);
@@ -212,7 +207,12 @@ fn response(
 }
 
 /// The registrar's side: whether an `Authorization` value answers `challenge` with this password.
-pub fn verify(challenge: &Challenge, authorization: &str, signed: Signed<'_>, who: Credentials<'_>) -> bool {
+pub fn verify(
+    challenge: &Challenge,
+    authorization: &str,
+    signed: Signed<'_>,
+    who: Credentials<'_>,
+) -> bool {
     let Some(fields) = parse_fields(authorization) else { return false };
     let get = |name: &str| {
         fields.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str()).unwrap_or_default()
@@ -258,7 +258,8 @@ mod tests {
     #[test]
     fn without_qop_as_chan_sip() {
         let challenge =
-            Challenge::parse(r#"Digest algorithm=MD5, realm="asterisk", nonce="32a8239f""#).unwrap();
+            Challenge::parse(r#"Digest algorithm=MD5, realm="asterisk", nonce="32a8239f""#)
+                .unwrap();
         assert_eq!(challenge.qop, Qop::Absent);
         let signed = Signed { method: "REGISTER", uri: "sip:127.0.0.2", body: "" };
         let who = Credentials { username: "cc100", password: "test" };
@@ -278,7 +279,10 @@ mod tests {
         ];
         assert_eq!(Challenge::best(all.into_iter(), None).unwrap().nonce, "2");
         assert_eq!(Challenge::best(all.into_iter().rev(), None).unwrap().nonce, "2");
-        assert_eq!(Challenge::best(all[4..].iter().copied(), None), Err(ChallengeError::Unsupported));
+        assert_eq!(
+            Challenge::best(all[4..].iter().copied(), None),
+            Err(ChallengeError::Unsupported)
+        );
         let other = Challenge::best(all.into_iter(), Some("b"));
         assert_eq!(other, Err(ChallengeError::WrongRealm("a".into())));
     }

@@ -141,7 +141,8 @@ impl Endpoint {
         getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
         let accounts = config.peers.into_iter().map(|peer| peer.account).collect();
         let max_calls = config.max_calls;
-        let agent_config = AgentConfig { accounts, listen_port: bound.port(), max_calls: 2 * max_calls };
+        let agent_config =
+            AgentConfig { accounts, listen_port: bound.port(), max_calls: 2 * max_calls };
         let (internal_tx, internal) = mpsc::channel(4 * max_calls + 64);
         let (tcp_tx, tcp_events) = mpsc::channel(256);
         let endpoint = Endpoint {
@@ -334,7 +335,9 @@ impl Endpoint {
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Invite(invite) => self.on_invite(*invite),
-            Event::Media { call, remote } => self.signal(call, Signal::Media(remote_media(&remote))),
+            Event::Media { call, remote } => {
+                self.signal(call, Signal::Media(remote_media(&remote)))
+            }
             Event::Digit { call, digit } => self.signal(call, Signal::Digit(digit)),
             Event::Ended { call, end } => {
                 self.signal(call, Signal::Ended(end_reason(&end)));
@@ -404,9 +407,8 @@ impl Endpoint {
                 warn!(?call, ?request, "the SIP endpoint does not take requests");
             }
         });
-        let wanted = |name: &str| {
-            peer.x_headers.iter().any(|x| x == "*" || x.eq_ignore_ascii_case(name))
-        };
+        let wanted =
+            |name: &str| peer.x_headers.iter().any(|x| x == "*" || x.eq_ignore_ascii_case(name));
         let mut vars: Vec<(String, String)> = Vec::new();
         if let Some(name) = invite.from_name {
             vars.push(("from_name".to_owned(), name));
@@ -437,9 +439,14 @@ impl Endpoint {
                 warn!(pbx, code, retry_s = retry.as_secs(), "registration refused: {hint}");
             }
             Status::Failing { why } => warn!(pbx, "registration failed: {why}; trying again"),
-            Status::Lost { why } => warn!(pbx, "the registrar is lost: {why}; asking once a second"),
+            Status::Lost { why } => {
+                warn!(pbx, "the registrar is lost: {why}; asking once a second")
+            }
             Status::Conflict { contact } => {
-                warn!(pbx, contact, "another device is registered as the same user: calls may go there");
+                warn!(
+                    pbx,
+                    contact, "another device is registered as the same user: calls may go there"
+                );
             }
             Status::Unregistered => info!(pbx, "unregistered"),
         }

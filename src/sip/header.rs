@@ -24,7 +24,10 @@ const COMPACT: [(&str, &str); 15] = [
 
 /// The full name for a compact one; any other name as it is.
 pub fn full_name(name: &str) -> &str {
-    COMPACT.iter().find(|(short, _)| short.eq_ignore_ascii_case(name)).map_or(name, |(_, full)| full)
+    COMPACT
+        .iter()
+        .find(|(short, _)| short.eq_ignore_ascii_case(name))
+        .map_or(name, |(_, full)| full)
 }
 
 /// `token` of RFC 3261 §25.1.
@@ -239,7 +242,9 @@ mod tests {
 
     #[test]
     fn via_with_spaces_and_ipv6() {
-        let via = Via::parse("SIP  / 2.0 / UDP  [2001:db8::9:1]:5061;received=1.2.3.4;branch=z9hG4bKx;rport");
+        let via = Via::parse(
+            "SIP  / 2.0 / UDP  [2001:db8::9:1]:5061;received=1.2.3.4;branch=z9hG4bKx;rport",
+        );
         let via = via.unwrap();
         assert_eq!((via.transport.as_str(), via.port), ("UDP", Some(5061)));
         assert_eq!(via.branch(), Some("z9hG4bKx"));
@@ -250,13 +255,20 @@ mod tests {
 
     #[test]
     fn name_addr_forms() {
-        let quoted = NameAddr::parse(r#""J Rosenberg \\\"" <sip:jd@ex.com;x=y>;tag = 98asj8"#).unwrap();
+        let quoted =
+            NameAddr::parse(r#""J Rosenberg \\\"" <sip:jd@ex.com;x=y>;tag = 98asj8"#).unwrap();
         assert_eq!(quoted.display.as_deref(), Some(r#"J Rosenberg \""#));
         assert_eq!(quoted.uri, "sip:jd@ex.com;x=y");
         assert_eq!(quoted.tag(), Some("98asj8"));
         let bare = NameAddr::parse("sip:caller@example.net;tag=134161461246").unwrap();
-        assert_eq!((bare.uri.as_str(), bare.tag()), ("sip:caller@example.net", Some("134161461246")));
-        assert_eq!(NameAddr::parse("Joe Doe <sip:1@h>").unwrap().display.as_deref(), Some("Joe Doe"));
+        assert_eq!(
+            (bare.uri.as_str(), bare.tag()),
+            ("sip:caller@example.net", Some("134161461246"))
+        );
+        assert_eq!(
+            NameAddr::parse("Joe Doe <sip:1@h>").unwrap().display.as_deref(),
+            Some("Joe Doe")
+        );
         for bad in [
             r#""Mr. J. User <sip:j.user@example.com>"#,
             "Bell, Alexander <sip:a@ex.com>;tag=43",

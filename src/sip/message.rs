@@ -4,7 +4,9 @@
 //! answered with the right status while a bad response is dropped.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::sip::header::{NameAddr, Via, full_name, is_token, parse_cseq, parse_number, split_outside};
+use crate::sip::header::{
+    NameAddr, Via, full_name, is_token, parse_cseq, parse_number, split_outside,
+};
 use crate::sip::uri::{Uri, UriError};
 
 /// Largest message that is read: a UDP datagram's size, and the limit on a TCP stream.
@@ -14,8 +16,20 @@ pub const MAX_HEADERS: usize = 128;
 
 /// The methods that we answer with 405 rather than 501 when they are not allowed.
 const KNOWN: [&str; 14] = [
-    "INVITE", "ACK", "BYE", "CANCEL", "OPTIONS", "INFO", "UPDATE", "NOTIFY", "REGISTER", "PRACK",
-    "MESSAGE", "REFER", "SUBSCRIBE", "PUBLISH",
+    "INVITE",
+    "ACK",
+    "BYE",
+    "CANCEL",
+    "OPTIONS",
+    "INFO",
+    "UPDATE",
+    "NOTIFY",
+    "REGISTER",
+    "PRACK",
+    "MESSAGE",
+    "REFER",
+    "SUBSCRIBE",
+    "PUBLISH",
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -411,7 +425,8 @@ mod tests {
 
     #[test]
     fn unreadable_things_do_not_panic() {
-        for junk in ["", "\r\n\r\n", "SIP/2.0 9999 x\r\n\r\n", "GARBAGE\r\n\r\n", "\0\u{1}\r\n\r\n"] {
+        for junk in ["", "\r\n\r\n", "SIP/2.0 9999 x\r\n\r\n", "GARBAGE\r\n\r\n", "\0\u{1}\r\n\r\n"]
+        {
             assert!(Message::parse(junk.as_bytes()).is_err(), "{junk:?}");
         }
     }

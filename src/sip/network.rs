@@ -12,12 +12,15 @@ pub struct Network {
 
 impl Network {
     pub fn contains(&self, ip: IpAddr) -> bool {
-        let shifted = |bits: u128, width: u8| bits.checked_shr(u32::from(width - self.prefix)).unwrap_or(0);
+        let shifted =
+            |bits: u128, width: u8| bits.checked_shr(u32::from(width - self.prefix)).unwrap_or(0);
         match (self.ip, ip) {
             (IpAddr::V4(a), IpAddr::V4(b)) => {
                 shifted(u128::from(a.to_bits()), 32) == shifted(u128::from(b.to_bits()), 32)
             }
-            (IpAddr::V6(a), IpAddr::V6(b)) => shifted(a.to_bits(), 128) == shifted(b.to_bits(), 128),
+            (IpAddr::V6(a), IpAddr::V6(b)) => {
+                shifted(a.to_bits(), 128) == shifted(b.to_bits(), 128)
+            }
             _ => false,
         }
     }
@@ -45,9 +48,8 @@ mod tests {
 
     #[test]
     fn contains() {
-        let inside = |range: &str, ip: &str| {
-            range.parse::<Network>().unwrap().contains(ip.parse().unwrap())
-        };
+        let inside =
+            |range: &str, ip: &str| range.parse::<Network>().unwrap().contains(ip.parse().unwrap());
         assert!(inside("10.1.0.0/16", "10.1.255.3") && !inside("10.1.0.0/16", "10.2.0.0"));
         assert!(inside("0.0.0.0/0", "8.8.8.8") && !inside("0.0.0.0/0", "::1"));
         assert!(inside("2001:db8::/32", "2001:db8::5") && inside("::1", "::1"));

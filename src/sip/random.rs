@@ -18,8 +18,10 @@ impl Random {
 
     pub fn next_u64(&mut self) -> u64 {
         self.counter += 1;
-        let digest =
-            Sha256::new().chain_update(self.key).chain_update(self.counter.to_be_bytes()).finalize();
+        let digest = Sha256::new()
+            .chain_update(self.key)
+            .chain_update(self.counter.to_be_bytes())
+            .finalize();
         let mut word = [0u8; 8];
         word.copy_from_slice(&digest[..8]);
         u64::from_be_bytes(word)

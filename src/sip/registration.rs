@@ -53,21 +53,36 @@ pub struct Settings {
 /// What the rest of the program and the log should know; sent on change only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    Registered { expires_s: u32 },
+    Registered {
+        expires_s: u32,
+    },
     /// The registrar refuses us; another try comes after the wait.
-    Refused { code: u16, hint: String, retry: Duration },
+    Refused {
+        code: u16,
+        hint: String,
+        retry: Duration,
+    },
     /// It answers with an error or not at all.
-    Failing { why: String },
+    Failing {
+        why: String,
+    },
     /// It was there and is silent now.
-    Lost { why: &'static str },
+    Lost {
+        why: &'static str,
+    },
     /// Another device has registered as the same user.
-    Conflict { contact: String },
+    Conflict {
+        contact: String,
+    },
     Unregistered,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    Register { expires_s: u32, authorization: Option<(&'static str, String)> },
+    Register {
+        expires_s: u32,
+        authorization: Option<(&'static str, String)>,
+    },
     Options,
     /// Look the registrar's name up again.
     Resolve,
@@ -79,9 +94,15 @@ enum State {
     Idle,
     /// A REGISTER is out.
     Registering,
-    Registered { refresh: Instant },
-    Waiting { until: Instant },
-    Lost { next: Instant },
+    Registered {
+        refresh: Instant,
+    },
+    Waiting {
+        until: Instant,
+    },
+    Lost {
+        next: Instant,
+    },
     /// `Expires: 0` is out, to be followed by a REGISTER.
     Removing,
     Stopping,
@@ -167,9 +188,16 @@ impl Registration {
     }
 
     /// A final response to one of our REGISTERs.
-    pub fn on_response(&mut self, now: Instant, response: &Message, contact: &str, random: &mut Random) {
+    pub fn on_response(
+        &mut self,
+        now: Instant,
+        response: &Message,
+        contact: &str,
+        random: &mut Random,
+    ) {
         let code = response.code().unwrap_or(0);
-        if code < 200 || matches!(self.state, State::Idle | State::Stopped | State::Waiting { .. }) {
+        if code < 200 || matches!(self.state, State::Idle | State::Stopped | State::Waiting { .. })
+        {
             return;
         }
         self.notice_address(response);
@@ -230,7 +258,10 @@ impl Registration {
 
     /// ICMP says that nobody listens there.
     pub fn on_unreachable(&mut self, now: Instant) {
-        if !matches!(self.state, State::Lost { .. } | State::Stopping | State::Stopped | State::Idle) {
+        if !matches!(
+            self.state,
+            State::Lost { .. } | State::Stopping | State::Stopped | State::Idle
+        ) {
             self.lose(now, "its port is closed");
         }
     }
@@ -288,7 +319,13 @@ impl Registration {
         self.actions.push_back(Action::Register { expires_s, authorization });
     }
 
-    fn on_accepted(&mut self, now: Instant, response: &Message, contact: &str, random: &mut Random) {
+    fn on_accepted(
+        &mut self,
+        now: Instant,
+        response: &Message,
+        contact: &str,
+        random: &mut Random,
+    ) {
         (self.refused, self.stale) = (0, 0);
         match self.state {
             State::Lost { .. } => {

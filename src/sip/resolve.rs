@@ -50,7 +50,11 @@ pub async fn routes(
     }
 }
 
-async fn lookup(name: &str, port: Option<u16>, transport: Transport) -> Result<Vec<SocketAddr>, String> {
+async fn lookup(
+    name: &str,
+    port: Option<u16>,
+    transport: Transport,
+) -> Result<Vec<SocketAddr>, String> {
     let mut targets = vec![(name.to_owned(), port.unwrap_or(DEFAULT_PORT))];
     if port.is_none() {
         let records = srv(name, transport).await;

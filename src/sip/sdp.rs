@@ -180,7 +180,12 @@ fn session_part(local: &Local) -> String {
     )
 }
 
-fn audio_part(local: &Local, codecs: &[(Codec, u8)], dtmf: Option<u8>, direction: Direction) -> String {
+fn audio_part(
+    local: &Local,
+    codecs: &[(Codec, u8)],
+    dtmf: Option<u8>,
+    direction: Direction,
+) -> String {
     let types = codecs.iter().map(|(_, pt)| *pt).chain(dtmf);
     let types = types.map(|pt| pt.to_string()).collect::<Vec<_>>().join(" ");
     let mut out = format!("m=audio {} RTP/AVP {types}\r\n", local.rtp.port());
@@ -197,8 +202,10 @@ fn audio_part(local: &Local, codecs: &[(Codec, u8)], dtmf: Option<u8>, direction
 fn audio(session: &Session, media: &Media) -> Result<Remote, SdpError> {
     let connection = media.connections.first().or(session.connection.as_ref());
     let address = connection.ok_or(SdpError::Address)?.connection_address.as_str();
-    let ip: IpAddr = address.split('/').next().unwrap_or("").parse().map_err(|_| SdpError::Address)?;
-    let types: Vec<u8> = media.fmt.split_ascii_whitespace().filter_map(|t| t.parse().ok()).collect();
+    let ip: IpAddr =
+        address.split('/').next().unwrap_or("").parse().map_err(|_| SdpError::Address)?;
+    let types: Vec<u8> =
+        media.fmt.split_ascii_whitespace().filter_map(|t| t.parse().ok()).collect();
     let mapped = |pt: u8| -> Option<String> {
         let maps = media.attributes.iter().filter(|a| a.attribute == "rtpmap");
         maps.filter_map(|a| a.value.as_deref()?.split_once(' ')).find_map(|(number, name)| {
@@ -290,7 +297,8 @@ mod tests {
         let (head, audio) = ASTERISK.split_once("m=audio").unwrap();
         let remote = parse(&format!("{head}{video}m=audio{audio}")).unwrap();
         let answer = remote.answer(&local());
-        let (v, a) = (answer.find("m=video 0 RTP/AVP 97").unwrap(), answer.find("m=audio").unwrap());
+        let (v, a) =
+            (answer.find("m=video 0 RTP/AVP 97").unwrap(), answer.find("m=audio").unwrap());
         assert!(v < a);
     }
 

@@ -63,7 +63,12 @@ impl SessionTimer {
         let (interval_s, params) = parse_seconds(response.get("Session-Expires")?)?;
         let peer = find_param(&params, "refresher") == Some("uas");
         let refresher = if peer { Refresher::Peer } else { Refresher::Us };
-        Some(SessionTimer { interval_s: interval_s.max(MIN_SE), refresher, since: now, retry_at: None })
+        Some(SessionTimer {
+            interval_s: interval_s.max(MIN_SE),
+            refresher,
+            since: now,
+            retry_at: None,
+        })
     }
 
     /// Adds what a 2xx to the peer's request must say (RFC 4028 §9).
@@ -159,10 +164,12 @@ mod tests {
     fn refresh_at_half_and_give_up_before_the_end() {
         let now = start();
         let at = |s| now + Duration::from_secs(s);
-        let ours = SessionTimer { interval_s: 90, refresher: Refresher::Us, since: now, retry_at: None };
+        let ours =
+            SessionTimer { interval_s: 90, refresher: Refresher::Us, since: now, retry_at: None };
         assert_eq!(ours.next_timeout(), at(45));
         assert_eq!(ours.on_timeout(at(45)), Due::Refresh);
-        let theirs = SessionTimer { interval_s: 90, refresher: Refresher::Peer, since: now, retry_at: None };
+        let theirs =
+            SessionTimer { interval_s: 90, refresher: Refresher::Peer, since: now, retry_at: None };
         assert_eq!(theirs.next_timeout(), at(60));
         assert_eq!(theirs.on_timeout(at(59)), Due::Nothing);
         assert_eq!(theirs.on_timeout(at(60)), Due::Expired);

@@ -43,7 +43,8 @@ impl Framer {
         };
         let text = String::from_utf8_lossy(&self.buffer[..head]);
         let lengths = text.split("\r\n").filter_map(|line| line.split_once(':'));
-        let mut lengths = lengths.filter(|(name, _)| full_name(name.trim()).eq_ignore_ascii_case("Content-Length"));
+        let mut lengths = lengths
+            .filter(|(name, _)| full_name(name.trim()).eq_ignore_ascii_case("Content-Length"));
         let length = match (lengths.next(), lengths.next()) {
             (Some((_, value)), None) => parse_number(value).ok_or(StreamError::NoLength)? as usize,
             _ => return Err(StreamError::NoLength),

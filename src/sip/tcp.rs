@@ -95,7 +95,8 @@ async fn exchange(
     // fixed when a message begins, so that one byte now and then does not keep it open
     let mut partial_until = None;
     loop {
-        let limit = partial_until.unwrap_or_else(|| tokio::time::Instant::now() + 86_400 * Duration::from_secs(1));
+        let limit = partial_until
+            .unwrap_or_else(|| tokio::time::Instant::now() + 86_400 * Duration::from_secs(1));
         tokio::select! {
             data = queue.recv() => {
                 let Some(data) = data else { return };

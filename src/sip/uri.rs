@@ -96,7 +96,8 @@ impl Uri {
             "sips" => true,
             _ => return Err(UriError::Scheme),
         };
-        if rest.chars().any(|c| c.is_ascii_control() || " \t<>\"".contains(c)) || !escapes_ok(rest) {
+        if rest.chars().any(|c| c.is_ascii_control() || " \t<>\"".contains(c)) || !escapes_ok(rest)
+        {
             return Err(UriError::Syntax);
         }
         // userinfo may hold ';' and '?', so the '@' is looked for first

@@ -113,8 +113,8 @@ impl Target {
             false => None,
             true => {
                 let name = options.tls_server_name.as_deref().unwrap_or(&host).to_owned();
-                let server =
-                    ServerName::try_from(name.clone()).map_err(|_| TargetError::ServerName(name))?;
+                let server = ServerName::try_from(name.clone())
+                    .map_err(|_| TargetError::ServerName(name))?;
                 Some((Arc::new(tls_config(options.ca_file.as_deref())?), server))
             }
         };
@@ -207,7 +207,8 @@ fn request(url: &str, options: &TargetOptions) -> Result<Request, TargetError> {
     headers.insert("User-Agent", HeaderValue::from_static(twilio::USER_AGENT));
     if let Some(token) = &options.auth_token {
         let value = HeaderValue::from_str(&twilio::signature(token, url));
-        headers.insert("X-Twilio-Signature", value.map_err(|_| TargetError::Header(url.to_owned()))?);
+        headers
+            .insert("X-Twilio-Signature", value.map_err(|_| TargetError::Header(url.to_owned()))?);
     }
     for (name, value) in &options.headers {
         let error = || TargetError::Header(name.clone());
@@ -247,7 +248,8 @@ fn tls_config(ca_file: Option<&str>) -> Result<rustls::ClientConfig, TargetError
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {
-                let why = "the system has no CA certificates; install ca-certificates or set ca_file";
+                let why =
+                    "the system has no CA certificates; install ca-certificates or set ca_file";
                 return Err(TargetError::Tls(why.to_owned()));
             }
         }
@@ -287,6 +289,9 @@ mod tests {
         assert_eq!((get("origin"), get("sec-websocket-protocol")), (None, None));
         assert_eq!(get("sec-websocket-extensions"), None);
         let other = fresh_key(&target.request);
-        assert_ne!(other.headers().get("sec-websocket-key"), target.request.headers().get("sec-websocket-key"));
+        assert_ne!(
+            other.headers().get("sec-websocket-key"),
+            target.request.headers().get("sec-websocket-key")
+        );
     }
 }

@@ -12,7 +12,10 @@ use crate::media::frame::Samples;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToAi {
     /// 20 ms of the caller, mu-law; `t_ms` on the audio clock of the call.
-    Audio { samples: Samples, t_ms: u64 },
+    Audio {
+        samples: Samples,
+        t_ms: u64,
+    },
     Digit(char),
     /// A mark of the AI's: what was before it has been played, or thrown away.
     Mark(String),

@@ -134,7 +134,9 @@ impl AiSocket {
             let message = match Pin::new(&mut self.socket).poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => {
-                    return Poll::Ready(SocketEvent::Closed(Closed::Failed("end of stream".into())));
+                    return Poll::Ready(SocketEvent::Closed(Closed::Failed(
+                        "end of stream".into(),
+                    )));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     return Poll::Ready(SocketEvent::Closed(closed(&error)));

@@ -236,7 +236,10 @@ mod tests {
         let table = [
             (r#"{"event":"clear","streamSid":"MZ1"}"#, FromAi::Clear),
             (r#"{"event":"clear"}"#, FromAi::Clear),
-            (r#"{"event":"mark","streamSid":"MZ1","mark":{"name":"x\u0041"}}"#, FromAi::Mark("xA".into())),
+            (
+                r#"{"event":"mark","streamSid":"MZ1","mark":{"name":"x\u0041"}}"#,
+                FromAi::Mark("xA".into()),
+            ),
             (
                 r#"{"streamSid":"MZ1","media":{"track":"outbound","payload":"\/\/8=","x":[1]},"event":"media","sequenceNumber":7}"#,
                 FromAi::Audio(Bytes::from_static(&[255, 255])),
@@ -273,9 +276,15 @@ mod tests {
     #[test]
     fn signatures() {
         let url = "wss://ai.example.com/media?b=2&a=1";
-        assert_eq!(signature("12345", url), signature("12345", "wss://ai.example.com/media?a=1&b=2"));
+        assert_eq!(
+            signature("12345", url),
+            signature("12345", "wss://ai.example.com/media?a=1&b=2")
+        );
         assert_ne!(signature("12345", url), signature("12346", url));
-        assert_eq!(signature("12345", "wss://ai.example.com/media"), "YN500Ddw+RvOiEk6SQN7QePYQ+g=");
+        assert_eq!(
+            signature("12345", "wss://ai.example.com/media"),
+            "YN500Ddw+RvOiEk6SQN7QePYQ+g="
+        );
     }
 
     #[test]

@@ -94,7 +94,9 @@ impl Agent {
     }
 
     pub(super) fn on_account_timeout(&mut self, now: Instant, id: AccountId) {
-        self.with_registration(now, id, |registration, random| registration.on_timeout(now, random));
+        self.with_registration(now, id, |registration, random| {
+            registration.on_timeout(now, random)
+        });
     }
 
     pub(super) fn shutdown(&mut self, now: Instant) {
@@ -130,7 +132,12 @@ impl Agent {
         });
     }
 
-    pub(super) fn on_keepalive_response(&mut self, now: Instant, id: AccountId, response: &Message) {
+    pub(super) fn on_keepalive_response(
+        &mut self,
+        now: Instant,
+        id: AccountId,
+        response: &Message,
+    ) {
         self.with_registration(now, id, |registration, random| {
             registration.on_options_answered(response, random);
         });

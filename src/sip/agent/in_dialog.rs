@@ -3,10 +3,8 @@
 
 use std::time::Instant;
 
-use crate::sip::agent::uas::{check_content, copy_record_route};
-use crate::sip::agent::{
-    ALLOW, Agent, CallEnd, CallKey, CallState, Event, PRODUCT, TimerKey,
-};
+use crate::sip::agent::uas::{Refusal, check_content, copy_record_route};
+use crate::sip::agent::{ALLOW, Agent, CallEnd, CallKey, CallState, Event, PRODUCT, TimerKey};
 use crate::sip::dialog::Order;
 use crate::sip::flow::Flow;
 use crate::sip::header::parse_number;
@@ -55,7 +53,14 @@ impl Agent {
         self.end_call(call_key, CallEnd::Bye { cause: q850_cause(request) });
     }
 
-    fn on_reinvite(&mut self, now: Instant, flow: Flow, key: &str, call_key: CallKey, request: &Message) {
+    fn on_reinvite(
+        &mut self,
+        now: Instant,
+        flow: Flow,
+        key: &str,
+        call_key: CallKey,
+        request: &Message,
+    ) {
         let Some(call) = self.calls.get(&call_key) else { return };
         let refusal = match call.state {
             CallState::Up if call.refreshing => Some((491, "Request Pending", None)),
@@ -83,7 +88,14 @@ impl Agent {
         }
     }
 
-    fn on_update(&mut self, now: Instant, flow: Flow, key: &str, call_key: CallKey, request: &Message) {
+    fn on_update(
+        &mut self,
+        now: Instant,
+        flow: Flow,
+        key: &str,
+        call_key: CallKey,
+        request: &Message,
+    ) {
         let Some(call) = self.calls.get(&call_key) else { return };
         let has_sdp = !request.body.is_empty();
         let offer_open = call.refreshing || call.invite.is_some() || (call.late_offer && has_sdp);
@@ -99,8 +111,11 @@ impl Agent {
         match result {
             Ok(remote) => {
                 let Some(call) = self.calls.get_mut(&call_key) else { return };
-                let response =
-                    if remote.is_some() { call.ok_with_sdp(request) } else { call.ok_plain(request) };
+                let response = if remote.is_some() {
+                    call.ok_with_sdp(request)
+                } else {
+                    call.ok_plain(request)
+                };
                 self.respond(now, key, &response);
                 self.arm(TimerKey::Call(call_key));
                 if let Some(remote) = remote {
@@ -122,7 +137,7 @@ impl Agent {
         flow: Flow,
         call_key: CallKey,
         request: &Message,
-    ) -> Result<Option<Remote>, (u16, &'static str, Option<(&'static str, String)>)> {
+    ) -> Result<Option<Remote>, Refusal> {
         let account = self.calls.get(&call_key).and_then(|c| c.account);
         let remote = match request.body.is_empty() {
             true => None,
@@ -141,7 +156,7 @@ impl Agent {
         now: Instant,
         call_key: CallKey,
         request: &Message,
-    ) -> Result<(), (u16, &'static str, Option<(&'static str, String)>)> {
+    ) -> Result<(), Refusal> {
         let Some(call) = self.calls.get_mut(&call_key) else { return Ok(()) };
         match SessionTimer::asked(request, call.session_timer.as_ref(), now) {
             Asked::TooSmall => {
@@ -203,7 +218,11 @@ impl Agent {
             match self.read_sdp(&request.body, account, flow_ip) {
                 Ok(remote) => self.event(Event::Media { call: call_key, remote }),
                 Err(_) => {
-                    self.send_bye(now, call_key, "Q.850;cause=88;text=\"no usable SDP in the ACK\"");
+                    self.send_bye(
+                        now,
+                        call_key,
+                        "Q.850;cause=88;text=\"no usable SDP in the ACK\"",
+                    );
                     self.end_call(call_key, CallEnd::BadAnswer);
                 }
             }

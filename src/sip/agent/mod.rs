@@ -77,11 +77,19 @@ pub struct Route {
 #[derive(Debug)]
 pub enum Input<'a> {
     /// One message from the network.
-    Message { flow: Flow, data: &'a [u8] },
+    Message {
+        flow: Flow,
+        data: &'a [u8],
+    },
     /// The answer to [`Output::Resolve`]: the registrar's (or peers') addresses.
-    Resolved { account: AccountId, routes: Result<Vec<Route>, String> },
+    Resolved {
+        account: AccountId,
+        routes: Result<Vec<Route>, String>,
+    },
     /// ICMP port unreachable, or a TCP connection that could not be made or has closed.
-    Unreachable { remote: SocketAddr },
+    Unreachable {
+        remote: SocketAddr,
+    },
     Timeout,
     Command(Command),
 }
@@ -110,18 +118,38 @@ pub enum CallEnd {
 #[derive(Debug)]
 pub enum Event {
     Invite(Box<Invite>),
-    Acked { call: CallKey },
+    Acked {
+        call: CallKey,
+    },
     /// The peer's side of the media has changed (or is known, after a late offer).
-    Media { call: CallKey, remote: Remote },
+    Media {
+        call: CallKey,
+        remote: Remote,
+    },
     /// A key pressed, by SIP INFO.
-    Digit { call: CallKey, digit: char },
+    Digit {
+        call: CallKey,
+        digit: char,
+    },
     /// 180 or 183 to our INVITE.
-    Progress { call: CallKey, code: u16 },
+    Progress {
+        call: CallKey,
+        code: u16,
+    },
     /// Our INVITE was answered.
-    Answered { call: CallKey, remote: Remote },
+    Answered {
+        call: CallKey,
+        remote: Remote,
+    },
     /// The call is over; nothing follows.
-    Ended { call: CallKey, end: CallEnd },
-    Registration { account: AccountId, status: Status },
+    Ended {
+        call: CallKey,
+        end: CallEnd,
+    },
+    Registration {
+        account: AccountId,
+        status: Status,
+    },
     /// All registrations are given back, after [`Command::Shutdown`].
     Unregistered,
 }
@@ -166,25 +194,50 @@ pub struct Dial {
 
 #[derive(Debug)]
 pub enum Command {
-    Answer { call: CallKey, rtp: SocketAddr },
-    Ringing { call: CallKey },
-    Reject { call: CallKey, code: u16, reason: &'static str, retry_after_s: Option<u32> },
+    Answer {
+        call: CallKey,
+        rtp: SocketAddr,
+    },
+    Ringing {
+        call: CallKey,
+    },
+    Reject {
+        call: CallKey,
+        code: u16,
+        reason: &'static str,
+        retry_after_s: Option<u32>,
+    },
     /// Ends the call whatever its state: refusal, CANCEL or BYE with a Reason.
-    Hangup { call: CallKey, q850: u16, text: &'static str },
+    Hangup {
+        call: CallKey,
+        q850: u16,
+        text: &'static str,
+    },
     Dial(Box<Dial>),
     /// Holds or resumes a call.
-    Direction { call: CallKey, direction: Direction },
+    Direction {
+        call: CallKey,
+        direction: Direction,
+    },
     /// Sends a key by SIP INFO.
-    Info { call: CallKey, digit: char },
+    Info {
+        call: CallKey,
+        digit: char,
+    },
     /// No new calls; give all registrations back.
     Shutdown,
 }
 
 #[derive(Debug)]
 pub enum Output {
-    Send { flow: Flow, data: Vec<u8> },
+    Send {
+        flow: Flow,
+        data: Vec<u8>,
+    },
     /// Look the account's host up and answer with [`Input::Resolved`].
-    Resolve { account: AccountId },
+    Resolve {
+        account: AccountId,
+    },
     Event(Event),
 }
 

@@ -106,7 +106,9 @@ impl Agent {
         match purpose {
             Purpose::Register(id) => self.on_register_timeout(now, id),
             Purpose::Invite(call) => self.on_invite_timeout(call),
-            Purpose::Reinvite(call) | Purpose::Update(call) => self.on_refresh_failed(now, call, 408),
+            Purpose::Reinvite(call) | Purpose::Update(call) => {
+                self.on_refresh_failed(now, call, 408)
+            }
             Purpose::Bye(call) => self.on_bye_done(call, 408),
             Purpose::Keepalive(_) | Purpose::Other => {}
         }

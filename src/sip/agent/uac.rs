@@ -109,7 +109,9 @@ impl Agent {
         purpose: Purpose,
         fill: impl FnOnce(&mut Message, &Call),
     ) {
-        let Some((local_ip, flow)) = self.calls.get(&key).map(|c| (c.local_ip, c.flow)) else { return };
+        let Some((local_ip, flow)) = self.calls.get(&key).map(|c| (c.local_ip, c.flow)) else {
+            return;
+        };
         let (via, branch) = self.via(local_ip, flow.transport);
         let Some(call) = self.calls.get_mut(&key) else { return };
         let mut request = call.dialog.request(method, via, None).with("User-Agent", PRODUCT);
@@ -213,7 +215,8 @@ impl Agent {
         let (call_id, tag) = (format!("{}@trunkless", self.random.token()), self.random.token());
         let dialog = Dialog::to_invite(call_id, from, tag, &dial.uri);
         self.dialogs.insert((dialog.call_id.clone(), dialog.local_tag.clone()), key);
-        let local = Local { rtp: dial.rtp, session_id: self.random.range(1 << 20, 1 << 40), version: 1 };
+        let local =
+            Local { rtp: dial.rtp, session_id: self.random.range(1 << 20, 1 << 40), version: 1 };
         let auth = dial.password.clone().map(|password| CallAuth {
             user: dial.user.clone(),
             password,
@@ -258,10 +261,8 @@ impl Agent {
                 && let Some((header, session)) = auth.session.clone()
             {
                 let signed = Signed { method: "INVITE", uri: request.uri(), body: &call.sdp };
-                let who = Credentials {
-                    username: &auth.user,
-                    password: auth.password.expose_secret(),
-                };
+                let who =
+                    Credentials { username: &auth.user, password: auth.password.expose_secret() };
                 let value = { session }.authorize(signed, who, &cnonce);
                 request.push(header, value);
             }
@@ -326,7 +327,9 @@ impl Agent {
 
     /// True when the challenge can be answered and has not been refused before.
     fn take_challenge(&mut self, key: CallKey, response: &Message) -> bool {
-        let Some(auth) = self.calls.get_mut(&key).and_then(|c| c.auth.as_mut()) else { return false };
+        let Some(auth) = self.calls.get_mut(&key).and_then(|c| c.auth.as_mut()) else {
+            return false;
+        };
         let (ask, answer) = match response.code() {
             Some(407) => ("Proxy-Authenticate", "Proxy-Authorization"),
             _ => ("WWW-Authenticate", "Authorization"),
@@ -370,7 +373,9 @@ impl Agent {
     }
 
     fn send_ack(&mut self, key: CallKey, cseq: u32) {
-        let Some((local_ip, flow)) = self.calls.get(&key).map(|c| (c.local_ip, c.flow)) else { return };
+        let Some((local_ip, flow)) = self.calls.get(&key).map(|c| (c.local_ip, c.flow)) else {
+            return;
+        };
         let (via, _) = self.via(local_ip, flow.transport);
         let Some(call) = self.calls.get_mut(&key) else { return };
         let ack = call.dialog.request("ACK", via, Some(cseq)).to_bytes();

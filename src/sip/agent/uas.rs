@@ -22,10 +22,16 @@ const MAX_X_HEADERS: usize = 32;
 const MAX_X_VALUE: usize = 500;
 
 /// A refusal: status, reason phrase, and a header that explains it.
-type Refusal = (u16, &'static str, Option<(&'static str, String)>);
+pub(super) type Refusal = (u16, &'static str, Option<(&'static str, String)>);
 
 impl Agent {
-    pub(super) fn on_out_of_dialog(&mut self, now: Instant, flow: Flow, key: &str, request: Message) {
+    pub(super) fn on_out_of_dialog(
+        &mut self,
+        now: Instant,
+        flow: Flow,
+        key: &str,
+        request: Message,
+    ) {
         match request.method() {
             Some("OPTIONS") => {
                 let headers =
@@ -101,15 +107,24 @@ impl Agent {
         let remote = Remote::parse(body).map_err(refusal)?;
         let peers = account.map_or(&[][..], |id| &self.accounts[id].config.media_peers);
         let ip = remote.rtp.ip();
-        let listed = peers.is_empty() || ip.is_unspecified() || peers.iter().any(|n| n.contains(ip));
-        let ours = self.calls.values().any(|c| c.local.as_ref().is_some_and(|l| l.rtp == remote.rtp));
+        let listed =
+            peers.is_empty() || ip.is_unspecified() || peers.iter().any(|n| n.contains(ip));
+        let ours =
+            self.calls.values().any(|c| c.local.as_ref().is_some_and(|l| l.rtp == remote.rtp));
         if !remote.is_acceptable(signalling) || !listed || ours {
             return Err(refusal(SdpError::Address));
         }
         Ok(remote)
     }
 
-    fn offer_call(&mut self, now: Instant, flow: Flow, key: &str, invite: Message, accepted: Accepted) {
+    fn offer_call(
+        &mut self,
+        now: Instant,
+        flow: Flow,
+        key: &str,
+        invite: Message,
+        accepted: Accepted,
+    ) {
         let Accepted { account, user, session_timer, remote, local_ip } = accepted;
         let call = self.new_call_key();
         let tag = self.random.token();
@@ -253,7 +268,8 @@ struct Accepted {
 /// 415 for a body that is not SDP, 406 for a caller that does not take SDP.
 pub(super) fn check_content(request: &Message) -> Result<(), Refusal> {
     let sdp = || "application/sdp".to_owned();
-    let encoded = request.get("Content-Encoding").is_some_and(|e| !e.eq_ignore_ascii_case("identity"));
+    let encoded =
+        request.get("Content-Encoding").is_some_and(|e| !e.eq_ignore_ascii_case("identity"));
     let foreign = !request.body.is_empty() && request.content_type() != Some(sdp());
     if foreign || encoded {
         return Err((415, "Unsupported Media Type", Some(("Accept", sdp()))));

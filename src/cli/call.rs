@@ -1,0 +1,179 @@
+//! `trunkless call`: a SIP phone for a shell.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use tokio::time::{Interval, interval, sleep_until};
+
+use crate::cli::block_on;
+use crate::media::frame::{SILENCE, Samples, level_dbfs};
+use crate::peer::phone::{Heard, Keys, Phone, PhoneCommand, PhoneConfig, PhoneEvent};
+use crate::record::wav;
+use crate::sip::agent::CallEnd;
+use crate::sip::flow::Transport;
+use crate::sip::resolve::routes;
+use crate::sip::sdp;
+use crate::sip::uri::Uri;
+
+#[derive(Debug, Args)]
+pub struct CallArguments {
+    /// Who is called: sip:EXTENSION@HOST[:PORT]
+    uri: String,
+    /// The user to call as, and to authenticate as.
+    #[arg(long, default_value = "trunkless-call")]
+    user: String,
+    /// Name of the environment variable with the password.
+    #[arg(long, value_name = "NAME")]
+    password_env: Option<String>,
+    /// Audio to play: a WAV (8 kHz, mu-law or 16-bit PCM) or raw mu-law (.ulaw).
+    #[arg(long, value_name = "FILE")]
+    play: Option<PathBuf>,
+    /// Where to write what is heard, as a WAV.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Hang up after so many seconds.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Keys to press, one each 400 ms, from one second after the answer on.
+    #[arg(long, value_name = "KEYS")]
+    dtmf: Option<String>,
+    /// Our own address; default: the one on the route.
+    #[arg(long, value_name = "ADDRESS")]
+    local: Option<IpAddr>,
+}
+
+pub fn main(arguments: &CallArguments) -> ExitCode {
+    block_on(place(arguments))
+}
+
+async fn place(arguments: &CallArguments) -> Result<ExitCode> {
+    let uri = Uri::parse(&arguments.uri)
+        .map_err(|e| anyhow!("{}: {e}; write sip:EXTENSION@HOST[:PORT]", arguments.uri))?;
+    let any = arguments.local.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let found = routes(&uri.host, uri.port, Transport::Udp, any).await.map_err(|e| anyhow!(e))?;
+    let route = found.first().ok_or_else(|| anyhow!("{} has no address", uri.host))?;
+    let audio = arguments.play.as_deref().map(read_audio).transpose()?;
+    let mut config = PhoneConfig::new(route.local, &arguments.user);
+    config.codecs = sdp::all_codecs().to_vec();
+    if let Some(name) = &arguments.password_env {
+        let value = std::env::var(name)
+            .with_context(|| format!("--password-env: the variable {name} is not set"))?;
+        config.password = Some(value.into());
+    }
+    config.source = Box::new(move |index| frame_of(audio.as_deref()?, index));
+    let phone = Phone::start(config).await?;
+    println!("calling {} at {}", arguments.uri, route.remote);
+    phone.command(PhoneCommand::Dial { uri: arguments.uri.clone(), target: route.remote });
+    converse(phone, arguments, route.remote).await
+}
+
+/// Frame `index` of some audio; `None` behind its end.
+pub fn frame_of(audio: &[u8], index: u64) -> Option<Samples> {
+    let rest = audio.get(index as usize * 160..).filter(|rest| !rest.is_empty())?;
+    let mut samples = [SILENCE; 160];
+    let n = rest.len().min(160);
+    samples[..n].copy_from_slice(&rest[..n]);
+    Some(samples)
+}
+
+async fn converse(
+    mut phone: Phone,
+    arguments: &CallArguments,
+    target: SocketAddr,
+) -> Result<ExitCode> {
+    let far = Instant::now() + Duration::from_secs(60 * 60 * 24);
+    let mut deadline = Instant::now() + Duration::from_secs(60);
+    let mut keys: Vec<char> = arguments.dtmf.iter().flat_map(|k| k.chars()).rev().collect();
+    let mut next_key: Option<Interval> = None;
+    let mut heard: Vec<Heard> = Vec::new();
+    let mut answered = None;
+    loop {
+        let key = async {
+            match &mut next_key {
+                Some(ticks) => {
+                    ticks.tick().await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = phone.events.recv() => match event {
+                Some(PhoneEvent::Progress(code)) => println!("{code} ({target} is ringing)"),
+                Some(PhoneEvent::Answered { at }) => {
+                    println!("answered");
+                    answered = Some(at);
+                    deadline = at + Duration::from_secs(arguments.seconds);
+                    next_key = Some(interval(Duration::from_millis(400)));
+                }
+                Some(PhoneEvent::Heard(packet)) => heard.push(packet),
+                Some(PhoneEvent::Ended(end)) => {
+                    return finish(arguments, &heard, &end, answered);
+                }
+                Some(_) => {}
+                None => bail!("the phone has ended"),
+            },
+            () = sleep_until(deadline.into()) => {
+                deadline = far;
+                println!("hanging up");
+                phone.command(PhoneCommand::Hangup);
+            }
+            () = key => {
+                let late_enough = answered.is_some_and(|at| at.elapsed() >= Duration::from_secs(1));
+                if late_enough && let Some(digit) = keys.pop() {
+                    println!("key {digit}");
+                    phone.command(PhoneCommand::Press(digit, Keys::Rtp));
+                }
+            }
+            _ = tokio::signal::ctrl_c() => {
+                deadline = far;
+                phone.command(PhoneCommand::Hangup);
+            }
+        }
+    }
+}
+
+fn finish(
+    arguments: &CallArguments,
+    heard: &[Heard],
+    end: &CallEnd,
+    answered: Option<Instant>,
+) -> Result<ExitCode> {
+    let how = match end {
+        CallEnd::HungUp => "we hung up".to_owned(),
+        CallEnd::Bye { cause } => match cause {
+            Some(cause) => format!("the other side hung up (Q.850 cause {cause})"),
+            None => "the other side hung up".to_owned(),
+        },
+        CallEnd::Refused { code, reason } => format!("refused: {code} {reason}"),
+        other => format!("{other:?}"),
+    };
+    println!("ended: {how}");
+    let audio: Vec<u8> = heard.iter().flat_map(|h| h.samples.iter().copied()).collect();
+    println!(
+        "heard {} packets, {:.1} s, level {:.1} dBFS",
+        heard.len(),
+        audio.len() as f64 / 8000.0,
+        level_dbfs(&audio)
+    );
+    if let Some(path) = &arguments.record {
+        let mut file = wav::header(1, audio.len() as u32).to_vec();
+        file.extend_from_slice(&audio);
+        std::fs::write(path, file).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("wrote {}", path.display());
+    }
+    Ok(if answered.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn read_audio(path: &Path) -> Result<Vec<u8>> {
+    let name = path.display();
+    let file = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("wav")) {
+        let channels = wav::read(&file).map_err(|e| anyhow!("{name}: {e}"))?;
+        return channels.into_iter().next().ok_or_else(|| anyhow!("{name} holds no audio"));
+    }
+    Ok(file)
+}

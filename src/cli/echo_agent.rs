@@ -1,0 +1,34 @@
+//! `trunkless echo-agent`: the bundled AI stand-in.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tracing::info;
+
+use crate::cli::block_on;
+use crate::peer::ai;
+use crate::telemetry;
+
+#[derive(Debug, Args)]
+pub struct EchoAgentArguments {
+    /// Address and port to listen on; point [ai] url at ws://ADDRESS:PORT.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+}
+
+pub fn main(arguments: &EchoAgentArguments) -> ExitCode {
+    block_on(async {
+        telemetry::init("info", false).map_err(anyhow::Error::msg)?;
+        let listener = TcpListener::bind(arguments.listen).await.map_err(|e| {
+            anyhow::anyhow!("cannot listen on {}: {e}; give another --listen", arguments.listen)
+        })?;
+        info!(listen = %listener.local_addr()?, "echo agent is up");
+        tokio::select! {
+            () = ai::serve(listener, None) => {}
+            stopped = tokio::signal::ctrl_c() => stopped?,
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}

@@ -1,0 +1,346 @@
+//! A SIP phone without a user: it dials, plays what it is given, reports all it hears. It can be a
+//! registrar too, and so a small PBX. Owns sockets.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use secrecy::SecretString;
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::time::sleep_until;
+
+use crate::media::frame::{FRAME_TIME, SILENCE, Samples};
+use crate::media::g711;
+use crate::media::rtp::Packet;
+use crate::media::sender::Sender;
+use crate::peer::registrar::Registrar;
+use crate::sip::agent::{
+    Agent, AgentConfig, CallEnd, CallKey, Command, Dial, Event, Input, Output,
+};
+use crate::sip::flow::{Flow, Transport};
+use crate::sip::message::Message;
+use crate::sip::sdp::{Codec, Direction, Remote};
+
+/// Gives the frame number `index`; `None` = silence.
+pub type AudioSource = Box<dyn FnMut(u64) -> Option<Samples> + Send>;
+
+pub struct PhoneConfig {
+    /// Our address, for SIP and RTP.
+    pub local: IpAddr,
+    /// 0 = any.
+    pub sip_port: u16,
+    pub user: String,
+    pub password: Option<SecretString>,
+    pub headers: Vec<(String, String)>,
+    pub codecs: Vec<Codec>,
+    pub registrar: Option<Registrar>,
+    pub source: AudioSource,
+}
+
+impl PhoneConfig {
+    /// A phone that offers PCMU and says nothing.
+    pub fn new(local: IpAddr, user: &str) -> PhoneConfig {
+        PhoneConfig {
+            local,
+            sip_port: 0,
+            user: user.to_owned(),
+            password: None,
+            headers: Vec::new(),
+            codecs: vec![Codec::Pcmu],
+            registrar: None,
+            source: Box::new(|_| None),
+        }
+    }
+}
+
+/// How keys are pressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    Rtp,
+    Info,
+}
+
+#[derive(Debug)]
+pub enum PhoneCommand {
+    /// `uri` is called at `target`.
+    Dial {
+        uri: String,
+        target: SocketAddr,
+    },
+    Press(char, Keys),
+    /// Hold, resume.
+    Direction(Direction),
+    Hangup,
+}
+
+/// An RTP packet that was heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    pub at: Instant,
+    pub from: SocketAddr,
+    pub sequence: u16,
+    pub timestamp: u32,
+    pub ssrc: u32,
+    pub marker: bool,
+    pub payload_type: u8,
+    /// Mu-law, whatever the codec.
+    pub samples: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub enum PhoneEvent {
+    /// Somebody has registered here.
+    Registered {
+        contact: String,
+    },
+    Unregistered,
+    Progress(u16),
+    Answered {
+        at: Instant,
+    },
+    Sent {
+        at: Instant,
+        samples: Samples,
+    },
+    Heard(Heard),
+    Ended(CallEnd),
+}
+
+/// A running phone; dropping it ends it at once.
+pub struct Phone {
+    pub commands: mpsc::UnboundedSender<PhoneCommand>,
+    pub events: mpsc::UnboundedReceiver<PhoneEvent>,
+    /// Where it takes SIP.
+    pub address: SocketAddr,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Phone {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Phone {
+    /// # Errors
+    /// When its sockets cannot be opened.
+    pub async fn start(config: PhoneConfig) -> io::Result<Phone> {
+        let sip = UdpSocket::bind((config.local, config.sip_port)).await?;
+        let rtp = rtp_socket(config.local).await?;
+        let address = sip.local_addr()?;
+        let mut key = [0u8; 32];
+        getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
+        let agent_config =
+            AgentConfig { accounts: Vec::new(), listen_port: address.port(), max_calls: 1 };
+        let (commands, command_queue) = mpsc::unbounded_channel();
+        let (event_queue, events) = mpsc::unbounded_channel();
+        let line = Line {
+            agent: Agent::new(agent_config, key),
+            sender: Sender::new(u32::from_be_bytes([key[0], key[1], key[2], key[3]]), 1, 0),
+            config,
+            sip,
+            rtp,
+            call: None,
+            remote: None,
+            started: None,
+            index: 0,
+            keys: Vec::new(),
+            events: event_queue,
+        };
+        let task = tokio::spawn(line.run(command_queue));
+        Ok(Phone { commands, events, address, task })
+    }
+
+    pub fn command(&self, command: PhoneCommand) {
+        let _ = self.commands.send(command);
+    }
+}
+
+/// An even port, as RTP wants it (RFC 3550 §11).
+async fn rtp_socket(local: IpAddr) -> io::Result<UdpSocket> {
+    loop {
+        let socket = UdpSocket::bind((local, 0)).await?;
+        if socket.local_addr()?.port() % 2 == 0 {
+            return Ok(socket);
+        }
+    }
+}
+
+struct Line {
+    config: PhoneConfig,
+    agent: Agent,
+    sip: UdpSocket,
+    rtp: UdpSocket,
+    sender: Sender,
+    call: Option<CallKey>,
+    remote: Option<Remote>,
+    /// When frame 0 was sent.
+    started: Option<Instant>,
+    index: u64,
+    /// Packets of key presses, to go out one a tick instead of audio.
+    keys: Vec<Vec<u8>>,
+    events: mpsc::UnboundedSender<PhoneEvent>,
+}
+
+impl Line {
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<PhoneCommand>) {
+        let (mut sip_buffer, mut rtp_buffer) = (vec![0u8; 65_536], [0u8; 2048]);
+        loop {
+            let far = Instant::now() + Duration::from_secs(3600);
+            let timer = self.agent.next_timeout().unwrap_or(far);
+            let frame = self.started.map_or(far, |at| at + FRAME_TIME * self.index as u32);
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.on_command(command),
+                    None => return,
+                },
+                received = self.sip.recv_from(&mut sip_buffer) => {
+                    if let Ok((n, remote)) = received {
+                        self.on_sip(remote, &sip_buffer[..n]);
+                    }
+                }
+                received = self.rtp.recv_from(&mut rtp_buffer) => {
+                    if let Ok((n, from)) = received {
+                        self.on_rtp(from, &rtp_buffer[..n]);
+                    }
+                }
+                () = sleep_until(frame.into()) => self.play(),
+                () = sleep_until(timer.into()) => self.feed(Input::Timeout),
+            }
+        }
+    }
+
+    fn tell(&self, event: PhoneEvent) {
+        let _ = self.events.send(event);
+    }
+
+    fn feed(&mut self, input: Input<'_>) {
+        self.agent.handle(Instant::now(), input);
+        while let Some(output) = self.agent.poll() {
+            match output {
+                Output::Send { flow, data } => {
+                    let _ = self.sip.try_send_to(&data, flow.remote);
+                }
+                Output::Resolve { .. } => {}
+                Output::Event(event) => self.on_event(event),
+            }
+        }
+    }
+
+    fn on_sip(&mut self, remote: SocketAddr, data: &[u8]) {
+        if let Some(registrar) = &mut self.config.registrar
+            && let Ok((message, None)) = Message::parse(data)
+            && let Some(response) = registrar.answer(&message)
+        {
+            let before = message.method() == Some("REGISTER") && response.code() == Some(200);
+            let _ = self.sip.try_send_to(&response.to_bytes(), remote);
+            if before {
+                let event = match registrar.contact.clone() {
+                    Some(contact) => PhoneEvent::Registered { contact },
+                    None => PhoneEvent::Unregistered,
+                };
+                self.tell(event);
+            }
+            return;
+        }
+        self.feed(Input::Message { flow: Flow { transport: Transport::Udp, remote }, data });
+    }
+
+    fn on_command(&mut self, command: PhoneCommand) {
+        let command = match (command, self.call) {
+            (PhoneCommand::Dial { uri, target }, None) => {
+                let call = self.agent.new_call_key();
+                self.call = Some(call);
+                let Ok(rtp) = self.rtp.local_addr() else { return };
+                Command::Dial(Box::new(Dial {
+                    call,
+                    flow: Flow { transport: Transport::Udp, remote: target },
+                    uri,
+                    local_ip: self.config.local,
+                    user: self.config.user.clone(),
+                    password: self.config.password.clone(),
+                    rtp,
+                    headers: self.config.headers.clone(),
+                    codecs: self.config.codecs.clone(),
+                }))
+            }
+            (PhoneCommand::Press(digit, Keys::Info), Some(call)) => Command::Info { call, digit },
+            (PhoneCommand::Press(digit, Keys::Rtp), Some(_)) => {
+                if let Some(pt) = self.remote.as_ref().and_then(|r| r.dtmf_payload_type) {
+                    let packets = self.sender.key_press(pt, digit, self.index);
+                    self.keys.splice(0..0, packets.into_iter().rev());
+                }
+                return;
+            }
+            (PhoneCommand::Direction(direction), Some(call)) => {
+                Command::Direction { call, direction }
+            }
+            (PhoneCommand::Hangup, Some(call)) => {
+                Command::Hangup { call, q850: 16, text: "normal clearing" }
+            }
+            _ => return,
+        };
+        self.feed(Input::Command(command));
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Progress { code, .. } => self.tell(PhoneEvent::Progress(code)),
+            Event::Answered { remote, .. } => {
+                let at = Instant::now();
+                self.remote = Some(remote);
+                self.started = Some(at);
+                self.tell(PhoneEvent::Answered { at });
+            }
+            Event::Media { remote, .. } => self.remote = Some(remote),
+            Event::Ended { end, .. } => {
+                (self.started, self.remote, self.call) = (None, None, None);
+                self.tell(PhoneEvent::Ended(end));
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends the frame that is due: the next of a key press, or audio.
+    fn play(&mut self) {
+        let index = self.index;
+        self.index += 1;
+        let Some(remote) = self.remote.clone() else { return };
+        if let Some(packet) = self.keys.pop() {
+            let _ = self.rtp.try_send_to(&packet, remote.rtp);
+            return;
+        }
+        let samples = (self.config.source)(index);
+        let mut payload = samples.unwrap_or([SILENCE; 160]);
+        if remote.codec == Codec::Pcma {
+            g711::mu_to_a(&mut payload);
+        }
+        let mut packet = Vec::with_capacity(172);
+        self.sender.audio(remote.payload_type, index, &payload, index == 0, &mut packet);
+        let at = Instant::now();
+        let _ = self.rtp.try_send_to(&packet, remote.rtp);
+        if let Some(samples) = samples {
+            self.tell(PhoneEvent::Sent { at, samples });
+        }
+    }
+
+    fn on_rtp(&mut self, from: SocketAddr, data: &[u8]) {
+        let at = Instant::now();
+        let Some(packet) = Packet::parse(data) else { return };
+        let mut samples = packet.payload.to_vec();
+        if packet.payload_type == Codec::Pcma.payload_type() {
+            g711::a_to_mu(&mut samples);
+        }
+        self.tell(PhoneEvent::Heard(Heard {
+            at,
+            from,
+            sequence: packet.sequence,
+            timestamp: packet.timestamp,
+            ssrc: packet.ssrc,
+            marker: packet.marker,
+            payload_type: packet.payload_type,
+            samples,
+        }));
+    }
+}
