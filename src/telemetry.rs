@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing_subscriber::EnvFilter;
 
-use crate::call::core::Summary;
 use crate::call::end::EndReason;
+use crate::call::words::Summary;
 
 /// What has happened since the program started.
 #[derive(Debug, Default)]

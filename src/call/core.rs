@@ -9,17 +9,17 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::call::end::EndReason;
+use crate::call::words::{Input, Output, Seeds, Summary};
 use crate::call::{AnswerWhen, CallConfig, RemoteMedia, Request, Signal};
 use crate::media::dtmf::{DigitGate, Origin};
 use crate::media::frame::{FRAME_TIME, Frame, SILENCE, Samples};
 use crate::media::g711::{self, Law};
 use crate::media::pacer::Pacer;
 use crate::media::playout::Playout;
-use crate::media::receiver::{self, Receiver};
+use crate::media::receiver::Receiver;
 use crate::media::rtcp::Rtcp;
 use crate::media::sender::Sender;
 use crate::stream::socket::Closed;
@@ -29,59 +29,6 @@ use crate::stream::{FromAi, ToAi};
 const MAX_PREROLL: usize = 100;
 /// With the PBX silent on the signalling side, so long without RTP means that it is gone.
 const LOST_AFTER: Duration = Duration::from_secs(2);
-
-#[derive(Debug)]
-pub enum Input<'a> {
-    Rtp {
-        from: SocketAddr,
-        data: &'a [u8],
-    },
-    /// `unix`: wall clock, for the reports.
-    Rtcp {
-        data: &'a [u8],
-        unix: Duration,
-    },
-    AiOpen,
-    AiFailed,
-    Ai(FromAi),
-    AiClosed(&'a Closed),
-    Signal(Signal),
-    /// End it, for a reason of the program's.
-    End(EndReason),
-    Timeout {
-        unix: Duration,
-    },
-}
-
-#[derive(Debug, PartialEq)]
-pub enum Output {
-    Request(Request),
-    Rtp {
-        to: SocketAddr,
-        packet: Vec<u8>,
-    },
-    Rtcp {
-        to: SocketAddr,
-        packet: Vec<u8>,
-    },
-    /// `connected` and `start`; so many frames follow at once.
-    AiStart {
-        burst: usize,
-    },
-    Ai(ToAi),
-    /// The caller's frame number `index`.
-    RecordCaller {
-        index: u64,
-        samples: Samples,
-    },
-    /// What the caller was played in frame number `index`.
-    RecordAi {
-        index: u64,
-        samples: Samples,
-    },
-    /// The call is over; nothing follows.
-    Ended(EndReason),
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -96,30 +43,6 @@ enum Phase {
         reason: EndReason,
     },
     Ended,
-}
-
-/// What is told of a call when it is over.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Summary {
-    /// From the answer on.
-    pub talk: Duration,
-    /// From the INVITE to the answer.
-    pub setup: Duration,
-    pub answered: bool,
-    pub received: receiver::Counts,
-    pub packets_sent: u32,
-    /// Frames of the time before `start` that were too old to keep.
-    pub preroll_dropped: u64,
-    pub playout_discarded: u64,
-    pub round_trip: Option<Duration>,
-}
-
-/// Random numbers that a call starts with.
-#[derive(Debug, Clone, Copy)]
-pub struct Seeds {
-    pub ssrc: u32,
-    pub sequence: u16,
-    pub timestamp: u32,
 }
 
 pub struct Call {

@@ -1,6 +1,6 @@
 //! The call: one caller talking to one AI, whatever the source.
 //!
-//! [`core`] decides (pure), [`run`] moves packets, [`leg`] and [`ports`] own the RTP sockets,
+//! [`core`] decides (pure; [`words`] are its inputs and outputs), [`run`] moves packets, [`leg`] and [`ports`] own the RTP sockets,
 //! [`end`] says why a call ended. A source (SIP, later ARI) hands over an [`Offer`].
 
 pub mod core;
@@ -8,6 +8,7 @@ pub mod end;
 pub mod leg;
 pub mod ports;
 pub mod run;
+pub mod words;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -8,9 +8,10 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
-use crate::call::core::{Call, Input, Output, Seeds, Summary};
+use crate::call::core::Call;
 use crate::call::end::EndReason;
 use crate::call::leg::{Channel, MAX_DATAGRAM};
+use crate::call::words::{Input, Output, Seeds, Summary};
 use crate::call::{CallConfig, Offer, Signal};
 use crate::record::writer::Track;
 use crate::stream::connect::ConnectError;

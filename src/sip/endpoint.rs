@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -16,27 +16,22 @@ use tracing::{debug, info, warn};
 use crate::call::end::EndReason;
 use crate::call::leg::Leg;
 use crate::call::ports::PortPool;
-use crate::call::{Offer, RemoteMedia, Request, Signal};
-use crate::media::g711::Law;
-use crate::media::receiver::Format;
+use crate::call::{Offer, Request, Signal};
 use crate::sip::agent::{
-    AccountConfig, AccountId, Agent, AgentConfig, CallEnd, CallKey, Command, Event, Input, Invite,
-    Output, Route,
+    AccountConfig, AccountId, Agent, AgentConfig, CallKey, Command, Event, Input, Invite, Output,
+    Route,
 };
 use crate::sip::flow::{Flow, Transport};
+use crate::sip::knock::knock;
 use crate::sip::registration::Status;
 use crate::sip::resolve;
-use crate::sip::sdp::{Codec, Remote};
 use crate::sip::tcp::{Connections, TcpEvent};
+use crate::sip::translate::{end_reason, remote_media, short_id};
 use crate::sip::uri::Host;
 use crate::telemetry::COUNTERS;
 
 /// Signals that wait for a call; its loop takes them at once.
 const SIGNALS: usize = 64;
-/// How often a registrar's port is knocked at, so that a closed one is noticed at once.
-const KNOCK: Duration = Duration::from_millis(250);
-/// What is sent then: a keep-alive (RFC 5626 §3.5.1), which every SIP server ignores.
-const KEEP_ALIVE: &[u8] = b"\r\n";
 
 /// One PBX and where it is.
 pub struct Peer {
@@ -301,7 +296,13 @@ impl Endpoint {
         if same || !peer.registers || peer.transport != Transport::Udp {
             return;
         }
-        let task = tokio::spawn(knock(remote, self.internal_tx.clone()));
+        let internal = self.internal_tx.clone();
+        // a full queue will be told at the next knock
+        let closed = move || {
+            let _ = internal.try_send(Internal::Unreachable(remote));
+            !internal.is_closed()
+        };
+        let task = tokio::spawn(knock(remote, closed));
         if let Some((_, before)) = peer.knocker.replace((remote, task.abort_handle())) {
             before.abort();
         }
@@ -415,8 +416,9 @@ impl Endpoint {
         }
         vars.extend(invite.x_headers.into_iter().filter(|(name, _)| wanted(name)));
         let sid_seed = format!("{}|{}", invite.sip_call_id, invite.from_tag);
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Offer {
-            id: short_id(&sid_seed),
+            id: short_id(&sid_seed, unix.unwrap_or_default()),
             pbx: peer.name.clone(),
             from_number: invite.from_user,
             to_number: invite.to_user,
@@ -455,64 +457,5 @@ impl Endpoint {
             let calls: Vec<CallKey> = calls.map(|(key, _)| *key).collect();
             calls.into_iter().for_each(|call| self.signal(call, Signal::PbxLost));
         }
-    }
-}
-
-async fn knock(remote: SocketAddr, internal: mpsc::Sender<Internal>) {
-    let any: IpAddr = if remote.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
-    let Ok(socket) = UdpSocket::bind((any, 0)).await else { return };
-    if socket.connect(remote).await.is_err() {
-        return;
-    }
-    let mut ticks = tokio::time::interval(KNOCK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut buffer = [0u8; 64];
-    loop {
-        ticks.tick().await;
-        let refused = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
-        let sent = socket.try_send(KEEP_ALIVE);
-        let heard = socket.try_recv(&mut buffer);
-        let closed = sent.is_err_and(|e| refused(&e)) || heard.is_err_and(|e| refused(&e));
-        if closed && internal.send(Internal::Unreachable(remote)).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// A call's name in the log and of its recording.
-fn short_id(seed: &str) -> String {
-    use md5::{Digest, Md5};
-    let digest = Md5::digest(seed);
-    let hex: String = digest[..5].iter().map(|b| format!("{b:02x}")).collect();
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    format!("{}-{hex}", since.unwrap_or_default().as_secs())
-}
-
-fn remote_media(remote: &Remote) -> RemoteMedia {
-    let law = match remote.codec {
-        Codec::Pcmu => Law::Mu,
-        Codec::Pcma => Law::A,
-    };
-    RemoteMedia {
-        rtp: remote.rtp,
-        rtcp: remote.rtcp,
-        format: Format {
-            law,
-            payload_type: remote.payload_type,
-            dtmf_payload_type: remote.dtmf_payload_type,
-        },
-        wants_audio: remote.wants_audio(),
-    }
-}
-
-fn end_reason(end: &CallEnd) -> EndReason {
-    match end {
-        CallEnd::Bye { .. } => EndReason::CallerHangup,
-        CallEnd::Cancelled => EndReason::Cancelled,
-        CallEnd::NoAck => EndReason::NoAck,
-        CallEnd::SessionExpired => EndReason::SessionExpired,
-        CallEnd::Lost => EndReason::PbxLost,
-        CallEnd::BadAnswer => EndReason::BadMedia,
-        CallEnd::HungUp | CallEnd::Refused { .. } => EndReason::Internal,
     }
 }

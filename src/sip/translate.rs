@@ -1,0 +1,49 @@
+//! From the agent's words to the call's.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::Duration;
+
+use md5::{Digest, Md5};
+
+use crate::call::RemoteMedia;
+use crate::call::end::EndReason;
+use crate::media::g711::Law;
+use crate::media::receiver::Format;
+use crate::sip::agent::CallEnd;
+use crate::sip::sdp::{Codec, Remote};
+
+/// A call's name in the log and of its recording.
+pub fn short_id(seed: &str, unix: Duration) -> String {
+    let digest = Md5::digest(seed);
+    let hex: String = digest[..5].iter().map(|b| format!("{b:02x}")).collect();
+    format!("{}-{hex}", unix.as_secs())
+}
+
+pub fn remote_media(remote: &Remote) -> RemoteMedia {
+    let law = match remote.codec {
+        Codec::Pcmu => Law::Mu,
+        Codec::Pcma => Law::A,
+    };
+    RemoteMedia {
+        rtp: remote.rtp,
+        rtcp: remote.rtcp,
+        format: Format {
+            law,
+            payload_type: remote.payload_type,
+            dtmf_payload_type: remote.dtmf_payload_type,
+        },
+        wants_audio: remote.wants_audio(),
+    }
+}
+
+pub fn end_reason(end: &CallEnd) -> EndReason {
+    match end {
+        CallEnd::Bye { .. } => EndReason::CallerHangup,
+        CallEnd::Cancelled => EndReason::Cancelled,
+        CallEnd::NoAck => EndReason::NoAck,
+        CallEnd::SessionExpired => EndReason::SessionExpired,
+        CallEnd::Lost => EndReason::PbxLost,
+        CallEnd::BadAnswer => EndReason::BadMedia,
+        CallEnd::HungUp | CallEnd::Refused { .. } => EndReason::Internal,
+    }
+}
