@@ -258,11 +258,11 @@ impl Registration {
 
     /// ICMP says that nobody listens there.
     pub fn on_unreachable(&mut self, now: Instant) {
-        if !matches!(
-            self.state,
-            State::Lost { .. } | State::Stopping | State::Stopped | State::Idle
-        ) {
-            self.lose(now, "its port is closed");
+        match self.state {
+            State::Lost { .. } | State::Stopped | State::Idle => {}
+            // nobody is there who could still know us
+            State::Stopping => self.state = State::Stopped,
+            _ => self.lose(now, "its port is closed"),
         }
     }
 

@@ -94,10 +94,13 @@ impl SessionTimer {
         (self.since, self.retry_at) = (now, None);
     }
 
-    /// After a 422 to our refresh (RFC 4028 §7.3).
-    pub fn raise_to(&mut self, response: &Message) {
+    /// After a 422 to our refresh (RFC 4028 §7.3). False when that asks for nothing longer.
+    pub fn raise_to(&mut self, response: &Message) -> bool {
         let minimum = response.get("Min-SE").and_then(|v| parse_number(v.split(';').next()?));
-        self.interval_s = self.interval_s.max(minimum.unwrap_or(MIN_SE).min(86_400));
+        let minimum = minimum.unwrap_or(0).min(86_400);
+        let raised = minimum > self.interval_s;
+        self.interval_s = self.interval_s.max(minimum);
+        raised
     }
 
     /// After a refresh that failed for a while (491): try again soon; the expiry stays where it is.
@@ -111,7 +114,7 @@ impl SessionTimer {
     }
 
     /// A little before the interval ends (RFC 4028 §10): a third of it, at most 32 s.
-    fn expires_at(&self) -> Instant {
+    pub fn expires_at(&self) -> Instant {
         let interval = Duration::from_secs(u64::from(self.interval_s));
         self.since + interval - (interval / 3).min(Duration::from_secs(32))
     }

@@ -16,6 +16,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::sip::message::Message;
+
 /// Round-trip estimate (RFC 3261 §17.1.1.1).
 pub const T1: Duration = Duration::from_millis(500);
 /// Longest retransmission interval of requests other than INVITE and of responses to INVITE.
@@ -197,6 +199,14 @@ impl Client {
         }
     }
 
+    /// A CANCEL is out: an INVITE that has seen a 1xx has no timer, but the peer need not answer it
+    /// any more (RFC 3261 §9.1).
+    pub fn cancelled(&mut self, now: Instant) {
+        if self.state == State::Proceeding {
+            self.end.get_or_insert(now + T1_64);
+        }
+    }
+
     pub fn next_timeout(&self) -> Option<Instant> {
         earliest(self.resend, self.end)
     }
@@ -229,6 +239,8 @@ fn resend_due(resend: &mut Option<Resend>, now: Instant) -> Due {
 /// Resends a 2xx to INVITE until its ACK comes (RFC 3261 §13.3.1.4).
 #[derive(Debug)]
 pub struct AwaitAck {
+    /// The INVITE's number, which its ACK shares.
+    cseq: Option<u32>,
     pub response: Vec<u8>,
     resend: Resend,
     end: Instant,
@@ -236,8 +248,13 @@ pub struct AwaitAck {
 
 impl AwaitAck {
     /// On every transport: the ACK of a 2xx is end to end.
-    pub fn new(now: Instant, response: Vec<u8>) -> AwaitAck {
-        AwaitAck { response, resend: Resend::start(now, T2), end: now + T1_64 }
+    pub fn new(now: Instant, invite: &Message, response: Vec<u8>) -> AwaitAck {
+        let cseq = invite.cseq().map(|(number, _)| number);
+        AwaitAck { cseq, response, resend: Resend::start(now, T2), end: now + T1_64 }
+    }
+
+    pub fn is_ack(&self, ack: &Message) -> bool {
+        ack.cseq().map(|(number, _)| number) == self.cseq
     }
 
     pub fn next_timeout(&self) -> Instant {
@@ -321,7 +338,7 @@ mod tests {
     #[test]
     fn a_2xx_is_resent_from_t1_to_t2() {
         let t0 = start();
-        let mut wait = AwaitAck::new(t0, Vec::new());
+        let mut wait = AwaitAck::new(t0, &Message::request("INVITE", "sip:a"), Vec::new());
         let mut times = Vec::new();
         loop {
             let at = wait.next_timeout();

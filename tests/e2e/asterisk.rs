@@ -26,10 +26,7 @@ impl Asterisk {
             "no Asterisk {version} in {}: run tests/run.sh once, it fetches what the end-to-end tests need",
             tree.display()
         );
-        let asterisk = Asterisk {
-            name: name.to_owned(),
-            ip: ip.parse().expect("an IP address"),
-        };
+        let asterisk = Asterisk { name: name.to_owned(), ip: ip.parse().expect("an IP address") };
         let version = version.to_string();
         let vars: Vec<String> = vars.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let mut args = vec!["start", name, &version, ip];
@@ -73,9 +70,7 @@ impl Asterisk {
     /// How each call to the bridge ended so far, as `ANSWER 16`: `DIALSTATUS` and the cause.
     pub fn dials(&self) -> Vec<String> {
         let log = self.log();
-        let ends = log
-            .lines()
-            .filter_map(|l| l.split_once("app_verbose.c: LAB-DIAL "));
+        let ends = log.lines().filter_map(|l| l.split_once("app_verbose.c: LAB-DIAL "));
         ends.map(|(_, end)| end.to_owned()).collect()
     }
 
@@ -124,9 +119,7 @@ fn cache() -> PathBuf {
         return dir.into();
     }
     let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is not set")).join(".cache");
-    std::env::var_os("XDG_CACHE_HOME")
-        .map_or_else(home, PathBuf::from)
-        .join("trunkless")
+    std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("trunkless")
 }
 
 /// The folder of the instances' state.

@@ -117,8 +117,12 @@ impl Agent {
         if response.code().is_none_or(|c| c < 200) {
             return;
         }
-        let account = &mut self.accounts[id];
-        account.register_branches.retain(|b| b != branch);
+        // one answer is enough: challenges to the others, sent while it was silent, would look like
+        // a password refused
+        let open = std::mem::take(&mut self.accounts[id].register_branches);
+        for other in open.iter().filter(|b| *b != branch) {
+            self.clients.remove(&client_key(other, "REGISTER"));
+        }
         let Some(contact) = self.register_contact(id) else { return };
         self.with_registration(now, id, |registration, random| {
             registration.on_response(now, response, &contact, random);
@@ -195,12 +199,10 @@ impl Agent {
     }
 
     fn check_unregistered(&mut self) {
-        let all = self.accounts.iter().filter_map(|a| a.registration.as_ref());
-        if self.stopping && all.clone().all(Registration::is_stopped) {
-            let told = self.out.iter().any(|o| matches!(o, Output::Event(Event::Unregistered)));
-            if !told {
-                self.event(Event::Unregistered);
-            }
+        let mut all = self.accounts.iter().filter_map(|a| a.registration.as_ref());
+        if self.stopping && !self.told_unregistered && all.all(Registration::is_stopped) {
+            self.told_unregistered = true;
+            self.event(Event::Unregistered);
         }
     }
 

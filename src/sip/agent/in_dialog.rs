@@ -63,7 +63,10 @@ impl Agent {
     ) {
         let Some(call) = self.calls.get(&call_key) else { return };
         let refusal = match call.state {
-            CallState::Up if call.refreshing => Some((491, "Request Pending", None)),
+            // ours is open, or our offer waits for its answer in the ACK
+            CallState::Up if call.refreshing || call.late_offer => {
+                Some((491, "Request Pending", None))
+            }
             CallState::Up => check_content(request).err(),
             CallState::Ending => Some((481, "Call/Transaction Does Not Exist", None)),
             _ => Some((500, "Server Internal Error", Some(("Retry-After", "3".to_owned())))),
@@ -80,7 +83,7 @@ impl Agent {
         call.late_offer = remote.is_none();
         let mut response = call.ok_with_sdp(request);
         copy_record_route(request, &mut response);
-        call.awaiting_ack = Some(AwaitAck::new(now, response.to_bytes()));
+        call.awaiting_ack = Some(AwaitAck::new(now, request, response.to_bytes()));
         self.respond(now, key, &response);
         self.arm(TimerKey::Call(call_key));
         if let Some(remote) = remote {
@@ -98,9 +101,17 @@ impl Agent {
     ) {
         let Some(call) = self.calls.get(&call_key) else { return };
         let has_sdp = !request.body.is_empty();
-        let offer_open = call.refreshing || call.invite.is_some() || (call.late_offer && has_sdp);
+        // RFC 3311 §5.2: 491 while an offer of ours is open, 500 while one of theirs is
         let refusal = match check_content(request) {
-            _ if has_sdp && offer_open => Some((491, "Request Pending", None)),
+            _ if call.state == CallState::Ending => {
+                Some((481, "Call/Transaction Does Not Exist", None))
+            }
+            _ if has_sdp && (call.refreshing || call.late_offer) => {
+                Some((491, "Request Pending", None))
+            }
+            _ if has_sdp && call.invite.is_some() => {
+                Some((500, "Server Internal Error", Some(("Retry-After", "3".to_owned()))))
+            }
             checked => checked.err(),
         };
         let result = match (refusal, has_sdp) {
@@ -111,6 +122,7 @@ impl Agent {
         match result {
             Ok(remote) => {
                 let Some(call) = self.calls.get_mut(&call_key) else { return };
+                call.dialog.refresh_target(request);
                 let response = if remote.is_some() {
                     call.ok_with_sdp(request)
                 } else {
@@ -204,9 +216,12 @@ impl Agent {
 
     pub(super) fn on_dialog_ack(&mut self, now: Instant, call_key: CallKey, request: &Message) {
         let Some(call) = self.calls.get_mut(&call_key) else { return };
-        if call.dialog.on_request(request) != Order::InOrder || call.awaiting_ack.take().is_none() {
+        // a late copy of an earlier INVITE's ACK says nothing about this one's
+        let expected = call.awaiting_ack.as_ref().is_some_and(|wait| wait.is_ack(request));
+        if !expected || call.dialog.on_request(request) != Order::InOrder {
             return;
         }
+        call.awaiting_ack = None;
         let flow_ip = call.flow.remote.ip();
         let (late, account) = (std::mem::take(&mut call.late_offer), call.account);
         let reason = call.bye_reason.take();
@@ -251,7 +266,7 @@ impl Agent {
         }
         let Some(call) = self.calls.get_mut(&key) else { return };
         match call.session_timer.as_ref().map(|t| t.on_timeout(now)) {
-            Some(session_timer::Due::Refresh) => self.refresh(now, key),
+            Some(session_timer::Due::Refresh) if call.may_refresh() => self.refresh(now, key),
             Some(session_timer::Due::Expired) => {
                 self.send_bye(now, key, "Q.850;cause=102;text=\"session timer expired\"");
                 self.end_call(key, CallEnd::SessionExpired);

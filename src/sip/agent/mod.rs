@@ -3,9 +3,9 @@
 //! Sans-IO: call [`Agent::handle`], then drain [`Agent::poll`], then wait until
 //! [`Agent::next_timeout`] or the next input. Nothing here knows a socket or a clock.
 //!
-//! Where to look: [`api`] the words it speaks, [`accounts`] registrations and who may talk to us, [`receive`] the way of a message
-//! to its transaction, [`uas`] calls that come in, [`in_dialog`] requests within a call, [`uac`]
-//! requests of ours and their answers.
+//! Where to look: [`api`] the words it speaks, [`accounts`] registrations and who may talk to us,
+//! [`receive`] the way of a message to its transaction, [`uas`] calls that come in, [`in_dialog`]
+//! requests within a call, [`uac`] requests of ours and their answers.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod accounts;
@@ -18,8 +18,7 @@ mod uas;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -158,10 +157,12 @@ pub struct Agent {
     /// Where our own calls went to: their answers come from there.
     dialled: Vec<IpAddr>,
     next_call: u64,
-    timers: BinaryHeap<Reverse<(Instant, TimerKey)>>,
+    /// What each owner waits for. An entry that its owner has left behind is dropped when it fires.
+    timers: BTreeSet<(Instant, TimerKey)>,
     out: VecDeque<Output>,
     pub counts: Counts,
     stopping: bool,
+    told_unregistered: bool,
 }
 
 impl Agent {
@@ -179,10 +180,11 @@ impl Agent {
             dialogs: HashMap::new(),
             dialled: Vec::new(),
             next_call: 0,
-            timers: BinaryHeap::new(),
+            timers: BTreeSet::new(),
             out: VecDeque::new(),
             counts: Counts::default(),
             stopping: false,
+            told_unregistered: false,
         };
         for account in config.accounts {
             agent.add_account(account);
@@ -213,7 +215,7 @@ impl Agent {
 
     /// When [`Input::Timeout`] is due. May be early: stale timers are dropped when they fire.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
+        self.timers.first().map(|(at, _)| *at)
     }
 
     /// Whether an address is one of a PBX of ours, or of one that we call.
@@ -306,7 +308,7 @@ impl Agent {
     /// Enters the owner's next timer into the queue.
     fn arm(&mut self, key: TimerKey) {
         if let Some(at) = self.owner_timeout(&key) {
-            self.timers.push(Reverse((at, key)));
+            self.timers.insert((at, key));
         }
     }
 
@@ -320,13 +322,11 @@ impl Agent {
     }
 
     fn run_timers(&mut self, now: Instant) {
-        while let Some(Reverse((at, _))) = self.timers.peek() {
-            if *at > now {
-                break;
-            }
-            let Some(Reverse((_, key))) = self.timers.pop() else { break };
-            // the owner may have moved on since this entry was made
+        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.timers.pop_first() else { break };
+            // the owner may have moved on since this entry was made, and may have made no other
             if self.owner_timeout(&key).is_none_or(|at| at > now) {
+                self.arm(key);
                 continue;
             }
             match &key {
@@ -341,7 +341,16 @@ impl Agent {
 
     /// Forgets a call and says why.
     fn end_call(&mut self, key: CallKey, end: CallEnd) {
+        let waits_for = self.owner_timeout(&TimerKey::Call(key));
         let Some(call) = self.calls.remove(&key) else { return };
+        if let Some(at) = waits_for {
+            // an hour's session timer should not outlive its call
+            self.timers.remove(&(at, TimerKey::Call(key)));
+        }
+        if call.refreshing {
+            // a re-INVITE that has seen a 1xx has no timer of its own
+            self.clients.retain(|_, entry| entry.purpose != Purpose::Reinvite(key));
+        }
         self.dialogs.remove(&(call.dialog.call_id, call.dialog.local_tag));
         self.event(Event::Ended { call: key, end });
     }
@@ -350,13 +359,18 @@ impl Agent {
 impl Call {
     fn next_timeout(&self) -> Option<Instant> {
         let ack = self.awaiting_ack.as_ref().map(AwaitAck::next_timeout);
-        let session = match self.state {
-            CallState::Up if !self.refreshing => {
-                self.session_timer.as_ref().map(SessionTimer::next_timeout)
-            }
-            _ => None,
-        };
+        let session = self.session_timer.as_ref().filter(|_| self.state == CallState::Up);
+        let session = session.map(|timer| match self.may_refresh() {
+            true => timer.next_timeout(),
+            false => timer.expires_at(),
+        });
         ack.into_iter().chain(session).min()
+    }
+
+    /// Whether a re-INVITE or UPDATE of ours may go out: one at a time in either direction
+    /// (RFC 3261 §14.1).
+    fn may_refresh(&self) -> bool {
+        self.state == CallState::Up && !self.refreshing && self.awaiting_ack.is_none()
     }
 }
 

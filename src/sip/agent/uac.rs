@@ -8,8 +8,8 @@ use secrecy::ExposeSecret;
 
 use crate::sip::agent::accounts::contact_uri;
 use crate::sip::agent::{
-    ALLOW, Agent, Call, CallAuth, CallEnd, CallKey, CallState, Dial, Event, PRODUCT, Purpose,
-    TimerKey, client_key,
+    ALLOW, Agent, Call, CallAuth, CallEnd, CallKey, CallState, ClientEntry, Dial, Event, PRODUCT,
+    Purpose, TimerKey, client_key,
 };
 use crate::sip::dialog::Dialog;
 use crate::sip::digest::{Challenge, Credentials, Session, Signed};
@@ -17,6 +17,7 @@ use crate::sip::header::quote;
 use crate::sip::message::Message;
 use crate::sip::sdp::{self, Direction, Local};
 use crate::sip::session_timer::SessionTimer;
+use crate::sip::transaction;
 use crate::sip::uri::escape_user;
 
 impl Agent {
@@ -49,6 +50,9 @@ impl Agent {
     }
 
     pub(super) fn send_digit(&mut self, now: Instant, key: CallKey, digit: char) {
+        if self.calls.get(&key).is_none_or(|c| c.state != CallState::Up) {
+            return;
+        }
         self.send_in_dialog(now, key, "INFO", Purpose::Other, |request, _| {
             request.push("Content-Type", "application/dtmf-relay");
             request.body = format!("Signal={digit}\r\nDuration=160\r\n").into_bytes();
@@ -72,7 +76,7 @@ impl Agent {
 
     pub(super) fn change_direction(&mut self, now: Instant, key: CallKey, direction: Direction) {
         let Some(call) = self.calls.get_mut(&key) else { return };
-        if call.state != CallState::Up || call.refreshing {
+        if !call.may_refresh() {
             return;
         }
         if let Some(local) = &mut call.local {
@@ -134,14 +138,15 @@ impl Agent {
         cseq: u32,
         response: &Message,
     ) {
+        let Some(from) = self.calls.get(&key).map(|c| c.flow.remote.ip()) else { return };
         match response.code().unwrap_or(0) {
             0..200 => {}
             200..300 => {
                 if !self.ack_again(key, cseq) {
                     self.send_ack(key, cseq);
                     self.refreshed(now, key, response);
-                    let remote = sdp::Remote::parse(&response.body).ok();
-                    if let Some(remote) = remote {
+                    let account = self.calls.get(&key).and_then(|c| c.account);
+                    if let Ok(remote) = self.read_sdp(&response.body, account, from) {
                         self.event(Event::Media { call: key, remote });
                     }
                 }
@@ -183,12 +188,8 @@ impl Agent {
                 self.send_bye(now, key, "Q.850;cause=102;text=\"session refresh failed\"");
                 self.end_call(key, CallEnd::Lost);
             }
-            422 => {
-                if let (Some(timer), Some(response)) = (&mut call.session_timer, response) {
-                    timer.raise_to(response);
-                }
-                self.refresh(now, key);
-            }
+            // only a higher minimum is a reason to ask again at once: else both could go on for ever
+            422 if call.raise_session_timer(response) => self.refresh(now, key),
             // no UPDATE after all: the timer, not moved on, asks again at once, by re-INVITE
             405 | 501 if call.peer_allows_update => {
                 call.peer_allows_update = false;
@@ -280,9 +281,11 @@ impl Agent {
     ) {
         let code = response.code().unwrap_or(0);
         let Some(call) = self.calls.get_mut(&key) else { return };
+        let from = call.flow.remote.ip();
+        let cancelling = call.state == CallState::Cancelling;
         match code {
             0..200 => {
-                if call.state == CallState::Cancelling {
+                if cancelling {
                     self.send_cancel(now, key);
                 } else if code > 100 {
                     self.event(Event::Progress { call: key, code });
@@ -293,14 +296,13 @@ impl Agent {
                     return;
                 }
                 let Some(call) = self.calls.get_mut(&key) else { return };
-                let cancelling = call.state == CallState::Cancelling;
                 call.dialog.on_response(response);
                 call.state = CallState::Up;
                 call.peer_allows_update = response.list("Allow").iter().any(|m| m == "UPDATE");
                 call.session_timer = SessionTimer::from_response(response, now);
                 self.send_ack(key, cseq);
                 self.arm(TimerKey::Call(key));
-                match sdp::Remote::parse(&response.body) {
+                match self.read_sdp(&response.body, None, from) {
                     _ if cancelling => self.send_bye(now, key, "Q.850;cause=16"),
                     Ok(remote) => self.event(Event::Answered { call: key, remote }),
                     Err(_) => {
@@ -309,7 +311,7 @@ impl Agent {
                     }
                 }
             }
-            401 | 407 if self.take_challenge(key, response) => self.send_invite(now, key),
+            401 | 407 if !cancelling && self.take_challenge(key, response) => self.send_invite(now, key),
             _ => {
                 let reason = match &response.start {
                     crate::sip::message::Start::Response { reason, .. } => reason.clone(),
@@ -347,20 +349,24 @@ impl Agent {
     fn cancel(&mut self, now: Instant, key: CallKey) {
         let Some(call) = self.calls.get_mut(&key) else { return };
         call.state = CallState::Cancelling;
-        let open = |e: &super::ClientEntry| e.purpose == Purpose::Invite(key);
-        let proceeding = crate::sip::transaction::State::Proceeding;
-        // before the first provisional answer a CANCEL could overtake its INVITE (RFC 3261 §9.1)
-        if self.clients.values().any(|e| open(e) && e.tx.state == proceeding) {
-            self.send_cancel(now, key);
-        }
+        self.send_cancel(now, key);
     }
 
+    /// Before the first provisional answer a CANCEL could overtake its INVITE (RFC 3261 §9.1): then
+    /// it waits for that.
     fn send_cancel(&mut self, now: Instant, key: CallKey) {
-        let invite = self.clients.iter().find(|(_, e)| e.purpose == Purpose::Invite(key));
+        let open = |e: &ClientEntry| {
+            e.purpose == Purpose::Invite(key) && e.tx.state == transaction::State::Proceeding
+        };
+        let invite = self.clients.iter_mut().find(|(_, e)| open(e));
         let Some((name, entry)) = invite else { return };
         let branch = name.trim_end_matches("|INVITE").to_owned();
         let flow = entry.flow;
         let Ok((invite, _)) = Message::parse(&entry.tx.request) else { return };
+        entry.tx.cancelled(now);
+        let cseq = entry.cseq;
+        let timer = TimerKey::Client(name.clone());
+        self.arm(timer);
         if self.clients.contains_key(&client_key(&branch, "CANCEL")) {
             return;
         }
@@ -368,7 +374,7 @@ impl Agent {
         for name in ["Via", "From", "To", "Call-ID", "Max-Forwards"] {
             cancel.push(name, invite.get(name).unwrap_or(""));
         }
-        cancel.push("CSeq", format!("{} CANCEL", entry.cseq));
+        cancel.push("CSeq", format!("{cseq} CANCEL"));
         self.send_request(now, flow, branch, &cancel, Purpose::Other);
     }
 
@@ -412,5 +418,15 @@ impl Agent {
             ack.push("Route", route);
         }
         self.send(flow, ack.to_bytes());
+    }
+}
+
+impl Call {
+    /// After a 422. False when it names no interval longer than the one that was refused.
+    fn raise_session_timer(&mut self, response: Option<&Message>) -> bool {
+        let (Some(timer), Some(response)) = (&mut self.session_timer, response) else {
+            return false;
+        };
+        timer.raise_to(response)
     }
 }

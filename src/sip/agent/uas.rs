@@ -218,7 +218,7 @@ impl Agent {
         }
         let response = response.with_body("application/sdp", call.sdp.clone());
         call.local = Some(local);
-        call.awaiting_ack = Some(AwaitAck::new(now, response.to_bytes()));
+        call.awaiting_ack = Some(AwaitAck::new(now, &invite, response.to_bytes()));
         call.state = CallState::Up;
         self.respond(now, &server, &response);
         self.arm(TimerKey::Call(key));

@@ -1,0 +1,242 @@
+//! Requests that are refused, each with the status that says why; strangers get nothing.
+
+use super::rig::{PBX, RTP, Rig, STRANGER, Text, response};
+use crate::sip::agent::{Command, Event};
+
+/// What is changed in a good INVITE, and what answers it then.
+const FAULTS: [(&str, &str, u16); 32] = [
+    ("sip:ai@10.0.0.1:5070 SIP", "tel:8001 SIP", 416),
+    ("sip:ai@10.0.0.1:5070 SIP", "sip:ai@10.0.0.1:port SIP", 400),
+    ("sip:ai@10.0.0.1:5070 SIP", "sip:ai@10.0.0.1?Route=%3Csip:x%3E SIP", 400),
+    ("5070 SIP/2.0", "5070 SIP/3.0", 505),
+    ("5070 SIP/2.0", "5070  SIP/2.0", 400),
+    ("Max-Forwards: 70", "Max-Forwards: 256", 400),
+    ("Max-Forwards: 70", "Max-Forwards: x", 400),
+    ("Content-Length: ", "Content-Length: 9", 400),
+    ("Content-Length: ", "Content-Length: -", 400),
+    ("CSeq: 10 INVITE", "CSeq: 10 BYE", 400),
+    ("CSeq: 10 INVITE", "CSeq: 4294967296 INVITE", 400),
+    ("Contact: <sip:100@10.0.0.2:5060>", "Contact: <sip:100@10.0.0.2:5060", 400),
+    ("From: \"Caller\" <", "From: \"Caller <", 400),
+    ("To: <sip:ai", "To: <sip:ai@10.0.0.1>\r\nTo: <sip:ai", 400),
+    ("To: <sip:ai@10.0.0.1:5070>", "To: <sip:ai@10.0.0.1:5070>;tag=old", 481),
+    ("Max-Forwards: 70", "Max-Forwards: 70\r\nAccept: text/plain", 406),
+    ("Type: application/sdp", "Type: text/plain", 415),
+    ("Type: application/sdp", "Type: multipart/mixed;boundary=b", 415),
+    ("Max-Forwards: 70", "Max-Forwards: 70\r\nContent-Encoding: gzip", 415),
+    ("Max-Forwards: 70", "Max-Forwards: 70\r\nRequire: timer, Replaces", 420),
+    ("Max-Forwards: 70", "Max-Forwards: 70\r\nSession-Expires: 89", 422),
+    ("RTP/AVP 0 101", "RTP/AVP 18 101", 488),
+    ("RTP/AVP 0 101", "RTP/SAVP 0 101", 488),
+    ("audio 4000", "audio 0", 488),
+    ("c=IN IP4 10.0.0.2", "c=IN IP4 127.0.0.1", 488),
+    ("c=IN IP4 10.0.0.2", "c=IN IP4 224.0.0.1", 488),
+    ("v=0", "x=0", 488),
+    ("INVITE", "DANCE", 501),
+    ("INVITE", "invite", 501),
+    ("INVITE", "REGISTER", 405),
+    ("INVITE", "SUBSCRIBE", 405),
+    ("INVITE", "BYE", 481),
+];
+
+#[test]
+fn each_fault_has_its_status() {
+    for (old, new, code) in FAULTS {
+        let mut rig = Rig::trunk();
+        let good = Text::invite().render();
+        assert!(good.contains(old), "{old}");
+        rig.feed(PBX, &good.replace(old, new));
+        let refusal = rig.one();
+        assert_eq!(refusal.code(), Some(code), "{new}");
+        assert!(rig.events().is_empty(), "{new}");
+        let has = |name| refusal.get(name).is_some();
+        let explained = match code {
+            405 | 501 => has("Allow"),
+            415 => refusal.get("Accept") == Some("application/sdp"),
+            420 => refusal.get("Unsupported") == Some("replaces"),
+            422 => refusal.get("Min-SE") == Some("90"),
+            400 | 488 => has("Warning"),
+            _ => true,
+        };
+        assert!(explained, "{new}: {refusal:?}");
+        assert_eq!(rig.agent.counts.refused_requests, 1, "{new}");
+        rig.assert_empty();
+    }
+}
+
+#[test]
+fn what_cannot_be_answered_is_dropped() {
+    let good = Text::invite().render();
+    let table = [
+        ("Via: SIP/2.0/UDP", "Via: SIP/3.0/UDP"),
+        ("CSeq: 10 INVITE\r\n", ""),
+        ("Call-ID: call-1\r\n", ""),
+        ("Call-ID: call-1", "Call-ID: "),
+        ("To: <sip:ai@10.0.0.1:5070>\r\n", ""),
+        ("INVITE sip:ai@10.0.0.1:5070 SIP/2.0", "INVITE"),
+        ("INVITE sip:ai@10.0.0.1:5070 SIP/2.0", "GET / HTTP/1.1"),
+        ("INVITE sip:ai@10.0.0.1:5070 SIP/2.0", "SIP/2.0 200 OK"),
+        ("\r\n\r\n", "\r\n"),
+    ];
+    for (old, new) in table {
+        let mut rig = Rig::trunk();
+        rig.feed(PBX, &good.replace(old, new));
+        // HTTP's request line reads like one of ours, of another version
+        assert!(rig.told().iter().all(|t| t == "400"), "{new}");
+        assert!(rig.events().is_empty(), "{new}");
+        rig.assert_empty();
+    }
+    let mut rig = Rig::trunk();
+    for keep_alive in ["\r\n\r\n", "\0", ""] {
+        rig.feed(PBX, keep_alive);
+    }
+    assert_eq!(rig.agent.counts, Rig::trunk().agent.counts, "keep-alives are no faults");
+    rig.feed(PBX, "junk");
+    assert_eq!(rig.agent.counts.unreadable, 1);
+}
+
+#[test]
+fn an_ack_is_never_answered() {
+    let mut rig = Rig::trunk();
+    rig.pbx(&Text::new("ACK", 10).to_tag("x"));
+    rig.feed(PBX, &Text::new("ACK", 10).render().replace("CSeq: 10 ACK", "CSeq: 10 BYE"));
+    assert_eq!(rig.told(), [""; 0]);
+    rig.assert_empty();
+}
+
+#[test]
+fn who_is_called() {
+    let to = |user: &str| Text::invite().uri(&format!("sip:{user}@10.0.0.1:5070"));
+    let mut trunk = Rig::trunk();
+    trunk.pbx(&to("8%3001"));
+    let events = trunk.events();
+    assert!(matches!(&events[0], Event::Invite(i) if i.to_user == "8001"), "{events:?}");
+
+    let mut rig = Rig::registering();
+    rig.sent();
+    rig.pbx(&to("ai"));
+    assert_eq!(rig.told(), ["100"]);
+    rig.pbx(&to("somebody").branch("b").call_id("call-2"));
+    assert_eq!(rig.told(), ["404"]);
+    let last_hop = to("somebody").branch("c").call_id("call-3").render();
+    rig.feed(PBX, &last_hop.replace("Max-Forwards: 70", "Max-Forwards: 0"));
+    assert_eq!(rig.told(), ["483"]);
+}
+
+#[test]
+fn who_calls() {
+    let table = [
+        ("", "100", Some("Caller")),
+        ("Remote-Party-ID: \"R\" <sip:2@x>;party=calling", "2", Some("R")),
+        ("P-Asserted-Identity: <sip:1@x>, <tel:+1>\r\nRemote-Party-ID: <sip:2@x>", "1", None),
+        ("P-Asserted-Identity: <sip:anonymous.invalid>", "100", Some("Caller")),
+    ];
+    for (line, user, name) in table {
+        let mut rig = Rig::trunk();
+        rig.feed(PBX, &Text::invite().line(line).render().replace("\r\n\r\nContent", "\r\nContent"));
+        let events = rig.events();
+        let Event::Invite(invite) = &events[0] else { panic!("{events:?}") };
+        assert_eq!((invite.from_user.as_str(), invite.from_name.as_deref()), (user, name));
+    }
+}
+
+#[test]
+fn strangers_get_nothing() {
+    let mut rig = Rig::trunk();
+    let (dialog, _) = rig.answered(&Text::invite());
+    let inside = [
+        dialog.ack(10),
+        dialog.request("BYE", 11),
+        dialog.request("INVITE", 12),
+        Text { branch: Text::invite().branch, ..Text::new("CANCEL", 10) },
+        Text::invite().call_id("call-2"),
+        Text::new("OPTIONS", 1),
+    ];
+    for text in &inside {
+        rig.feed(STRANGER, &text.render());
+    }
+    rig.feed(STRANGER, "junk");
+    assert_eq!(rig.told(), [""; 0]);
+    assert!(rig.events().is_empty());
+    assert_eq!(rig.agent.counts.strangers, inside.len() as u64 + 1);
+    assert_eq!(rig.agent.call_count(), 1);
+    rig.pbx(&dialog.ack(10));
+    rig.hang_up(&dialog);
+    let bye = rig.one();
+    rig.feed(STRANGER, &response(&bye, 200, "", ""));
+    assert_eq!(rig.ended(), None);
+    rig.answer(&bye, 200);
+    assert!(rig.ended().is_some());
+    rig.assert_empty();
+}
+
+#[test]
+fn responses_that_belong_to_nothing_are_counted() {
+    let mut rig = Rig::trunk();
+    let request = Text::new("OPTIONS", 1).render();
+    let (request, _) = crate::sip::message::Message::parse(request.as_bytes()).unwrap();
+    for code in [100, 200, 401, 503] {
+        rig.answer(&request, code);
+    }
+    assert_eq!(rig.told(), [""; 0]);
+    assert_eq!(rig.agent.counts.stray_responses, 4);
+}
+
+#[test]
+fn wrong_tags_and_old_numbers() {
+    let mut rig = Rig::trunk();
+    let dialog = rig.up();
+    rig.pbx(&Text { from_tag: "other".to_owned(), ..dialog.request("BYE", 11) });
+    assert_eq!(rig.told(), ["481"]);
+    rig.pbx(&Text::new("BYE", 12).to_tag("other"));
+    assert_eq!(rig.told(), ["481"]);
+    rig.pbx(&dialog.request("BYE", 13).call_id("call-2"));
+    assert_eq!(rig.told(), ["481"]);
+    rig.pbx(&dialog.request("OPTIONS", 20));
+    rig.pbx(&dialog.request("BYE", 19));
+    assert_eq!(rig.told(), ["200", "500"]);
+    assert_eq!(rig.ended(), None);
+    rig.pbx(&dialog.request("BYE", 21));
+    assert!(rig.ended().is_some());
+    rig.told();
+    rig.pbx(&dialog.request("BYE", 22));
+    assert_eq!(rig.told(), ["481"], "the call is over");
+    rig.assert_empty();
+}
+
+#[test]
+fn the_same_request_over_two_paths() {
+    let mut rig = Rig::trunk();
+    rig.pbx(&Text::invite());
+    rig.pbx(&Text::invite().branch("other-path"));
+    assert_eq!(rig.told(), ["100", "482"]);
+    let call = rig.offered();
+    rig.command(Command::Answer { call, rtp: RTP.parse().unwrap() });
+    assert_eq!(rig.told(), ["200"], "the first goes on");
+}
+
+#[test]
+fn answers_go_where_the_request_came_from() {
+    let mut rig = Rig::trunk();
+    let text = Text::new("OPTIONS", 1).render();
+    rig.feed("10.0.0.2:6000", &text);
+    rig.feed("10.0.0.2:6000", &text.replace(";rport", ";x").replace("OPTIONS;", "two;"));
+    let places: Vec<String> = rig.sent_to().into_iter().map(|(to, _)| to).collect();
+    assert_eq!(places, ["10.0.0.2:6000", "10.0.0.2:5060"], "without rport to the Via's port");
+}
+
+#[test]
+fn an_old_style_branch_is_told_by_the_other_fields() {
+    let mut rig = Rig::trunk();
+    let invite = Text { branch: "1".to_owned(), ..Text::invite() };
+    rig.pbx(&invite);
+    rig.pbx(&invite);
+    rig.offered();
+    assert_eq!(rig.told(), ["100", "100"]);
+    rig.pbx(&Text { branch: "1".to_owned(), ..Text::new("CANCEL", 10) });
+    assert_eq!(rig.told(), ["200", "487"]);
+    rig.pbx(&Text { branch: "1".to_owned(), ..Text::new("ACK", 10) });
+    rig.wait(5.1);
+    assert_eq!(rig.told(), [""; 0]);
+    rig.assert_empty();
+}

@@ -1,0 +1,336 @@
+//! The scripted PBX: raw text in, parsed messages and events out.
+
+use std::time::{Duration, Instant};
+
+use crate::sip::agent::{
+    AccountConfig, Agent, AgentConfig, CallEnd, CallKey, Command, Event, Input, Output, Route,
+    TimerKey,
+};
+use crate::sip::flow::{Flow, Transport};
+use crate::sip::message::Message;
+use crate::sip::registration::Settings;
+use crate::testing::start;
+
+pub const PBX: &str = "10.0.0.2:5060";
+pub const SECOND_ADDRESS: &str = "10.0.0.3:5060";
+pub const STRANGER: &str = "203.0.113.9:5060";
+pub const RTP: &str = "10.0.0.1:20000";
+
+pub fn flow(remote: &str) -> Flow {
+    Flow { transport: Transport::Udp, remote: remote.parse().unwrap() }
+}
+
+pub fn sdp(port: u16, direction: &str) -> String {
+    format!(
+        "v=0\r\no=- 1 1 IN IP4 10.0.0.2\r\ns=-\r\nc=IN IP4 10.0.0.2\r\nt=0 0\r\n\
+         m=audio {port} RTP/AVP 0 101\r\na=rtpmap:101 telephone-event/8000\r\na={direction}\r\n"
+    )
+}
+
+/// A request of the PBX, as text.
+#[derive(Clone)]
+pub struct Text {
+    pub method: &'static str,
+    pub uri: String,
+    pub number: u32,
+    pub branch: String,
+    pub call_id: String,
+    pub from_tag: String,
+    pub to_tag: Option<String>,
+    pub lines: String,
+    pub body: String,
+}
+
+impl Text {
+    pub fn new(method: &'static str, number: u32) -> Text {
+        Text {
+            method,
+            uri: "sip:ai@10.0.0.1:5070".to_owned(),
+            number,
+            branch: format!("z9hG4bKpbx{number}{method}"),
+            call_id: "call-1".to_owned(),
+            from_tag: "theirs".to_owned(),
+            to_tag: None,
+            lines: String::new(),
+            body: String::new(),
+        }
+    }
+
+    pub fn invite() -> Text {
+        Text::new("INVITE", 10).sdp(&sdp(4000, "sendrecv"))
+    }
+
+    pub fn line(mut self, line: &str) -> Text {
+        self.lines += &format!("{line}\r\n");
+        self
+    }
+
+    pub fn sdp(self, body: &str) -> Text {
+        self.body("application/sdp", body)
+    }
+
+    pub fn body(mut self, kind: &str, body: &str) -> Text {
+        body.clone_into(&mut self.body);
+        self.line(&format!("Content-Type: {kind}"))
+    }
+
+    pub fn branch(mut self, branch: &str) -> Text {
+        self.branch = format!("z9hG4bK{branch}");
+        self
+    }
+
+    pub fn call_id(mut self, call_id: &str) -> Text {
+        call_id.clone_into(&mut self.call_id);
+        self
+    }
+
+    pub fn to_tag(mut self, tag: &str) -> Text {
+        self.to_tag = Some(tag.to_owned());
+        self
+    }
+
+    pub fn uri(mut self, uri: &str) -> Text {
+        uri.clone_into(&mut self.uri);
+        self
+    }
+
+    pub fn render(&self) -> String {
+        let Text { method, uri, number, branch, call_id, from_tag, lines, body, .. } = self;
+        let tag = self.to_tag.as_ref().map(|t| format!(";tag={t}")).unwrap_or_default();
+        format!(
+            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {PBX};branch={branch};rport\r\n\
+             Max-Forwards: 70\r\nFrom: \"Caller\" <sip:100@10.0.0.2>;tag={from_tag}\r\n\
+             To: <sip:ai@10.0.0.1:5070>{tag}\r\nCall-ID: {call_id}\r\nCSeq: {number} {method}\r\n\
+             Contact: <sip:100@{PBX}>\r\n{lines}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+}
+
+/// A response of the PBX to a request of ours, with a To tag.
+pub fn response(request: &Message, code: u16, lines: &str, body: &str) -> String {
+    let text = String::from_utf8(Message::response(request, code, "Said", "pbx").to_bytes());
+    let text = text.unwrap();
+    let (head, _) = text.split_once("Content-Length").unwrap();
+    let kind = if body.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
+    format!("{head}{lines}{kind}Content-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// One call of a test, as the PBX knows it.
+#[derive(Clone)]
+pub struct Dialog {
+    pub key: CallKey,
+    pub tag: String,
+}
+
+impl Dialog {
+    pub fn request(&self, method: &'static str, number: u32) -> Text {
+        Text::new(method, number).to_tag(&self.tag)
+    }
+
+    /// An ACK to a 2xx: a transaction of its own.
+    pub fn ack(&self, number: u32) -> Text {
+        self.request("ACK", number)
+    }
+}
+
+pub struct Rig {
+    pub agent: Agent,
+    pub now: Instant,
+    sent: Vec<(Flow, Message)>,
+    events: Vec<Event>,
+    pub lookups: usize,
+}
+
+impl Rig {
+    fn new(registration: Option<Settings>, max_calls: usize) -> Rig {
+        let account = AccountConfig {
+            name: "pbx".to_owned(),
+            username: "ai".to_owned(),
+            registration,
+            transport: Transport::Udp,
+            advertised: None,
+            media_peers: Vec::new(),
+        };
+        let config = AgentConfig { accounts: vec![account], listen_port: 5070, max_calls };
+        let agent = Agent::new(config, [3; 32]);
+        let mut rig =
+            Rig { agent, now: start(), sent: Vec::new(), events: Vec::new(), lookups: 0 };
+        rig.drain();
+        rig.resolve(&[PBX, SECOND_ADDRESS]);
+        rig
+    }
+
+    /// A PBX that calls us without registration.
+    pub fn trunk() -> Rig {
+        Rig::new(None, 100)
+    }
+
+    pub fn trunk_with(max_calls: usize) -> Rig {
+        Rig::new(None, max_calls)
+    }
+
+    /// The first REGISTER is out.
+    pub fn registering() -> Rig {
+        let settings = Settings {
+            registrar_uri: "sip:10.0.0.2".to_owned(),
+            auth_username: "ai".to_owned(),
+            password: "secret".into(),
+            realm: None,
+            expires_s: 120,
+            keepalive: Duration::from_secs(2),
+        };
+        Rig::new(Some(settings), 100)
+    }
+
+    pub fn resolve(&mut self, addresses: &[&str]) {
+        let route = |a: &&str| Route {
+            remote: a.parse().unwrap(),
+            local: "10.0.0.1".parse().unwrap(),
+        };
+        let routes = Ok(addresses.iter().map(route).collect());
+        self.input(Input::Resolved { account: 0, routes });
+    }
+
+    pub fn input(&mut self, input: Input<'_>) {
+        self.agent.handle(self.now, input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.agent.poll() {
+            match output {
+                Output::Send { flow, data } => {
+                    let (message, fault) = Message::parse(&data).expect("we send SIP");
+                    assert_eq!(fault, None, "{}", String::from_utf8_lossy(&data));
+                    self.sent.push((flow, message));
+                }
+                Output::Event(event) => self.events.push(event),
+                Output::Resolve { .. } => self.lookups += 1,
+            }
+        }
+    }
+
+    pub fn feed(&mut self, remote: &str, text: &str) {
+        self.input(Input::Message { flow: flow(remote), data: text.as_bytes() });
+    }
+
+    pub fn pbx(&mut self, text: &Text) {
+        self.feed(PBX, &text.render());
+    }
+
+    /// The PBX answers a request of ours.
+    pub fn answer(&mut self, request: &Message, code: u16) {
+        self.answer_with(request, code, "", "");
+    }
+
+    pub fn answer_with(&mut self, request: &Message, code: u16, lines: &str, body: &str) {
+        self.feed(PBX, &response(request, code, lines, body));
+    }
+
+    pub fn command(&mut self, command: Command) {
+        self.input(Input::Command(command));
+    }
+
+    /// Lets time pass, from timer to timer.
+    pub fn wait(&mut self, seconds: f64) {
+        let end = self.now + Duration::from_secs_f64(seconds);
+        while let Some(at) = self.agent.next_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.input(Input::Timeout);
+        }
+        self.now = end;
+    }
+
+    pub fn sent(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.sent).into_iter().map(|(_, m)| m).collect()
+    }
+
+    pub fn sent_to(&mut self) -> Vec<(String, Message)> {
+        std::mem::take(&mut self.sent).into_iter().map(|(f, m)| (f.remote.to_string(), m)).collect()
+    }
+
+    /// The one message that was sent.
+    #[track_caller]
+    pub fn one(&mut self) -> Message {
+        let mut sent = self.sent();
+        assert_eq!(sent.len(), 1, "{sent:?}");
+        sent.remove(0)
+    }
+
+    /// Statuses and methods that were sent, in order.
+    pub fn told(&mut self) -> Vec<String> {
+        let word = |m: &Message| match m.code() {
+            Some(code) => code.to_string(),
+            None => m.method().unwrap_or("").to_owned(),
+        };
+        self.sent().iter().map(word).collect()
+    }
+
+    pub fn events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// How the call has ended, when it has.
+    pub fn ended(&mut self) -> Option<CallEnd> {
+        let ends = self.events().into_iter().filter_map(|e| match e {
+            Event::Ended { end, .. } => Some(end),
+            _ => None,
+        });
+        let ends: Vec<CallEnd> = ends.collect();
+        assert!(ends.len() <= 1, "{ends:?}");
+        ends.into_iter().next()
+    }
+
+    /// The call that was offered.
+    #[track_caller]
+    pub fn offered(&mut self) -> CallKey {
+        let offers = self.events().into_iter().filter_map(|e| match e {
+            Event::Invite(invite) => Some(invite.call),
+            _ => None,
+        });
+        let offers: Vec<CallKey> = offers.collect();
+        assert_eq!(offers.len(), 1);
+        offers[0]
+    }
+
+    /// INVITE and our 200, not acknowledged yet.
+    pub fn answered(&mut self, invite: &Text) -> (Dialog, Message) {
+        self.pbx(invite);
+        let key = self.offered();
+        assert_eq!(self.told(), ["100"]);
+        self.command(Command::Answer { call: key, rtp: RTP.parse().unwrap() });
+        let ok = self.one();
+        assert_eq!(ok.code(), Some(200));
+        let tag = ok.to().unwrap().tag().unwrap().to_owned();
+        (Dialog { key, tag }, ok)
+    }
+
+    /// A call that is up.
+    pub fn up_with(&mut self, invite: &Text) -> Dialog {
+        let (dialog, _) = self.answered(invite);
+        self.pbx(&dialog.ack(invite.number));
+        assert!(self.events().iter().any(|e| matches!(e, Event::Acked { .. })));
+        assert_eq!(self.told(), [""; 0]);
+        dialog
+    }
+
+    pub fn up(&mut self) -> Dialog {
+        self.up_with(&Text::invite())
+    }
+
+    pub fn hang_up(&mut self, dialog: &Dialog) {
+        self.command(Command::Hangup { call: dialog.key, q850: 16, text: "done" });
+    }
+
+    /// Nothing is kept of what has ended.
+    #[track_caller]
+    pub fn assert_empty(&mut self) {
+        self.wait(65.0);
+        assert_eq!(self.agent.call_count(), 0);
+        assert_eq!(self.agent.transaction_count(), 0);
+        assert_eq!((self.agent.dialogs.len(), self.agent.merge_keys.len()), (0, 0));
+        let account = |(_, key): &&(Instant, TimerKey)| !matches!(key, TimerKey::Account(_));
+        assert_eq!(self.agent.timers.iter().filter(account).count(), 0);
+    }
+}

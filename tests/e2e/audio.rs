@@ -1,0 +1,141 @@
+//! What is said arrives, byte for byte, and what is pressed too.
+
+use std::time::Duration;
+
+use trunkless::peer::phone::{Keys, PhoneCommand};
+use trunkless::sip::agent::CallEnd;
+use trunkless::sip::sdp::Direction;
+
+use crate::ai::{Ai, Plan};
+use crate::bridge::Bridge;
+use crate::caller::Caller;
+use crate::{Pbx, assert_all, assert_no_channels, block_on};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A call with numbered audio both ways and keys, ended by the caller.
+async fn whole_call(pbx: Pbx, n: u8) {
+    let asterisk = pbx.start(n);
+    let ai = Ai::start(Plan { say: 150, ..Plan::default() }).await;
+    let bridge = Bridge::registered(&pbx.setup(&asterisk, n, &ai.url));
+    let mut caller = Caller::dial("127.0.9.1", asterisk.sip_addr(), pbx.extension(), 1, 150).await;
+    caller.answered().await;
+    caller.until(6 * SECOND, |c| c.sent.len() == 150 && c.numbers(1000).len() == 150).await;
+    for digit in "12#".chars() {
+        caller.command(PhoneCommand::Press(digit, Keys::Rtp));
+        caller.wait(SECOND / 2).await;
+    }
+    caller.hang_up().await;
+    let heard = ai.until("stop and close", 5 * SECOND, |s| s.closed.is_some()).await;
+    assert_all(&heard.numbers(1), 150, "the AI");
+    assert_all(&caller.numbers(1000), 150, "the caller");
+    assert_eq!(heard.digits, "12#");
+    assert!(heard.stopped);
+    assert_eq!(heard.closed, Some(1000));
+    assert_eq!(heard.parameters["from_number"], "5551234");
+    let exact: Vec<u64> = (0..heard.timestamps.len() as u64).map(|n| n * 20).collect();
+    assert_eq!(heard.timestamps, exact, "the audio clock has no gap");
+    for field in ["lost", "late", "wrong_source", "ai_dropped_frames"] {
+        assert_eq!(bridge.ended(field), "0", "{field}");
+    }
+    assert_eq!(bridge.ended("reason"), "caller_hangup");
+    assert_no_channels(&asterisk);
+}
+
+#[test]
+fn whole_call_chan_sip_16() {
+    block_on(whole_call(Pbx::Sip16, 31));
+}
+
+#[test]
+fn whole_call_pjsip_16() {
+    block_on(whole_call(Pbx::Pjsip16, 32));
+}
+
+#[test]
+fn whole_call_pjsip_22() {
+    block_on(whole_call(Pbx::Pjsip22, 33));
+}
+
+/// The AI closes: the caller gets a BYE.
+#[test]
+fn the_ai_hangs_up() {
+    block_on(async {
+        for (pbx, n) in Pbx::ALL.into_iter().zip(34..) {
+            let asterisk = pbx.start(n);
+            let ai = Ai::start(Plan { close_after: Some(60), ..Plan::default() }).await;
+            let bridge = Bridge::registered(&pbx.setup(&asterisk, n, &ai.url));
+            let mut caller =
+                Caller::dial("127.0.9.1", asterisk.sip_addr(), pbx.extension(), 1, 0).await;
+            caller.answered().await;
+            assert!(caller.until(5 * SECOND, |c| c.ended.is_some()).await, "{pbx:?}: still up");
+            assert!(matches!(caller.ended, Some(CallEnd::Bye { .. })), "{:?}", caller.ended);
+            assert_eq!(bridge.ended("reason"), "ai_hangup");
+            assert_no_channels(&asterisk);
+        }
+    });
+}
+
+/// Hold is music with another SSRC through Asterisk; nothing of what is said around it is lost.
+#[test]
+fn hold_and_resume() {
+    block_on(async {
+        for (pbx, n) in Pbx::ALL.into_iter().zip(37..) {
+            let asterisk = pbx.start(n);
+            let ai = Ai::start(Plan::default()).await;
+            let bridge = Bridge::registered(&pbx.setup(&asterisk, n, &ai.url));
+            let mut caller =
+                Caller::dial("127.0.9.1", asterisk.sip_addr(), pbx.extension(), 1, 200).await;
+            caller.answered().await;
+            caller.until(6 * SECOND, |c| c.sent.len() >= 100).await;
+            caller.talk(false);
+            caller.wait(SECOND / 2).await;
+            let before = caller.sent.len();
+            caller.command(PhoneCommand::Direction(Direction::SendOnly));
+            caller.wait(2 * SECOND).await;
+            caller.command(PhoneCommand::Direction(Direction::SendRecv));
+            caller.wait(SECOND).await;
+            caller.talk(true);
+            caller.until(6 * SECOND, |c| c.sent.len() == 200).await;
+            caller.wait(SECOND / 2).await;
+            caller.hang_up().await;
+            let heard = ai.until("the close", 5 * SECOND, |s| s.closed.is_some()).await;
+            assert!(before < 200);
+            assert_all(&heard.numbers(1), 200, &format!("{pbx:?}"));
+            let exact: Vec<u64> = (0..heard.timestamps.len() as u64).map(|n| n * 20).collect();
+            assert_eq!(heard.timestamps, exact, "{pbx:?}: the audio clock has no gap");
+            let talk: f64 = bridge.ended("talk_s").parse().expect("a number");
+            let frames = heard.frames.len() as f64;
+            assert!((talk * 50.0 - frames).abs() < 8.0, "{pbx:?}: {frames} frames in {talk} s");
+            assert_eq!(bridge.ended("lost"), "0", "{pbx:?}");
+        }
+    });
+}
+
+/// Keys by INFO: from the caller (Asterisk turns it into RFC 4733) and to the bridge.
+#[test]
+fn keys_by_info() {
+    block_on(async {
+        let pbx = Pbx::Pjsip22;
+        let asterisk = pbx.start(40);
+        for (from, username, extension, keys) in [
+            ("127.0.7.1", "ai", "700", Keys::Info),
+            ("127.0.9.1", "ai-info", "v-ai-info", Keys::Rtp),
+        ] {
+            let ai = Ai::start(Plan::default()).await;
+            let mut setup = pbx.setup(&asterisk, 40, &ai.url);
+            setup.username = username;
+            let _bridge = Bridge::registered(&setup);
+            let mut caller = Caller::dial(from, asterisk.sip_addr(), extension, 1, 0).await;
+            caller.answered().await;
+            caller.wait(SECOND).await;
+            for digit in "77*".chars() {
+                caller.command(PhoneCommand::Press(digit, keys));
+                caller.wait(Duration::from_millis(700)).await;
+            }
+            caller.hang_up().await;
+            let heard = ai.until("the close", 5 * SECOND, |s| s.closed.is_some()).await;
+            assert_eq!(heard.digits, "77*", "{username}");
+        }
+    });
+}

@@ -1,0 +1,122 @@
+//! The program itself, as a process of its own, with a configuration file and a log.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A running `trunkless run`; dropping it kills it.
+pub struct Bridge {
+    child: Child,
+    log: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+/// What a test wants of its bridge.
+pub struct Setup {
+    /// `host:port` of the registrar.
+    pub registrar: String,
+    pub username: &'static str,
+    pub password: &'static str,
+    /// The AI's URL.
+    pub ai: String,
+    /// SIP listens here.
+    pub listen: String,
+    /// Further lines: whole tables, and keys of `[pbx.main.sip]`.
+    pub tables: String,
+    pub sip_keys: String,
+}
+
+impl Setup {
+    pub fn config(&self) -> String {
+        format!(
+            "[ai]\nurl = \"{}\"\n[sip]\nlisten = \"{}\"\n[log]\nlevel = \"info\"\n{}\n[pbx.main]\n\
+             mode = \"sip\"\n[pbx.main.sip]\nregistrar = \"{}\"\nusername = \"{}\"\n\
+             password = \"{}\"\n{}\n",
+            self.ai,
+            self.listen,
+            self.tables,
+            self.registrar,
+            self.username,
+            self.password,
+            self.sip_keys
+        )
+    }
+}
+
+impl Bridge {
+    pub fn start(setup: &Setup) -> Bridge {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (config, log) = (directory.path().join("trunkless.toml"), directory.path().join("log"));
+        std::fs::write(&config, setup.config()).expect("the configuration can be written");
+        let output = File::create(&log).expect("the log can be made");
+        let child = Command::new(env!("CARGO_BIN_EXE_trunkless"))
+            .args(["run", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a second handle"))
+            .stderr(output)
+            .spawn()
+            .expect("trunkless starts");
+        Bridge { child, log, _directory: directory }
+    }
+
+    /// The same, and waits until it is registered.
+    pub fn registered(setup: &Setup) -> Bridge {
+        let bridge = Bridge::start(setup);
+        bridge.wait_for("registered pbx=\"main\"", Duration::from_secs(10));
+        bridge
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("the log can be read")
+    }
+
+    /// The lines that hold a text.
+    pub fn lines(&self, text: &str) -> Vec<String> {
+        self.log().lines().filter(|l| l.contains(text)).map(str::to_owned).collect()
+    }
+
+    pub fn wait_for(&self, text: &str, limit: Duration) {
+        let begin = Instant::now();
+        while !self.log().contains(text) {
+            let late = begin.elapsed() > limit;
+            assert!(!late, "no \"{text}\" within {limit:?} in:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// A field of the one line that the only call has left.
+    pub fn ended(&self, field: &str) -> String {
+        self.wait_for("call ended", Duration::from_secs(5));
+        let lines = self.lines("call ended");
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let value = lines[0].split(&format!(" {field}=")).nth(1).expect("the field");
+        value.split(' ').next().expect("a value").trim_matches('"').to_owned()
+    }
+
+    /// SIGTERM; returns its exit code.
+    pub fn terminate(&mut self, limit: Duration) -> i32 {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+        assert!(sent.success());
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child can be asked") {
+                return status.code().expect("an exit code");
+            }
+            assert!(begin.elapsed() < limit, "still running after {limit:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the bridge's log:\n{}", self.log());
+        }
+    }
+}

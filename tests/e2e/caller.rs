@@ -1,0 +1,115 @@
+//! A caller at the other side of the PBX, with numbered audio.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use trunkless::peer::pattern;
+use trunkless::peer::phone::{Heard, Phone, PhoneCommand, PhoneConfig, PhoneEvent};
+use trunkless::sip::agent::CallEnd;
+use trunkless::sip::sdp::Codec;
+
+/// Frames of silence before the numbers begin: the PBX needs a moment to join its two legs.
+pub const LEAD: u64 = 25;
+
+pub struct Caller {
+    phone: Phone,
+    /// While false the caller says nothing, and the numbers stand still.
+    talking: Arc<AtomicBool>,
+    pub heard: Vec<Heard>,
+    pub sent: Vec<u32>,
+    pub answered: Option<Instant>,
+    pub ended: Option<CallEnd>,
+}
+
+impl Caller {
+    /// Calls `extension` at `pbx`, saying `frames` numbered frames as call `call`.
+    pub async fn dial(
+        from: &str,
+        pbx: SocketAddr,
+        extension: &str,
+        call: u32,
+        frames: u32,
+    ) -> Caller {
+        Caller::dial_with(from, pbx, extension, call, frames, vec![Codec::Pcmu]).await
+    }
+
+    pub async fn dial_with(
+        from: &str,
+        pbx: SocketAddr,
+        extension: &str,
+        call: u32,
+        frames: u32,
+        codecs: Vec<Codec>,
+    ) -> Caller {
+        let local: IpAddr = from.parse().expect("an address");
+        let mut config = PhoneConfig::new(local, "5551234");
+        config.codecs = codecs;
+        let talking = Arc::new(AtomicBool::new(true));
+        let (on, mut next) = (talking.clone(), 0);
+        config.source = Box::new(move |index| {
+            let speak = index >= LEAD && next < frames && on.load(Ordering::Relaxed);
+            speak.then(|| {
+                next += 1;
+                pattern::frame(call, next - 1)
+            })
+        });
+        let phone = Phone::start(config).await.expect("the phone starts");
+        let uri = format!("sip:{extension}@{pbx}");
+        phone.command(PhoneCommand::Dial { uri, target: pbx });
+        Caller { phone, talking, heard: Vec::new(), sent: Vec::new(), answered: None, ended: None }
+    }
+
+    pub fn command(&self, command: PhoneCommand) {
+        self.phone.command(command);
+    }
+
+    pub fn talk(&self, on: bool) {
+        self.talking.store(on, Ordering::Relaxed);
+    }
+
+    /// Takes events until `wanted` or the limit; true when it was reached.
+    pub async fn until(&mut self, limit: Duration, wanted: impl Fn(&Caller) -> bool) -> bool {
+        let deadline = tokio::time::Instant::now() + limit;
+        while !wanted(self) {
+            match tokio::time::timeout_at(deadline, self.phone.events.recv()).await {
+                Ok(Some(event)) => self.take(event),
+                _ => return wanted(self),
+            }
+        }
+        true
+    }
+
+    pub async fn wait(&mut self, time: Duration) {
+        self.until(time, |_| false).await;
+    }
+
+    pub async fn answered(&mut self) {
+        let answered = self.until(Duration::from_secs(5), |c| c.answered.is_some()).await;
+        assert!(answered, "the call was not answered: {:?}", self.ended);
+    }
+
+    pub async fn hang_up(&mut self) {
+        self.command(PhoneCommand::Hangup);
+        assert!(self.until(Duration::from_secs(5), |c| c.ended.is_some()).await, "still up");
+    }
+
+    fn take(&mut self, event: PhoneEvent) {
+        match event {
+            PhoneEvent::Answered { at } => self.answered = Some(at),
+            PhoneEvent::Sent { samples, .. } => {
+                self.sent.extend(pattern::read(&samples).map(|(_, index)| index));
+            }
+            PhoneEvent::Heard(heard) => self.heard.push(heard),
+            PhoneEvent::Ended(end) => self.ended = Some(end),
+            _ => {}
+        }
+    }
+
+    /// Indices of the numbered frames of `call` that were heard.
+    pub fn numbers(&self, call: u32) -> Vec<u32> {
+        let read = self.heard.iter().filter_map(|h| pattern::read(&h.samples));
+        read.filter(|(c, _)| *c == call).map(|(_, index)| index).collect()
+    }
+}

@@ -1,0 +1,144 @@
+//! Registration through crashes and refusals, fallbacks, the end of the program.
+
+use std::time::{Duration, Instant};
+
+use trunkless::sip::agent::CallEnd;
+
+use crate::ai::{Ai, Plan};
+use crate::bridge::Bridge;
+use crate::caller::Caller;
+use crate::{Pbx, assert_no_channels, block_on};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Calls again and again until one is answered; returns how long after `since`.
+async fn first_answer(pbx: Pbx, asterisk: &crate::asterisk::Asterisk, since: Instant) -> Duration {
+    while since.elapsed() < 15 * SECOND {
+        let mut caller =
+            Caller::dial("127.0.9.1", asterisk.sip_addr(), pbx.extension(), 1, 0).await;
+        caller.until(SECOND, |c| c.answered.is_some() || c.ended.is_some()).await;
+        if caller.answered.is_some() {
+            let took = since.elapsed();
+            caller.hang_up().await;
+            return took;
+        }
+        caller.wait(SECOND / 10).await;
+    }
+    panic!("{pbx:?}: no call was answered within 15 s of the restart");
+}
+
+/// Asterisk crashes and comes back, with and without its memory of registrations, quickly and slowly.
+#[test]
+fn answered_within_three_seconds_of_a_restart() {
+    block_on(async {
+        for (pbx, n) in Pbx::ALL.into_iter().zip(41..) {
+            let asterisk = pbx.start(n);
+            let ai = Ai::start(Plan::default()).await;
+            let _bridge = Bridge::registered(&pbx.setup(&asterisk, n, &ai.url));
+            for (wipe, away) in [(false, 0), (true, 0), (false, 5), (true, 5)] {
+                // astdb is written about once a second
+                tokio::time::sleep(SECOND * 3 / 2).await;
+                asterisk.kill();
+                tokio::time::sleep(away * SECOND).await;
+                asterisk.again(wipe);
+                let took = first_answer(pbx, &asterisk, Instant::now()).await;
+                println!("{pbx:?}, wiped {wipe}, away {away} s: answered after {took:?}");
+                assert!(took < 3 * SECOND, "{pbx:?}, wiped {wipe}, away {away} s: {took:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_wrong_password_is_one_line_and_no_hammering() {
+    block_on(async {
+        for (pbx, n) in Pbx::ALL.into_iter().zip(44..) {
+            let asterisk = pbx.start(n);
+            let mut setup = pbx.setup(&asterisk, n, "ws://127.0.0.1:9");
+            setup.password = "wrong";
+            let bridge = Bridge::start(&setup);
+            bridge.wait_for("registration refused", 5 * SECOND);
+            tokio::time::sleep(5 * SECOND).await;
+            let lines = bridge.lines("WARN");
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            assert!(lines[0].contains("retry_s=60"), "{lines:?}");
+            assert!(!bridge.log().contains("wrong\""), "the password is not in the log");
+        }
+    });
+}
+
+/// The AI is not there: the dialplan goes on at its next line.
+#[test]
+fn without_an_ai_the_dialplan_goes_on() {
+    block_on(async {
+        let asterisk = Pbx::Pjsip22.start(47);
+        let bridge = Bridge::registered(&Pbx::Pjsip22.setup(&asterisk, 47, "ws://127.0.0.1:9"));
+        let begin = Instant::now();
+        let mut caller = Caller::dial("127.0.9.1", asterisk.sip_addr(), "790", 1, 0).await;
+        caller.answered().await;
+        assert!(begin.elapsed() < 3 * SECOND);
+        caller.until(3 * SECOND, |c| c.heard.len() > 50).await;
+        let tone = |h: &trunkless::peer::phone::Heard| h.samples.iter().any(|s| *s != 0xff);
+        assert!(caller.heard.iter().any(tone), "the fallback is heard");
+        caller.hang_up().await;
+        assert!(asterisk.dials().contains(&"CONGESTION 34".to_owned()), "{:?}", asterisk.dials());
+        assert_eq!(bridge.ended("reason"), "ai_unreachable");
+    });
+}
+
+/// The AI dies in mid-call: a BYE, never dead air.
+#[test]
+fn an_ai_that_dies_ends_the_call() {
+    block_on(async {
+        let asterisk = Pbx::Pjsip22.start(48);
+        let ai = Ai::start(Plan { drop_after: Some(50), ..Plan::default() }).await;
+        let bridge = Bridge::registered(&Pbx::Pjsip22.setup(&asterisk, 48, &ai.url));
+        let mut caller = Caller::dial("127.0.9.1", asterisk.sip_addr(), "700", 1, 0).await;
+        caller.answered().await;
+        assert!(caller.until(4 * SECOND, |c| c.ended.is_some()).await);
+        assert!(matches!(caller.ended, Some(CallEnd::Bye { .. })), "{:?}", caller.ended);
+        assert_eq!(bridge.ended("reason"), "ai_closed");
+        assert_no_channels(&asterisk);
+    });
+}
+
+/// SIGTERM: the registration goes at once, calls may end by themselves, the exit code is 0.
+#[test]
+fn sigterm_unregisters_and_drains() {
+    block_on(async {
+        let asterisk = Pbx::Pjsip22.start(49);
+        let ai = Ai::start(Plan::default()).await;
+        let mut bridge = Bridge::registered(&Pbx::Pjsip22.setup(&asterisk, 49, &ai.url));
+        let mut caller = Caller::dial("127.0.9.1", asterisk.sip_addr(), "700", 1, 0).await;
+        caller.answered().await;
+        let ended = std::thread::spawn(move || {
+            let code = bridge.terminate(10 * SECOND);
+            (code, bridge)
+        });
+        caller.wait(SECOND).await;
+        let contacts = asterisk.cli("pjsip show contacts");
+        assert!(!contacts.contains("sip:ai@"), "{contacts}");
+        assert_eq!(caller.ended, None, "the call goes on");
+        caller.hang_up().await;
+        let (code, bridge) = ended.join().expect("the bridge ends");
+        assert_eq!(code, 0);
+        assert_eq!(bridge.ended("reason"), "caller_hangup");
+    });
+}
+
+/// Asterisk is killed in mid-call: the call ends, and it is said why.
+#[test]
+fn a_killed_pbx_ends_its_calls() {
+    block_on(async {
+        let asterisk = Pbx::Pjsip22.start(50);
+        let ai = Ai::start(Plan::default()).await;
+        let bridge = Bridge::registered(&Pbx::Pjsip22.setup(&asterisk, 50, &ai.url));
+        let mut caller = Caller::dial("127.0.9.1", asterisk.sip_addr(), "700", 1, 0).await;
+        caller.answered().await;
+        caller.wait(SECOND).await;
+        asterisk.kill();
+        bridge.wait_for("call ended", 6 * SECOND);
+        assert_eq!(bridge.ended("reason"), "pbx_lost");
+        ai.until("the close", 5 * SECOND, |s| s.closed == Some(1000)).await;
+    });
+}

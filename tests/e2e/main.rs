@@ -1,0 +1,78 @@
+//! Real calls through real Asterisk 16 (chan_sip, chan_pjsip) and 22 (chan_pjsip), with the program as
+//! a process of its own. `tests/run.sh` fetches what this needs.
+
+mod ai;
+mod asterisk;
+mod audio;
+mod bridge;
+mod caller;
+mod lifecycle;
+mod load;
+mod variants;
+
+use std::time::Duration;
+
+use asterisk::Asterisk;
+use bridge::Setup;
+
+/// Which channel driver of which Asterisk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pbx {
+    Sip16,
+    Pjsip16,
+    Pjsip22,
+}
+
+impl Pbx {
+    pub const ALL: [Pbx; 3] = [Pbx::Sip16, Pbx::Pjsip16, Pbx::Pjsip22];
+
+    /// An instance of its own, at `127.0.N.1`.
+    pub fn start(self, n: u8) -> Asterisk {
+        let version = if self == Pbx::Pjsip22 { 22 } else { 16 };
+        Asterisk::start(version, &format!("e2e-{n}"), &format!("127.0.{n}.1"))
+    }
+
+    /// The extension that reaches the bridge.
+    pub fn extension(self) -> &'static str {
+        if self == Pbx::Sip16 { "710" } else { "700" }
+    }
+
+    /// A bridge's setup for the plain extension; SIP listens on `127.0.N.2`.
+    pub fn setup(self, asterisk: &Asterisk, n: u8, ai: &str) -> Setup {
+        let (registrar, username) = match self {
+            Pbx::Sip16 => (asterisk.chansip_addr(), "cc100"),
+            _ => (asterisk.sip_addr(), "ai"),
+        };
+        Setup {
+            registrar: registrar.to_string(),
+            username,
+            password: "bridgesecret",
+            ai: ai.to_owned(),
+            listen: format!("127.0.{n}.2:5070"),
+            tables: String::new(),
+            sip_keys: String::new(),
+        }
+    }
+}
+
+/// Runs a test's future.
+pub fn block_on<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(test)
+}
+
+/// Waits until Asterisk has no channel left.
+pub fn assert_no_channels(asterisk: &Asterisk) {
+    let begin = std::time::Instant::now();
+    while asterisk.channels() > 0 {
+        assert!(begin.elapsed() < Duration::from_secs(5), "{} channels left", asterisk.channels());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// `0, 1, 2 … n-1`, nothing missing, nothing twice.
+pub fn assert_all(numbers: &[u32], n: u32, who: &str) {
+    let wanted: Vec<u32> = (0..n).collect();
+    let missing: Vec<&u32> = wanted.iter().filter(|w| !numbers.contains(w)).collect();
+    assert!(numbers == wanted, "{who}: {} of {n}, missing {missing:?}", numbers.len());
+}

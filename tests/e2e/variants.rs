@@ -1,0 +1,157 @@
+//! The extension in its variants: algorithms, codecs, timers, direct media, TCP, headers.
+
+use std::time::Duration;
+
+use trunkless::sip::sdp::Codec;
+
+use crate::ai::{Ai, Plan};
+use crate::bridge::Bridge;
+use crate::caller::Caller;
+use crate::{Pbx, assert_all, block_on};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A short call to one variant; returns what the AI heard, after checking the audio both ways.
+async fn short_call(
+    asterisk: &crate::asterisk::Asterisk,
+    n: u8,
+    username: &'static str,
+    extension: &str,
+    from: &str,
+    sip_keys: &str,
+) -> (crate::ai::Stream, Bridge) {
+    let ai = Ai::start(Plan { say: 50, ..Plan::default() }).await;
+    let mut setup = Pbx::Pjsip22.setup(asterisk, n, &ai.url);
+    setup.username = username;
+    setup.sip_keys = sip_keys.to_owned();
+    let bridge = Bridge::registered(&setup);
+    let mut caller = Caller::dial(from, asterisk.sip_addr(), extension, 1, 50).await;
+    caller.answered().await;
+    caller.until(4 * SECOND, |c| c.sent.len() == 50 && c.numbers(1000).len() == 50).await;
+    caller.wait(SECOND / 5).await;
+    caller.hang_up().await;
+    let heard = ai.until("the close", 5 * SECOND, |s| s.closed.is_some()).await;
+    assert_all(&heard.numbers(1), 50, username);
+    assert_all(&caller.numbers(1000), 50, "the caller");
+    (heard, bridge)
+}
+
+#[test]
+fn sha256_only() {
+    block_on(async {
+        let asterisk = Pbx::Pjsip22.start(51);
+        short_call(&asterisk, 51, "ai-sha256", "v-ai-sha256", "127.0.9.1", "").await;
+    });
+}
+
+#[test]
+fn tcp_100rel_and_rtp_timeout() {
+    block_on(async {
+        for (pbx, n) in [(Pbx::Pjsip16, 52), (Pbx::Pjsip22, 53)] {
+            let asterisk = pbx.start(n);
+            let tcp = "transport = \"tcp\"";
+            short_call(&asterisk, n, "ai-tcp", "v-ai-tcp", "127.0.9.1", tcp).await;
+            short_call(&asterisk, n, "ai-100rel", "v-ai-100rel", "127.0.9.1", "").await;
+        }
+    });
+}
+
+/// With direct media RTP goes past Asterisk, from an address that a re-INVITE names.
+#[test]
+fn direct_media() {
+    block_on(async {
+        for (pbx, n) in [(Pbx::Pjsip16, 54), (Pbx::Pjsip22, 55)] {
+            let asterisk = pbx.start(n);
+            let (_, bridge) =
+                short_call(&asterisk, n, "ai-direct", "v-ai-direct", "127.0.8.1", "").await;
+            assert_eq!(bridge.ended("lost"), "0");
+        }
+    });
+}
+
+/// An AI that says nothing must not look like a dead leg: `rtp_timeout = 5` on the PBX's side.
+#[test]
+fn silence_is_sent_while_the_ai_is_quiet() {
+    block_on(async {
+        let asterisk = Pbx::Pjsip22.start(56);
+        let ai = Ai::start(Plan::default()).await;
+        let mut setup = Pbx::Pjsip22.setup(&asterisk, 56, &ai.url);
+        setup.username = "ai-rtptimeout";
+        let _bridge = Bridge::registered(&setup);
+        let mut caller =
+            Caller::dial("127.0.9.1", asterisk.sip_addr(), "v-ai-rtptimeout", 1, 0).await;
+        caller.answered().await;
+        caller.wait(8 * SECOND).await;
+        assert_eq!(caller.ended, None);
+        caller.hang_up().await;
+    });
+}
+
+#[test]
+fn alaw_is_turned_into_mulaw_and_back() {
+    block_on(async {
+        let asterisk = Pbx::Pjsip22.start(57);
+        let ai = Ai::start(Plan { say: 50, ..Plan::default() }).await;
+        let mut setup = Pbx::Pjsip22.setup(&asterisk, 57, &ai.url);
+        setup.username = "ai-alaw";
+        let _bridge = Bridge::registered(&setup);
+        let codecs = vec![Codec::Pcma];
+        let pbx = asterisk.sip_addr();
+        let mut caller = Caller::dial_with("127.0.9.1", pbx, "v-ai-alaw", 1, 50, codecs).await;
+        caller.answered().await;
+        caller.wait(2 * SECOND).await;
+        caller.hang_up().await;
+        let heard = ai.until("the close", 5 * SECOND, |s| s.closed.is_some()).await;
+        // A-law keeps all but the lowest steps of mu-law: compare loudness, frame by frame
+        let loud = |frame: &[u8]| trunkless::media::frame::level_dbfs(frame) > -20.0;
+        let ai_heard = heard.frames.iter().filter(|f| loud(f)).count();
+        let caller_heard = caller.heard.iter().filter(|h| loud(&h.samples)).count();
+        assert_eq!((ai_heard, caller_heard), (50, 50));
+    });
+}
+
+#[test]
+fn headers_become_parameters() {
+    block_on(async {
+        let asterisk = Pbx::Pjsip22.start(58);
+        let (heard, _) = short_call(&asterisk, 58, "ai", "730", "127.0.9.1", "").await;
+        assert_eq!(heard.parameters["X-Lead-Id"], "42");
+        assert_eq!(heard.parameters["X-Campaign"], "DEMO");
+        assert_eq!(heard.parameters["from_name"], "Lead 42");
+        assert!(heard.parameters["sip_call_id"].as_str().is_some_and(|id| !id.is_empty()));
+    });
+}
+
+/// Over one whole session interval of 90 s: UPDATE from chan_pjsip, re-INVITE from chan_sip.
+#[test]
+fn session_timers() {
+    block_on(async {
+        let (sixteen, twenty_two) = (Pbx::Pjsip16.start(59), Pbx::Pjsip22.start(60));
+        let mut calls = Vec::new();
+        for (asterisk, n, username, extension, port) in [
+            (&sixteen, 59, "ai-timers", "v-ai-timers", 5060),
+            (&sixteen, 61, "cc200", "711", 5160),
+            (&twenty_two, 60, "ai-timers", "v-ai-timers", 5060),
+        ] {
+            let ai = Ai::start(Plan { say: 1, ..Plan::default() }).await;
+            let mut setup = Pbx::Pjsip22.setup(asterisk, n, &ai.url);
+            setup.username = username;
+            setup.registrar = format!("{}:{port}", asterisk.ip());
+            let bridge = Bridge::registered(&setup);
+            let mut caller = Caller::dial("127.0.9.1", asterisk.sip_addr(), extension, 1, 0).await;
+            caller.answered().await;
+            calls.push((caller, bridge, ai));
+        }
+        let begin = tokio::time::Instant::now();
+        for (caller, ..) in &mut calls {
+            let left =
+                (begin + 100 * SECOND).saturating_duration_since(tokio::time::Instant::now());
+            caller.wait(left).await;
+            assert_eq!(caller.ended, None);
+        }
+        for (caller, bridge, _) in &mut calls {
+            caller.hang_up().await;
+            assert_eq!(bridge.ended("reason"), "caller_hangup");
+        }
+    });
+}
