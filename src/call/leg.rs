@@ -29,6 +29,12 @@ impl Leg {
         Leg { ports, ip, signalling }
     }
 
+    /// Waits until both sockets are known to take packets: before the reactor has said so once,
+    /// [`Leg::send`] would lose them.
+    pub async fn ready(&self) {
+        let _ = tokio::join!(self.ports.rtp.writable(), self.ports.rtcp.writable());
+    }
+
     /// Where the PBX is to send RTP.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.ip, self.ports.port())

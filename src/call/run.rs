@@ -37,6 +37,7 @@ pub async fn run(
     config: Arc<CallConfig>,
     mut stop: watch::Receiver<bool>,
 ) -> Record {
+    offer.leg.ready().await;
     let info = stream_info(&offer, &config);
     info!(
         call = offer.id,

@@ -128,6 +128,9 @@ impl Phone {
     pub async fn start(config: PhoneConfig) -> io::Result<Phone> {
         let sip = UdpSocket::bind((config.local, config.sip_port)).await?;
         let rtp = rtp_socket(config.local).await?;
+        // before the reactor has said so once, nothing would be sent
+        sip.writable().await?;
+        rtp.writable().await?;
         let address = sip.local_addr()?;
         let mut key = [0u8; 32];
         getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;

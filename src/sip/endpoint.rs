@@ -167,6 +167,8 @@ impl Endpoint {
     /// Serves for ever; dropping the future closes the sockets.
     pub async fn run(mut self) {
         let mut buffer = vec![0u8; 65_536];
+        // before the reactor has said so once, nothing would be sent
+        let _ = self.udp.writable().await;
         self.drain();
         loop {
             let next = self.agent.next_timeout();

@@ -258,7 +258,8 @@ impl Message {
         }
         let Some((_, cseq_method)) = self.cseq() else { return fault("malformed CSeq") };
         let contacts = self.list("Contact");
-        if contacts.iter().any(|c| c != "*" && NameAddr::parse(c).is_none()) {
+        let readable = self.all("Contact").all(|line| split_outside(line, ',').is_some());
+        if !readable || contacts.iter().any(|c| c != "*" && NameAddr::parse(c).is_none()) {
             return fault("malformed Contact");
         }
         let Start::Request { method, uri } = &self.start else { return Ok(()) };
@@ -340,6 +341,11 @@ fn unfold<'a>(
 ) -> Result<Vec<(String, String)>, Unreadable> {
     let mut headers: Vec<(String, String)> = Vec::new();
     for line in lines {
+        if line.contains(['\r', '\0']) {
+            // a value that is copied into our answer must not end a line for somebody else
+            bad(fault, "control character in a header line", 0);
+        }
+        let line = line.replace(['\r', '\0'], " ");
         if line.starts_with([' ', '\t']) {
             if let Some((_, value)) = headers.last_mut() {
                 value.push(' ');
@@ -419,6 +425,10 @@ mod tests {
 
     #[test]
     fn a_value_cannot_add_a_line() {
+        let bare = INVITE.replace("one\r\n", "one\rEvil: 1\r\n");
+        let (message, fault) = Message::parse(bare.as_bytes()).unwrap();
+        assert_eq!(fault.map(|f| f.code), Some(400));
+        assert!(!String::from_utf8(message.to_bytes()).unwrap().contains("\rEvil"));
         let text = Message::request("BYE", "sip:a@b").with("Reason", "x\r\nEvil: 1").to_bytes();
         assert!(!String::from_utf8(text).unwrap().contains("\r\nEvil"));
     }

@@ -28,6 +28,8 @@ use crate::sip::random::Random;
 const SILENCE: Duration = Duration::from_secs(1);
 /// Interval of REGISTER while the registrar is lost.
 const LOST_RETRY: Duration = Duration::from_secs(1);
+/// REGISTERs to a lost registrar between two look-ups of its name.
+const LOST_LOOKUP: u32 = 9;
 /// First wait after an error; doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -102,6 +104,8 @@ enum State {
     },
     Lost {
         next: Instant,
+        /// REGISTERs until the name is looked up again.
+        lookup_in: u32,
     },
     /// `Expires: 0` is out, to be followed by a REGISTER.
     Removing,
@@ -270,7 +274,7 @@ impl Registration {
         let state = match self.state {
             State::Registered { refresh } => Some(refresh),
             State::Waiting { until } => Some(until),
-            State::Lost { next } => Some(next),
+            State::Lost { next, .. } => Some(next),
             _ => None,
         };
         let silence = self.options_sent.map(|sent| sent + SILENCE);
@@ -293,8 +297,13 @@ impl Registration {
                 self.state = State::Idle;
                 self.actions.push_back(Action::Resolve);
             }
-            State::Lost { next } if next <= now => {
-                self.state = State::Lost { next: now + LOST_RETRY };
+            State::Lost { next, lookup_in } if next <= now => {
+                if lookup_in == 0 {
+                    // it may have come back at another address
+                    self.actions.push_back(Action::Resolve);
+                }
+                let lookup_in = lookup_in.checked_sub(1).unwrap_or(LOST_LOOKUP);
+                self.state = State::Lost { next: now + LOST_RETRY, lookup_in };
                 (self.refused, self.stale) = (0, 0);
                 self.register(self.expires_s, random);
             }
@@ -422,7 +431,7 @@ impl Registration {
     fn lose(&mut self, now: Instant, why: &'static str) {
         self.quiet();
         // the first REGISTER goes out at once
-        self.state = State::Lost { next: now };
+        self.state = State::Lost { next: now, lookup_in: LOST_LOOKUP };
         self.change(Status::Lost { why });
     }
 

@@ -1,15 +1,16 @@
 //! An AI that speaks numbered audio and checks what it hears: a real WebSocket server.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::accept_async;
+use tokio_tungstenite::accept_async_with_config;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use trunkless::peer::pattern;
 
 /// What one stream has told the AI.
@@ -19,6 +20,9 @@ pub struct Stream {
     /// Each frame heard.
     pub frames: Vec<Vec<u8>>,
     pub timestamps: Vec<u64>,
+    /// When each frame was heard, and each numbered frame said where the plan is paced.
+    pub heard_at: Vec<Instant>,
+    pub said_at: Vec<Instant>,
     pub digits: String,
     pub stopped: bool,
     /// Close code, once closed; 0 for an end without a close frame.
@@ -39,6 +43,8 @@ pub struct Plan {
     /// Numbered frames to say: how many, after so many heard.
     pub say: u32,
     pub after_heard: usize,
+    /// One frame for each that is heard, instead of all at once.
+    pub paced: bool,
     /// Close when so many frames have been heard.
     pub close_after: Option<usize>,
     /// Drop the connection when so many frames have been heard.
@@ -49,7 +55,14 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Plan {
-        Plan { say: 0, after_heard: 25, close_after: None, drop_after: None, call: Some(1000) }
+        Plan {
+            say: 0,
+            after_heard: 25,
+            paced: false,
+            close_after: None,
+            drop_after: None,
+            call: Some(1000),
+        }
     }
 }
 
@@ -104,71 +117,107 @@ impl Ai {
     }
 }
 
+/// One stream, on the AI's side.
+struct Talk {
+    plan: Plan,
+    all: Arc<Mutex<Vec<Stream>>>,
+    index: usize,
+    sid: String,
+    /// Numbered frames said so far.
+    said: u32,
+    call: Option<u32>,
+}
+
 async fn talk(socket: TcpStream, plan: Plan, all: Arc<Mutex<Vec<Stream>>>, index: usize) {
-    let Ok(mut socket) = accept_async(socket).await else { return };
-    let mut sid = String::new();
-    let mut said = false;
-    let edit = |change: &mut dyn FnMut(&mut Stream)| {
-        change(&mut all.lock().expect("no panic elsewhere")[index]);
-    };
+    let _ = socket.set_nodelay(true);
+    let config = WebSocketConfig::default().read_buffer_size(8 * 1024).write_buffer_size(0);
+    let Ok(mut socket) = accept_async_with_config(socket, Some(config)).await else { return };
+    let call = plan.call;
+    let mut talk = Talk { plan, all, index, sid: String::new(), said: 0, call };
     while let Some(Ok(message)) = socket.next().await {
         let text = match message {
             Message::Text(text) => text,
             Message::Close(frame) => {
                 let code = frame.map_or(1005, |f| u16::from(f.code));
-                edit(&mut |s| s.closed = Some(code));
+                talk.edit(|s| s.closed = Some(code));
                 continue;
             }
             _ => continue,
         };
-        let value: Value = serde_json::from_str(&text).expect("JSON");
+        let at = Instant::now();
+        let heard = talk.hear(at, &serde_json::from_str(&text).expect("JSON"));
+        for message in talk.answer(heard) {
+            let _ = socket.send(message).await;
+        }
+        if talk.plan.close_after.is_some_and(|n| heard >= n) {
+            let _ = socket.close(None).await;
+        }
+        if talk.plan.drop_after.is_some_and(|n| heard >= n) {
+            return;
+        }
+    }
+    talk.edit(|s| {
+        s.closed.get_or_insert(0);
+    });
+}
+
+impl Talk {
+    fn edit(&self, change: impl FnOnce(&mut Stream)) {
+        change(&mut self.all.lock().expect("no panic elsewhere")[self.index]);
+    }
+
+    /// Takes a message; how many frames have been heard when it was one.
+    fn hear(&mut self, at: Instant, value: &Value) -> usize {
         let mut heard = 0;
-        let mut number = plan.call;
         match value["event"].as_str() {
             Some("start") => {
-                sid = value["streamSid"].as_str().expect("a streamSid").to_owned();
-                edit(&mut |s| s.parameters = value["start"]["customParameters"].clone());
+                self.sid = value["streamSid"].as_str().expect("a streamSid").to_owned();
+                self.edit(|s| s.parameters = value["start"]["customParameters"].clone());
             }
             Some("media") => {
                 let media = &value["media"];
                 let payload = media["payload"].as_str().expect("a payload");
                 let frame = BASE64.decode(payload).expect("base64");
-                let time =
-                    media["timestamp"].as_str().expect("a string").parse().expect("a number");
-                number = number.or(pattern::read(&frame).map(|(call, _)| call));
-                edit(&mut |s| {
-                    s.frames.push(frame.clone());
-                    s.timestamps.push(time);
+                let time = media["timestamp"].as_str().expect("a string").parse();
+                self.call = self.call.or(pattern::read(&frame).map(|(call, _)| call));
+                self.edit(|s| {
+                    s.frames.push(frame);
+                    s.timestamps.push(time.expect("a number"));
+                    s.heard_at.push(at);
                     heard = s.frames.len();
                 });
             }
             Some("dtmf") => {
                 let digit = value["dtmf"]["digit"].as_str().expect("a digit").to_owned();
-                edit(&mut |s| s.digits.push_str(&digit));
+                self.edit(|s| s.digits.push_str(&digit));
             }
-            Some("stop") => edit(&mut |s| s.stopped = true),
+            Some("stop") => self.edit(|s| s.stopped = true),
             _ => {}
         }
-        if let Some(call) = number.filter(|_| !said && plan.say > 0 && heard >= plan.after_heard) {
-            said = true;
-            // all at once: the bridge paces
-            for first in (0..plan.say).step_by(7) {
-                let chunk: Vec<u8> = (first..(first + 7).min(plan.say))
-                    .flat_map(|n| pattern::frame(call, n))
-                    .collect();
-                let media = json!({"event": "media", "streamSid": sid,
-                    "media": {"payload": BASE64.encode(chunk)}});
-                let _ = socket.send(Message::Text(media.to_string().into())).await;
-            }
-        }
-        if plan.close_after.is_some_and(|n| heard >= n) {
-            let _ = socket.close(None).await;
-        }
-        if plan.drop_after.is_some_and(|n| heard >= n) {
-            return;
-        }
+        heard
     }
-    edit(&mut |s| {
-        s.closed.get_or_insert(0);
-    });
+
+    /// What is said after so many frames heard.
+    fn answer(&mut self, heard: usize) -> Vec<Message> {
+        let Some(call) = self.call.filter(|_| heard >= self.plan.after_heard) else {
+            return Vec::new();
+        };
+        let (first, end) = match self.plan.paced {
+            true => (self.said, (self.said + 1).min(self.plan.say)),
+            // all at once: the bridge paces
+            false => (self.said, self.plan.say),
+        };
+        self.said = end;
+        if self.plan.paced && first < end {
+            self.edit(|s| s.said_at.push(Instant::now()));
+        }
+        let chunks = (first..end).step_by(7).map(|n| {
+            let frames = (n..(n + 7).min(end)).flat_map(|n| pattern::frame(call, n));
+            let payload = BASE64.encode(frames.collect::<Vec<u8>>());
+            let media = json!({"event": "media", "streamSid": self.sid,
+                "media": {"payload": payload}});
+            Message::Text(media.to_string().into())
+        });
+        chunks.collect()
+    }
 }

@@ -95,6 +95,15 @@ impl Bridge {
         value.split(' ').next().expect("a value").trim_matches('"').to_owned()
     }
 
+    /// CPU time used so far, by /proc/PID/stat in ticks of 10 ms.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.expect("the process runs");
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
+        let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+        Duration::from_millis(10 * (ticks(11) + ticks(12)))
+    }
+
     /// SIGTERM; returns its exit code.
     pub fn terminate(&mut self, limit: Duration) -> i32 {
         let pid = self.child.id().to_string();

@@ -19,6 +19,8 @@ pub struct Caller {
     talking: Arc<AtomicBool>,
     pub heard: Vec<Heard>,
     pub sent: Vec<u32>,
+    pub sent_at: Vec<Instant>,
+    pub dialled: Instant,
     pub answered: Option<Instant>,
     pub ended: Option<CallEnd>,
 }
@@ -58,7 +60,9 @@ impl Caller {
         let phone = Phone::start(config).await.expect("the phone starts");
         let uri = format!("sip:{extension}@{pbx}");
         phone.command(PhoneCommand::Dial { uri, target: pbx });
-        Caller { phone, talking, heard: Vec::new(), sent: Vec::new(), answered: None, ended: None }
+        let dialled = Instant::now();
+        let (heard, sent, sent_at) = Default::default();
+        Caller { phone, talking, heard, sent, sent_at, dialled, answered: None, ended: None }
     }
 
     pub fn command(&self, command: PhoneCommand) {
@@ -98,13 +102,20 @@ impl Caller {
     fn take(&mut self, event: PhoneEvent) {
         match event {
             PhoneEvent::Answered { at } => self.answered = Some(at),
-            PhoneEvent::Sent { samples, .. } => {
+            PhoneEvent::Sent { at, samples } => {
+                self.sent_at.push(at);
                 self.sent.extend(pattern::read(&samples).map(|(_, index)| index));
             }
             PhoneEvent::Heard(heard) => self.heard.push(heard),
             PhoneEvent::Ended(end) => self.ended = Some(end),
             _ => {}
         }
+    }
+
+    /// Whether the last of `frames` numbered frames of `call` has been heard lately.
+    pub fn heard_last(&self, call: u32, frames: u32) -> bool {
+        let lately = self.heard.iter().rev().take(3);
+        lately.filter_map(|h| pattern::read(&h.samples)).any(|read| read == (call, frames - 1))
     }
 
     /// Indices of the numbered frames of `call` that were heard.

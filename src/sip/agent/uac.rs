@@ -311,7 +311,9 @@ impl Agent {
                     }
                 }
             }
-            401 | 407 if !cancelling && self.take_challenge(key, response) => self.send_invite(now, key),
+            401 | 407 if !cancelling && self.take_challenge(key, response) => {
+                self.send_invite(now, key)
+            }
             _ => {
                 let reason = match &response.start {
                     crate::sip::message::Start::Response { reason, .. } => reason.clone(),

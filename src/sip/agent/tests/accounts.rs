@@ -1,1 +1,203 @@
-//! x
+//! Registration as the wire sees it, and the watch over the registrar.
+
+use super::rig::{PBX, Rig, SECOND_ADDRESS, STRANGER, Text, response};
+use crate::sip::agent::{Command, Event, Input};
+use crate::sip::message::Message;
+use crate::sip::registration::Status;
+
+const CHALLENGE: &str =
+    "WWW-Authenticate: Digest realm=\"asterisk\", nonce=\"n1\", algorithm=MD5, qop=\"auth\"\r\n";
+const GRANTED: &str = "Contact: <sip:ai@10.0.0.1:5070>;expires=120\r\n";
+
+fn statuses(rig: &mut Rig) -> Vec<Status> {
+    let statuses = rig.events().into_iter().filter_map(|e| match e {
+        Event::Registration { status, .. } => Some(status),
+        _ => None,
+    });
+    statuses.collect()
+}
+
+/// Challenges the REGISTER that is out and accepts the signed one.
+fn let_in(rig: &mut Rig) -> Message {
+    let first = rig.one();
+    assert_eq!(first.method(), Some("REGISTER"));
+    rig.answer_with(&first, 401, CHALLENGE, "");
+    let signed = rig.one();
+    rig.answer_with(&signed, 200, GRANTED, "");
+    signed
+}
+
+fn registered() -> Rig {
+    let mut rig = Rig::registering();
+    let_in(&mut rig);
+    assert_eq!(statuses(&mut rig), [Status::Registered { expires_s: 120 }]);
+    rig
+}
+
+#[test]
+fn registers_with_a_password() {
+    let mut rig = Rig::registering();
+    let (to, first) = rig.sent_to().remove(0);
+    assert_eq!((to.as_str(), first.uri()), (PBX, "sip:10.0.0.2"));
+    assert_eq!(first.get("To"), Some("<sip:ai@10.0.0.2>"));
+    assert_eq!(first.get("Contact"), Some("<sip:ai@10.0.0.1:5070>"));
+    assert_eq!(first.get("Authorization"), None);
+    rig.feed(STRANGER, &response(&first, 401, CHALLENGE, ""));
+    rig.feed(SECOND_ADDRESS, &response(&first, 401, CHALLENGE, ""));
+    assert_eq!(rig.told(), [""; 0], "only a challenge of the registrar itself is answered");
+    rig.answer(&first, 100);
+    rig.answer_with(&first, 401, CHALLENGE, "");
+    let signed = rig.one();
+    assert!(signed.get("Authorization").unwrap().contains("realm=\"asterisk\""));
+    assert_eq!(signed.call_id(), first.call_id());
+    assert_eq!((first.cseq().unwrap().0, signed.cseq().unwrap().0), (1, 2));
+    rig.answer_with(&signed, 200, GRANTED, "");
+    assert_eq!(statuses(&mut rig), [Status::Registered { expires_s: 120 }]);
+    rig.answer_with(&signed, 200, GRANTED, "");
+    assert!(statuses(&mut rig).is_empty());
+}
+
+#[test]
+fn watches_the_registrar_and_refreshes() {
+    let mut rig = registered();
+    for _ in 0..40 {
+        rig.wait(2.0);
+        for request in rig.sent() {
+            match request.method() {
+                Some("OPTIONS") => rig.answer(&request, 401),
+                _ => rig.answer_with(&request, 200, GRANTED, ""),
+            }
+        }
+        assert_eq!(rig.told(), [""; 0], "a challenge to OPTIONS is an answer, and gets none");
+    }
+    assert!(statuses(&mut rig).is_empty());
+    assert!(rig.agent.transaction_count() <= 2);
+}
+
+#[test]
+fn a_silent_registrar_is_lost_and_found() {
+    let mut rig = registered();
+    rig.wait(2.9);
+    assert_eq!(rig.told(), ["OPTIONS", "OPTIONS"]);
+    assert!(statuses(&mut rig).is_empty());
+    rig.wait(0.2);
+    assert!(matches!(statuses(&mut rig)[..], [Status::Lost { .. }]));
+    rig.wait(300.0);
+    assert!(statuses(&mut rig).is_empty());
+    assert!(rig.agent.transaction_count() <= 4, "{}", rig.agent.transaction_count());
+    assert!(rig.lookups > 10, "it may be at another address by now");
+
+    // all that are out are challenged at once
+    let mut open: Vec<Message> = rig.sent().into_iter().rev().take(8).collect();
+    open.dedup_by_key(|m| m.cseq().unwrap().0);
+    for request in &open {
+        rig.answer_with(request, 401, CHALLENGE, "");
+    }
+    let gone = rig.one();
+    assert_eq!(gone.get("Expires"), Some("0"), "first away with the contact it may hold dead");
+    rig.answer_with(&gone, 200, "", "");
+    let again = rig.one();
+    assert_eq!(again.get("Expires"), Some("120"));
+    rig.answer_with(&again, 200, GRANTED, "");
+    assert_eq!(statuses(&mut rig), [Status::Registered { expires_s: 120 }]);
+    rig.wait(2.1);
+    assert_eq!(rig.told(), ["OPTIONS"]);
+}
+
+#[test]
+fn a_closed_port_is_noticed_at_once_and_the_next_address_tried() {
+    let mut rig = registered();
+    rig.input(Input::Unreachable { remote: STRANGER.parse().unwrap() });
+    assert!(statuses(&mut rig).is_empty());
+    rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
+    assert!(matches!(statuses(&mut rig)[..], [Status::Lost { .. }]));
+    let (to, register) = rig.sent_to().remove(0);
+    assert_eq!(register.method(), Some("REGISTER"));
+    assert_eq!(to, PBX);
+    rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
+    rig.wait(1.0);
+    let (to, register) = rig.sent_to().pop().unwrap();
+    assert_eq!(to, SECOND_ADDRESS);
+    rig.feed(SECOND_ADDRESS, &response(&register, 200, GRANTED, ""));
+    assert_eq!(rig.sent_to()[0].0, SECOND_ADDRESS);
+}
+
+#[test]
+fn a_name_that_is_not_found_is_asked_again() {
+    let mut rig = Rig::registering();
+    let register = rig.one();
+    rig.answer(&register, 503);
+    assert!(matches!(statuses(&mut rig)[..], [Status::Failing { .. }]));
+    let before = rig.lookups;
+    rig.wait(1.0);
+    assert_eq!(rig.lookups, before + 1);
+    rig.input(Input::Resolved { account: 0, routes: Err("no such name".to_owned()) });
+    assert_eq!(rig.told(), ["REGISTER"], "then it is where it was");
+    rig.input(Input::Resolved { account: 0, routes: Ok(Vec::new()) });
+    assert_eq!(rig.told(), [""; 0]);
+}
+
+#[test]
+fn wrong_passwords_are_not_offered_for_ever() {
+    let mut rig = Rig::registering();
+    for i in 0..3 {
+        let register = rig.one();
+        let challenge = CHALLENGE.replace("n1", &format!("n{i}"));
+        rig.answer_with(&register, 401, &challenge, "");
+    }
+    assert_eq!(rig.told(), [""; 0]);
+    assert!(matches!(statuses(&mut rig)[..], [Status::Refused { code: 401, .. }]));
+    rig.wait(59.0);
+    assert_eq!(rig.told(), [""; 0]);
+}
+
+#[test]
+fn shutdown_gives_the_registration_back_and_says_so_once() {
+    let mut rig = registered();
+    rig.command(Command::Shutdown);
+    let gone = rig.one();
+    assert_eq!(gone.get("Expires"), Some("0"));
+    assert!(gone.get("Authorization").is_some());
+    assert!(rig.events().is_empty());
+    rig.answer_with(&gone, 401, &CHALLENGE.replace("n1", "n2"), "");
+    let signed = rig.one();
+    assert_eq!(signed.get("Expires"), Some("0"));
+    rig.answer(&signed, 200);
+    let told = rig.events().iter().filter(|e| matches!(e, Event::Unregistered)).count();
+    assert_eq!(told, 1);
+    rig.answer(&signed, 200);
+    rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
+    assert!(rig.events().is_empty());
+    rig.wait(100.0);
+    assert_eq!(rig.told(), [""; 0], "no more OPTIONS, no more REGISTER");
+    rig.assert_empty();
+}
+
+#[test]
+fn shutdown_does_not_wait_for_a_registrar_that_is_gone() {
+    let told = |rig: &mut Rig| rig.events().iter().any(|e| matches!(e, Event::Unregistered));
+    let mut rig = registered();
+    rig.command(Command::Shutdown);
+    assert!(!told(&mut rig));
+    rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
+    assert!(told(&mut rig));
+
+    let mut rig = registered();
+    rig.command(Command::Shutdown);
+    rig.wait(32.1);
+    assert!(told(&mut rig));
+
+    let mut rig = Rig::trunk();
+    rig.command(Command::Shutdown);
+    assert!(told(&mut rig));
+}
+
+#[test]
+fn a_call_may_come_while_the_registrar_is_lost() {
+    let mut rig = registered();
+    rig.wait(3.1);
+    rig.sent();
+    rig.events();
+    rig.pbx(&Text::invite());
+    assert_eq!(rig.told(), ["100"]);
+}

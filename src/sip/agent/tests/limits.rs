@@ -7,7 +7,7 @@ use crate::sip::agent::{Command, MAX_TRANSACTIONS};
 fn transactions_over_the_limit_are_refused_without_state() {
     let mut rig = Rig::trunk();
     for i in 0..MAX_TRANSACTIONS + 10 {
-        rig.pbx(&Text::new("OPTIONS", 1).call_id(&format!("o{i}")).branch(&format!("o{i}")));
+        rig.pbx(&Text::new("OPTIONS", 1).call_id(&format!("o{i}")));
     }
     assert_eq!(rig.agent.transaction_count(), MAX_TRANSACTIONS);
     assert_eq!(rig.agent.counts.overload, 10);
@@ -22,7 +22,7 @@ fn transactions_over_the_limit_are_refused_without_state() {
 fn calls_over_the_limit_are_refused() {
     let mut rig = Rig::trunk_with(2);
     for i in 0..3 {
-        rig.pbx(&Text::invite().call_id(&format!("c{i}")).branch(&format!("c{i}")));
+        rig.pbx(&Text::invite().call_id(&format!("c{i}")));
     }
     let sent = rig.sent();
     let codes: Vec<u16> = sent.iter().filter_map(|m| m.code()).collect();
@@ -48,10 +48,9 @@ fn a_thousand_calls_leave_nothing_behind() {
     let mut rig = Rig::trunk();
     for i in 0..1000 {
         let id = format!("call-{i}");
-        let invite = Text::invite().call_id(&id).branch(&id).line("Session-Expires: 1800");
+        let invite = Text::invite().call_id(&id).line("Session-Expires: 1800");
         let dialog = rig.up_with(&invite);
-        let bye = dialog.request("BYE", 11).call_id(&id).branch(&format!("bye{i}"));
-        rig.pbx(&bye);
+        rig.pbx(&dialog.request("BYE", 11));
         rig.told();
         rig.wait(0.1);
     }

@@ -28,7 +28,7 @@ const FAULTS: [(&str, &str, u16); 32] = [
     ("Max-Forwards: 70", "Max-Forwards: 70\r\nSession-Expires: 89", 422),
     ("RTP/AVP 0 101", "RTP/AVP 18 101", 488),
     ("RTP/AVP 0 101", "RTP/SAVP 0 101", 488),
-    ("audio 4000", "audio 0", 488),
+    ("audio 4000", "audio 0000", 488),
     ("c=IN IP4 10.0.0.2", "c=IN IP4 127.0.0.1", 488),
     ("c=IN IP4 10.0.0.2", "c=IN IP4 224.0.0.1", 488),
     ("v=0", "x=0", 488),
@@ -133,7 +133,10 @@ fn who_calls() {
     ];
     for (line, user, name) in table {
         let mut rig = Rig::trunk();
-        rig.feed(PBX, &Text::invite().line(line).render().replace("\r\n\r\nContent", "\r\nContent"));
+        rig.feed(
+            PBX,
+            &Text::invite().line(line).render().replace("\r\n\r\nContent", "\r\nContent"),
+        );
         let events = rig.events();
         let Event::Invite(invite) = &events[0] else { panic!("{events:?}") };
         assert_eq!((invite.from_user.as_str(), invite.from_name.as_deref()), (user, name));

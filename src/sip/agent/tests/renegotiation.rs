@@ -1,1 +1,280 @@
-//! x
+//! Offers and answers: late ones, hold, new addresses, glare; by re-INVITE and by UPDATE.
+
+use super::rig::{Dialog, Rig, Text, sdp};
+use crate::sip::agent::{CallEnd, Command, Event};
+use crate::sip::message::Message;
+use crate::sip::sdp::{Direction, Remote};
+
+/// The media that the agent has told of since the last time.
+fn media(rig: &mut Rig) -> Vec<Remote> {
+    let media = rig.events().into_iter().filter_map(|e| match e {
+        Event::Media { remote, .. } => Some(remote),
+        _ => None,
+    });
+    media.collect()
+}
+
+fn version(message: &Message) -> u64 {
+    let body = String::from_utf8_lossy(&message.body).into_owned();
+    let origin = body.lines().find(|l| l.starts_with("o=")).unwrap().to_owned();
+    origin.split(' ').nth(2).unwrap().parse().unwrap()
+}
+
+/// A re-INVITE that is answered 200 and acknowledged.
+fn reinvite(rig: &mut Rig, dialog: &Dialog, number: u32, body: &str) -> Message {
+    rig.pbx(&dialog.request("INVITE", number).sdp(body));
+    let ok = rig.one();
+    assert_eq!(ok.code(), Some(200));
+    rig.pbx(&dialog.ack(number));
+    ok
+}
+
+#[test]
+fn hold_resume_and_a_new_address() {
+    let mut rig = Rig::trunk();
+    let (dialog, first) = rig.answered(&Text::invite());
+    rig.pbx(&dialog.ack(10));
+    rig.events();
+
+    let held = reinvite(&mut rig, &dialog, 11, &sdp(4000, "sendonly"));
+    assert!(String::from_utf8_lossy(&held.body).contains("a=recvonly"));
+    assert_eq!(version(&held), version(&first) + 1);
+    let told = media(&mut rig);
+    assert_eq!((told.len(), told[0].wants_audio()), (1, false));
+
+    let resumed = reinvite(&mut rig, &dialog, 12, &sdp(4000, "sendrecv"));
+    assert_eq!(version(&resumed), version(&first) + 2);
+    assert!(media(&mut rig)[0].wants_audio());
+
+    let again = reinvite(&mut rig, &dialog, 13, &sdp(4000, "sendrecv"));
+    assert_eq!(version(&again), version(&first) + 2, "the same text keeps its version");
+    assert_eq!(again.body, resumed.body);
+
+    let moved = sdp(6000, "sendrecv").replace("c=IN IP4 10.0.0.2", "c=IN IP4 10.0.0.7");
+    let moved = reinvite(&mut rig, &dialog, 14, &moved);
+    assert_eq!(version(&moved), version(&first) + 2, "our side is the same");
+    assert_eq!(media(&mut rig).last().unwrap().rtp.to_string(), "10.0.0.7:6000");
+
+    let old_hold = sdp(4000, "sendrecv").replace("c=IN IP4 10.0.0.2", "c=IN IP4 0.0.0.0");
+    reinvite(&mut rig, &dialog, 15, &old_hold);
+    assert!(!media(&mut rig)[0].wants_audio());
+    rig.pbx(&dialog.request("BYE", 16));
+    rig.assert_empty();
+}
+
+#[test]
+fn what_cannot_be_agreed_leaves_the_call_as_it_was() {
+    let mut rig = Rig::trunk();
+    let dialog = rig.up();
+    let bad = [
+        sdp(4000, "sendrecv").replace("RTP/AVP 0 101", "RTP/AVP 18"),
+        sdp(4000, "sendrecv").replace("c=IN IP4 10.0.0.2", "c=IN IP4 127.0.0.1"),
+        // our own RTP address: a loop
+        sdp(20000, "sendrecv").replace("c=IN IP4 10.0.0.2", "c=IN IP4 10.0.0.1"),
+        "nonsense".to_owned(),
+    ];
+    for (i, body) in bad.iter().enumerate() {
+        let number = 11 + 2 * i as u32;
+        let invite = dialog.request("INVITE", number).sdp(body);
+        rig.pbx(&invite);
+        assert_eq!(rig.told(), ["488"], "{body}");
+        rig.pbx(&Text { branch: invite.branch, ..dialog.ack(number) });
+        rig.pbx(&dialog.request("UPDATE", number + 1).sdp(body));
+        assert_eq!(rig.told(), ["488"], "{body}");
+    }
+    rig.pbx(&dialog.request("INVITE", 30).body("text/plain", "x"));
+    assert_eq!(rig.told(), ["415"]);
+    assert!(media(&mut rig).is_empty());
+    let ok = reinvite(&mut rig, &dialog, 31, &sdp(4000, "sendrecv"));
+    assert_eq!(version(&ok), 1);
+    rig.pbx(&dialog.request("BYE", 32));
+    assert_eq!(rig.told(), ["200"]);
+    rig.assert_empty();
+}
+
+#[test]
+fn a_late_offer_at_the_start() {
+    let mut rig = Rig::trunk();
+    let (dialog, ok) = rig.answered(&Text::new("INVITE", 10));
+    assert!(String::from_utf8_lossy(&ok.body).contains("RTP/AVP 0 8 101"));
+    rig.pbx(&dialog.ack(10).sdp(&sdp(4000, "sendrecv")));
+    assert_eq!(media(&mut rig)[0].rtp.port(), 4000);
+    rig.pbx(&dialog.request("BYE", 11));
+    rig.told();
+    rig.assert_empty();
+
+    for (id, ack_body) in [("call-2", ""), ("call-3", "nonsense")] {
+        let (dialog, _) = rig.answered(&Text::new("INVITE", 10).call_id(id));
+        rig.pbx(&dialog.ack(10).sdp(ack_body));
+        let bye = rig.one();
+        assert_eq!(bye.method(), Some("BYE"));
+        assert!(bye.get("Reason").unwrap().contains("cause=88"));
+        assert_eq!(rig.ended(), Some(CallEnd::BadAnswer));
+        rig.answer(&bye, 200);
+        rig.assert_empty();
+    }
+}
+
+#[test]
+fn a_late_offer_during_the_call() {
+    let mut rig = Rig::trunk();
+    let dialog = rig.up();
+    rig.pbx(&dialog.request("INVITE", 11));
+    assert!(String::from_utf8_lossy(&rig.one().body).contains("RTP/AVP 0 8 101"));
+    assert!(media(&mut rig).is_empty());
+    // our offer is open until the ACK brings its answer
+    rig.pbx(&dialog.request("INVITE", 12).sdp(&sdp(5000, "sendrecv")));
+    rig.pbx(&dialog.request("UPDATE", 13).sdp(&sdp(5000, "sendrecv")));
+    rig.pbx(&dialog.request("UPDATE", 14));
+    assert_eq!(rig.told(), ["491", "491", "200"]);
+    rig.pbx(&dialog.ack(11).sdp(&sdp(6000, "sendrecv")));
+    assert_eq!(media(&mut rig)[0].rtp.port(), 6000);
+
+    rig.pbx(&dialog.request("INVITE", 15));
+    rig.told();
+    rig.pbx(&dialog.ack(15));
+    assert_eq!(rig.told(), ["BYE"]);
+    assert_eq!(rig.ended(), Some(CallEnd::BadAnswer));
+    rig.assert_empty();
+}
+
+#[test]
+fn an_ack_counts_for_its_own_invite_only() {
+    let mut rig = Rig::trunk();
+    let dialog = rig.up();
+    rig.pbx(&dialog.request("INVITE", 11));
+    assert_eq!(rig.told(), ["200"]);
+    rig.pbx(&dialog.ack(10));
+    assert_eq!(rig.ended(), None, "a copy of the first ACK is no answer to the new offer");
+    rig.wait(0.6);
+    assert_eq!(rig.told(), ["200"]);
+    rig.pbx(&dialog.ack(11).sdp(&sdp(4000, "sendrecv")));
+    rig.wait(40.0);
+    assert_eq!(rig.told(), [""; 0]);
+    assert_eq!(rig.agent.call_count(), 1);
+}
+
+#[test]
+fn a_reinvite_without_an_ack_ends_the_call() {
+    let mut rig = Rig::trunk();
+    let dialog = rig.up();
+    rig.pbx(&dialog.request("INVITE", 11).sdp(&sdp(4000, "sendrecv")));
+    rig.wait(32.1);
+    assert_eq!(rig.ended(), Some(CallEnd::NoAck));
+    rig.assert_empty();
+}
+
+#[test]
+fn a_reinvite_before_the_answer_or_after_the_end() {
+    let mut rig = Rig::trunk();
+    rig.pbx(&Text::invite());
+    let call = rig.offered();
+    rig.command(Command::Ringing { call });
+    let tag = rig.sent().last().unwrap().to().unwrap().tag().unwrap().to_owned();
+    let early = |method, number| Text::new(method, number).to_tag(&tag);
+    rig.pbx(&early("INVITE", 11).sdp(&sdp(4000, "sendrecv")));
+    rig.pbx(&early("UPDATE", 12).sdp(&sdp(4000, "sendrecv")));
+    let sent = rig.sent();
+    assert!(sent.iter().all(|m| m.code() == Some(500) && m.get("Retry-After").is_some()));
+    assert_eq!(sent.len(), 2);
+
+    let mut rig = Rig::trunk();
+    let dialog = rig.up();
+    rig.hang_up(&dialog);
+    rig.told();
+    rig.pbx(&dialog.request("INVITE", 11).sdp(&sdp(4000, "sendrecv")));
+    rig.pbx(&dialog.request("UPDATE", 12));
+    assert_eq!(rig.told(), ["481", "481"]);
+    rig.assert_empty();
+}
+
+#[test]
+fn update_with_and_without_sdp() {
+    let mut rig = Rig::trunk();
+    let dialog = rig.up();
+    rig.pbx(&dialog.request("UPDATE", 11));
+    let ok = rig.one();
+    assert_eq!((ok.code(), ok.body.len()), (Some(200), 0));
+    assert!(media(&mut rig).is_empty());
+    rig.pbx(&dialog.request("UPDATE", 12).sdp(&sdp(4000, "inactive")));
+    let ok = rig.one();
+    assert!(String::from_utf8_lossy(&ok.body).contains("a=inactive"));
+    assert!(!media(&mut rig)[0].wants_audio());
+    rig.wait(40.0);
+    assert_eq!(rig.told(), [""; 0], "nobody acknowledges an UPDATE");
+}
+
+#[test]
+fn the_peer_moves_by_reinvite_or_update() {
+    let mut rig = Rig::trunk();
+    let dialog = rig.up();
+    let moved = |text: Text, user: &str| text.render().replace("sip:100@10.0.0.2:5060", user);
+    rig.feed("10.0.0.2:5060", &moved(dialog.request("UPDATE", 11), "sip:x@10.0.0.2:5062"));
+    rig.told();
+    rig.command(Command::Info { call: dialog.key, digit: '1' });
+    assert_eq!(rig.one().uri(), "sip:x@10.0.0.2:5062");
+    let body = sdp(4000, "sendrecv");
+    let text = dialog.request("INVITE", 12).sdp(&body);
+    rig.feed("10.0.0.2:5060", &moved(text, "sip:y@10.0.0.2:5063"));
+    rig.pbx(&dialog.ack(12));
+    rig.told();
+    rig.hang_up(&dialog);
+    assert_eq!(rig.one().uri(), "sip:y@10.0.0.2:5063");
+}
+
+#[test]
+fn we_hold_and_the_peer_glares() {
+    let mut rig = Rig::trunk();
+    let dialog = rig.up();
+    let hold = Command::Direction { call: dialog.key, direction: Direction::SendOnly };
+    rig.command(hold);
+    let ours = rig.one();
+    assert_eq!((ours.method(), version(&ours)), (Some("INVITE"), 2));
+    assert!(String::from_utf8_lossy(&ours.body).contains("a=sendonly"));
+    rig.pbx(&dialog.request("INVITE", 11).sdp(&sdp(4000, "sendrecv")));
+    rig.pbx(&dialog.request("UPDATE", 12).sdp(&sdp(4000, "sendrecv")));
+    assert_eq!(rig.told(), ["491", "491"]);
+    rig.answer(&ours, 491);
+    assert_eq!(rig.told(), ["ACK"]);
+    assert_eq!(rig.ended(), None);
+
+    rig.command(Command::Direction { call: dialog.key, direction: Direction::Inactive });
+    let ours = rig.one();
+    rig.answer(&ours, 100);
+    rig.answer_with(&ours, 200, "Contact: <sip:new@10.0.0.2>\r\n", &sdp(4100, "inactive"));
+    let ack = rig.one();
+    assert_eq!((ack.method(), ack.cseq().unwrap().0), (Some("ACK"), ours.cseq().unwrap().0));
+    assert_eq!(media(&mut rig)[0].rtp.port(), 4100);
+    rig.answer_with(&ours, 200, "", &sdp(4100, "inactive"));
+    assert_eq!(rig.told(), ["ACK"], "each 200 wants its ACK");
+    rig.hang_up(&dialog);
+    let bye = rig.one();
+    assert_eq!(bye.uri(), "sip:new@10.0.0.2");
+    rig.answer(&bye, 200);
+    rig.assert_empty();
+}
+
+#[test]
+fn an_answer_may_not_aim_our_rtp_at_this_host() {
+    let mut rig = Rig::trunk();
+    let dialog = rig.up();
+    rig.command(Command::Direction { call: dialog.key, direction: Direction::SendRecv });
+    let ours = rig.one();
+    let body = sdp(4000, "sendrecv").replace("c=IN IP4 10.0.0.2", "c=IN IP4 127.0.0.1");
+    rig.answer_with(&ours, 200, "", &body);
+    assert_eq!(rig.told(), ["ACK"]);
+    assert!(media(&mut rig).is_empty());
+}
+
+#[test]
+fn a_reinvite_of_ours_that_is_never_answered_does_not_outlive_the_call() {
+    let mut rig = Rig::trunk();
+    let dialog = rig.up();
+    rig.command(Command::Direction { call: dialog.key, direction: Direction::SendOnly });
+    let ours = rig.one();
+    rig.answer(&ours, 100);
+    rig.wait(100.0);
+    rig.pbx(&dialog.request("BYE", 11));
+    assert_eq!(rig.told(), ["200"]);
+    rig.assert_empty();
+}

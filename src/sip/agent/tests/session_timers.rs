@@ -1,1 +1,192 @@
-//! x
+//! Session timers (RFC 4028): who refreshes, how, and what happens when nobody does.
+
+use super::rig::{Dialog, Rig, Text, sdp};
+use crate::sip::agent::{CallEnd, Command};
+use crate::sip::message::Message;
+use crate::sip::sdp::Direction;
+
+/// A call with a timer of 90 s: ours to refresh at 45 s, given up at 60 s.
+fn up(rig: &mut Rig, refresher: &str, allow: &str) -> Dialog {
+    let expires = format!("Session-Expires: 90;refresher={refresher}");
+    rig.up_with(&Text::invite().line(&expires).line("Supported: timer").line(allow))
+}
+
+fn ours(rig: &mut Rig, method: &str) -> Message {
+    rig.wait(45.1);
+    let request = rig.one();
+    assert_eq!(request.method(), Some(method));
+    assert_eq!(request.get("Session-Expires"), Some("90;refresher=uac"));
+    request
+}
+
+#[test]
+fn our_200_says_who_refreshes() {
+    for (asked, answer, require) in [
+        ("Session-Expires: 1800", "1800;refresher=uac", Some("timer")),
+        ("x: 90;refresher=uas", "90;refresher=uas", None),
+    ] {
+        let mut rig = Rig::trunk();
+        let (_, ok) = rig.answered(&Text::invite().line(asked));
+        assert_eq!(ok.get("Session-Expires"), Some(answer));
+        assert_eq!(ok.get("Require"), require);
+    }
+}
+
+#[test]
+fn a_peer_that_refreshes_keeps_the_call() {
+    let mut rig = Rig::trunk();
+    let dialog = up(&mut rig, "uac", "Subject: none");
+    for i in 0..10 {
+        rig.wait(45.0);
+        let update = dialog.request("UPDATE", 20 + 2 * i);
+        rig.pbx(&update.line("Session-Expires: 90;refresher=uac"));
+        let ok = rig.one();
+        assert_eq!(ok.get("Session-Expires"), Some("90;refresher=uac"));
+        rig.wait(45.0);
+        let body = sdp(4000, "sendrecv");
+        rig.pbx(&dialog.request("INVITE", 21 + 2 * i).sdp(&body).line("Session-Expires: 90"));
+        rig.pbx(&dialog.ack(21 + 2 * i));
+        assert_eq!(rig.told(), ["200"]);
+    }
+    assert_eq!(rig.ended(), None);
+    rig.wait(59.9);
+    assert_eq!(rig.told(), [""; 0]);
+    rig.wait(0.2);
+    assert_eq!(rig.told(), ["BYE"]);
+    assert_eq!(rig.ended(), Some(CallEnd::SessionExpired));
+    rig.assert_empty();
+}
+
+#[test]
+fn too_short_a_refresh_is_refused() {
+    let mut rig = Rig::trunk();
+    let dialog = up(&mut rig, "uac", "Subject: none");
+    rig.pbx(&dialog.request("UPDATE", 20).line("Session-Expires: 30"));
+    let refusal = rig.one();
+    assert_eq!((refusal.code(), refusal.get("Min-SE")), (Some(422), Some("90")));
+}
+
+#[test]
+fn we_refresh_by_update() {
+    let mut rig = Rig::trunk();
+    up(&mut rig, "uas", "Allow: INVITE, UPDATE");
+    for _ in 0..5 {
+        let update = ours(&mut rig, "UPDATE");
+        assert!(update.body.is_empty());
+        rig.answer_with(&update, 200, "Session-Expires: 90;refresher=uac\r\n", "");
+    }
+    assert_eq!(rig.ended(), None);
+}
+
+#[test]
+fn we_refresh_by_reinvite_where_the_peer_takes_no_update() {
+    let mut rig = Rig::trunk();
+    let (dialog, ok) = rig.answered(&Text::invite().line("Session-Expires: 90;refresher=uas"));
+    rig.pbx(&dialog.ack(10));
+    for _ in 0..2 {
+        let invite = ours(&mut rig, "INVITE");
+        assert_eq!(invite.body, ok.body, "the same SDP, the same version");
+        rig.answer_with(&invite, 200, "", &sdp(4000, "sendrecv"));
+        assert_eq!(rig.told(), ["ACK"]);
+    }
+    for code in [405, 501] {
+        let mut rig = Rig::trunk();
+        up(&mut rig, "uas", "Allow: UPDATE");
+        let update = ours(&mut rig, "UPDATE");
+        rig.answer(&update, code);
+        let invite = rig.one();
+        assert_eq!(invite.method(), Some("INVITE"));
+        rig.answer_with(&invite, 200, "", &sdp(4000, "sendrecv"));
+        assert_eq!(rig.told(), ["ACK"]);
+        ours(&mut rig, "INVITE");
+    }
+}
+
+#[test]
+fn a_refresh_that_shows_the_call_is_gone() {
+    for code in [408, 481] {
+        let mut rig = Rig::trunk();
+        up(&mut rig, "uas", "Allow: UPDATE");
+        let update = ours(&mut rig, "UPDATE");
+        rig.answer(&update, code);
+        assert_eq!(rig.told(), ["BYE"]);
+        assert_eq!(rig.ended(), Some(CallEnd::Lost));
+        rig.assert_empty();
+    }
+    let mut rig = Rig::trunk();
+    up(&mut rig, "uas", "Allow: UPDATE");
+    ours(&mut rig, "UPDATE");
+    rig.wait(14.8);
+    assert!(rig.told().iter().all(|t| t == "UPDATE"));
+    rig.wait(0.2);
+    assert_eq!(rig.ended(), Some(CallEnd::SessionExpired));
+    rig.assert_empty();
+}
+
+#[test]
+fn a_refresh_that_stays_provisional_does_not_stop_the_clock() {
+    let mut rig = Rig::trunk();
+    up(&mut rig, "uas", "Subject: none");
+    let invite = ours(&mut rig, "INVITE");
+    rig.answer(&invite, 100);
+    rig.wait(15.0);
+    assert_eq!(rig.told(), ["BYE"]);
+    assert_eq!(rig.ended(), Some(CallEnd::SessionExpired));
+    rig.assert_empty();
+}
+
+#[test]
+fn a_422_raises_the_interval_once() {
+    let mut rig = Rig::trunk();
+    up(&mut rig, "uas", "Allow: UPDATE");
+    let update = ours(&mut rig, "UPDATE");
+    rig.answer_with(&update, 422, "Min-SE: 300\r\n", "");
+    let again = rig.one();
+    assert_eq!(again.get("Session-Expires"), Some("300;refresher=uac"));
+    rig.answer_with(&again, 422, "Min-SE: 300\r\n", "");
+    assert_eq!(rig.told(), [""; 0], "the same minimum is no reason to ask again at once");
+    rig.wait(105.0);
+    assert_eq!(rig.told(), ["UPDATE"]);
+}
+
+#[test]
+fn a_refresh_that_glares_is_tried_again() {
+    let mut rig = Rig::trunk();
+    up(&mut rig, "uas", "Allow: UPDATE");
+    for wait in [45.1, 3.0, 3.0] {
+        rig.wait(wait);
+        let update = rig.one();
+        rig.answer(&update, 491);
+    }
+    rig.wait(3.0);
+    let update = rig.one();
+    rig.answer(&update, 200);
+    ours(&mut rig, "UPDATE");
+}
+
+#[test]
+fn a_refresh_that_is_always_refused_ends_with_the_interval() {
+    let mut rig = Rig::trunk();
+    up(&mut rig, "uas", "Allow: UPDATE");
+    rig.wait(45.1);
+    for _ in 0..5 {
+        let update = rig.one();
+        rig.answer(&update, 500);
+        rig.wait(3.0);
+    }
+    assert_eq!(rig.told(), ["BYE"]);
+    assert_eq!(rig.ended(), Some(CallEnd::SessionExpired));
+}
+
+#[test]
+fn only_one_reinvite_at_a_time() {
+    let mut rig = Rig::trunk();
+    let dialog = up(&mut rig, "uas", "Subject: none");
+    rig.wait(44.0);
+    rig.pbx(&dialog.request("INVITE", 11).sdp(&sdp(4000, "sendrecv")));
+    assert_eq!(rig.told(), ["200"]);
+    rig.command(Command::Direction { call: dialog.key, direction: Direction::SendOnly });
+    assert_eq!(rig.told(), [""; 0]);
+    rig.pbx(&dialog.ack(11));
+    ours(&mut rig, "INVITE");
+}

@@ -1,0 +1,82 @@
+//! What should answer a message: statuses, silence, or both.
+
+use std::collections::HashMap;
+
+use crate::subject::Found;
+
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// Any of these; with none and no silence, any one answer.
+    codes: Vec<u16>,
+    silence: bool,
+    /// Nothing may come of it but the answer.
+    reject: bool,
+}
+
+impl Expected {
+    /// Reads a sentence: three-digit numbers are statuses; `silence` and `dropped` mean no answer.
+    fn parse(text: &str, reject: bool) -> Expected {
+        let dropped = text.contains("dropped");
+        let words = text.split(|c: char| !c.is_ascii_digit());
+        let codes = words.filter(|w| w.len() == 3).filter_map(|w| w.parse().ok());
+        let mut codes: Vec<u16> = if dropped { Vec::new() } else { codes.collect() };
+        let mut silence = dropped || text.contains("silence");
+        if text.contains("or ignore") {
+            // then it is an INVITE for somebody who is not here
+            codes.push(404);
+        }
+        if reject && codes.is_empty() && !dropped {
+            codes.push(400);
+            silence = true;
+        }
+        Expected { codes, silence, reject }
+    }
+
+    pub fn allows(&self, found: &Found) -> bool {
+        let answer = match found.codes[..] {
+            [] => self.silence,
+            [code] => self.codes.contains(&code) || (self.codes.is_empty() && !self.silence),
+            _ => false,
+        };
+        answer && !(self.reject && found.offers > 0)
+    }
+}
+
+/// A table of tabs: the name, and in column `answer` the sentence. A third column before it, where
+/// there is one, says `reject` for what must not be acted on. Lines with `#` are comments.
+pub fn parse_table(text: &str, answer: usize) -> HashMap<String, Expected> {
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+    let rows = lines.map(|line| {
+        let cells: Vec<&str> = line.split('\t').collect();
+        let reject = answer > 2 && cells[2] == "reject";
+        (cells[0].to_owned(), Expected::parse(cells[answer], reject))
+    });
+    rows.collect()
+}
+
+/// By file name; the numbers are RFC 5118's sections.
+pub fn rfc5118(name: &str) -> Option<Expected> {
+    Some(match name {
+        // 4.1: a reference needs its brackets
+        "ipv6-bad" => Expected::parse("400 or silence", true),
+        "ipv6-good" => Expected::parse("405", false),
+        // 4.2, 4.3: the ambiguous one is valid all the same: its port is part of the address
+        "port-ambiguous" | "port-unambiguous" => Expected::parse("405", false),
+        // 4.4, 4.5: received with brackets (as some write it) and without
+        "via-received-param-with-delim" => Expected::parse("481", false),
+        "via-received-param-no-delim" => Expected::parse("200", false),
+        // 4.6: no codec of ours; the uncut copy declares more octets than there are
+        "ipv6-in-sdp" => Expected::parse("400", true),
+        "ipv6-in-sdp.len-fixed" => Expected::parse("488", true),
+        // 4.7: both families side by side
+        "mult-ip-in-header" => Expected::parse("481", false),
+        // 4.8: the audio line is IPv4 and PCMU, so it is a call
+        "mult-ip-in-sdp" | "mult-ip-in-sdp.len-fixed" => Expected::parse("100", false),
+        // 4.9: no codec of ours
+        "ipv4-mapped-ipv6" | "ipv4-mapped-ipv6.len-fixed" => Expected::parse("488", true),
+        // 4.10: the grammar's old mistake, three colons, is refused
+        "ipv6-bug-abnf-3-colons" => Expected::parse("400 or silence", true),
+        "ipv6-correct-abnf-2-colons" => Expected::parse("200", false),
+        _ => return None,
+    })
+}

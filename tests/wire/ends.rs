@@ -1,0 +1,134 @@
+//! How calls end, whoever ends them.
+
+use std::time::Duration;
+
+use crate::bridge::Rig;
+use crate::stream::{AGENT, Stream, What};
+use crate::wav::write_prompt;
+
+#[tokio::test]
+async fn caller_hangs_up_then_stop_and_close_1000() {
+    let rig = Rig::new("").await;
+    let (mut call, stream) = rig.call().await;
+    stream.play_frames(0..100).await;
+    stream.mark("unplayed").await;
+    call.say(0..5).await;
+    stream.hears(4).await;
+    call.bye().await;
+    stream.stopped().await;
+    assert!(stream.marks().is_empty());
+    assert_eq!(rig.bridge.end().await, "caller_hangup");
+    // nothing is sent to a caller who has gone
+    while !call.media.is_quiet(Duration::from_millis(60)).await {}
+}
+
+#[tokio::test]
+async fn ai_closes_then_bye() {
+    for code in [1000, 1001] {
+        let rig = Rig::new("").await;
+        let (call, stream) = rig.call().await;
+        stream.close(code).await;
+        assert_eq!(call.hung_up().await, "Q.850;cause=16;text=\"ai_hangup\"");
+        stream.ended().await;
+        assert_eq!(rig.bridge.end().await, "ai_hangup");
+    }
+}
+
+#[tokio::test]
+async fn what_is_queued_is_played_before_the_bye() {
+    let rig = Rig::new("[calls]\ndrain_on_close = \"5s\"").await;
+    let (call, stream) = rig.call().await;
+    stream.play_frames(0..20).await;
+    stream.close(1000).await;
+    call.hung_up().await;
+    assert_eq!(call.media.numbered(AGENT, 20).await, Vec::from_iter(0..20));
+    assert_eq!(rig.bridge.end().await, "ai_hangup");
+}
+
+#[tokio::test]
+async fn what_is_queued_is_played_no_longer_than_configured() {
+    let rig = Rig::new("[calls]\ndrain_on_close = \"100ms\"").await;
+    let (call, stream) = rig.call().await;
+    stream.play_frames(0..500).await;
+    stream.close(1000).await;
+    call.hung_up().await;
+    assert!(call.media.numbered(AGENT, 1).await.len() < 100);
+}
+
+/// How an AI may die, and what the BYE says then.
+const DEATHS: [(&str, &str); 7] = [
+    ("reset", "38;text=\"ai_closed\""),
+    ("end without a close frame", "38;text=\"ai_closed\""),
+    ("close 1011", "38;text=\"ai_closed\""),
+    ("close 1006", "38;text=\"ai_closed\""),
+    ("reserved opcode", "111;text=\"ai_protocol\""),
+    ("masked frame", "111;text=\"ai_protocol\""),
+    ("not UTF-8", "111;text=\"ai_protocol\""),
+];
+
+async fn die(stream: Stream, how: &str) {
+    match how {
+        "reset" => return stream.reset().await,
+        "end without a close frame" => stream.hang_up(),
+        "close 1011" => stream.close(1011).await,
+        // not allowed on the wire, but servers send it
+        "close 1006" => stream.write_raw(&[0x88, 2, 0x03, 0xee]),
+        "reserved opcode" => stream.write_raw(b"\xffgarbage"),
+        "masked frame" => stream.write_raw(&[0x81, 0x82, 1, 2, 3, 4, 5, 6]),
+        "not UTF-8" => stream.write_raw(&[0x81, 2, 0xc3, 0x28]),
+        _ => unreachable!("{how}"),
+    }
+    let told = stream.told();
+    assert!(!told.iter().any(|t| t.what == What::Stop), "{how}");
+}
+
+#[tokio::test]
+async fn ai_dies_then_bye() {
+    let rig = Rig::new("").await;
+    for (how, reason) in DEATHS {
+        let (call, stream) = rig.call().await;
+        stream.play_frames(0..100).await;
+        die(stream, how).await;
+        assert_eq!(call.hung_up().await, format!("Q.850;cause={reason}"), "{how}");
+        let record = rig.bridge.record().await;
+        assert!(record.reason.is_ai_failure(), "{how}");
+    }
+}
+
+#[tokio::test]
+async fn ai_dies_then_the_prompt_is_played_before_the_bye() {
+    let (directory, prompt) = write_prompt(10);
+    let rig = Rig::new(&format!("[calls]\nprompt = {prompt:?}")).await;
+    for (how, reason) in [DEATHS[0], DEATHS[2], DEATHS[4]] {
+        let (call, stream) = rig.call().await;
+        stream.play_frames(0..100).await;
+        call.media.numbered(AGENT, 5).await;
+        die(stream, how).await;
+        assert_eq!(call.hung_up().await, format!("Q.850;cause={reason}"), "{how}");
+        let heard = call.media.numbered(AGENT, 10).await;
+        // the prompt's frames are numbered from 1000 on; nothing of the AI's stands behind them
+        let (ai, rest) = heard.split_at(heard.len() - 10);
+        assert_eq!(rest, Vec::from_iter(1000..1010), "{how}");
+        assert_eq!(ai, Vec::from_iter(0..ai.len() as u32), "{how}");
+    }
+    drop(directory);
+}
+
+#[tokio::test]
+async fn a_second_call_is_not_disturbed_by_the_end_of_the_first() {
+    let rig = Rig::new("").await;
+    let (mut first, first_stream) = rig.call().await;
+    let (mut second, second_stream) = rig.call().await;
+    assert_ne!(first_stream.sid, second_stream.sid);
+    assert_ne!(first_stream.call_sid, second_stream.call_sid);
+    assert_eq!(first_stream.account_sid, second_stream.account_sid);
+    first_stream.play_frames(0..10).await;
+    second_stream.play_frames(500..520).await;
+    tokio::join!(first.say(0..10), second.say(700..720));
+    first.bye().await;
+    first_stream.stopped().await;
+    assert_eq!(second_stream.heard(20).await, Vec::from_iter(700..720));
+    assert_eq!(second.media.numbered(AGENT, 20).await, Vec::from_iter(500..520));
+    second.bye().await;
+    second_stream.stopped().await;
+}

@@ -1,0 +1,16 @@
+//! The bridge in this process, from its configuration's text on, with real sockets on loopback: a
+//! scripted PBX (`pbx`, `media`) on one side, a strict Twilio server (`strict`, `stream`, `checker`) on
+//! the other. Every test has addresses of its own and is named by the behaviour that it shows.
+
+mod bridge;
+mod checker;
+mod log;
+mod media;
+mod pbx;
+mod stream;
+mod strict;
+mod wav;
+
+mod audio;
+mod ends;
+mod marks;

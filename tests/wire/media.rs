@@ -1,0 +1,226 @@
+//! The PBX's RTP: a pair of sockets that collects what comes and sends numbered audio on a 20 ms clock.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::UdpSocket;
+use tokio::time::{interval, timeout};
+use trunkless::media::frame::{SILENCE, Samples};
+use trunkless::media::g711;
+use trunkless::peer::pattern;
+
+use crate::log::Log;
+
+/// A sender that is later than this goes on from now instead of catching up, as a PBX's clock that
+/// stood still does, and says so with the marker.
+const LATE: Duration = Duration::from_millis(50);
+
+/// An RTP packet that has come.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Heard {
+    pub at: Instant,
+    pub from: SocketAddr,
+    pub marker: bool,
+    pub payload_type: u8,
+    pub sequence: u16,
+    pub timestamp: u32,
+    pub ssrc: u32,
+    pub payload: Vec<u8>,
+}
+
+impl Heard {
+    /// Its payload as mu-law.
+    pub fn samples(&self) -> Vec<u8> {
+        let mut samples = self.payload.clone();
+        if self.payload_type == 8 {
+            g711::a_to_mu(&mut samples);
+        }
+        samples
+    }
+
+    pub fn is_silence(&self) -> bool {
+        // A-law's silence has no mu-law sample of exactly its level
+        let silence = if self.payload_type == 8 { 0xd5 } else { SILENCE };
+        self.payload.iter().all(|s| *s == silence)
+    }
+}
+
+pub struct Media {
+    pub rtp: Arc<UdpSocket>,
+    /// Kept open so that RTCP meets a socket.
+    _rtcp: Option<UdpSocket>,
+    pub heard: Arc<Log<Heard>>,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Media {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Media {
+    pub async fn open(ip: IpAddr) -> Media {
+        let rtp = Arc::new(UdpSocket::bind((ip, 0)).await.unwrap());
+        let next = rtp.local_addr().unwrap().port().wrapping_add(1);
+        let rtcp = UdpSocket::bind((ip, next)).await.ok();
+        let heard = Arc::new(Log::new());
+        let reader = tokio::spawn(collect(rtp.clone(), heard.clone()));
+        Media { rtp, _rtcp: rtcp, heard, reader }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.rtp.local_addr().unwrap()
+    }
+
+    pub async fn send(&self, to: SocketAddr, packet: &[u8]) {
+        self.rtp.send_to(packet, to).await.unwrap();
+    }
+
+    /// Says frames `frames` of call `number`, one each 20 ms.
+    pub async fn say(&self, to: SocketAddr, talker: &mut Talker, number: u32, frames: Range<u32>) {
+        let mut ticks = interval(Duration::from_millis(20));
+        for index in frames {
+            let due = ticks.tick().await;
+            if due.elapsed() > LATE {
+                ticks.reset();
+                talker.marker = true;
+            }
+            self.send(to, &talker.packet(&pattern::frame(number, index))).await;
+        }
+    }
+
+    /// All packets so far.
+    pub fn packets(&self) -> Vec<Heard> {
+        self.heard.look(|heard| heard.clone())
+    }
+
+    /// Waits for the first packet that `good` likes.
+    pub async fn until(&self, what: &str, good: impl Fn(&Heard) -> bool) -> Heard {
+        self.heard.wait(what, |heard| heard.iter().find(|h| good(h)).cloned()).await
+    }
+
+    /// Waits for a packet that comes from now on.
+    pub async fn next(&self) -> Heard {
+        let before = self.heard.look(|heard| heard.len());
+        self.heard.wait("one more RTP packet", |heard| heard.get(before).cloned()).await
+    }
+
+    /// Whether no packet comes for `time`.
+    pub async fn is_quiet(&self, time: Duration) -> bool {
+        timeout(time, self.next()).await.is_err()
+    }
+
+    /// Waits for `count` frames that are not silence and returns those of call `number` in the order
+    /// in which they came; panics at a frame that is not one of ours to the last byte.
+    pub async fn numbered(&self, number: u32, count: usize) -> Vec<u32> {
+        let what = format!("{count} frames of audio in RTP");
+        self.heard
+            .wait(&what, |heard| {
+                let indices = indices(heard, number);
+                (indices.len() >= count).then_some(indices)
+            })
+            .await
+    }
+}
+
+/// The numbers of the frames that are not silence.
+pub fn indices(heard: &[Heard], number: u32) -> Vec<u32> {
+    let audio = heard.iter().filter(|h| !h.is_silence());
+    audio
+        .map(|h| match pattern::read(&h.samples()) {
+            Some((call, index)) if call == number => index,
+            other => panic!("frame {other:?} instead of one of call {number}: {h:?}"),
+        })
+        .collect()
+}
+
+/// The stream has no gap in its numbers and none in its timestamps, but where the bridge itself was
+/// held up for long.
+pub fn assert_continuous(heard: &[Heard]) {
+    for pair in heard.windows(2) {
+        let [a, b] = pair else { continue };
+        assert_eq!(b.ssrc, a.ssrc);
+        assert_eq!(b.sequence, a.sequence.wrapping_add(1), "{} packets", heard.len());
+        let step = b.timestamp.wrapping_sub(a.timestamp);
+        let stalled = b.at.duration_since(a.at) > Duration::from_millis(150) && step % 160 == 0;
+        assert!(step == 160 || stalled, "timestamps step by {step}");
+    }
+}
+
+async fn collect(socket: Arc<UdpSocket>, heard: Arc<Log<Heard>>) {
+    let mut buffer = [0u8; 2048];
+    while let Ok((n, from)) = socket.recv_from(&mut buffer).await {
+        let at = Instant::now();
+        let data = &buffer[..n];
+        assert!(n >= 12 && data[0] == 0x80, "not plain RTP of version 2: {data:02x?}");
+        let long = |at: usize| u32::from_be_bytes(data[at..at + 4].try_into().unwrap());
+        heard.push(Heard {
+            at,
+            from,
+            marker: data[1] & 0x80 != 0,
+            payload_type: data[1] & 0x7f,
+            sequence: u16::from_be_bytes([data[2], data[3]]),
+            timestamp: long(4),
+            ssrc: long(8),
+            payload: data[12..].to_vec(),
+        });
+    }
+}
+
+/// Writes the packets of one RTP stream.
+#[derive(Debug, Clone)]
+pub struct Talker {
+    pub ssrc: u32,
+    pub sequence: u16,
+    pub timestamp: u32,
+    pub payload_type: u8,
+    /// For the next packet.
+    pub marker: bool,
+}
+
+impl Talker {
+    pub fn new(ssrc: u32) -> Talker {
+        // numbers and timestamps wrap within the first frames, as they may
+        let (sequence, timestamp) = (u16::MAX - 5, u32::MAX - 1000);
+        Talker { ssrc, sequence, timestamp, payload_type: 0, marker: true }
+    }
+
+    pub fn packet(&mut self, frame: &Samples) -> Vec<u8> {
+        let mut payload = *frame;
+        if self.payload_type == 8 {
+            g711::mu_to_a(&mut payload);
+        }
+        let packet = self.write(self.payload_type, &payload);
+        self.timestamp = self.timestamp.wrapping_add(160);
+        packet
+    }
+
+    /// A packet with the current timestamp, which stays.
+    pub fn write(&mut self, payload_type: u8, payload: &[u8]) -> Vec<u8> {
+        let marker = if std::mem::take(&mut self.marker) { 0x80 } else { 0 };
+        let mut out = vec![0x80, payload_type | marker];
+        out.extend_from_slice(&self.sequence.to_be_bytes());
+        out.extend_from_slice(&self.timestamp.to_be_bytes());
+        out.extend_from_slice(&self.ssrc.to_be_bytes());
+        out.extend_from_slice(payload);
+        self.sequence = self.sequence.wrapping_add(1);
+        out
+    }
+
+    /// The packets of a key press of 100 ms (RFC 4733): four while it lasts, the end three times.
+    pub fn press(&mut self, event: u8) -> Vec<Vec<u8>> {
+        self.marker = true;
+        let steps = [(160, 0x0a), (320, 0x0a), (480, 0x0a), (640, 0x0a)];
+        let ends = [(800u16, 0x8a); 3];
+        let packets = steps.into_iter().chain(ends).map(|(duration, flags)| {
+            let [high, low] = duration.to_be_bytes();
+            self.write(101, &[event, flags, high, low])
+        });
+        let packets = packets.collect();
+        self.timestamp = self.timestamp.wrapping_add(800);
+        packets
+    }
+}

@@ -1,0 +1,329 @@
+//! One stream of the strict server: what it is told, checked, and what it says.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Instant;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use trunkless::media::frame::{SILENCE, Samples};
+use trunkless::peer::pattern;
+
+use crate::checker::Checker;
+use crate::log::Log;
+use crate::pbx::CALLER;
+use crate::strict::linger_zero;
+
+/// The call number of what the AI says, in numbered audio.
+pub const AGENT: u32 = 2;
+
+/// What has come, and when.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    pub at: Instant,
+    pub what: What,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum What {
+    Connected,
+    Start(Value),
+    Media {
+        t_ms: u64,
+        samples: Samples,
+    },
+    Digit(String),
+    Mark(String),
+    Stop,
+    Pong(Vec<u8>),
+    /// A close frame, and its code.
+    Closed(Option<u16>),
+    /// The connection has ended.
+    End,
+    /// What Twilio would not have sent.
+    Wrong(String),
+}
+
+pub struct Stream {
+    pub account_sid: String,
+    pub call_sid: String,
+    pub sid: String,
+    pub parameters: Value,
+    told: Arc<Log<Told>>,
+    writer: Mutex<SplitSink<WebSocketStream<TcpStream>, Message>>,
+    /// The same connection, for what is not WebSocket.
+    raw: std::net::TcpStream,
+    reader: JoinHandle<()>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.reader.abort();
+        if !std::thread::panicking() {
+            self.check();
+        }
+    }
+}
+
+impl Stream {
+    pub fn new(socket: WebSocketStream<TcpStream>, raw: std::net::TcpStream) -> Stream {
+        let (writer, messages) = socket.split();
+        let told = Arc::new(Log::new());
+        let reader = tokio::spawn(read(messages, told.clone()));
+        Stream {
+            account_sid: String::new(),
+            call_sid: String::new(),
+            sid: String::new(),
+            parameters: Value::Null,
+            told,
+            writer: Mutex::new(writer),
+            raw,
+            reader,
+        }
+    }
+
+    pub async fn read_start(&mut self) {
+        let start = self.find("start", |what| match what {
+            What::Start(start) => Some(start.clone()),
+            _ => None,
+        });
+        let start = start.await;
+        let text = |name: &str| start[name].as_str().unwrap_or_default().to_owned();
+        self.account_sid = text("accountSid");
+        self.call_sid = text("callSid");
+        self.sid = text("streamSid");
+        self.parameters = start["customParameters"].clone();
+    }
+
+    fn check(&self) {
+        let wrong = self.told.look(|told| {
+            told.iter().find_map(|t| match &t.what {
+                What::Wrong(why) => Some(why.clone()),
+                _ => None,
+            })
+        });
+        assert_eq!(wrong, None, "what the AI was told");
+    }
+
+    /// Everything so far.
+    pub fn told(&self) -> Vec<Told> {
+        self.check();
+        self.told.look(|told| told.clone())
+    }
+
+    /// Waits until `see` finds what it looks for in what was told.
+    async fn find<R>(&self, what: &str, see: impl Fn(&What) -> Option<R>) -> R {
+        let found = self.told.wait(what, |told| {
+            let wrong = told.iter().any(|t| matches!(t.what, What::Wrong(_)));
+            let found = told.iter().find_map(|t| see(&t.what));
+            (wrong || found.is_some()).then_some(found)
+        });
+        let found = found.await;
+        self.check();
+        found.expect("nothing is wrong, so it was found")
+    }
+
+    /// Waits until `count` of the caller's numbered frames have come and returns their numbers, in the
+    /// order in which they came. Panics at a frame that is neither silence nor one of them.
+    pub async fn heard(&self, count: usize) -> Vec<u32> {
+        let what = format!("{count} frames of the caller");
+        let enough = |told: &mut Vec<Told>| {
+            let indices: Vec<u32> = numbered(told).map(|(_, index)| index).collect();
+            (indices.len() >= count).then_some(indices)
+        };
+        let indices = self.told.wait(&what, enough).await;
+        self.check();
+        indices
+    }
+
+    /// Waits for frame `index` of the caller.
+    pub async fn hears(&self, index: u32) {
+        self.told
+            .wait("a frame of the caller", |told| {
+                numbered(told).any(|(_, i)| i == index).then_some(())
+            })
+            .await;
+        self.check();
+    }
+
+    /// All frames so far: their time on the audio clock, and their samples.
+    pub fn frames(&self) -> Vec<(u64, Samples)> {
+        frames(&self.told()).collect()
+    }
+
+    /// Waits until the audio clock stands `ms` further than now.
+    pub async fn listen(&self, ms: u64) {
+        let until = self.frames().last().map_or(0, |(t, _)| *t) + ms;
+        self.told
+            .wait("the audio clock goes on", |told| {
+                frames(told).any(|(t, _)| t >= until).then_some(())
+            })
+            .await;
+    }
+
+    /// Numbers of the caller's frames, each with its time on the audio clock.
+    pub fn positions(&self) -> Vec<(u64, u32)> {
+        numbered(&self.told()).collect()
+    }
+
+    /// The keys so far.
+    pub fn digits(&self) -> String {
+        let told = self.told();
+        let digits = told.iter().filter_map(|t| match &t.what {
+            What::Digit(digit) => Some(digit.as_str()),
+            _ => None,
+        });
+        digits.collect()
+    }
+
+    pub async fn pressed(&self, digits: &str) {
+        let enough = |told: &mut Vec<Told>| {
+            let count = told.iter().filter(|t| matches!(t.what, What::Digit(_))).count();
+            (count >= digits.len()).then_some(())
+        };
+        self.told.wait(&format!("keys {digits}"), enough).await;
+        assert_eq!(self.digits(), digits);
+    }
+
+    /// Waits for the return of a mark and says when it was.
+    pub async fn marked(&self, name: &str) -> Instant {
+        let wanted = What::Mark(name.to_owned());
+        let found = |told: &mut Vec<Told>| told.iter().find(|t| t.what == wanted).map(|t| t.at);
+        self.told.wait(&format!("mark {name}"), found).await
+    }
+
+    /// The marks so far.
+    pub fn marks(&self) -> Vec<String> {
+        let told = self.told();
+        let marks = told.iter().filter_map(|t| match &t.what {
+            What::Mark(name) => Some(name.clone()),
+            _ => None,
+        });
+        marks.collect()
+    }
+
+    /// Waits for the return of a ping.
+    pub async fn ponged(&self, payload: &[u8]) {
+        let wanted = What::Pong(payload.to_vec());
+        self.find("pong", |what| (*what == wanted).then_some(())).await;
+    }
+
+    /// Waits for the end as it has to be: `stop`, close frame 1000, end of the connection.
+    pub async fn stopped(&self) {
+        self.find("the end", |what| (*what == What::End).then_some(())).await;
+        let told = self.told();
+        let last: Vec<&What> = told.iter().rev().take(3).map(|t| &t.what).collect();
+        assert_eq!(last, [&What::End, &What::Closed(Some(1000)), &What::Stop]);
+    }
+
+    /// Waits for the end of a stream that the AI has ended itself: no `stop` any more.
+    pub async fn ended(&self) {
+        self.find("the end", |what| (*what == What::End).then_some(())).await;
+        assert!(!self.told().iter().any(|t| t.what == What::Stop));
+    }
+
+    pub async fn send(&self, message: Message) {
+        self.writer.lock().await.send(message).await.unwrap();
+    }
+
+    pub async fn text(&self, text: impl Into<String>) {
+        self.send(Message::Text(text.into().into())).await;
+    }
+
+    pub async fn say(&self, value: &Value) {
+        self.text(value.to_string()).await;
+    }
+
+    /// The text of a `media` message with this audio.
+    pub fn media(&self, audio: &[u8]) -> String {
+        let media = json!({"payload": BASE64.encode(audio)});
+        json!({"event": "media", "streamSid": self.sid, "media": media}).to_string()
+    }
+
+    pub async fn play(&self, audio: &[u8]) {
+        self.text(self.media(audio)).await;
+    }
+
+    /// Numbered frames in one message.
+    pub async fn play_frames(&self, frames: std::ops::Range<u32>) {
+        self.play(&agent_frames(frames)).await;
+    }
+
+    pub async fn mark(&self, name: &str) {
+        let sid = &self.sid;
+        self.say(&json!({"event": "mark", "streamSid": sid, "mark": {"name": name}})).await;
+    }
+
+    pub async fn clear(&self) {
+        self.say(&json!({"event": "clear", "streamSid": self.sid})).await;
+    }
+
+    /// A close frame with this code; the bridge's comes back.
+    pub async fn close(&self, code: u16) {
+        let frame = CloseFrame { code: code.into(), reason: "".into() };
+        self.send(Message::Close(Some(frame))).await;
+    }
+
+    /// The connection is reset.
+    pub async fn reset(self) {
+        linger_zero(&self.raw);
+        self.reader.abort();
+    }
+
+    /// The connection ends without a close frame.
+    pub fn hang_up(&self) {
+        self.raw.shutdown(std::net::Shutdown::Both).unwrap();
+    }
+
+    /// Writes what is not WebSocket.
+    pub fn write_raw(&self, bytes: &[u8]) {
+        (&self.raw).write_all(bytes).unwrap();
+    }
+}
+
+/// The AI's numbered audio.
+pub fn agent_frames(frames: std::ops::Range<u32>) -> Vec<u8> {
+    frames.flat_map(|index| pattern::frame(AGENT, index)).collect()
+}
+
+fn frames(told: &[Told]) -> impl Iterator<Item = (u64, Samples)> {
+    told.iter().filter_map(|t| match t.what {
+        What::Media { t_ms, samples } => Some((t_ms, samples)),
+        _ => None,
+    })
+}
+
+/// The caller's numbered frames; silence is left out.
+fn numbered(told: &[Told]) -> impl Iterator<Item = (u64, u32)> {
+    frames(told).filter(|(_, samples)| *samples != [SILENCE; 160]).map(|(t_ms, samples)| {
+        match pattern::read(&samples) {
+            Some((CALLER, index)) => (t_ms, index),
+            other => panic!("frame {other:?} at {t_ms} ms: {samples:02x?}"),
+        }
+    })
+}
+
+/// Reads until the connection ends.
+async fn read(mut messages: SplitStream<WebSocketStream<TcpStream>>, told: Arc<Log<Told>>) {
+    let mut checker = Checker::default();
+    while let Some(Ok(message)) = messages.next().await {
+        let at = Instant::now();
+        let what = match message {
+            Message::Text(text) => checker.check(&text).unwrap_or_else(What::Wrong),
+            Message::Pong(payload) => What::Pong(payload.to_vec()),
+            Message::Close(frame) => What::Closed(frame.map(|f| f.code.into())),
+            other => What::Wrong(format!("{other:?}")),
+        };
+        told.push(Told { at, what });
+    }
+    told.push(Told { at: Instant::now(), what: What::End });
+}

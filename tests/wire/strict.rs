@@ -1,0 +1,168 @@
+//! A Twilio Media Streams server that checks every byte of what it is told, and does to the bridge
+//! whatever a test asks for.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+pub use crate::stream::Stream;
+
+/// The header fields of Twilio's handshake; there are no others.
+const HANDSHAKE: [&str; 6] =
+    ["host", "user-agent", "connection", "upgrade", "sec-websocket-key", "sec-websocket-version"];
+
+pub struct Ai {
+    pub address: SocketAddr,
+    listener: TcpListener,
+}
+
+impl Ai {
+    pub async fn start(ip: IpAddr) -> Ai {
+        Ai::with_buffer(ip, None).await
+    }
+
+    /// With a receive buffer of so many bytes, so that not reading shows soon at the other side.
+    pub async fn with_buffer(ip: IpAddr, bytes: Option<u32>) -> Ai {
+        let socket = if ip.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = socket.unwrap();
+        if let Some(bytes) = bytes {
+            socket.set_recv_buffer_size(bytes).unwrap();
+        }
+        socket.bind(SocketAddr::new(ip, 0)).unwrap();
+        let listener = socket.listen(16).unwrap();
+        Ai { address: listener.local_addr().unwrap(), listener }
+    }
+
+    /// The next connection, with its request read and not answered yet.
+    pub async fn handshake(&self) -> Handshake {
+        let accepted = timeout(Duration::from_secs(10), self.listener.accept()).await;
+        let (mut tcp, _) = accepted.expect("the bridge dials the AI").unwrap();
+        tcp.set_nodelay(true).unwrap();
+        let mut text = Vec::new();
+        while !text.ends_with(b"\r\n\r\n") {
+            let mut byte = [0u8];
+            let n = tcp.read(&mut byte).await.unwrap();
+            assert_eq!(n, 1, "the connection ends within the handshake");
+            text.push(byte[0]);
+        }
+        Handshake { tcp, text: String::from_utf8(text).unwrap(), allowed: Vec::new() }
+    }
+
+    /// A stream that has said `connected` and `start`.
+    pub async fn stream(&self) -> Stream {
+        self.handshake().await.open().await.started().await
+    }
+
+    /// Whether nobody dials for `time`.
+    pub async fn is_left_alone(&self, time: Duration) -> bool {
+        timeout(time, self.listener.accept()).await.is_err()
+    }
+}
+
+/// A connection whose request has been read.
+pub struct Handshake {
+    pub tcp: TcpStream,
+    pub text: String,
+    /// Header fields beside Twilio's that this test expects, in lower case.
+    allowed: Vec<&'static str>,
+}
+
+impl Handshake {
+    pub fn allow(mut self, names: &[&'static str]) -> Handshake {
+        self.allowed.extend(names);
+        self
+    }
+
+    /// The value of a header field.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.headers().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.text.split("\r\n").skip(1).filter_map(|line| line.split_once(": "))
+    }
+
+    /// Whether this is the request that Twilio would send.
+    fn check(&self) {
+        let first = self.text.split("\r\n").next().unwrap();
+        assert_eq!(first, "GET /media HTTP/1.1");
+        let mut names: Vec<String> = self.headers().map(|(n, _)| n.to_ascii_lowercase()).collect();
+        let mut expected: Vec<&str> = HANDSHAKE.iter().chain(&self.allowed).copied().collect();
+        names.sort();
+        expected.sort_unstable();
+        assert_eq!(names, expected, "{}", self.text);
+        assert_eq!(self.get("Host"), Some(&*self.tcp.local_addr().unwrap().to_string()));
+        assert_eq!(self.get("User-Agent"), Some("Twilio.TmeWs/1.0"));
+        assert_eq!(self.get("Connection"), Some("Upgrade"));
+        assert_eq!(self.get("Upgrade"), Some("websocket"));
+        assert_eq!(self.get("Sec-WebSocket-Version"), Some("13"));
+        let key = BASE64.decode(self.get("Sec-WebSocket-Key").unwrap()).unwrap();
+        assert_eq!(key.len(), 16);
+    }
+
+    /// Answers 101.
+    pub async fn open(mut self) -> Opened {
+        self.accept().await;
+        let raw = self.tcp.into_std().unwrap();
+        let other = TcpStream::from_std(raw.try_clone().unwrap()).unwrap();
+        let socket = WebSocketStream::from_raw_socket(other, Role::Server, None).await;
+        Opened { stream: Stream::new(socket, raw) }
+    }
+
+    /// Answers 101 and leaves the rest to the test.
+    pub async fn accept(&mut self) {
+        self.check();
+        let accept = derive_accept_key(self.get("Sec-WebSocket-Key").unwrap().as_bytes());
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        );
+        self.tcp.write_all(answer.as_bytes()).await.unwrap();
+    }
+
+    /// Answers with another status.
+    pub async fn refuse(mut self, status: &str) {
+        self.check();
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        self.tcp.write_all(answer.as_bytes()).await.unwrap();
+    }
+
+    /// Whether the bridge closes the connection without another byte.
+    pub async fn is_given_up(&mut self) -> bool {
+        let mut byte = [0u8];
+        let read = timeout(Duration::from_secs(10), self.tcp.read(&mut byte)).await;
+        matches!(read, Ok(Ok(0) | Err(_)))
+    }
+}
+
+/// Resets the connection instead of closing it.
+pub fn linger_zero(tcp: &std::net::TcpStream) {
+    SockRef::from(tcp).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// A WebSocket that has not said anything yet.
+pub struct Opened {
+    stream: Stream,
+}
+
+impl Opened {
+    /// Waits for `connected` and `start`.
+    pub async fn started(mut self) -> Stream {
+        self.stream.read_start().await;
+        self.stream
+    }
+
+    /// Without `start`, which may come or not.
+    pub fn unstarted(self) -> Stream {
+        self.stream
+    }
+}

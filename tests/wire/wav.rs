@@ -1,0 +1,18 @@
+//! WAV files that the bridge plays and records.
+
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use trunkless::record::wav;
+
+use crate::stream::agent_frames;
+
+/// A file with the AI's numbered audio from frame 1000 on; it lives as long as the directory.
+pub fn write_prompt(frames: u32) -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("prompt.wav");
+    let audio = agent_frames(1000..1000 + frames);
+    let header = wav::header(1, audio.len() as u32);
+    std::fs::write(&path, [&header[..], &audio].concat()).unwrap();
+    (directory, path)
+}
