@@ -101,7 +101,10 @@ elif ! targets=$(cargo fuzz list --fuzz-dir tests/fuzz) || [ -z "$targets" ]; th
   step "fuzzing" false
 else
   for t in $targets; do
-    step "fuzz $t" cargo fuzz run --fuzz-dir tests/fuzz -s none --target "$host" "$t" -- \
+    # what a run finds goes to the first folder; the second is read only
+    mkdir -p "tests/fuzz/corpus/$t"
+    step "fuzz $t" cargo fuzz run --fuzz-dir tests/fuzz -s none --target "$host" "$t" \
+      "tests/fuzz/corpus/$t" "tests/fuzz/seeds/$t" -- \
       -max_total_time="${FUZZ_SECONDS:-60}" -timeout=10 -print_final_stats=1
   done
 fi

@@ -66,6 +66,8 @@ pub struct Call {
     preroll_dropped: u64,
     frames: u64,
     pbx_lost: Option<Instant>,
+    /// When the last hold ended.
+    resumed: Option<Instant>,
     packet: Vec<u8>,
     limits: Limits,
     prompt: Option<bytes::Bytes>,
@@ -109,6 +111,7 @@ impl Call {
             preroll_dropped: 0,
             frames: 0,
             pbx_lost: None,
+            resumed: None,
             packet: Vec::new(),
             limits: Limits {
                 drain_on_close: config.drain_on_close,
@@ -174,7 +177,8 @@ impl Call {
         }
         let playing = self.pacer.as_ref().map(|p| p.deadline(self.playout.has_audio()));
         let hearing = self.answered.and_then(|_| self.receiver.next_timeout());
-        let times = [playing, hearing, self.rtcp.next_timeout(), self.limit()];
+        let limit = self.limit().map(|(at, _)| at);
+        let times = [playing, hearing, self.rtcp.next_timeout(), limit];
         times.into_iter().flatten().min()
     }
 
@@ -283,6 +287,10 @@ impl Call {
     }
 
     fn on_ai_closed(&mut self, now: Instant, closed: &Closed) {
+        // one that has failed already is told to stop, and closes
+        if matches!(self.phase, Phase::Prompting { .. }) {
+            return;
+        }
         match closed {
             Closed::Orderly(_) if self.phase == Phase::Talking => {
                 let until = now + self.limits.drain_on_close;
@@ -302,6 +310,9 @@ impl Call {
     fn ai_failed(&mut self, _now: Instant, reason: EndReason) {
         match (&self.prompt, self.answered) {
             (Some(prompt), Some(_)) => {
+                if self.phase == Phase::Talking {
+                    self.out.push_back(Output::Ai(ToAi::Stop));
+                }
                 self.playout.clear();
                 while self.playout.next_mark().is_some() {}
                 self.playout.push_audio(prompt.clone());
@@ -313,7 +324,12 @@ impl Call {
 
     fn on_signal(&mut self, now: Instant, signal: Signal) {
         match signal {
-            Signal::Media(remote) => self.set_remote(remote),
+            Signal::Media(remote) => {
+                if remote.wants_audio && self.remote.is_some_and(|r| !r.wants_audio) {
+                    self.resumed = Some(now);
+                }
+                self.set_remote(remote);
+            }
             Signal::Digit(digit) => self.on_digit(now, digit, Origin::Info),
             Signal::PbxLost => self.pbx_lost = Some(now),
             Signal::Ended(reason) => self.end(reason),
@@ -328,8 +344,10 @@ impl Call {
         if self.rtcp.next_timeout().is_some_and(|at| at <= now) {
             self.report(now, unix);
         }
-        if self.limit().is_some_and(|at| at <= now) {
-            self.on_limit(now);
+        match self.limit().filter(|(at, _)| *at <= now) {
+            Some((_, reason @ EndReason::AiTimeout)) => self.ai_failed(now, reason),
+            Some((_, reason)) => self.end(reason),
+            None => {}
         }
     }
 
@@ -345,41 +363,29 @@ impl Call {
         }
     }
 
-    /// The earliest of the times that end the call.
-    fn limit(&self) -> Option<Instant> {
-        let after = |since: Option<Instant>, limit: Duration| {
-            since.filter(|_| !limit.is_zero()).map(|at| at + limit)
+    /// The earliest of the times that end the call, and why it ends then.
+    fn limit(&self) -> Option<(Instant, EndReason)> {
+        let after = |since: Option<Instant>, limit: Duration, reason: EndReason| {
+            since.filter(|_| !limit.is_zero()).map(|at| (at + limit, reason))
         };
         let heard = self.receiver.last_heard().filter(|_| self.answered.is_some());
         let on_hold = self.remote.is_some_and(|r| !r.wants_audio);
-        let no_media = if on_hold { None } else { after(heard, self.limits.media_timeout) };
+        let expected = heard.max(self.resumed).filter(|_| !on_hold);
         let silent = self.ai_started.filter(|_| !self.ai_heard && self.phase == Phase::Talking);
-        let lost = self.pbx_lost.and(heard.or(Some(self.created))).map(|at| at + LOST_AFTER);
+        let lost = self.pbx_lost.and(heard.or(Some(self.created)));
         let drained = match self.phase {
-            Phase::Draining { until } => Some(until),
+            Phase::Draining { until } => Some((until, EndReason::AiHangup)),
             _ => None,
         };
-        let max = after(self.answered, self.limits.max_duration);
-        let silent = after(silent, self.limits.silent_timeout);
-        [no_media, silent, lost, drained, max].into_iter().flatten().min()
-    }
-
-    fn on_limit(&mut self, now: Instant) {
-        let passed = |since: Option<Instant>, limit: Duration| {
-            since.is_some_and(|at| !limit.is_zero() && at + limit <= now)
-        };
-        let heard = self.receiver.last_heard().filter(|_| self.answered.is_some());
-        if matches!(self.phase, Phase::Draining { until } if until <= now) {
-            self.end(EndReason::AiHangup);
-        } else if passed(self.answered, self.limits.max_duration) {
-            self.end(EndReason::MaxDuration);
-        } else if self.pbx_lost.is_some() && passed(heard.or(Some(self.created)), LOST_AFTER) {
-            self.end(EndReason::PbxLost);
-        } else if passed(heard, self.limits.media_timeout) {
-            self.end(EndReason::MediaTimeout);
-        } else {
-            self.ai_failed(now, EndReason::AiTimeout);
-        }
+        let limits = &self.limits;
+        let times = [
+            drained,
+            after(self.answered, limits.max_duration, EndReason::MaxDuration),
+            after(lost, LOST_AFTER, EndReason::PbxLost),
+            after(expected, limits.media_timeout, EndReason::MediaTimeout),
+            after(silent, limits.silent_timeout, EndReason::AiTimeout),
+        ];
+        times.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// Sends what is due to the caller.

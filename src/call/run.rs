@@ -10,12 +10,12 @@ use tracing::{debug, info, warn};
 
 use crate::call::core::Call;
 use crate::call::end::EndReason;
-use crate::call::leg::{Channel, MAX_DATAGRAM};
+use crate::call::leg::{Channel, Leg, MAX_DATAGRAM};
 use crate::call::words::{Input, Output, Seeds, Summary};
 use crate::call::{CallConfig, Offer, Signal};
 use crate::record::writer::Track;
 use crate::stream::connect::ConnectError;
-use crate::stream::socket::{AiSocket, Closed, SocketEvent};
+use crate::stream::socket::{AiSocket, Closed, Counts, SocketEvent};
 use crate::stream::{FromAi, StreamInfo, twilio};
 use crate::telemetry::{COUNTERS, Masked};
 
@@ -28,6 +28,8 @@ pub struct Record {
     pub id: String,
     pub reason: EndReason,
     pub summary: Summary,
+    /// What the AI's socket could not take or not understand.
+    pub ai: Counts,
     pub recording: Option<std::path::PathBuf>,
 }
 
@@ -59,6 +61,7 @@ pub async fn run(
     let mut recording = config.recorder.as_ref().map(|r| r.start(&offer.id));
     let mut connecting = Some(Box::pin(config.target.connect(config.answer_wait)));
     let mut ai: Option<AiSocket> = None;
+    let mut ai_counts = Counts::default();
     let mut reason = EndReason::Internal;
     let mut ignored_before = false;
     let mut buffer = [0u8; MAX_DATAGRAM];
@@ -83,6 +86,8 @@ pub async fn run(
                 Output::Ended(why) => reason = why,
             }
         }
+        // kept here, because the socket may be gone before the call's end
+        ai_counts = ai.as_ref().map_or(ai_counts, |ai| ai.counts);
         if call.is_ended() {
             break;
         }
@@ -100,13 +105,13 @@ pub async fn run(
             received = offer.leg.recv(&mut buffer) => {
                 if let Ok((channel, n, from)) = received {
                     on_datagram(&mut call, channel, from, &buffer[..n]);
-                    for _ in 0..BURST {
-                        let Ok((channel, n, from)) = offer.leg.try_recv(&mut buffer) else { break };
-                        on_datagram(&mut call, channel, from, &buffer[..n]);
-                    }
+                    take_datagrams(&mut call, &offer.leg, &mut buffer);
                 }
             }
             () = timer => {
+                // what has come already is heard before the clock fills with silence: after a
+                // standstill of this process both are due
+                take_datagrams(&mut call, &offer.leg, &mut buffer);
                 let now = Instant::now();
                 if stalls_at.is_some_and(|at| at <= now) {
                     ai = None;
@@ -137,13 +142,23 @@ pub async fn run(
     }
     let summary = call.summary(Instant::now());
     let path = recording.map(|r| r.finish());
-    let dropped = ai.as_ref().map_or(0, |ai| ai.counts.dropped_audio);
-    log_end(&offer, reason, &summary, dropped);
+    log_end(&offer, reason, &summary, ai_counts.dropped_audio);
     drop(connecting);
+    // the farewell to an AI that does not answer holds neither ports nor admission
+    let id = std::mem::take(&mut offer.id);
+    drop(offer);
     if let Some(ai) = ai {
         ai.finish().await;
     }
-    Record { id: offer.id, reason, summary, recording: path }
+    Record { id, reason, summary, ai: ai_counts, recording: path }
+}
+
+/// Takes datagrams that are there already.
+fn take_datagrams(call: &mut Call, leg: &Leg, buffer: &mut [u8]) {
+    for _ in 0..BURST {
+        let Ok((channel, n, from)) = leg.try_recv(buffer) else { break };
+        on_datagram(call, channel, from, &buffer[..n]);
+    }
 }
 
 fn on_datagram(call: &mut Call, channel: Channel, from: std::net::SocketAddr, data: &[u8]) {

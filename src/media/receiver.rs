@@ -108,10 +108,8 @@ impl Receiver {
     }
 
     pub fn next_timeout(&self) -> Option<Instant> {
-        [self.sequencer.next_timeout(), self.core.timeline.next_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        // what waits behind a gap has been received: its time is not to be filled
+        self.sequencer.next_timeout().or_else(|| self.core.timeline.next_timeout())
     }
 
     pub fn on_timeout(&mut self, now: Instant) {
@@ -119,7 +117,9 @@ impl Receiver {
             let core = &mut self.core;
             self.sequencer.on_timeout(now, &mut |d| core.deliver(now, &format, d));
         }
-        self.core.timeline.on_timeout(now);
+        if self.sequencer.next_timeout().is_none() {
+            self.core.timeline.on_timeout(now);
+        }
     }
 
     pub fn next_frame(&mut self) -> Option<Frame> {

@@ -18,8 +18,11 @@ const FILL_AFTER: Duration = Duration::from_millis(100);
 const FILL_BEHIND: Duration = Duration::from_millis(40);
 /// A step of the timestamps beyond the time that has passed, and still believed.
 const TOLERANCE: Duration = Duration::from_millis(100);
-/// Packets that stay late for longer mean that the sender's clock stood still: follow it.
-const LATE_LIMIT: Duration = Duration::from_millis(100);
+/// Packets that stay late for longer mean a longer way, and those that stay late by half a second and
+/// more a sender whose clock stood still: follow. A burst after a stall is over sooner than either.
+const LATE_LIMIT: Duration = Duration::from_secs(1);
+const FAR_LATE_LIMIT: Duration = Duration::from_millis(100);
+const FAR: i64 = RATE as i64 / 2;
 /// Largest loss that is filled, in samples (2 s).
 const MAX_LOSS: i64 = 2 * RATE as i64;
 /// Concealment: the last frame again, ever quieter, then silence.
@@ -116,7 +119,8 @@ impl Timeline {
             } // else the timestamps have jumped: no time has passed
         } else if gap < 0 && ahead >= 0 && self.filled > 0 {
             let since = *self.late_since.get_or_insert(now);
-            if now.saturating_duration_since(since) <= LATE_LIMIT {
+            let limit = if gap < -FAR { FAR_LATE_LIMIT } else { LATE_LIMIT };
+            if now.saturating_duration_since(since) <= limit {
                 let overlap = ((-gap) as usize).min(samples.len());
                 if overlap == samples.len() {
                     self.counts.late += 1;

@@ -1,4 +1,5 @@
-//! Digest authentication (RFC 7616, RFC 8760; RFC 2069 for challenges without qop, as chan_sip sends).
+//! Digest authentication (RFC 7616, RFC 8760; RFC 2069 for challenges without qop, as chan_sip
+//! sends).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use md5::Md5;
@@ -72,7 +73,8 @@ pub enum ChallengeError {
 }
 
 impl Challenge {
-    /// A `WWW-Authenticate` or `Proxy-Authenticate` value; `None` when it is not one that we can answer.
+    /// A `WWW-Authenticate` or `Proxy-Authenticate` value; `None` when it is not one that we can
+    /// answer.
     pub fn parse(value: &str) -> Option<Challenge> {
         let fields = parse_fields(value)?;
         let get = |name: &str| fields.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());

@@ -1,4 +1,5 @@
-//! The agent's sockets: one UDP socket and one TCP listener for all PBXs. Turns the agent's events into
+//! The agent's sockets: one UDP socket and one TCP listener for all PBXs. Turns the agent's events
+//! into
 //! [`Offer`]s and signals, and the calls' requests into commands. Owns I/O.
 
 use std::collections::HashMap;
@@ -64,8 +65,8 @@ pub struct EndpointHandle {
 }
 
 impl EndpointHandle {
-    /// Takes no more calls and gives the registrations back; returns when that is done. Calls that are
-    /// up go on.
+    /// Takes no more calls and gives the registrations back; returns when that is done. Calls that
+    /// are up go on.
     pub async fn shutdown(&self) {
         let (done, wait) = oneshot::channel();
         if self.internal.send(Internal::Shutdown(done)).await.is_ok() {

@@ -145,7 +145,8 @@ impl NameAddr {
         let text = text.trim();
         let open = find_angle(text)?;
         let Some(open) = open else {
-            // addr-spec form: parameters belong to the header field, and neither ',' nor '?' may occur
+            // addr-spec form: parameters belong to the header field, and neither ',' nor '?' may
+            // occur
             let parts = split_outside(text, ';')?;
             let uri = parts[0];
             if uri.contains([',', '?', ' ', '\t', '"']) || !uri.contains(':') {
@@ -229,7 +230,8 @@ pub fn option_tags<'a>(values: impl Iterator<Item = &'a str>) -> Vec<String> {
     tags.map(|t| t.trim().to_ascii_lowercase()).filter(|t| !t.is_empty()).collect()
 }
 
-/// A delta-seconds value with parameters: `Session-Expires: 1800;refresher=uac`, `Retry-After: 5 (busy)`.
+/// A delta-seconds value with parameters: `Session-Expires: 1800;refresher=uac`, `Retry-After: 5
+/// (busy)`.
 pub fn parse_seconds(text: &str) -> Option<(u32, Vec<Param>)> {
     let parts = split_outside(text, ';')?;
     let number = parts[0].split(['(', ' ']).next()?;

@@ -1,5 +1,6 @@
-//! Watches a registrar's UDP port from a connected socket, because only that is told of ICMP errors:
-//! a PBX that is restarted may be away for less than the interval of OPTIONS. Owns a socket.
+//! Watches a registrar's UDP port from a connected socket, because only that is told of ICMP
+//! errors: a PBX that is restarted may be away for less than the interval of OPTIONS. Owns a
+//! socket.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -1,7 +1,7 @@
 //! SIP messages (RFC 3261 §7): read from bytes, checked, built and written.
 //!
-//! [`Message::parse`] reads what can be read and keeps the first fault, so that a bad request can be
-//! answered with the right status while a bad response is dropped.
+//! [`Message::parse`] reads what can be read and keeps the first fault, so that a bad request can
+//! be answered with the right status while a bad response is dropped.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::sip::header::{
@@ -201,8 +201,9 @@ impl Message {
         Some(self.get("Content-Type")?.split(';').next()?.trim().to_ascii_lowercase())
     }
 
-    /// Reads one message. On a datagram (`stream` false) octets after Content-Length are ignored and
-    /// too few of them are a fault (RFC 3261 §18.3); on a stream the caller has cut exactly one message.
+    /// Reads one message. On a datagram (`stream` false) octets after Content-Length are ignored
+    /// and too few of them are a fault (RFC 3261 §18.3); on a stream the caller has cut exactly one
+    /// message.
     ///
     /// # Errors
     /// [`Unreadable`] when there is nothing to answer: drop and count it.
@@ -341,11 +342,11 @@ fn unfold<'a>(
 ) -> Result<Vec<(String, String)>, Unreadable> {
     let mut headers: Vec<(String, String)> = Vec::new();
     for line in lines {
-        if line.contains(['\r', '\0']) {
+        if line.contains('\r') {
             // a value that is copied into our answer must not end a line for somebody else
-            bad(fault, "control character in a header line", 0);
+            bad(fault, "bare carriage return in a header line", 0);
         }
-        let line = line.replace(['\r', '\0'], " ");
+        let line = line.replace('\r', " ");
         if line.starts_with([' ', '\t']) {
             if let Some((_, value)) = headers.last_mut() {
                 value.push(' ');

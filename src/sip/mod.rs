@@ -1,8 +1,8 @@
 //! SIP user agent (RFC 3261 and friends), for one that lives beside a PBX.
 //!
-//! All of it is pure but [`endpoint`], [`tcp`] and [`knock`], which own the sockets, and [`resolve`],
-//! which asks the DNS:
-//! bytes and `now: Instant` go in, bytes and events come out. [`agent::Agent`] ties the parts together.
+//! All of it is pure but [`endpoint`], [`tcp`] and [`knock`], which own the sockets, and
+//! [`resolve`], which asks the DNS: bytes and `now: Instant` go in, bytes and events come out.
+//! [`agent::Agent`] ties the parts together.
 
 pub mod agent;
 pub mod dialog;

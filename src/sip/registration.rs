@@ -225,7 +225,8 @@ impl Registration {
                 };
                 self.refuse(now, code, hint, random);
             }
-            _ if matches!(self.state, State::Lost { .. }) => {} // still starting: ask again in a second
+            // still starting: it is asked again in a second
+            _ if matches!(self.state, State::Lost { .. }) => {}
             _ => {
                 let after = response.get("Retry-After").and_then(parse_seconds).map(|(s, _)| s);
                 self.wait(now, random);

@@ -1,5 +1,5 @@
-//! Looks a PBX's name up (SRV, then A and AAAA: RFC 3263 in brief) and finds our address on the route
-//! to it. Owns I/O; nothing here blocks the thread.
+//! Looks a PBX's name up (SRV, then A and AAAA: RFC 3263 in brief) and finds our address on the
+//! route to it. Owns I/O; nothing here blocks the thread.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

@@ -126,8 +126,9 @@ impl Remote {
         Err(error)
     }
 
-    /// Whether RTP may be sent there: nothing unspecified, multicast or link-local, and loopback only
-    /// when the PBX itself is on loopback (else an SDP could aim our RTP at this host's services).
+    /// Whether RTP may be sent there: nothing unspecified, multicast or link-local, and loopback
+    /// only when the PBX itself is on loopback (else an SDP could aim our RTP at this host's
+    /// services).
     pub fn is_acceptable(&self, signalling: IpAddr) -> bool {
         let ip = self.rtp.ip();
         if ip.is_unspecified() {
@@ -160,7 +161,8 @@ impl Remote {
     }
 }
 
-/// Our offer: both codecs, PCMU first (for INVITEs and re-INVITEs without SDP, and for calls we make).
+/// Our offer: both codecs, PCMU first (for INVITEs and re-INVITEs without SDP, and for calls we
+/// make).
 pub fn offer(local: &Local, codecs: &[Codec]) -> String {
     let codecs: Vec<(Codec, u8)> = codecs.iter().map(|c| (*c, c.payload_type())).collect();
     session_part(local) + &audio_part(local, &codecs, Some(101), Direction::SendRecv)
@@ -175,7 +177,8 @@ fn session_part(local: &Local) -> String {
     let ip = local.rtp.ip();
     let family = if ip.is_ipv4() { "IP4" } else { "IP6" };
     format!(
-        "v=0\r\no=trunkless {} {} IN {family} {ip}\r\ns=trunkless\r\nc=IN {family} {ip}\r\nt=0 0\r\n",
+        "v=0\r\no=trunkless {} {} IN {family} {ip}\r\ns=trunkless\r\n\
+         c=IN {family} {ip}\r\nt=0 0\r\n",
         local.session_id, local.version
     )
 }
@@ -204,6 +207,8 @@ fn audio(session: &Session, media: &Media) -> Result<Remote, SdpError> {
     let address = connection.ok_or(SdpError::Address)?.connection_address.as_str();
     let ip: IpAddr =
         address.split('/').next().unwrap_or("").parse().map_err(|_| SdpError::Address)?;
+    // an IPv4-mapped address is judged, and sent to, as what it stands for
+    let ip = ip.to_canonical();
     let types: Vec<u8> =
         media.fmt.split_ascii_whitespace().filter_map(|t| t.parse().ok()).collect();
     let mapped = |pt: u8| -> Option<String> {
@@ -334,6 +339,8 @@ mod tests {
             let remote = parse(&ASTERISK.replace("c=IN IP4 10.0.0.2", &format!("c=IN IP4 {ip}")));
             assert!(!remote.unwrap().is_acceptable(pbx), "{ip}");
         }
+        let mapped = ASTERISK.replace("c=IN IP4 10.0.0.2", "c=IN IP6 ::ffff:127.0.0.1");
+        assert!(!parse(&mapped).unwrap().is_acceptable(pbx));
         assert!(parse(ASTERISK).unwrap().is_acceptable(pbx));
     }
 

@@ -42,8 +42,8 @@ pub enum Due {
 }
 
 impl SessionTimer {
-    /// Reads an incoming request. `was` is the dialog's timer so far: a refresh keeps the roles where
-    /// it does not name a refresher.
+    /// Reads an incoming request. `was` is the dialog's timer so far: a refresh keeps the roles
+    /// where it does not name a refresher.
     pub fn asked(request: &Message, was: Option<&SessionTimer>, now: Instant) -> Asked {
         let Some(value) = request.get("Session-Expires") else { return Asked::Nothing };
         let Some((interval_s, params)) = parse_seconds(value) else { return Asked::Nothing };

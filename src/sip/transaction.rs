@@ -164,8 +164,8 @@ impl Client {
         }
     }
 
-    /// A response has come. True when the user should see it: retransmitted finals are absorbed, but
-    /// not 2xx to INVITE, each of which wants its ACK (RFC 6026 §7.2).
+    /// A response has come. True when the user should see it: retransmitted finals are absorbed,
+    /// but not 2xx to INVITE, each of which wants its ACK (RFC 6026 §7.2).
     pub fn on_response(&mut self, now: Instant, code: u16) -> bool {
         let open = matches!(self.state, State::Calling | State::Trying | State::Proceeding);
         if code < 200 {

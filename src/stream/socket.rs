@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::io;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -218,6 +219,8 @@ fn closed(error: &tungstenite::Error) -> Closed {
     use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
     match error {
         E::ConnectionClosed | E::AlreadyClosed => Closed::Orderly("closed".into()),
+        // the kernel has found out first that nothing is taken (TCP_USER_TIMEOUT)
+        E::Io(why) if why.kind() == io::ErrorKind::TimedOut => Closed::Stalled,
         E::Io(_) | E::Protocol(ResetWithoutClosingHandshake) => Closed::Failed(error.to_string()),
         _ => Closed::Protocol(error.to_string()),
     }

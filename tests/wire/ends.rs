@@ -132,3 +132,18 @@ async fn a_second_call_is_not_disturbed_by_the_end_of_the_first() {
     second.bye().await;
     second_stream.stopped().await;
 }
+
+#[tokio::test]
+async fn an_ai_that_never_says_goodbye_does_not_hold_up_the_next_call() {
+    let rig = Rig::new("[calls]\nmax = 1").await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    call.invite().await;
+    // accepted by hand: nobody answers the close frame
+    let mut handshake = rig.ai.handshake().await;
+    handshake.accept().await;
+    call.answered().await;
+    call.bye().await;
+    let (mut next, stream) = rig.call().await;
+    next.bye().await;
+    stream.stopped().await;
+}

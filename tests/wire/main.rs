@@ -11,6 +11,17 @@ mod stream;
 mod strict;
 mod wav;
 
+mod answer;
 mod audio;
+mod dtmf;
 mod ends;
+mod garbage;
+mod handshake;
+mod hold;
+mod lifecycle;
+mod limits;
 mod marks;
+mod network;
+mod recording;
+mod registration;
+mod signalling;

@@ -82,6 +82,8 @@ impl Media {
     /// Says frames `frames` of call `number`, one each 20 ms.
     pub async fn say(&self, to: SocketAddr, talker: &mut Talker, number: u32, frames: Range<u32>) {
         let mut ticks = interval(Duration::from_millis(20));
+        // after a pause; the timestamps may have stood still meanwhile
+        talker.marker = true;
         for index in frames {
             let due = ticks.tick().await;
             if due.elapsed() > LATE {

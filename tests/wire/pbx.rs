@@ -64,23 +64,34 @@ pub struct Pbx {
     pub address: SocketAddr,
     wire: Wire,
     shared: Arc<Shared>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Pbx {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Pbx {
     pub async fn udp(ip: IpAddr) -> Pbx {
-        let socket = Arc::new(UdpSocket::bind((ip, 0)).await.unwrap());
+        Pbx::udp_at(SocketAddr::new(ip, 0)).await
+    }
+
+    pub async fn udp_at(address: SocketAddr) -> Pbx {
+        let socket = Arc::new(UdpSocket::bind(address).await.unwrap());
         let (address, shared) = (socket.local_addr().unwrap(), Shared::new());
         let wire = Wire::Udp(socket.clone());
-        tokio::spawn(serve_udp(socket, wire.clone(), shared.clone()));
-        Pbx { address, wire, shared }
+        let task = tokio::spawn(serve_udp(socket, wire.clone(), shared.clone()));
+        Pbx { address, wire, shared, task }
     }
 
     pub async fn tcp(ip: IpAddr) -> Pbx {
         let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let (address, shared) = (listener.local_addr().unwrap(), Shared::new());
         let wire = Wire::Tcp(Arc::default());
-        tokio::spawn(serve_tcp(listener, wire.clone(), shared.clone()));
-        Pbx { address, wire, shared }
+        let task = tokio::spawn(serve_tcp(listener, wire.clone(), shared.clone()));
+        Pbx { address, wire, shared, task }
     }
 
     /// From now on requests are answered with what `answer` gives.
@@ -109,7 +120,12 @@ impl Pbx {
         self.shared.inbox.within(time, |inbox| take(inbox, wanted)).await.is_none()
     }
 
-    /// Waits for the first REGISTER.
+    /// Whether nothing comes that has not been taken out yet, for `time`.
+    pub async fn hears_nothing(&self, time: Duration) -> bool {
+        self.shared.inbox.within(time, |inbox| inbox.pop()).await.is_none()
+    }
+
+    /// Waits for the next REGISTER.
     pub async fn registered(&self) -> Message {
         self.request("REGISTER").await
     }
@@ -134,6 +150,29 @@ impl Pbx {
             rtp: None,
             talker: Talker::new(number),
             media,
+        }
+    }
+}
+
+impl Pbx {
+    /// A call with the names of another one, which is not ours.
+    pub async fn forge(&self, of: &Call) -> Call {
+        Call {
+            wire: self.wire.clone(),
+            shared: self.shared.clone(),
+            bridge: of.bridge,
+            local: self.address,
+            id: of.id.clone(),
+            tag: of.tag.clone(),
+            to_tag: of.to_tag.clone(),
+            target: of.target.clone(),
+            cseq: of.cseq + 10,
+            invite_branch: of.invite_branch.clone(),
+            headers: String::new(),
+            offer: None,
+            rtp: of.rtp,
+            talker: of.talker.clone(),
+            media: Media::open(self.address.ip()).await,
         }
     }
 }

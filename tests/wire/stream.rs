@@ -78,7 +78,8 @@ impl Stream {
     pub fn new(socket: WebSocketStream<TcpStream>, raw: std::net::TcpStream) -> Stream {
         let (writer, messages) = socket.split();
         let told = Arc::new(Log::new());
-        let reader = tokio::spawn(read(messages, told.clone()));
+        let end = raw.try_clone().unwrap();
+        let reader = tokio::spawn(read(messages, end, told.clone()));
         Stream {
             account_sid: String::new(),
             call_sid: String::new(),
@@ -312,8 +313,12 @@ fn numbered(told: &[Told]) -> impl Iterator<Item = (u64, u32)> {
     })
 }
 
-/// Reads until the connection ends.
-async fn read(mut messages: SplitStream<WebSocketStream<TcpStream>>, told: Arc<Log<Told>>) {
+/// Reads until the connection ends, and then ends it from this side too, as servers do.
+async fn read(
+    mut messages: SplitStream<WebSocketStream<TcpStream>>,
+    raw: std::net::TcpStream,
+    told: Arc<Log<Told>>,
+) {
     let mut checker = Checker::default();
     while let Some(Ok(message)) = messages.next().await {
         let at = Instant::now();
@@ -325,5 +330,6 @@ async fn read(mut messages: SplitStream<WebSocketStream<TcpStream>>, told: Arc<L
         };
         told.push(Told { at, what });
     }
+    let _ = raw.shutdown(std::net::Shutdown::Both);
     told.push(Told { at: Instant::now(), what: What::End });
 }

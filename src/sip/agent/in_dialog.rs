@@ -277,8 +277,8 @@ impl Agent {
 }
 
 impl super::Call {
-    /// Makes our SDP for `remote`'s offer, or our offer. The version counts up when the text changes
-    /// (RFC 3264 §8).
+    /// Makes our SDP for `remote`'s offer, or our offer. The version counts up when the text
+    /// changes (RFC 3264 §8).
     pub(super) fn update_sdp(&mut self, remote: Option<&Remote>) {
         let Some(local) = &mut self.local else { return };
         let make = |local: &sdp::Local| match remote {

@@ -188,7 +188,8 @@ impl Agent {
                 self.send_bye(now, key, "Q.850;cause=102;text=\"session refresh failed\"");
                 self.end_call(key, CallEnd::Lost);
             }
-            // only a higher minimum is a reason to ask again at once: else both could go on for ever
+            // only a higher minimum is a reason to ask again at once: else both could go on for
+            // ever
             422 if call.raise_session_timer(response) => self.refresh(now, key),
             // no UPDATE after all: the timer, not moved on, asks again at once, by re-INVITE
             405 | 501 if call.peer_allows_update => {

@@ -1,3 +1,5 @@
+//! Registration in virtual time, with a registrar that answers as each test says.
+
 use super::*;
 use crate::testing::start;
 

@@ -33,9 +33,9 @@ fn a_call_is_offered_answered_and_hung_up_by_the_pbx() {
     assert!(String::from_utf8_lossy(&ok.body).contains("m=audio 20000 RTP/AVP 0 101"));
 
     let tag = ok.to().unwrap().tag().unwrap().to_owned();
-    rig.pbx(&Text::new("ACK", 10).to_tag(&tag));
+    rig.pbx(&Text::new("ACK", 10).tagged(&tag));
     assert!(matches!(rig.events()[..], [Event::Acked { .. }]));
-    let with_cause = Text::new("BYE", 11).to_tag(&tag).line("Reason: Q.850;cause=16");
+    let with_cause = Text::new("BYE", 11).tagged(&tag).line("Reason: Q.850;cause=16");
     rig.pbx(&with_cause);
     assert_eq!(rig.told(), ["200"]);
     assert_eq!(rig.ended(), Some(CallEnd::Bye { cause: Some(16) }));
@@ -171,7 +171,7 @@ fn a_bye_before_the_answer_refuses_the_invite() {
     let call = rig.offered();
     rig.command(Command::Ringing { call });
     let tag = rig.sent().last().unwrap().to().unwrap().tag().unwrap().to_owned();
-    rig.pbx(&Text::new("BYE", 11).to_tag(&tag));
+    rig.pbx(&Text::new("BYE", 11).tagged(&tag));
     assert_eq!(rig.told(), ["200", "487"]);
     assert_eq!(rig.ended(), Some(bye()));
     rig.assert_empty();

@@ -64,7 +64,7 @@ fn the_other_side_hangs_up() {
     rig.told();
     let tag = invite.from().unwrap().tag().unwrap().to_owned();
     let bye = Text { from_tag: "pbx".to_owned(), ..Text::new("BYE", 1) };
-    rig.pbx(&bye.to_tag(&tag).call_id(invite.call_id()));
+    rig.pbx(&bye.tagged(&tag).call_id(invite.call_id()));
     assert_eq!(rig.told(), ["200"]);
     assert_eq!(rig.ended(), Some(CallEnd::Bye { cause: None }));
     rig.assert_empty();

@@ -98,7 +98,7 @@ fn what_cannot_be_answered_is_dropped() {
 #[test]
 fn an_ack_is_never_answered() {
     let mut rig = Rig::trunk();
-    rig.pbx(&Text::new("ACK", 10).to_tag("x"));
+    rig.pbx(&Text::new("ACK", 10).tagged("x"));
     rig.feed(PBX, &Text::new("ACK", 10).render().replace("CSeq: 10 ACK", "CSeq: 10 BYE"));
     assert_eq!(rig.told(), [""; 0]);
     rig.assert_empty();
@@ -191,7 +191,7 @@ fn wrong_tags_and_old_numbers() {
     let dialog = rig.up();
     rig.pbx(&Text { from_tag: "other".to_owned(), ..dialog.request("BYE", 11) });
     assert_eq!(rig.told(), ["481"]);
-    rig.pbx(&Text::new("BYE", 12).to_tag("other"));
+    rig.pbx(&Text::new("BYE", 12).tagged("other"));
     assert_eq!(rig.told(), ["481"]);
     rig.pbx(&dialog.request("BYE", 13).call_id("call-2"));
     assert_eq!(rig.told(), ["481"]);

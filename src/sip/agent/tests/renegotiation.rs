@@ -171,7 +171,7 @@ fn a_reinvite_before_the_answer_or_after_the_end() {
     let call = rig.offered();
     rig.command(Command::Ringing { call });
     let tag = rig.sent().last().unwrap().to().unwrap().tag().unwrap().to_owned();
-    let early = |method, number| Text::new(method, number).to_tag(&tag);
+    let early = |method, number| Text::new(method, number).tagged(&tag);
     rig.pbx(&early("INVITE", 11).sdp(&sdp(4000, "sendrecv")));
     rig.pbx(&early("UPDATE", 12).sdp(&sdp(4000, "sendrecv")));
     let sent = rig.sent();

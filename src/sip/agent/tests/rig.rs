@@ -86,7 +86,7 @@ impl Text {
         self
     }
 
-    pub fn to_tag(mut self, tag: &str) -> Text {
+    pub fn tagged(mut self, tag: &str) -> Text {
         self.to_tag = Some(tag.to_owned());
         self
     }
@@ -128,7 +128,7 @@ pub struct Dialog {
 
 impl Dialog {
     pub fn request(&self, method: &'static str, number: u32) -> Text {
-        Text::new(method, number).to_tag(&self.tag).call_id(&self.call_id)
+        Text::new(method, number).tagged(&self.tag).call_id(&self.call_id)
     }
 
     /// An ACK to a 2xx: a transaction of its own.

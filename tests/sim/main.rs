@@ -1,0 +1,171 @@
+//! Whole calls in virtual time over a seeded bad network. Each test prints its seed.
+
+mod world;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use trunkless::call::end::EndReason;
+use trunkless::call::words::Input;
+use trunkless::peer::pattern;
+use trunkless::stream::FromAi;
+use trunkless::stream::socket::Closed;
+use world::{Network, World, seeded::Random};
+
+/// The AI's timeline has no gap, whatever has happened.
+fn assert_clock(world: &World) {
+    for (n, (t_ms, _)) in world.heard.ai.iter().enumerate() {
+        assert_eq!(*t_ms, n as u64 * 20, "frame {n}");
+    }
+}
+
+/// Numbers only rise: nothing is heard twice or out of order.
+fn assert_order(world: &World) {
+    let numbers: Vec<u32> = world.heard.ai.iter().filter_map(|(_, n)| *n).collect();
+    assert!(numbers.windows(2).all(|w| w[0] < w[1]), "out of order");
+}
+
+#[test]
+fn a_good_network_loses_nothing() {
+    let mut world = World::new(1, Network::default());
+    world.run_to(60_000);
+    assert_clock(&world);
+    let numbers: Vec<u32> = world.heard.ai.iter().filter_map(|(_, n)| *n).collect();
+    assert_eq!(numbers, (0..numbers.len() as u32).collect::<Vec<_>>());
+    assert_eq!(world.heard.ai.len(), 3001);
+}
+
+#[test]
+fn loss_is_counted_exactly_and_takes_no_time_away() {
+    for (seed, loss) in [(2, 10), (3, 50), (4, 200)] {
+        let network = Network { loss, jitter: Duration::from_millis(5), ..Network::default() };
+        let mut world = World::new(seed, network);
+        world.run_to(60_000);
+        assert_clock(&world);
+        assert_order(&world);
+        let frames = world.heard.ai.len() as i64;
+        assert!((frames - 3000).abs() <= 5, "{frames} frames in 60 s");
+        let counted = world.call.summary(world.now).received.sequence.lost;
+        assert!(counted.abs_diff(world.lost) <= 3, "counted {counted}, lost {}", world.lost);
+        let heard = world.heard.ai.iter().filter(|(_, n)| n.is_some()).count() as u64;
+        assert!(heard + world.lost >= 2990, "{heard} heard of 3000 with {} lost", world.lost);
+    }
+}
+
+#[test]
+fn jitter_reorder_and_duplicates_within_the_wait_lose_nothing() {
+    for seed in 10..20 {
+        let jitter = Duration::from_millis(38);
+        let network = Network { jitter, duplicate: 50, ..Network::default() };
+        let mut world = World::new(seed, network);
+        world.run_to(30_000);
+        assert_clock(&world);
+        let numbers: Vec<u32> = world.heard.ai.iter().filter_map(|(_, n)| *n).collect();
+        assert_eq!(numbers, (0..numbers.len() as u32).collect::<Vec<_>>(), "seed {seed}");
+        assert!(world.call.summary(world.now).received.sequence.duplicates > 0);
+    }
+}
+
+#[test]
+fn heavy_jitter_is_late_but_never_out_of_order() {
+    for seed in 20..25 {
+        let jitter = Duration::from_millis(300);
+        let mut world = World::new(seed, Network { jitter, loss: 20, ..Network::default() });
+        world.run_to(60_000);
+        assert_clock(&world);
+        assert_order(&world);
+        let frames = world.heard.ai.len() as i64;
+        assert!((frames - 3000).abs() <= 25, "{frames} frames in 60 s");
+    }
+}
+
+#[test]
+fn an_hour_of_drift_builds_no_delay() {
+    for drift_ppm in [-200, 200] {
+        let mut world = World::new(30, Network { drift_ppm, ..Network::default() });
+        world.run_to(3_600_000);
+        assert_clock(&world);
+        let numbers: Vec<u32> = world.heard.ai.iter().filter_map(|(_, n)| *n).collect();
+        assert_eq!(numbers, (0..numbers.len() as u32).collect::<Vec<_>>());
+        let sent = 180_000 + 180_000 * drift_ppm / 1_000_000;
+        assert!((numbers.len() as i64 - sent).abs() <= 2, "{} of {sent}", numbers.len());
+    }
+}
+
+#[test]
+fn what_the_ai_says_is_paced_whatever_the_sizes() {
+    for seed in 40..45 {
+        let mut world = World::new(seed, Network::default());
+        world.run_to(1_003);
+        let mut sizes = Random(seed);
+        let all: Vec<u8> = (0..500).flat_map(|n| pattern::frame(9, n)).collect();
+        let mut rest = &all[..];
+        while !rest.is_empty() {
+            let n = (1 + sizes.below(3000) as usize).min(rest.len());
+            world.say(FromAi::Audio(Bytes::copy_from_slice(&rest[..n])));
+            rest = &rest[n..];
+        }
+        world.say(FromAi::Mark("end".into()));
+        world.run_to(13_000);
+        let said: Vec<&(f64, u32, Option<u32>)> =
+            world.heard.caller.iter().filter(|(_, _, n)| n.is_some()).collect();
+        let numbers: Vec<u32> = said.iter().filter_map(|(_, _, n)| *n).collect();
+        assert_eq!(numbers, (0..500).collect::<Vec<_>>());
+        assert!(said[0].0 < 1_004.0, "the first frame goes at once: {}", said[0].0);
+        for pair in said.windows(2) {
+            assert!((pair[1].0 - pair[0].0 - 20.0).abs() < 0.01, "{pair:?}");
+        }
+        let (at, name) = &world.heard.marks[0];
+        assert_eq!((name.as_str(), *at), ("end", said[499].0));
+        for pair in world.heard.caller.windows(2) {
+            assert_eq!(pair[1].1.wrapping_sub(pair[0].1), 160, "no gap in our timestamps");
+        }
+    }
+}
+
+#[test]
+fn clear_works_on_the_next_packet() {
+    let mut world = World::new(50, Network::default());
+    world.run_to(1_000);
+    let all: Vec<u8> = (0..500).flat_map(|n| pattern::frame(9, n)).collect();
+    world.say(FromAi::Audio(Bytes::from(all)));
+    for name in ["a", "b"] {
+        world.say(FromAi::Mark(name.into()));
+    }
+    world.run_to(2_010);
+    world.say(FromAi::Clear);
+    let names: Vec<&str> = world.heard.marks.iter().map(|(_, n)| n.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    let before = world.heard.caller.iter().filter(|(_, _, n)| n.is_some()).count();
+    world.run_to(3_000);
+    let after = world.heard.caller.iter().filter(|(_, _, n)| n.is_some()).count();
+    assert_eq!(after, before, "no old audio after the clear");
+    let silent = world.heard.caller.iter().filter(|(at, ..)| *at > 2_010.0).count();
+    assert!((48..=50).contains(&silent), "{silent} packets of silence in the second after it");
+}
+
+#[test]
+fn rtp_that_stops_ends_the_call_after_the_limit() {
+    let mut world = World::new(60, Network { loss: 1000, ..Network::default() });
+    world.run_to(29_000);
+    assert_eq!(world.heard.ended, None);
+    assert_eq!(world.heard.ai.len(), 1448, "silence, up to 40 ms before now");
+    world.run_to(31_000);
+    assert_eq!(world.heard.ended, Some(EndReason::MediaTimeout));
+}
+
+#[test]
+fn endings() {
+    let table = [
+        (Closed::Orderly("1000".into()), EndReason::AiHangup),
+        (Closed::Failed("reset".into()), EndReason::AiClosed),
+        (Closed::Protocol("junk".into()), EndReason::AiProtocol),
+        (Closed::Stalled, EndReason::AiTimeout),
+    ];
+    for (closed, reason) in table {
+        let mut world = World::new(70, Network::default());
+        world.run_to(500);
+        world.feed(Input::AiClosed(&closed));
+        assert_eq!(world.heard.ended, Some(reason));
+    }
+}

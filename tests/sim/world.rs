@@ -1,0 +1,211 @@
+//! A PBX, a call and an AI in virtual time, with a seeded bad network between PBX and call.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use trunkless::call::core::Call;
+use trunkless::call::end::EndReason;
+use trunkless::call::words::{Input, Output, Seeds};
+use trunkless::call::{AnswerWhen, CallConfig, RemoteMedia};
+use trunkless::media::g711::Law;
+use trunkless::media::playout::Budget;
+use trunkless::media::receiver::Format;
+use trunkless::media::rtp::Packet;
+use trunkless::media::sender::Sender;
+use trunkless::peer::pattern;
+use trunkless::stream::connect::{Target, TargetOptions};
+use trunkless::stream::{FromAi, ToAi};
+
+/// What the way from the PBX does to packets. Chances are per thousand.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Network {
+    pub loss: u32,
+    pub duplicate: u32,
+    /// Each packet is late by up to so much.
+    pub jitter: Duration,
+    /// The caller's clock is faster by so many parts per million.
+    pub drift_ppm: i64,
+}
+
+pub fn config() -> CallConfig {
+    let target = Target::new("ws://ai.test", &TargetOptions::default()).expect("a URL");
+    CallConfig {
+        target,
+        account_sid: "AC0".into(),
+        parameters: Vec::new(),
+        answer: AnswerWhen::AiReady,
+        answer_wait: Duration::from_secs(2),
+        ringing: false,
+        drain_on_close: Duration::ZERO,
+        prompt: None,
+        max_duration: Duration::from_secs(6 * 3600),
+        silent_timeout: Duration::ZERO,
+        media_timeout: Duration::from_secs(30),
+        reorder_wait: Duration::from_millis(40),
+        playout_bytes: 4_800_000,
+        playout_budget: Budget::new(1 << 30),
+        recorder: None,
+    }
+}
+
+/// What came out, with its time in ms since the answer.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// `timestamp` of each media message, and the number of the frame in it where it is numbered.
+    pub ai: Vec<(u64, Option<u32>)>,
+    pub digits: String,
+    pub marks: Vec<(f64, String)>,
+    /// Time, RTP timestamp, number.
+    pub caller: Vec<(f64, u32, Option<u32>)>,
+    pub ended: Option<EndReason>,
+}
+
+pub struct World {
+    pub call: Call,
+    pub now: Instant,
+    pub t0: Instant,
+    pub heard: Heard,
+    /// Packets that the network has lost.
+    pub lost: u64,
+    network: Network,
+    random: seeded::Random,
+    sender: Sender,
+    sent: u64,
+    on_the_way: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>>,
+    /// Numbered frames begin at 0 and go on while this is true.
+    pub talking: bool,
+    number: u32,
+}
+
+/// A small generator, so that a seed repeats a run.
+pub mod seeded {
+    pub struct Random(pub u64);
+
+    impl Random {
+        pub fn below(&mut self, limit: u64) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0 % limit.max(1)
+        }
+    }
+}
+
+pub fn pbx() -> SocketAddr {
+    "10.0.0.2:4000".parse().expect("an address")
+}
+
+impl World {
+    /// A call that is answered, with the AI's stream started, at time 0.
+    pub fn new(seed: u64, network: Network) -> World {
+        println!("seed {seed}, {network:?}");
+        let now = Instant::now();
+        let remote = RemoteMedia {
+            rtp: pbx(),
+            rtcp: "10.0.0.2:4001".parse().expect("an address"),
+            format: Format { law: Law::Mu, payload_type: 0, dtmf_payload_type: Some(101) },
+            wants_audio: true,
+        };
+        let seeds = Seeds { ssrc: 1, sequence: 65_000, timestamp: u32::MAX - 5000 };
+        let config = config();
+        let call = Call::new(now, &config, pbx().ip(), Some(remote), seeds, "sim".into());
+        let mut world = World {
+            call,
+            now,
+            t0: now,
+            heard: Heard::default(),
+            lost: 0,
+            network,
+            random: seeded::Random(seed | 1),
+            sender: Sender::new(7, 65_500, 0),
+            sent: 0,
+            on_the_way: BinaryHeap::new(),
+            talking: true,
+            number: 0,
+        };
+        world.feed(Input::AiOpen);
+        world
+    }
+
+    pub fn feed(&mut self, input: Input<'_>) {
+        self.call.handle(self.now, input);
+        let ms = (self.now - self.t0).as_secs_f64() * 1000.0;
+        while let Some(output) = self.call.poll() {
+            match output {
+                Output::Ai(ToAi::Audio { samples, t_ms }) => {
+                    self.heard.ai.push((t_ms, pattern::read(&samples).map(|(_, n)| n)));
+                }
+                Output::Ai(ToAi::Digit(digit)) => self.heard.digits.push(digit),
+                Output::Ai(ToAi::Mark(name)) => self.heard.marks.push((ms, name)),
+                Output::Rtp { packet, .. } => {
+                    let packet = Packet::parse(&packet).expect("RTP");
+                    let number = pattern::read(packet.payload).map(|(_, n)| n);
+                    self.heard.caller.push((ms, packet.timestamp, number));
+                }
+                Output::Ended(reason) => self.heard.ended = Some(reason),
+                _ => {}
+            }
+        }
+    }
+
+    pub fn say(&mut self, message: FromAi) {
+        self.feed(Input::Ai(message));
+    }
+
+    /// When the caller's next packet leaves the PBX.
+    fn next_packet(&self) -> Instant {
+        let ideal = self.sent as i64 * 20_000;
+        let micros = ideal - ideal * self.network.drift_ppm / 1_000_000;
+        self.t0 + Duration::from_micros(micros as u64)
+    }
+
+    fn send_packet(&mut self) {
+        let mut packet = Vec::new();
+        let samples = match self.talking {
+            true => {
+                self.number += 1;
+                pattern::frame(7, self.number - 1)
+            }
+            false => [0xff; 160],
+        };
+        self.sender.audio(0, self.sent, &samples, self.sent == 0, &mut packet);
+        self.sent += 1;
+        let leaves = self.now;
+        if self.random.below(1000) < u64::from(self.network.loss) {
+            self.lost += 1;
+            return;
+        }
+        let copies = 1 + u32::from(self.random.below(1000) < u64::from(self.network.duplicate));
+        for _ in 0..copies {
+            let delay = self.random.below(self.network.jitter.as_micros() as u64 + 1);
+            let at = leaves + Duration::from_micros(delay);
+            self.on_the_way.push(Reverse((at, self.sent, packet.clone())));
+        }
+    }
+
+    /// Lets time pass until `ms` after the answer.
+    pub fn run_to(&mut self, ms: u64) {
+        let end = self.t0 + Duration::from_millis(ms);
+        loop {
+            let arrival = self.on_the_way.peek().map(|Reverse((at, ..))| *at);
+            let times = [Some(self.next_packet()), arrival, self.call.next_timeout()];
+            let next = times.into_iter().flatten().min().expect("the caller always talks");
+            if next > end || self.heard.ended.is_some() {
+                self.now = end;
+                return;
+            }
+            self.now = self.now.max(next);
+            if arrival.is_some_and(|at| at <= self.now) {
+                if let Some(Reverse((_, _, data))) = self.on_the_way.pop() {
+                    self.feed(Input::Rtp { from: pbx(), data: &data });
+                }
+            } else if self.next_packet() <= self.now {
+                self.send_packet();
+            } else {
+                self.feed(Input::Timeout { unix: Duration::from_secs(1_800_000_000) });
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The house rules that can be read off the text: who imports whom, sizes, words, purity.
+
+use std::path::{Path, PathBuf};
+
+/// Who may import whom: the part of the tree, and the modules of ours that it may name. The first
+/// row that fits counts. ARCHITECTURE.md has the same table.
+const IMPORTS: &[(&str, &[&str])] = &[
+    ("media/", &["media"]),
+    ("stream/", &["media", "stream", "telemetry"]),
+    ("record/", &["media", "record", "telemetry"]),
+    ("sip/endpoint", &["sip", "call", "media", "telemetry"]),
+    ("sip/translate", &["sip", "call", "media"]),
+    ("sip/", &["sip"]),
+    ("ari/client", &["ari", "call", "media", "telemetry"]),
+    ("ari/", &["ari"]),
+    ("call/", &["call", "media", "stream", "record", "telemetry"]),
+    ("control/", &["control", "call", "telemetry"]),
+    ("vicidial/", &["vicidial", "call", "telemetry"]),
+    ("peer/", &["peer", "sip", "media", "stream"]),
+    ("config/", &["config"]),
+    ("telemetry", &[]),
+    ("cli/", &["cli", "app", "config", "peer"]),
+];
+
+/// Modules that touch neither socket nor clock, task or file.
+const PURE: &[&str] = &[
+    "media/",
+    "sip/",
+    "call/core.rs",
+    "call/end.rs",
+    "stream/twilio.rs",
+    "record/wav.rs",
+    "peer/pattern.rs",
+    "peer/registrar.rs",
+];
+/// Files of those folders that own I/O, or only name the others.
+const NOT_PURE: &[&str] =
+    &["sip/endpoint", "sip/knock.rs", "sip/resolve.rs", "sip/tcp.rs", "sip/mod.rs", "media/mod.rs"];
+const DENIES: &str = "#![deny(clippy::disallowed_methods, clippy::disallowed_types)]";
+/// What only files that own I/O use.
+const IO: &[&str] = &[
+    "Instant::now",
+    "SystemTime::now",
+    "tokio::spawn",
+    "spawn_blocking",
+    "thread::spawn",
+    "UdpSocket",
+    "TcpStream",
+    "TcpListener",
+    "File::",
+    "fs::",
+    "getrandom::fill",
+];
+const NAMES: &[&str] = &["Manager", "Helper", "utils"];
+const STUBS: &[&str] = &["todo!", "unimplemented!", "dbg!", "#[ignore"];
+
+struct Source {
+    /// From `src` or `tests` on, with slashes.
+    path: String,
+    text: String,
+    in_src: bool,
+}
+
+impl Source {
+    /// What stands before the unit tests.
+    fn code(&self) -> &str {
+        let inline = self.text.find("#[cfg(test)]\nmod tests {");
+        &self.text[..inline.unwrap_or(self.text.len())]
+    }
+
+    fn is_test(&self) -> bool {
+        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
+    }
+
+    /// What waits for real time, on real machines.
+    fn is_e2e_or_bench(&self) -> bool {
+        ["e2e/", "bench/"].iter().any(|folder| self.path.starts_with(folder))
+    }
+
+    fn is(&self, list: &[&str]) -> bool {
+        self.in_src && list.iter().any(|start| self.path.starts_with(start))
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = Vec::new();
+    for (folder, in_src) in [("src", true), ("tests", false)] {
+        let mut open = vec![root.join(folder)];
+        while let Some(folder_path) = open.pop() {
+            for entry in std::fs::read_dir(&folder_path).expect("a folder") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() && !path.ends_with("target") {
+                    open.push(path);
+                } else if path.extension().is_some_and(|e| e == "rs") {
+                    let text = std::fs::read_to_string(&path).expect("a source file");
+                    all.push(Source { path: relative(&path, &root.join(folder)), text, in_src });
+                }
+            }
+        }
+    }
+    all.sort_by(|a, b| a.path.cmp(&b.path));
+    all
+}
+
+fn relative(path: &Path, root: &Path) -> String {
+    let path: PathBuf = path.strip_prefix(root).expect("within the folder").into();
+    path.to_string_lossy().replace('\\', "/")
+}
+
+/// Fails with all that was found.
+fn report(rule: &str, found: &[String]) {
+    assert!(found.is_empty(), "{rule}:\n{}", found.join("\n"));
+}
+
+/// The lines that are not comments, with their numbers.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let numbered = text.lines().enumerate().map(|(i, line)| (i + 1, line));
+    numbered.filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+#[test]
+fn imports() {
+    let mut found = Vec::new();
+    for source in sources().iter().filter(|s| s.in_src && !s.is_test()) {
+        let rule = IMPORTS.iter().find(|(start, _)| source.path.starts_with(start));
+        let Some((_, allowed)) = rule else { continue };
+        for (number, line) in lines(source.code()) {
+            let names = line.split("crate::").skip(1);
+            let names = names.map(|n| n.split(|c: char| !c.is_alphanumeric() && c != '_').next());
+            for name in names.flatten().filter(|n| !n.is_empty() && !allowed.contains(n)) {
+                found.push(format!("src/{}:{number}: crate::{name}", source.path));
+            }
+        }
+    }
+    report("imports that the table does not allow", &found);
+}
+
+#[test]
+fn sizes() {
+    let mut found = Vec::new();
+    for source in sources() {
+        let where_ = format!("{}/{}", if source.in_src { "src" } else { "tests" }, source.path);
+        let code = lines(source.code()).filter(|(_, line)| !line.trim().is_empty()).count();
+        if code > 400 && !source.is_test() {
+            println!("{where_}: {code} lines of code, the aim is 400");
+        }
+        if code > 500 {
+            found.push(format!("{where_}: {code} lines of code"));
+        }
+        for (number, line) in source.text.lines().enumerate() {
+            let width = line.chars().count();
+            if width > 100 && !line.contains("r#\"") && !line.contains("http") {
+                found.push(format!("{where_}:{}: {width} columns", number + 1));
+            }
+        }
+        found.extend(
+            functions(&source.text)
+                .into_iter()
+                .filter(|(_, n)| *n > 70)
+                .map(|(number, length)| format!("{where_}:{number}: a function of {length} lines")),
+        );
+    }
+    report("too large", &found);
+}
+
+/// First line and length of each function, by rustfmt's indentation.
+fn functions(text: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let all: Vec<&str> = text.lines().collect();
+    for (i, line) in all.iter().enumerate() {
+        let words = line.trim_start();
+        let is_fn = ["fn ", "pub fn ", "async fn ", "pub async fn ", "const fn ", "pub const fn "]
+            .iter()
+            .any(|start| words.starts_with(start))
+            || (words.starts_with("pub(") && words.contains(" fn "));
+        let indent = &line[..line.len() - words.len()];
+        let ends = |l: &&str| l.strip_prefix(indent).is_some_and(|l| l == "}");
+        let one_line = words.ends_with('}') || words.ends_with(';');
+        if is_fn
+            && !one_line
+            && let Some(length) = all[i..].iter().position(ends)
+        {
+            found.push((i + 1, length + 1));
+        }
+    }
+    found
+}
+
+#[test]
+fn words_and_stubs() {
+    let mut found = Vec::new();
+    for source in sources().iter().filter(|s| s.path != "tidy.rs") {
+        let folder = if source.in_src { "src" } else { "tests" };
+        for (number, line) in lines(&source.text) {
+            let place = format!("{folder}/{}:{number}", source.path);
+            let stub = STUBS.iter().find(|stub| line.contains(*stub));
+            found.extend(stub.map(|stub| format!("{place}: {stub}")));
+            let sleeps = line.contains("sleep(") && !source.is_e2e_or_bench();
+            if !source.in_src && sleeps {
+                found.push(format!("{place}: sleep"));
+            }
+            if source.in_src && line.contains("fn get_") {
+                found.push(format!("{place}: get_"));
+            }
+            let defines = ["struct ", "enum ", "trait ", "mod ", "type "];
+            if source.in_src && defines.iter().any(|d| line.contains(d)) {
+                let name = NAMES.iter().find(|name| line.contains(*name));
+                found.extend(name.map(|name| format!("{place}: {name}")));
+            }
+        }
+    }
+    report("words that this house does not use", &found);
+}
+
+#[test]
+fn each_file_says_what_it_is() {
+    let all = sources();
+    let silent = all.iter().filter(|s| s.in_src && !s.text.starts_with("//!"));
+    let silent: Vec<String> = silent.map(|s| format!("src/{}", s.path)).collect();
+    report("files without a first paragraph", &silent);
+}
+
+#[test]
+fn pure_modules_deny_io_and_the_others_own_it() {
+    let mut found = Vec::new();
+    for source in sources().iter().filter(|s| s.in_src && !s.is_test()) {
+        let place = format!("src/{}", source.path);
+        if source.is(PURE) && !source.is(NOT_PURE) {
+            if !source.text.lines().any(|line| line == DENIES) {
+                found.push(format!("{place}: is pure and does not deny I/O"));
+            }
+            continue;
+        }
+        if source.text.lines().any(|line| line == DENIES) {
+            continue;
+        }
+        let io = lines(source.code()).find(|(_, line)| IO.iter().any(|word| line.contains(word)));
+        let mut head = source.text.lines().take_while(|line| line.starts_with("//!"));
+        let says = head.any(|line| line.to_lowercase().contains("owns"));
+        if let (Some((number, line)), false) = (io, says) {
+            found.push(format!("{place}:{number}: does not say that it owns I/O: {line}"));
+        }
+    }
+    report("purity", &found);
+}

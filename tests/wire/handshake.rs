@@ -1,0 +1,80 @@
+//! What the AI learns before the first frame: the handshake's header fields, ids and parameters.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde_json::json;
+use sha1::Sha1;
+
+use crate::bridge::Rig;
+
+#[tokio::test]
+async fn the_handshake_is_signed_and_has_the_configured_headers() {
+    let config = "[ai]\nauth_token = \"token\"\nheaders = { Authorization = \"Bearer x\" }";
+    let rig = Rig::new(config).await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    call.invite().await;
+    let handshake = rig.ai.handshake().await.allow(&["x-twilio-signature", "authorization"]);
+    assert_eq!(handshake.get("Authorization"), Some("Bearer x"));
+    let mut mac = Hmac::<Sha1>::new_from_slice(b"token").unwrap();
+    mac.update(format!("ws://{}/media", rig.ai.address).as_bytes());
+    let expected = BASE64.encode(mac.finalize().into_bytes());
+    assert_eq!(handshake.get("X-Twilio-Signature"), Some(&*expected));
+    let stream = handshake.open().await.started().await;
+    call.answered().await;
+    call.bye().await;
+    stream.stopped().await;
+}
+
+#[tokio::test]
+async fn the_parameters_tell_who_calls_whom() {
+    let config = "[ai]\nparameters = { campaign = \"demo\", more = \"common\" }\n\
+                  [pbx.main.ai]\nparameters = { more = \"own\" }";
+    let rig = Rig::new(config).await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    let long = "é".repeat(600);
+    call.headers = format!("X-Lead-ID: 42\r\nx-quoted: a \"b\" \\c\r\nX-Long: {long}\r\n");
+    call.invite().await;
+    let stream = rig.ai.stream().await;
+    call.answered().await;
+    let expected = json!({
+        "from_number": "5550100",
+        "from_name": "Alice",
+        "to_number": "ai",
+        "sip_call_id": call.id,
+        "X-Lead-ID": "42",
+        "x-quoted": "a \"b\" \\c",
+        "X-Long": "é".repeat(499),
+        "campaign": "demo",
+        "more": "own",
+    });
+    assert_eq!(stream.parameters, expected);
+}
+
+#[tokio::test]
+async fn the_pbx_says_who_calls() {
+    let rig = Rig::new("[ai]\nx_headers = [\"X-Lead-ID\"]").await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    call.headers = "P-Asserted-Identity: \"Bob\" <sip:+15550177@pbx>\r\n\
+                    X-Lead-ID: 42\r\nX-Secret: no\r\n"
+        .to_owned();
+    call.invite().await;
+    let stream = rig.ai.stream().await;
+    call.answered().await;
+    let expected = json!({
+        "from_number": "+15550177",
+        "from_name": "Bob",
+        "to_number": "ai",
+        "sip_call_id": call.id,
+        "X-Lead-ID": "42",
+    });
+    assert_eq!(stream.parameters, expected);
+}
+
+#[tokio::test]
+async fn the_account_sid_may_be_configured() {
+    let sid = "AC0123456789abcdef0123456789abcdef";
+    let rig = Rig::new(&format!("[ai]\naccount_sid = \"{sid}\"")).await;
+    let (_call, stream) = rig.call().await;
+    assert_eq!(stream.account_sid, sid);
+}

@@ -1,0 +1,165 @@
+//! Times and amounts that end a call or are thrown away.
+
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::SinkExt as _;
+use serde_json::json;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use crate::bridge::{Net, Rig};
+use crate::log::pass;
+use crate::media::assert_continuous;
+use crate::pbx::{Pbx, sdp};
+use crate::stream::{AGENT, agent_frames};
+use crate::strict::Ai;
+use crate::wav::write_prompt;
+
+#[tokio::test]
+async fn an_ai_that_says_nothing_has_failed() {
+    let rig = Rig::new("[ai]\nsilent_timeout = \"300ms\"").await;
+    let (call, stream) = rig.call().await;
+    assert_eq!(call.hung_up().await, "Q.850;cause=38;text=\"ai_timeout\"");
+    stream.stopped().await;
+    assert_eq!(rig.bridge.end().await, "ai_timeout");
+}
+
+#[tokio::test]
+async fn an_ai_that_has_said_anything_may_be_silent() {
+    let rig = Rig::new("[ai]\nsilent_timeout = \"300ms\"").await;
+    let (mut call, stream) = rig.call().await;
+    stream.mark("here").await;
+    stream.listen(600).await;
+    call.bye().await;
+    stream.stopped().await;
+    assert_eq!(rig.bridge.end().await, "caller_hangup");
+}
+
+#[tokio::test]
+async fn a_silent_ai_is_told_to_stop_before_the_prompt() {
+    let (directory, prompt) = write_prompt(10);
+    let config = format!("[ai]\nsilent_timeout = \"200ms\"\n[calls]\nprompt = {prompt:?}");
+    let rig = Rig::new(&config).await;
+    let (call, stream) = rig.call().await;
+    call.hung_up().await;
+    assert_eq!(call.media.numbered(AGENT, 10).await, Vec::from_iter(1000..1010));
+    stream.stopped().await;
+    assert_eq!(rig.bridge.end().await, "ai_timeout");
+    drop(directory);
+}
+
+#[tokio::test]
+async fn no_rtp_for_long_ends_the_call() {
+    let rig = Rig::new("[calls]\nmedia_timeout = \"400ms\"").await;
+    let (mut call, stream) = rig.call().await;
+    call.say(0..25).await;
+    assert_eq!(stream.heard(25).await.len(), 25, "it lives while RTP comes");
+    assert_eq!(call.hung_up().await, "Q.850;cause=44;text=\"media_timeout\"");
+    stream.stopped().await;
+}
+
+#[tokio::test]
+async fn no_rtp_on_hold_and_right_after_it_is_no_fault() {
+    let rig = Rig::new("[calls]\nmedia_timeout = \"300ms\"").await;
+    let (mut call, stream) = rig.call().await;
+    call.reinvite("", &sdp(call.media.address(), "0", "inactive")).await;
+    stream.listen(600).await;
+    call.reinvite("", &sdp(call.media.address(), "0", "sendrecv")).await;
+    // the PBX needs a moment to send again
+    stream.listen(100).await;
+    call.say(0..10).await;
+    assert_eq!(stream.heard(10).await, Vec::from_iter(0..10));
+    assert_eq!(call.hung_up().await, "Q.850;cause=44;text=\"media_timeout\"");
+    stream.stopped().await;
+}
+
+#[tokio::test]
+async fn a_silent_ai_is_to_blame_even_on_hold() {
+    let rig =
+        Rig::new("[calls]\nmedia_timeout = \"200ms\"\n[ai]\nsilent_timeout = \"500ms\"").await;
+    let (mut call, stream) = rig.call().await;
+    call.reinvite("", &sdp(call.media.address(), "0", "inactive")).await;
+    assert_eq!(call.hung_up().await, "Q.850;cause=38;text=\"ai_timeout\"");
+    stream.stopped().await;
+}
+
+#[tokio::test]
+async fn no_call_is_longer_than_configured() {
+    let rig = Rig::new("[calls]\nmax_duration = \"400ms\"").await;
+    let (mut call, stream) = rig.call().await;
+    stream.play_frames(0..100).await;
+    call.say(0..10).await;
+    assert_eq!(call.hung_up().await, "Q.850;cause=16;text=\"max_duration\"");
+    stream.stopped().await;
+    let record = rig.bridge.record().await;
+    assert!(record.summary.talk >= Duration::from_millis(400));
+}
+
+#[tokio::test]
+async fn more_audio_than_may_be_queued_is_discarded_and_counted() {
+    let rig = Rig::new("[calls]\nplayout_minutes = 1").await;
+    let (mut call, stream) = rig.call().await;
+    stream.play(&vec![0x55; 70 * 8000]).await;
+    stream.mark("end").await;
+    call.media.until("audio", |h| !h.is_silence()).await;
+    stream.clear().await;
+    stream.marked("end").await;
+    stream.play_frames(0..3).await;
+    call.media.until("audio after the flood", |h| h.payload == agent_frames(2..3)).await;
+    call.bye().await;
+    assert_eq!(rig.bridge.record().await.summary.playout_discarded, 10 * 8000);
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_ends_the_call() {
+    let rig = Rig::new("").await;
+    let (call, stream) = rig.call().await;
+    // only the frame's head: 9 MiB are announced
+    let mut head = vec![0x81, 127];
+    head.extend_from_slice(&(9u64 << 20).to_be_bytes());
+    stream.write_raw(&head);
+    assert_eq!(call.hung_up().await, "Q.850;cause=111;text=\"ai_protocol\"");
+}
+
+#[tokio::test]
+async fn an_ai_that_never_reads_is_given_up_after_5_s_and_playout_is_not_held_up() {
+    let net = Net::new();
+    let ai = Ai::with_buffer(net.ai(), Some(2048)).await;
+    let rig = Rig::with(net, Pbx::udp(net.pbx()).await, ai, "").await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    call.invite().await;
+    let mut handshake = rig.ai.handshake().await;
+    handshake.accept().await;
+    call.answered().await;
+    let begin = Instant::now();
+    let mut socket = WebSocketStream::from_raw_socket(handshake.tcp, Role::Server, None).await;
+    let media = json!({"payload": BASE64.encode(agent_frames(0..250))});
+    let text = json!({"event": "media", "media": media}).to_string();
+    socket.send(Message::Text(text.into())).await.unwrap();
+    call.say(0..200).await;
+    assert_eq!(call.media.numbered(AGENT, 250).await, Vec::from_iter(0..250));
+    assert_continuous(&call.media.packets());
+    assert_eq!(call.hung_up().await, "Q.850;cause=38;text=\"ai_timeout\"");
+    assert!(begin.elapsed() > Duration::from_secs(5), "{:?}", begin.elapsed());
+    let record = rig.bridge.record().await;
+    assert!(record.ai.dropped_audio > 50, "{:?}", record.ai);
+}
+
+#[tokio::test]
+async fn an_ai_that_pauses_loses_the_oldest_audio_only() {
+    let net = Net::new();
+    let ai = Ai::with_buffer(net.ai(), Some(2048)).await;
+    let rig = Rig::with(net, Pbx::udp(net.pbx()).await, ai, "").await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    call.invite().await;
+    let mut handshake = rig.ai.handshake().await;
+    handshake.accept().await;
+    call.answered().await;
+    pass(Duration::from_millis(3000)).await;
+    call.bye().await;
+    let record = rig.bridge.record().await;
+    assert!((1..150).contains(&record.ai.dropped_audio), "{:?}", record.ai);
+}

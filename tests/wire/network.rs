@@ -1,0 +1,198 @@
+//! RTP as networks deliver it, and whose RTP is heard.
+
+use std::time::Duration;
+
+use trunkless::media::frame::SILENCE;
+use trunkless::peer::pattern;
+
+use crate::bridge::Rig;
+use crate::log::pass;
+use crate::media::{Media, Talker};
+use crate::pbx::{CALLER, Call};
+
+/// The packets of the caller's frames `frames`, not sent yet.
+fn packets(call: &mut Call, frames: std::ops::Range<u32>) -> Vec<Vec<u8>> {
+    frames.map(|index| call.talker.packet(&pattern::frame(CALLER, index))).collect()
+}
+
+/// Sends packets in this order, one each 20 ms.
+async fn send(call: &Call, packets: &[Vec<u8>], order: &[usize]) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    for i in order {
+        ticks.tick().await;
+        call.send_rtp(&packets[*i]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_is_not_heard() {
+    let rig = Rig::new("").await;
+    let (mut call, stream) = rig.call().await;
+    let stranger = Media::open(rig.net.stranger()).await;
+    let mut talker = Talker::new(999);
+    for _ in 0..10 {
+        stranger.send(call.rtp.unwrap(), &talker.packet(&pattern::frame(CALLER, 666))).await;
+    }
+    call.say(0..10).await;
+    assert_eq!(stream.heard(10).await, Vec::from_iter(0..10));
+    assert!(stranger.packets().is_empty());
+    call.bye().await;
+    assert_eq!(rig.bridge.record().await.summary.received.wrong_source, 10);
+}
+
+#[tokio::test]
+async fn another_port_of_the_pbx_is_learned_right_after_the_answer() {
+    let rig = Rig::new("").await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    let other = Media::open(rig.net.pbx()).await;
+    call.invite().await;
+    let stream = rig.ai.stream().await;
+    call.answered().await;
+    let to = call.rtp.unwrap();
+    other.say(to, &mut call.talker, CALLER, 0..15).await;
+    assert_eq!(stream.heard(15).await, Vec::from_iter(0..15));
+    // what we send goes where the SDP says, whatever comes from elsewhere
+    assert!(other.packets().is_empty());
+}
+
+#[tokio::test]
+async fn another_port_of_the_pbx_is_not_learned_later() {
+    let rig = Rig::new("").await;
+    let (mut call, stream) = rig.call().await;
+    pass(Duration::from_millis(250)).await;
+    let other = Media::open(rig.net.pbx()).await;
+    let mut talker = Talker::new(999);
+    for index in 600..605 {
+        other.send(call.rtp.unwrap(), &talker.packet(&pattern::frame(CALLER, index))).await;
+    }
+    call.say(0..5).await;
+    assert_eq!(stream.heard(5).await, [0, 1, 2, 3, 4]);
+    call.bye().await;
+    assert_eq!(rig.bridge.record().await.summary.received.wrong_source, 5);
+}
+
+#[tokio::test]
+async fn another_ssrc_goes_on_without_losing_a_frame() {
+    let rig = Rig::new("").await;
+    let (mut call, stream) = rig.call().await;
+    for round in 0..3 {
+        call.talker = Talker { sequence: 20_000 * round as u16, ..Talker::new(5000 + round) };
+        call.say(10 * round..10 * round + 10).await;
+    }
+    assert_eq!(stream.heard(30).await, Vec::from_iter(0..30));
+    call.bye().await;
+    let received = rig.bridge.record().await.summary.received;
+    assert_eq!((received.sequence.stream_changes, received.sequence.lost), (2, 0));
+}
+
+#[tokio::test]
+async fn reordered_and_doubled_packets() {
+    let rig = Rig::new("").await;
+    let (mut call, stream) = rig.call().await;
+    let packets = packets(&mut call, 0..20);
+    let order = [0, 1, 3, 2, 4, 4, 5, 7, 6, 6, 8, 9, 9, 11, 10, 12, 13, 14, 15, 17, 16, 18, 19];
+    send(&call, &packets, &order).await;
+    assert_eq!(stream.heard(20).await, Vec::from_iter(0..20));
+    call.bye().await;
+    let received = rig.bridge.record().await.summary.received;
+    assert_eq!((received.sequence.lost, received.sequence.duplicates), (0, 3));
+}
+
+#[tokio::test]
+async fn lost_packets_are_concealed_and_the_timeline_stays_exact() {
+    let rig = Rig::new("").await;
+    let (mut call, stream) = rig.call().await;
+    let packets = packets(&mut call, 0..30);
+    let lost = [5, 12, 13, 20];
+    let order: Vec<usize> = (0..30).filter(|i| !lost.contains(i)).collect();
+    // the others in time, the lost ones as pauses
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    for (i, packet) in packets.iter().enumerate() {
+        ticks.tick().await;
+        if order.contains(&i) {
+            call.send_rtp(packet).await;
+        }
+    }
+    call.bye().await;
+    stream.stopped().await;
+    let frames = stream.frames();
+    let read = |samples: &[u8; 160]| pattern::read(samples).map(|(_, index)| index);
+    let first = frames.iter().position(|(_, s)| read(s) == Some(0)).unwrap();
+    for (i, (t_ms, samples)) in frames[first..].iter().take(30).enumerate() {
+        assert_eq!(*t_ms, frames[first].0 + 20 * i as u64);
+        if lost.contains(&i) {
+            assert!(read(samples).is_none() && *samples != [SILENCE; 160], "{i}: concealed");
+        } else {
+            assert_eq!(read(samples), Some(i as u32));
+        }
+    }
+    let received = rig.bridge.record().await.summary.received;
+    assert_eq!(received.sequence.lost, 4);
+    assert_eq!(received.timeline.concealed_samples, 4 * 160);
+}
+
+#[tokio::test]
+async fn a_pause_is_silence_and_the_audio_clock_goes_on() {
+    let rig = Rig::new("").await;
+    let (mut call, stream) = rig.call().await;
+    call.say(0..5).await;
+    stream.hears(4).await;
+    stream.listen(300).await;
+    // discontinuous transmission: numbers go on, timestamps count the pause, the marker opens speech
+    call.talker.timestamp = call.talker.timestamp.wrapping_add(2400);
+    call.talker.marker = true;
+    call.say(5..10).await;
+    assert_eq!(stream.heard(10).await, Vec::from_iter(0..10));
+    let positions = stream.positions();
+    assert!(positions[5].0 - positions[4].0 >= 300, "{positions:?}");
+    call.bye().await;
+    assert_eq!(rig.bridge.record().await.summary.received.late(), 0);
+}
+
+#[tokio::test]
+async fn no_rtp_at_all_is_silence_for_the_ai() {
+    let rig = Rig::new("").await;
+    let (_call, stream) = rig.call().await;
+    stream.listen(400).await;
+    let frames = stream.frames();
+    assert!(frames.iter().all(|(_, samples)| *samples == [SILENCE; 160]));
+    assert_eq!(frames[0].0, 0);
+}
+
+#[tokio::test]
+async fn junk_on_the_rtp_port_is_dropped() {
+    let rig = Rig::new("").await;
+    let (mut call, stream) = rig.call().await;
+    let mut other_type = Talker::new(77);
+    let mut packet = other_type.write(0, &[1; 160]);
+    let cut = packet[..11].to_vec();
+    packet[0] = 0x90; // an extension that is not there
+    let foreign = other_type.write(18, &[1; 20]);
+    for junk in [&b""[..], b"\0", &cut, &foreign, b"\0\x01\0\0STUN", &[0xff; 1500]] {
+        call.send_rtp(junk).await;
+    }
+    call.say(0..10).await;
+    assert_eq!(stream.heard(10).await, Vec::from_iter(0..10));
+    call.bye().await;
+    assert_eq!(rig.bridge.record().await.summary.received.not_audio, 6);
+}
+
+#[tokio::test]
+async fn packets_of_other_lengths() {
+    let rig = Rig::new("").await;
+    let (mut call, stream) = rig.call().await;
+    let audio: Vec<u8> = (0..30).flat_map(|index| pattern::frame(CALLER, index)).collect();
+    // 10, 30, 60 ms a packet, and odd ones
+    let mut rest = &audio[..];
+    for size in [80, 80, 240, 240, 480, 1, 159, 7, 313, 960].into_iter().cycle() {
+        let (piece, after) = rest.split_at(size.min(rest.len()));
+        let packet = call.talker.write(0, piece);
+        call.talker.timestamp = call.talker.timestamp.wrapping_add(piece.len() as u32);
+        call.send_rtp(&packet).await;
+        rest = after;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(stream.heard(30).await, Vec::from_iter(0..30));
+}

@@ -1,0 +1,230 @@
+//! REGISTER: how the bridge proves who it is, what it does when it is refused and when the registrar is
+//! gone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use md5::{Digest as _, Md5};
+use sha2::Sha256;
+use trunkless::sip::message::Message;
+
+use crate::bridge::{Bridge, Net, Rig};
+use crate::pbx::{Pbx, accept};
+use crate::strict::Ai;
+
+/// One kind of challenge.
+#[derive(Clone, Copy)]
+struct Kind {
+    status: u16,
+    /// As sent, the nonce aside.
+    challenges: &'static [&'static str],
+    /// What is to be answered: hash, qop.
+    sha256: bool,
+    qop: bool,
+}
+
+const REALM: &str = "realm=\"asterisk\"";
+
+fn hash(sha256: bool, text: &str) -> String {
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect();
+    if sha256 { hex(&Sha256::digest(text)) } else { hex(&Md5::digest(text)) }
+}
+
+/// Whether `authorization` answers the challenge, computed here and not by the code under test.
+fn is_right(kind: Kind, authorization: &str, uri: &str, nonce: &str) -> bool {
+    let fields = authorization.strip_prefix("Digest ").unwrap_or("");
+    let get = |name: &str| {
+        let found = fields.split(", ").find_map(|f| f.strip_prefix(&format!("{name}=")));
+        found.unwrap_or("").trim_matches('"').to_owned()
+    };
+    let hash = |text: String| hash(kind.sha256, &text);
+    let (one, two) = (hash("ai:asterisk:secret".to_owned()), hash(format!("REGISTER:{uri}")));
+    let expected = match kind.qop {
+        true => {
+            let (nc, cnonce) = (get("nc"), get("cnonce"));
+            hash(format!("{one}:{nonce}:{nc}:{cnonce}:auth:{two}"))
+        }
+        false => hash(format!("{one}:{nonce}:{two}")),
+    };
+    let qop = if kind.qop { "auth" } else { "" };
+    get("response") == expected
+        && (get("username"), get("nonce"), get("uri"), get("qop"))
+            == ("ai".to_owned(), nonce.to_owned(), uri.to_owned(), qop.to_owned())
+}
+
+/// Answers REGISTERs as a registrar with this challenge; the nonce counts up.
+fn registrar(kind: Kind) -> impl FnMut(&Message) -> Option<Message> + Send {
+    let mut nonce = 0;
+    move |request| {
+        let header = if kind.status == 407 { "Proxy-Authorization" } else { "Authorization" };
+        let given = request.get(header).unwrap_or("");
+        if request.method() != Some("REGISTER")
+            || is_right(kind, given, request.uri(), &format!("nonce{nonce}"))
+        {
+            return accept(request);
+        }
+        nonce += 1;
+        let ask = if kind.status == 407 { "Proxy-Authenticate" } else { "WWW-Authenticate" };
+        let mut response = Message::response(request, kind.status, "Unauthorized", "pbx");
+        for challenge in kind.challenges {
+            response.push(ask, format!("{challenge}, {REALM}, nonce=\"nonce{nonce}\""));
+        }
+        Some(response)
+    }
+}
+
+async fn registers_with(kind: Kind) {
+    let net = Net::new();
+    let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
+    pbx.answer_with(registrar(kind));
+    let rig = Rig::with(net, pbx, ai, "").await;
+    let second = rig.pbx.registered().await;
+    assert_eq!(second.cseq().unwrap().0, 2);
+    // the credentials were right: no third one, and calls come
+    assert!(rig.pbx.none_of("REGISTER", Duration::from_millis(100)).await);
+    let (mut call, stream) = rig.call().await;
+    call.bye().await;
+    stream.stopped().await;
+}
+
+#[tokio::test]
+async fn digest_with_qop() {
+    let challenges = &["Digest algorithm=MD5, qop=\"auth,auth-int\", opaque=\"x\""];
+    registers_with(Kind { status: 401, challenges, sha256: false, qop: true }).await;
+}
+
+#[tokio::test]
+async fn digest_without_qop() {
+    registers_with(Kind { status: 401, challenges: &["Digest x=y"], sha256: false, qop: false })
+        .await;
+}
+
+#[tokio::test]
+async fn digest_with_sha_256() {
+    let challenges = &["Digest algorithm=SHA-256, qop=\"auth\""];
+    registers_with(Kind { status: 401, challenges, sha256: true, qop: true }).await;
+}
+
+#[tokio::test]
+async fn the_strongest_of_several_challenges_is_answered() {
+    let challenges = &[
+        "Digest algorithm=MD5, qop=\"auth\"",
+        "Digest algorithm=SHA-256, qop=\"auth\"",
+        "Digest algorithm=WHIRLPOOL, qop=\"auth\"",
+    ];
+    registers_with(Kind { status: 401, challenges, sha256: true, qop: true }).await;
+}
+
+#[tokio::test]
+async fn digest_for_a_proxy() {
+    let challenges = &["Digest algorithm=MD5, qop=\"auth\""];
+    registers_with(Kind { status: 407, challenges, sha256: false, qop: true }).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_tried_twice_and_then_left_alone() {
+    let net = Net::new();
+    let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
+    let challenges = &["Digest algorithm=MD5, qop=\"auth\""];
+    pbx.answer_with(registrar(Kind { status: 401, challenges, sha256: false, qop: true }));
+    let wrong = "[pbx.main.sip]\npassword = \"wrong\"";
+    let _bridge = Bridge::start(net, pbx.address, ai.address, wrong).await;
+    for authorized in [false, true, true] {
+        let request = pbx.registered().await;
+        assert_eq!(request.get("Authorization").is_some(), authorized);
+    }
+    assert!(pbx.none_of("REGISTER", Duration::from_millis(800)).await);
+}
+
+#[tokio::test]
+async fn a_refused_user_is_left_alone() {
+    let net = Net::new();
+    let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
+    pbx.answer_with(|request| Some(Message::response(request, 403, "Forbidden", "pbx")));
+    let _bridge = Bridge::start(net, pbx.address, ai.address, "").await;
+    pbx.registered().await;
+    assert!(pbx.none_of("REGISTER", Duration::from_millis(800)).await);
+}
+
+#[tokio::test]
+async fn a_registrar_in_trouble_is_asked_again() {
+    let net = Net::new();
+    let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = asked.clone();
+    pbx.answer_with(move |request| match count.fetch_add(1, Ordering::Relaxed) {
+        0 => Some(Message::response(request, 500, "Server Internal Error", "pbx")),
+        _ => accept(request),
+    });
+    let _bridge = Bridge::start(net, pbx.address, ai.address, "").await;
+    pbx.registered().await;
+    pbx.registered().await;
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn an_interval_that_is_too_brief_is_raised() {
+    let net = Net::new();
+    let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
+    pbx.answer_with(|request| match request.get("Expires") {
+        Some("120") => {
+            let brief = Message::response(request, 423, "Interval Too Brief", "pbx");
+            Some(brief.with("Min-Expires", "600"))
+        }
+        _ => accept(request),
+    });
+    let rig = Rig::with(net, pbx, ai, "").await;
+    assert_eq!(rig.pbx.registered().await.get("Expires"), Some("600"));
+}
+
+/// Waits for the way back: the contact is removed and set anew.
+async fn comes_back(pbx: &Pbx) {
+    while pbx.registered().await.get("Expires") != Some("0") {}
+    assert_eq!(pbx.registered().await.get("Expires"), Some("120"));
+}
+
+#[tokio::test]
+async fn a_registrar_that_was_silent_gets_the_contact_anew() {
+    let rig = Rig::new("[pbx.main.sip]\nkeepalive = \"100ms\"").await;
+    rig.pbx.request("OPTIONS").await;
+    rig.pbx.be_silent(true);
+    // a second without an answer to OPTIONS, and then some
+    crate::log::pass(Duration::from_millis(1300)).await;
+    rig.pbx.be_silent(false);
+    comes_back(&rig.pbx).await;
+    let (mut call, stream) = rig.call().await;
+    call.bye().await;
+    stream.stopped().await;
+}
+
+#[tokio::test]
+async fn a_registrar_that_was_restarted_gets_the_contact_anew() {
+    let rig = Rig::new("").await;
+    let address = rig.pbx.address;
+    let Rig { net, pbx, ai, bridge } = rig;
+    drop(pbx);
+    // long enough to be noticed by the knocking, too short for OPTIONS
+    crate::log::pass(Duration::from_millis(600)).await;
+    let pbx = Pbx::udp_at(address).await;
+    comes_back(&pbx).await;
+    let (mut call, stream) = Rig { net, pbx, ai, bridge }.call().await;
+    call.bye().await;
+    stream.stopped().await;
+}
+
+#[tokio::test]
+async fn calls_outlive_the_registrar_while_their_rtp_flows() {
+    let rig = Rig::new("[pbx.main.sip]\nkeepalive = \"100ms\"").await;
+    let (mut talking, talking_stream) = rig.call().await;
+    let (_silent, silent_stream) = rig.call().await;
+    rig.pbx.be_silent(true);
+    talking.say(0..110).await;
+    assert_eq!(talking_stream.heard(110).await, Vec::from_iter(0..110));
+    silent_stream.stopped().await;
+    assert_eq!(rig.bridge.end().await, "pbx_lost");
+    rig.pbx.be_silent(false);
+    talking.bye().await;
+    talking_stream.stopped().await;
+    assert_eq!(rig.bridge.end().await, "caller_hangup");
+}

@@ -1,0 +1,193 @@
+//! SIP between PBX and bridge: who may call, how many, and over what.
+
+use std::time::Duration;
+
+use crate::bridge::{Bridge, Net, Rig};
+use crate::log::pass;
+use crate::media::Media;
+use crate::pbx::Pbx;
+use crate::stream::AGENT;
+use crate::strict::Ai;
+
+/// A whole call with audio both ways.
+async fn whole_call(rig: &Rig) {
+    let (mut call, stream) = rig.call().await;
+    stream.play_frames(0..10).await;
+    call.say(0..10).await;
+    assert_eq!(stream.heard(10).await, Vec::from_iter(0..10));
+    assert_eq!(call.media.numbered(AGENT, 10).await, Vec::from_iter(0..10));
+    call.bye().await;
+    stream.stopped().await;
+}
+
+#[tokio::test]
+async fn the_peer_refreshes_the_session() {
+    let rig = Rig::new("").await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    let timer = "Session-Expires: 90;refresher=uac\r\nMin-SE: 90\r\n";
+    call.headers = timer.to_owned();
+    call.invite().await;
+    let stream = rig.ai.stream().await;
+    let answer = call.answered().await;
+    assert_eq!(answer.get("Session-Expires"), Some("90;refresher=uac"));
+    assert_eq!(answer.get("Require"), Some("timer"));
+    let update = call.request("UPDATE", timer, "").await;
+    assert_eq!(update.code(), Some(200));
+    assert_eq!(update.get("Session-Expires"), Some("90;refresher=uac"));
+    assert!(update.body.is_empty());
+    let before = String::from_utf8(answer.body).unwrap();
+    let offer = call.offer.clone().unwrap();
+    let again = call.reinvite(timer, &offer).await;
+    assert_eq!(again.get("Session-Expires"), Some("90;refresher=uac"));
+    // nothing has changed, so our version of the session has not either (RFC 3264)
+    assert_eq!(String::from_utf8(again.body).unwrap(), before);
+    call.say(0..5).await;
+    assert_eq!(stream.heard(5).await, [0, 1, 2, 3, 4]);
+    call.bye().await;
+    stream.stopped().await;
+}
+
+#[tokio::test]
+async fn a_session_interval_that_is_too_small_is_refused() {
+    let rig = Rig::new("").await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    call.headers = "Session-Expires: 30\r\n".to_owned();
+    call.invite().await;
+    let response = call.refused().await;
+    assert_eq!((response.code(), response.get("Min-SE")), (Some(422), Some("90")));
+}
+
+#[tokio::test]
+async fn update_moves_the_media() {
+    let rig = Rig::new("").await;
+    let (mut call, stream) = rig.call().await;
+    let other = Media::open(rig.net.pbx()).await;
+    let offer = crate::pbx::sdp(other.address(), "0 101", "sendrecv");
+    let response = call.request("UPDATE", "", &offer).await;
+    assert_eq!((response.code(), response.body.is_empty()), (Some(200), false));
+    other.next().await;
+    stream.play_frames(0..3).await;
+    assert_eq!(other.numbered(AGENT, 3).await, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn more_calls_than_configured_are_refused() {
+    let rig = Rig::new("[calls]\nmax = 2").await;
+    let (mut first, first_stream) = rig.call().await;
+    let (mut second, second_stream) = rig.call().await;
+    let mut third = rig.pbx.call(&rig.bridge).await;
+    third.invite().await;
+    let response = third.refused().await;
+    assert_eq!((response.code(), response.get("Retry-After")), (Some(503), Some("5")));
+    assert!(rig.ai.is_left_alone(Duration::from_millis(50)).await);
+    first.bye().await;
+    first_stream.stopped().await;
+    whole_call(&rig).await;
+    second.bye().await;
+    second_stream.stopped().await;
+}
+
+#[tokio::test]
+async fn without_rtp_ports_calls_are_refused() {
+    // two pairs
+    let rig = Rig::new("[media]\nports = \"20002-20005\"").await;
+    let (first, _first_stream) = rig.call().await;
+    let (mut second, second_stream) = rig.call().await;
+    let ports = [first.rtp.unwrap().port(), second.rtp.unwrap().port()];
+    assert_eq!(ports, [20002, 20004]);
+    let mut third = rig.pbx.call(&rig.bridge).await;
+    third.invite().await;
+    let response = third.refused().await;
+    assert_eq!((response.code(), response.get("Retry-After")), (Some(503), Some("5")));
+    second.say(0..5).await;
+    assert_eq!(second_stream.heard(5).await, [0, 1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn strangers_get_no_answer() {
+    let rig = Rig::new("").await;
+    let (mut call, stream) = rig.call().await;
+    let stranger = Pbx::udp(rig.net.stranger()).await;
+    stranger.call(&rig.bridge).await.invite().await;
+    // one that knows a call's names is a stranger too
+    let mut forged = stranger.forge(&call).await;
+    forged.send("BYE", "", "").await;
+    forged.send("OPTIONS", "", "").await;
+    assert!(stranger.hears_nothing(Duration::from_millis(200)).await);
+    assert!(rig.ai.is_left_alone(Duration::from_millis(10)).await);
+    call.say(0..5).await;
+    assert_eq!(stream.heard(5).await, [0, 1, 2, 3, 4]);
+    call.bye().await;
+    stream.stopped().await;
+}
+
+#[tokio::test]
+async fn a_user_that_is_not_ours_is_not_found() {
+    let rig = Rig::new("").await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    call.target = format!("sip:other@{}", rig.bridge.address);
+    call.invite().await;
+    assert_eq!(call.refused().await.code(), Some(404));
+}
+
+#[tokio::test]
+async fn a_trunk_calls_without_registration() {
+    let net = Net::new();
+    let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
+    let config = format!("[pbx.main.sip]\nregister = false\npeers = [\"{}\"]", net.pbx());
+    let bridge = Bridge::start(net, pbx.address, ai.address, &config).await;
+    assert!(pbx.none_of("REGISTER", Duration::from_millis(300)).await);
+    // any user is ours on a trunk
+    let mut call = pbx.call(&bridge).await;
+    call.target = format!("sip:1234@{}", bridge.address);
+    call.invite().await;
+    let stream = ai.stream().await;
+    call.answered().await;
+    assert_eq!(stream.parameters["to_number"], "1234");
+    call.say(0..5).await;
+    assert_eq!(stream.heard(5).await, [0, 1, 2, 3, 4]);
+    call.bye().await;
+    stream.stopped().await;
+}
+
+#[tokio::test]
+async fn all_over_ipv6() {
+    if std::net::UdpSocket::bind("[::1]:0").is_err() {
+        return; // this machine has no IPv6
+    }
+    let net = Net::V6;
+    let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
+    let rig = Rig::with(net, pbx, ai, "").await;
+    whole_call(&rig).await;
+}
+
+#[tokio::test]
+async fn sip_over_tcp_on_the_connection_of_the_registration() {
+    let net = Net::new();
+    let (pbx, ai) = (Pbx::tcp(net.pbx()).await, Ai::start(net.ai()).await);
+    let rig = Rig::with(net, pbx, ai, "[pbx.main.sip]\ntransport = \"tcp\"").await;
+    whole_call(&rig).await;
+    let (call, stream) = rig.call().await;
+    assert!(call.target.ends_with(";transport=tcp"), "{}", call.target);
+    stream.close(1000).await;
+    call.hung_up().await;
+    assert_eq!(rig.pbx.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_200_that_is_not_acknowledged_is_sent_again() {
+    let rig = Rig::new("").await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    call.invite().await;
+    let stream = rig.ai.stream().await;
+    let first = call.answered_without_ack().await;
+    let again = call.response(1, "INVITE", 200).await;
+    assert_eq!(first, again);
+    call.ack("").await;
+    // media does not wait for the ACK, and the ACK ends the resending
+    call.media.until("RTP", |_| true).await;
+    pass(Duration::from_millis(1100)).await;
+    call.bye().await;
+    stream.stopped().await;
+    assert!(rig.pbx.hears_nothing(Duration::from_millis(10)).await);
+}
