@@ -1,4 +1,5 @@
 //! The only place where the parts are put together: configuration in, a running bridge out.
+//! Owns tasks.
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -92,8 +93,8 @@ impl App {
         Ok(App { endpoint: handle, serving, calls, stop, drain, recorder, address })
     }
 
-    /// Unregisters, lets calls end by themselves for the drain time, ends the rest. `hurry` cuts the
-    /// waiting short.
+    /// Unregisters, lets calls end by themselves for the drain time, ends the rest. `hurry` cuts
+    /// the waiting short.
     pub async fn shutdown(self, hurry: impl Future<Output = ()>) {
         if timeout(UNREGISTER, self.endpoint.shutdown()).await.is_err() {
             warn!("the PBX does not answer to the end of the registration");

@@ -1,9 +1,9 @@
 //! trunkless connects the calls on a PBX to a voice-AI pipeline over a WebSocket.
 //!
-//! A call's way: [`sip`] takes it from the PBX and makes a [`call::Offer`] of it, [`call`] joins the RTP
-//! side ([`media`]) and the AI's WebSocket ([`stream`]), [`record`] keeps what was said. [`app`] puts
-//! the parts together from [`config`]; [`peer`] has the other side of each wire, for the demo and tests.
-//! ARCHITECTURE.md tells where to find what.
+//! A call's way: [`sip`] takes it from the PBX and makes a [`call::Offer`] of it, [`call`] joins
+//! the RTP side ([`media`]) and the AI's WebSocket ([`stream`]), [`record`] keeps what was said.
+//! [`app`] puts the parts together from [`config`]; [`peer`] has the other side of each wire, for
+//! the demo and tests. ARCHITECTURE.md tells where to find what.
 
 pub mod app;
 pub mod call;
@@ -17,11 +17,4 @@ pub mod stream;
 pub mod telemetry;
 
 #[cfg(test)]
-pub mod testing {
-    //! What the unit tests share.
-
-    /// The first instant of a test; everything after it is virtual time.
-    pub fn start() -> std::time::Instant {
-        std::time::Instant::now()
-    }
-}
+pub mod testing;

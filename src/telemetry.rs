@@ -1,4 +1,5 @@
-//! Logs and counters. Counters are plain atomics; who owns I/O adds to them, pure code returns counts.
+//! Logs and counters. Counters are plain atomics; who owns I/O adds to them, pure code returns
+//! counts.
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -94,7 +95,8 @@ impl fmt::Display for Masked<'_> {
     }
 }
 
-/// Starts the log on standard error. `level`: a word or a tracing filter; `json`: one object a line.
+/// Starts the log on standard error. `level`: a word or a tracing filter; `json`: one object a
+/// line.
 ///
 /// # Errors
 /// When the filter cannot be parsed.

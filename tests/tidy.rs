@@ -17,9 +17,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("control/", &["control", "call", "telemetry"]),
     ("vicidial/", &["vicidial", "call", "telemetry"]),
     ("peer/", &["peer", "sip", "media", "stream"]),
-    ("config/", &["config"]),
-    ("telemetry", &[]),
-    ("cli/", &["cli", "app", "config", "peer"]),
+    // settings become the parts' own types
+    ("config/", &["config", "call", "record", "sip", "stream"]),
+    ("telemetry", &["call"]),
+    // a command shows what peers and calls hand out
+    ("cli/", &["cli", "app", "config", "peer", "call", "media", "record", "sip", "telemetry"]),
 ];
 
 /// Modules that touch neither socket nor clock, task or file.
@@ -150,7 +152,7 @@ fn sizes() {
         }
         for (number, line) in source.text.lines().enumerate() {
             let width = line.chars().count();
-            if width > 100 && !line.contains("r#\"") && !line.contains("http") {
+            if width > 100 && !line.contains("r#") && !line.contains("http") {
                 found.push(format!("{where_}:{}: {width} columns", number + 1));
             }
         }

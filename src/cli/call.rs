@@ -1,4 +1,4 @@
-//! `trunkless call`: a SIP phone for a shell.
+//! `trunkless call`: a SIP phone for a shell. Owns its clock.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};

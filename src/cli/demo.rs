@@ -1,6 +1,6 @@
-//! `trunkless demo`: a whole call on this machine. A small PBX registers and calls, the bridge runs in
-//! SIP mode with its real configuration path, the bundled AI stand-in answers; all over real sockets on
-//! loopback.
+//! `trunkless demo`: a whole call on this machine. A small PBX registers and calls, the bridge
+//! runs in SIP mode with its real configuration path, the bundled AI stand-in answers; all over
+//! real sockets on loopback. Owns them and the clock.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -162,7 +162,8 @@ async fn converse(
             },
             Some(record) = records.recv() => {
                 // the AI's farewell may still be on its way
-                while let Ok(Some(event)) = timeout(Duration::from_millis(100), agent.recv()).await {
+                let moment = Duration::from_millis(100);
+                while let Ok(Some(event)) = timeout(moment, agent.recv()).await {
                     on_agent(teller, &mut seen, event);
                 }
                 return Ok((seen, record));
@@ -230,7 +231,8 @@ fn on_agent(teller: &Teller, seen: &mut Seen, event: AgentEvent) {
     }
 }
 
-/// The time from each of `from` to the same audio in `to`, in ms; frames that occur twice are left out.
+/// The time from each of `from` to the same audio in `to`, in ms; frames that occur twice are left
+/// out.
 fn delays(from: &[(Instant, Vec<u8>)], to: &[(Instant, Vec<u8>)]) -> Vec<f64> {
     let mut when: HashMap<&[u8], Vec<Instant>> = HashMap::new();
     to.iter().for_each(|(at, audio)| when.entry(audio).or_default().push(*at));

@@ -1,4 +1,4 @@
-//! `trunkless echo-agent`: the bundled AI stand-in.
+//! `trunkless echo-agent`: the bundled AI stand-in. Owns its listener.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;

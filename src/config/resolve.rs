@@ -1,5 +1,5 @@
 //! From the file's keys to what the program needs: secrets fetched, defaults and overrides applied,
-//! contradictions refused.
+//! contradictions refused. Owns the reading of files that hold secrets.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

@@ -232,7 +232,8 @@ impl FromStr for PortRange {
                 Ok(PortRange { first, last })
             }
             _ => Err(format!(
-                "\"{text}\" is no range of ports: write two numbers from 1024 to 65535, as in \"20002-32767\""
+                "\"{text}\" is no range of ports: write two numbers from 1024 to 65535, \
+                 as in \"20002-32767\""
             )),
         }
     }
@@ -271,7 +272,8 @@ impl FromStr for HostPort {
         match parse_host_port(text) {
             Some((host, port)) => Ok(HostPort { host, port }),
             None => Err(format!(
-                "\"{text}\" is no host: write a name or address, with a port if it is not 5060 (IPv6 in brackets)"
+                "\"{text}\" is no host: write a name or address, with a port if it is \
+                 not 5060 (IPv6 in brackets)"
             )),
         }
     }

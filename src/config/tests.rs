@@ -1,3 +1,5 @@
+//! The file, the environment, and what each says when it is wrong.
+
 use super::*;
 use secrecy::ExposeSecret;
 

@@ -1,4 +1,5 @@
-//! Key presses: telephone-events (RFC 4733), one digit for each press however many packets tell of it.
+//! Key presses: telephone-events (RFC 4733), one digit for each press however many packets tell of
+//! it.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -64,7 +65,8 @@ pub enum Origin {
     Info,
 }
 
-/// Lets one press through where a PBX tells it twice, by RTP and by INFO; and no more than 20 a second.
+/// Lets one press through where a PBX tells it twice, by RTP and by INFO; and no more than 20 a
+/// second.
 #[derive(Debug, Default)]
 pub struct DigitGate {
     last: Option<(char, Origin, Instant)>,

@@ -1,8 +1,9 @@
 //! When each frame to the caller is due.
 //!
-//! Silence keeps to the grid of the call: frame n at time 0 + n · 20 ms. Speech starts at once, between
-//! two ticks if need be, and then keeps 20 ms from frame to frame; the silence after it waits until the
-//! grid has caught up. So packets never run ahead of the clock by more than one frame.
+//! Silence keeps to the grid of the call: frame n at time 0 + n · 20 ms. Speech starts at once,
+//! between two ticks if need be, and then keeps 20 ms from frame to frame; the silence after it
+//! waits until the grid has caught up. So packets never run ahead of the clock by more than one
+//! frame.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! The caller's timeline: packets in order become frames without gaps.
 //!
 //! While RTP flows, its timestamps are the clock: one frame in, one frame out, so that the sender's
-//! drift needs no correction. After 100 ms with nothing received our clock fills with silence, up to
-//! 40 ms before now. When RTP returns, the first packet goes on where the timeline stands; what
+//! drift needs no correction. After 100 ms with nothing received our clock fills with silence, up
+//! to 40 ms before now. When RTP returns, the first packet goes on where the timeline stands; what
 //! belongs to time that was filled already is late.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -18,8 +18,9 @@ const FILL_AFTER: Duration = Duration::from_millis(100);
 const FILL_BEHIND: Duration = Duration::from_millis(40);
 /// A step of the timestamps beyond the time that has passed, and still believed.
 const TOLERANCE: Duration = Duration::from_millis(100);
-/// Packets that stay late for longer mean a longer way, and those that stay late by half a second and
-/// more a sender whose clock stood still: follow. A burst after a stall is over sooner than either.
+/// Packets that stay late for longer mean a longer way, and those that stay late by half a second
+/// and more a sender whose clock stood still: follow. A burst after a stall is over sooner than
+/// either.
 const LATE_LIMIT: Duration = Duration::from_secs(1);
 const FAR_LATE_LIMIT: Duration = Duration::from_millis(100);
 const FAR: i64 = RATE as i64 / 2;
@@ -136,7 +137,8 @@ impl Timeline {
         self.anchor = Some((now, self.position));
     }
 
-    /// A telephone-event packet: no audio, but the stream's time goes on for as long as the event lasts.
+    /// A telephone-event packet: no audio, but the stream's time goes on for as long as the event
+    /// lasts.
     pub fn push_event(&mut self, now: Instant, timestamp: u32, duration: u16) {
         let (Some(next), Some((at, _))) = (self.next_timestamp, self.anchor) else { return };
         let end = timestamp.wrapping_add(u32::from(duration));

@@ -1,5 +1,5 @@
-//! The bundled AI stand-in: a WebSocket server that speaks the Twilio dialect, without a speech model.
-//! It greets, lets itself be interrupted, and echoes what it hears. Owns sockets.
+//! The bundled AI stand-in: a WebSocket server that speaks the Twilio dialect, without a speech
+//! model. It greets, lets itself be interrupted, and echoes what it hears. Owns sockets.
 
 use std::net::SocketAddr;
 use std::time::Instant;

@@ -1,4 +1,5 @@
-//! Numbered audio: every frame says which call and which frame it is, and is checked to the last byte.
+//! Numbered audio: every frame says which call and which frame it is, and is checked to the last
+//! byte.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::media::frame::Samples;

@@ -40,7 +40,8 @@ pub enum WavError {
     #[error("not a WAV file")]
     NotWav,
     #[error(
-        "only 8 kHz mu-law or 16-bit PCM can be used; make one with: sox IN -r 8000 -c 1 -e mu-law OUT.wav"
+        "only 8 kHz mu-law or 16-bit PCM can be used; make one with: \
+         sox IN -r 8000 -c 1 -e mu-law OUT.wav"
     )]
     Format,
 }

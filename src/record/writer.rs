@@ -1,5 +1,5 @@
-//! Writes recordings: calls hand over blocks of a second, one thread writes them. A call never waits:
-//! what the thread cannot take becomes silence of the same length. Owns files.
+//! Writes recordings: calls hand over blocks of a second, one thread writes them. A call never
+//! waits: what the thread cannot take becomes silence of the same length. Owns files.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};

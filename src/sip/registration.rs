@@ -183,7 +183,9 @@ impl Registration {
     pub fn stop(&mut self, random: &mut Random) {
         (self.refused, self.stale) = (0, 0);
         self.keepalive_at = None;
-        if self.is_registered() {
+        // a REGISTER that is out may have been taken already
+        let perhaps = matches!(self.state, State::Registering | State::Removing);
+        if self.is_registered() || perhaps {
             self.register(0, random);
             self.state = State::Stopping;
         } else {

@@ -1,5 +1,5 @@
-//! One stream's WebSocket: a bounded queue of ours before the sink, and both directions driven by one
-//! future, so that a slow AI never holds up what plays audio. Owns I/O.
+//! One stream's WebSocket: a bounded queue of ours before the sink, and both directions driven by
+//! one future, so that a slow AI never holds up what plays audio. Owns I/O.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -122,7 +122,8 @@ impl AiSocket {
         poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// When an AI that takes nothing is to be given up ([`Closed::Stalled`]), unless it takes something.
+    /// When an AI that takes nothing is to be given up ([`Closed::Stalled`]), unless it takes
+    /// something.
     pub fn stalls_at(&self) -> Option<Instant> {
         (!self.queue.is_empty()).then(|| self.progress + STALLED)
     }

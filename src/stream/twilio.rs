@@ -167,8 +167,8 @@ struct IncomingMark<'a> {
     name: Cow<'a, str>,
 }
 
-/// Reads a message of the AI. Whatever cannot be used is [`FromAi::Ignored`], as Twilio warns (31951)
-/// and goes on.
+/// Reads a message of the AI. Whatever cannot be used is [`FromAi::Ignored`], as Twilio warns
+/// (31951) and goes on.
 pub fn decode(text: &str, stream_sid: &str) -> FromAi {
     let Ok(incoming) = serde_json::from_str::<Incoming<'_>>(text) else {
         return FromAi::Ignored("not JSON of a known shape");

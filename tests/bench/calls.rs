@@ -1,10 +1,10 @@
-//! Many calls at once, each with numbered audio both ways: what is lost, swapped or late, and by how
-//! much. Figures, not assertions of time; it fails only when audio is lost or swapped.
+//! Many calls at once, each with numbered audio both ways: what is lost, swapped or late, and by
+//! how much. Figures, not assertions of time; it fails only when audio is lost or swapped.
 //!
 //!     cargo bench --bench calls -- [--calls 50] [--seconds 10] [--through 22|16|chan_sip|direct]
 //!
-//! `direct` leaves Asterisk out: what remains is the bridge itself. Callers, AI and bridge share the
-//! machine and its clock.
+//! `direct` leaves Asterisk out: what remains is the bridge itself. Callers, AI and bridge share
+//! the machine and its clock.
 
 #![allow(dead_code, reason = "the modules are shared with the end-to-end tests")]
 

@@ -23,7 +23,8 @@ impl Asterisk {
         let tree = cache().join(format!("asterisk-{version}"));
         assert!(
             tree.join(".version").exists(),
-            "no Asterisk {version} in {}: run tests/run.sh once, it fetches what the end-to-end tests need",
+            "no Asterisk {version} in {}: run tests/run.sh once, it fetches what the \
+             end-to-end tests need",
             tree.display()
         );
         let asterisk = Asterisk { name: name.to_owned(), ip: ip.parse().expect("an IP address") };

@@ -27,7 +27,8 @@ async fn first_answer(pbx: Pbx, asterisk: &crate::asterisk::Asterisk, since: Ins
     panic!("{pbx:?}: no call was answered within 15 s of the restart");
 }
 
-/// Asterisk crashes and comes back, with and without its memory of registrations, quickly and slowly.
+/// Asterisk crashes and comes back, with and without its memory of registrations, quickly and
+/// slowly.
 #[test]
 fn answered_within_three_seconds_of_a_restart() {
     block_on(async {

@@ -1,10 +1,13 @@
-//! Real calls through real Asterisk 16 (chan_sip, chan_pjsip) and 22 (chan_pjsip), with the program as
-//! a process of its own. `tests/run.sh` fetches what this needs.
+//! Real calls through real Asterisk 16 (chan_sip, chan_pjsip) and 22 (chan_pjsip), with the
+//! program as a process of its own. `tests/run.sh` fetches what this needs.
 
+#[allow(dead_code, reason = "the bench uses the rest")]
 mod ai;
 mod asterisk;
 mod audio;
+#[allow(dead_code, reason = "the bench uses the rest")]
 mod bridge;
+#[allow(dead_code, reason = "the bench uses the rest")]
 mod caller;
 mod lifecycle;
 mod load;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use trunkless::sip::message::Message;
 
 use crate::bridge::Rig;
+use crate::call::{media_address, sdp};
 use crate::log::pass;
 use crate::media::assert_continuous;
-use crate::pbx::{media_address, sdp};
 use crate::stream::AGENT;
 
 const SHORT: &str = "[calls]\nanswer_wait = \"600ms\"";

@@ -5,9 +5,9 @@ use std::time::Duration;
 use trunkless::media::g711;
 
 use crate::bridge::Rig;
+use crate::call::sdp;
 use crate::log::steady;
 use crate::media::assert_continuous;
-use crate::pbx::sdp;
 use crate::stream::{AGENT, agent_frames};
 
 use tokio_tungstenite::tungstenite::Message;

@@ -13,8 +13,10 @@ use trunkless::call::run::Record;
 use trunkless::config::resolve::resolve;
 use trunkless::config::{Source, load};
 
-use crate::pbx::{Call, Pbx};
-use crate::strict::{Ai, Stream};
+use crate::call::Call;
+use crate::pbx::Pbx;
+use crate::stream::Stream;
+use crate::strict::Ai;
 
 static NEXT: AtomicU8 = AtomicU8::new(1);
 

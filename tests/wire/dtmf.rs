@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::bridge::Rig;
-use crate::pbx::Call;
+use crate::call::Call;
 
 const RELAY: &str = "Content-Type: application/dtmf-relay\r\n";
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::bridge::Rig;
+use crate::call::{media_address, sdp};
 use crate::media::{Media, assert_continuous, indices};
-use crate::pbx::{media_address, sdp};
 use crate::stream::AGENT;
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn media_moves_to_another_address_and_back() {
     assert_eq!(far.numbered(AGENT, 5).await, [0, 1, 2, 3, 4]);
     // packets of both ends are heard while the signalling crosses with the media
     let to = call.rtp.unwrap();
-    far.say(to, &mut call.talker, crate::pbx::CALLER, 5..10).await;
+    far.say(to, &mut call.talker, crate::call::CALLER, 5..10).await;
     call.say(10..15).await;
     assert_eq!(stream.heard(15).await, Vec::from_iter(0..15));
     call.reinvite("", &sdp(call.media.address(), "0 101", "sendrecv")).await;

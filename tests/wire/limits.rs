@@ -11,9 +11,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::bridge::{Net, Rig};
-use crate::log::pass;
+use crate::call::sdp;
 use crate::media::assert_continuous;
-use crate::pbx::{Pbx, sdp};
+use crate::pbx::Pbx;
 use crate::stream::{AGENT, agent_frames};
 use crate::strict::Ai;
 use crate::wav::write_prompt;
@@ -44,6 +44,9 @@ async fn a_silent_ai_is_told_to_stop_before_the_prompt() {
     let config = format!("[ai]\nsilent_timeout = \"200ms\"\n[calls]\nprompt = {prompt:?}");
     let rig = Rig::new(&config).await;
     let (call, stream) = rig.call().await;
+    // as many servers do, this one closes as soon as it is told to stop
+    stream.until_stop().await;
+    stream.close(1000).await;
     call.hung_up().await;
     assert_eq!(call.media.numbered(AGENT, 10).await, Vec::from_iter(1000..1010));
     stream.stopped().await;
@@ -149,7 +152,7 @@ async fn an_ai_that_never_reads_is_given_up_after_5_s_and_playout_is_not_held_up
 }
 
 #[tokio::test]
-async fn an_ai_that_pauses_loses_the_oldest_audio_only() {
+async fn an_ai_that_pauses_loses_the_oldest_audio_only_and_the_clock_stays_true() {
     let net = Net::new();
     let ai = Ai::with_buffer(net.ai(), Some(2048)).await;
     let rig = Rig::with(net, Pbx::udp(net.pbx()).await, ai, "").await;
@@ -158,8 +161,19 @@ async fn an_ai_that_pauses_loses_the_oldest_audio_only() {
     let mut handshake = rig.ai.handshake().await;
     handshake.accept().await;
     call.answered().await;
-    pass(Duration::from_millis(3000)).await;
+    call.say(0..150).await;
+    let stream = handshake.into_stream_that_may_skip().await.started().await;
+    call.say(150..160).await;
+    stream.hears(159).await;
     call.bye().await;
+    stream.stopped().await;
+    let positions = stream.positions();
+    let lost = 160 - positions.len();
+    let first = positions[0];
+    assert_eq!(first.1, 0, "what was on its way already is not lost");
+    let late = positions.iter().find(|(t, i)| *t != first.0 + 20 * u64::from(*i));
+    assert_eq!(late, None, "the time of each frame");
+    assert!(positions.windows(2).all(|p| p[0].1 < p[1].1));
     let record = rig.bridge.record().await;
-    assert!((1..150).contains(&record.ai.dropped_audio), "{:?}", record.ai);
+    assert!((1..100).contains(&lost) && record.ai.dropped_audio == lost as u64, "{lost}");
 }

@@ -3,6 +3,7 @@
 //! the other. Every test has addresses of its own and is named by the behaviour that it shows.
 
 mod bridge;
+mod call;
 mod checker;
 mod log;
 mod media;

@@ -5,9 +5,9 @@ use std::time::Instant;
 use trunkless::peer::pattern;
 
 use crate::bridge::Rig;
+use crate::call::Call;
 use crate::log::steady;
 use crate::media::Heard;
-use crate::pbx::Call;
 use crate::stream::AGENT;
 
 /// Frames of speech that had been heard at `at`.

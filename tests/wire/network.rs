@@ -6,9 +6,9 @@ use trunkless::media::frame::SILENCE;
 use trunkless::peer::pattern;
 
 use crate::bridge::Rig;
+use crate::call::{CALLER, Call};
 use crate::log::pass;
 use crate::media::{Media, Talker};
-use crate::pbx::{CALLER, Call};
 
 /// The packets of the caller's frames `frames`, not sent yet.
 fn packets(call: &mut Call, frames: std::ops::Range<u32>) -> Vec<Vec<u8>> {

@@ -208,7 +208,8 @@ async fn a_registrar_that_was_restarted_gets_the_contact_anew() {
     crate::log::pass(Duration::from_millis(600)).await;
     let pbx = Pbx::udp_at(address).await;
     comes_back(&pbx).await;
-    let (mut call, stream) = Rig { net, pbx, ai, bridge }.call().await;
+    let rig = Rig { net, pbx, ai, bridge };
+    let (mut call, stream) = rig.call().await;
     call.bye().await;
     stream.stopped().await;
 }

@@ -62,7 +62,7 @@ async fn update_moves_the_media() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     let other = Media::open(rig.net.pbx()).await;
-    let offer = crate::pbx::sdp(other.address(), "0 101", "sendrecv");
+    let offer = crate::call::sdp(other.address(), "0 101", "sendrecv");
     let response = call.request("UPDATE", "", &offer).await;
     assert_eq!((response.code(), response.body.is_empty()), (Some(200), false));
     other.next().await;
@@ -180,6 +180,7 @@ async fn a_200_that_is_not_acknowledged_is_sent_again() {
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.invite().await;
     let stream = rig.ai.stream().await;
+    assert_eq!(call.response(1, "INVITE", 100).await.code(), Some(100));
     let first = call.answered_without_ack().await;
     let again = call.response(1, "INVITE", 200).await;
     assert_eq!(first, again);

@@ -18,9 +18,9 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use trunkless::media::frame::{SILENCE, Samples};
 use trunkless::peer::pattern;
 
+use crate::call::CALLER;
 use crate::checker::Checker;
 use crate::log::Log;
-use crate::pbx::CALLER;
 use crate::strict::linger_zero;
 
 /// The call number of what the AI says, in numbered audio.
@@ -75,11 +75,15 @@ impl Drop for Stream {
 }
 
 impl Stream {
-    pub fn new(socket: WebSocketStream<TcpStream>, raw: std::net::TcpStream) -> Stream {
+    pub fn new(
+        socket: WebSocketStream<TcpStream>,
+        raw: std::net::TcpStream,
+        checker: Checker,
+    ) -> Stream {
         let (writer, messages) = socket.split();
         let told = Arc::new(Log::new());
         let end = raw.try_clone().unwrap();
-        let reader = tokio::spawn(read(messages, end, told.clone()));
+        let reader = tokio::spawn(read(messages, checker, end, told.clone()));
         Stream {
             account_sid: String::new(),
             call_sid: String::new(),
@@ -218,6 +222,10 @@ impl Stream {
         self.find("pong", |what| (*what == wanted).then_some(())).await;
     }
 
+    pub async fn until_stop(&self) {
+        self.find("stop", |what| (*what == What::Stop).then_some(())).await;
+    }
+
     /// Waits for the end as it has to be: `stop`, close frame 1000, end of the connection.
     pub async fn stopped(&self) {
         self.find("the end", |what| (*what == What::End).then_some(())).await;
@@ -316,10 +324,10 @@ fn numbered(told: &[Told]) -> impl Iterator<Item = (u64, u32)> {
 /// Reads until the connection ends, and then ends it from this side too, as servers do.
 async fn read(
     mut messages: SplitStream<WebSocketStream<TcpStream>>,
+    mut checker: Checker,
     raw: std::net::TcpStream,
     told: Arc<Log<Told>>,
 ) {
-    let mut checker = Checker::default();
     while let Some(Ok(message)) = messages.next().await {
         let at = Instant::now();
         let what = match message {

@@ -14,7 +14,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-pub use crate::stream::Stream;
+use crate::checker::Checker;
+use crate::stream::Stream;
 
 /// The header fields of Twilio's handshake; there are no others.
 const HANDSHAKE: [&str; 6] =
@@ -112,10 +113,19 @@ impl Handshake {
     /// Answers 101.
     pub async fn open(mut self) -> Opened {
         self.accept().await;
+        self.into_stream(Checker::default()).await
+    }
+
+    /// After [`Handshake::accept`] and a while of not reading.
+    pub async fn into_stream_that_may_skip(self) -> Opened {
+        self.into_stream(Checker::that_may_skip()).await
+    }
+
+    async fn into_stream(self, checker: Checker) -> Opened {
         let raw = self.tcp.into_std().unwrap();
         let other = TcpStream::from_std(raw.try_clone().unwrap()).unwrap();
         let socket = WebSocketStream::from_raw_socket(other, Role::Server, None).await;
-        Opened { stream: Stream::new(socket, raw) }
+        Opened { stream: Stream::new(socket, raw, checker) }
     }
 
     /// Answers 101 and leaves the rest to the test.
@@ -158,11 +168,6 @@ impl Opened {
     /// Waits for `connected` and `start`.
     pub async fn started(mut self) -> Stream {
         self.stream.read_start().await;
-        self.stream
-    }
-
-    /// Without `start`, which may come or not.
-    pub fn unstarted(self) -> Stream {
         self.stream
     }
 }

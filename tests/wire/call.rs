@@ -1,0 +1,236 @@
+//! One call of the PBX to the bridge: raw SIP text, and RTP.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use trunkless::sip::message::Message;
+
+use crate::media::{Media, Talker};
+use crate::pbx::{Shared, Wire, take};
+
+/// The call number of what the PBX says, in numbered audio.
+pub const CALLER: u32 = 1;
+
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// One audio stream at `address`; `formats` as in the m= line.
+pub fn sdp(address: SocketAddr, formats: &str, direction: &str) -> String {
+    let (ip, port) = (address.ip(), address.port());
+    let family = if ip.is_ipv4() { "IP4" } else { "IP6" };
+    let names = [("0", "PCMU"), ("8", "PCMA"), ("101", "telephone-event")];
+    let offered = names.iter().filter(|(pt, _)| formats.split(' ').any(|f| f == *pt));
+    let maps: String = offered.map(|(pt, n)| format!("a=rtpmap:{pt} {n}/8000\r\n")).collect();
+    format!(
+        "v=0\r\no=- 1 1 IN {family} {ip}\r\ns=pbx\r\nc=IN {family} {ip}\r\nt=0 0\r\n\
+         m=audio {port} RTP/AVP {formats}\r\n{maps}a=ptime:20\r\na={direction}\r\n"
+    )
+}
+
+/// The address that an SDP names.
+pub fn media_address(sdp: &[u8]) -> SocketAddr {
+    let text = std::str::from_utf8(sdp).unwrap();
+    let value = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).expect(name);
+    let ip = value("c=IN ").split(' ').nth(1).unwrap().parse().unwrap();
+    let port = value("m=audio ").split(' ').next().unwrap().parse().unwrap();
+    SocketAddr::new(ip, port)
+}
+
+/// One call of the PBX to the bridge.
+pub struct Call {
+    wire: Wire,
+    shared: Arc<Shared>,
+    pub bridge: SocketAddr,
+    local: SocketAddr,
+    pub id: String,
+    tag: String,
+    pub to_tag: String,
+    /// Request-URI: the bridge's Contact, once it is known.
+    pub target: String,
+    pub cseq: u32,
+    invite_branch: String,
+    /// Further header lines of the INVITE.
+    pub headers: String,
+    /// SDP of the INVITE.
+    pub offer: Option<String>,
+    /// Where the bridge takes RTP.
+    pub rtp: Option<SocketAddr>,
+    pub talker: Talker,
+    pub media: Media,
+}
+
+impl Call {
+    pub async fn new(
+        wire: Wire,
+        shared: Arc<Shared>,
+        local: SocketAddr,
+        bridge: SocketAddr,
+    ) -> Call {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let media = Media::open(local.ip()).await;
+        Call {
+            wire,
+            shared,
+            bridge,
+            local,
+            id: format!("call-{number}-{}@pbx", std::process::id()),
+            tag: format!("tag{number}"),
+            to_tag: String::new(),
+            target: format!("sip:ai@{bridge}"),
+            cseq: 0,
+            invite_branch: String::new(),
+            headers: String::new(),
+            offer: Some(sdp(media.address(), "0 8 101", "sendrecv")),
+            rtp: None,
+            talker: Talker::new(number),
+            media,
+        }
+    }
+
+    /// Becomes a forgery of another call.
+    pub fn take_names(&mut self, of: &Call) {
+        self.id = of.id.clone();
+        self.tag = of.tag.clone();
+        self.to_tag = of.to_tag.clone();
+        self.target = of.target.clone();
+        self.cseq = of.cseq + 10;
+    }
+
+    /// The text of a request of this dialog.
+    fn text(&self, method: &str, cseq: u32, branch: &str, headers: &str, body: &str) -> String {
+        let (local, wire, id) = (self.local, self.wire.name(), &self.id);
+        let (ip, tag, target, bridge) = (local.ip(), &self.tag, &self.target, self.bridge);
+        let host = if ip.is_ipv4() { ip.to_string() } else { format!("[{ip}]") };
+        let to_tag = match self.to_tag.as_str() {
+            "" => String::new(),
+            tag => format!(";tag={tag}"),
+        };
+        let kind = match body {
+            "" => "",
+            _ if headers.contains("Content-Type") => "",
+            _ => "Content-Type: application/sdp\r\n",
+        };
+        format!(
+            "{method} {target} SIP/2.0\r\n\
+             Via: SIP/2.0/{wire} {local};branch={branch};rport\r\n\
+             Max-Forwards: 70\r\n\
+             From: \"Alice\" <sip:5550100@{host}>;tag={tag}\r\n\
+             To: <sip:ai@{bridge}>{to_tag}\r\n\
+             Call-ID: {id}\r\n\
+             CSeq: {cseq} {method}\r\n\
+             Contact: <sip:pbx@{local}>\r\n\
+             Allow: INVITE, ACK, CANCEL, OPTIONS, BYE, INFO, UPDATE\r\n\
+             Supported: timer, replaces\r\n\
+             {headers}{kind}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    fn new_branch() -> String {
+        format!("z9hG4bK{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Sends a request within the dialog and does not wait for its answer; returns its CSeq.
+    pub async fn send(&mut self, method: &str, headers: &str, body: &str) -> u32 {
+        self.cseq += 1;
+        let branch = Call::new_branch();
+        let text = self.text(method, self.cseq, &branch, headers, body);
+        if method == "INVITE" {
+            self.invite_branch = branch;
+        }
+        self.wire.send(self.bridge, text.as_bytes()).await;
+        self.cseq
+    }
+
+    /// Sends a request and waits for its final answer.
+    pub async fn request(&mut self, method: &str, headers: &str, body: &str) -> Message {
+        let cseq = self.send(method, headers, body).await;
+        self.response(cseq, method, 200).await
+    }
+
+    /// The answer with a status of at least `code` to the request with this number.
+    pub async fn response(&self, cseq: u32, method: &str, code: u16) -> Message {
+        let ours = |m: &Message| {
+            m.code().is_some_and(|c| c >= code)
+                && m.call_id() == self.id
+                && m.cseq() == Some((cseq, method))
+        };
+        let what = format!("an answer to {method}");
+        self.shared.inbox.wait(&what, |inbox| take(inbox, ours)).await
+    }
+
+    /// Sends the INVITE.
+    pub async fn invite(&mut self) {
+        let (headers, offer) = (self.headers.clone(), self.offer.clone().unwrap_or_default());
+        self.send("INVITE", &headers, &offer).await;
+    }
+
+    /// Waits for the 200, takes it in and acknowledges it.
+    pub async fn answered(&mut self) -> Message {
+        let response = self.answered_without_ack().await;
+        self.ack("").await;
+        response
+    }
+
+    pub async fn answered_without_ack(&mut self) -> Message {
+        let response = self.response(self.cseq, "INVITE", 200).await;
+        assert_eq!(response.code(), Some(200), "{response:?}");
+        self.to_tag = response.to().unwrap().tag().unwrap().to_owned();
+        self.target = response.contact().unwrap().uri;
+        self.rtp = Some(media_address(&response.body));
+        response
+    }
+
+    /// The ACK of a 200, a request of its own.
+    pub async fn ack(&mut self, body: &str) {
+        let text = self.text("ACK", self.cseq, &Call::new_branch(), "", body);
+        self.wire.send(self.bridge, text.as_bytes()).await;
+    }
+
+    /// Waits for a refusal and acknowledges it.
+    pub async fn refused(&mut self) -> Message {
+        let response = self.response(self.cseq, "INVITE", 200).await;
+        assert!(response.code() >= Some(300), "{response:?}");
+        let before = std::mem::take(&mut self.to_tag);
+        self.to_tag = response.to().unwrap().tag().unwrap().to_owned();
+        let text = self.text("ACK", self.cseq, &self.invite_branch, "", "");
+        self.to_tag = before;
+        self.wire.send(self.bridge, text.as_bytes()).await;
+        response
+    }
+
+    /// A re-INVITE that is accepted; returns the 200.
+    pub async fn reinvite(&mut self, headers: &str, sdp: &str) -> Message {
+        self.send("INVITE", headers, sdp).await;
+        self.answered().await
+    }
+
+    pub async fn cancel(&mut self) {
+        let text = self.text("CANCEL", self.cseq, &self.invite_branch, "", "");
+        self.wire.send(self.bridge, text.as_bytes()).await;
+    }
+
+    /// The caller hangs up.
+    pub async fn bye(&mut self) {
+        let response = self.request("BYE", "", "").await;
+        assert_eq!(response.code(), Some(200), "{response:?}");
+    }
+
+    /// Waits for the bridge's BYE, which has been answered, and returns its Reason.
+    pub async fn hung_up(&self) -> String {
+        let ours = |m: &Message| m.method() == Some("BYE") && m.call_id() == self.id;
+        let bye = self.shared.inbox.wait("BYE", |inbox| take(inbox, ours)).await;
+        bye.get("Reason").unwrap_or("none").to_owned()
+    }
+
+    /// Says frames `frames` of the caller's numbered audio.
+    pub async fn say(&mut self, frames: std::ops::Range<u32>) {
+        let to = self.rtp.expect("the call is answered");
+        self.media.say(to, &mut self.talker, CALLER, frames).await;
+    }
+
+    /// Sends a packet of the caller's stream.
+    pub async fn send_rtp(&self, packet: &[u8]) {
+        self.media.send(self.rtp.expect("the call is answered"), packet).await;
+    }
+}
