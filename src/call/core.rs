@@ -1,5 +1,5 @@
-//! What a call decides, without sockets and clocks: [`Call::handle`], then drain [`Call::poll`], then
-//! wait for the next input or [`Call::next_timeout`].
+//! What a call decides, without sockets and clocks: [`Call::handle`], then drain [`Call::poll`],
+//! then wait for the next input or [`Call::next_timeout`].
 //!
 //! ```text
 //! Connecting ──AI open (or at once)──> Talking ──AI closed──> Draining ──played──┐

@@ -1,7 +1,8 @@
 //! The call: one caller talking to one AI, whatever the source.
 //!
-//! [`core`] decides (pure; [`words`] are its inputs and outputs), [`run`] moves packets, [`leg`] and [`ports`] own the RTP sockets,
-//! [`end`] says why a call ended. A source (SIP, later ARI) hands over an [`Offer`].
+//! [`core`] decides (pure; [`words`] are its inputs and outputs), [`run`] moves packets, [`leg`]
+//! and [`ports`] own the RTP sockets, [`end`] says why a call ended. A source (SIP, later ARI)
+//! hands over an [`Offer`].
 
 pub mod core;
 pub mod end;

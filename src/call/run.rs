@@ -1,5 +1,6 @@
 //! Moves a call's packets: one task owns its RTP sockets and its AI WebSocket. Owns I/O.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,11 +11,11 @@ use tracing::{debug, info, warn};
 
 use crate::call::core::Call;
 use crate::call::end::EndReason;
-use crate::call::leg::{Channel, Leg, MAX_DATAGRAM};
+use crate::call::leg::{Channel, MAX_DATAGRAM};
 use crate::call::words::{Input, Output, Seeds, Summary};
 use crate::call::{CallConfig, Offer, Signal};
-use crate::record::writer::Track;
-use crate::stream::connect::ConnectError;
+use crate::record::writer::{Recording, Track};
+use crate::stream::connect::{ConnectError, Socket};
 use crate::stream::socket::{AiSocket, Closed, Counts, SocketEvent};
 use crate::stream::{FromAi, StreamInfo, twilio};
 use crate::telemetry::{COUNTERS, Masked};
@@ -34,178 +35,199 @@ pub struct Record {
 }
 
 /// Runs one call to its end. `stop` becomes true when the program wants all calls ended.
-pub async fn run(
-    mut offer: Offer,
-    config: Arc<CallConfig>,
-    mut stop: watch::Receiver<bool>,
-) -> Record {
+pub async fn run(offer: Offer, config: Arc<CallConfig>, mut stop: watch::Receiver<bool>) -> Record {
     offer.leg.ready().await;
-    let info = stream_info(&offer, &config);
-    info!(
-        call = offer.id,
-        pbx = &*offer.pbx,
-        from = %Masked(&offer.from_number),
-        to = offer.to_number,
-        call_sid = info.call_sid,
-        native_id = offer.native_id,
-        "call offered"
-    );
-    let mut call = Call::new(
-        Instant::now(),
-        &config,
-        offer.leg.signalling,
-        offer.remote,
-        seeds(),
-        format!("{}@trunkless", offer.id),
-    );
-    let mut recording = config.recorder.as_ref().map(|r| r.start(&offer.id));
+    let mut running = Running::new(offer, &config);
     let mut connecting = Some(Box::pin(config.target.connect(config.answer_wait)));
-    let mut ai: Option<AiSocket> = None;
-    let mut ai_counts = Counts::default();
-    let mut reason = EndReason::Internal;
-    let mut ignored_before = false;
     let mut buffer = [0u8; MAX_DATAGRAM];
-    loop {
-        while let Some(output) = call.poll() {
+    let reason = loop {
+        if let Some(reason) = running.act() {
+            break reason;
+        }
+        let timer = match running.next_timeout() {
+            Some(at) => Either::Left(sleep_until(at.into())),
+            None => Either::Right(pending()),
+        };
+        let (dialling, ai) = (connecting.is_some(), running.ai.is_some());
+        tokio::select! {
+            signal = running.offer.signals.recv() => {
+                let signal = signal.unwrap_or(Signal::Ended(EndReason::Internal));
+                running.call.handle(Instant::now(), Input::Signal(signal));
+            }
+            received = running.offer.leg.recv(&mut buffer) => {
+                if let Ok((channel, n, from)) = received {
+                    running.on_datagram(channel, from, &buffer[..n]);
+                    running.take_datagrams(&mut buffer);
+                }
+            }
+            () = timer => running.on_timeout(&mut buffer),
+            connected = async { connecting.as_mut().expect("guarded").await }, if dialling => {
+                connecting = None;
+                running.on_connected(connected);
+            }
+            event = async { running.ai.as_mut().expect("guarded").next().await }, if ai => {
+                running.on_ai(event);
+            }
+            _ = stop.wait_for(|stop| *stop) => {
+                running.call.handle(Instant::now(), Input::End(EndReason::Drain));
+            }
+        }
+    };
+    drop(connecting);
+    running.finish(reason).await
+}
+
+/// What belongs to one call while it runs.
+struct Running {
+    offer: Offer,
+    info: StreamInfo,
+    call: Call,
+    recording: Option<Recording>,
+    ai: Option<AiSocket>,
+    /// Kept beside the socket, which may be gone before the call's end.
+    ai_counts: Counts,
+    /// A message of the AI was ignored, and the log has been told.
+    ignored_before: bool,
+}
+
+impl Running {
+    fn new(offer: Offer, config: &CallConfig) -> Running {
+        let info = stream_info(&offer, config);
+        info!(
+            call = offer.id,
+            pbx = &*offer.pbx,
+            from = %Masked(&offer.from_number),
+            to = offer.to_number,
+            call_sid = info.call_sid,
+            native_id = offer.native_id,
+            "call offered"
+        );
+        let cname = format!("{}@trunkless", offer.id);
+        let (signalling, remote) = (offer.leg.signalling, offer.remote);
+        let call = Call::new(Instant::now(), config, signalling, remote, seeds(), cname);
+        Running {
+            info,
+            call,
+            recording: config.recorder.as_ref().map(|r| r.start(&offer.id)),
+            offer,
+            ai: None,
+            ai_counts: Counts::default(),
+            ignored_before: false,
+        }
+    }
+
+    /// Does what the call has decided; the reason when it is over.
+    fn act(&mut self) -> Option<EndReason> {
+        let mut end = None;
+        while let Some(output) = self.call.poll() {
             match output {
-                Output::Request(request) => (offer.requests)(request),
-                Output::Rtp { to, packet } => offer.leg.send(Channel::Rtp, to, &packet),
-                Output::Rtcp { to, packet } => offer.leg.send(Channel::Rtcp, to, &packet),
-                Output::AiStart { burst } => ai.iter_mut().for_each(|ai| ai.start(burst)),
+                Output::Request(request) => (self.offer.requests)(request),
+                Output::Rtp { to, packet } => self.offer.leg.send(Channel::Rtp, to, &packet),
+                Output::Rtcp { to, packet } => self.offer.leg.send(Channel::Rtcp, to, &packet),
+                Output::AiStart { burst } => self.ai.iter_mut().for_each(|ai| ai.start(burst)),
                 Output::Ai(message) => {
-                    if let Some(ai) = &mut ai {
+                    if let Some(ai) = &mut self.ai {
                         ai.send(message);
                     }
                 }
                 Output::RecordCaller { index, samples } => {
-                    recording.iter_mut().for_each(|r| r.tap(Track::Caller, index, &samples));
+                    self.recording.iter_mut().for_each(|r| r.tap(Track::Caller, index, &samples));
                 }
                 Output::RecordAi { index, samples } => {
-                    recording.iter_mut().for_each(|r| r.tap(Track::Ai, index, &samples));
+                    self.recording.iter_mut().for_each(|r| r.tap(Track::Ai, index, &samples));
                 }
-                Output::Ended(why) => reason = why,
+                Output::Ended(reason) => end = Some(reason),
             }
         }
-        // kept here, because the socket may be gone before the call's end
-        ai_counts = ai.as_ref().map_or(ai_counts, |ai| ai.counts);
-        if call.is_ended() {
-            break;
+        self.ai_counts = self.ai.as_ref().map_or(self.ai_counts, |ai| ai.counts);
+        end
+    }
+
+    fn stalls_at(&self) -> Option<Instant> {
+        self.ai.as_ref().and_then(AiSocket::stalls_at)
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.call.next_timeout().into_iter().chain(self.stalls_at()).min()
+    }
+
+    fn on_timeout(&mut self, buffer: &mut [u8]) {
+        // what has come already is heard before the clock fills with silence: after a standstill of
+        // this process both are due
+        self.take_datagrams(buffer);
+        let now = Instant::now();
+        if self.stalls_at().is_some_and(|at| at <= now) {
+            self.ai = None;
+            self.call.handle(now, Input::AiClosed(&Closed::Stalled));
         }
-        let stalls_at = ai.as_ref().and_then(AiSocket::stalls_at);
-        let deadline = call.next_timeout().into_iter().chain(stalls_at).min();
-        let timer = match deadline {
-            Some(at) => Either::Left(sleep_until(at.into())),
-            None => Either::Right(pending()),
-        };
-        tokio::select! {
-            signal = offer.signals.recv() => {
-                let signal = signal.unwrap_or(Signal::Ended(EndReason::Internal));
-                call.handle(Instant::now(), Input::Signal(signal));
+        self.call.handle(now, Input::Timeout { unix: unix() });
+    }
+
+    /// Takes datagrams that are there already.
+    fn take_datagrams(&mut self, buffer: &mut [u8]) {
+        for _ in 0..BURST {
+            let Ok((channel, n, from)) = self.offer.leg.try_recv(buffer) else { break };
+            self.on_datagram(channel, from, &buffer[..n]);
+        }
+    }
+
+    fn on_datagram(&mut self, channel: Channel, from: SocketAddr, data: &[u8]) {
+        let now = Instant::now();
+        match channel {
+            Channel::Rtp => self.call.handle(now, Input::Rtp { from, data }),
+            Channel::Rtcp => self.call.handle(now, Input::Rtcp { data, unix: unix() }),
+        }
+    }
+
+    fn on_connected(&mut self, connected: Result<Socket, ConnectError>) {
+        match connected {
+            Ok(socket) => {
+                self.ai = Some(AiSocket::new(socket, self.info.clone()));
+                self.call.handle(Instant::now(), Input::AiOpen);
             }
-            received = offer.leg.recv(&mut buffer) => {
-                if let Ok((channel, n, from)) = received {
-                    on_datagram(&mut call, channel, from, &buffer[..n]);
-                    take_datagrams(&mut call, &offer.leg, &mut buffer);
+            Err(error) => {
+                let (call, pbx) = (&self.offer.id, &*self.offer.pbx);
+                warn!(call, pbx, %error, "the AI cannot be reached");
+                self.call.handle(Instant::now(), Input::AiFailed);
+            }
+        }
+    }
+
+    fn on_ai(&mut self, event: SocketEvent) {
+        let now = Instant::now();
+        match event {
+            SocketEvent::Message(message) => {
+                if let FromAi::Ignored(why) = message
+                    && !std::mem::replace(&mut self.ignored_before, true)
+                {
+                    let call = &self.offer.id;
+                    warn!(call, why, "a message of the AI was ignored (told once a call)");
+                }
+                self.call.handle(now, Input::Ai(message));
+            }
+            SocketEvent::Closed(closed) => {
+                debug!(call = self.offer.id, ?closed, "AI stream closed");
+                self.call.handle(now, Input::AiClosed(&closed));
+                // a stream that is gone needs no farewell; an orderly close has been answered
+                // already, and is followed to its end
+                if let (Some(ai), Closed::Orderly(_)) = (self.ai.take(), closed) {
+                    tokio::spawn(ai.finish());
                 }
             }
-            () = timer => {
-                // what has come already is heard before the clock fills with silence: after a
-                // standstill of this process both are due
-                take_datagrams(&mut call, &offer.leg, &mut buffer);
-                let now = Instant::now();
-                if stalls_at.is_some_and(|at| at <= now) {
-                    ai = None;
-                    call.handle(now, Input::AiClosed(&Closed::Stalled));
-                }
-                call.handle(now, Input::Timeout { unix: unix() });
-            }
-            connected = async { connecting.as_mut().expect("guarded").await }, if connecting.is_some() => {
-                connecting = None;
-                on_connected(&offer, &mut call, &mut ai, connected, &info);
-            }
-            event = async { ai.as_mut().expect("guarded").next().await }, if ai.is_some() => {
-                match event {
-                    SocketEvent::Message(message) => {
-                        on_message(&offer.id, &mut call, message, &mut ignored_before);
-                    }
-                    SocketEvent::Closed(closed) => {
-                        debug!(call = offer.id, ?closed, "AI stream closed");
-                        call.handle(Instant::now(), Input::AiClosed(&closed));
-                        close(&mut ai, &closed);
-                    }
-                }
-            }
-            _ = stop.wait_for(|stop| *stop) => {
-                call.handle(Instant::now(), Input::End(EndReason::Drain));
-            }
         }
     }
-    let summary = call.summary(Instant::now());
-    let path = recording.map(|r| r.finish());
-    log_end(&offer, reason, &summary, ai_counts.dropped_audio);
-    drop(connecting);
-    // the farewell to an AI that does not answer holds neither ports nor admission
-    let id = std::mem::take(&mut offer.id);
-    drop(offer);
-    if let Some(ai) = ai {
-        ai.finish().await;
-    }
-    Record { id, reason, summary, ai: ai_counts, recording: path }
-}
 
-/// Takes datagrams that are there already.
-fn take_datagrams(call: &mut Call, leg: &Leg, buffer: &mut [u8]) {
-    for _ in 0..BURST {
-        let Ok((channel, n, from)) = leg.try_recv(buffer) else { break };
-        on_datagram(call, channel, from, &buffer[..n]);
-    }
-}
-
-fn on_datagram(call: &mut Call, channel: Channel, from: std::net::SocketAddr, data: &[u8]) {
-    let now = Instant::now();
-    match channel {
-        Channel::Rtp => call.handle(now, Input::Rtp { from, data }),
-        Channel::Rtcp => call.handle(now, Input::Rtcp { data, unix: unix() }),
-    }
-}
-
-fn on_connected(
-    offer: &Offer,
-    call: &mut Call,
-    ai: &mut Option<AiSocket>,
-    connected: Result<crate::stream::connect::Socket, ConnectError>,
-    info: &StreamInfo,
-) {
-    match connected {
-        Ok(socket) => {
-            *ai = Some(AiSocket::new(socket, info.clone()));
-            call.handle(Instant::now(), Input::AiOpen);
+    async fn finish(self, reason: EndReason) -> Record {
+        let summary = self.call.summary(Instant::now());
+        let recording = self.recording.map(Recording::finish);
+        log_end(&self.offer, reason, &summary, self.ai_counts.dropped_audio);
+        let id = self.offer.id.clone();
+        // the farewell to an AI that does not answer holds neither ports nor admission
+        drop(self.offer);
+        if let Some(ai) = self.ai {
+            ai.finish().await;
         }
-        Err(error) => {
-            warn!(call = offer.id, pbx = &*offer.pbx, %error, "the AI cannot be reached");
-            call.handle(Instant::now(), Input::AiFailed);
-        }
-    }
-}
-
-fn on_message(id: &str, call: &mut Call, message: FromAi, ignored_before: &mut bool) {
-    if let FromAi::Ignored(why) = message
-        && !std::mem::replace(ignored_before, true)
-    {
-        warn!(call = id, why, "a message of the AI was ignored (told once a call)");
-    }
-    call.handle(Instant::now(), Input::Ai(message));
-}
-
-/// A stream that is gone needs no farewell; an orderly close has been answered already.
-fn close(ai: &mut Option<AiSocket>, closed: &Closed) {
-    match closed {
-        Closed::Orderly(_) => {
-            if let Some(ai) = ai.take() {
-                tokio::spawn(ai.finish());
-            }
-        }
-        Closed::Failed(_) | Closed::Protocol(_) | Closed::Stalled => *ai = None,
+        Record { id, reason, summary, ai: self.ai_counts, recording }
     }
 }
 

@@ -1,5 +1,5 @@
-//! From the INVITE to the answer: the AI is dialled first, and a call without AI is refused so that the
-//! PBX can send it elsewhere.
+//! From the INVITE to the answer: the AI is dialled first, and a call without AI is refused so that
+//! the PBX can send it elsewhere.
 
 use std::time::{Duration, Instant};
 

@@ -65,8 +65,8 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// A bridge that registers with the PBX at `pbx` and dials `ai`. `config`: TOML that is laid over
-    /// the plain configuration.
+    /// A bridge that registers with the PBX at `pbx` and dials `ai`. `config`: TOML that is laid
+    /// over the plain configuration.
     pub async fn start(net: Net, pbx: SocketAddr, ai: SocketAddr, config: &str) -> Bridge {
         let listen = SocketAddr::new(net.bridge(), 0);
         let plain = format!(

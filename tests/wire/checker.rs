@@ -1,5 +1,5 @@
-//! What Twilio would send, byte for byte: each message is read, written anew as Twilio writes it, and
-//! compared.
+//! What Twilio would send, byte for byte: each message is read, written anew as Twilio writes it,
+//! and compared.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;

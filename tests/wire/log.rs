@@ -54,8 +54,8 @@ impl<T> Log<T> {
     }
 }
 
-/// Runs `test` until it succeeds, up to five times: for the few tests that look at milliseconds, which
-/// a busy machine may spoil but a fault of ours spoils each time.
+/// Runs `test` until it succeeds, up to five times: for the few tests that look at milliseconds,
+/// which a busy machine may spoil but a fault of ours spoils each time.
 pub async fn steady(what: &str, mut test: impl AsyncFnMut() -> Result<(), String>) {
     let mut failures = Vec::new();
     for _ in 0..5 {

@@ -1,6 +1,7 @@
 //! The bridge in this process, from its configuration's text on, with real sockets on loopback: a
-//! scripted PBX (`pbx`, `media`) on one side, a strict Twilio server (`strict`, `stream`, `checker`) on
-//! the other. Every test has addresses of its own and is named by the behaviour that it shows.
+//! scripted PBX (`pbx`, `call`, `media`) on one side, a strict Twilio server (`strict`, `stream`,
+//! `checker`) on the other. Every test has addresses of its own and is named by the behaviour that
+//! it shows.
 
 mod bridge;
 mod call;

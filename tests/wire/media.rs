@@ -1,4 +1,5 @@
-//! The PBX's RTP: a pair of sockets that collects what comes and sends numbered audio on a 20 ms clock.
+//! The PBX's RTP: a pair of sockets that collects what comes and sends numbered audio on a clock of
+//! 20 ms.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -115,8 +116,8 @@ impl Media {
         timeout(time, self.next()).await.is_err()
     }
 
-    /// Waits for `count` frames that are not silence and returns those of call `number` in the order
-    /// in which they came; panics at a frame that is not one of ours to the last byte.
+    /// Waits for `count` frames that are not silence and returns their numbers in the order in
+    /// which they came; panics at a frame that is not one of call `number` to the last byte.
     pub async fn numbered(&self, number: u32, count: usize) -> Vec<u32> {
         let what = format!("{count} frames of audio in RTP");
         self.heard

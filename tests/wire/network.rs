@@ -138,7 +138,7 @@ async fn a_pause_is_silence_and_the_audio_clock_goes_on() {
     call.say(0..5).await;
     stream.hears(4).await;
     stream.listen(300).await;
-    // discontinuous transmission: numbers go on, timestamps count the pause, the marker opens speech
+    // discontinuous transmission: numbers go on, timestamps count the pause, the marker tells of it
     call.talker.timestamp = call.talker.timestamp.wrapping_add(2400);
     call.talker.marker = true;
     call.say(5..10).await;

@@ -1,5 +1,5 @@
-//! REGISTER: how the bridge proves who it is, what it does when it is refused and when the registrar is
-//! gone.
+//! REGISTER: how the bridge proves who it is, what it does when it is refused and when the
+//! registrar is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -137,8 +137,8 @@ impl Stream {
         found.expect("nothing is wrong, so it was found")
     }
 
-    /// Waits until `count` of the caller's numbered frames have come and returns their numbers, in the
-    /// order in which they came. Panics at a frame that is neither silence nor one of them.
+    /// Waits until `count` of the caller's numbered frames have come and returns their numbers, in
+    /// the order in which they came. Panics at a frame that is neither silence nor one of them.
     pub async fn heard(&self, count: usize) -> Vec<u32> {
         let what = format!("{count} frames of the caller");
         let enough = |told: &mut Vec<Told>| {
