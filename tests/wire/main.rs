@@ -11,6 +11,7 @@ mod media;
 mod pbx;
 mod stream;
 mod strict;
+mod tls;
 mod wav;
 
 mod answer;

@@ -1,0 +1,98 @@
+//! wss: the configured CA and server name decide, and nothing falls back to less.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{CertificateParams, Issuer, KeyPair};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use trunkless::stream::connect::{ConnectError, Target, TargetOptions};
+
+/// A server with a certificate for `ai.test`, and the PEM file of the CA that has signed it.
+struct Server {
+    url: String,
+    ca: tempfile::NamedTempFile,
+}
+
+fn new_ca() -> (Issuer<'static, KeyPair>, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let pem = params.self_signed(&key).unwrap().pem();
+    (Issuer::new(params, key), pem)
+}
+
+fn pem_file(pem: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(pem.as_bytes()).unwrap();
+    file
+}
+
+async fn server() -> Server {
+    let (ca, pem) = new_ca();
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["ai.test".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &ca).unwrap();
+    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], private)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("wss://{}/media", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            if let Ok(tls) = acceptor.accept(tcp).await {
+                let _ = tokio_tungstenite::accept_async(tls).await;
+            }
+        }
+    });
+    Server { url, ca: pem_file(&pem) }
+}
+
+fn options(ca: &tempfile::NamedTempFile, name: Option<&str>) -> TargetOptions {
+    TargetOptions {
+        ca_file: Some(ca.path().display().to_string()),
+        tls_server_name: name.map(str::to_owned),
+        ..TargetOptions::default()
+    }
+}
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn the_configured_ca_and_name_are_accepted() {
+    let server = server().await;
+    let target = Target::new(&server.url, &options(&server.ca, Some("ai.test"))).unwrap();
+    assert!(target.connect(LIMIT).await.is_ok());
+}
+
+#[tokio::test]
+async fn another_name_another_ca_and_the_systems_cas_are_refused() {
+    let server = server().await;
+    let (_, other) = new_ca();
+    let other = pem_file(&other);
+    let refused = [
+        options(&server.ca, None),
+        options(&server.ca, Some("other.test")),
+        options(&other, Some("ai.test")),
+    ];
+    for options in refused {
+        let target = Target::new(&server.url, &options).unwrap();
+        let result = target.connect(LIMIT).await;
+        assert!(matches!(result, Err(ConnectError::Tls(_))), "{options:?}");
+    }
+}
+
+#[test]
+fn a_ca_file_that_holds_none_is_named() {
+    let empty = pem_file("nothing here");
+    let error = Target::new("wss://ai.test/", &options(&empty, None)).err().unwrap().to_string();
+    assert!(error.contains("holds no certificate"), "{error}");
+}
