@@ -66,6 +66,7 @@ pub struct Call {
     preroll_dropped: u64,
     frames: u64,
     pbx_lost: Option<Instant>,
+    pbx_back: Option<Instant>,
     /// When the last hold ended.
     resumed: Option<Instant>,
     packet: Vec<u8>,
@@ -111,6 +112,7 @@ impl Call {
             preroll_dropped: 0,
             frames: 0,
             pbx_lost: None,
+            pbx_back: None,
             resumed: None,
             packet: Vec::new(),
             limits: Limits {
@@ -325,13 +327,15 @@ impl Call {
     fn on_signal(&mut self, now: Instant, signal: Signal) {
         match signal {
             Signal::Media(remote) => {
-                if remote.wants_audio && self.remote.is_some_and(|r| !r.wants_audio) {
+                let held = |r: RemoteMedia| !r.wants_audio || !r.sends_audio;
+                if !held(remote) && self.remote.is_some_and(held) {
                     self.resumed = Some(now);
                 }
                 self.set_remote(remote);
             }
             Signal::Digit(digit) => self.on_digit(now, digit, Origin::Info),
-            Signal::PbxLost => self.pbx_lost = Some(now),
+            Signal::PbxLost => (self.pbx_lost, self.pbx_back) = (Some(now), None),
+            Signal::PbxBack => self.pbx_back = Some(now),
             Signal::Ended(reason) => self.end(reason),
         }
     }
@@ -369,10 +373,13 @@ impl Call {
             since.filter(|_| !limit.is_zero()).map(|at| (at + limit, reason))
         };
         let heard = self.receiver.last_heard().filter(|_| self.answered.is_some());
-        let on_hold = self.remote.is_some_and(|r| !r.wants_audio);
+        let on_hold = self.remote.is_some_and(|r| !r.wants_audio || !r.sends_audio);
         let expected = heard.max(self.resumed).filter(|_| !on_hold);
         let silent = self.ai_started.filter(|_| !self.ai_heard && self.phase == Phase::Talking);
-        let lost = self.pbx_lost.and(heard.or(Some(self.created)));
+        // a PBX that is back knows this call if its RTP flows again
+        let survived = self.pbx_back.is_some_and(|back| heard.is_some_and(|at| at > back));
+        let unsure = self.pbx_lost.is_some() && !survived;
+        let lost = heard.or(Some(self.created)).filter(|_| unsure && !on_hold);
         let drained = match self.phase {
             Phase::Draining { until } => Some((until, EndReason::AiHangup)),
             _ => None,

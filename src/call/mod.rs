@@ -32,6 +32,8 @@ pub struct RemoteMedia {
     pub format: Format,
     /// False while the PBX has us on hold.
     pub wants_audio: bool,
+    /// False while it has said that no RTP of its own comes.
+    pub sends_audio: bool,
 }
 
 /// What the source tells the call.
@@ -42,6 +44,8 @@ pub enum Signal {
     Digit(char),
     /// The PBX does not answer any more: the call ends if its RTP has stopped too.
     PbxLost,
+    /// The PBX answers again: calls whose RTP flows again have survived.
+    PbxBack,
     Ended(EndReason),
 }
 

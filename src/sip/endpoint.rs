@@ -455,10 +455,13 @@ impl Endpoint {
             }
             Status::Unregistered => info!(pbx, "unregistered"),
         }
-        if matches!(status, Status::Lost { .. }) {
-            let calls = self.calls.iter().filter(|(_, link)| link.account == account);
-            let calls: Vec<CallKey> = calls.map(|(key, _)| *key).collect();
-            calls.into_iter().for_each(|call| self.signal(call, Signal::PbxLost));
-        }
+        let signal = match status {
+            Status::Lost { .. } => Signal::PbxLost,
+            Status::Registered { .. } | Status::Conflict { .. } => Signal::PbxBack,
+            _ => return,
+        };
+        let calls = self.calls.iter().filter(|(_, link)| link.account == account);
+        let calls: Vec<CallKey> = calls.map(|(key, _)| *key).collect();
+        calls.into_iter().for_each(|call| self.signal(call, signal));
     }
 }

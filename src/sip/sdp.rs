@@ -141,6 +141,11 @@ impl Remote {
         !link_local && !ip.is_multicast() && (!ip.is_loopback() || signalling.is_loopback())
     }
 
+    /// Whether RTP of the peer's is to be expected.
+    pub fn sends_audio(&self) -> bool {
+        matches!(self.direction, Direction::SendRecv | Direction::SendOnly)
+    }
+
     /// Whether the peer wants to hear us.
     pub fn wants_audio(&self) -> bool {
         matches!(self.direction, Direction::SendRecv | Direction::RecvOnly)

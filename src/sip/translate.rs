@@ -33,6 +33,7 @@ pub fn remote_media(remote: &Remote) -> RemoteMedia {
             dtmf_payload_type: remote.dtmf_payload_type,
         },
         wants_audio: remote.wants_audio(),
+        sends_audio: remote.sends_audio(),
     }
 }
 

@@ -5,6 +5,7 @@ mod world;
 use std::time::Duration;
 
 use bytes::Bytes;
+use trunkless::call::Signal;
 use trunkless::call::end::EndReason;
 use trunkless::call::words::Input;
 use trunkless::peer::pattern;
@@ -168,4 +169,27 @@ fn endings() {
         world.feed(Input::AiClosed(&closed));
         assert_eq!(world.heard.ended, Some(reason));
     }
+}
+
+/// A PBX that was lost for a moment: a call whose RTP flows on lives, also through a later pause; one
+/// that the PBX has forgotten does not come back and ends.
+#[test]
+fn a_pbx_that_comes_back() {
+    let mut world = World::new(80, Network::default());
+    world.run_to(1_000);
+    world.feed(Input::Signal(Signal::PbxLost));
+    world.run_to(2_000);
+    world.feed(Input::Signal(Signal::PbxBack));
+    world.run_to(3_000);
+    world.silence(true);
+    world.run_to(13_000);
+    assert_eq!(world.heard.ended, None);
+    let mut world = World::new(81, Network::default());
+    world.run_to(1_000);
+    world.silence(true);
+    world.feed(Input::Signal(Signal::PbxLost));
+    world.run_to(2_000);
+    world.feed(Input::Signal(Signal::PbxBack));
+    world.run_to(4_000);
+    assert_eq!(world.heard.ended, Some(EndReason::PbxLost));
 }

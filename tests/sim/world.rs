@@ -107,6 +107,7 @@ impl World {
             rtcp: "10.0.0.2:4001".parse().expect("an address"),
             format: Format { law: Law::Mu, payload_type: 0, dtmf_payload_type: Some(101) },
             wants_audio: true,
+            sends_audio: true,
         };
         let seeds = Seeds { ssrc: 1, sequence: 65_000, timestamp: u32::MAX - 5000 };
         let config = config();
@@ -127,6 +128,11 @@ impl World {
         };
         world.feed(Input::AiOpen);
         world
+    }
+
+    /// Whether the network loses everything from now on.
+    pub fn silence(&mut self, on: bool) {
+        self.network.loss = if on { 1000 } else { 0 };
     }
 
     pub fn feed(&mut self, input: Input<'_>) {
