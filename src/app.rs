@@ -192,7 +192,7 @@ async fn log_totals() {
     let mut before = String::new();
     loop {
         sleep(TOTALS).await;
-        let now = COUNTERS.ended_text();
+        let now = COUNTERS.summary();
         if now != before {
             COUNTERS.log();
             before = now;

@@ -63,6 +63,12 @@ impl Counters {
         seen.map(|(label, n)| format!("{label}={n}")).collect::<Vec<_>>().join(" ")
     }
 
+    /// Changes when there is something new to tell: an ended call, a dropped request.
+    pub fn summary(&self) -> String {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        format!("{} {} {}", self.ended_text(), get(&self.strangers), get(&self.unreadable))
+    }
+
     /// One line with everything, for the log at the end and now and then.
     pub fn log(&self) {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -27,7 +27,7 @@ use crate::sip::knock::knock;
 use crate::sip::registration::Status;
 use crate::sip::resolve;
 use crate::sip::tcp::{Connections, TcpEvent};
-use crate::sip::translate::{end_reason, remote_media, short_id};
+use crate::sip::translate::{cut, end_reason, remote_media, short_id};
 use crate::sip::uri::Host;
 use crate::telemetry::COUNTERS;
 
@@ -415,7 +415,7 @@ impl Endpoint {
             |name: &str| peer.x_headers.iter().any(|x| x == "*" || x.eq_ignore_ascii_case(name));
         let mut vars: Vec<(String, String)> = Vec::new();
         if let Some(name) = invite.from_name {
-            vars.push(("from_name".to_owned(), name));
+            vars.push(("from_name".to_owned(), cut(&name)));
         }
         vars.extend(invite.x_headers.into_iter().filter(|(name, _)| wanted(name)));
         let sid_seed = format!("{}|{}", invite.sip_call_id, invite.from_tag);
@@ -423,9 +423,9 @@ impl Endpoint {
         Ok(Offer {
             id: short_id(&sid_seed, unix.unwrap_or_default()),
             pbx: peer.name.clone(),
-            from_number: invite.from_user,
-            to_number: invite.to_user,
-            native_id: invite.sip_call_id,
+            from_number: cut(&invite.from_user),
+            to_number: cut(&invite.to_user),
+            native_id: cut(&invite.sip_call_id),
             sid_seed,
             vars,
             remote: invite.remote.as_ref().map(remote_media),
