@@ -31,6 +31,8 @@ use crate::telemetry::COUNTERS;
 const UNREGISTER: Duration = Duration::from_secs(2);
 /// What calls that are ended by us get to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// How long the answers to our last BYEs may take.
+const BYES: Duration = Duration::from_secs(2);
 /// Interval of the line with the totals.
 const TOTALS: Duration = Duration::from_secs(60);
 
@@ -114,8 +116,8 @@ impl App {
         }
         self.stop.send_replace(true);
         let _ = timeout(FAREWELL, self.calls.wait()).await;
-        // the last BYEs are on their way through the endpoint
-        sleep(Duration::from_millis(100)).await;
+        // a BYE that was lost is sent again until the PBX answers
+        let _ = timeout(BYES, self.endpoint.idle()).await;
         self.serving.abort();
         if let Some(recorder) = self.recorder {
             let _ = tokio::task::spawn_blocking(move || recorder.flush()).await;

@@ -78,7 +78,7 @@ step "format" cargo fmt --check
 # --all-targets leaves out a target with "test = false", which e2e is
 step "clippy" cargo clippy --all-targets -- -D warnings
 step "clippy, end-to-end tests" cargo clippy --test e2e -- -D warnings
-step "tests" cargo test
+step "tests" cargo test --no-fail-fast
 step "release build" cargo build --release
 if [ -z "$no_e2e" ]; then
   step "end-to-end tests with Asterisk" cargo test --release --test e2e -- --test-threads=1

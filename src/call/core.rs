@@ -318,6 +318,9 @@ impl Call {
                 self.playout.clear();
                 while self.playout.next_mark().is_some() {}
                 self.playout.push_audio(prompt.clone());
+                if !self.playout.has_audio() {
+                    return self.end(reason); // no room for it: rather no prompt than silence
+                }
                 self.phase = Phase::Prompting { reason };
             }
             _ => self.end(reason),

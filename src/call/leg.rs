@@ -64,12 +64,22 @@ impl Leg {
     /// `WouldBlock` when there is none.
     pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<(Channel, usize, SocketAddr)> {
         match self.ports.rtp.try_recv_from(buffer) {
-            Ok((n, from)) => Ok((Channel::Rtp, n, from)),
+            Ok((n, from)) => Ok((Channel::Rtp, n, canonical(from))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let (n, from) = self.ports.rtcp.try_recv_from(buffer)?;
-                Ok((Channel::Rtcp, n, from))
+                Ok((Channel::Rtcp, n, canonical(from)))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// An IPv4 address as a socket bound to `[::]` takes it.
+    fn reachable(&self, to: SocketAddr) -> SocketAddr {
+        match to {
+            SocketAddr::V4(v4) if self.ports.is_ipv6() => {
+                SocketAddr::new(IpAddr::V6(v4.ip().to_ipv6_mapped()), v4.port())
+            }
+            other => other,
         }
     }
 
@@ -79,6 +89,11 @@ impl Leg {
             Channel::Rtp => &self.ports.rtp,
             Channel::Rtcp => &self.ports.rtcp,
         };
-        let _ = socket.try_send_to(data, to);
+        let _ = socket.try_send_to(data, self.reachable(to));
     }
+}
+
+/// A socket bound to `[::]` shows IPv4 peers as mapped addresses; an SDP does not.
+fn canonical(from: SocketAddr) -> SocketAddr {
+    SocketAddr::new(from.ip().to_canonical(), from.port())
 }

@@ -40,6 +40,7 @@ pub struct PortPair {
     pub rtp: UdpSocket,
     pub rtcp: UdpSocket,
     port: u16,
+    ipv6: bool,
     pairs: Arc<Mutex<Pairs>>,
 }
 
@@ -78,7 +79,13 @@ impl PortPool {
             match self.bind(port) {
                 Ok((rtp, rtcp)) => {
                     lock(&self.pairs).in_use += 1;
-                    return Ok(PortPair { rtp, rtcp, port, pairs: self.pairs.clone() });
+                    return Ok(PortPair {
+                        rtp,
+                        rtcp,
+                        port,
+                        ipv6: self.ip.is_ipv6(),
+                        pairs: self.pairs.clone(),
+                    });
                 }
                 Err(error) => {
                     lock(&self.pairs).free.push_back(port);
@@ -112,6 +119,10 @@ fn lock(pairs: &Mutex<Pairs>) -> std::sync::MutexGuard<'_, Pairs> {
 }
 
 impl PortPair {
+    pub fn is_ipv6(&self) -> bool {
+        self.ipv6
+    }
+
     /// The RTP port; RTCP's is the next.
     pub fn port(&self) -> u16 {
         self.port

@@ -113,7 +113,7 @@ async fn start_bridge(
     std::fs::create_dir_all(&arguments.output)
         .with_context(|| format!("cannot make {}", arguments.output.display()))?;
     let text = format!(
-        "[ai]\nurl = \"ws://{ai}\"\n[sip]\nlisten = \"127.0.0.1:0\"\n\
+        "[ai]\nurl = \"ws://{ai}\"\n[sip]\nlisten = \"127.0.0.1:0\"\n[calls]\nringing = true\n\
          [recording]\ndirectory = {}\n\
          [pbx.demo]\nmode = \"sip\"\n[pbx.demo.sip]\nregistrar = \"{}\"\n\
          username = \"ai\"\npassword = \"demo\"\n",

@@ -65,7 +65,11 @@ impl Source {
         let before = &self.text[..at.min(self.text.len())];
         let line = before.matches('\n').count() + 1;
         let place = format!("{}:{line}", self.name);
-        ConfigError { place, key: key_at(&self.text, line), message }
+        let key = key_at(&self.text, line);
+        let secret = ["password", "auth_token"].iter().any(|s| key.ends_with(s));
+        // the parser's message quotes the value
+        let message = if secret { "must be a string in quotes".to_owned() } else { message };
+        ConfigError { place, key, message }
     }
 
     /// An error about a dotted key; the line is that of the key or of the nearest table above it.

@@ -163,3 +163,20 @@ fn the_sample_is_valid() {
     let plan = plan(sample, &[("TRUNKLESS_PBX__MAIN__SIP__PASSWORD", "x")]);
     plan.map(|_| ()).unwrap();
 }
+
+/// What the sample shows as comments is a configuration too.
+#[test]
+fn the_samples_comments_are_valid_keys() {
+    let sample = include_str!("../../trunkless.toml");
+    let key = |line: &str| {
+        let name = line.split('=').next().unwrap_or("").trim();
+        line.contains('=') && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+    };
+    let all = sample.lines().map(|line| match line.strip_prefix("# ") {
+        Some(rest) if key(rest) || rest.starts_with('[') => rest,
+        _ => line,
+    });
+    let text = all.collect::<Vec<_>>().join("\n");
+    assert!(text.matches("\nmax_duration").count() == 1);
+    load(&source(&text), &env(&[])).map(|_| ()).unwrap();
+}

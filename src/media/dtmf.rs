@@ -22,6 +22,10 @@ pub fn payload(digit: char, duration: u16, end: bool) -> [u8; 4] {
     [event_code(digit).unwrap_or(0), if end { 0x8a } else { 0x0a }, high, low]
 }
 
+/// A step back of less than 10 s is a packet of an earlier press; a longer one a stream that has
+/// started its timestamps anew.
+const RECENT: u32 = 80_000;
+
 /// Tells presses from the stream's event packets: a press is a new timestamp.
 #[derive(Debug, Default)]
 pub struct EventReceiver {
@@ -39,7 +43,7 @@ impl EventReceiver {
             let step = timestamp.wrapping_sub(last_timestamp);
             let longer = step == SEGMENT && !marker && code == last_code;
             // the same press, or a packet of one before
-            if step == 0 || step > u32::MAX / 2 {
+            if step == 0 || step > u32::MAX - RECENT {
                 return;
             }
             if longer {

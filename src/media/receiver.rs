@@ -46,6 +46,8 @@ pub struct Receiver {
     wrong_source: u64,
     not_audio: u64,
     jitter: Jitter,
+    /// When RTP of any agreed kind has last come, comfort noise included.
+    alive: Option<Instant>,
 }
 
 /// What takes packets in order.
@@ -66,6 +68,7 @@ impl Receiver {
             wrong_source: 0,
             not_audio: 0,
             jitter: Jitter::default(),
+            alive: None,
         }
     }
 
@@ -100,6 +103,7 @@ impl Receiver {
             self.not_audio += 1;
             return;
         };
+        self.alive = Some(now);
         if packet.payload_type == format.payload_type {
             self.jitter.on_packet(now, &packet);
         }
@@ -131,9 +135,9 @@ impl Receiver {
         self.core.events.poll()
     }
 
-    /// When audio was last heard; time 0 when never.
+    /// When RTP last came; time 0 when never.
     pub fn last_heard(&self) -> Option<Instant> {
-        self.core.timeline.last_heard()
+        self.alive.max(self.core.timeline.last_heard())
     }
 
     pub fn counts(&self) -> Counts {

@@ -31,6 +31,9 @@ use crate::sip::translate::{cut, end_reason, remote_media, short_id};
 use crate::sip::uri::Host;
 use crate::telemetry::COUNTERS;
 
+/// A trunk's peers are looked up again after so long; sooner when they were not found.
+const PEERS_AGAIN: Duration = Duration::from_secs(60);
+const PEERS_RETRY: Duration = Duration::from_secs(2);
 /// Signals that wait for a call; its loop takes them at once.
 const SIGNALS: usize = 64;
 
@@ -54,7 +57,15 @@ pub struct EndpointConfig {
 enum Internal {
     Request(CallKey, Request),
     Resolved(AccountId, Result<Vec<Route>, String>),
-    Unreachable(SocketAddr),
+    /// A registrar's port is closed; whether it has ever been found open.
+    Closed {
+        account: AccountId,
+        remote: SocketAddr,
+        was_open: bool,
+    },
+    ResolveAgain(AccountId),
+    /// Tell when no call is left.
+    Idle(oneshot::Sender<()>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -75,6 +86,16 @@ impl EndpointHandle {
     }
 }
 
+impl EndpointHandle {
+    /// Returns when no call is left: all BYEs are answered.
+    pub async fn idle(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.internal.send(Internal::Idle(done)).await.is_ok() {
+            let _ = wait.await;
+        }
+    }
+}
+
 struct CallLink {
     signals: mpsc::Sender<Signal>,
     account: AccountId,
@@ -88,6 +109,7 @@ struct PeerState {
     transport: Transport,
     registers: bool,
     x_headers: Vec<String>,
+    registered: bool,
     knocker: Option<(SocketAddr, tokio::task::AbortHandle)>,
 }
 
@@ -106,6 +128,10 @@ pub struct Endpoint {
     ports: PortPool,
     bound: SocketAddr,
     stopping: Option<oneshot::Sender<()>>,
+    idle: Option<oneshot::Sender<()>>,
+    accept_after: Instant,
+    /// When a refused call was last told of: a flood must not fill the log.
+    refusal_told: Option<Instant>,
 }
 
 impl Endpoint {
@@ -130,6 +156,7 @@ impl Endpoint {
                 transport: peer.account.transport,
                 registers: peer.account.registration.is_some(),
                 x_headers: peer.x_headers.clone(),
+                registered: false,
                 knocker: None,
             })
             .collect();
@@ -156,6 +183,9 @@ impl Endpoint {
             ports: config.ports,
             bound,
             stopping: None,
+            idle: None,
+            accept_after: Instant::now(),
+            refusal_told: None,
         };
         Ok((endpoint, EndpointHandle { internal: internal_tx }))
     }
@@ -183,7 +213,7 @@ impl Endpoint {
                     }
                 }
                 Some(event) = self.tcp_events.recv() => self.on_tcp(event),
-                accepted = self.tcp.accept() => {
+                accepted = self.tcp.accept(), if Instant::now() >= self.accept_after => {
                     if let Ok((stream, remote)) = accepted {
                         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
                         match self.agent.knows(remote.ip()) {
@@ -192,7 +222,7 @@ impl Endpoint {
                         }
                     } else {
                         // out of descriptors: do not spin
-                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        self.accept_after = Instant::now() + Duration::from_millis(50);
                     }
                 }
                 Some(internal) = self.internal.recv() => self.on_internal(internal),
@@ -217,6 +247,11 @@ impl Endpoint {
                 Output::Resolve { account } => self.resolve(account),
                 Output::Event(event) => self.on_event(event),
             }
+        }
+        if self.agent.call_count() == 0
+            && let Some(done) = self.idle.take()
+        {
+            let _ = done.send(());
         }
         COUNTERS.strangers.store(self.agent.counts.strangers, Ordering::Relaxed);
         COUNTERS.unreadable.store(self.agent.counts.unreadable, Ordering::Relaxed);
@@ -255,9 +290,23 @@ impl Endpoint {
             }
             let result = match error {
                 Some(why) if all.is_empty() => Err(why),
-                _ => Ok(all),
+                Some(why) => {
+                    warn!("one of the PBX's addresses is left out: {why}");
+                    Ok(all)
+                }
+                None => Ok(all),
             };
             let _ = internal.send(Internal::Resolved(account, result)).await;
+        });
+    }
+
+    /// A trunk has no registration that would notice a peer's new address, or one not found yet.
+    fn resolve_later(&self, account: AccountId, found: bool) {
+        let internal = self.internal_tx.clone();
+        let wait = if found { PEERS_AGAIN } else { PEERS_RETRY };
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            let _ = internal.send(Internal::ResolveAgain(account)).await;
         });
     }
 
@@ -267,9 +316,10 @@ impl Endpoint {
                 let flow = Flow { transport: Transport::Tcp, remote };
                 self.feed(Input::Message { flow, data: &data });
             }
-            TcpEvent::Closed(remote) => {
-                self.connections.closed(remote);
-                self.feed(Input::Unreachable { remote });
+            TcpEvent::Closed(remote, generation) => {
+                if self.connections.closed(remote, generation) {
+                    self.feed(Input::Unreachable { remote });
+                }
             }
         }
     }
@@ -278,12 +328,29 @@ impl Endpoint {
         match internal {
             Internal::Request(call, request) => self.on_request(call, request),
             Internal::Resolved(account, routes) => {
-                if let Ok(routes) = &routes {
-                    self.knock(account, routes);
+                match &routes {
+                    Ok(routes) => self.knock(account, routes),
+                    Err(why) if !self.peers[account].registers => {
+                        warn!(pbx = &*self.peers[account].name, "peers: {why}; trying again");
+                    }
+                    Err(_) => {}
+                }
+                if !self.peers[account].registers {
+                    self.resolve_later(account, routes.is_ok());
                 }
                 self.feed(Input::Resolved { account, routes });
             }
-            Internal::Unreachable(remote) => self.feed(Input::Unreachable { remote }),
+            Internal::Closed { account, remote, was_open } => {
+                // a firewall may refuse knocks for ever while SIP goes through
+                if was_open || !self.peers[account].registered {
+                    self.feed(Input::Unreachable { remote });
+                }
+            }
+            Internal::ResolveAgain(account) => self.resolve(account),
+            Internal::Idle(done) => {
+                self.idle = Some(done);
+                self.drain();
+            }
             Internal::Shutdown(done) => {
                 self.stopping = Some(done);
                 self.command(Command::Shutdown);
@@ -301,8 +368,8 @@ impl Endpoint {
         }
         let internal = self.internal_tx.clone();
         // a full queue will be told at the next knock
-        let closed = move || {
-            let _ = internal.try_send(Internal::Unreachable(remote));
+        let closed = move |was_open| {
+            let _ = internal.try_send(Internal::Closed { account, remote, was_open });
             !internal.is_closed()
         };
         let task = tokio::spawn(knock(remote, closed));
@@ -372,7 +439,11 @@ impl Endpoint {
             Ok(offer) => offer,
             Err(why) => {
                 COUNTERS.ended(EndReason::Overload);
-                warn!(pbx = &*self.peers[account].name, why, "call refused");
+                let now = Instant::now();
+                if self.refusal_told.is_none_or(|at| now - at >= Duration::from_secs(1)) {
+                    self.refusal_told = Some(now);
+                    warn!(pbx = &*self.peers[account].name, why, "calls are refused");
+                }
                 return self.refuse(call);
             }
         };
@@ -437,6 +508,8 @@ impl Endpoint {
     }
 
     fn on_registration(&mut self, account: AccountId, status: Status) {
+        self.peers[account].registered =
+            matches!(status, Status::Registered { .. } | Status::Conflict { .. });
         let pbx = &*self.peers[account].name;
         match &status {
             Status::Registered { expires_s } => info!(pbx, expires_s, "registered"),

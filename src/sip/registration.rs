@@ -37,6 +37,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const SLOW_RETRY: Duration = Duration::from_secs(60);
 /// Longest `Retry-After` that is honoured.
 const RETRY_AFTER_MAX_S: u32 = 300;
+/// Refusals of a registrar that was lost that are put down to its start.
+const STARTING: u32 = 10;
 /// How often credentials are offered in one cycle before they count as wrong.
 const TRIES: u32 = 2;
 
@@ -120,6 +122,8 @@ pub struct Registration {
     auth: Option<(&'static str, Session)>,
     /// Credentials refused in this cycle.
     refused: u32,
+    /// 403s and 404s since the registrar was lost.
+    refusals_lost: u32,
     stale: u32,
     expires_s: u32,
     backoff: Duration,
@@ -139,6 +143,7 @@ impl Registration {
             actions: VecDeque::new(),
             auth: None,
             refused: 0,
+            refusals_lost: 0,
             stale: 0,
             backoff: BACKOFF_MIN,
             status: None,
@@ -182,9 +187,10 @@ impl Registration {
     /// Sends `Expires: 0` where we are, or may be, registered.
     pub fn stop(&mut self, random: &mut Random) {
         (self.refused, self.stale) = (0, 0);
-        self.keepalive_at = None;
-        // a REGISTER that is out may have been taken already
-        let perhaps = matches!(self.state, State::Registering | State::Removing);
+        self.quiet();
+        // a REGISTER that is out may have been taken, and a lost registrar may know us still
+        let perhaps =
+            matches!(self.state, State::Registering | State::Removing | State::Lost { .. });
         if self.is_registered() || perhaps {
             self.register(0, random);
             self.state = State::Stopping;
@@ -217,6 +223,8 @@ impl Registration {
                 }
                 _ => self.refuse(now, code, "423 without a usable Min-Expires".to_owned(), random),
             },
+            // a PBX that is starting may not know its users yet
+            403 | 404 if self.is_starting() => {}
             300..=399 | 403 | 404 | 405 | 416 | 420 | 501 | 600.. => {
                 let who = &self.settings.auth_username;
                 let hint = match code {
@@ -432,10 +440,20 @@ impl Registration {
     }
 
     fn lose(&mut self, now: Instant, why: &'static str) {
+        if matches!(self.state, State::Stopping | State::Stopped) {
+            return;
+        }
         self.quiet();
+        self.refusals_lost = 0;
         // the first REGISTER goes out at once
         self.state = State::Lost { next: now, lookup_in: LOST_LOOKUP };
         self.change(Status::Lost { why });
+    }
+
+    /// For the first refusals after the registrar was lost.
+    fn is_starting(&mut self) -> bool {
+        self.refusals_lost += 1;
+        matches!(self.state, State::Lost { .. }) && self.refusals_lost <= STARTING
     }
 
     /// No keepalive until we are registered again.

@@ -38,7 +38,9 @@ pub async fn routes(
     };
     let mut routes = Vec::new();
     let mut error = None;
-    for remote in found.into_iter().take(MAX_ADDRESSES) {
+    // a socket bound to an IPv4 address cannot reach IPv6
+    let usable = found.into_iter().filter(|a| bound.is_ipv6() || a.is_ipv4());
+    for remote in usable.take(MAX_ADDRESSES) {
         match local_ip(remote, bound) {
             Ok(local) => routes.push(Route { remote, local }),
             Err(why) => error = Some(format!("no route to {remote}: {why}")),

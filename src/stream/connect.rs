@@ -1,5 +1,6 @@
 //! Dials the AI: DNS, TCP, TLS, WebSocket handshake. Owns I/O.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Uri};
@@ -27,6 +28,8 @@ const SEND_BUFFER_BYTES: u32 = 8 * 1024;
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 /// Ten minutes of audio in one message, in base64, and some air.
 const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
+/// How long one of several addresses is waited for.
+const OTHERS_WAIT: Duration = Duration::from_millis(400);
 /// Pause between two attempts.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -153,8 +156,15 @@ impl Target {
         let found = lookup_host((self.host.as_str(), self.port)).await;
         let addresses: Vec<SocketAddr> = found.map_err(|e| dns(e.to_string()))?.collect();
         let mut last = dns("no address".to_owned());
-        for address in addresses {
-            match tcp(address).await {
+        let count = addresses.len();
+        for (n, address) in addresses.into_iter().enumerate() {
+            // a dead address must leave time for the next
+            let share = if n + 1 < count { OTHERS_WAIT } else { Duration::MAX };
+            let stream = match timeout(share, tcp(address)).await {
+                Ok(stream) => stream,
+                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
+            };
+            match stream {
                 Ok(stream) => return self.handshake(stream).await,
                 Err(error) => last = ConnectError::Tcp(address, error),
             }

@@ -19,6 +19,8 @@ use crate::stream::{FromAi, StreamInfo, ToAi};
 pub const USER_AGENT: &str = "Twilio.TmeWs/1.0";
 /// Always the first message.
 pub const CONNECTED: &str = r#"{"event":"connected","protocol":"Call","version":"1.0.0"}"#;
+/// Longest name of a mark, in bytes.
+const MAX_MARK: usize = 1024;
 /// Longest name and value of a parameter, in characters.
 pub const MAX_PARAMETER: usize = 499;
 
@@ -182,6 +184,9 @@ pub fn decode(text: &str, stream_sid: &str) -> FromAi {
             Err(_) => FromAi::Ignored("media.payload is not base64"),
         },
         ("media", None, _) => FromAi::Ignored("media without payload"),
+        ("mark", _, Some(mark)) if mark.name.len() > MAX_MARK => {
+            FromAi::Ignored("a mark's name is longer than 1 kB")
+        }
         ("mark", _, Some(mark)) => FromAi::Mark(mark.name.into_owned()),
         ("mark", _, None) => FromAi::Ignored("mark without a name"),
         ("clear", ..) => FromAi::Clear,

@@ -64,3 +64,33 @@ fn fifty_calls_through_pjsip_22() {
 fn fifty_calls_through_chan_sip_16() {
     block_on(fifty(Pbx::Sip16, 63));
 }
+
+/// A phone that is not ours, and many calls a second: sipp's own scenario, five hundred calls.
+#[test]
+fn calls_of_sipp() {
+    block_on(async {
+        let pbx = Pbx::Pjsip22;
+        let asterisk = pbx.start(65);
+        let ai = Ai::start(Plan::default()).await;
+        let bridge = Bridge::registered(&pbx.setup(&asterisk, 65, &ai.url));
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let target = asterisk.sip_addr().to_string();
+        let status = std::process::Command::new("sipp")
+            .args(["-sn", "uac", "-i", "127.0.9.1", "-s", pbx.extension(), &target])
+            .args(["-m", "500", "-r", "50", "-d", "1000", "-nostdin", "-timeout", "60s"])
+            .current_dir(directory.path())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()
+            .expect("sipp runs; tests/run.sh installs it");
+        assert_eq!(status.code(), Some(0), "sipp counts calls that failed");
+        assert_no_channels(&asterisk);
+        let begin = std::time::Instant::now();
+        let ended = || bridge.lines("call ended");
+        while ended().len() < 500 {
+            assert!(begin.elapsed() < 5 * SECOND, "{} of 500 calls have ended", ended().len());
+            std::thread::sleep(SECOND / 20);
+        }
+        assert!(ended().iter().all(|l| l.contains("reason=\"caller_hangup\"")));
+    });
+}

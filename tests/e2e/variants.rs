@@ -155,3 +155,35 @@ fn session_timers() {
         }
     });
 }
+
+/// The test caller as a user runs it: an extension with a password, audio there and back.
+#[test]
+fn the_test_caller_authenticates_and_records() {
+    let asterisk = Pbx::Pjsip22.start(66);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (play, record) = (directory.path().join("a.ulaw"), directory.path().join("b.wav"));
+    let audio: Vec<u8> = (0..200).flat_map(|n| trunkless::peer::pattern::frame(3, n)).collect();
+    std::fs::write(&play, &audio).expect("a file");
+    let call = |password: &str| {
+        let uri = format!("sip:600@{}", asterisk.sip_addr());
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_trunkless"))
+            .args(["call", &uri, "--user", "phone1", "--password-env", "PW", "--seconds", "3"])
+            .args(["--local", "127.0.66.2", "--play"])
+            .arg(&play)
+            .arg("--record")
+            .arg(&record)
+            .env("PW", password)
+            .output()
+            .expect("trunkless runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, text) = call("phonesecret");
+    assert_eq!(code, Some(0), "{text}");
+    let heard = trunkless::record::wav::read(&std::fs::read(&record).expect("a recording"));
+    let heard = heard.expect("a WAV").remove(0);
+    let back = heard.chunks(160).filter(|f| trunkless::peer::pattern::read(f).is_some()).count();
+    assert!(back > 100, "{back} frames of ours came back: {text}");
+    let (code, text) = call("wrong");
+    assert_eq!(code, Some(1));
+    assert!(text.contains("refused: 401"), "{text}");
+}

@@ -171,8 +171,8 @@ fn endings() {
     }
 }
 
-/// A PBX that was lost for a moment: a call whose RTP flows on lives, also through a later pause; one
-/// that the PBX has forgotten does not come back and ends.
+/// A PBX that was lost for a moment: a call whose RTP flows on lives, also through a later pause;
+/// one that the PBX has forgotten does not come back and ends.
 #[test]
 fn a_pbx_that_comes_back() {
     let mut world = World::new(80, Network::default());

@@ -84,6 +84,14 @@ impl Agent {
     }
 
     pub(super) fn on_unreachable(&mut self, now: Instant, remote: SocketAddr) {
+        // calls that came over a connection of the PBX's go on over one to its usual port
+        let accounts = &self.accounts;
+        for call in self.calls.values_mut().filter(|c| c.flow.remote == remote) {
+            let routes = call.account.map_or(&[][..], |id| &accounts[id].routes);
+            if let Some(route) = routes.iter().find(|r| r.remote.ip() == remote.ip()) {
+                call.flow.remote = route.remote;
+            }
+        }
         let ids: Vec<AccountId> = (0..self.accounts.len())
             .filter(|id| self.register_flow(*id).is_some_and(|f| f.remote == remote))
             .collect();

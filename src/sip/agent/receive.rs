@@ -143,7 +143,10 @@ impl Agent {
             }
             return;
         }
-        if self.servers.len() >= MAX_TRANSACTIONS {
+        // calls that are up must be able to end while a broken dialler floods
+        let of_a_call = request.to().is_some_and(|to| to.tag().is_some()) || method == "CANCEL";
+        let limit = if of_a_call { 2 * MAX_TRANSACTIONS } else { MAX_TRANSACTIONS };
+        if self.servers.len() >= limit {
             self.counts.overload += 1;
             let tag = self.random.token();
             let busy = Message::response(&request, 503, "Service Unavailable", &tag);
