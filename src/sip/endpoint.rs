@@ -110,6 +110,8 @@ struct PeerState {
     registers: bool,
     x_headers: Vec<String>,
     registered: bool,
+    /// Its port was found closed while it answered, and never open.
+    doubted: bool,
     knocker: Option<(SocketAddr, tokio::task::AbortHandle)>,
 }
 
@@ -157,6 +159,7 @@ impl Endpoint {
                 registers: peer.account.registration.is_some(),
                 x_headers: peer.x_headers.clone(),
                 registered: false,
+                doubted: false,
                 knocker: None,
             })
             .collect();
@@ -341,8 +344,11 @@ impl Endpoint {
                 self.feed(Input::Resolved { account, routes });
             }
             Internal::Closed { account, remote, was_open } => {
-                // a firewall may refuse knocks for ever while SIP goes through
-                if was_open || !self.peers[account].registered {
+                // a firewall may refuse knocks for ever while SIP goes through: believed once
+                let peer = &mut self.peers[account];
+                let believed = was_open || !peer.registered || !peer.doubted;
+                peer.doubted |= peer.registered && !was_open;
+                if believed {
                     self.feed(Input::Unreachable { remote });
                 }
             }

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// How often the port is knocked at.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// So many knocks in a row without a refusal mean an open port: a refusal is told at the knock after
+/// So many knocks in a row without a refusal mean an open port: a refusal is told at the one after
 /// it, so at a closed port every other one seems well.
 const OPEN: u32 = 2;
 /// What is sent then: a keep-alive (RFC 5626 §3.5.1), which every SIP server ignores.
