@@ -9,6 +9,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::call::end::EndReason;
@@ -27,6 +28,8 @@ use crate::stream::{FromAi, ToAi};
 
 /// Frames kept for an AI that is not there yet: 2 s.
 const MAX_PREROLL: usize = 100;
+/// So many packets from elsewhere, a second's worth, are no stray ones.
+const MISDIRECTED: u64 = 50;
 /// With the PBX silent on the signalling side, so long without RTP means that it is gone.
 const LOST_AFTER: Duration = Duration::from_secs(2);
 
@@ -182,6 +185,13 @@ impl Call {
         let limit = self.limit().map(|(at, _)| at);
         let times = [playing, hearing, self.rtcp.next_timeout(), limit];
         times.into_iter().flatten().min()
+    }
+
+    /// RTP comes, but from another address than the PBX has named, and nothing is heard.
+    pub fn misdirected(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let counts = self.receiver.counts();
+        let deaf = counts.wrong_source >= MISDIRECTED && counts.sequence.received == 0;
+        self.receiver.source.refused().filter(|_| deaf)
     }
 
     pub fn summary(&self, now: Instant) -> Summary {

@@ -88,6 +88,8 @@ struct Running {
     ai_counts: Counts,
     /// A message of the AI was ignored, and the log has been told.
     ignored_before: bool,
+    /// RTP from an unnamed address was told of.
+    misdirected_told: bool,
 }
 
 impl Running {
@@ -113,6 +115,7 @@ impl Running {
             ai: None,
             ai_counts: Counts::default(),
             ignored_before: false,
+            misdirected_told: false,
         }
     }
 
@@ -177,6 +180,17 @@ impl Running {
             Channel::Rtp => self.call.handle(now, Input::Rtp { from, data }),
             Channel::Rtcp => self.call.handle(now, Input::Rtcp { data, unix: unix() }),
         }
+        if !self.misdirected_told
+            && let Some((source, named)) = self.call.misdirected()
+        {
+            self.misdirected_told = true;
+            warn!(
+                call = self.offer.id,
+                pbx = &*self.offer.pbx,
+                "RTP comes from {source}, but the PBX's SDP names {named}: dropped; in Asterisk \
+                 set media_address and bind_rtp_to_media_address"
+            );
+        }
     }
 
     fn on_connected(&mut self, connected: Result<Socket, ConnectError>) {
@@ -206,7 +220,15 @@ impl Running {
                 self.call.handle(now, Input::Ai(message));
             }
             SocketEvent::Closed(closed) => {
-                debug!(call = self.offer.id, ?closed, "AI stream closed");
+                match &closed {
+                    Closed::Orderly(how) => debug!(call = self.offer.id, how, "the AI closes"),
+                    Closed::Failed(why) | Closed::Protocol(why) => {
+                        warn!(call = self.offer.id, pbx = &*self.offer.pbx, why, "the AI is gone");
+                    }
+                    Closed::Stalled => {
+                        warn!(call = self.offer.id, pbx = &*self.offer.pbx, "the AI takes nothing");
+                    }
+                }
                 self.call.handle(now, Input::AiClosed(&closed));
                 // a stream that is gone needs no farewell; an orderly close has been answered
                 // already, and is followed to its end

@@ -10,6 +10,7 @@ use clap::Args;
 use tokio::time::{Interval, interval, sleep_until};
 
 use crate::cli::block_on;
+use crate::media::dtmf;
 use crate::media::frame::{SILENCE, Samples, level_dbfs};
 use crate::peer::phone::{Heard, Keys, Phone, PhoneCommand, PhoneConfig, PhoneEvent};
 use crate::record::wav;
@@ -53,6 +54,13 @@ pub fn main(arguments: &CallArguments) -> ExitCode {
 async fn place(arguments: &CallArguments) -> Result<ExitCode> {
     let uri = Uri::parse(&arguments.uri)
         .map_err(|e| anyhow!("{}: {e}; write sip:EXTENSION@HOST[:PORT]", arguments.uri))?;
+    let keys = arguments.dtmf.as_deref().unwrap_or("");
+    if let Some(bad) = keys.chars().find(|c| dtmf::event_code(*c).is_none()) {
+        bail!("--dtmf: {bad} is no key; 0 to 9, *, #, A to D are");
+    }
+    if let Some(path) = &arguments.record {
+        std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let any = arguments.local.unwrap_or(IpAddr::from([0, 0, 0, 0]));
     let found = routes(&uri.host, uri.port, Transport::Udp, any).await.map_err(|e| anyhow!(e))?;
     let route = found.first().ok_or_else(|| anyhow!("{} has no address", uri.host))?;
@@ -61,11 +69,13 @@ async fn place(arguments: &CallArguments) -> Result<ExitCode> {
     config.codecs = sdp::all_codecs().to_vec();
     if let Some(name) = &arguments.password_env {
         let value = std::env::var(name)
-            .with_context(|| format!("--password-env: the variable {name} is not set"))?;
+            .map_err(|_| anyhow!("--password-env: the variable {name} is not set"))?;
         config.password = Some(value.into());
     }
     config.source = Box::new(move |index| frame_of(audio.as_deref()?, index));
-    let phone = Phone::start(config).await?;
+    let phone = Phone::start(config)
+        .await
+        .with_context(|| format!("no socket on {}; give another --local", route.local))?;
     println!("calling {} at {}", arguments.uri, route.remote);
     phone.command(PhoneCommand::Dial { uri: arguments.uri.clone(), target: route.remote });
     converse(phone, arguments, route.remote).await
@@ -148,6 +158,9 @@ fn finish(
             Some(cause) => format!("the other side hung up (Q.850 cause {cause})"),
             None => "the other side hung up".to_owned(),
         },
+        CallEnd::Refused { code: 401 | 407, reason } => {
+            format!("refused: 401 {reason}: wrong password, or give --user and --password-env")
+        }
         CallEnd::Refused { code, reason } => format!("refused: {code} {reason}"),
         other => format!("{other:?}"),
     };

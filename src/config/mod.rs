@@ -124,6 +124,13 @@ fn blame(source: &Source, environment: &HashMap<String, String>, error: String) 
     for name in names {
         let alone = HashMap::from([(name.clone(), environment[name].clone())]);
         if let Err(message) = merge(source, &alone) {
+            let message = match message.split("missing configuration field \"pbx.").nth(1) {
+                Some(rest) => {
+                    let pbx = rest.split('.').next().unwrap_or("");
+                    format!("there is no table [pbx.{pbx}] in {}", source.name)
+                }
+                None => message,
+            };
             return ConfigError { place: "the environment".into(), key: name.clone(), message };
         }
     }

@@ -12,7 +12,7 @@ use crate::call::AnswerWhen;
 use crate::config::schema::{
     Ai, Answer, HostPort, Mode, Pbx, PbxSip, Settings, Span, TransportWord,
 };
-use crate::config::{ConfigError, Source};
+use crate::config::{ConfigError, ENV_PREFIX, Source};
 use crate::record::wav;
 use crate::sip::agent::AccountConfig;
 use crate::sip::flow::Transport;
@@ -55,6 +55,27 @@ pub fn resolve(
     settings: Settings,
     environment: &HashMap<String, String>,
 ) -> Result<Plan, ConfigError> {
+    resolve_all(source, settings, environment).map_err(|error| {
+        // the value may come from a variable, and then the file's line says nothing
+        let name = format!("{ENV_PREFIX}_{}", error.key.to_uppercase().replace('.', "__"));
+        match environment.contains_key(&name) {
+            true => ConfigError { place: "the environment".to_owned(), key: name, ..error },
+            false => error,
+        }
+    })
+}
+
+fn resolve_all(
+    source: &Source,
+    settings: Settings,
+    environment: &HashMap<String, String>,
+) -> Result<Plan, ConfigError> {
+    // tracing takes any word for a target, and then nothing is logged at all
+    let level = &settings.log.level;
+    if !LEVELS.contains(&level.as_str()) && !level.contains('=') {
+        let message = format!("\"{level}\" is not one of: {}", LEVELS.join(", "));
+        return Err(source.error("log.level", message));
+    }
     if settings.pbx.is_empty() {
         let example = "add a table such as [pbx.main] with mode = \"sip\"";
         return Err(source.error("pbx", format!("no PBX is configured: {example}")));
@@ -82,6 +103,8 @@ impl Answer {
 }
 
 type Table = BTreeMap<String, String>;
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 struct Resolver<'a> {
     source: &'a Source,
@@ -150,6 +173,9 @@ impl Resolver<'_> {
             let why = format!("set the variable {variable}, or password_env or password_file");
             return Err(missing("password", &why));
         };
+        if password.expose_secret().is_empty() {
+            return Err(self.source.error(&key("password"), "is empty"));
+        }
         let expires = sip.expires.map_or(Duration::from_secs(120), |s| s.0);
         if expires.as_secs() < 10 {
             return Err(self.source.error(&key("expires"), "must be at least 10s"));

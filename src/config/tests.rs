@@ -136,7 +136,7 @@ fn the_environment_overrides_the_file() {
 #[test]
 fn one_word_switches_the_mode() {
     let message = error(GOOD, &[("TRUNKLESS_PBX__MAIN__MODE", "ari")]);
-    assert!(message.contains("pbx.main.mode"), "{message}");
+    assert!(message.contains("PBX__MAIN__MODE: \"ari\" is not available"), "{message}");
 }
 
 #[test]
@@ -179,4 +179,20 @@ fn the_samples_comments_are_valid_keys() {
     let text = all.collect::<Vec<_>>().join("\n");
     assert!(text.matches("\nmax_duration").count() == 1);
     load(&source(&text), &env(&[])).map(|_| ()).unwrap();
+}
+
+#[test]
+fn values_of_variables_are_blamed_on_the_variable() {
+    let table = [
+        ("TRUNKLESS_AI__URL", "http://x", "is not a ws://"),
+        ("TRUNKLESS_CALLS__MAX", "0", "must be at least 1"),
+        ("TRUNKLESS_PBX__MAIN__SIP__PASSWORD", "", "is empty"),
+        ("TRUNKLESS_LOG__LEVEL", "loud", "is not one of: off, error"),
+        ("TRUNKLESS_PBX__MIAN__SIP__USERNAME", "x", "there is no table [pbx.mian]"),
+    ];
+    for (name, value, expected) in table {
+        let message = error(GOOD, &[(name, value)]);
+        assert!(message.starts_with(&format!("the environment: {name}: ")), "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
 }

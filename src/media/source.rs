@@ -17,11 +17,19 @@ pub struct SourceLock {
     signalling: IpAddr,
     learned: Option<SocketAddr>,
     learn_until: Option<Instant>,
+    /// The last source that was not heard.
+    refused: Option<SocketAddr>,
 }
 
 impl SourceLock {
     pub fn new(signalling: IpAddr) -> SourceLock {
-        SourceLock { named: Vec::new(), signalling, learned: None, learn_until: None }
+        SourceLock {
+            named: Vec::new(),
+            signalling,
+            learned: None,
+            learn_until: None,
+            refused: None,
+        }
     }
 
     pub fn name(&mut self, address: SocketAddr) {
@@ -49,7 +57,15 @@ impl SourceLock {
         if related && learning {
             self.learned = Some(source);
         }
+        if !(related && learning) {
+            self.refused = Some(source);
+        }
         related && learning
+    }
+
+    /// The last source that was not heard, and the one that the PBX has named last.
+    pub fn refused(&self) -> Option<(SocketAddr, SocketAddr)> {
+        Some((self.refused?, *self.named.last()?))
     }
 }
 

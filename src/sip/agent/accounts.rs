@@ -284,5 +284,21 @@ impl Agent {
 
 pub(super) fn contact_uri(user: &str, address: SocketAddr, transport: Transport) -> String {
     let parameter = if transport == Transport::Tcp { ";transport=tcp" } else { "" };
-    format!("sip:{}@{address}{parameter}", escape_user(user))
+    match user {
+        "" => format!("sip:{address}{parameter}"), // a trunk may call the address alone
+        user => format!("sip:{}@{address}{parameter}", escape_user(user)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contact_without_a_user_has_no_at() {
+        let address = "192.0.2.1:5070".parse().unwrap();
+        assert_eq!(contact_uri("", address, Transport::Udp), "sip:192.0.2.1:5070");
+        let tcp = contact_uri("a b", address, Transport::Tcp);
+        assert_eq!(tcp, "sip:a%20b@192.0.2.1:5070;transport=tcp");
+    }
 }

@@ -50,6 +50,9 @@ pub struct EndpointConfig {
     pub offers: mpsc::Sender<Offer>,
 }
 
+/// How often strangers are told of.
+const STRANGERS: Duration = Duration::from_secs(60);
+
 /// What others may tell the endpoint.
 enum Internal {
     Request(CallKey, Request),
@@ -83,6 +86,11 @@ impl EndpointHandle {
     }
 }
 
+/// `host:port`, the port where it is known.
+fn shown((host, port): &(Host, Option<u16>)) -> String {
+    port.map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
+}
+
 impl EndpointHandle {
     /// Returns when no call is left: all BYEs are answered.
     pub async fn idle(&self) {
@@ -105,6 +113,8 @@ struct PeerState {
     hosts: Vec<(Host, Option<u16>)>,
     transport: Transport,
     registers: bool,
+    /// As configured, for the log.
+    registrar: String,
     x_headers: Vec<String>,
     registered: bool,
     /// Its port was found closed while it answered, and never open.
@@ -129,6 +139,7 @@ pub struct Endpoint {
     stopping: Option<oneshot::Sender<()>>,
     idle: Option<oneshot::Sender<()>>,
     accept_after: Instant,
+    stranger_told: Option<Instant>,
     /// When a refused call was last told of: a flood must not fill the log.
     refusal_told: Option<Instant>,
 }
@@ -154,6 +165,7 @@ impl Endpoint {
                 hosts: peer.hosts.clone(),
                 transport: peer.account.transport,
                 registers: peer.account.registration.is_some(),
+                registrar: peer.hosts.first().map(shown).unwrap_or_default(),
                 x_headers: peer.x_headers.clone(),
                 registered: false,
                 doubted: false,
@@ -186,6 +198,7 @@ impl Endpoint {
             idle: None,
             accept_after: Instant::now(),
             refusal_told: None,
+            stranger_told: None,
         };
         Ok((endpoint, EndpointHandle { internal: internal_tx }))
     }
@@ -209,6 +222,7 @@ impl Endpoint {
                     if let Ok((n, remote)) = received {
                         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
                         let flow = Flow { transport: Transport::Udp, remote };
+                        self.notice_stranger(remote.ip());
                         self.feed(Input::Message { flow, data: &buffer[..n] });
                     }
                 }
@@ -228,6 +242,18 @@ impl Endpoint {
                 Some(internal) = self.internal.recv() => self.on_internal(internal),
                 () = sleep_until(next.into()) => self.feed(Input::Timeout),
             }
+        }
+    }
+
+    /// Tells of requests that will be ignored: now and then, for it may be a scan or a flood.
+    fn notice_stranger(&mut self, ip: IpAddr) {
+        let now = Instant::now();
+        let lately = self.stranger_told.is_some_and(|at| now - at < STRANGERS);
+        if !lately && !self.agent.knows(ip) {
+            self.stranger_told = Some(now);
+            warn!(
+                "SIP from {ip}, which is no PBX of the configuration: ignored (told once a minute)"
+            );
         }
     }
 
@@ -438,13 +464,17 @@ impl Endpoint {
     fn on_registration(&mut self, account: AccountId, status: Status) {
         self.peers[account].registered =
             matches!(status, Status::Registered { .. } | Status::Conflict { .. });
+        let registrar = self.peers[account].registrar.as_str();
         let pbx = &*self.peers[account].name;
         match &status {
-            Status::Registered { expires_s } => info!(pbx, expires_s, "registered"),
+            Status::Registered { expires_s } => info!(pbx, registrar, expires_s, "registered"),
             Status::Refused { code, hint, retry } => {
-                warn!(pbx, code, retry_s = retry.as_secs(), "registration refused: {hint}");
+                let retry_s = retry.as_secs();
+                warn!(pbx, registrar, code, retry_s, "registration refused: {hint}");
             }
-            Status::Failing { why } => warn!(pbx, "registration failed: {why}; trying again"),
+            Status::Failing { why } => {
+                warn!(pbx, registrar, "registration failed: {why}; trying again")
+            }
             Status::Lost { why } => {
                 warn!(pbx, "the registrar is lost: {why}; asking once a second")
             }
