@@ -5,6 +5,7 @@
 //! [`agent::Agent`] ties the parts together.
 
 pub mod agent;
+pub mod contact;
 pub mod dialog;
 pub mod digest;
 pub mod endpoint;

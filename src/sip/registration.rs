@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::sip::contact::{foreign_contact, granted};
 use crate::sip::digest::{Challenge, Credentials, Session, Signed};
-use crate::sip::header::{NameAddr, find_param, parse_number, parse_seconds};
+use crate::sip::header::{find_param, parse_number, parse_seconds};
 use crate::sip::message::Message;
 use crate::sip::random::Random;
 
@@ -484,31 +485,6 @@ impl Registration {
             self.status = Some(status);
         }
     }
-}
-
-/// The seconds granted to our contact: its own `expires`, else the Expires header.
-fn granted(response: &Message, contact: &str) -> Option<u32> {
-    let contacts: Vec<NameAddr> =
-        response.list("Contact").iter().filter_map(|c| NameAddr::parse(c)).collect();
-    let ours = contacts.iter().find(|c| same_contact(&c.uri, contact));
-    // a PBX that rewrites contacts shows us under the address it sees
-    let ours = ours.or(if contacts.len() == 1 { contacts.first() } else { None });
-    let own = ours.and_then(|c| find_param(&c.params, "expires")).and_then(parse_number);
-    own.or_else(|| response.get("Expires").and_then(parse_number))
-}
-
-/// Another device's contact, where ours stands beside it.
-fn foreign_contact(response: &Message, contact: &str) -> Option<String> {
-    let all: Vec<NameAddr> =
-        response.list("Contact").iter().filter_map(|c| NameAddr::parse(c)).collect();
-    let ours = all.iter().any(|c| same_contact(&c.uri, contact));
-    all.into_iter().map(|c| c.uri).find(|uri| ours && !same_contact(uri, contact))
-}
-
-/// Same user, host and port; parameters aside.
-fn same_contact(a: &str, b: &str) -> bool {
-    let plain = |uri: &str| uri.split(';').next().unwrap_or("").to_ascii_lowercase();
-    plain(a) == plain(b)
 }
 
 #[cfg(test)]
