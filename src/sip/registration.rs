@@ -264,11 +264,14 @@ impl Registration {
     }
 
     /// Any answer to our OPTIONS: the registrar is there.
-    pub fn on_options_answered(&mut self, response: &Message, random: &mut Random) {
+    pub fn on_options_answered(&mut self, response: &Message) {
         self.options_sent = None;
         if self.notice_address(response) && matches!(self.state, State::Registered { .. }) {
-            // the NAT in between has given us another port: calls would go to the old one
-            self.begin(random);
+            // a NAT in between has given us another port, or we have another address: calls would go
+            // to the old one. The route is looked up again for the Contact's sake
+            self.state = State::Idle;
+            (self.refused, self.stale) = (0, 0);
+            self.actions.push_back(Action::Resolve);
         }
     }
 

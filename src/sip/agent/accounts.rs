@@ -150,8 +150,8 @@ impl Agent {
         id: AccountId,
         response: &Message,
     ) {
-        self.with_registration(now, id, |registration, random| {
-            registration.on_options_answered(response, random);
+        self.with_registration(now, id, |registration, _| {
+            registration.on_options_answered(response);
         });
     }
 

@@ -207,7 +207,9 @@ fn a_new_nat_port_means_a_new_registration() {
     let request = Message::request("OPTIONS", "sip:x")
         .with("Via", "SIP/2.0/UDP 10.0.0.1;branch=z9hG4bK1;received=10.0.0.1;rport=6000");
     let response = Message::response(&request, 200, "OK", "t");
-    rig.registration.on_options_answered(&response, &mut rig.random);
+    rig.registration.on_options_answered(&response);
+    assert_eq!(rig.actions(), [Action::Resolve]);
+    rig.registration.on_resolved(&mut rig.random);
     assert_eq!(rig.registers(), [(120, true)]);
 }
 
