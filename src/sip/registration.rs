@@ -267,8 +267,8 @@ impl Registration {
     pub fn on_options_answered(&mut self, response: &Message) {
         self.options_sent = None;
         if self.notice_address(response) && matches!(self.state, State::Registered { .. }) {
-            // a NAT in between has given us another port, or we have another address: calls would go
-            // to the old one. The route is looked up again for the Contact's sake
+            // a NAT in between has given us another port, or we have another address: calls would
+            // go to the old one. The route is looked up again for the Contact's sake
             self.state = State::Idle;
             (self.refused, self.stale) = (0, 0);
             self.actions.push_back(Action::Resolve);
