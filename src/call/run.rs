@@ -160,6 +160,7 @@ impl Running {
         self.take_datagrams(buffer);
         let now = Instant::now();
         if self.stalls_at().is_some_and(|at| at <= now) {
+            warn!(call = self.offer.id, pbx = &*self.offer.pbx, "the AI takes nothing");
             self.ai = None;
             self.call.handle(now, Input::AiClosed(&Closed::Stalled));
         }

@@ -216,7 +216,10 @@ impl Endpoint {
         self.drain();
         loop {
             let next = self.agent.next_timeout();
-            let next = next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let now = Instant::now();
+            let next = next.unwrap_or_else(|| now + Duration::from_secs(3600));
+            let accepting = now >= self.accept_after;
+            let next = if accepting { next } else { next.min(self.accept_after) };
             tokio::select! {
                 received = self.udp.recv_from(&mut buffer) => {
                     if let Ok((n, remote)) = received {
@@ -227,7 +230,7 @@ impl Endpoint {
                     }
                 }
                 Some(event) = self.tcp_events.recv() => self.on_tcp(event),
-                accepted = self.tcp.accept(), if Instant::now() >= self.accept_after => {
+                accepted = self.tcp.accept(), if accepting => {
                     if let Ok((stream, remote)) = accepted {
                         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
                         match self.agent.knows(remote.ip()) {
