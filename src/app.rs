@@ -5,27 +5,30 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::FutureExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::ari::client::{AriConfig, AriHandle, Policy, Source};
 use crate::call::end::EndReason;
 use crate::call::ports::PortPool;
 use crate::call::run::{Record, run};
 use crate::call::{CallConfig, Offer, Request};
 use crate::config::resolve::{AiPlan, Plan};
+use crate::config::schema::OnAi;
+use crate::control::{self, Watched};
 use crate::media::frame::RATE;
 use crate::media::playout::Budget;
 use crate::record::writer::Recorder;
 use crate::sip::endpoint::{Endpoint, EndpointConfig, EndpointHandle, Peer};
-use crate::telemetry::COUNTERS;
+use crate::telemetry::{COUNTERS, PbxStatus};
 
 /// How long giving the registrations back may take.
 const UNREGISTER: Duration = Duration::from_secs(2);
@@ -38,14 +41,24 @@ const TOTALS: Duration = Duration::from_secs(60);
 
 /// A running bridge.
 pub struct App {
-    endpoint: EndpointHandle,
-    serving: JoinHandle<()>,
+    sip: Option<(EndpointHandle, JoinHandle<()>)>,
+    ari: Vec<(AriHandle, JoinHandle<()>)>,
+    http: Option<JoinHandle<()>>,
     calls: TaskTracker,
     stop: watch::Sender<bool>,
+    stopping: Arc<AtomicBool>,
     drain: Duration,
     recorder: Option<Recorder>,
-    /// Where SIP is served.
-    pub address: SocketAddr,
+    /// Where SIP is served, if it is.
+    pub address: Option<SocketAddr>,
+}
+
+/// What all sources of calls share.
+struct Shared {
+    max_calls: usize,
+    permits: Arc<Semaphore>,
+    ports: PortPool,
+    offers: mpsc::Sender<Offer>,
 }
 
 impl App {
@@ -57,48 +70,65 @@ impl App {
         let settings = &plan.settings;
         let recorder = plan.recordings.clone().map(open_recordings).transpose()?;
         let max_calls = settings.calls.max;
-        let ports = settings.media.ports;
+        let range = settings.media.ports;
         let (offers, incoming) = mpsc::channel(max_calls);
-        let budget = Budget::new(settings.calls.playout_budget_mb << 20);
-        let configs: Vec<(Arc<str>, Arc<CallConfig>)> = plan
-            .pbxs
-            .iter()
-            .map(|pbx| {
-                let config = call_config(&plan, &pbx.ai, budget.clone(), recorder.clone());
-                (pbx.account.name.as_str().into(), Arc::new(config))
-            })
-            .collect();
-        let drain = settings.calls.drain.0;
-        let config = EndpointConfig {
-            listen: settings.sip.listen,
+        let shared = Shared {
             max_calls,
-            ports: PortPool::new(settings.sip.listen.ip(), ports.first, ports.last),
+            permits: Arc::new(Semaphore::new(max_calls)),
+            ports: PortPool::new(settings.sip.listen.ip(), range.first, range.last),
             offers,
-            peers: plan
-                .pbxs
-                .into_iter()
-                .map(|pbx| Peer {
-                    account: pbx.account,
-                    hosts: pbx.hosts.into_iter().map(|h| (h.host, h.port)).collect(),
-                    x_headers: pbx.ai.x_headers,
-                })
-                .collect(),
         };
-        let (endpoint, handle) = Endpoint::bind(config).await?;
-        let address = endpoint.address();
-        info!(listen = %address, pbxs = configs.len(), max_calls, "trunkless is up");
-        let (stop, stopped) = watch::channel(false);
+        let configs = call_configs(&plan, recorder.as_ref());
+        let (drain, pbxs) = (settings.calls.drain.0, configs.len());
+        let mut statuses = Vec::new();
         let calls = TaskTracker::new();
+        let (stop, stopped) = watch::channel(false);
+        let (http_listen, stopping) = (settings.http.listen, Arc::new(AtomicBool::new(false)));
+        let (sip, address) = start_sip(&plan, &shared, &mut statuses).await?;
+        let ari = start_ari(&plan, &shared, &mut statuses)?;
+        let http = match http_listen {
+            None => None,
+            Some(listen) => {
+                let of = calls.clone();
+                let watched = Watched {
+                    pbxs: statuses.into(),
+                    calls: Arc::new(move || of.len()),
+                    stopping: stopping.clone(),
+                };
+                Some(tokio::spawn(control::bind(listen, watched).await?))
+            }
+        };
+        info!(listen = address.map(tracing::field::display), pbxs, max_calls, "trunkless is up");
         tokio::spawn(take_offers(incoming, configs, calls.clone(), stopped, records));
         tokio::spawn(log_totals());
-        let serving = tokio::spawn(endpoint.run());
-        Ok(App { endpoint: handle, serving, calls, stop, drain, recorder, address })
+        let sip = sip.map(|(endpoint, handle)| (handle, tokio::spawn(endpoint.run())));
+        let ari = ari.into_iter().map(|(source, handle)| (handle, tokio::spawn(source.run())));
+        let ari = ari.collect();
+        Ok(App { sip, ari, http, calls, stop, stopping, drain, recorder, address })
     }
 
-    /// Unregisters, lets calls end by themselves for the drain time, ends the rest. `hurry` cuts
-    /// the waiting short.
+    /// Returns when no PBX will ever send a call again: each one's Stasis application belongs to
+    /// another program, and the last call has ended.
+    pub async fn useless(&self) {
+        if self.sip.is_some() {
+            std::future::pending::<()>().await;
+        }
+        for (handle, _) in &self.ari {
+            handle.clone().replaced().await;
+        }
+    }
+
+    /// Takes no more calls, lets those that are up end by themselves for the drain time, ends the
+    /// rest. `hurry` cuts the waiting short.
     pub async fn shutdown(self, hurry: impl Future<Output = ()>) {
-        if timeout(UNREGISTER, self.endpoint.shutdown()).await.is_err() {
+        self.stopping.store(true, Ordering::Relaxed);
+        let mut empty = Vec::new();
+        for (handle, _) in &self.ari {
+            empty.push(handle.stop().await);
+        }
+        if let Some((endpoint, _)) = &self.sip
+            && timeout(UNREGISTER, endpoint.shutdown()).await.is_err()
+        {
             warn!("the PBX does not answer to the end of the registration");
         }
         self.calls.close();
@@ -116,14 +146,103 @@ impl App {
         }
         self.stop.send_replace(true);
         let _ = timeout(FAREWELL, self.calls.wait()).await;
-        // a BYE that was lost is sent again until the PBX answers
-        let _ = timeout(BYES, self.endpoint.idle()).await;
-        self.serving.abort();
+        // a BYE that was lost is sent again until the PBX answers; what ARI has made is deleted
+        let _ = timeout(BYES, async {
+            if let Some((endpoint, _)) = &self.sip {
+                endpoint.idle().await;
+            }
+            for empty in empty {
+                let _ = empty.await;
+            }
+        })
+        .await;
+        let tasks = self.sip.iter().map(|(_, t)| t).chain(self.ari.iter().map(|(_, t)| t));
+        tasks.chain(&self.http).for_each(JoinHandle::abort);
         if let Some(recorder) = self.recorder {
             let _ = tokio::task::spawn_blocking(move || recorder.flush()).await;
         }
         COUNTERS.log();
     }
+}
+
+/// Handlers' settings, by the PBX's name.
+type CallConfigs = Vec<(Arc<str>, Arc<CallConfig>)>;
+
+fn call_configs(plan: &Plan, recorder: Option<&Recorder>) -> CallConfigs {
+    let budget = Budget::new(plan.settings.calls.playout_budget_mb << 20);
+    let sip = plan.sip.iter().map(|pbx| (pbx.account.name.as_str(), &pbx.ai));
+    let ari = plan.ari.iter().map(|(pbx, ai)| (pbx.name.as_str(), ai));
+    sip.chain(ari)
+        .map(|(name, ai)| {
+            let config = call_config(plan, ai, budget.clone(), recorder.cloned());
+            (name.into(), Arc::new(config))
+        })
+        .collect()
+}
+
+type Statuses = Vec<Arc<PbxStatus>>;
+
+fn status(statuses: &mut Statuses, name: &str, mode: &'static str) -> Arc<PbxStatus> {
+    let status = Arc::new(PbxStatus::new(name, mode));
+    statuses.push(status.clone());
+    status
+}
+
+/// SIP is served when a PBX needs it.
+async fn start_sip(
+    plan: &Plan,
+    shared: &Shared,
+    statuses: &mut Statuses,
+) -> Result<(Option<(Endpoint, EndpointHandle)>, Option<SocketAddr>)> {
+    if plan.sip.is_empty() {
+        return Ok((None, None));
+    }
+    let config = EndpointConfig {
+        listen: plan.settings.sip.listen,
+        max_calls: shared.max_calls,
+        permits: shared.permits.clone(),
+        ports: shared.ports.clone(),
+        offers: shared.offers.clone(),
+        peers: plan
+            .sip
+            .iter()
+            .map(|pbx| Peer {
+                account: pbx.account.clone(),
+                status: status(statuses, &pbx.account.name, "sip"),
+                hosts: pbx.hosts.iter().map(|h| (h.host.clone(), h.port)).collect(),
+                x_headers: pbx.ai.x_headers.clone(),
+            })
+            .collect(),
+    };
+    let (endpoint, handle) = Endpoint::bind(config).await?;
+    let address = endpoint.address();
+    Ok((Some((endpoint, handle)), Some(address)))
+}
+
+fn start_ari(
+    plan: &Plan,
+    shared: &Shared,
+    statuses: &mut Statuses,
+) -> Result<Vec<(Source, AriHandle)>> {
+    let calls = &plan.settings.calls;
+    let policy = Policy {
+        continue_on_close: calls.on_ai_close == OnAi::Continue,
+        continue_on_failure: calls.on_ai_failure == OnAi::Continue,
+    };
+    plan.ari
+        .iter()
+        .map(|(pbx, _)| {
+            Source::new(AriConfig {
+                status: status(statuses, &pbx.name, "ari"),
+                pbx: pbx.clone(),
+                policy,
+                max_calls: shared.max_calls,
+                permits: shared.permits.clone(),
+                ports: shared.ports.clone(),
+                offers: shared.offers.clone(),
+            })
+        })
+        .collect()
 }
 
 fn open_recordings(directory: PathBuf) -> Result<Recorder> {
@@ -155,7 +274,7 @@ fn call_config(plan: &Plan, ai: &AiPlan, budget: Budget, recorder: Option<Record
 /// Gives every offer a task of its own; a panic in one ends that call alone.
 async fn take_offers(
     mut incoming: mpsc::Receiver<Offer>,
-    configs: Vec<(Arc<str>, Arc<CallConfig>)>,
+    configs: CallConfigs,
     calls: TaskTracker,
     stopped: watch::Receiver<bool>,
     records: Option<mpsc::UnboundedSender<Record>>,

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing_subscriber::EnvFilter;
 
@@ -86,6 +87,36 @@ impl Counters {
             panics = get(&self.panics),
             "totals"
         );
+    }
+}
+
+/// How one PBX is doing, for whoever asks over HTTP.
+#[derive(Debug)]
+pub struct PbxStatus {
+    pub name: String,
+    /// `sip` or `ari`.
+    pub mode: &'static str,
+    state: Mutex<(bool, String)>,
+}
+
+impl PbxStatus {
+    pub fn new(name: &str, mode: &'static str) -> PbxStatus {
+        let state = Mutex::new((false, "starting".to_owned()));
+        PbxStatus { name: name.to_owned(), mode, state }
+    }
+
+    /// `ready`: calls from it can be taken.
+    pub fn set(&self, ready: bool, state: impl Into<String>) {
+        *self.lock() = (ready, state.into());
+    }
+
+    pub fn get(&self) -> (bool, String) {
+        self.lock().clone()
+    }
+
+    /// A panic elsewhere does not make the state wrong.
+    fn lock(&self) -> MutexGuard<'_, (bool, String)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,10 +2,13 @@
 //! then wait for the next input or [`Call::next_timeout`].
 //!
 //! ```text
-//! Connecting ──AI open (or at once)──> Talking ──AI closed──> Draining ──played──┐
-//!     │                                   │ ──AI failed──> Prompting ──played──┤
-//!     └──AI failed, cancelled ──> Ended <─┴── hang-up, time-outs <────────────────┘
+//! Connecting ──AI open, connected──> Talking ──AI closed──> Draining ──played──┐
+//!     │                                 │ ──AI failed──> Prompting ──played──┤
+//!     └──AI failed, cancelled ──> Ended <┴── hang-up, time-outs <──────────────┘
 //! ```
+//!
+//! The answer is asked for when the AI's socket is open, or at once; the source says when the
+//! caller is connected, and that is time 0.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -58,8 +61,11 @@ pub struct Call {
     gate: DigitGate,
     remote: Option<RemoteMedia>,
     pacer: Option<Pacer>,
+    /// Silence before time 0, where the PBX wants it.
+    early: Option<Pacer>,
     created: Instant,
-    /// Time 0: when the answer was sent.
+    answer_wanted: bool,
+    /// Time 0: when the caller was connected.
     answered: Option<Instant>,
     ai_open: bool,
     ai_started: Option<Instant>,
@@ -105,7 +111,9 @@ impl Call {
             gate: DigitGate::default(),
             remote: None,
             pacer: None,
+            early: None,
             created: now,
+            answer_wanted: false,
             answered: None,
             ai_open: false,
             ai_started: None,
@@ -127,10 +135,10 @@ impl Call {
             prompt: config.prompt.clone(),
         };
         if let Some(remote) = remote {
-            call.set_remote(remote);
+            call.set_remote(now, remote);
         }
         match config.answer {
-            AnswerWhen::AtOnce => call.answer(now),
+            AnswerWhen::AtOnce => call.answer(),
             AnswerWhen::AiReady if config.ringing => {
                 call.out.push_back(Output::Request(Request::Ringing));
             }
@@ -154,6 +162,13 @@ impl Call {
         match input {
             Input::Rtp { from, data } => {
                 self.receiver.on_packet(now, from, data);
+                // the first packet may be quicker than the source's word
+                if self.early.is_some()
+                    && self.answer_wanted
+                    && self.receiver.last_heard().is_some()
+                {
+                    self.connected(now);
+                }
                 self.take_frames(now);
             }
             Input::Rtcp { data, unix } => {
@@ -161,8 +176,8 @@ impl Call {
             }
             Input::AiOpen => {
                 self.ai_open = true;
-                if self.answered.is_none() {
-                    self.answer(now);
+                if !self.answer_wanted {
+                    self.answer();
                 }
                 self.start_stream(now);
             }
@@ -181,9 +196,10 @@ impl Call {
             return None;
         }
         let playing = self.pacer.as_ref().map(|p| p.deadline(self.playout.has_audio()));
+        let early = self.early.as_ref().map(|p| p.deadline(false));
         let hearing = self.answered.and_then(|_| self.receiver.next_timeout());
         let limit = self.limit().map(|(at, _)| at);
-        let times = [playing, hearing, self.rtcp.next_timeout(), limit];
+        let times = [playing, early, hearing, self.rtcp.next_timeout(), limit];
         times.into_iter().flatten().min()
     }
 
@@ -207,12 +223,24 @@ impl Call {
         }
     }
 
-    fn answer(&mut self, now: Instant) {
+    fn answer(&mut self) {
+        self.answer_wanted = true;
+        self.out.push_back(Output::Request(Request::Answer));
+    }
+
+    /// Time 0.
+    fn connected(&mut self, now: Instant) {
+        if self.answered.is_some() {
+            return;
+        }
+        if let Some(early) = self.early.take() {
+            self.sender.rebase(early.index());
+        }
         self.answered = Some(now);
         self.pacer = Some(Pacer::new(now));
         self.receiver.start(now);
         self.rtcp.start(now);
-        self.out.push_back(Output::Request(Request::Answer));
+        self.start_stream(now);
     }
 
     fn start_stream(&mut self, now: Instant) {
@@ -231,9 +259,12 @@ impl Call {
         }
     }
 
-    fn set_remote(&mut self, remote: RemoteMedia) {
+    fn set_remote(&mut self, now: Instant, remote: RemoteMedia) {
         self.receiver.set_remote(remote.rtp, remote.format);
         self.remote = Some(remote);
+        if remote.early && self.early.is_none() && self.answered.is_none() {
+            self.early = Some(Pacer::new(now));
+        }
     }
 
     /// What the receiver has ready goes to the AI and into the recording.
@@ -344,9 +375,14 @@ impl Call {
                 if !held(remote) && self.remote.is_some_and(held) {
                     self.resumed = Some(now);
                 }
-                self.set_remote(remote);
+                self.set_remote(now, remote);
             }
-            Signal::Digit(digit) => self.on_digit(now, digit, Origin::Info),
+            Signal::Connected => self.connected(now),
+            Signal::Digit(digit) => {
+                self.receiver.key_taken_out(now);
+                self.take_frames(now);
+                self.on_digit(now, digit, Origin::Info);
+            }
             Signal::PbxLost => (self.pbx_lost, self.pbx_back) = (Some(now), None),
             Signal::PbxBack => self.pbx_back = Some(now),
             Signal::Ended(reason) => self.end(reason),
@@ -408,8 +444,33 @@ impl Call {
         times.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
+    /// Silence before time 0.
+    fn play_early(&mut self, now: Instant) {
+        while let Some(early) = &mut self.early {
+            if self.phase == Phase::Ended || early.deadline(false) > now {
+                return;
+            }
+            let index = early.take(now, false).index;
+            self.send_frame(index, false, [SILENCE; 160]);
+        }
+    }
+
+    fn send_frame(&mut self, index: u64, marker: bool, mut samples: Samples) {
+        let marker = marker || self.sender.packets() == 0;
+        if let Some(remote) = self.remote.filter(|r| r.wants_audio) {
+            if remote.format.law == Law::A {
+                g711::mu_to_a(&mut samples);
+            }
+            let payload_type = remote.format.payload_type;
+            self.sender.audio(payload_type, index, &samples, marker, &mut self.packet);
+            let packet = self.packet.clone();
+            self.out.push_back(Output::Rtp { to: remote.rtp, packet });
+        }
+    }
+
     /// Sends what is due to the caller.
     fn play(&mut self, now: Instant) {
+        self.play_early(now);
         while let Some(pacer) = &mut self.pacer {
             let audio = self.playout.has_audio();
             if self.phase == Phase::Ended || pacer.deadline(audio) > now {
@@ -418,17 +479,7 @@ impl Call {
             let slot = pacer.take(now, audio);
             let samples = self.playout.next_frame().unwrap_or([SILENCE; 160]);
             self.out.push_back(Output::RecordAi { index: slot.index, samples });
-            let marker = slot.marker || self.sender.packets() == 0;
-            if let Some(remote) = self.remote.filter(|r| r.wants_audio) {
-                let mut payload = samples;
-                if remote.format.law == Law::A {
-                    g711::mu_to_a(&mut payload);
-                }
-                let payload_type = remote.format.payload_type;
-                self.sender.audio(payload_type, slot.index, &payload, marker, &mut self.packet);
-                let packet = self.packet.clone();
-                self.out.push_back(Output::Rtp { to: remote.rtp, packet });
-            }
+            self.send_frame(slot.index, slot.marker, samples);
             self.return_marks();
             if !self.playout.has_audio() {
                 match self.phase {
@@ -445,6 +496,7 @@ impl Call {
             reason,
             EndReason::CallerHangup
                 | EndReason::Cancelled
+                | EndReason::Transferred
                 | EndReason::NoAck
                 | EndReason::SessionExpired
                 | EndReason::BadMedia

@@ -22,6 +22,10 @@ pub enum EndReason {
     MediaTimeout,
     /// The PBX has forgotten the call or is gone.
     PbxLost,
+    /// The PBX has refused a command that the call needs.
+    PbxError,
+    /// The PBX has taken the caller elsewhere.
+    Transferred,
     NoAck,
     SessionExpired,
     BadMedia,
@@ -45,7 +49,7 @@ pub struct EndRow {
 }
 
 impl EndReason {
-    pub const ALL: [EndReason; 16] = [
+    pub const ALL: [EndReason; 18] = [
         EndReason::CallerHangup,
         EndReason::Cancelled,
         EndReason::AiHangup,
@@ -55,6 +59,8 @@ impl EndReason {
         EndReason::AiProtocol,
         EndReason::MediaTimeout,
         EndReason::PbxLost,
+        EndReason::PbxError,
+        EndReason::Transferred,
         EndReason::NoAck,
         EndReason::SessionExpired,
         EndReason::BadMedia,
@@ -78,6 +84,8 @@ impl EndReason {
             EndReason::AiProtocol => ("ai_protocol", 503, BUSY, 111, Level::WARN),
             EndReason::MediaTimeout => ("media_timeout", 503, BUSY, 44, Level::WARN),
             EndReason::PbxLost => ("pbx_lost", 503, BUSY, 27, Level::WARN),
+            EndReason::PbxError => ("pbx_error", 503, BUSY, 38, Level::WARN),
+            EndReason::Transferred => ("transferred", 487, "Request Terminated", 16, Level::INFO),
             EndReason::NoAck => ("no_ack", 503, BUSY, 102, Level::WARN),
             EndReason::SessionExpired => ("session_expired", 503, BUSY, 102, Level::WARN),
             EndReason::BadMedia => ("bad_media", 488, "Not Acceptable Here", 88, Level::WARN),

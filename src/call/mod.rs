@@ -1,8 +1,8 @@
 //! The call: one caller talking to one AI, whatever the source.
 //!
 //! [`core`] decides (pure; [`words`] are its inputs and outputs), [`run`] moves packets, [`leg`]
-//! and [`ports`] own the RTP sockets, [`end`] says why a call ended. A source (SIP, later ARI)
-//! hands over an [`Offer`].
+//! and [`ports`] own the RTP sockets, [`end`] says why a call ended. A source (SIP, ARI) hands over
+//! an [`Offer`].
 
 pub mod core;
 pub mod end;
@@ -34,12 +34,16 @@ pub struct RemoteMedia {
     pub wants_audio: bool,
     /// False while it has said that no RTP of its own comes.
     pub sends_audio: bool,
+    /// It takes RTP, silence, from now on, before the caller is connected.
+    pub early: bool,
 }
 
 /// What the source tells the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     Media(RemoteMedia),
+    /// The answer has gone out and audio flows from now on: time 0 of the call.
+    Connected,
     /// A key press told by signalling.
     Digit(char),
     /// The PBX does not answer any more: the call ends if its RTP has stopped too.

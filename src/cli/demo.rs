@@ -94,7 +94,9 @@ async fn demo(arguments: &DemoArguments) -> Result<ExitCode> {
 
     let (records_tx, records) = mpsc::unbounded_channel();
     let app = start_bridge(&phone, &ai_address.to_string(), arguments, records_tx).await?;
-    teller.say(&format!("trunkless listens on {} (SIP)", app.address));
+    if let Some(address) = app.address {
+        teller.say(&format!("trunkless listens on {address} (SIP)"));
+    }
 
     let mut phone = phone;
     let outcome = converse(&teller, &mut phone, agent_rx, records).await;

@@ -3,8 +3,10 @@
 pub mod call;
 pub mod demo;
 pub mod echo_agent;
+pub mod health;
 pub mod run;
 
+use std::collections::HashMap;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -27,10 +29,20 @@ enum Command {
     EchoAgent(echo_agent::EchoAgentArguments),
     /// Place a test call, as a phone would.
     Call(call::CallArguments),
+    /// Ask a running `run` how it is: exit code 0 when it works.
+    Health(health::HealthArguments),
 }
 
 /// Exit code for a wrong configuration or command line.
 pub const EXIT_CONFIG: u8 = 2;
+/// Exit code when the only PBX's Stasis application has been taken by another program.
+pub const EXIT_REPLACED: u8 = 3;
+
+/// The variables that are text.
+fn environment() -> HashMap<String, String> {
+    let all = std::env::vars_os();
+    all.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+}
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
@@ -39,6 +51,7 @@ pub fn main() -> ExitCode {
         Command::Demo(arguments) => demo::main(&arguments),
         Command::EchoAgent(arguments) => echo_agent::main(&arguments),
         Command::Call(arguments) => call::main(&arguments),
+        Command::Health(arguments) => health::main(&arguments),
     }
 }
 

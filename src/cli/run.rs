@@ -1,6 +1,5 @@
 //! `trunkless run`: the daemon.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use crate::app::App;
-use crate::cli::EXIT_CONFIG;
+use crate::cli::{EXIT_CONFIG, EXIT_REPLACED, environment};
 use crate::config::resolve::{Plan, resolve};
 use crate::config::{ConfigError, Source, load};
 use crate::telemetry;
@@ -49,7 +48,7 @@ pub fn main(arguments: &RunArguments) -> ExitCode {
         }
     };
     match runtime.block_on(serve(plan)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("cannot start: {error:#}");
             ExitCode::FAILURE
@@ -58,16 +57,14 @@ pub fn main(arguments: &RunArguments) -> ExitCode {
 }
 
 fn read(arguments: &RunArguments) -> Result<Plan, ConfigError> {
-    let environment: HashMap<String, String> = std::env::vars_os()
-        .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-        .collect();
+    let environment = environment();
     let source = Source::read(&arguments.config)?;
     let settings = load(&source, &environment)?;
     resolve(&source, settings, &environment)
 }
 
 /// Until SIGTERM or Ctrl-C; a second one ends the calls at once.
-async fn serve(plan: Plan) -> anyhow::Result<()> {
+async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let app = App::start(plan, None).await?;
@@ -77,8 +74,11 @@ async fn serve(plan: Plan) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    asked().await;
+    let code = tokio::select! {
+        () = asked() => ExitCode::SUCCESS,
+        () = app.useless() => ExitCode::from(EXIT_REPLACED),
+    };
     info!("stopping: no new calls");
     app.shutdown(async { asked().await }).await;
-    Ok(())
+    Ok(code)
 }

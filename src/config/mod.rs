@@ -4,6 +4,7 @@
 //! merged by the crate `config`. [`schema`] holds the keys, [`resolve`] turns them into what the
 //! program needs.
 
+mod ari;
 pub mod resolve;
 pub mod schema;
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::ari::client::AriPbx;
 use crate::call::AnswerWhen;
 use crate::config::schema::{
     Ai, Answer, HostPort, Mode, Pbx, PbxSip, Settings, Span, TransportWord,
@@ -19,6 +20,7 @@ use crate::sip::flow::Transport;
 use crate::sip::registration;
 use crate::stream::connect::{Target, TargetOptions};
 use crate::stream::twilio;
+use crate::tls::TlsError;
 
 /// One PBX in SIP mode, ready to run.
 pub struct SipPbx {
@@ -41,7 +43,8 @@ pub struct AiPlan {
 /// The whole configuration, checked.
 pub struct Plan {
     pub settings: Settings,
-    pub pbxs: Vec<SipPbx>,
+    pub sip: Vec<SipPbx>,
+    pub ari: Vec<(AriPbx, AiPlan)>,
     pub prompt: Option<Bytes>,
     pub recordings: Option<PathBuf>,
 }
@@ -84,13 +87,17 @@ fn resolve_all(
         return Err(source.error("calls.max", "must be at least 1"));
     }
     let resolver = Resolver { source, environment };
-    let mut pbxs = Vec::new();
+    let (mut sip, mut ari) = (Vec::new(), Vec::new());
     for (name, pbx) in &settings.pbx {
-        pbxs.push(resolver.pbx(&name.0, pbx, &settings.ai)?);
+        let ai = resolver.ai(&name.0, &settings.ai, &pbx.ai)?;
+        match pbx.mode {
+            Mode::Sip => sip.push(resolver.sip(&name.0, pbx, ai)?),
+            Mode::Ari => ari.push((resolver.ari(&name.0, pbx.ari.as_ref())?, ai)),
+        }
     }
     let prompt = settings.calls.prompt.as_deref().map(|path| resolver.prompt(path)).transpose()?;
     let recordings = settings.recording.directory.as_ref().map(PathBuf::from);
-    Ok(Plan { settings, pbxs, prompt, recordings })
+    Ok(Plan { settings, sip, ari, prompt, recordings })
 }
 
 impl Answer {
@@ -106,24 +113,19 @@ type Table = BTreeMap<String, String>;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-struct Resolver<'a> {
-    source: &'a Source,
+pub(super) struct Resolver<'a> {
+    pub(super) source: &'a Source,
     environment: &'a HashMap<String, String>,
 }
 
 impl Resolver<'_> {
-    fn pbx(&self, name: &str, pbx: &Pbx, common: &Ai) -> Result<SipPbx, ConfigError> {
-        let key = |rest: &str| format!("pbx.{name}.{rest}");
-        if pbx.mode == Mode::Ari {
-            let message = "\"ari\" is not available in this version; use \"sip\"";
-            return Err(self.source.error(&key("mode"), message));
-        }
+    fn sip(&self, name: &str, pbx: &Pbx, ai: AiPlan) -> Result<SipPbx, ConfigError> {
         let Some(sip) = &pbx.sip else {
             let message = format!("mode = \"sip\" needs a table [pbx.{name}.sip]");
-            return Err(self.source.error(&key("sip"), message));
+            return Err(self.source.error(&format!("pbx.{name}.sip"), message));
         };
         let (account, hosts) = self.account(name, sip)?;
-        Ok(SipPbx { account, hosts, ai: self.ai(name, common, &pbx.ai)? })
+        Ok(SipPbx { account, hosts, ai })
     }
 
     fn account(
@@ -231,7 +233,7 @@ impl Resolver<'_> {
         };
         let target = Target::new(&url, &options).map_err(|error| {
             let part = match &error {
-                crate::stream::connect::TargetError::CaFile { .. } => {
+                crate::stream::connect::TargetError::Tls(TlsError::CaFile { .. }) => {
                     key("ca_file", own.ca_file.is_some())
                 }
                 crate::stream::connect::TargetError::Header(_) => {
@@ -263,7 +265,7 @@ impl Resolver<'_> {
     }
 
     /// At most one of: the secret itself, a variable's name, a file's name.
-    fn secret(
+    pub(super) fn secret(
         &self,
         key: &str,
         [value, variable, file]: [&Option<String>; 3],

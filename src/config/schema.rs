@@ -23,6 +23,7 @@ pub struct Settings {
     pub ai: Ai,
     pub calls: Calls,
     pub recording: Recording,
+    pub http: Http,
     pub pbx: BTreeMap<PbxName, Pbx>,
 }
 
@@ -102,6 +103,8 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnAi {
     Hangup,
+    /// The caller goes to the dialplan's next line (ARI; SIP: the call is ended).
+    Continue,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -109,6 +112,13 @@ pub enum OnAi {
 pub struct Recording {
     /// Where a WAV of each call is written; none when not set.
     pub directory: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Where `/healthz` and `/readyz` are served; nowhere when not set.
+    pub listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +133,7 @@ pub struct Pbx {
     pub mode: Mode,
     pub sip: Option<PbxSip>,
     /// Read when `mode = "ari"`.
-    pub ari: Option<toml::Table>,
+    pub ari: Option<PbxAri>,
     #[serde(default)]
     pub ai: Ai,
 }
@@ -147,6 +157,34 @@ pub struct PbxSip {
     pub register: Option<bool>,
     #[serde(deserialize_with = "parsed_words")]
     pub peers: Option<Vec<HostPort>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PbxAri {
+    /// `http://192.0.2.1:8088`, or https.
+    pub url: Option<String>,
+    pub username: Option<String>,
+    pub password: Option<SecretString>,
+    pub password_env: Option<String>,
+    pub password_file: Option<String>,
+    /// The Stasis application's name.
+    pub app: Option<String>,
+    pub format: Option<MediaFormat>,
+    /// External media channels at the same time.
+    pub max_media: Option<usize>,
+    pub rtp_conf: Option<String>,
+    pub advertised: Option<IpAddr>,
+    /// Channel variables that become parameters.
+    #[serde(deserialize_with = "words")]
+    pub variables: Option<Vec<String>>,
+    pub ca_file: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MediaFormat {
+    Ulaw,
+    Alaw,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,7 +223,7 @@ impl Default for Calls {
             ringing: false,
             on_ai_close: OnAi::Hangup,
             drain_on_close: Span(Duration::ZERO),
-            on_ai_failure: OnAi::Hangup,
+            on_ai_failure: OnAi::Continue,
             prompt: None,
             max_duration: Span(Duration::from_secs(4 * 3600)),
             media_timeout: Span(Duration::from_secs(30)),
@@ -316,7 +354,8 @@ macro_rules! words_of {
 
 words_of!(Dialect: "twilio" => Twilio);
 words_of!(Answer: "when_ai_ready" => WhenAiReady, "at_once" => AtOnce);
-words_of!(OnAi: "hangup" => Hangup);
+words_of!(OnAi: "hangup" => Hangup, "continue" => Continue);
+words_of!(MediaFormat: "ulaw" => Ulaw, "alaw" => Alaw);
 words_of!(Mode: "sip" => Sip, "ari" => Ari);
 words_of!(TransportWord: "udp" => Udp, "tcp" => Tcp);
 from_string!(PbxName, PortRange, Span, HostPort, Network);

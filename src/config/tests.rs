@@ -37,7 +37,7 @@ fn error(text: &str, pairs: &[(&str, &str)]) -> String {
 }
 
 fn password(plan: &resolve::Plan) -> &str {
-    plan.pbxs[0].account.registration.as_ref().unwrap().password.expose_secret()
+    plan.sip[0].account.registration.as_ref().unwrap().password.expose_secret()
 }
 
 #[test]
@@ -127,16 +127,46 @@ fn the_environment_overrides_the_file() {
     ];
     let plan = plan(GOOD, &pairs).unwrap();
     assert_eq!(plan.settings.calls.max, 7);
-    assert_eq!(plan.pbxs[0].account.media_peers.len(), 2);
-    assert_eq!(plan.pbxs[0].ai.target.url(), "ws://10.0.0.1/x");
+    assert_eq!(plan.sip[0].account.media_peers.len(), 2);
+    assert_eq!(plan.sip[0].ai.target.url(), "ws://10.0.0.1/x");
     // names in tables keep their case
-    assert_eq!(plan.pbxs[0].ai.parameters, [("LeadSource".to_owned(), "Web".to_owned())]);
+    assert_eq!(plan.sip[0].ai.parameters, [("LeadSource".to_owned(), "Web".to_owned())]);
 }
 
 #[test]
 fn one_word_switches_the_mode() {
-    let message = error(GOOD, &[("TRUNKLESS_PBX__MAIN__MODE", "ari")]);
-    assert!(message.contains("PBX__MAIN__MODE: \"ari\" is not available"), "{message}");
+    let ari = "[pbx.main.ari]\nusername = \"trunkless\"\npassword = \"x\"\n";
+    let text = format!("{GOOD}{ari}");
+    assert_eq!(plan(&text, &[]).unwrap().ari.len(), 0);
+    let switched = plan(&text, &[("TRUNKLESS_PBX__MAIN__MODE", "ari")]).unwrap();
+    assert_eq!((switched.sip.len(), switched.ari.len()), (0, 1));
+    let (pbx, _) = &switched.ari[0];
+    assert_eq!(
+        (pbx.target.base.as_str(), pbx.app.as_str()),
+        ("http://127.0.0.1:8088", "trunkless")
+    );
+}
+
+#[test]
+fn what_ari_mode_needs() {
+    let ari = |lines: &str| {
+        let text = GOOD.replace("mode = \"sip\"", "mode = \"ari\"");
+        error(&format!("{text}[pbx.main.ari]\n{lines}\n"), &[])
+    };
+    let good = "username = \"u\"\npassword = \"p\"\n";
+    for (lines, wanted) in [
+        ("", "pbx.main.ari.username: is missing"),
+        ("username = \"u\"", "TRUNKLESS_PBX__MAIN__ARI__PASSWORD"),
+        (&format!("{good}url = \"127.0.0.1\""), "pbx.main.ari.url: \"127.0.0.1\" is no URL"),
+        (&format!("{good}app = \"a,b\""), "no name for a Stasis application"),
+        (&format!("{good}max_media = 0"), "must be at least 1"),
+        (&format!("{good}format = \"slin\""), "\"slin\" is not one of: ulaw, alaw"),
+    ] {
+        let message = ari(lines);
+        assert!(message.contains(wanted), "{lines}: {message}");
+    }
+    let none = error(&GOOD.replace("mode = \"sip\"", "mode = \"ari\""), &[]);
+    assert!(none.contains("needs a table [pbx.main.ari]"), "{none}");
 }
 
 #[test]
@@ -144,8 +174,8 @@ fn a_pbx_may_have_an_ai_of_its_own() {
     let text =
         GOOD.to_owned() + "[pbx.main.ai]\nurl = \"ws://other\"\nparameters = { x = \"1\" }\n";
     let plan = plan(&text, &[]).unwrap();
-    assert_eq!(plan.pbxs[0].ai.target.url(), "ws://other");
-    assert_eq!(plan.pbxs[0].ai.parameters.len(), 2);
+    assert_eq!(plan.sip[0].ai.target.url(), "ws://other");
+    assert_eq!(plan.sip[0].ai.parameters.len(), 2);
 }
 
 #[test]
@@ -154,7 +184,7 @@ fn a_trunk_needs_peers() {
     assert!(error(&text, &[]).contains("pbx.main.sip.peers: is missing"));
     let plan =
         plan(&text.replace("register = false", "register = false\npeers = [\"192.0.2.1\"]"), &[]);
-    assert!(plan.unwrap().pbxs[0].account.registration.is_none());
+    assert!(plan.unwrap().sip[0].account.registration.is_none());
 }
 
 #[test]

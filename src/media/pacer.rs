@@ -35,6 +35,11 @@ impl Pacer {
         Pacer { start, index: 0, last: None }
     }
 
+    /// Number of the next frame.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
     fn grid(&self) -> Instant {
         self.start + FRAME_TIME * u32::try_from(self.index).unwrap_or(u32::MAX)
     }

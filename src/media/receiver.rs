@@ -135,6 +135,14 @@ impl Receiver {
         self.core.events.poll()
     }
 
+    /// A key was told by signalling, by a PBX that takes its packets out of the stream.
+    pub fn key_taken_out(&mut self, now: Instant) {
+        if let Some(format) = self.format {
+            let core = &mut self.core;
+            self.sequencer.key_taken_out(&mut |d| core.deliver(now, &format, d));
+        }
+    }
+
     /// When RTP last came; time 0 when never.
     pub fn last_heard(&self) -> Option<Instant> {
         self.alive.max(self.core.timeline.last_heard())

@@ -45,6 +45,11 @@ impl Sender {
         self.first_timestamp.wrapping_add((index as u32).wrapping_mul(STEP))
     }
 
+    /// What was frame `index` is frame 0 from now on: the timestamps run on.
+    pub fn rebase(&mut self, index: u64) {
+        self.first_timestamp = self.timestamp(index);
+    }
+
     /// Writes the packet for frame `index` into `out`.
     pub fn audio(
         &mut self,

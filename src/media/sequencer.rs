@@ -12,6 +12,8 @@ use crate::media::rtp::Packet;
 const MAX_HELD: usize = 50;
 /// Packets of a new stream that are held before two come in a row.
 const MAX_PENDING: usize = 4;
+/// Packets of one key press, at most: what a PBX that takes keys out of the stream leaves out.
+const MAX_TAKEN_OUT: i64 = 200;
 /// A larger step is another stream, not loss or reordering (RFC 3550 A.1 uses 3000 and 100).
 const MAX_JUMP: i64 = 1000;
 
@@ -104,6 +106,8 @@ pub struct Sequencer {
     pending: Vec<Held>,
     /// A packet of the current stream has come since the last pending one.
     interrupted: bool,
+    /// A gap that is due is no loss.
+    taken_out: bool,
     pub counts: Counts,
 }
 
@@ -116,6 +120,7 @@ impl Sequencer {
             held: BTreeMap::new(),
             pending: Vec::new(),
             interrupted: false,
+            taken_out: false,
             counts: Counts::default(),
         }
     }
@@ -139,6 +144,8 @@ impl Sequencer {
             return self.push_foreign(now, packet, sink);
         }
         let number = stream.next + delta;
+        let skipped = std::mem::take(&mut self.taken_out) && self.held.is_empty();
+        let in_order = delta == 0 || (skipped && (1..=MAX_TAKEN_OUT).contains(&delta));
         if delta < 0 {
             let bit = 1u64.checked_shl((-delta - 1) as u32).unwrap_or(0);
             if stream.seen & bit != 0 {
@@ -147,7 +154,7 @@ impl Sequencer {
                 stream.seen |= bit;
                 self.counts.late += 1;
             }
-        } else if delta == 0 {
+        } else if in_order {
             self.interrupted = true;
             self.advance(number);
             sink(Delivery {
@@ -167,6 +174,19 @@ impl Sequencer {
             self.held.insert(number, Held::new(now, packet));
             if self.held.len() > MAX_HELD || self.wait.is_zero() {
                 self.give_up(sink);
+            }
+        }
+    }
+
+    /// The PBX has taken the packets of a key press out of the stream: the gap that is there, or
+    /// comes with the next packet, is neither waited for nor a loss.
+    pub fn key_taken_out(&mut self, sink: &mut impl FnMut(Delivery<'_>)) {
+        match self.held.pop_first() {
+            None => self.taken_out = true,
+            Some((number, held)) => {
+                self.advance(number);
+                sink(held.delivery(0, false));
+                self.release(sink);
             }
         }
     }
@@ -383,5 +403,20 @@ mod tests {
             rig.push(ssrc, 7);
         }
         assert!(rig.sequencer.pending.len() <= MAX_PENDING && rig.sequencer.held.is_empty());
+    }
+
+    #[test]
+    fn a_key_press_that_was_taken_out_is_no_loss() {
+        let mut rig = Rig::new();
+        rig.push(1, 10);
+        rig.sequencer.key_taken_out(&mut |_| panic!("nothing is held"));
+        rig.push(1, 18).push(1, 19).push(1, 22);
+        let mut out = Vec::new();
+        rig.sequencer.key_taken_out(&mut |d| out.push((d.payload[0], d.lost, d.restarted)));
+        assert_eq!(rig.out, [(10, 0, true), (18, 0, false), (19, 0, false)]);
+        assert_eq!((out, rig.sequencer.counts.lost), (vec![(22, 0, false)], 0));
+        // only the next gap
+        rig.push(1, 23).push(1, 25);
+        assert_eq!(rig.out.len(), 4);
     }
 }

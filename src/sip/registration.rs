@@ -43,6 +43,7 @@ const STARTING: u32 = 10;
 /// How often credentials are offered in one cycle before they count as wrong.
 const TRIES: u32 = 2;
 
+#[derive(Clone)]
 pub struct Settings {
     /// Request-URI: `sip:pbx.example:5060`.
     pub registrar_uri: String,

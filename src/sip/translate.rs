@@ -39,6 +39,7 @@ pub fn remote_media(remote: &Remote) -> RemoteMedia {
         },
         wants_audio: remote.wants_audio(),
         sends_audio: remote.sends_audio(),
+        early: false,
     }
 }
 

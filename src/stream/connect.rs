@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -18,6 +17,7 @@ use tokio_tungstenite::tungstenite::{self, error::UrlError};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_with_config};
 
 use crate::stream::twilio;
+use crate::tls::{TlsError, client_config};
 
 pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -49,12 +49,10 @@ pub enum TargetError {
     Url(String),
     #[error("\"{0}\" is not a valid header name or value")]
     Header(String),
-    #[error("cannot read CA file {path}: {why}")]
-    CaFile { path: String, why: String },
     #[error("\"{0}\" is not a valid TLS server name")]
     ServerName(String),
-    #[error("TLS cannot be set up: {0}")]
-    Tls(String),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// Options of [`Target::new`].
@@ -118,7 +116,7 @@ impl Target {
                 let name = options.tls_server_name.as_deref().unwrap_or(&host).to_owned();
                 let server = ServerName::try_from(name.clone())
                     .map_err(|_| TargetError::ServerName(name))?;
-                Some((Arc::new(tls_config(options.ca_file.as_deref())?), server))
+                Some((Arc::new(client_config(options.ca_file.as_deref())?), server))
             }
         };
         Ok(Target { url: url.to_owned(), host, port, tls, request })
@@ -238,37 +236,6 @@ fn fresh_key(request: &Request) -> Request {
         request.headers_mut().insert("Sec-WebSocket-Key", value);
     }
     request
-}
-
-fn tls_config(ca_file: Option<&str>) -> Result<rustls::ClientConfig, TargetError> {
-    let mut roots = rustls::RootCertStore::empty();
-    match ca_file {
-        Some(path) => {
-            let error = |why: String| TargetError::CaFile { path: path.to_owned(), why };
-            let found = CertificateDer::pem_file_iter(path).map_err(|e| error(e.to_string()))?;
-            for certificate in found {
-                let certificate = certificate.map_err(|e| error(e.to_string()))?;
-                roots.add(certificate).map_err(|e| error(e.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(error("it holds no certificate".to_owned()));
-            }
-        }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-            if roots.is_empty() {
-                let why =
-                    "the system has no CA certificates; install ca-certificates or set ca_file";
-                return Err(TargetError::Tls(why.to_owned()));
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| TargetError::Tls(e.to_string()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use trunkless::call::core::Call;
 use trunkless::call::end::EndReason;
 use trunkless::call::words::{Input, Output, Seeds};
-use trunkless::call::{AnswerWhen, CallConfig, RemoteMedia};
+use trunkless::call::{AnswerWhen, CallConfig, RemoteMedia, Signal};
 use trunkless::media::g711::Law;
 use trunkless::media::playout::Budget;
 use trunkless::media::receiver::Format;
@@ -108,6 +108,7 @@ impl World {
             format: Format { law: Law::Mu, payload_type: 0, dtmf_payload_type: Some(101) },
             wants_audio: true,
             sends_audio: true,
+            early: false,
         };
         let seeds = Seeds { ssrc: 1, sequence: 65_000, timestamp: u32::MAX - 5000 };
         let config = config();
@@ -127,6 +128,7 @@ impl World {
             number: 0,
         };
         world.feed(Input::AiOpen);
+        world.feed(Input::Signal(Signal::Connected));
         world
     }
 

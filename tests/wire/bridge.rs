@@ -84,7 +84,7 @@ impl Bridge {
         let plan = resolve(&source, settings, &environment).unwrap();
         let (records_tx, records) = mpsc::unbounded_channel();
         let app = App::start(plan, Some(records_tx)).await.unwrap();
-        let address = app.address;
+        let address = app.address.expect("SIP is served");
         Bridge { app, address, records: Mutex::new(records) }
     }
 

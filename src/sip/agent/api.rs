@@ -15,6 +15,7 @@ pub struct CallKey(pub u64);
 pub type AccountId = usize;
 
 /// One PBX.
+#[derive(Clone)]
 pub struct AccountConfig {
     pub name: String,
     /// The user that calls are for, and our Contact's user.

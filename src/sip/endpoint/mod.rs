@@ -28,7 +28,7 @@ use crate::sip::resolve;
 use crate::sip::tcp::{Connections, TcpEvent};
 use crate::sip::translate::{end_reason, remote_media};
 use crate::sip::uri::Host;
-use crate::telemetry::COUNTERS;
+use crate::telemetry::{COUNTERS, PbxStatus};
 
 /// A trunk's peers are looked up again after so long; sooner when they were not found.
 const PEERS_AGAIN: Duration = Duration::from_secs(60);
@@ -37,6 +37,7 @@ const PEERS_RETRY: Duration = Duration::from_secs(2);
 /// One PBX and where it is.
 pub struct Peer {
     pub account: AccountConfig,
+    pub status: Arc<PbxStatus>,
     pub hosts: Vec<(Host, Option<u16>)>,
     /// X- headers that become parameters; `*` = all.
     pub x_headers: Vec<String>,
@@ -46,6 +47,8 @@ pub struct EndpointConfig {
     pub listen: SocketAddr,
     pub peers: Vec<Peer>,
     pub max_calls: usize,
+    /// One for each call, of all PBXs.
+    pub permits: Arc<Semaphore>,
     pub ports: PortPool,
     pub offers: mpsc::Sender<Offer>,
 }
@@ -86,6 +89,17 @@ impl EndpointHandle {
     }
 }
 
+fn status_word(status: &Status) -> &'static str {
+    match status {
+        Status::Registered { .. } => "registered",
+        Status::Conflict { .. } => "registered beside another device",
+        Status::Refused { .. } => "registration refused",
+        Status::Failing { .. } => "registration failed",
+        Status::Lost { .. } => "registrar lost",
+        Status::Unregistered => "unregistered",
+    }
+}
+
 /// `host:port`, the port where it is known.
 fn shown((host, port): &(Host, Option<u16>)) -> String {
     port.map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
@@ -110,6 +124,7 @@ struct CallLink {
 
 struct PeerState {
     name: Arc<str>,
+    status: Arc<PbxStatus>,
     hosts: Vec<(Host, Option<u16>)>,
     transport: Transport,
     registers: bool,
@@ -162,6 +177,7 @@ impl Endpoint {
             .iter()
             .map(|peer| PeerState {
                 name: peer.account.name.as_str().into(),
+                status: peer.status.clone(),
                 hosts: peer.hosts.clone(),
                 transport: peer.account.transport,
                 registers: peer.account.registration.is_some(),
@@ -191,7 +207,7 @@ impl Endpoint {
             peers,
             calls: HashMap::new(),
             offers: config.offers,
-            permits: Arc::new(Semaphore::new(max_calls)),
+            permits: config.permits,
             ports: config.ports,
             bound,
             stopping: None,
@@ -365,6 +381,8 @@ impl Endpoint {
                     Err(_) => {}
                 }
                 if !self.peers[account].registers {
+                    let found = if routes.is_ok() { "trunk" } else { "peers not found" };
+                    self.peers[account].status.set(routes.is_ok(), found);
                     self.resolve_later(account, routes.is_ok());
                 }
                 self.feed(Input::Resolved { account, routes });
@@ -417,6 +435,7 @@ impl Endpoint {
                 link.answered = true;
                 let rtp = link.rtp;
                 self.command(Command::Answer { call, rtp });
+                self.signal(call, Signal::Connected);
             }
             Request::Ringing => self.command(Command::Ringing { call }),
             Request::End(reason) => {
@@ -467,6 +486,8 @@ impl Endpoint {
     fn on_registration(&mut self, account: AccountId, status: Status) {
         self.peers[account].registered =
             matches!(status, Status::Registered { .. } | Status::Conflict { .. });
+        let ready = self.peers[account].registered;
+        self.peers[account].status.set(ready, status_word(&status));
         let registrar = self.peers[account].registrar.as_str();
         let pbx = &*self.peers[account].name;
         match &status {

@@ -1,0 +1,474 @@
+//! ARI as a source of calls: one task a PBX owns the events socket, the REST client and our
+//! [`Application`]; it turns its words into [`Offer`]s and signals, and the calls' requests into
+//! commands. It waits for no request, so that events are read at once: Asterisk cuts off a reader
+//! that is slow. Owns I/O.
+
+mod link;
+mod offers;
+pub mod rest;
+mod room;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::sleep_until;
+use tracing::{debug, error, info, warn};
+
+use crate::ari::api::{CallKey, Ids, Input, Output, RequestId, Settings};
+use crate::ari::application::Application;
+use crate::ari::client::link::{Link, LinkError, open};
+use crate::ari::client::rest::{Rest, Target};
+use crate::ari::client::room::Room;
+use crate::ari::event::{self, Event};
+use crate::ari::flow::{After, Cause, Tell};
+use crate::ari::request::{Outcome, Request as Command};
+use crate::call::end::EndReason;
+use crate::call::ports::PortPool;
+use crate::call::{Offer, RemoteMedia, Request, Signal};
+use crate::media::g711::Law;
+use crate::media::receiver::Format;
+use crate::telemetry::{COUNTERS, PbxStatus};
+
+/// Outcomes that wait for the task; their senders wait in turn.
+const OUTCOMES: usize = 256;
+/// How often something that may come in floods is told of.
+const TOLD_AGAIN: Duration = Duration::from_secs(1);
+
+/// What becomes of callers whose AI has left them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// On in the dialplan rather than hung up.
+    pub continue_on_close: bool,
+    pub continue_on_failure: bool,
+}
+
+/// One PBX in ARI mode.
+#[derive(Clone)]
+pub struct AriPbx {
+    pub name: String,
+    pub target: Target,
+    pub app: String,
+    pub law: Law,
+    pub max_media: Option<usize>,
+    pub rtp_conf: PathBuf,
+    /// Our address as the PBX sees it; default: the route's.
+    pub advertised: Option<IpAddr>,
+    pub variables: Vec<String>,
+}
+
+pub struct AriConfig {
+    pub pbx: AriPbx,
+    pub policy: Policy,
+    pub max_calls: usize,
+    /// One for each call, of all PBXs.
+    pub permits: Arc<Semaphore>,
+    pub ports: PortPool,
+    pub offers: mpsc::Sender<Offer>,
+    pub status: Arc<PbxStatus>,
+}
+
+enum Internal {
+    Request(CallKey, Request),
+    /// No more calls; tell when none is left.
+    Stop(oneshot::Sender<()>),
+}
+
+/// Stops a running source.
+#[derive(Clone)]
+pub struct AriHandle {
+    internal: mpsc::Sender<Internal>,
+    ended: watch::Receiver<bool>,
+}
+
+impl AriHandle {
+    /// New callers go on in the dialplan from now on. The receiver is told when nothing of our
+    /// calls is left on the PBX.
+    pub async fn stop(&self) -> oneshot::Receiver<()> {
+        let (done, wait) = oneshot::channel();
+        let _ = self.internal.send(Internal::Stop(done)).await;
+        wait
+    }
+
+    /// Returns when the application belongs to another client and our last call has ended.
+    pub async fn replaced(mut self) {
+        if self.ended.wait_for(|ended| *ended).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+struct CallLink {
+    signals: mpsc::Sender<Signal>,
+    remote: Option<RemoteMedia>,
+    connected: bool,
+    /// For the log.
+    id: String,
+}
+
+/// What there is of the events socket.
+enum Socket {
+    Waiting(Instant),
+    Opening(BoxFuture<'static, Result<Box<Link>, LinkError>>),
+    Open(Box<Link>),
+    /// The application is another client's.
+    Given,
+}
+
+enum Wake {
+    Text(Result<String, String>),
+    Opened(Result<Box<Link>, LinkError>),
+    Due,
+}
+
+pub struct Source {
+    config: AriConfig,
+    name: Arc<str>,
+    application: Application,
+    rest: Rest,
+    ids: Ids,
+    room: Room,
+    socket: Socket,
+    /// Commands were allowed when we last looked.
+    probed: bool,
+    tries: u32,
+    last_error: Option<LinkError>,
+    pbx_ip: IpAddr,
+    calls: HashMap<CallKey, CallLink>,
+    internal: mpsc::Receiver<Internal>,
+    internal_tx: mpsc::Sender<Internal>,
+    outcomes: mpsc::Receiver<(RequestId, Outcome)>,
+    outcomes_tx: mpsc::Sender<(RequestId, Outcome)>,
+    idle: Option<oneshot::Sender<()>>,
+    ended: watch::Sender<bool>,
+    refusal_told: Option<Instant>,
+    unreadable_told: Option<Instant>,
+}
+
+impl Source {
+    /// [`Source::run`] does the rest.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be set up.
+    pub fn new(config: AriConfig) -> anyhow::Result<(Source, AriHandle)> {
+        let pbx = &config.pbx;
+        let name: Arc<str> = pbx.name.as_str().into();
+        let mut seed = [0u8; 8];
+        getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no random numbers: {e}"))?;
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ids = Ids { seconds: unix.as_secs(), seed: u64::from_be_bytes(seed) };
+        let (room, max_media) = Room::new(&name, &pbx.rtp_conf, pbx.max_media);
+        let settings = Settings {
+            app: pbx.app.clone(),
+            format: if pbx.law == Law::A { "alaw" } else { "ulaw" },
+            max_media,
+            variables: pbx.variables.clone(),
+            ids,
+        };
+        let rest = Rest::new(pbx.target.clone())?;
+        let (internal_tx, internal) = mpsc::channel(4 * config.max_calls + 64);
+        let (outcomes_tx, outcomes) = mpsc::channel(OUTCOMES);
+        let (ended, ended_rx) = watch::channel(false);
+        let handle = AriHandle { internal: internal_tx.clone(), ended: ended_rx };
+        let source = Source {
+            name,
+            application: Application::new(settings),
+            rest,
+            ids,
+            room,
+            socket: Socket::Waiting(Instant::now()),
+            probed: false,
+            tries: 0,
+            last_error: None,
+            pbx_ip: IpAddr::from([127, 0, 0, 1]),
+            calls: HashMap::new(),
+            internal,
+            internal_tx,
+            outcomes,
+            outcomes_tx,
+            idle: None,
+            ended,
+            refusal_told: None,
+            unreadable_told: None,
+            config,
+        };
+        Ok((source, handle))
+    }
+
+    /// Serves for ever; dropping the future closes the connections.
+    pub async fn run(mut self) {
+        loop {
+            let now = Instant::now();
+            let mut due = self.application.next_timeout();
+            if let Socket::Open(link) = &self.socket {
+                due = due.into_iter().chain([link.next_timeout()]).min();
+            }
+            let due = due.unwrap_or_else(|| now + Duration::from_secs(3600));
+            tokio::select! {
+                wake = self.socket.wake() => self.on_wake(wake),
+                Some((id, outcome)) = self.outcomes.recv() => {
+                    self.feed(Input::Outcome(id, outcome));
+                }
+                Some(internal) = self.internal.recv() => self.on_internal(internal),
+                () = sleep_until(due.into()) => self.on_timeout(),
+            }
+        }
+    }
+
+    fn on_wake(&mut self, wake: Wake) {
+        match wake {
+            Wake::Text(Ok(text)) => self.on_text(&text),
+            Wake::Text(Err(why)) => self.on_closed(&why),
+            Wake::Opened(Ok(link)) => self.on_open(link),
+            Wake::Opened(Err(error)) => self.on_refused(error),
+            Wake::Due => {
+                // a PBX that has stopped to obey is looked at again before callers come
+                let probe = (!self.probed).then_some(self.ids);
+                let (target, app) = (self.config.pbx.target.clone(), self.config.pbx.app.clone());
+                self.socket = Socket::Opening(open(target, self.rest.clone(), app, probe));
+            }
+        }
+    }
+
+    fn on_open(&mut self, link: Box<Link>) {
+        self.pbx_ip = link.pbx;
+        info!(pbx = &*self.name, app = self.config.pbx.app, "ARI events are open: calls are taken");
+        self.config.status.set(true, "events open");
+        self.socket = Socket::Open(link);
+        (self.probed, self.tries, self.last_error) = (true, 0, None);
+        self.feed(Input::Connected(self.pbx_ip));
+    }
+
+    fn on_refused(&mut self, error: LinkError) {
+        // told once, however often it is tried
+        if self.last_error.as_ref() != Some(&error) {
+            let retry = LinkError::pause(Some(&error), 9, 0).as_secs();
+            let pbx = &*self.name;
+            match retry {
+                0 => warn!(pbx, "ARI cannot be used: {error}; trying again and again"),
+                _ => warn!(pbx, retry_s = retry, "ARI cannot be used: {error}"),
+            }
+            self.config.status.set(false, error.to_string());
+        }
+        self.tries = self.tries.saturating_add(1);
+        self.last_error = Some(error);
+        self.wait();
+    }
+
+    fn on_closed(&mut self, why: &str) {
+        if matches!(self.socket, Socket::Given) {
+            return;
+        }
+        warn!(pbx = &*self.name, "ARI events are lost: {why}; opening them again");
+        self.config.status.set(false, "events lost");
+        self.feed(Input::Disconnected);
+        self.wait();
+    }
+
+    fn wait(&mut self) {
+        let mut random = [0u8; 1];
+        let _ = getrandom::fill(&mut random); // without it the pauses are merely regular
+        let pause = LinkError::pause(self.last_error.as_ref(), self.tries, random[0]);
+        self.socket = Socket::Waiting(Instant::now() + pause);
+    }
+
+    fn on_text(&mut self, text: &str) {
+        match event::parse(text, &self.config.pbx.app) {
+            Ok(Event::Other) => {}
+            Ok(event) => self.feed(Input::Event(event)),
+            Err(why) => {
+                if told_again(&mut self.unreadable_told) {
+                    warn!(pbx = &*self.name, "an event cannot be read: {why}");
+                }
+            }
+        }
+    }
+
+    fn on_timeout(&mut self) {
+        if let Socket::Open(link) = &mut self.socket
+            && let Err(why) = link.on_timeout(Instant::now())
+        {
+            self.on_closed(&why);
+        }
+        self.feed(Input::Timeout);
+    }
+
+    fn on_internal(&mut self, internal: Internal) {
+        match internal {
+            Internal::Request(call, Request::Answer) => self.feed(Input::Answer(call)),
+            Internal::Request(call, Request::Ringing) => self.feed(Input::Ring(call)),
+            Internal::Request(call, Request::End(reason)) => {
+                let after = self.after(call, reason);
+                self.feed(Input::End(call, after));
+            }
+            Internal::Stop(done) => {
+                self.idle = Some(done);
+                self.feed(Input::Stop);
+            }
+        }
+    }
+
+    /// Whether the caller is hung up or goes to the dialplan's next line.
+    fn after(&self, call: CallKey, reason: EndReason) -> After {
+        let connected = self.calls.get(&call).is_some_and(|c| c.connected);
+        let policy = &self.config.policy;
+        let onward = match reason {
+            EndReason::AiHangup => policy.continue_on_close,
+            reason if reason.is_ai_failure() && connected => policy.continue_on_failure,
+            EndReason::MaxDuration | EndReason::MediaTimeout => false,
+            // a failure of ours or the PBX's is no reason to hang up on somebody
+            _ => true,
+        };
+        if onward { After::Continue(reason.label().to_owned()) } else { After::HangUp }
+    }
+
+    fn feed(&mut self, input: Input) {
+        self.application.handle(Instant::now(), input);
+        while let Some(output) = self.application.poll() {
+            self.on_output(output);
+        }
+        let nothing = self.application.call_count() == 0;
+        if nothing && let Some(done) = self.idle.take() {
+            let _ = done.send(());
+        }
+        if nothing && self.application.is_replaced() {
+            self.ended.send_if_modified(|ended| !std::mem::replace(ended, true));
+        }
+    }
+
+    fn on_output(&mut self, output: Output) {
+        let pbx = &*self.name;
+        match output {
+            Output::Send(id, command) => self.send(id, command),
+            Output::Offer(new) => self.on_offer(*new),
+            Output::Refused(why) => self.count_refusal(why),
+            Output::Tell(call, tell) => self.tell(call, tell),
+            Output::Finished(call) => drop(self.calls.remove(&call)),
+            Output::Orphans(found) => warn!(
+                pbx,
+                callers = found.callers.len(),
+                channels = found.media.len(),
+                bridges = found.bridges.len(),
+                "calls without an owner are on the PBX: callers go on in the dialplan, the rest \
+                 is deleted"
+            ),
+            Output::Failed(what, outcome) => {
+                warn!(pbx, "{what} is {}: may user and password still do that?", outcome.text());
+                // callers would be stuck with us: look before the next comes
+                self.probed = false;
+                self.on_closed("commands are refused");
+            }
+            Output::Replaced => {
+                error!(
+                    pbx,
+                    app = self.config.pbx.app,
+                    "another program has taken our Stasis application: no more calls from this \
+                     PBX until trunkless is started again; give each its own [pbx.NAME.ari] app"
+                );
+                self.config.status.set(false, "application taken by another program");
+                self.socket = Socket::Given;
+            }
+        }
+    }
+
+    fn send(&self, id: RequestId, command: Command) {
+        let (rest, outcomes) = (self.rest.clone(), self.outcomes_tx.clone());
+        let name = self.name.clone();
+        tokio::spawn(async move {
+            let outcome = rest.run(&command).await;
+            if !outcome.is_success() {
+                debug!(pbx = &*name, "{} {}", command.name(), outcome.text());
+            }
+            let _ = outcomes.send((id, outcome)).await;
+        });
+    }
+
+    fn count_refusal(&mut self, why: &'static str) {
+        use std::sync::atomic::Ordering;
+        COUNTERS.offered.fetch_add(1, Ordering::Relaxed);
+        let reason = if why == "drain" { EndReason::Drain } else { EndReason::Overload };
+        COUNTERS.ended(reason);
+        if told_again(&mut self.refusal_told) {
+            let pbx = &*self.name;
+            warn!(pbx, why, "callers go on in the dialplan");
+        }
+    }
+
+    fn tell(&mut self, call: CallKey, tell: Tell) {
+        let law = self.config.pbx.law;
+        let payload_type = if law == Law::A { 8 } else { 0 };
+        let Some(link) = self.calls.get_mut(&call) else { return };
+        let signal = match tell {
+            Tell::Media(rtp) => {
+                let remote = RemoteMedia {
+                    rtp,
+                    // external media has no RTCP
+                    rtcp: ([0, 0, 0, 0], 0).into(),
+                    format: Format { law, payload_type, dtmf_payload_type: None },
+                    wants_audio: true,
+                    sends_audio: true,
+                    early: true,
+                };
+                link.remote = Some(remote);
+                Signal::Media(remote)
+            }
+            Tell::Hold(on) => match &mut link.remote {
+                Some(remote) => {
+                    remote.sends_audio = !on;
+                    Signal::Media(*remote)
+                }
+                None => return,
+            },
+            Tell::Connected => {
+                link.connected = true;
+                Signal::Connected
+            }
+            Tell::Digit(digit) => Signal::Digit(digit),
+            Tell::Lost => Signal::PbxLost,
+            Tell::Back => Signal::PbxBack,
+            Tell::Ended(cause) => Signal::Ended(match cause {
+                Cause::CallerHangup if link.connected => EndReason::CallerHangup,
+                Cause::CallerHangup => EndReason::Cancelled,
+                Cause::Transferred => EndReason::Transferred,
+                Cause::Restarted => EndReason::PbxLost,
+                Cause::Failed(why) => {
+                    warn!(call = link.id, pbx = &*self.name, why, "the PBX does not do its part");
+                    EndReason::PbxError
+                }
+            }),
+        };
+        if link.signals.try_send(signal).is_err() {
+            debug!(call = link.id, ?signal, "the call has ended or does not listen");
+        }
+    }
+}
+
+impl Socket {
+    /// What happens next. Cancel-safe.
+    async fn wake(&mut self) -> Wake {
+        match self {
+            Socket::Waiting(until) => {
+                sleep_until((*until).into()).await;
+                Wake::Due
+            }
+            Socket::Opening(opening) => Wake::Opened(Pin::new(opening).await),
+            Socket::Open(link) => Wake::Text(link.next().await),
+            Socket::Given => std::future::pending().await,
+        }
+    }
+}
+
+/// True now and then: a flood must not fill the log.
+fn told_again(last: &mut Option<Instant>) -> bool {
+    let now = Instant::now();
+    let again = last.is_none_or(|at| now - at >= TOLD_AGAIN);
+    if again {
+        *last = Some(now);
+    }
+    again
+}

@@ -1,0 +1,165 @@
+//! From a caller in our Stasis application to an [`Offer`]: admission, RTP ports, what the AI is
+//! told. Owns sockets.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::ari::api::{Input, NewCall};
+use crate::ari::client::{CallLink, Internal, Source, told_again};
+use crate::ari::flow::After;
+use crate::call::end::EndReason;
+use crate::call::leg::Leg;
+use crate::call::{Offer, Request};
+use crate::telemetry::COUNTERS;
+
+/// Signals that wait for a call; its loop takes them at once.
+const SIGNALS: usize = 64;
+
+impl Source {
+    pub(super) fn on_offer(&mut self, new: NewCall) {
+        COUNTERS.offered.fetch_add(1, Ordering::Relaxed);
+        let call = new.call;
+        let input = match self.make_offer(new) {
+            Ok((offer, host)) => match self.config.offers.try_send(offer) {
+                Ok(()) => Ok(Input::Accept(call, host)),
+                Err(_) => Err("the program is stopping or overrun".to_owned()),
+            },
+            Err(why) => Err(why),
+        };
+        let input = input.unwrap_or_else(|why| {
+            COUNTERS.ended(EndReason::Overload);
+            self.calls.remove(&call);
+            if told_again(&mut self.refusal_told) {
+                warn!(pbx = &*self.name, why, "callers go on in the dialplan");
+            }
+            Input::End(call, After::Continue(EndReason::Overload.label().to_owned()))
+        });
+        self.feed(input);
+    }
+
+    fn make_offer(&mut self, new: NewCall) -> Result<(Offer, SocketAddr), String> {
+        let permit = self.config.permits.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| "as many calls are up as [calls] max allows".to_owned())?;
+        let starting = self.calls.values().filter(|c| c.remote.is_none()).count();
+        if !self.room.admits(self.pbx_ip, starting) {
+            return Err("the PBX has hardly an RTP port left: widen its rtp.conf".to_owned());
+        }
+        let ports = self.config.ports.lease(Instant::now()).map_err(|e| e.to_string())?;
+        let ip = match self.config.pbx.advertised {
+            Some(ip) => ip,
+            None => local_ip(self.pbx_ip).map_err(|e| format!("no route to the PBX: {e}"))?,
+        };
+        let leg = Leg::new(ports, ip, self.pbx_ip);
+        let host = leg.address();
+        let (signals_tx, signals) = mpsc::channel(SIGNALS);
+        let id = new.id.clone();
+        let link = CallLink { signals: signals_tx, remote: None, connected: false, id: id.clone() };
+        self.calls.insert(new.call, link);
+        let (internal, call) = (self.internal_tx.clone(), new.call);
+        let requests = Box::new(move |request: Request| {
+            if internal.try_send(Internal::Request(call, request)).is_err() {
+                warn!(call = id, ?request, "the ARI client does not take requests");
+            }
+        });
+        let native_id = match new.channel.protocol_id.as_str() {
+            "" => new.channel.id.as_str(),
+            id => id,
+        };
+        let offer = Offer {
+            id: new.id.clone(),
+            pbx: self.name.clone(),
+            from_number: cut(&new.channel.caller.number),
+            to_number: cut(&new.channel.dialplan.exten),
+            native_id: cut(native_id),
+            sid_seed: format!("{}|{}", new.channel.id, new.id),
+            vars: parameters(&new),
+            remote: None,
+            leg,
+            requests,
+            signals,
+            permit,
+        };
+        Ok((offer, host))
+    }
+}
+
+/// Our address on the way to the PBX.
+fn local_ip(pbx: IpAddr) -> std::io::Result<IpAddr> {
+    let any: IpAddr = if pbx.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect((pbx, 9))?; // no packet: the kernel looks the route up
+    Ok(socket.local_addr()?.ip())
+}
+
+/// What the AI is told beside the numbers: what the channel is, the arguments of `Stasis()`
+/// (`key=value`, else `arg1`, `arg2` …), the variables.
+fn parameters(new: &NewCall) -> Vec<(String, String)> {
+    let channel = &new.channel;
+    let fixed = [
+        ("from_name", &channel.caller.name),
+        ("connected_number", &channel.connected.number),
+        ("connected_name", &channel.connected.name),
+        ("context", &channel.dialplan.context),
+        ("exten", &channel.dialplan.exten),
+        ("channel_id", &channel.id),
+        ("channel_name", &channel.name),
+    ];
+    let mut all: Vec<(String, String)> =
+        fixed.into_iter().map(|(name, value)| (name.to_owned(), cut(value))).collect();
+    for (n, arg) in new.args.iter().enumerate() {
+        let (name, value) = match arg.split_once('=') {
+            Some((name, value)) if !name.trim().is_empty() => (cut(name.trim()), value),
+            _ => (format!("arg{}", n + 1), arg.as_str()),
+        };
+        all.push((name, cut(value)));
+    }
+    let variables = channel.channelvars.iter().chain(new.variables.iter().map(|(n, v)| (n, v)));
+    all.extend(variables.map(|(name, value)| (cut(name), cut(value))));
+    all.retain(|(_, value)| !value.is_empty());
+    all
+}
+
+/// What a PBX has written, no longer than a log line and a parameter bear.
+fn cut(text: &str) -> String {
+    text.chars().take(256).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ari::event::{Channel, Party};
+
+    #[test]
+    fn what_the_ai_is_told() {
+        let channel = Channel {
+            id: "1.2".into(),
+            caller: Party { name: "Ann".into(), number: "555".into() },
+            channelvars: [("CAMPCUST".to_owned(), "DEMO".to_owned())].into(),
+            ..Channel::default()
+        };
+        let args = ["lead_id=42", "plain", "=odd", "empty=", "a=b=c"].map(str::to_owned).to_vec();
+        let variables = vec![("AMDSTATUS".to_owned(), String::new())];
+        let new = NewCall { call: 1, id: "x".into(), channel, args, variables };
+        let all = parameters(&new);
+        let text: Vec<String> = all.iter().map(|(n, v)| format!("{n}:{v}")).collect();
+        let wanted = [
+            "from_name:Ann",
+            "channel_id:1.2",
+            "lead_id:42",
+            "arg2:plain",
+            "arg3:=odd",
+            "a:b=c",
+            "CAMPCUST:DEMO",
+        ];
+        assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn the_way_to_a_loopback_is_a_loopback() {
+        assert!(local_ip([127, 0, 0, 9].into()).unwrap().is_loopback());
+    }
+}

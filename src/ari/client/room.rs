@@ -1,0 +1,80 @@
+//! Whether the PBX has room for one more RTP stream, where that can be seen: when it runs on this
+//! host and its rtp.conf can be read. Owns the reading of files.
+
+use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::ari::rtp_range::RtpRange;
+
+/// Channels that are allowed when nothing is known of the PBX.
+pub const SAFE_MEDIA: usize = 200;
+/// How long a count may be trusted while plenty is free.
+const FRESH: Duration = Duration::from_secs(1);
+
+pub struct Room {
+    range: Option<RtpRange>,
+    counted: Option<Instant>,
+    free: usize,
+}
+
+impl Room {
+    /// Reads rtp.conf; the second value is how many external media channels are allowed.
+    pub fn new(pbx: &str, rtp_conf: &Path, max_media: Option<usize>) -> (Room, usize) {
+        let name = rtp_conf.display();
+        let range = match std::fs::read_to_string(rtp_conf) {
+            Ok(text) => RtpRange::parse(&text).ok_or_else(|| "it holds no range".to_owned()),
+            Err(why) => Err(why.to_string()),
+        };
+        let (range, cap) = match range {
+            Ok(range) => {
+                let pairs = range.pairs();
+                // a call takes two: the caller's and ours
+                let fits = (pairs / 2).max(1);
+                let cap = max_media.unwrap_or(SAFE_MEDIA.min(fits));
+                if cap > fits {
+                    warn!(
+                        pbx,
+                        max_media = cap,
+                        fits,
+                        "{name} has {pairs} RTP streams, two for each call: lower max_media or \
+                         widen rtpstart and rtpend, for Asterisk dies when they run out"
+                    );
+                }
+                (Some(range), cap.min(pairs.saturating_sub(range.reserve()).max(1)))
+            }
+            Err(why) => {
+                let cap = max_media.unwrap_or(SAFE_MEDIA);
+                info!(pbx, max_media = cap, "{name} is not read: {why}");
+                (None, cap)
+            }
+        };
+        (Room { range, counted: None, free: 0 }, cap)
+    }
+
+    /// Whether one more may be asked for; `starting`: streams that are asked for and may not be
+    /// bound yet. Always, where nothing can be seen.
+    pub fn admits(&mut self, pbx: IpAddr, starting: usize) -> bool {
+        let Some(range) = self.range else { return true };
+        let now = Instant::now();
+        let plenty = self.free > range.pairs() / 4 + starting;
+        if !(plenty && self.counted.is_some_and(|at| now - at < FRESH)) {
+            let Some(used) = count(range, pbx) else { return true };
+            self.free = range.pairs().saturating_sub(used);
+            self.counted = Some(now);
+        }
+        let admits = self.free > range.reserve() + starting;
+        self.free = self.free.saturating_sub(usize::from(admits));
+        admits
+    }
+}
+
+/// None when the PBX is not on this host.
+fn count(range: RtpRange, pbx: IpAddr) -> Option<usize> {
+    UdpSocket::bind((pbx, 0)).ok()?;
+    let read = |name: &str| std::fs::read_to_string(name).unwrap_or_default();
+    let tables = [read("/proc/net/udp"), read("/proc/net/udp6")];
+    Some(range.pairs_in_use(tables.iter().map(String::as_str)))
+}

@@ -1,0 +1,129 @@
+//! The application's calls held against what the PBX has: after a lost events socket, and now and
+//! then.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use crate::ari::api::{CallKey, Output};
+use crate::ari::application::{Application, Call, Link, Purpose, WITHOUT_EVENTS};
+use crate::ari::event::Channel;
+use crate::ari::flow::{Cause, Tell};
+use crate::ari::request::Request;
+use crate::ari::sweep::Orphans;
+
+impl Application {
+    /// A PBX that has started anew has none of our calls; otherwise they may go on.
+    pub(super) fn on_info(&mut self, now: Instant, startup: Option<String>) {
+        let before = self.startup.take();
+        let restarted = before.is_some() && startup.is_some() && before != startup;
+        self.startup = startup.or(before);
+        match restarted {
+            false => self.tell_all(&Tell::Back),
+            true => {
+                let keys: Vec<CallKey> = self.calls.keys().copied().collect();
+                for call in keys {
+                    self.flow(now, call, |flow, names| flow.on_restart(names));
+                }
+            }
+        }
+        if self.link == Link::Up {
+            self.sweep.now(now);
+            self.on_timeout(now);
+        }
+    }
+
+    pub(super) fn on_reading(&mut self, now: Instant) {
+        let reading = &self.sweep.reading;
+        if reading.channels.is_none() || reading.bridges.is_none() {
+            return;
+        }
+        let reading = std::mem::take(&mut self.sweep.reading);
+        let channels = reading.channels.as_deref().unwrap_or_default();
+        let bridges = reading.bridges.as_deref().unwrap_or_default();
+        let by_id: HashMap<&str, &Channel> = channels.iter().map(|c| (c.id.as_str(), c)).collect();
+        let bridges: HashSet<&str> = bridges.iter().map(|b| b.id.as_str()).collect();
+        // the lists say nothing of what is younger than they are
+        let since = reading.started.unwrap_or(now);
+        let older = self.calls.iter().filter(|(_, c)| c.created < since);
+        let older: Vec<CallKey> = older.map(|(key, _)| *key).collect();
+        for call in older {
+            self.compare(now, since, call, &by_id, &bridges);
+        }
+        if self.link == Link::Replaced {
+            // the other client's affair; ours are the calls that are left
+            if !self.calls.is_empty() {
+                self.sweep.now(now + WITHOUT_EVENTS);
+            }
+            return;
+        }
+        let (calls, names) = (&self.calls, &self.names);
+        let owned = |id: &str| {
+            let caller = |c: &Call| c.flow.channel == id && c.flow.has_caller();
+            let call = self.channels.get(id).or_else(|| self.bridges.get(id));
+            call.and_then(|call| calls.get(call)).is_some_and(|c| {
+                caller(c) || c.flow.media_id(names) == id || c.flow.bridge_id(names) == id
+            })
+        };
+        let orphans = self.sweep.sort(now, &reading, &names.app, &names.prefix, owned);
+        if !orphans.is_empty() {
+            self.remove(orphans);
+        }
+    }
+
+    /// What events have not told: they may have been lost with the socket.
+    fn compare(
+        &mut self,
+        now: Instant,
+        since: Instant,
+        call: CallKey,
+        channels: &HashMap<&str, &Channel>,
+        bridges: &HashSet<&str>,
+    ) {
+        self.flow(now, call, |flow, names| {
+            if flow.is_ending() {
+                return vec![];
+            }
+            match channels.get(flow.channel.as_str()) {
+                None => return flow.leave(Cause::CallerHangup, names),
+                Some(c) if !c.is_in(&names.app) => return flow.leave(Cause::Transferred, names),
+                Some(_) => {}
+            }
+            let media = channels.get(flow.media_id(names).as_str());
+            match media {
+                None if flow.has_media_since(since) => return flow.on_media_lost(now, names),
+                Some(c) if c.is_in(&names.app) => return flow.on_media_started(names),
+                _ => {}
+            }
+            match flow.has_bridge_since(since) && !bridges.contains(flow.bridge_id(names).as_str())
+            {
+                true => flow.on_bridge_lost(now, names),
+                false => vec![],
+            }
+        });
+    }
+
+    fn remove(&mut self, orphans: Orphans) {
+        self.out.push_back(Output::Orphans(orphans.clone()));
+        self.callers_leaving += orphans.callers.len();
+        for channel in orphans.callers.clone() {
+            self.send(Purpose::OrphanCaller, Request::Continue { channel });
+        }
+        self.doomed = orphans;
+        self.delete_doomed();
+    }
+
+    /// A caller without its bridge would be up in silence: it goes first.
+    pub(super) fn delete_doomed(&mut self) {
+        if self.callers_leaving > 0 {
+            return;
+        }
+        let doomed = std::mem::take(&mut self.doomed);
+        for channel in doomed.media {
+            self.send(Purpose::Extra, Request::HangUp { channel });
+        }
+        for id in doomed.bridges {
+            self.send(Purpose::Extra, Request::DeleteBridge { id });
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! REST requests that we make, and how their answers are read.
+//!
+//! Paths and parameters: Asterisk's `rest-api/api-docs`, `applications.json`, `asterisk.json`,
+//! `bridges.json` and `channels.json`.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Deserialize;
+
+use crate::ari::event::{Bridge, Channel, WANTED};
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// `host`: where its RTP is to go, ours.
+    ExternalMedia {
+        id: String,
+        app: String,
+        host: SocketAddr,
+        format: &'static str,
+    },
+    CreateBridge {
+        id: String,
+    },
+    AddChannel {
+        bridge: String,
+        channel: String,
+    },
+    Answer {
+        channel: String,
+    },
+    Ring {
+        channel: String,
+    },
+    SetVariable {
+        channel: String,
+        name: &'static str,
+        value: String,
+    },
+    /// `name` may be a dialplan function.
+    Variable {
+        channel: String,
+        name: String,
+    },
+    /// On in the dialplan, after `Stasis()`.
+    Continue {
+        channel: String,
+    },
+    HangUp {
+        channel: String,
+    },
+    DeleteBridge {
+        id: String,
+    },
+    Channels,
+    Bridges,
+    /// When the PBX has started.
+    Info,
+    EventFilter {
+        app: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Post,
+    Put,
+    Delete,
+}
+
+/// What goes over the wire, relative to the PBX's `/ari`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wire {
+    pub method: Method,
+    pub path: String,
+    pub query: Vec<(&'static str, String)>,
+    pub body: Option<String>,
+}
+
+/// What has become of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    Answered {
+        status: u16,
+        body: String,
+    },
+    /// No connection: nothing was done.
+    Unreachable,
+    /// No answer: it may have been done.
+    Unknown,
+}
+
+impl Outcome {
+    pub fn is_success(&self) -> bool {
+        matches!(self, Outcome::Answered { status: 200..=299, .. })
+    }
+
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Outcome::Answered { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    fn body(&self) -> &str {
+        match self {
+            Outcome::Answered { body, .. } => body,
+            _ => "",
+        }
+    }
+
+    /// For the log.
+    pub fn text(&self) -> String {
+        match self {
+            Outcome::Answered { status, body } => {
+                #[derive(Deserialize)]
+                struct Error {
+                    message: String,
+                }
+                let error: Option<Error> = serde_json::from_str(body).ok();
+                let message = error.map_or(String::new(), |e| format!(" {:.120}", e.message));
+                format!("answered {status}{message}")
+            }
+            Outcome::Unreachable => "no connection".to_owned(),
+            Outcome::Unknown => "no answer".to_owned(),
+        }
+    }
+
+    /// Of [`Request::Channels`].
+    pub fn channels(&self) -> Option<Vec<Channel>> {
+        self.is_success().then(|| serde_json::from_str(self.body()).ok())?
+    }
+
+    /// Of [`Request::Bridges`].
+    pub fn bridges(&self) -> Option<Vec<Bridge>> {
+        self.is_success().then(|| serde_json::from_str(self.body()).ok())?
+    }
+
+    /// Of [`Request::Variable`].
+    pub fn value(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Value {
+            value: String,
+        }
+        let value: Value = self.is_success().then(|| serde_json::from_str(self.body()).ok())??;
+        Some(value.value)
+    }
+
+    /// Of [`Request::Info`].
+    pub fn startup_time(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Status {
+            startup_time: String,
+        }
+        #[derive(Deserialize)]
+        struct Info {
+            status: Status,
+        }
+        let info: Info = self.is_success().then(|| serde_json::from_str(self.body()).ok())??;
+        Some(info.status.startup_time)
+    }
+
+    /// Of [`Request::ExternalMedia`]: where the PBX wants our RTP. An unspecified address is the
+    /// PBX's own, `pbx`.
+    pub fn media_address(&self, pbx: IpAddr) -> Option<SocketAddr> {
+        let channel: Channel =
+            self.is_success().then(|| serde_json::from_str(self.body()).ok())??;
+        let var = |name: &str| channel.channelvars.get(name);
+        let port: u16 = var("UNICASTRTP_LOCAL_PORT")?.parse().ok().filter(|p| *p != 0)?;
+        let ip = var("UNICASTRTP_LOCAL_ADDRESS").and_then(|ip| ip.parse::<IpAddr>().ok());
+        Some(SocketAddr::new(ip.filter(|ip| !ip.is_unspecified()).unwrap_or(pbx), port))
+    }
+}
+
+impl Request {
+    /// Who the request is about, in words for the log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Request::ExternalMedia { .. } => "externalMedia",
+            Request::CreateBridge { .. } => "create bridge",
+            Request::AddChannel { .. } => "addChannel",
+            Request::Answer { .. } => "answer",
+            Request::Ring { .. } => "ring",
+            Request::SetVariable { .. } => "set variable",
+            Request::Variable { .. } => "variable",
+            Request::Continue { .. } => "continue",
+            Request::HangUp { .. } => "hang up",
+            Request::DeleteBridge { .. } => "delete bridge",
+            Request::Channels => "list channels",
+            Request::Bridges => "list bridges",
+            Request::Info => "info",
+            Request::EventFilter { .. } => "event filter",
+        }
+    }
+
+    /// The least of them would not be missed.
+    pub fn is_optional(&self) -> bool {
+        matches!(
+            self,
+            Request::EventFilter { .. }
+                | Request::SetVariable { .. }
+                | Request::Variable { .. }
+                | Request::Ring { .. }
+        )
+    }
+
+    pub fn wire(&self) -> Wire {
+        let of = |kind: &str, id: &str, verb: &str| format!("/{kind}/{}{verb}", encoded(id));
+        let channel = |id: &str, verb: &str| of("channels", id, verb);
+        let (method, path, query) = match self {
+            Request::ExternalMedia { id, app, host, format } => {
+                let query = vec![
+                    ("channelId", id.clone()),
+                    ("app", app.clone()),
+                    ("external_host", host.to_string()),
+                    ("format", (*format).to_owned()),
+                ];
+                (Method::Post, "/channels/externalMedia".to_owned(), query)
+            }
+            Request::CreateBridge { id } => {
+                let query = vec![("type", "mixing".to_owned()), ("bridgeId", id.clone())];
+                (Method::Post, "/bridges".to_owned(), query)
+            }
+            Request::AddChannel { bridge, channel } => {
+                let query = vec![("channel", channel.clone())];
+                (Method::Post, of("bridges", bridge, "/addChannel"), query)
+            }
+            Request::Answer { channel: id } => (Method::Post, channel(id, "/answer"), vec![]),
+            Request::Ring { channel: id } => (Method::Post, channel(id, "/ring"), vec![]),
+            Request::SetVariable { channel: id, name, value } => {
+                let query = vec![("variable", (*name).to_owned()), ("value", value.clone())];
+                (Method::Post, channel(id, "/variable"), query)
+            }
+            Request::Variable { channel: id, name } => {
+                (Method::Get, channel(id, "/variable"), vec![("variable", name.clone())])
+            }
+            Request::Continue { channel: id } => (Method::Post, channel(id, "/continue"), vec![]),
+            Request::HangUp { channel: id } => {
+                (Method::Delete, channel(id, ""), vec![("reason", "normal".to_owned())])
+            }
+            Request::DeleteBridge { id } => (Method::Delete, of("bridges", id, ""), vec![]),
+            Request::Channels => (Method::Get, "/channels".to_owned(), vec![]),
+            Request::Bridges => (Method::Get, "/bridges".to_owned(), vec![]),
+            Request::Info => {
+                (Method::Get, "/asterisk/info".to_owned(), vec![("only", "status".to_owned())])
+            }
+            Request::EventFilter { app } => {
+                (Method::Put, of("applications", app, "/eventFilter"), vec![])
+            }
+        };
+        let body = matches!(self, Request::EventFilter { .. }).then(event_filter);
+        Wire { method, path, query, body }
+    }
+}
+
+fn event_filter() -> String {
+    let allowed: Vec<_> = WANTED.iter().map(|t| serde_json::json!({ "type": t })).collect();
+    serde_json::json!({ "allowed": allowed }).to_string()
+}
+
+/// An id as a segment of a path (RFC 3986 §3.3): what is not unreserved is escaped.
+pub fn encoded(id: &str) -> String {
+    let mut out = String::with_capacity(id.len());
+    for byte in id.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(byte as char);
+            }
+            // a write to a string does not fail
+            _ => drop(write!(out, "%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ok(body: &str) -> Outcome {
+        Outcome::Answered { status: 200, body: body.to_owned() }
+    }
+
+    #[test]
+    fn what_goes_over_the_wire() {
+        let media = Request::ExternalMedia {
+            id: "trunkless-a-m-1".into(),
+            app: "a".into(),
+            host: "[2001:db8::1]:4000".parse().unwrap(),
+            format: "ulaw",
+        };
+        let wire = media.wire();
+        assert_eq!((wire.method, wire.path.as_str()), (Method::Post, "/channels/externalMedia"));
+        assert!(wire.query.contains(&("external_host", "[2001:db8::1]:4000".to_owned())));
+        let odd = Request::Answer { channel: "a/../b?c%".into() };
+        assert_eq!(odd.wire().path, "/channels/a%2F..%2Fb%3Fc%25/answer");
+        assert!(
+            Request::EventFilter { app: "a".into() }.wire().body.unwrap().contains("StasisEnd")
+        );
+    }
+
+    #[test]
+    fn where_the_pbx_wants_our_rtp() {
+        let pbx: IpAddr = "192.0.2.9".parse().unwrap();
+        let of = |ip: &str, port: &str| {
+            ok(&format!(
+                r#"{{"id":"m","channelvars":{{"UNICASTRTP_LOCAL_PORT":"{port}","UNICASTRTP_LOCAL_ADDRESS":"{ip}"}}}}"#
+            ))
+            .media_address(pbx)
+        };
+        assert_eq!(of("127.0.0.1", "16058"), Some("127.0.0.1:16058".parse().unwrap()));
+        assert_eq!(of("0.0.0.0", "16058"), Some("192.0.2.9:16058".parse().unwrap()));
+        assert_eq!(of("::1", "16058"), Some("[::1]:16058".parse().unwrap()));
+        for port in ["0", "99999", "x", ""] {
+            assert_eq!(of("127.0.0.1", port), None, "{port}");
+        }
+        assert_eq!(ok("{}").media_address(pbx), None);
+        assert_eq!(Outcome::Unknown.media_address(pbx), None);
+    }
+
+    #[test]
+    fn answers_are_read() {
+        let info = r#"{"status":{"startup_time":"2026-11-23T14:55:32.678+0000"}}"#;
+        assert_eq!(ok(info).startup_time().as_deref(), Some("2026-11-23T14:55:32.678+0000"));
+        assert_eq!(ok(r#"{"value":"DEMO"}"#).value().as_deref(), Some("DEMO"));
+        assert_eq!(ok(r#"[{"id":"b","channels":["x"]}]"#).bridges().unwrap()[0].id, "b");
+        assert_eq!(ok("nonsense").channels(), None);
+        let refused = Outcome::Answered { status: 404, body: r#"{"message":"gone"}"#.into() };
+        assert_eq!((refused.text().as_str(), refused.channels()), ("answered 404 gone", None));
+    }
+}

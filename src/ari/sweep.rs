@@ -1,0 +1,213 @@
+//! What is left on the PBX of calls that nobody owns, after a crash of ours or a command that came
+//! to nothing.
+//!
+//! The lists are read twice, a moment apart: an object is an orphan when both lists have it and no
+//! call owns it, because an event that gives it an owner may be on its way with the first.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use crate::ari::event::{Bridge, Channel};
+
+/// Between the two readings.
+const CONFIRM: Duration = Duration::from_millis(250);
+/// After something may have been left.
+const SOON: Duration = Duration::from_secs(1);
+/// Without any reason.
+const ROUTINE: Duration = Duration::from_secs(60);
+
+/// Orphans, by their ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Orphans {
+    /// In our application: they are sent on first.
+    pub callers: Vec<String>,
+    pub media: Vec<String>,
+    pub bridges: Vec<String>,
+}
+
+impl Orphans {
+    pub fn is_empty(&self) -> bool {
+        self.callers.is_empty() && self.media.is_empty() && self.bridges.is_empty()
+    }
+}
+
+/// The two lists of one reading.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// Answers to an older one are too late.
+    pub number: u64,
+    pub started: Option<Instant>,
+    pub channels: Option<Vec<Channel>>,
+    pub bridges: Option<Vec<Bridge>>,
+}
+
+#[derive(Debug, Default)]
+pub struct Sweep {
+    due: Option<Instant>,
+    count: u64,
+    /// Under way; complete when both lists are there.
+    pub reading: Reading,
+    /// Ids of the last reading that nobody owned.
+    suspects: HashSet<String>,
+    /// External media channels of ours without an owner: they count for the cap.
+    pub media: usize,
+}
+
+impl Sweep {
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.due
+    }
+
+    pub fn now(&mut self, now: Instant) {
+        self.due = Some(now);
+    }
+
+    pub fn soon(&mut self, now: Instant) {
+        let at = now + SOON;
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// No connection, no lists.
+    pub fn stop(&mut self) {
+        *self = Sweep { media: self.media, count: self.count, ..Sweep::default() };
+    }
+
+    /// True when the lists are to be read now.
+    pub fn start(&mut self, now: Instant) -> bool {
+        if self.due.is_none_or(|due| due > now) {
+            return false;
+        }
+        // the next reading, should this one get no answer
+        self.due = Some(now + ROUTINE);
+        self.count += 1;
+        self.reading = Reading { number: self.count, started: Some(now), ..Reading::default() };
+        true
+    }
+
+    /// Sorts a complete reading. `owned`: whether a call has this id.
+    pub fn sort(
+        &mut self,
+        now: Instant,
+        reading: &Reading,
+        app: &str,
+        prefix: &str,
+        owned: impl Fn(&str) -> bool,
+    ) -> Orphans {
+        let channels = reading.channels.as_deref().unwrap_or_default();
+        let bridges = reading.bridges.as_deref().unwrap_or_default();
+        let ours = |id: &str| is_ours(prefix, id);
+        let free = |id: &&str| !owned(id);
+        let callers = channels.iter().filter(|c| c.is_in(app) && !ours(&c.id) && !is_tool(c));
+        let media = channels.iter().filter(|c| ours(&c.id));
+        let mut found: Vec<(Kind, &str)> = Vec::new();
+        found.extend(callers.map(|c| c.id.as_str()).filter(free).map(|id| (Kind::Caller, id)));
+        found.extend(media.map(|c| c.id.as_str()).filter(free).map(|id| (Kind::Media, id)));
+        let bridges = bridges.iter().map(|b| b.id.as_str()).filter(|id| ours(id));
+        found.extend(bridges.filter(free).map(|id| (Kind::Bridge, id)));
+        let mut orphans = Orphans::default();
+        for (kind, id) in &found {
+            if self.suspects.contains(*id) {
+                let list = match kind {
+                    Kind::Caller => &mut orphans.callers,
+                    Kind::Media => &mut orphans.media,
+                    Kind::Bridge => &mut orphans.bridges,
+                };
+                list.push((*id).to_owned());
+            }
+        }
+        self.media = found.iter().filter(|(kind, _)| *kind == Kind::Media).count();
+        self.suspects = found.iter().map(|(_, id)| (*id).to_owned()).collect();
+        if !found.is_empty() {
+            let confirmed = !orphans.is_empty();
+            // what was dealt with is looked at again later
+            self.due = Some(now + if confirmed { SOON } else { CONFIRM });
+        }
+        orphans
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Caller,
+    Media,
+    Bridge,
+}
+
+/// Whether an id has the form that [`crate::ari::flow::Flow`] gives: `PREFIXm-SECONDS-HEX`, or b.
+/// An application whose name begins like ours has other ids.
+pub fn is_ours(prefix: &str, id: &str) -> bool {
+    let rest = id.strip_prefix(prefix);
+    let Some(rest) = rest.and_then(|r| r.strip_prefix("m-").or_else(|| r.strip_prefix("b-")))
+    else {
+        return false;
+    };
+    let mut parts = rest.split('-');
+    let digits = parts.next().is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit()));
+    let hex =
+        parts.next().is_some_and(|p| p.len() == 10 && p.bytes().all(|b| b.is_ascii_hexdigit()));
+    let end = matches!((parts.next(), parts.next()), (None | Some("again"), None));
+    digits && hex && end
+}
+
+/// Channels that are no callers: other programs' media, taps and announcements.
+fn is_tool(channel: &Channel) -> bool {
+    const TOOLS: [&str; 6] =
+        ["UnicastRTP/", "Snoop/", "Announcer/", "Recorder/", "WebSocket/", "AudioSocket/"];
+    TOOLS.iter().any(|tool| channel.name.starts_with(tool))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ari::event::Dialplan;
+    use crate::testing::start;
+
+    fn channel(id: &str, name: &str, app_data: &str) -> Channel {
+        let dialplan = Dialplan {
+            app_name: "Stasis".into(),
+            app_data: app_data.into(),
+            ..Dialplan::default()
+        };
+        Channel { id: id.into(), name: name.into(), dialplan, ..Channel::default() }
+    }
+
+    #[test]
+    fn only_ours_and_only_when_seen_twice() {
+        let now = start();
+        let mut sweep = Sweep::default();
+        sweep.now(now);
+        assert!(sweep.start(now) && !sweep.start(now));
+        let reading = Reading {
+            number: 1,
+            started: Some(now),
+            channels: Some(vec![
+                channel("1.1", "PJSIP/a", "ai,x=1"),
+                channel("1.2", "PJSIP/b", "ai"),
+                channel("1.3", "PJSIP/c", "ai2"),
+                channel("trunkless-ai-m-1-00000000aa", "UnicastRTP/x", "ai"),
+                channel("trunkless-ai-m-2-00000000aa-again", "UnicastRTP/x", "ai"),
+                channel("trunkless-ai-m-m-1-00000000aa", "UnicastRTP/x", "ai2"),
+                channel("em-1", "UnicastRTP/x", "ai"),
+            ]),
+            bridges: Some(
+                ["trunkless-ai-b-1-00000000aa", "trunkless-ai-x-b-1-00000000aa", "other"]
+                    .map(|id| Bridge { id: id.into() })
+                    .to_vec(),
+            ),
+        };
+        let owned = |id: &str| id == "1.2" || id.ends_with("again");
+        let first = sweep.sort(now, &reading, "ai", "trunkless-ai-", owned);
+        assert!(first.is_empty());
+        assert_eq!((sweep.next_timeout(), sweep.media), (Some(now + CONFIRM), 1));
+        let second = sweep.sort(now, &reading, "ai", "trunkless-ai-", owned);
+        let wanted = Orphans {
+            callers: vec!["1.1".into()],
+            media: vec!["trunkless-ai-m-1-00000000aa".into()],
+            bridges: vec!["trunkless-ai-b-1-00000000aa".into()],
+        };
+        assert_eq!(second, wanted);
+        let none = sweep.sort(now, &Reading::default(), "ai", "trunkless-ai-", owned);
+        assert!(none.is_empty() && sweep.media == 0);
+    }
+}

@@ -1,0 +1,75 @@
+//! `trunkless health`: asks a running `trunkless run` how it is, for a container's health
+//! check. Owns a socket.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::cli::{EXIT_CONFIG, block_on, environment};
+use crate::config::{Source, load};
+
+const LIMIT: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Args)]
+pub struct HealthArguments {
+    /// Configuration file of the running program; its `[http] listen` is asked.
+    #[arg(long, default_value = "trunkless.toml")]
+    config: PathBuf,
+    /// Fail when no PBX's calls can be taken, too.
+    #[arg(long)]
+    ready: bool,
+}
+
+pub fn main(arguments: &HealthArguments) -> ExitCode {
+    let settings = Source::read(&arguments.config).and_then(|s| load(&s, &environment()));
+    let listen = match settings {
+        Ok(settings) => settings.http.listen,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let Some(listen) = listen else {
+        let file = arguments.config.display();
+        eprintln!("{file}: http.listen: is missing: where to ask, as in \"127.0.0.1:8071\"");
+        return ExitCode::from(EXIT_CONFIG);
+    };
+    let path = if arguments.ready { "/readyz" } else { "/healthz" };
+    block_on(async move {
+        let asked = timeout(LIMIT, ask(reachable(listen), path)).await;
+        let answer = match asked {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => anyhow::bail!("no answer from {listen}: {error}"),
+            Err(_) => anyhow::bail!("no answer from {listen} within {LIMIT:?}"),
+        };
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        println!("{}", body.trim());
+        let good = answer.split(' ').nth(1) == Some("200");
+        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
+
+/// One that listens on all addresses is asked on loopback.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// HTTP/1.0, so that the answer ends with the connection.
+async fn ask(to: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(to).await?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {to}\r\n\r\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(64 * 1024).read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}

@@ -1,0 +1,145 @@
+//! `[pbx.NAME.ari]`: from the file's keys to what the ARI client needs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use secrecy::ExposeSecret;
+
+use crate::ari::client::AriPbx;
+use crate::ari::client::rest::Target;
+use crate::config::ConfigError;
+use crate::config::resolve::Resolver;
+use crate::config::schema::{MediaFormat, PbxAri};
+use crate::media::g711::Law;
+use crate::sip::uri::parse_host_port;
+use crate::tls;
+
+/// Asterisk's own, when the URL names no port.
+const PORT: u16 = 8088;
+const TLS_PORT: u16 = 8089;
+const APP: &str = "trunkless";
+const RTP_CONF: &str = "/etc/asterisk/rtp.conf";
+
+/// Parts of an ARI URL.
+#[derive(Debug, PartialEq, Eq)]
+struct Base {
+    text: String,
+    host: String,
+    port: u16,
+    secure: bool,
+}
+
+impl Base {
+    /// `http[s]://host[:port][/prefix]`; a closing `/ari` is left out.
+    fn parse(url: &str) -> Option<Base> {
+        let (secure, rest) = match url.strip_prefix("https://") {
+            Some(rest) => (true, rest),
+            None => (false, url.strip_prefix("http://")?),
+        };
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (host, port) = parse_host_port(authority)?;
+        let path = path.trim_end_matches('/');
+        let path = if path == "ari" { "" } else { path.strip_suffix("/ari").unwrap_or(path) };
+        let odd = |c: char| c.is_whitespace() || c.is_control() || "?#@".contains(c);
+        if path.contains(odd) || port == Some(0) {
+            return None;
+        }
+        let port = port.unwrap_or(if secure { TLS_PORT } else { PORT });
+        let scheme = if secure { "https" } else { "http" };
+        let slash = if path.is_empty() { "" } else { "/" };
+        let text = format!("{scheme}://{host}:{port}{slash}{path}");
+        let host = host.to_string().trim_matches(['[', ']']).to_owned();
+        Some(Base { text, host, port, secure })
+    }
+}
+
+impl Resolver<'_> {
+    pub(super) fn ari(&self, name: &str, ari: Option<&PbxAri>) -> Result<AriPbx, ConfigError> {
+        let key = |rest: &str| format!("pbx.{name}.ari.{rest}");
+        let wrong = |rest: &str, why: String| Err(self.source.error(&key(rest), why));
+        let Some(ari) = ari else {
+            let message = format!("mode = \"ari\" needs a table [pbx.{name}.ari]");
+            return Err(self.source.error(&format!("pbx.{name}.ari"), message));
+        };
+        let url = ari.url.clone().unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
+        let Some(base) = Base::parse(&url) else {
+            let why = "is no URL of Asterisk's HTTP server, as in \"http://127.0.0.1:8088\"";
+            return wrong("url", format!("\"{url}\" {why}"));
+        };
+        let Some(username) = ari.username.clone().filter(|u| !u.is_empty()) else {
+            return wrong("username", "is missing: a user of ari.conf".to_owned());
+        };
+        let password = self.secret(
+            &key("password"),
+            [
+                &ari.password.as_ref().map(|p| p.expose_secret().to_owned()),
+                &ari.password_env,
+                &ari.password_file,
+            ],
+        )?;
+        let Some(password) = password.filter(|p| !p.expose_secret().is_empty()) else {
+            let variable = format!("TRUNKLESS_PBX__{}__ARI__PASSWORD", name.to_uppercase());
+            let why = format!("set the variable {variable}, or password_env or password_file");
+            return wrong("password", format!("is missing: {why}"));
+        };
+        let app = ari.app.clone().unwrap_or_else(|| APP.to_owned());
+        let good = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+        if app.is_empty() || app.len() > 64 || !app.bytes().all(good) {
+            let why = "is no name for a Stasis application: use letters, digits, _ - .";
+            return wrong("app", format!("\"{app}\" {why}"));
+        }
+        if ari.max_media == Some(0) {
+            return wrong("max_media", "must be at least 1".to_owned());
+        }
+        let variables = ari.variables.clone().unwrap_or_default();
+        if let Some(bad) = variables.iter().find(|v| v.is_empty() || v.contains(char::is_control)) {
+            return wrong("variables", format!("{bad:?} is no name of a channel variable"));
+        }
+        let tls = match base.secure {
+            false => None,
+            true => match tls::client_config(ari.ca_file.as_deref()) {
+                Ok(tls) => Some(Arc::new(tls)),
+                Err(error) => return wrong("ca_file", error.to_string()),
+            },
+        };
+        Ok(AriPbx {
+            name: name.to_owned(),
+            target: Target {
+                base: base.text,
+                host: base.host,
+                port: base.port,
+                username,
+                password,
+                tls,
+            },
+            app,
+            law: if ari.format == Some(MediaFormat::Alaw) { Law::A } else { Law::Mu },
+            max_media: ari.max_media,
+            rtp_conf: PathBuf::from(ari.rtp_conf.as_deref().unwrap_or(RTP_CONF)),
+            advertised: ari.advertised,
+            variables,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let base = |url: &str| Base::parse(url).map(|b| b.text);
+        let same =
+            |url: &str, wanted: &str| assert_eq!(base(url).as_deref(), Some(wanted), "{url}");
+        same("http://127.0.0.1:8088", "http://127.0.0.1:8088");
+        same("http://pbx/", "http://pbx:8088");
+        same("https://pbx/ari", "https://pbx:8089");
+        same("http://pbx:80/asterisk/ari/", "http://pbx:80/asterisk");
+        same("http://pbx/safari", "http://pbx:8088/safari");
+        same("http://[2001:db8::1]:9", "http://[2001:db8::1]:9");
+        assert_eq!(Base::parse("http://[::1]").unwrap().host, "::1");
+        for bad in ["127.0.0.1:8088", "ws://pbx", "http://", "http://u:p@pbx", "http://pbx:0", ""] {
+            assert_eq!(base(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! HTTP for machines that watch us: is the program alive, and can it take calls. Owns I/O.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::telemetry::{COUNTERS, PbxStatus};
+
+/// What is told.
+#[derive(Clone)]
+pub struct Watched {
+    pub pbxs: Arc<[Arc<PbxStatus>]>,
+    /// Calls that are up.
+    pub calls: Arc<dyn Fn() -> usize + Send + Sync>,
+    pub stopping: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Watched {
+    /// Calls of at least one PBX can be taken.
+    fn is_ready(&self) -> bool {
+        !self.stopping.load(Ordering::Relaxed) && self.pbxs.iter().any(|pbx| pbx.get().0)
+    }
+
+    fn json(&self) -> String {
+        let pbxs: serde_json::Map<_, _> = self
+            .pbxs
+            .iter()
+            .map(|pbx| {
+                let (ready, state) = pbx.get();
+                let value = json!({ "mode": pbx.mode, "ready": ready, "state": state });
+                (pbx.name.clone(), value)
+            })
+            .collect();
+        json!({
+            "ready": self.is_ready(),
+            "stopping": self.stopping.load(Ordering::Relaxed),
+            "calls": (self.calls)(),
+            "offered": COUNTERS.offered.load(Ordering::Relaxed),
+            "version": env!("CARGO_PKG_VERSION"),
+            "pbxs": pbxs,
+        })
+        .to_string()
+    }
+}
+
+/// Opens the port; the future serves until it is dropped.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn bind(
+    listen: SocketAddr,
+    watched: Watched,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|e| anyhow::anyhow!("cannot listen on {listen}: {e}; set [http] listen"))?;
+    let router = Router::new()
+        .route("/healthz", get(health))
+        .route("/readyz", get(ready))
+        .with_state(watched);
+    Ok(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!("HTTP is not served any more: {error}");
+        }
+    })
+}
+
+fn answer(status: StatusCode, watched: &Watched) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], watched.json() + "\n").into_response()
+}
+
+/// The program works; 200, whatever its PBXs do.
+async fn health(State(watched): State<Watched>) -> Response {
+    answer(StatusCode::OK, &watched)
+}
+
+/// 200 while calls can be taken, else 503.
+async fn ready(State(watched): State<Watched>) -> Response {
+    let ready = watched.is_ready();
+    answer(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &watched)
+}
