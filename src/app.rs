@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -47,6 +48,7 @@ pub struct App {
     calls: TaskTracker,
     stop: watch::Sender<bool>,
     stopping: Arc<AtomicBool>,
+    faults: watch::Receiver<bool>,
     drain: Duration,
     recorder: Option<Recorder>,
     /// Where SIP is served, if it is.
@@ -101,10 +103,11 @@ impl App {
         info!(listen = address.map(tracing::field::display), pbxs, max_calls, "trunkless is up");
         tokio::spawn(take_offers(incoming, configs, calls.clone(), stopped, records));
         tokio::spawn(log_totals());
-        let sip = sip.map(|(endpoint, handle)| (handle, tokio::spawn(endpoint.run())));
-        let ari = ari.into_iter().map(|(source, handle)| (handle, tokio::spawn(source.run())));
+        let (broken, faults) = watch::channel(false);
+        let sip = sip.map(|(endpoint, handle)| (handle, serve(endpoint.run(), &broken)));
+        let ari = ari.into_iter().map(|(source, handle)| (handle, serve(source.run(), &broken)));
         let ari = ari.collect();
-        Ok(App { sip, ari, http, calls, stop, stopping, drain, recorder, address })
+        Ok(App { sip, ari, http, calls, stop, stopping, faults, drain, recorder, address })
     }
 
     /// Returns when no PBX will ever send a call again: each one's Stasis application belongs to
@@ -118,13 +121,19 @@ impl App {
         }
     }
 
+    /// Returns when a source of calls has ended by a fault of ours.
+    pub async fn broken(&self) {
+        if self.faults.clone().wait_for(|broken| *broken).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Takes no more calls, lets those that are up end by themselves for the drain time, ends the
     /// rest. `hurry` cuts the waiting short.
     pub async fn shutdown(self, hurry: impl Future<Output = ()>) {
         self.stopping.store(true, Ordering::Relaxed);
-        let mut empty = Vec::new();
         for (handle, _) in &self.ari {
-            empty.push(handle.stop().await);
+            handle.stop().await;
         }
         if let Some((endpoint, _)) = &self.sip
             && timeout(UNREGISTER, endpoint.shutdown()).await.is_err()
@@ -151,9 +160,7 @@ impl App {
             if let Some((endpoint, _)) = &self.sip {
                 endpoint.idle().await;
             }
-            for empty in empty {
-                let _ = empty.await;
-            }
+            join_all(self.ari.iter().map(|(handle, _)| handle.close())).await;
         })
         .await;
         let tasks = self.sip.iter().map(|(_, t)| t).chain(self.ari.iter().map(|(_, t)| t));
@@ -165,7 +172,21 @@ impl App {
     }
 }
 
-/// Handlers' settings, by the PBX's name.
+/// Runs a source of calls; one that ends by itself is a fault.
+fn serve(
+    source: impl Future<Output = ()> + Send + 'static,
+    broken: &watch::Sender<bool>,
+) -> JoinHandle<()> {
+    let broken = broken.clone();
+    tokio::spawn(async move {
+        let _ = AssertUnwindSafe(source).catch_unwind().await;
+        COUNTERS.panics.fetch_add(1, Ordering::Relaxed);
+        error!("a fault of ours has ended a source of calls: trunkless stops");
+        broken.send_replace(true);
+    })
+}
+
+/// Calls' settings, by the PBX's name.
 type CallConfigs = Vec<(Arc<str>, Arc<CallConfig>)>;
 
 fn call_configs(plan: &Plan, recorder: Option<&Recorder>) -> CallConfigs {

@@ -54,6 +54,8 @@ pub enum Input {
     End(CallKey, After),
     /// No more calls.
     Stop,
+    /// The events socket is closed, and stays so: what is left is cleared up.
+    Close,
     Timeout,
 }
 

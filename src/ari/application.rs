@@ -38,13 +38,15 @@ pub(super) enum Link {
     Down,
     Up,
     Replaced,
+    /// The events socket is closed for good: nobody comes any more.
+    Closed,
 }
 
 pub(super) struct Call {
     pub(super) flow: Flow,
     pub(super) created: Instant,
     /// Until it is offered: what is still asked for.
-    asking: Option<Box<NewCall>>,
+    pub(super) asking: Option<Box<NewCall>>,
 }
 
 pub struct Application {
@@ -57,6 +59,9 @@ pub struct Application {
     pub(super) out: VecDeque<Output>,
     pub(super) link: Link,
     stopping: bool,
+    pub(super) connected_at: Option<Instant>,
+    /// Callers who came before the first reading: what is left of a process before us counts too.
+    pub(super) early: Vec<(Channel, Vec<String>)>,
     pub(super) sweep: Sweep,
     /// Deleted when the last orphaned caller has been sent on.
     pub(super) doomed: Orphans,
@@ -87,6 +92,8 @@ impl Application {
             out: VecDeque::new(),
             link: Link::Down,
             stopping: false,
+            connected_at: None,
+            early: Vec::new(),
             sweep: Sweep::default(),
             doomed: Orphans::default(),
             callers_leaving: 0,
@@ -105,12 +112,13 @@ impl Application {
         self.calls.len()
     }
 
-    pub fn is_replaced(&self) -> bool {
-        self.link == Link::Replaced
+    /// After [`Input::Close`]: nothing of ours is left, or nothing more can be done.
+    pub fn is_closed(&self) -> bool {
+        self.link == Link::Closed && self.calls.is_empty() && self.pending.is_empty()
     }
 
-    pub fn is_connected(&self, call: CallKey) -> bool {
-        self.calls.get(&call).is_some_and(|c| c.flow.is_connected())
+    pub fn is_replaced(&self) -> bool {
+        self.link == Link::Replaced
     }
 
     pub fn next_timeout(&self) -> Option<Instant> {
@@ -120,7 +128,7 @@ impl Application {
 
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
-            Input::Connected(pbx) => self.on_connected(pbx),
+            Input::Connected(pbx) => self.on_connected(now, pbx),
             Input::Disconnected => self.on_disconnected(),
             Input::Event(event) => self.on_event(now, event),
             Input::Outcome(id, outcome) => self.on_outcome(now, id, outcome),
@@ -135,13 +143,15 @@ impl Application {
             }),
             Input::End(call, after) => self.flow(now, call, |flow, names| flow.end(after, names)),
             Input::Stop => self.stopping = true,
+            Input::Close => self.on_close(now),
             Input::Timeout => self.on_timeout(now),
         }
     }
 
-    fn on_connected(&mut self, pbx: IpAddr) {
+    fn on_connected(&mut self, now: Instant, pbx: IpAddr) {
+        self.connected_at = Some(now);
         self.names.pbx = pbx;
-        if self.link == Link::Replaced {
+        if matches!(self.link, Link::Replaced | Link::Closed) {
             return;
         }
         self.link = Link::Up;
@@ -153,6 +163,7 @@ impl Application {
         if self.link == Link::Up {
             self.link = Link::Down;
             self.sweep.stop();
+            self.early.clear();
             self.tell_all(&Tell::Lost);
         }
     }
@@ -195,7 +206,7 @@ impl Application {
         }
     }
 
-    fn on_start(&mut self, now: Instant, channel: Channel, args: Vec<String>) {
+    pub(super) fn on_start(&mut self, now: Instant, channel: Channel, args: Vec<String>) {
         if is_ours(&self.names.prefix, &channel.id) {
             return match self.channels.get(&channel.id).copied() {
                 Some(call) => {
@@ -211,6 +222,12 @@ impl Application {
         let known = self.channels.get(&channel.id).and_then(|call| self.calls.get(call));
         if known.is_some_and(|c| c.flow.has_caller()) || channel.name.starts_with("UnicastRTP/") {
             return; // told twice, or somebody else's
+        }
+        if !self.sweep.seen && self.link == Link::Up {
+            let known = self.early.iter().any(|(c, _)| c.id == channel.id);
+            if !known && self.early.len() < self.settings.max_media {
+                return self.early.push((channel, args));
+            }
         }
         self.last_key += 1;
         let call = self.last_key;
@@ -262,10 +279,15 @@ impl Application {
             return self.flow(now, call, |_, _| vec![]);
         }
         new.variables.push((name, outcome.value().unwrap_or_default()));
+        // a PBX that does not answer now is not asked for the others
+        while outcome.status().is_none() && new.variables.len() < self.settings.variables.len() {
+            new.variables.push((String::new(), String::new()));
+        }
         self.ask(call, new);
     }
 
     fn on_end(&mut self, now: Instant, channel: &str) {
+        self.early.retain(|(c, _)| c.id != channel);
         let Some(call) = self.channels.get(channel).copied() else { return };
         self.flow(now, call, |flow, names| {
             if flow.channel == channel {
@@ -324,6 +346,11 @@ impl Application {
                 Action::Tell(tell) if offered => self.out.push_back(Output::Tell(call, tell)),
                 Action::Tell(_) => {}
                 Action::Sweep => self.sweep.soon(now),
+                Action::MediaLeft => {
+                    // counted until a reading shows that it is gone
+                    self.sweep.media += 1;
+                    self.sweep.soon(now);
+                }
             }
         }
         self.forget_finished(call);
@@ -347,7 +374,8 @@ impl Application {
 
     fn on_outcome(&mut self, now: Instant, id: RequestId, outcome: Outcome) {
         let Some((purpose, name)) = self.pending.remove(&id) else { return };
-        if outcome.status().is_some_and(|s| s == 401 || s == 403) {
+        let refused = outcome.status().is_some_and(|s| s == 401 || s == 403);
+        if refused && self.link == Link::Up {
             self.out.push_back(Output::Failed(name, outcome.clone()));
         }
         match purpose {
@@ -362,11 +390,11 @@ impl Application {
             Purpose::Variable { call, name } => self.on_variable(now, call, name, &outcome),
             Purpose::Channels(n) if n == self.sweep.reading.number => {
                 self.sweep.reading.channels = outcome.channels();
-                self.on_reading(now);
+                self.on_reading(now, outcome.is_success());
             }
             Purpose::Bridges(n) if n == self.sweep.reading.number => {
                 self.sweep.reading.bridges = outcome.bridges();
-                self.on_reading(now);
+                self.on_reading(now, outcome.is_success());
             }
             Purpose::OrphanCaller => {
                 self.callers_leaving -= 1;

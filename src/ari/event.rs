@@ -93,7 +93,9 @@ impl Channel {
     /// Whether the dialplan has it in this Stasis application now.
     pub fn is_in(&self, app: &str) -> bool {
         let dialplan = &self.dialplan;
-        dialplan.app_name == "Stasis" && dialplan.app_data.split(',').next() == Some(app)
+        let name = dialplan.app_data.split(',').next().unwrap_or_default();
+        // as the dialplan has it, quotes included
+        dialplan.app_name == "Stasis" && name.trim_matches(['"', ' ']) == app
     }
 }
 

@@ -72,6 +72,8 @@ pub enum Step {
     JoinMedia,
     Answer,
     JoinCaller,
+    /// Is the caller still with us?
+    Look,
     Reason,
     Release,
     DropMedia,
@@ -86,6 +88,8 @@ pub enum Action {
     Tell(Tell),
     /// Something may be left on the PBX that we could not remove: look soon.
     Sweep,
+    /// The same, and it holds RTP ports of the PBX.
+    MediaLeft,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,8 +135,10 @@ pub struct Flow {
     pub channel: String,
     /// Part of our objects' ids.
     id: String,
-    /// 1; 2 when lost objects were made anew.
+    /// How often something was lost and made anew.
     generation: u8,
+    media_again: bool,
+    bridge_again: bool,
     up: bool,
     caller: Caller,
     hangup_seen: bool,
@@ -146,7 +152,6 @@ pub struct Flow {
     bridge: Piece,
     bridge_made: Option<Instant>,
     after: Option<After>,
-    connected: bool,
     deadline: Option<Instant>,
 }
 
@@ -156,7 +161,9 @@ impl Flow {
         Flow {
             channel,
             id,
-            generation: 1,
+            generation: 0,
+            media_again: false,
+            bridge_again: false,
             up,
             caller: Caller::Waiting,
             hangup_seen: false,
@@ -169,30 +176,25 @@ impl Flow {
             bridge: Piece::Absent,
             bridge_made: None,
             after: None,
-            connected: false,
             deadline: None,
         }
     }
 
-    fn object(&self, names: &Names, kind: &str) -> String {
-        let again = if self.generation > 1 { "-again" } else { "" };
+    fn object(&self, names: &Names, kind: &str, again: bool) -> String {
+        let again = if again { "-again" } else { "" };
         format!("{}{kind}-{}{again}", names.prefix, self.id)
     }
 
     pub fn media_id(&self, names: &Names) -> String {
-        self.object(names, "m")
+        self.object(names, "m", self.media_again)
     }
 
     pub fn bridge_id(&self, names: &Names) -> String {
-        self.object(names, "b")
+        self.object(names, "b", self.bridge_again)
     }
 
     pub fn generation(&self) -> u8 {
         self.generation
-    }
-
-    pub fn is_connected(&self) -> bool {
-        self.connected
     }
 
     /// Whether a list that was asked for at `time` must have it.
@@ -253,8 +255,10 @@ impl Flow {
 
     pub fn on_timeout(&mut self, now: Instant, names: &Names) -> Vec<Action> {
         match self.next_timeout().is_some_and(|at| at <= now) {
-            true => self.fail("the set-up has taken too long".to_owned(), names),
-            false => Vec::new(),
+            true if !self.is_ending() => {
+                self.fail("the set-up has taken too long".to_owned(), names)
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -297,46 +301,39 @@ impl Flow {
         self.leave(Cause::Restarted, names)
     }
 
-    /// Somebody has removed the external media channel.
+    /// Somebody has removed the external media channel: it is made anew, once.
     pub fn on_media_lost(&mut self, now: Instant, names: &Names) -> Vec<Action> {
-        match self.media {
-            // our own DELETE is on its way
-            Piece::Deleting | Piece::Absent => Vec::new(),
-            _ if self.is_ending() => Vec::new(),
-            _ => self.lost(now, "the external media channel is gone", names),
+        if self.media != Piece::Made || self.is_ending() {
+            return Vec::new(); // our own DELETE, or one that is not made yet
         }
+        if self.media_again {
+            return self.fail("the external media channel is gone".to_owned(), names);
+        }
+        self.generation += 1;
+        self.deadline = Some(now + SETUP);
+        (self.media_started, self.media_joined) = (false, Join::Out);
+        // what is left of it goes first: two would take twice the PBX's ports
+        self.media = Piece::Deleting;
+        let channel = self.media_id(names);
+        vec![Action::Send(Step::DropMedia, Request::HangUp { channel })]
     }
 
     pub fn on_bridge_lost(&mut self, now: Instant, names: &Names) -> Vec<Action> {
-        match self.bridge {
-            Piece::Made if !self.is_ending() => self.lost(now, "the bridge is gone", names),
-            _ => Vec::new(),
+        if self.bridge != Piece::Made || self.is_ending() {
+            return Vec::new();
         }
-    }
-
-    /// Makes both objects anew, once.
-    fn lost(&mut self, now: Instant, what: &str, names: &Names) -> Vec<Action> {
-        if self.generation > 1 || self.media == Piece::Making || self.bridge == Piece::Making {
-            return self.fail(what.to_owned(), names);
+        if self.bridge_again {
+            return self.fail("the bridge is gone".to_owned(), names);
         }
-        // what is left of the two is scrapped under its old name
-        let mut actions = vec![
-            Action::Send(Step::Extra, Request::HangUp { channel: self.media_id(names) }),
-            Action::Send(Step::Extra, Request::DeleteBridge { id: self.bridge_id(names) }),
-        ];
-        self.generation = 2;
+        self.generation += 1;
         self.deadline = Some(now + SETUP);
-        (self.media, self.bridge) = (Piece::Absent, Piece::Absent);
-        (self.media_started, self.media_joined) = (false, Join::Out);
-        self.caller_joined = Join::Out;
-        actions.extend(self.step(names));
-        actions
+        (self.media_joined, self.caller_joined) = (Join::Out, Join::Out);
+        self.bridge = Piece::Deleting;
+        let id = self.bridge_id(names);
+        vec![Action::Send(Step::DropBridge, Request::DeleteBridge { id })]
     }
 
     fn fail(&mut self, why: String, names: &Names) -> Vec<Action> {
-        if self.is_ending() {
-            return Vec::new();
-        }
         self.after = Some(After::Continue("pbx_error".to_owned()));
         let mut actions = vec![Action::Tell(Tell::Ended(Cause::Failed(why)))];
         actions.extend(self.step(names));
@@ -372,35 +369,17 @@ impl Flow {
             }
             Step::JoinMedia if good => {
                 self.media_joined = Join::In;
-                if self.caller == Caller::Waiting {
-                    self.deadline = None; // the AI's time is the call's affair
+                // while the AI is awaited, the time is the call's affair
+                if self.caller == Caller::Waiting || self.caller_joined == Join::In {
+                    self.deadline = None;
                 }
             }
             Step::JoinCaller if good => self.on_caller_joined(&mut actions),
             Step::Answer if good && self.caller == Caller::Answering => {
                 self.caller = Caller::Answered;
             }
-            Step::Reason => {
-                let channel = self.channel.clone();
-                actions.push(Action::Send(Step::Release, Request::Continue { channel }));
-            }
-            Step::Release => {
-                // 404, 409, 412: it had left before
-                if !good && !matches!(status, Some(404 | 409 | 412)) {
-                    actions.push(Action::Sweep);
-                }
-                self.caller = Caller::Left;
-            }
-            Step::DropMedia | Step::DropBridge => {
-                if !good && status != Some(404) {
-                    actions.push(Action::Sweep);
-                }
-                match step {
-                    Step::DropMedia => self.media = Piece::Absent,
-                    _ => self.bridge = Piece::Absent,
-                }
-            }
-            Step::JoinMedia | Step::JoinCaller | Step::Answer | Step::Extra => {}
+            Step::JoinMedia | Step::JoinCaller | Step::Answer => {}
+            _ => self.on_release(step, outcome, names, &mut actions),
         }
         let needed =
             matches!(step, Step::Bridge | Step::JoinMedia | Step::JoinCaller | Step::Answer);
@@ -412,10 +391,72 @@ impl Flow {
         actions
     }
 
+    fn on_release(
+        &mut self,
+        step: Step,
+        outcome: &Outcome,
+        names: &Names,
+        actions: &mut Vec<Action>,
+    ) {
+        let (good, status) = (outcome.is_success(), outcome.status());
+        match step {
+            Step::Look => self.on_look(outcome, names, actions),
+            Step::Reason if self.caller == Caller::Releasing => {
+                let channel = self.channel.clone();
+                actions.push(Action::Send(Step::Release, Request::Continue { channel }));
+            }
+            // still ours, but in no state to go on: never answered
+            Step::Release if status == Some(412) && self.caller == Caller::Releasing => {
+                let channel = self.channel.clone();
+                actions.push(Action::Send(Step::Release, Request::HangUp { channel }));
+            }
+            Step::Release => {
+                // 404, 409: it had left before
+                if !good && !matches!(status, Some(404 | 409)) {
+                    actions.push(Action::Sweep);
+                }
+                self.caller = Caller::Left;
+            }
+            Step::DropMedia => {
+                if !good && status != Some(404) {
+                    actions.push(Action::MediaLeft);
+                }
+                self.media = Piece::Absent;
+                self.media_again |= !self.is_ending();
+            }
+            Step::DropBridge => {
+                if !good && status != Some(404) {
+                    actions.push(Action::Sweep);
+                }
+                self.bridge = Piece::Absent;
+                self.bridge_again |= !self.is_ending();
+            }
+            _ => {}
+        }
+    }
+
+    /// A caller who has been taken elsewhere is not hung up, even if we have not heard of it yet.
+    fn on_look(&mut self, outcome: &Outcome, names: &Names, actions: &mut Vec<Action>) {
+        if self.caller != Caller::Releasing {
+            return;
+        }
+        match outcome.channel() {
+            Some(channel) if channel.is_in(&names.app) => {
+                let channel = self.channel.clone();
+                actions.push(Action::Send(Step::Release, Request::HangUp { channel }));
+            }
+            found => {
+                self.caller = Caller::Left;
+                if found.is_none() && outcome.status() != Some(404) {
+                    actions.push(Action::Sweep);
+                }
+            }
+        }
+    }
+
     fn on_caller_joined(&mut self, actions: &mut Vec<Action>) {
         if self.caller_joined == Join::Joining {
             self.caller_joined = Join::In;
-            self.connected = true;
             self.deadline = None;
             if !self.is_ending() {
                 actions.push(Action::Tell(Tell::Connected));
@@ -424,13 +465,20 @@ impl Flow {
     }
 
     fn refused(&mut self, step: Step, outcome: &Outcome, names: &Names) -> Vec<Action> {
-        let gone = match step {
-            // channel not found; not in a Stasis application
-            Step::JoinCaller => matches!(outcome.status(), Some(400 | 422)),
-            Step::Answer => matches!(outcome.status(), Some(404 | 409)),
+        if self.is_ending() {
+            return self.step(names);
+        }
+        let gone = match (step, outcome.status()) {
+            // no such channel: it has been hung up, and the event is on its way
+            (Step::JoinCaller, Some(400)) | (Step::Answer, Some(404)) => {
+                self.hangup_seen = true;
+                true
+            }
+            // not in our application: the event tells why
+            (Step::JoinCaller, Some(422)) | (Step::Answer, Some(409)) => return Vec::new(),
             _ => false,
         };
-        if gone && !self.is_ending() {
+        if gone {
             // should we be mistaken, the caller is found by the next look
             let mut actions = vec![Action::Sweep];
             actions.extend(self.on_caller_left(names));
@@ -442,11 +490,7 @@ impl Flow {
             Step::Answer => "answer",
             _ => "addChannel",
         };
-        let mut actions = self.fail(format!("{what}: {}", outcome.text()), names);
-        if actions.is_empty() {
-            actions = self.step(names);
-        }
-        actions
+        self.fail(format!("{what}: {}", outcome.text()), names)
     }
 
     /// Asks for what is missing.
@@ -502,7 +546,7 @@ impl Flow {
             (_, Caller::Releasing) => return,
             (Some(after), _) => {
                 let (step, request) = match after {
-                    After::HangUp => (Step::Release, Request::HangUp { channel }),
+                    After::HangUp => (Step::Look, Request::Channel { channel }),
                     After::Continue(why) => {
                         let value = why.clone();
                         (Step::Reason, Request::SetVariable { channel, name: REASON, value })

@@ -18,13 +18,13 @@ impl Application {
         let before = self.startup.take();
         let restarted = before.is_some() && startup.is_some() && before != startup;
         self.startup = startup.or(before);
-        match restarted {
-            false => self.tell_all(&Tell::Back),
-            true => {
-                let keys: Vec<CallKey> = self.calls.keys().copied().collect();
-                for call in keys {
-                    self.flow(now, call, |flow, names| flow.on_restart(names));
-                }
+        if restarted {
+            // those who have come since belong to the new one
+            let before = self.connected_at.unwrap_or(now);
+            let old = self.calls.iter().filter(|(_, c)| c.created < before);
+            let keys: Vec<CallKey> = old.map(|(key, _)| *key).collect();
+            for call in keys {
+                self.flow(now, call, |flow, names| flow.on_restart(names));
             }
         }
         if self.link == Link::Up {
@@ -33,7 +33,18 @@ impl Application {
         }
     }
 
-    pub(super) fn on_reading(&mut self, now: Instant) {
+    /// No more events: who is still in our application has nobody but this.
+    pub(super) fn on_close(&mut self, now: Instant) {
+        self.link = Link::Closed;
+        self.early.clear();
+        self.sweep.now(now);
+        self.on_timeout(now);
+    }
+
+    pub(super) fn on_reading(&mut self, now: Instant, good: bool) {
+        if !good {
+            return self.sweep.soon(now);
+        }
         let reading = &self.sweep.reading;
         if reading.channels.is_none() || reading.bridges.is_none() {
             return;
@@ -65,9 +76,20 @@ impl Application {
                 caller(c) || c.flow.media_id(names) == id || c.flow.bridge_id(names) == id
             })
         };
-        let orphans = self.sweep.sort(now, &reading, &names.app, &names.prefix, owned);
+        let early: HashSet<&str> = self.early.iter().map(|(c, _)| c.id.as_str()).collect();
+        let owned = |id: &str| owned(id) || early.contains(id);
+        let (app, prefix) = (&names.app, &names.prefix);
+        let mut orphans = self.sweep.sort(now, &reading, app, prefix, owned);
+        if self.link == Link::Closed {
+            // no event is on its way any more: one reading is enough
+            orphans = self.sweep.sort(now, &reading, app, prefix, owned);
+        }
+        self.sweep.seen = true;
         if !orphans.is_empty() {
             self.remove(orphans);
+        }
+        for (channel, args) in std::mem::take(&mut self.early) {
+            self.on_start(now, channel, args);
         }
     }
 
@@ -80,6 +102,11 @@ impl Application {
         channels: &HashMap<&str, &Channel>,
         bridges: &HashSet<&str>,
     ) {
+        let live = self.calls.get(&call).filter(|c| !c.flow.is_ending() && c.asking.is_none());
+        let here = live.and_then(|c| channels.get(c.flow.channel.as_str()));
+        if here.is_some_and(|c| c.is_in(&self.names.app)) {
+            self.out.push_back(Output::Tell(call, Tell::Back));
+        }
         self.flow(now, call, |flow, names| {
             if flow.is_ending() {
                 return vec![];

@@ -53,6 +53,9 @@ pub enum Request {
     DeleteBridge {
         id: String,
     },
+    Channel {
+        channel: String,
+    },
     Channels,
     Bridges,
     /// When the PBX has started.
@@ -128,6 +131,11 @@ impl Outcome {
         }
     }
 
+    /// Of [`Request::Channel`].
+    pub fn channel(&self) -> Option<Channel> {
+        self.is_success().then(|| serde_json::from_str(self.body()).ok())?
+    }
+
     /// Of [`Request::Channels`].
     pub fn channels(&self) -> Option<Vec<Channel>> {
         self.is_success().then(|| serde_json::from_str(self.body()).ok())?
@@ -188,6 +196,7 @@ impl Request {
             Request::Continue { .. } => "continue",
             Request::HangUp { .. } => "hang up",
             Request::DeleteBridge { .. } => "delete bridge",
+            Request::Channel { .. } => "channel",
             Request::Channels => "list channels",
             Request::Bridges => "list bridges",
             Request::Info => "info",
@@ -195,14 +204,15 @@ impl Request {
         }
     }
 
-    /// The least of them would not be missed.
-    pub fn is_optional(&self) -> bool {
+    /// Takes something away or sends a caller on: not to wait behind what is made anew.
+    pub fn releases(&self) -> bool {
         matches!(
             self,
-            Request::EventFilter { .. }
+            Request::Channel { .. }
                 | Request::SetVariable { .. }
-                | Request::Variable { .. }
-                | Request::Ring { .. }
+                | Request::Continue { .. }
+                | Request::HangUp { .. }
+                | Request::DeleteBridge { .. }
         )
     }
 
@@ -241,6 +251,7 @@ impl Request {
                 (Method::Delete, channel(id, ""), vec![("reason", "normal".to_owned())])
             }
             Request::DeleteBridge { id } => (Method::Delete, of("bridges", id, ""), vec![]),
+            Request::Channel { channel: id } => (Method::Get, channel(id, ""), vec![]),
             Request::Channels => (Method::Get, "/channels".to_owned(), vec![]),
             Request::Bridges => (Method::Get, "/bridges".to_owned(), vec![]),
             Request::Info => {

@@ -52,6 +52,10 @@ pub struct Sweep {
     suspects: HashSet<String>,
     /// External media channels of ours without an owner: they count for the cap.
     pub media: usize,
+    /// How often orphans were dealt with in a row: one that will not go is not asked for ever.
+    times: u32,
+    /// A reading has been complete since the connection was made.
+    pub seen: bool,
 }
 
 impl Sweep {
@@ -73,12 +77,16 @@ impl Sweep {
         *self = Sweep { media: self.media, count: self.count, ..Sweep::default() };
     }
 
+    fn pause(&mut self) -> Duration {
+        self.times += 1;
+        (SOON * (1 << (self.times - 1).min(6))).min(ROUTINE)
+    }
+
     /// True when the lists are to be read now.
     pub fn start(&mut self, now: Instant) -> bool {
         if self.due.is_none_or(|due| due > now) {
             return false;
         }
-        // the next reading, should this one get no answer
         self.due = Some(now + ROUTINE);
         self.count += 1;
         self.reading = Reading { number: self.count, started: Some(now), ..Reading::default() };
@@ -119,9 +127,10 @@ impl Sweep {
         self.media = found.iter().filter(|(kind, _)| *kind == Kind::Media).count();
         self.suspects = found.iter().map(|(_, id)| (*id).to_owned()).collect();
         if !found.is_empty() {
-            let confirmed = !orphans.is_empty();
             // what was dealt with is looked at again later
-            self.due = Some(now + if confirmed { SOON } else { CONFIRM });
+            self.due = Some(now + if orphans.is_empty() { CONFIRM } else { self.pause() });
+        } else {
+            self.times = 0;
         }
         orphans
     }

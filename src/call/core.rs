@@ -35,6 +35,8 @@ const MAX_PREROLL: usize = 100;
 const MISDIRECTED: u64 = 50;
 /// With the PBX silent on the signalling side, so long without RTP means that it is gone.
 const LOST_AFTER: Duration = Duration::from_secs(2);
+/// A source that does not connect an answered caller has failed.
+const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -64,7 +66,7 @@ pub struct Call {
     /// Silence before time 0, where the PBX wants it.
     early: Option<Pacer>,
     created: Instant,
-    answer_wanted: bool,
+    answer_wanted: Option<Instant>,
     /// Time 0: when the caller was connected.
     answered: Option<Instant>,
     ai_open: bool,
@@ -113,7 +115,7 @@ impl Call {
             pacer: None,
             early: None,
             created: now,
-            answer_wanted: false,
+            answer_wanted: None,
             answered: None,
             ai_open: false,
             ai_started: None,
@@ -138,7 +140,7 @@ impl Call {
             call.set_remote(now, remote);
         }
         match config.answer {
-            AnswerWhen::AtOnce => call.answer(),
+            AnswerWhen::AtOnce => call.answer(now),
             AnswerWhen::AiReady if config.ringing => {
                 call.out.push_back(Output::Request(Request::Ringing));
             }
@@ -164,7 +166,7 @@ impl Call {
                 self.receiver.on_packet(now, from, data);
                 // the first packet may be quicker than the source's word
                 if self.early.is_some()
-                    && self.answer_wanted
+                    && self.answer_wanted.is_some()
                     && self.receiver.last_heard().is_some()
                 {
                     self.connected(now);
@@ -176,8 +178,8 @@ impl Call {
             }
             Input::AiOpen => {
                 self.ai_open = true;
-                if !self.answer_wanted {
-                    self.answer();
+                if self.answer_wanted.is_none() {
+                    self.answer(now);
                 }
                 self.start_stream(now);
             }
@@ -223,8 +225,8 @@ impl Call {
         }
     }
 
-    fn answer(&mut self) {
-        self.answer_wanted = true;
+    fn answer(&mut self, now: Instant) {
+        self.answer_wanted = Some(now);
         self.out.push_back(Output::Request(Request::Answer));
     }
 
@@ -379,12 +381,18 @@ impl Call {
             }
             Signal::Connected => self.connected(now),
             Signal::Digit(digit) => {
-                self.receiver.key_taken_out(now);
-                self.take_frames(now);
+                if self.remote.is_some_and(|r| r.early) {
+                    self.receiver.key_taken_out(now);
+                    self.take_frames(now);
+                }
                 self.on_digit(now, digit, Origin::Info);
             }
             Signal::PbxLost => (self.pbx_lost, self.pbx_back) = (Some(now), None),
             Signal::PbxBack => self.pbx_back = Some(now),
+            Signal::PbxConfirms => (self.pbx_lost, self.pbx_back) = (None, None),
+            Signal::Ended(EndReason::CallerHangup) if self.answered.is_none() => {
+                self.end(EndReason::Cancelled);
+            }
             Signal::Ended(reason) => self.end(reason),
         }
     }
@@ -428,7 +436,8 @@ impl Call {
         // a PBX that is back knows this call if its RTP flows again
         let survived = self.pbx_back.is_some_and(|back| heard.is_some_and(|at| at > back));
         let unsure = self.pbx_lost.is_some() && !survived;
-        let lost = heard.or(Some(self.created)).filter(|_| unsure && !on_hold);
+        let lost = heard.max(self.pbx_lost).filter(|_| unsure && !on_hold);
+        let unconnected = self.answer_wanted.filter(|_| self.answered.is_none());
         let drained = match self.phase {
             Phase::Draining { until } => Some((until, EndReason::AiHangup)),
             _ => None,
@@ -438,6 +447,7 @@ impl Call {
             drained,
             after(self.answered, limits.max_duration, EndReason::MaxDuration),
             after(lost, LOST_AFTER, EndReason::PbxLost),
+            after(unconnected, CONNECT_LIMIT, EndReason::PbxError),
             after(expected, limits.media_timeout, EndReason::MediaTimeout),
             after(silent, limits.silent_timeout, EndReason::AiTimeout),
         ];

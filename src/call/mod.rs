@@ -50,6 +50,8 @@ pub enum Signal {
     PbxLost,
     /// The PBX answers again: calls whose RTP flows again have survived.
     PbxBack,
+    /// The PBX says that it has this call.
+    PbxConfirms,
     Ended(EndReason),
 }
 

@@ -77,6 +77,7 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     let code = tokio::select! {
         () = asked() => ExitCode::SUCCESS,
         () = app.useless() => ExitCode::from(EXIT_REPLACED),
+        () = app.broken() => ExitCode::FAILURE,
     };
     info!("stopping: no new calls");
     app.shutdown(async { asked().await }).await;

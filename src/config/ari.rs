@@ -64,7 +64,9 @@ impl Resolver<'_> {
         let url = ari.url.clone().unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
         let Some(base) = Base::parse(&url) else {
             let why = "is no URL of Asterisk's HTTP server, as in \"http://127.0.0.1:8088\"";
-            return wrong("url", format!("\"{url}\" {why}"));
+            // one with a password in it is not shown
+            let shown = if url.contains('@') { "it" } else { url.as_str() };
+            return wrong("url", format!("\"{shown}\" {why}"));
         };
         let Some(username) = ari.username.clone().filter(|u| !u.is_empty()) else {
             return wrong("username", "is missing: a user of ari.conf".to_owned());

@@ -32,6 +32,8 @@ const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 const OTHERS_WAIT: Duration = Duration::from_millis(400);
 /// Pause between two attempts.
 const RETRY: Duration = Duration::from_millis(250);
+/// An AI that is restarted is back within so long, or a human is the better answer.
+const RETRY_FOR: Duration = Duration::from_millis(600);
 
 /// Where the AI is and how it is reached.
 #[derive(Clone)]
@@ -131,7 +133,8 @@ impl Target {
     /// # Errors
     /// The last attempt's [`ConnectError`].
     pub async fn connect(&self, limit: Duration) -> Result<Socket, ConnectError> {
-        let deadline = Instant::now() + limit;
+        let begin = Instant::now();
+        let deadline = begin + limit;
         let mut last: Option<ConnectError> = None;
         let timed_out = |last: Option<ConnectError>| {
             let why = last.map(|e| format!(" (last attempt: {e})")).unwrap_or_default();
@@ -141,7 +144,9 @@ impl Target {
             match timeout_at(deadline, self.attempt()).await {
                 Ok(Ok(socket)) => return Ok(socket),
                 Ok(Err(error)) if !error.may_pass() => return Err(error),
-                Ok(Err(error)) if Instant::now() + RETRY >= deadline => return Err(error),
+                Ok(Err(error)) if Instant::now() + RETRY >= deadline.min(begin + RETRY_FOR) => {
+                    return Err(error);
+                }
                 Ok(Err(error)) => last = Some(error),
                 Err(_) => return Err(timed_out(last)),
             }

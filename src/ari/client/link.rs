@@ -17,8 +17,6 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
-use crate::ari::api::Ids;
-use crate::ari::application::prefix;
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::request::{Outcome, Request, encoded};
 
@@ -28,6 +26,8 @@ const PING: Duration = Duration::from_secs(5);
 const DEAD: Duration = Duration::from_secs(10);
 /// One try to open it.
 const LIMIT: Duration = Duration::from_secs(3);
+/// A socket that is lost sooner counts as one that could not be opened.
+const LIVED: Duration = Duration::from_secs(5);
 /// The largest event that is read.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// The longest pause between two tries while the PBX is away.
@@ -55,6 +55,16 @@ pub enum LinkError {
 impl LinkError {
     /// How long to wait before try number `tries` (the first after a loss is 0); `random` spreads
     /// it.
+    /// For whoever asks over HTTP: without names and addresses.
+    pub fn word(&self) -> &'static str {
+        match self {
+            LinkError::Away(_) => "ARI is out of reach",
+            LinkError::Password(_) => "ARI refuses user or password",
+            LinkError::ReadOnly(_) => "the ARI user may only read",
+            LinkError::NotThere(_) => "there is no ARI",
+        }
+    }
+
     pub fn pause(error: Option<&LinkError>, tries: u32, random: u8) -> Duration {
         match error {
             Some(LinkError::Password(_) | LinkError::ReadOnly(_)) => REFUSED_PAUSE,
@@ -72,30 +82,33 @@ pub struct Link {
     socket: Socket,
     heard: Instant,
     next_ping: Instant,
+    opened: Instant,
     /// The PBX's address.
     pub pbx: IpAddr,
 }
 
-/// Finds, checks and opens. `probe`: see that commands are allowed before any caller depends on it.
+/// Finds, checks and opens. `probe`: see that commands are allowed before any caller depends on it,
+/// by a bridge of this id.
 pub fn open(
     target: Target,
     rest: Rest,
     app: String,
-    probe: Option<Ids>,
+    probe: Option<String>,
 ) -> BoxFuture<'static, Result<Box<Link>, LinkError>> {
     async move {
         let away = |why: String| LinkError::Away(why);
-        let found = lookup_host((target.host.as_str(), target.port)).await;
+        let found = timeout(LIMIT, lookup_host((target.host.as_str(), target.port))).await;
+        let found = found.map_err(|_| away(format!("{}: no answer of the DNS", target.host)))?;
         let found = found.map_err(|e| away(format!("{}: {e}", target.host)))?;
         let addresses: Vec<SocketAddr> = found.collect();
-        if let Some(ids) = probe {
-            check(&target, &rest, &app, ids).await?;
+        if let Some(id) = probe {
+            check(&target, &rest, id).await?;
         }
         let attempt = socket(&target, &addresses, &app);
         let timed_out = || away(format!("no answer within {LIMIT:?}"));
         let (socket, pbx) = timeout(LIMIT, attempt).await.map_err(|_| timed_out())??;
         let now = Instant::now();
-        Ok(Box::new(Link { socket, heard: now, next_ping: now + PING, pbx }))
+        Ok(Box::new(Link { socket, heard: now, next_ping: now + PING, opened: now, pbx }))
     }
     .boxed()
 }
@@ -110,8 +123,7 @@ fn refusal(target: &Target, status: u16) -> LinkError {
 }
 
 /// A bridge is made and deleted: a user that may only read would be noticed by the first caller.
-async fn check(target: &Target, rest: &Rest, app: &str, ids: Ids) -> Result<(), LinkError> {
-    let id = format!("{}b-{}", prefix(app), ids.id(0));
+async fn check(target: &Target, rest: &Rest, id: String) -> Result<(), LinkError> {
     for request in [Request::CreateBridge { id: id.clone() }, Request::DeleteBridge { id }] {
         match rest.run(&request).await {
             outcome if outcome.is_success() => {}
@@ -185,6 +197,11 @@ impl Link {
                 None => return Err("closed".to_owned()),
             }
         }
+    }
+
+    /// One that has lived so long is opened again at once.
+    pub fn has_lived(&self) -> bool {
+        self.opened.elapsed() >= LIVED
     }
 
     pub fn next_timeout(&self) -> Instant {

@@ -21,7 +21,7 @@ use tokio::time::sleep_until;
 use tracing::{debug, error, info, warn};
 
 use crate::ari::api::{CallKey, Ids, Input, Output, RequestId, Settings};
-use crate::ari::application::Application;
+use crate::ari::application::{Application, prefix};
 use crate::ari::client::link::{Link, LinkError, open};
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::client::room::Room;
@@ -75,8 +75,10 @@ pub struct AriConfig {
 
 enum Internal {
     Request(CallKey, Request),
-    /// No more calls; tell when none is left.
-    Stop(oneshot::Sender<()>),
+    /// No more calls.
+    Stop,
+    /// Close, and tell when nothing of ours is left.
+    Close(oneshot::Sender<()>),
 }
 
 /// Stops a running source.
@@ -87,12 +89,18 @@ pub struct AriHandle {
 }
 
 impl AriHandle {
-    /// New callers go on in the dialplan from now on. The receiver is told when nothing of our
-    /// calls is left on the PBX.
-    pub async fn stop(&self) -> oneshot::Receiver<()> {
+    /// New callers go on in the dialplan from now on.
+    pub async fn stop(&self) {
+        let _ = self.internal.send(Internal::Stop).await;
+    }
+
+    /// The dialplan does not find us any more; returns when nothing of our calls is left on the
+    /// PBX.
+    pub async fn close(&self) {
         let (done, wait) = oneshot::channel();
-        let _ = self.internal.send(Internal::Stop(done)).await;
-        wait
+        if self.internal.send(Internal::Close(done)).await.is_ok() {
+            let _ = wait.await;
+        }
     }
 
     /// Returns when the application belongs to another client and our last call has ended.
@@ -106,6 +114,7 @@ impl AriHandle {
 struct CallLink {
     signals: mpsc::Sender<Signal>,
     remote: Option<RemoteMedia>,
+    held: bool,
     connected: bool,
     /// For the log.
     id: String,
@@ -116,7 +125,7 @@ enum Socket {
     Waiting(Instant),
     Opening(BoxFuture<'static, Result<Box<Link>, LinkError>>),
     Open(Box<Link>),
-    /// The application is another client's.
+    /// The application is another client's, or we have closed it for good.
     Given,
 }
 
@@ -136,6 +145,7 @@ pub struct Source {
     socket: Socket,
     /// Commands were allowed when we last looked.
     probed: bool,
+    probes: u64,
     tries: u32,
     last_error: Option<LinkError>,
     pbx_ip: IpAddr,
@@ -144,7 +154,7 @@ pub struct Source {
     internal_tx: mpsc::Sender<Internal>,
     outcomes: mpsc::Receiver<(RequestId, Outcome)>,
     outcomes_tx: mpsc::Sender<(RequestId, Outcome)>,
-    idle: Option<oneshot::Sender<()>>,
+    closing: Option<oneshot::Sender<()>>,
     ended: watch::Sender<bool>,
     refusal_told: Option<Instant>,
     unreadable_told: Option<Instant>,
@@ -183,6 +193,7 @@ impl Source {
             room,
             socket: Socket::Waiting(Instant::now()),
             probed: false,
+            probes: 0,
             tries: 0,
             last_error: None,
             pbx_ip: IpAddr::from([127, 0, 0, 1]),
@@ -191,7 +202,7 @@ impl Source {
             internal_tx,
             outcomes,
             outcomes_tx,
-            idle: None,
+            closing: None,
             ended,
             refusal_told: None,
             unreadable_told: None,
@@ -228,7 +239,10 @@ impl Source {
             Wake::Opened(Err(error)) => self.on_refused(error),
             Wake::Due => {
                 // a PBX that has stopped to obey is looked at again before callers come
-                let probe = (!self.probed).then_some(self.ids);
+                let probe = (!self.probed).then(|| {
+                    self.probes += 1;
+                    format!("{}b-{}", prefix(&self.config.pbx.app), self.ids.id(self.probes << 32))
+                });
                 let (target, app) = (self.config.pbx.target.clone(), self.config.pbx.app.clone());
                 self.socket = Socket::Opening(open(target, self.rest.clone(), app, probe));
             }
@@ -240,7 +254,7 @@ impl Source {
         info!(pbx = &*self.name, app = self.config.pbx.app, "ARI events are open: calls are taken");
         self.config.status.set(true, "events open");
         self.socket = Socket::Open(link);
-        (self.probed, self.tries, self.last_error) = (true, 0, None);
+        (self.probed, self.last_error) = (true, None);
         self.feed(Input::Connected(self.pbx_ip));
     }
 
@@ -253,7 +267,7 @@ impl Source {
                 0 => warn!(pbx, "ARI cannot be used: {error}; trying again and again"),
                 _ => warn!(pbx, retry_s = retry, "ARI cannot be used: {error}"),
             }
-            self.config.status.set(false, error.to_string());
+            self.config.status.set(false, error.word());
         }
         self.tries = self.tries.saturating_add(1);
         self.last_error = Some(error);
@@ -261,9 +275,8 @@ impl Source {
     }
 
     fn on_closed(&mut self, why: &str) {
-        if matches!(self.socket, Socket::Given) {
-            return;
-        }
+        let Socket::Open(link) = &self.socket else { return };
+        self.tries = if link.has_lived() { 0 } else { self.tries.saturating_add(1) };
         warn!(pbx = &*self.name, "ARI events are lost: {why}; opening them again");
         self.config.status.set(false, "events lost");
         self.feed(Input::Disconnected);
@@ -306,9 +319,11 @@ impl Source {
                 let after = self.after(call, reason);
                 self.feed(Input::End(call, after));
             }
-            Internal::Stop(done) => {
-                self.idle = Some(done);
-                self.feed(Input::Stop);
+            Internal::Stop => self.feed(Input::Stop),
+            Internal::Close(done) => {
+                self.socket = Socket::Given;
+                self.closing = Some(done);
+                self.feed(Input::Close);
             }
         }
     }
@@ -320,7 +335,7 @@ impl Source {
         let onward = match reason {
             EndReason::AiHangup => policy.continue_on_close,
             reason if reason.is_ai_failure() && connected => policy.continue_on_failure,
-            EndReason::MaxDuration | EndReason::MediaTimeout => false,
+            EndReason::MaxDuration => false,
             // a failure of ours or the PBX's is no reason to hang up on somebody
             _ => true,
         };
@@ -332,11 +347,12 @@ impl Source {
         while let Some(output) = self.application.poll() {
             self.on_output(output);
         }
-        let nothing = self.application.call_count() == 0;
-        if nothing && let Some(done) = self.idle.take() {
+        if self.application.is_closed()
+            && let Some(done) = self.closing.take()
+        {
             let _ = done.send(());
         }
-        if nothing && self.application.is_replaced() {
+        if self.application.call_count() == 0 && self.application.is_replaced() {
             self.ended.send_if_modified(|ended| !std::mem::replace(ended, true));
         }
     }
@@ -411,29 +427,27 @@ impl Source {
                     rtcp: ([0, 0, 0, 0], 0).into(),
                     format: Format { law, payload_type, dtmf_payload_type: None },
                     wants_audio: true,
-                    sends_audio: true,
+                    sends_audio: !link.held,
                     early: true,
                 };
                 link.remote = Some(remote);
                 Signal::Media(remote)
             }
-            Tell::Hold(on) => match &mut link.remote {
-                Some(remote) => {
-                    remote.sends_audio = !on;
-                    Signal::Media(*remote)
-                }
-                None => return,
-            },
+            Tell::Hold(on) => {
+                link.held = on;
+                let Some(remote) = &mut link.remote else { return };
+                remote.sends_audio = !on;
+                Signal::Media(*remote)
+            }
             Tell::Connected => {
                 link.connected = true;
                 Signal::Connected
             }
             Tell::Digit(digit) => Signal::Digit(digit),
             Tell::Lost => Signal::PbxLost,
-            Tell::Back => Signal::PbxBack,
+            Tell::Back => Signal::PbxConfirms,
             Tell::Ended(cause) => Signal::Ended(match cause {
-                Cause::CallerHangup if link.connected => EndReason::CallerHangup,
-                Cause::CallerHangup => EndReason::Cancelled,
+                Cause::CallerHangup => EndReason::CallerHangup,
                 Cause::Transferred => EndReason::Transferred,
                 Cause::Restarted => EndReason::PbxLost,
                 Cause::Failed(why) => {

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::ari::request::{Method, Outcome, Request};
 
 /// Asterisk stalls for minutes now and then; a caller does not wait for it.
 const LIMIT: Duration = Duration::from_secs(3);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// Requests at the same time: Asterisk takes 100 HTTP sessions unless told otherwise.
+/// Requests at the same time, for what is made and for what is released: Asterisk takes 100 HTTP
+/// sessions unless told otherwise.
 const SLOTS: usize = 32;
 /// Asterisk closes idle connections after 15 s.
 const IDLE: Duration = Duration::from_secs(10);
@@ -33,7 +35,8 @@ pub struct Target {
 pub struct Rest {
     client: reqwest::Client,
     target: Target,
-    slots: Arc<Semaphore>,
+    building: Arc<Semaphore>,
+    releasing: Arc<Semaphore>,
 }
 
 impl Rest {
@@ -53,12 +56,16 @@ impl Rest {
         if let Some(tls) = &target.tls {
             builder = builder.tls_backend_preconfigured((**tls).clone());
         }
-        Ok(Rest { client: builder.build()?, target, slots: Arc::new(Semaphore::new(SLOTS)) })
+        let (building, releasing) = (Semaphore::new(SLOTS), Semaphore::new(SLOTS));
+        let (building, releasing) = (Arc::new(building), Arc::new(releasing));
+        Ok(Rest { client: builder.build()?, target, building, releasing })
     }
 
     /// Waits for its turn, asks, and reads the answer.
     pub async fn run(&self, request: &Request) -> Outcome {
-        let Ok(_slot) = self.slots.acquire().await else { return Outcome::Unreachable };
+        let slots = if request.releases() { &self.releasing } else { &self.building };
+        let slot = timeout(LIMIT, slots.acquire()).await;
+        let Ok(Ok(_slot)) = slot else { return Outcome::Unreachable };
         let wire = request.wire();
         let method = match wire.method {
             Method::Get => reqwest::Method::GET,
