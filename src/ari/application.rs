@@ -229,18 +229,27 @@ impl Application {
                 return self.early.push((channel, args));
             }
         }
+        let refused = match self.stopping {
+            true => Some("drain"),
+            false if self.media() >= self.settings.max_media => Some("overload"),
+            false => None,
+        };
+        self.take(now, channel, args, refused);
+    }
+
+    /// Begins a call, or sends the caller on at once.
+    pub(super) fn take(
+        &mut self,
+        now: Instant,
+        channel: Channel,
+        args: Vec<String>,
+        refused: Option<&'static str>,
+    ) {
         self.last_key += 1;
         let call = self.last_key;
         let id = self.settings.ids.id(call);
         let flow = Flow::new(channel.id.clone(), id.clone(), channel.is_up());
         self.channels.insert(channel.id.clone(), call);
-        let refused = if self.stopping {
-            Some("drain")
-        } else if self.media() >= self.settings.max_media {
-            Some("overload")
-        } else {
-            None
-        };
         let new = Box::new(NewCall { call, id, channel, args, variables: Vec::new() });
         self.calls.insert(call, Call { flow, created: now, asking: None });
         if let Some(why) = refused {

@@ -35,15 +35,23 @@ impl Application {
 
     /// No more events: who is still in our application has nobody but this.
     pub(super) fn on_close(&mut self, now: Instant) {
-        self.link = Link::Closed;
+        let replaced = std::mem::replace(&mut self.link, Link::Closed) == Link::Replaced;
         self.early.clear();
+        if replaced {
+            return self.sweep.stop(); // who is there is the other client's
+        }
         self.sweep.now(now);
         self.on_timeout(now);
     }
 
     pub(super) fn on_reading(&mut self, now: Instant, good: bool) {
         if !good {
-            return self.sweep.soon(now);
+            self.sweep.soon(now);
+            // they have waited for what is not known now
+            for (channel, args) in std::mem::take(&mut self.early) {
+                self.take(now, channel, args, Some("overload"));
+            }
+            return;
         }
         let reading = &self.sweep.reading;
         if reading.channels.is_none() || reading.bridges.is_none() {

@@ -41,6 +41,7 @@ struct Pbx {
     continued: usize,
     /// Of 100 requests so many are refused or not answered, though done perhaps.
     trouble: usize,
+    startup: String,
 }
 
 fn settings(max_media: usize) -> Settings {
@@ -87,6 +88,7 @@ impl Pbx {
             finished: 0,
             continued: 0,
             trouble: 0,
+            startup: "1".into(),
         };
         pbx.feed(Input::Connected([127, 0, 0, 1].into()));
         pbx.settle();
@@ -229,7 +231,10 @@ impl Pbx {
                 let all = self.bridges.keys().map(|id| serde_json::json!({ "id": id }));
                 (200, serde_json::Value::from_iter(all).to_string())
             }
-            Request::Info => (200, r#"{"status":{"startup_time":"1"}}"#.into()),
+            Request::Info => {
+                let status = serde_json::json!({ "startup_time": self.startup });
+                (200, serde_json::json!({ "status": status }).to_string())
+            }
             Request::Variable { .. } => (404, String::new()),
             Request::SetVariable { .. } | Request::EventFilter { .. } => (204, String::new()),
         }
@@ -423,4 +428,78 @@ fn a_transfer_is_no_hangup() {
     assert_eq!(pbx.told(call).last(), Some(&&Tell::Ended(Cause::Transferred)));
     assert!(pbx.channels.contains_key("1.1"), "never hung up by us");
     pbx.assert_clean(7);
+}
+
+/// Until it is known what a process before us has left, nobody is given a channel.
+#[test]
+fn the_cap_counts_what_is_left_of_a_process_before() {
+    let mut pbx = Pbx::new(8, 2);
+    pbx.feed(Input::Disconnected);
+    for n in 0..2 {
+        pbx.channels.insert(format!("trunkless-ai-m-1794000000-00000000a{n}"), true);
+    }
+    pbx.feed(Input::Connected([127, 0, 0, 1].into()));
+    pbx.call("1.1");
+    pbx.settle();
+    assert_eq!((pbx.offered.len(), pbx.continued), (0, 1), "no room");
+    pbx.settle_for(2);
+    pbx.call("1.2");
+    pbx.settle();
+    assert_eq!(pbx.offered.len(), 1, "the rest is deleted");
+}
+
+/// Somebody else's callers are not sent on by a bridge that ends.
+#[test]
+fn at_the_end_who_is_left_goes_on_unless_the_application_is_taken() {
+    for taken in [false, true] {
+        let mut pbx = Pbx::new(9, 2);
+        if taken {
+            pbx.events.push_back(Event::Replaced);
+            pbx.settle();
+        }
+        pbx.channels.insert("1.1".into(), true);
+        pbx.feed(Input::Stop);
+        pbx.feed(Input::Close);
+        pbx.settle();
+        assert!(pbx.app.is_closed());
+        assert_eq!(pbx.channels.get("1.1"), Some(&taken));
+    }
+}
+
+/// A restarted PBX has none of the calls, whatever its lists say; one that has come since is its
+/// own.
+#[test]
+fn a_restart_ends_the_old_calls_only() {
+    let mut pbx = Pbx::new(10, 5);
+    pbx.call("1.1");
+    pbx.settle();
+    pbx.feed(Input::Disconnected);
+    (pbx.channels.clear(), pbx.bridges.clear());
+    pbx.startup = "2".into();
+    pbx.now += Duration::from_secs(1);
+    pbx.feed(Input::Connected([127, 0, 0, 1].into()));
+    pbx.now += Duration::from_millis(1);
+    pbx.call("2.1");
+    pbx.settle();
+    let (old, new) = (pbx.offered[0], pbx.offered[1]);
+    assert_eq!(pbx.told(old).last(), Some(&&Tell::Ended(Cause::Restarted)));
+    assert!(!pbx.told(new).iter().any(|t| matches!(t, Tell::Ended(_))));
+    pbx.feed(Input::Answer(new));
+    pbx.settle();
+    assert_eq!(pbx.told(new).last(), Some(&&Tell::Connected));
+}
+
+/// VICIdial takes the caller away while we are about to let him go: he is not touched.
+#[test]
+fn nobody_is_commanded_who_has_left() {
+    for after in [After::HangUp, After::Continue("ai_hangup".into())] {
+        let mut pbx = Pbx::new(11, 5);
+        pbx.call("1.1");
+        pbx.settle();
+        pbx.feed(Input::End(pbx.offered[0], after));
+        pbx.channels.insert("1.1".into(), false);
+        pbx.settle();
+        assert_eq!(pbx.channels.get("1.1"), Some(&false), "he is where he was taken");
+        assert_eq!(pbx.continued, 0);
+    }
 }
