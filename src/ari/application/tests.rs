@@ -65,6 +65,10 @@ fn channel(id: &str, name: &str) -> Channel {
     Channel { id: id.into(), name: name.into(), state, dialplan, ..Channel::default() }
 }
 
+fn found(it_is: bool) -> u16 {
+    if it_is { 204 } else { 404 }
+}
+
 /// A channel as a list has it.
 fn listed(id: &str, here: bool) -> serde_json::Value {
     let app = if here { "Stasis" } else { "Playback" };
@@ -195,7 +199,7 @@ impl Pbx {
                 }
             }
             Request::Answer { channel } | Request::Ring { channel } => {
-                (if self.channels.contains_key(&channel) { 204 } else { 404 }, String::new())
+                (found(self.channels.contains_key(&channel)), String::new())
             }
             Request::Continue { channel } => match self.channels.get_mut(&channel) {
                 Some(here) if *here => {
@@ -211,13 +215,12 @@ impl Pbx {
                 None => (404, String::new()),
             },
             Request::HangUp { channel } => {
-                let known = self.channels.contains_key(&channel);
+                let status = found(self.channels.contains_key(&channel));
                 self.hang_up(&channel);
-                (if known { 204 } else { 404 }, String::new())
+                (status, String::new())
             }
             Request::DeleteBridge { id } => {
-                let status = if self.bridges.remove(&id).is_some() { 204 } else { 404 };
-                (status, String::new())
+                (found(self.bridges.remove(&id).is_some()), String::new())
             }
             Request::Channel { channel } => match self.channels.get(&channel) {
                 Some(here) => (200, listed(&channel, *here).to_string()),
@@ -474,7 +477,8 @@ fn a_restart_ends_the_old_calls_only() {
     pbx.call("1.1");
     pbx.settle();
     pbx.feed(Input::Disconnected);
-    (pbx.channels.clear(), pbx.bridges.clear());
+    pbx.channels.clear();
+    pbx.bridges.clear();
     pbx.startup = "2".into();
     pbx.now += Duration::from_secs(1);
     pbx.feed(Input::Connected([127, 0, 0, 1].into()));
