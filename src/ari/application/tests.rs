@@ -172,7 +172,6 @@ impl Pbx {
     }
 
     fn obey(&mut self, request: Request) -> (u16, String) {
-        let of = |id: &str| serde_json::json!({ "id": id }).to_string();
         match request {
             Request::ExternalMedia { id, .. } => {
                 self.channels.insert(id.clone(), true);
@@ -182,7 +181,7 @@ impl Pbx {
                 (200, serde_json::json!({ "id": id, "channelvars": vars }).to_string())
             }
             Request::CreateBridge { id } => {
-                let body = of(&id);
+                let body = serde_json::json!({ "id": id }).to_string();
                 self.bridges.insert(id, BTreeSet::new());
                 (200, body)
             }
@@ -215,9 +214,9 @@ impl Pbx {
                 None => (404, String::new()),
             },
             Request::HangUp { channel } => {
-                let status = found(self.channels.contains_key(&channel));
+                let known = self.channels.contains_key(&channel);
                 self.hang_up(&channel);
-                (status, String::new())
+                (found(known), String::new())
             }
             Request::DeleteBridge { id } => {
                 (found(self.bridges.remove(&id).is_some()), String::new())
