@@ -1,7 +1,8 @@
 //! Many calls at once, each with numbered audio both ways: what is lost, swapped or late, and by
 //! how much. Figures, not assertions of time; it fails only when audio is lost or swapped.
 //!
-//!     cargo bench --bench calls -- [--calls 50] [--seconds 10] [--through 22|16|chan_sip|direct]
+//!     cargo bench --bench calls -- [--calls 50] [--seconds 10] \
+//!         [--through 22|16|chan_sip|ari22|ari16|direct]
 //!
 //! `direct` leaves Asterisk out: what remains is the bridge itself. Callers, AI and bridge share
 //! the machine and its clock.
@@ -43,15 +44,33 @@ fn options() -> Options {
             "--through" => options.through = value(),
             "--bench" => {}
             other => {
-                panic!("what is {other}? --calls N --seconds N --through 22|16|chan_sip|direct")
+                panic!("what is {other}? --calls N --seconds N --through WHAT")
             }
         }
     }
     options
 }
 
-/// The PBX (kept running), where callers dial, and what is dialled.
-fn pbx(options: &Options, ai: &str) -> (Option<Asterisk>, Setup, SocketAddr, &'static str) {
+/// The PBX, kept running; the bridge's configuration, and its log's line when it is ready; where
+/// callers dial, and what is dialled.
+type Scene = (Option<Asterisk>, String, &'static str, SocketAddr, &'static str);
+
+const REGISTERED: &str = "registered pbx";
+
+/// With the drop-in files of ARI mode.
+fn ari(options: &Options, ai: &str, version: u8) -> Scene {
+    let vars = [("DROPIN", "ari")];
+    let asterisk = Asterisk::start_with(version, "bench", "127.0.64.1", &vars);
+    let config = format!(
+        "[ai]\nurl = \"{ai}\"\n[calls]\nmax = {0}\n[pbx.main]\nmode = \"ari\"\n[pbx.main.ari]\n\
+         username = \"trunkless\"\npassword = \"CHANGE-ME\"\nmax_media = {0}\n",
+        options.calls + 10
+    );
+    let address = asterisk.sip_addr();
+    (Some(asterisk), config, "ARI events are open", address, "8010")
+}
+
+fn scene(options: &Options, ai: &str) -> Scene {
     let start = |version| Asterisk::start(version, "bench", "127.0.64.1");
     let mut setup = Setup {
         registrar: "127.0.64.1:5060".to_owned(),
@@ -66,20 +85,23 @@ fn pbx(options: &Options, ai: &str) -> (Option<Asterisk>, Setup, SocketAddr, &'s
         "22" | "16" => {
             let asterisk = start(options.through.parse().expect("a version"));
             let address = asterisk.sip_addr();
-            (Some(asterisk), setup, address, "700")
+            (Some(asterisk), setup.config(), REGISTERED, address, "700")
         }
         "chan_sip" => {
             let asterisk = start(16);
             setup.registrar = asterisk.chansip_addr().to_string();
             setup.username = "cc100";
             let address = asterisk.sip_addr();
-            (Some(asterisk), setup, address, "710")
+            (Some(asterisk), setup.config(), REGISTERED, address, "710")
         }
+        "ari22" => ari(options, ai, 22),
+        "ari16" => ari(options, ai, 16),
         "direct" => {
             setup.sip_keys = "register = false\npeers = [\"127.0.9.1\"]".to_owned();
-            (None, setup, "127.0.64.2:5070".parse().expect("an address"), "ai")
+            let address = "127.0.64.2:5070".parse().expect("an address");
+            (None, setup.config(), "trunkless is up", address, "ai")
         }
-        other => panic!("--through {other}: 22, 16, chan_sip or direct"),
+        other => panic!("--through {other}: 22, 16, chan_sip, ari22, ari16 or direct"),
     }
 }
 
@@ -94,9 +116,8 @@ async fn run(options: &Options) -> bool {
     let frames = options.seconds * 50;
     let plan = Plan { say: frames, paced: true, call: None, ..Plan::default() };
     let ai = Ai::start(plan).await;
-    let (_asterisk, setup, address, extension) = pbx(options, &ai.url);
-    let bridge = Bridge::start(&setup);
-    let ready = if setup.sip_keys.is_empty() { "registered pbx" } else { "trunkless is up" };
+    let (_asterisk, config, ready, address, extension) = scene(options, &ai.url);
+    let bridge = Bridge::run(&config);
     bridge.wait_for(ready, Duration::from_secs(10));
     tokio::time::sleep(Duration::from_millis(200)).await;
     let mut callers = Vec::new();

@@ -17,6 +17,8 @@ use trunkless::peer::pattern;
 #[derive(Debug, Clone, Default)]
 pub struct Stream {
     pub parameters: Value,
+    /// What was told, in order: the events' names, keys with theirs, runs of numbered audio as one.
+    pub story: Vec<String>,
     /// Each frame heard.
     pub frames: Vec<Vec<u8>>,
     pub timestamps: Vec<u64>,
@@ -166,9 +168,30 @@ impl Talk {
         change(&mut self.all.lock().expect("no panic elsewhere")[self.index]);
     }
 
+    /// Adds to the story.
+    fn tell(&self, value: &Value) {
+        let name = value["event"].as_str().unwrap_or("none");
+        let payload = value["media"]["payload"].as_str().map(|p| BASE64.decode(p));
+        let line = match (name, payload) {
+            ("media", Some(Ok(frame))) => match pattern::read(&frame) {
+                Some((call, _)) => format!("media of call {call}"),
+                None => return,
+            },
+            ("dtmf", _) => format!("dtmf {}", value["dtmf"]["digit"]),
+            ("start", _) => format!("start {}", value["start"]["mediaFormat"]),
+            _ => name.to_owned(),
+        };
+        self.edit(|s| {
+            if s.story.last() != Some(&line) {
+                s.story.push(line);
+            }
+        });
+    }
+
     /// Takes a message; how many frames have been heard when it was one.
     fn hear(&mut self, at: Instant, value: &Value) -> usize {
         let mut heard = 0;
+        self.tell(value);
         match value["event"].as_str() {
             Some("start") => {
                 self.sid = value["streamSid"].as_str().expect("a streamSid").to_owned();

@@ -1,7 +1,7 @@
 //! A real Asterisk, run by `lab/ast.sh` on a loopback address of its own.
 #![allow(dead_code)] // each test uses some of it
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 pub struct Asterisk {
     name: String,
     ip: IpAddr,
+    http: SocketAddr,
 }
 
 impl Asterisk {
@@ -19,6 +20,7 @@ impl Asterisk {
     }
 
     /// The same, with variables of the configuration set (`RTP_HI`, see `lab/ast.sh`).
+    /// `("DROPIN", "ari")` runs the shipped files of ARI mode: one such instance at a time.
     pub fn start_with(version: u8, name: &str, ip: &str, vars: &[(&str, &str)]) -> Asterisk {
         let tree = cache().join(format!("asterisk-{version}"));
         assert!(
@@ -27,7 +29,12 @@ impl Asterisk {
              end-to-end tests need",
             tree.display()
         );
-        let asterisk = Asterisk { name: name.to_owned(), ip: ip.parse().expect("an IP address") };
+        let ip_addr: IpAddr = ip.parse().expect("an IP address");
+        // the shipped http.conf is for a bridge on the PBX's own host
+        let shipped = vars.contains(&("DROPIN", "ari"));
+        let http_ip = if shipped { Ipv4Addr::LOCALHOST.into() } else { ip_addr };
+        let http = SocketAddr::new(http_ip, 8088);
+        let asterisk = Asterisk { name: name.to_owned(), ip: ip_addr, http };
         let version = version.to_string();
         let vars: Vec<String> = vars.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let mut args = vec!["start", name, &version, ip];
@@ -50,9 +57,10 @@ impl Asterisk {
         SocketAddr::new(self.ip, 5160)
     }
 
-    /// HTTP and ARI, as `trunkless` with the password `arisecret`.
+    /// HTTP and ARI, as `trunkless` with the password `arisecret`; from the shipped files
+    /// `CHANGE-ME`, and as `foreign` with `foreignsecret`.
     pub fn http_addr(&self) -> SocketAddr {
-        SocketAddr::new(self.ip, 8088)
+        self.http
     }
 
     /// What one console command prints.
@@ -70,9 +78,39 @@ impl Asterisk {
 
     /// How each call to the bridge ended so far, as `ANSWER 16`: `DIALSTATUS` and the cause.
     pub fn dials(&self) -> Vec<String> {
+        self.verbose("LAB-DIAL ")
+    }
+
+    /// What led each call to the drop-ins' humans, as `stasis=FAILED reason= dial=`.
+    pub fn humans(&self) -> Vec<String> {
+        self.verbose("LAB-HUMAN ")
+    }
+
+    /// The rest of each line that the dialplan wrote with this beginning.
+    pub fn verbose(&self, begin: &str) -> Vec<String> {
+        let begin = format!("app_verbose.c: {begin}");
         let log = self.log();
-        let ends = log.lines().filter_map(|l| l.split_once("app_verbose.c: LAB-DIAL "));
-        ends.map(|(_, end)| end.to_owned()).collect()
+        let lines = log.lines().filter_map(|l| l.split_once(&begin));
+        lines.map(|(_, rest)| rest.to_owned()).collect()
+    }
+
+    /// The log's warnings and errors, without their times and threads.
+    pub fn complaints(&self) -> Vec<String> {
+        let log = self.log();
+        let bad = log.lines().filter(|l| l.contains("] WARNING[") || l.contains("] ERROR["));
+        // [12:00:00.000] WARNING[1234] file.c: what
+        // [12:00:00.000] WARNING[1234][C-00000001] file.c: what
+        bad.map(|l| l.splitn(3, ' ').nth(2).unwrap_or(l).to_owned()).collect()
+    }
+
+    pub fn config_path(&self, path: &str) -> PathBuf {
+        run_dir().join(&self.name).join("etc").join(path)
+    }
+
+    /// A file of the instance's configuration, as Asterisk read it.
+    pub fn config(&self, path: &str) -> Vec<u8> {
+        let path = self.config_path(path);
+        std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 
     /// The log so far, across restarts.

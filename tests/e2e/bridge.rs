@@ -46,13 +46,21 @@ impl Setup {
 
 impl Bridge {
     pub fn start(setup: &Setup) -> Bridge {
+        Bridge::run(&setup.config())
+    }
+
+    /// With a configuration file of this text.
+    pub fn run(text: &str) -> Bridge {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (config, log) = (directory.path().join("trunkless.toml"), directory.path().join("log"));
-        std::fs::write(&config, setup.config()).expect("the configuration can be written");
+        std::fs::write(&config, text).expect("the configuration can be written");
         let output = File::create(&log).expect("the log can be made");
         let child = Command::new(env!("CARGO_BIN_EXE_trunkless"))
             .args(["run", "--config"])
             .arg(&config)
+            // the lab's own variables, which are no keys of the program's
+            .env_remove("TRUNKLESS_CACHE")
+            .env_remove("TRUNKLESS_LAB_RUN")
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a second handle"))
             .stderr(output)
@@ -66,6 +74,24 @@ impl Bridge {
         let bridge = Bridge::start(setup);
         bridge.wait_for("registered pbx=\"main\"", Duration::from_secs(10));
         bridge
+    }
+
+    /// SIGKILL: nobody is told.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it can be killed");
+        let _ = self.child.wait();
+    }
+
+    /// Waits until it has ended by itself; its exit code.
+    pub fn exit_code(&mut self, limit: Duration) -> i32 {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child can be asked") {
+                return status.code().expect("an exit code");
+            }
+            assert!(begin.elapsed() < limit, "still running after {limit:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     pub fn log(&self) -> String {
@@ -104,19 +130,16 @@ impl Bridge {
         Duration::from_millis(10 * (ticks(11) + ticks(12)))
     }
 
+    pub fn signal(&self, name: &str) {
+        let (signal, pid) = (format!("-{name}"), self.child.id().to_string());
+        let sent = Command::new("kill").args([signal, pid]).status().expect("kill runs");
+        assert!(sent.success());
+    }
+
     /// SIGTERM; returns its exit code.
     pub fn terminate(&mut self, limit: Duration) -> i32 {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
-        assert!(sent.success());
-        let begin = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("the child can be asked") {
-                return status.code().expect("an exit code");
-            }
-            assert!(begin.elapsed() < limit, "still running after {limit:?}:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.signal("TERM");
+        self.exit_code(limit)
     }
 }
 

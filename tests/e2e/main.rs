@@ -3,12 +3,14 @@
 
 #[allow(dead_code, reason = "the bench uses the rest")]
 mod ai;
+mod ari;
 mod asterisk;
 mod audio;
 #[allow(dead_code, reason = "the bench uses the rest")]
 mod bridge;
 #[allow(dead_code, reason = "the bench uses the rest")]
 mod caller;
+mod dropin;
 mod lifecycle;
 mod load;
 mod variants;

@@ -12,12 +12,18 @@
 #
 # SIP (PJSIP) udp and tcp 5060, chan_sip (16 only) udp 5160, HTTP and ARI 8088. VAR=VALUE sets a
 # variable of the configuration: SIP_PORT CHANSIP_PORT HTTP_PORT RTP_LO RTP_HI.
+#
+# DROPIN=ari|pjsip|sip runs the drop-in files of this project, unchanged: those of asterisk/ for
+# that mode, and of dialplan/ those for DIALPLAN=asterisk|freepbx|vicidial (asterisk if not given).
+# With DROPIN=ari ARI is on 127.0.0.1:8088 whatever IP is: one such instance at a time.
+#
 # State: ${TRUNKLESS_LAB_RUN:-/tmp/trunkless-lab}/NAME, with log/full.
 #
 # How: a private mount namespace with the state bound to /lab in the tree, then chroot; all of it
 # goes away with the process. Without root, in a user namespace.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+top=$(cd "$here/../../.." && pwd)
 cache=${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/trunkless}
 usage() { sed -n '/^#   ast/,/^#$/s/^# *//p' "$0" >&2; exit 2; }
 fail() { echo "ast.sh: $*" >&2; exit 1; }
@@ -45,6 +51,18 @@ end() { # SIGNAL
   rm -f "$d/pid"
 }
 
+# The product's files go to a folder of their own, where nothing edits them; what the lab puts
+# around them takes the place of its usual files.
+dropin() { # ari|pjsip|sip asterisk|freepbx|vicidial 16|22
+  [[ $1 =~ ^(ari|pjsip|sip)$ && $2 =~ ^(asterisk|freepbx|vicidial)$ ]] || usage
+  [ "$1$3" != sip22 ] || fail "Asterisk 22 has no chan_sip"
+  [ "$1$2" != sipfreepbx ] || fail "there is no snippet for FreePBX with chan_sip"
+  mkdir "$d/etc/dropin"
+  cp -r "$top/asterisk" "$top/dialplan" "$d/etc/dropin/"
+  cp "$here"/etc/dropin/*.conf "$here/etc/dropin/$1"/*.conf "$d/etc/"
+  cp "$here/etc/dropin/dialplan/$2.conf" "$d/etc/extensions_dropin.conf"
+}
+
 prepare() { # 16|22 IP [VAR=VALUE...]
   local ver=${1-} ip=${2-}; shift 2 || usage
   [[ $ver =~ ^(16|22)$ && $ip =~ ^127\.[0-9]+\.[0-9]+\.[0-9]+$ ]] || usage
@@ -57,7 +75,7 @@ prepare() { # 16|22 IP [VAR=VALUE...]
   local -a o; IFS=. read -ra o <<<"$ip"
   local lo=$((10000 + (o[2] + o[3]) % 8 * 1250)) kv k prog=
   local -A v=([NAME]=$name [IP]=$ip [SIP_PORT]=5060 [CHANSIP_PORT]=5160 [HTTP_PORT]=8088
-    [RTP_LO]=$lo [RTP_HI]=$((lo + 1249))
+    [RTP_LO]=$lo [RTP_HI]=$((lo + 1249)) [DROPIN]= [DIALPLAN]=asterisk
     [ENTITYID]=$(printf '02:00:%02x:%02x:%02x:%02x' "${o[@]}"))
   for kv in "$@"; do
     k=${kv%%=*}; [[ $kv = *=* && -v v[$k] ]] || fail "what is $kv?"
@@ -70,6 +88,7 @@ prepare() { # 16|22 IP [VAR=VALUE...]
   for k in acl ccss cel features manager pjproject stasis udptl websocket_client; do
     echo '; the defaults: here for a quiet log' >"$d/etc/$k.conf"
   done
+  [ -z "${v[DROPIN]}" ] || dropin "${v[DROPIN]}" "${v[DIALPLAN]}" "$ver"
   for k in "${!v[@]}"; do prog+="s|@$k@|${v[$k]}|g;"; done
   sed -i "$prog" "$d"/etc/*.conf
   # music on hold, 20 s of 500 Hz in mu-law: one period is 16 samples
@@ -104,7 +123,8 @@ start() {
     sleep 0.05
   done
   # a port that is taken does not stop Asterisk, so count: SIP udp and tcp, HTTP, and chan_sip on 16
-  i=$(ss -Hlnutp "src $ip" | grep -c "pid=$p,") || true
+  # (HTTP may be at 127.0.0.1, see DROPIN)
+  i=$(ss -Hlnutp "src $ip or src 127.0.0.1:8088" | grep -c "pid=$p,") || true
   if [ "$i" -lt $((ver == 16 ? 4 : 3)) ]; then
     grep -E 'WARNING|ERROR' "$d/log/full" | tail -n 20 >&2 || true
     end KILL; fail "$name: not all of its ports on $ip are open"

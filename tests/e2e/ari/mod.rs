@@ -1,0 +1,89 @@
+//! ARI mode through real Asterisk 16 and 22, with the shipped files: `calls`, what the PBX must
+//! not suffer (`safety`), connections that are lost (`link`).
+
+mod calls;
+mod link;
+mod rest;
+mod safety;
+
+use std::time::{Duration, Instant};
+
+use crate::ai::Ai;
+use crate::asterisk::Asterisk;
+use crate::bridge::Bridge;
+use crate::caller::Caller;
+
+const SECOND: Duration = Duration::from_secs(1);
+const CALLER: &str = "127.0.9.1";
+
+/// An instance with the shipped files; ARI is at 127.0.0.1:8088.
+fn start(version: u8, n: u8) -> Asterisk {
+    start_with(version, n, &[])
+}
+
+fn start_with(version: u8, n: u8, vars: &[(&str, &str)]) -> Asterisk {
+    let vars = [&[("DROPIN", "ari")], vars].concat();
+    Asterisk::start_with(version, &format!("e2e-{n}"), &format!("127.0.{n}.1"), &vars)
+}
+
+/// A configuration whose user and application are those of the shipped files. `keys`: of
+/// `[pbx.main.ari]`; `tables`: whole ones.
+fn config(ai: &str, keys: &str, tables: &str) -> String {
+    format!(
+        "[ai]\nurl = \"{ai}\"\n{tables}\n[pbx.main]\nmode = \"ari\"\n[pbx.main.ari]\n\
+         username = \"trunkless\"\npassword = \"CHANGE-ME\"\n{keys}\n"
+    )
+}
+
+const OPEN: &str = "ARI events are open";
+
+/// A bridge that takes calls.
+fn bridge(text: &str) -> Bridge {
+    let bridge = Bridge::run(text);
+    bridge.wait_for(OPEN, 10 * SECOND);
+    bridge
+}
+
+/// Waits until the log has so many lines with a text.
+fn wait_lines(bridge: &Bridge, text: &str, count: usize, limit: Duration) {
+    let begin = Instant::now();
+    while bridge.lines(text).len() < count {
+        let late = begin.elapsed() > limit;
+        assert!(!late, "{} of {count} \"{text}\" in:\n{}", bridge.lines(text).len(), bridge.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// No channel and no bridge is left.
+fn assert_clean(asterisk: &Asterisk) {
+    crate::assert_no_channels(asterisk);
+    let begin = Instant::now();
+    while rest::bridges(asterisk) != Vec::<String>::new() {
+        assert!(begin.elapsed() < 5 * SECOND, "{:?} left", rest::bridges(asterisk));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Several callers who talk without end, each connected to the AI.
+async fn connected(asterisk: &Asterisk, ai: &Ai, count: u32) -> Vec<Caller> {
+    let mut callers = Vec::new();
+    for n in 0..count {
+        callers.push(Caller::dial(CALLER, asterisk.sip_addr(), "8010", n, u32::MAX).await);
+    }
+    for caller in &mut callers {
+        caller.answered().await;
+    }
+    let begin = Instant::now();
+    let started = |n: usize| ai.streams().get(n).is_some_and(|s| s.frames.len() > 40);
+    while !(0..count as usize).all(started) {
+        assert!(begin.elapsed() < 10 * SECOND, "not all calls have reached the AI");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    callers
+}
+
+/// Whether the tone of the humans is heard now.
+fn hears_the_tone(caller: &Caller) -> bool {
+    let level = |h: &trunkless::peer::phone::Heard| trunkless::media::frame::level_dbfs(&h.samples);
+    caller.heard.last().is_some_and(|h| level(h) > -20.0)
+}

@@ -1,0 +1,149 @@
+//! What the PBX must not suffer: no crash by its RTP ports, no orphans, nothing of others touched.
+
+use std::time::{Duration, Instant};
+
+use super::rest::{self, ask, bridges, channels, ours};
+use super::{
+    CALLER, SECOND, assert_clean, bridge, config, connected, hears_the_tone, start, start_with,
+};
+use crate::ai::{Ai, Plan};
+use crate::block_on;
+use crate::caller::Caller;
+
+/// 100 calls on a PBX that has RTP ports for four streams: it lives, and who finds no room goes on
+/// in the dialplan.
+#[test]
+fn the_rtp_range_is_not_used_up() {
+    block_on(async {
+        for (version, n) in [(16, 121), (22, 122)] {
+            let range = [("RTP_LO", "11000"), ("RTP_HI", "11007")];
+            let asterisk = start_with(version, n, &range);
+            let ai = Ai::start(Plan::default()).await;
+            let bridge = bridge(&config(
+                &ai.url,
+                &format!("rtp_conf = \"{}\"", asterisk.config_path("rtp.conf").display()),
+                "",
+            ));
+            // callers without RTP of their own, so that all of the ports are ours to use up
+            for _ in 0..100 {
+                asterisk.cli("channel originate Local/8010@from-carrier application Wait 20");
+            }
+            // and some whose own legs take from the same range
+            let mut callers = Vec::new();
+            for n in 0..4 {
+                callers.push(Caller::dial(CALLER, asterisk.sip_addr(), "8010", n, 0).await);
+            }
+            for caller in &mut callers {
+                caller.wait(SECOND / 4).await;
+            }
+            let taken = bridge.lines("call offered").len();
+            let begin = Instant::now();
+            while asterisk.humans().len() < 100 - taken {
+                assert!(begin.elapsed() < 10 * SECOND, "{:?}", asterisk.humans().len());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            println!(
+                "{version}: {taken} calls with the AI, {} with humans",
+                asterisk.humans().len()
+            );
+            assert!((1..=3).contains(&taken), "{taken}");
+            assert!(asterisk.humans().iter().all(|h| h.contains("reason=overload")));
+            asterisk.cli("channel request hangup all");
+            drop(callers);
+            assert_clean(&asterisk);
+        }
+    });
+}
+
+/// Killed with 20 calls up, some callers leave meanwhile: the next start clears up, and who is
+/// still there gets a human.
+#[test]
+fn orphans_of_a_killed_bridge() {
+    block_on(async {
+        for (version, n) in [(16, 123), (22, 124)] {
+            let asterisk = start(version, n);
+            let _foreign = rest::subscribe(&asterisk, "foreign").await;
+            let mut stranger = Caller::dial(CALLER, asterisk.sip_addr(), "8999", 99, 0).await;
+            stranger.answered().await;
+            assert_eq!(ask(&asterisk, "POST", "bridges?type=mixing&bridgeId=foreign-b").0, 200);
+            let foreign = channels(&asterisk);
+            let ai = Ai::start(Plan::default()).await;
+            let mut first = bridge(&config(&ai.url, "", ""));
+            let mut callers = connected(&asterisk, &ai, 20).await;
+            first.kill();
+            let mut gone: Vec<Caller> = callers.drain(..8).collect();
+            for caller in &mut gone {
+                caller.hang_up().await;
+            }
+            assert_eq!(ours(&bridges(&asterisk)).len(), 20, "nobody clears up by himself");
+            let ai = Ai::start(Plan::default()).await;
+            let second = bridge(&config(&ai.url, "", ""));
+            let open = Instant::now();
+            let left = || ours(&bridges(&asterisk)).len() + ours(&channels(&asterisk)).len();
+            while left() > 0 {
+                assert!(open.elapsed() < SECOND, "{} objects after 1 s:\n{}", left(), second.log());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            println!("{version}: all orphans are gone {:?} after connecting", open.elapsed());
+            for caller in &mut callers {
+                assert!(caller.until(2 * SECOND, hears_the_tone).await, "{:?}", caller.ended);
+            }
+            assert_eq!(asterisk.humans().len(), 12);
+            assert!(bridges(&asterisk).contains(&"foreign-b".to_owned()));
+            let now = channels(&asterisk);
+            assert!(foreign.iter().all(|id| now.contains(id)), "{foreign:?} in {now:?}");
+            assert_eq!(stranger.ended, None);
+            for caller in &mut callers {
+                caller.hang_up().await;
+            }
+            stranger.hang_up().await;
+            ask(&asterisk, "DELETE", "bridges/foreign-b");
+            assert_clean(&asterisk);
+        }
+    });
+}
+
+/// An application whose name begins like ours has ids that begin like ours.
+#[test]
+fn a_second_instance_is_a_stranger() {
+    block_on(async {
+        let asterisk = start(22, 125);
+        let theirs = "trunkless-trunkless-x-b-1795000000-00000000aa";
+        let path = format!("bridges?type=mixing&bridgeId={theirs}");
+        assert_eq!(ask(&asterisk, "POST", &path).0, 200);
+        let lost = "trunkless-trunkless-b-1795000000-00000000aa";
+        let path = format!("bridges?type=mixing&bridgeId={lost}");
+        assert_eq!(ask(&asterisk, "POST", &path).0, 200);
+        let ai = Ai::start(Plan::default()).await;
+        let _bridge = bridge(&config(&ai.url, "", ""));
+        let begin = Instant::now();
+        while bridges(&asterisk) != [theirs] {
+            assert!(begin.elapsed() < SECOND, "{:?}", bridges(&asterisk));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        ask(&asterisk, "DELETE", &format!("bridges/{theirs}"));
+    });
+}
+
+/// SIGTERM: new callers get a human at once; who is up may finish, and gets one at the end of the
+/// time for it.
+#[test]
+fn sigterm_drains() {
+    block_on(async {
+        let asterisk = start(22, 126);
+        let ai = Ai::start(Plan::default()).await;
+        let mut bridge = bridge(&config(&ai.url, "", "[calls]\ndrain = \"2s\""));
+        let mut callers = connected(&asterisk, &ai, 1).await;
+        let ended = std::thread::spawn(move || (bridge.terminate(10 * SECOND), bridge));
+        let mut late = Caller::dial(CALLER, asterisk.sip_addr(), "8010", 2, 0).await;
+        assert!(late.until(SECOND, hears_the_tone).await, "{:?}", late.ended);
+        assert!(!hears_the_tone(&callers[0]), "the call that is up goes on");
+        assert!(callers[0].until(5 * SECOND, hears_the_tone).await, "no human");
+        let (code, bridge) = ended.join().expect("the bridge ends");
+        assert_eq!((code, bridge.ended("reason")), (0, "drain".to_owned()));
+        assert_eq!(asterisk.humans(), ["stasis=SUCCESS reason=drain dial="; 2]);
+        late.hang_up().await;
+        callers[0].hang_up().await;
+        assert_clean(&asterisk);
+    });
+}
