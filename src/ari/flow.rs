@@ -353,7 +353,7 @@ impl Flow {
         match step {
             Step::Media => {
                 // one that may have been made is deleted like one that was
-                let none = status.is_some() || *outcome == Outcome::Unreachable;
+                let none = status.is_some() || matches!(outcome, Outcome::Unreachable(_));
                 self.media = if none && !good { Piece::Absent } else { Piece::Made };
                 self.media_made = Some(now);
                 match outcome.media_address(names.pbx) {
@@ -363,7 +363,7 @@ impl Flow {
                 }
             }
             Step::Bridge => {
-                let none = status.is_some() || *outcome == Outcome::Unreachable;
+                let none = status.is_some() || matches!(outcome, Outcome::Unreachable(_));
                 self.bridge = if none && !good { Piece::Absent } else { Piece::Made };
                 self.bridge_made = Some(now);
             }

@@ -89,8 +89,8 @@ pub enum Outcome {
         status: u16,
         body: String,
     },
-    /// No connection: nothing was done.
-    Unreachable,
+    /// No connection, and why: nothing was done.
+    Unreachable(String),
     /// No answer: it may have been done.
     Unknown,
 }
@@ -126,7 +126,7 @@ impl Outcome {
                 let message = error.map_or(String::new(), |e| format!(" {:.120}", e.message));
                 format!("answered {status}{message}")
             }
-            Outcome::Unreachable => "no connection".to_owned(),
+            Outcome::Unreachable(why) => format!("no connection: {why}"),
             Outcome::Unknown => "no answer".to_owned(),
         }
     }

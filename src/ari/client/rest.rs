@@ -65,7 +65,9 @@ impl Rest {
     pub async fn run(&self, request: &Request) -> Outcome {
         let slots = if request.releases() { &self.releasing } else { &self.building };
         let slot = timeout(LIMIT, slots.acquire()).await;
-        let Ok(Ok(_slot)) = slot else { return Outcome::Unreachable };
+        let Ok(Ok(_slot)) = slot else {
+            return Outcome::Unreachable("too many requests wait for an answer".to_owned());
+        };
         let wire = request.wire();
         let method = match wire.method {
             Method::Get => reqwest::Method::GET,
@@ -91,8 +93,17 @@ impl Rest {
                     Err(_) => Outcome::Answered { status, body: String::new() },
                 }
             }
-            Err(error) if error.is_connect() => Outcome::Unreachable,
+            Err(error) if error.is_connect() => Outcome::Unreachable(cause(&error)),
             Err(_) => Outcome::Unknown,
         }
     }
+}
+
+/// The innermost reason: the outer ones only say that there was an error.
+fn cause(error: &reqwest::Error) -> String {
+    let mut inner: &dyn std::error::Error = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
 }
