@@ -7,7 +7,7 @@
 # tests/e2e/lab/fetch.sh). FUZZ_SECONDS: how long each fuzz target runs, 60 if not set.
 #
 # A step that fails does not stop the others; the script fails at its end. What could not be had
-# here (no network, say) is in the last line, "NOT RUN: ..."; it is "ALL RUN" otherwise.
+# here (no network, no docker) is in the last line, "NOT RUN: ..."; it is "ALL RUN" otherwise.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 export PATH="$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
@@ -109,8 +109,24 @@ else
   done
 fi
 
+# Docker may be impossible in a container or without root: then 77, and the reason
+containers() {
+  local rc=0
+  tests/compose/run.sh >"$containers_log" 2>&1 || rc=$?
+  cat "$containers_log"
+  [ $rc != 77 ] || { no_containers=$(sed -n 's/^NOT RUN: //p' "$containers_log" | tail -1); rc=0; }
+  return $rc
+}
+no_containers=
+containers_log=$(mktemp)
+step "containers" containers
+rm -f "$containers_log"
+[ -z "$no_containers" ] || skip "containers" "$no_containers"
+
 step "demo" timeout 300 cargo run --release -- demo
 step "bench, 50 calls" cargo bench --bench calls -- --calls 50 --seconds 10
+[ -n "$no_e2e" ] || step "bench, 50 calls in ARI mode" \
+  cargo bench --bench calls -- --calls 50 --seconds 10 --through ari22
 
 # ---- summary ----
 printf '\n== summary, %d s\n' $SECONDS

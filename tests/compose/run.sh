@@ -1,0 +1,275 @@
+#!/bin/bash
+# The image and both compose files, tried for real:
+#
+#   tests/compose/run.sh
+#
+# It builds the images, starts docker-compose.lab.yml (Asterisk, trunkless, AI stand-in, a phone
+# that calls), looks at that call, stops trunkless while another one is up, and looks at what a
+# container of docker-compose.yml may do.
+#
+# On Debian, as root, it installs what is missing and starts a docker daemon of its own when none
+# answers (data in ${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-~/.cache}/trunkless}/docker, kept for the
+# next time). Where no image registry can be reached it makes the base images itself. Nothing is
+# touched but containers, networks, volumes and images whose names begin with trunkless-lab.
+#
+# Exit code: 0 all is well, 1 something is not, 77 there is no container engine to be had here, or
+# nothing to make images of (the last line says why).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export PATH="$PATH:/usr/sbin:/sbin:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
+unset COMPOSE_FILE COMPOSE_PROJECT_NAME COMPOSE_PROFILES
+cache=${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/trunkless}
+image=trunkless-lab
+export TRUNKLESS_IMAGE=$image TRUNKLESS_LAB_IMAGE=trunkless-lab-asterisk DRAIN=5s
+lab=() host=() engine='' bridge0='' name='' since=0
+
+part() { # NAME: what comes next; tells how long the part before took
+  [ -z "$name" ] || printf '== %s: %d s\n' "$name" $((SECONDS - since))
+  name=${1-} since=$SECONDS
+  [ -z "$name" ] || printf '\n== %s\n' "$name"
+}
+fail() { echo "FAILED: $*" >&2; exit 1; }
+cannot() { echo "NOT RUN: $*"; exit 77; }
+
+mkdir -p "$cache"
+exec 9>"$cache/.compose-lock"
+flock -n 9 || { echo "waiting for another run"; flock 9; }
+scratch=$(mktemp -d /var/tmp/trunkless-lab.XXXXXX)
+finish() {
+  local rc=$?
+  set +e
+  docker info >/dev/null 2>&1 || lab=()
+  if [ $rc = 1 ] && [ ${#lab[@]} != 0 ]; then
+    echo "---- what the containers said last ----"
+    "${lab[@]}" logs --no-color --tail 40 2>&1 | cut -c1-250
+    "${host[@]}" logs --no-color --tail 20 2>&1 | cut -c1-250
+  fi >&2
+  [ ${#lab[@]} = 0 ] || down
+  if [ "$engine" ]; then
+    # what newer builds have replaced
+    docker image prune -f --filter until=72h >/dev/null
+    kill "$engine"; wait "$engine"
+    # dockerd leaves these behind
+    umount "$scratch/run/netns/default"
+    [ "$bridge0" != made ] || ip link delete docker0
+  fi 2>/dev/null
+  rm -rf --one-file-system "$scratch"
+}
+trap finish EXIT
+trap 'exit 1' INT TERM
+down() {
+  docker rm -f trunkless-lab-long >/dev/null 2>&1
+  "${lab[@]}" down -v --timeout 5 >/dev/null 2>&1
+  "${host[@]}" down -v --timeout 5 >/dev/null 2>&1
+  return 0
+}
+
+# ---- an engine, and compose ----
+part "engine"
+updated=
+install() { # PACKAGE...
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    cannot "missing here: $*; as root on Debian it would be installed"
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  if [ -z "$updated" ]; then apt-get -qq update >"$scratch/apt" 2>&1 && updated=yes; fi
+  apt-get -qq -y install --no-install-recommends "$@" >>"$scratch/apt" 2>&1 || {
+    tail -5 "$scratch/apt" >&2; cannot "apt-get cannot install $*"; }
+}
+start_engine() {
+  [ "$(id -u)" = 0 ] || cannot "no docker daemon answers, and only root could start one"
+  command -v dockerd >/dev/null || install docker.io
+  # installed is started, where there is a systemd
+  if docker info >/dev/null 2>&1; then return; fi
+  unset DOCKER_HOST DOCKER_CONTEXT
+  local n old
+  # of a run that was killed
+  old=$(cat "$cache/dockerd.pid" 2>/dev/null || true)
+  if [ "$old" ] && [ "$(cat "/proc/$old/comm" 2>/dev/null)" = dockerd ]; then
+    kill "$old"
+    for n in $(seq 50); do [ -d "/proc/$old" ] || break; sleep 0.2; done
+  fi
+  ip link show docker0 >/dev/null 2>&1 || bridge0=made
+  # All its own: a daemon of this machine that is only not running now keeps its containers. In a
+  # session of its own: Ctrl-C is for this script, which needs it for cleaning up.
+  setsid dockerd --data-root "$cache/docker" --exec-root "$scratch/run" \
+    --pidfile "$cache/dockerd.pid" --host "unix://$scratch/sock" >"$cache/dockerd.log" 2>&1 9>&- &
+  engine=$!
+  export DOCKER_HOST=unix://$scratch/sock
+  for n in $(seq 60); do
+    if docker info >/dev/null 2>&1; then echo "a docker daemon of our own, after $n s"; return; fi
+    kill -0 $engine 2>/dev/null || break
+    sleep 1
+  done
+  tail -5 "$cache/dockerd.log" >&2
+  cannot "dockerd does not start here"
+}
+command -v docker >/dev/null || install docker.io
+docker info >/dev/null 2>&1 || start_engine
+if docker compose version >/dev/null 2>&1; then dc=(docker compose); else
+  command -v docker-compose >/dev/null || install docker-compose
+  # a newer Debian's package brings the plugin
+  if docker compose version >/dev/null 2>&1; then dc=(docker compose); else dc=(docker-compose); fi
+fi
+docker version --format 'docker {{.Server.Version}}, client {{.Client.Version}}'
+echo "compose $("${dc[@]}" version --short)"
+lab=("${dc[@]}" -p trunkless-lab -f docker-compose.lab.yml)
+host=("${dc[@]}" -p trunkless-lab-host -f docker-compose.yml -f tests/compose/host.yml)
+export LAB_SECRET=$scratch/pbx_password
+printf CHANGE-ME >"$LAB_SECRET"
+# as docker-compose.yml tells: compose mounts it as it is, mode and owner included. Who is not root
+# cannot give it away.
+chmod 755 "$scratch"; chmod 444 "$LAB_SECRET"
+if chown 10001 "$LAB_SECRET" 2>/dev/null; then chmod 400 "$LAB_SECRET"; fi
+down # of an interrupted run
+
+part "configuration"
+for file in docker-compose.yml docker-compose.lab.yml; do
+  "${dc[@]}" -f $file config >"$scratch/config" || fail "$file is not accepted"
+  echo "$file: good"
+done
+
+# ---- images ----
+part "base images"
+base() { # IMAGE KIND SUITE: prints the image to use
+  docker image inspect "$1" >/dev/null 2>&1 && { echo "$1"; return; }
+  timeout 600 docker pull -q "$1" >/dev/null 2>"$scratch/pull" && { echo "$1"; return; }
+  echo "no $1 to be had ($(tail -1 "$scratch/pull" | cut -c1-80)...): made here" >&2
+  tests/compose/base-images.sh "$2" "$3" "$image-$2" >&2 && echo "$image-$2"
+}
+if ! docker image inspect $image-debian $image-rust >/dev/null 2>&1; then
+  command -v debootstrap >/dev/null || [ "$(id -u)" != 0 ] || install debootstrap
+  ls /usr/share/keyrings/debian-archive-keyring.* >/dev/null 2>&1 || [ "$(id -u)" != 0 ] ||
+    install debian-archive-keyring
+fi
+RUST_IMAGE=$(base rust:1-slim-bookworm rust bookworm) || cannot "no base image with Rust"
+export RUST_IMAGE
+# the smaller half beside the larger: Asterisk while trunkless is compiled
+(
+  DEBIAN_IMAGE=$(base debian:forky-slim debian forky) || exit 77
+  export DEBIAN_IMAGE
+  "${lab[@]}" build asterisk >"$scratch/asterisk.log" 2>&1
+) &
+asterisk=$!
+part "images"
+"${lab[@]}" build echo-agent >"$scratch/trunkless.log" 2>&1 || {
+  tail -30 "$scratch/trunkless.log" >&2; fail "trunkless' image cannot be built"; }
+wait $asterisk || {
+  [ $? != 77 ] || cannot "no base image for Asterisk"
+  tail -30 "$scratch/asterisk.log" >&2; fail "Asterisk's image cannot be built"; }
+# cargo's own times: dependencies, program; none when both were there
+grep -ho 'target(s) in .*' "$scratch/trunkless.log" | sed 's/^.* in/compiled in/' || true
+size=$(docker image inspect --format '{{.Size}}' $image)
+printf 'image of trunkless: %d.%d MB, of Asterisk: %d MB\n' $((size / 1000000)) \
+  $((size / 100000 % 10)) \
+  $(($(docker image inspect --format '{{.Size}}' $TRUNKLESS_LAB_IMAGE) / 1000000))
+[ "$size" -lt 20000000 ] || fail "the image has grown beyond 20 MB"
+
+part "what is in the image"
+docker run --rm $image --version
+docker create --name trunkless-lab-long $image >/dev/null
+docker export trunkless-lab-long | tar -t >"$scratch/files"
+docker rm trunkless-lab-long >/dev/null
+if grep -E '(^|/)(sh|bash|dash|ash|busybox|apt|dpkg|su)$|/s?bin/' "$scratch/files"; then
+  fail "the image holds a shell or other programs"
+fi
+if docker run --rm --entrypoint /bin/sh $image -c true 2>/dev/null; then fail "a shell runs"; fi
+echo "$(grep -vc '/$' "$scratch/files") files, no shell"
+
+# ---- the lab ----
+logged() { # SERVICE PATTERN: how often
+  "${lab[@]}" logs --no-color "$1" 2>/dev/null | grep -cE -- "$2" || true
+}
+expect() { # SERVICE PATTERN [TIMES]: in its log, now or soon
+  local n
+  for n in $(seq 100); do
+    if [ "$(logged "$1" "$2")" -ge "${3:-1}" ]; then echo "$1: $2"; return; fi
+    sleep 0.2
+  done
+  fail "$1 did not say: $2"
+}
+code() { docker inspect --format '{{.State.ExitCode}}' "$1"; }
+id() { "${lab[@]}" ps -aq "$1"; }
+phone() { # WORDS...: another call, without waiting for what it would depend on
+  "${lab[@]}" run --no-deps "${@:2}" caller call sip:8010@asterisk --user phone \
+    --password-env PHONE_PASSWORD --seconds "$1"
+}
+
+part "up, and the call of the lab"
+"${lab[@]}" up -d >"$scratch/up" 2>&1 || { cat "$scratch/up" >&2; fail "the lab does not start"; }
+[ "$(timeout 60 docker wait "$(id caller)")" = 0 ] || fail "the test call was not answered"
+expect caller 'answered$'
+expect caller 'we hung up'
+heard=$("${lab[@]}" logs --no-color caller | sed -n 's/.*level -\([0-9]*\).*/\1/p')
+[ "${heard:-99}" -lt 40 ] || fail "the phone heard nothing of the AI: -${heard:-?} dBFS"
+echo "the phone heard the AI: -$heard dBFS"
+expect bridge 'call offered'
+expect bridge 'call ended.*reason="caller_hangup" answered=true'
+for digit in 1 2 '#'; do expect echo-agent "dtmf digit=\"$digit\""; done
+
+part "stop while a call is up"
+phone 60 -d --name trunkless-lab-long >/dev/null 2>&1
+expect bridge 'call offered' 2
+sleep 2
+before=$SECONDS
+"${lab[@]}" stop bridge >/dev/null 2>&1
+took=$((SECONDS - before))
+[ "$(code "$(id bridge)")" = 0 ] || fail "exit code of trunkless: $(code "$(id bridge)")"
+expect bridge 'waiting for calls to end calls=1'
+expect bridge 'call ended.*reason="drain"'
+expect asterisk 'a human takes the call'
+if [ $took -lt 4 ] || [ $took -gt 30 ]; then fail "it took $took s with a drain of $DRAIN"; fi
+echo "exit code 0 after $took s (drain: $DRAIN)"
+[ "$(timeout 30 docker wait trunkless-lab-long)" = 0 ] || fail "the call was not answered"
+docker logs trunkless-lab-long >"$scratch/long" 2>&1
+grep 'the other side hung up' "$scratch/long" || fail "the human did not get the call"
+
+part "a call without trunkless"
+phone 30 -T --rm >"$scratch/without" 2>&1 || fail "nobody answered"
+grep 'the other side hung up' "$scratch/without" || fail "the human did not get the call"
+expect asterisk 'a human takes the call' 2
+
+part "down"
+docker cp "$(id bridge)":/var/lib/trunkless/recordings "$scratch/recordings" >/dev/null
+n=$(find "$scratch/recordings" -name '*.wav' -size +40k | wc -l)
+[ "$n" = 2 ] || fail "$n recordings, not 2"
+echo "2 recordings"
+"${lab[@]}" stop >/dev/null 2>&1
+for service in asterisk echo-agent; do
+  [ "$(code "$(id $service)")" = 0 ] || fail "exit code of $service: $(code "$(id $service)")"
+done
+
+# ---- docker-compose.yml ----
+part "docker-compose.yml: what the container may do"
+"${host[@]}" up -d >"$scratch/up" 2>&1 || { cat "$scratch/up" >&2; fail "it does not start"; }
+own=$("${host[@]}" ps -aq trunkless)
+state() { docker inspect --format "{{$1}}" "$own"; }
+for _ in $(seq 60); do
+  [ "$(state .State.Health.Status)" = starting ] || break
+  sleep 0.5
+done
+[ "$(state .State.Health.Status)" = healthy ] || fail "it is $(state .State.Health.Status)"
+if docker exec "$own" /trunkless health --ready --config /etc/trunkless/trunkless.toml; then
+  fail "it calls itself ready without a PBX"
+fi
+process=/proc/$(state .State.Pid)
+if [ -r "$process/status" ]; then # not with an engine in another machine
+  grep -E '^(Uid|Gid|CapPrm|CapEff|CapBnd|NoNewPrivs|Seccomp):' "$process/status" >"$scratch/may"
+  sed 's/^/  /' "$scratch/may"
+  [ "$(sed -n 's/^[UG]id://p' "$scratch/may" | tr -s '\t\n' ' ')" = \
+    ' 10001 10001 10001 10001 10001 10001 10001 10001 ' ] || fail "it is not user 10001"
+  [ "$(grep -c '^Cap.*:.0\{16\}$' "$scratch/may")" = 3 ] || fail "it has capabilities"
+  grep -q '^NoNewPrivs:.1' "$scratch/may" || fail "it may gain privileges"
+  grep -qE '^[^ ]+ / [^ ]+ ro[, ]' "$process/mounts" || fail "its root can be written to"
+fi
+[ "$(state .Config.User)" = 10001:10001 ] || fail "user: $(state .Config.User)"
+[ "$(state .HostConfig.ReadonlyRootfs)" = true ] || fail "its root can be written to"
+[ "$(state .HostConfig.CapDrop)" = '[ALL]' ] || fail "capabilities: $(state .HostConfig.CapDrop)"
+before=$SECONDS
+"${host[@]}" stop >/dev/null 2>&1
+[ "$(code "$own")" = 0 ] || fail "exit code $(code "$own")"
+echo "healthy, not ready; exit code 0 after $((SECONDS - before)) s"
+
+part
+down
+printf '\nALL RUN, %d s\n' $SECONDS
