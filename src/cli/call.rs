@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use tokio::time::{Interval, interval, sleep_until};
 
-use crate::cli::block_on;
+use crate::cli::{Stop, block_on};
 use crate::media::dtmf;
 use crate::media::frame::{SILENCE, Samples, level_dbfs};
 use crate::peer::phone::{Heard, Keys, Phone, PhoneCommand, PhoneConfig, PhoneEvent};
@@ -95,6 +95,7 @@ async fn converse(
     arguments: &CallArguments,
     target: SocketAddr,
 ) -> Result<ExitCode> {
+    let mut stop = Stop::new()?;
     let far = Instant::now() + Duration::from_secs(60 * 60 * 24);
     let mut deadline = Instant::now() + Duration::from_secs(60);
     let mut keys: Vec<char> = arguments.dtmf.iter().flat_map(|k| k.chars()).rev().collect();
@@ -138,7 +139,7 @@ async fn converse(
                     phone.command(PhoneCommand::Press(digit, Keys::Rtp));
                 }
             }
-            _ = tokio::signal::ctrl_c() => {
+            () = stop.asked() => {
                 deadline = far;
                 phone.command(PhoneCommand::Hangup);
             }

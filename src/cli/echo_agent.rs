@@ -7,7 +7,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tracing::info;
 
-use crate::cli::block_on;
+use crate::cli::{Stop, block_on};
 use crate::peer::ai;
 use crate::telemetry;
 
@@ -24,10 +24,11 @@ pub fn main(arguments: &EchoAgentArguments) -> ExitCode {
         let listener = TcpListener::bind(arguments.listen).await.map_err(|e| {
             anyhow::anyhow!("cannot listen on {}: {e}; give another --listen", arguments.listen)
         })?;
+        let mut stop = Stop::new()?;
         info!(listen = %listener.local_addr()?, "echo agent is up");
         tokio::select! {
             () = ai::serve(listener, None) => {}
-            stopped = tokio::signal::ctrl_c() => stopped?,
+            () = stop.asked() => {}
         }
         Ok(ExitCode::SUCCESS)
     })

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Connects the calls on your own PBX to a voice-AI pipeline over a WebSocket.
 #[derive(Debug, Parser)]
@@ -52,6 +53,27 @@ pub fn main() -> ExitCode {
         Command::EchoAgent(arguments) => echo_agent::main(&arguments),
         Command::Call(arguments) => call::main(&arguments),
         Command::Health(arguments) => health::main(&arguments),
+    }
+}
+
+/// SIGTERM and Ctrl-C.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> std::io::Result<Stop> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Stop { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next of either. Cancel-safe.
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use crate::app::App;
-use crate::cli::{EXIT_CONFIG, EXIT_REPLACED, environment};
+use crate::cli::{EXIT_CONFIG, EXIT_REPLACED, Stop, environment};
 use crate::config::resolve::{Plan, resolve};
 use crate::config::{ConfigError, Source, load};
 use crate::telemetry;
@@ -65,21 +64,14 @@ fn read(arguments: &RunArguments) -> Result<Plan, ConfigError> {
 
 /// Until SIGTERM or Ctrl-C; a second one ends the calls at once.
 async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut stop = Stop::new()?;
     let app = App::start(plan, None).await?;
-    let mut asked = async || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
     let code = tokio::select! {
-        () = asked() => ExitCode::SUCCESS,
+        () = stop.asked() => ExitCode::SUCCESS,
         () = app.useless() => ExitCode::from(EXIT_REPLACED),
         () = app.broken() => ExitCode::FAILURE,
     };
     info!("stopping: no new calls");
-    app.shutdown(async { asked().await }).await;
+    app.shutdown(stop.asked()).await;
     Ok(code)
 }

@@ -28,6 +28,8 @@ const DEAD: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(3);
 /// A socket that is lost sooner counts as one that could not be opened.
 const LIVED: Duration = Duration::from_secs(5);
+/// What the PBX gets to say goodbye.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// The largest event that is read.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// The longest pause between two tries while the PBX is away.
@@ -197,6 +199,15 @@ impl Link {
                 None => return Err("closed".to_owned()),
             }
         }
+    }
+
+    /// In good order, to the end: after it the dialplan does not find our application any more.
+    pub async fn close(mut self: Box<Self>) {
+        let whole = async {
+            let _ = self.socket.close(None).await;
+            while let Some(Ok(_)) = self.socket.next().await {}
+        };
+        let _ = timeout(FAREWELL, whole).await;
     }
 
     /// One that has lived so long is opened again at once.

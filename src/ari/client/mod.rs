@@ -79,6 +79,8 @@ enum Internal {
     Stop,
     /// Close, and tell when nothing of ours is left.
     Close(oneshot::Sender<()>),
+    /// The events socket is closed.
+    Closed,
 }
 
 /// Stops a running source.
@@ -320,10 +322,17 @@ impl Source {
                 self.feed(Input::End(call, after));
             }
             Internal::Stop => self.feed(Input::Stop),
+            Internal::Closed => self.feed(Input::Close),
             Internal::Close(done) => {
-                self.socket = Socket::Given;
                 self.closing = Some(done);
-                self.feed(Input::Close);
+                let socket = std::mem::replace(&mut self.socket, Socket::Given);
+                let internal = self.internal_tx.clone();
+                tokio::spawn(async move {
+                    if let Socket::Open(link) = socket {
+                        link.close().await;
+                    }
+                    let _ = internal.send(Internal::Closed).await;
+                });
             }
         }
     }

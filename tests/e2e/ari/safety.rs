@@ -134,13 +134,13 @@ fn sigterm_drains() {
         let ai = Ai::start(Plan::default()).await;
         let mut bridge = bridge(&config(&ai.url, "", "[calls]\ndrain = \"2s\""));
         let mut callers = connected(&asterisk, &ai, 1).await;
-        let ended = std::thread::spawn(move || (bridge.terminate(10 * SECOND), bridge));
+        bridge.signal("TERM");
+        bridge.wait_for("stopping: no new calls", SECOND);
         let mut late = Caller::dial(CALLER, asterisk.sip_addr(), "8010", 2, 0).await;
         assert!(late.until(SECOND, hears_the_tone).await, "{:?}", late.ended);
         assert!(!hears_the_tone(&callers[0]), "the call that is up goes on");
         assert!(callers[0].until(5 * SECOND, hears_the_tone).await, "no human");
-        let (code, bridge) = ended.join().expect("the bridge ends");
-        assert_eq!((code, bridge.ended("reason")), (0, "drain".to_owned()));
+        assert_eq!((bridge.exit_code(5 * SECOND), bridge.ended("reason")), (0, "drain".to_owned()));
         assert_eq!(asterisk.humans(), ["stasis=SUCCESS reason=drain dial="; 2]);
         late.hang_up().await;
         callers[0].hang_up().await;
