@@ -27,7 +27,8 @@ pub(super) enum Purpose {
     /// Of the reading with this number.
     Channels(u64),
     Bridges(u64),
-    /// One of the orphaned callers is sent on.
+    /// One of the orphaned callers is told why, and sent on.
+    OrphanReason(String),
     OrphanCaller,
     Info,
     Extra,
@@ -404,6 +405,9 @@ impl Application {
             Purpose::Bridges(n) if n == self.sweep.reading.number => {
                 self.sweep.reading.bridges = outcome.bridges();
                 self.on_reading(now, outcome.is_success());
+            }
+            Purpose::OrphanReason(channel) => {
+                self.send(Purpose::OrphanCaller, Request::Continue { channel });
             }
             Purpose::OrphanCaller => {
                 self.callers_leaving -= 1;

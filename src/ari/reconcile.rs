@@ -8,9 +8,12 @@ use std::time::Instant;
 use crate::ari::api::{CallKey, Output};
 use crate::ari::application::{Application, Call, Link, Purpose, WITHOUT_EVENTS};
 use crate::ari::event::Channel;
-use crate::ari::flow::{Cause, Tell};
+use crate::ari::flow::{Cause, REASON, Tell};
 use crate::ari::request::Request;
 use crate::ari::sweep::Orphans;
+
+/// In [`REASON`] for callers whom nobody owned.
+const ORPHANED: &str = "restart";
 
 impl Application {
     /// A PBX that has started anew has none of our calls; otherwise they may go on.
@@ -142,7 +145,9 @@ impl Application {
         self.out.push_back(Output::Orphans(orphans.clone()));
         self.callers_leaving += orphans.callers.len();
         for channel in orphans.callers.clone() {
-            self.send(Purpose::OrphanCaller, Request::Continue { channel });
+            let (name, value) = (REASON, ORPHANED.to_owned());
+            let request = Request::SetVariable { channel: channel.clone(), name, value };
+            self.send(Purpose::OrphanReason(channel), request);
         }
         self.doomed = orphans;
         self.delete_doomed();

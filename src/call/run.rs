@@ -260,7 +260,15 @@ fn stream_info(offer: &Offer, config: &CallConfig) -> StreamInfo {
         ("to_number".to_owned(), offer.to_number.clone()),
         ("sip_call_id".to_owned(), offer.native_id.clone()),
     ];
-    parameters.extend(offer.vars.iter().cloned());
+    // what a caller or the dialplan adds does not replace what we and the configuration say
+    let mut taken: Vec<String> = parameters.iter().map(|(name, _)| name.clone()).collect();
+    taken.extend(config.parameters.iter().map(|(name, _)| name.clone()));
+    for (name, value) in &offer.vars {
+        if !taken.contains(name) {
+            taken.push(name.clone());
+            parameters.push((name.clone(), value.clone()));
+        }
+    }
     parameters.extend(config.parameters.iter().cloned());
     StreamInfo {
         account_sid: config.account_sid.clone(),

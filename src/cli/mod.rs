@@ -22,7 +22,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve: register on the PBXs and answer calls with the AI.
+    /// Serve: take calls from the PBXs and answer them with the AI.
     Run(run::RunArguments),
     /// See it work: a whole call on this machine, with no PBX and no account.
     Demo(demo::DemoArguments),

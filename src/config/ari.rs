@@ -18,7 +18,6 @@ use crate::tls;
 const PORT: u16 = 8088;
 const TLS_PORT: u16 = 8089;
 const APP: &str = "trunkless";
-const RTP_CONF: &str = "/etc/asterisk/rtp.conf";
 
 /// Parts of an ARI URL.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,9 +63,10 @@ impl Resolver<'_> {
         let url = ari.url.clone().unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
         let Some(base) = Base::parse(&url) else {
             let why = "is no URL of Asterisk's HTTP server, as in \"http://127.0.0.1:8088\"";
-            // one with a password in it is not shown
-            let shown = if url.contains('@') { "it" } else { url.as_str() };
-            return wrong("url", format!("\"{shown}\" {why}"));
+            if url.contains('@') {
+                return wrong("url", format!("{why}, without user and password"));
+            }
+            return wrong("url", format!("\"{url}\" {why}"));
         };
         let Some(username) = ari.username.clone().filter(|u| !u.is_empty()) else {
             return wrong("username", "is missing: a user of ari.conf".to_owned());
@@ -117,7 +117,7 @@ impl Resolver<'_> {
             app,
             law: if ari.format == Some(MediaFormat::Alaw) { Law::A } else { Law::Mu },
             max_media: ari.max_media,
-            rtp_conf: PathBuf::from(ari.rtp_conf.as_deref().unwrap_or(RTP_CONF)),
+            rtp_conf: ari.rtp_conf.as_deref().map(PathBuf::from),
             advertised: ari.advertised,
             variables,
         })

@@ -80,7 +80,7 @@ fn resolve_all(
         return Err(source.error("log.level", message));
     }
     if settings.pbx.is_empty() {
-        let example = "add a table such as [pbx.main] with mode = \"sip\"";
+        let example = "add a table such as [pbx.main] with mode = \"sip\" or \"ari\"";
         return Err(source.error("pbx", format!("no PBX is configured: {example}")));
     }
     if settings.calls.max == 0 {
@@ -95,9 +95,21 @@ fn resolve_all(
             Mode::Ari => ari.push((resolver.ari(&name.0, pbx.ari.as_ref())?, ai)),
         }
     }
+    if let Some(name) = twice(&ari) {
+        let message = "another PBX has the same url and app: each needs an application of its own";
+        return Err(source.error(&format!("pbx.{name}.ari"), message));
+    }
     let prompt = settings.calls.prompt.as_deref().map(|path| resolver.prompt(path)).transpose()?;
     let recordings = settings.recording.directory.as_ref().map(PathBuf::from);
     Ok(Plan { settings, sip, ari, prompt, recordings })
+}
+
+/// A PBX whose application another one has, too: they would take it from each other.
+fn twice(ari: &[(AriPbx, AiPlan)]) -> Option<&str> {
+    let same = |a: &AriPbx, b: &AriPbx| a.target.base == b.target.base && a.app == b.app;
+    let later = ari.iter().enumerate();
+    let mut found = later.filter(|(n, (pbx, _))| ari[..*n].iter().any(|(b, _)| same(pbx, b)));
+    found.next().map(|(_, (pbx, _))| pbx.name.as_str())
 }
 
 impl Answer {

@@ -148,6 +148,20 @@ fn one_word_switches_the_mode() {
 }
 
 #[test]
+fn an_application_belongs_to_one_pbx() {
+    let pbx = |name: &str, app: &str| {
+        format!(
+            "[pbx.{name}]\nmode = \"ari\"\n[pbx.{name}.ari]\nusername = \"u\"\npassword = \"p\"\n\
+             app = \"{app}\"\n"
+        )
+    };
+    let text = |app: &str| format!("[ai]\nurl = \"ws://ai\"\n{}{}", pbx("a", "x"), pbx("b", app));
+    assert_eq!(plan(&text("y"), &[]).unwrap().ari.len(), 2);
+    let message = error(&text("x"), &[]);
+    assert!(message.contains("pbx.b.ari: another PBX has the same url and app"), "{message}");
+}
+
+#[test]
 fn what_ari_mode_needs() {
     let ari = |lines: &str| {
         let text = GOOD.replace("mode = \"sip\"", "mode = \"ari\"");

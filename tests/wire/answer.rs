@@ -202,7 +202,7 @@ async fn bye_while_it_rings_then_487() {
     call.bye().await;
     assert_eq!(call.response(1, "INVITE", 200).await.code(), Some(487));
     assert!(handshake.is_given_up().await);
-    assert_eq!(rig.bridge.end().await, "caller_hangup");
+    assert_eq!(rig.bridge.end().await, "cancelled");
 }
 
 #[tokio::test]

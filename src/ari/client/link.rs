@@ -50,6 +50,11 @@ pub enum LinkError {
     Password(String),
     #[error("user \"{0}\" may not change anything (403): set read_only = no in ari.conf")]
     ReadOnly(String),
+    #[error(
+        "another trunkless on this host serves application \"{0}\" of this PBX: waiting for its \
+         end; give each its own [pbx.NAME.ari] app"
+    )]
+    Held(String),
     #[error("there is no ARI at {0} (404): is res_ari loaded, and enabled in ari.conf?")]
     NotThere(String),
 }
@@ -64,6 +69,7 @@ impl LinkError {
             LinkError::Password(_) => "ARI refuses user or password",
             LinkError::ReadOnly(_) => "the ARI user may only read",
             LinkError::NotThere(_) => "there is no ARI",
+            LinkError::Held(_) => "another trunkless has the application",
         }
     }
 
@@ -120,7 +126,7 @@ fn refusal(target: &Target, status: u16) -> LinkError {
         401 => LinkError::Password(target.username.clone()),
         403 => LinkError::ReadOnly(target.username.clone()),
         404 => LinkError::NotThere(target.base.clone()),
-        other => LinkError::Away(format!("the PBX answers {other}")),
+        other => LinkError::Away(format!("{} answers {other}", target.base)),
     }
 }
 
@@ -130,7 +136,10 @@ async fn check(target: &Target, rest: &Rest, id: String) -> Result<(), LinkError
         match rest.run(&request).await {
             outcome if outcome.is_success() => {}
             Outcome::Answered { status, .. } => return Err(refusal(target, status)),
-            other => return Err(LinkError::Away(other.text())),
+            other => {
+                let why = format!("{}: {}", target.base, other.text());
+                return Err(LinkError::Away(why));
+            }
         }
     }
     Ok(())

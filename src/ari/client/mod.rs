@@ -3,6 +3,7 @@
 //! commands. It waits for no request, so that events are read at once: Asterisk cuts off a reader
 //! that is slow. Owns I/O.
 
+mod claim;
 mod link;
 mod offers;
 pub mod rest;
@@ -22,6 +23,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::ari::api::{CallKey, Ids, Input, Output, RequestId, Settings};
 use crate::ari::application::{Application, prefix};
+use crate::ari::client::claim::Claim;
 use crate::ari::client::link::{Link, LinkError, open};
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::client::room::Room;
@@ -56,7 +58,8 @@ pub struct AriPbx {
     pub app: String,
     pub law: Law,
     pub max_media: Option<usize>,
-    pub rtp_conf: PathBuf,
+    /// Default: where Asterisk has it.
+    pub rtp_conf: Option<PathBuf>,
     /// Our address as the PBX sees it; default: the route's.
     pub advertised: Option<IpAddr>,
     pub variables: Vec<String>,
@@ -144,7 +147,10 @@ pub struct Source {
     rest: Rest,
     ids: Ids,
     room: Room,
+    max_media: usize,
     socket: Socket,
+    /// None until the application is ours.
+    claim: Option<Option<Claim>>,
     /// Commands were allowed when we last looked.
     probed: bool,
     probes: u64,
@@ -174,7 +180,7 @@ impl Source {
         getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no random numbers: {e}"))?;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ids = Ids { seconds: unix.as_secs(), seed: u64::from_be_bytes(seed) };
-        let (room, max_media) = Room::new(&name, &pbx.rtp_conf, pbx.max_media);
+        let (room, max_media) = Room::new(&name, pbx.rtp_conf.as_deref(), pbx.max_media);
         let settings = Settings {
             app: pbx.app.clone(),
             format: if pbx.law == Law::A { "alaw" } else { "ulaw" },
@@ -193,7 +199,9 @@ impl Source {
             rest,
             ids,
             room,
+            max_media,
             socket: Socket::Waiting(Instant::now()),
+            claim: None,
             probed: false,
             probes: 0,
             tries: 0,
@@ -240,6 +248,11 @@ impl Source {
             Wake::Opened(Ok(link)) => self.on_open(link),
             Wake::Opened(Err(error)) => self.on_refused(error),
             Wake::Due => {
+                let pbx = &self.config.pbx;
+                self.claim = self.claim.take().or_else(|| Claim::take(&pbx.target.base, &pbx.app));
+                if self.claim.is_none() {
+                    return self.on_refused(LinkError::Held(pbx.app.clone()));
+                }
                 // a PBX that has stopped to obey is looked at again before callers come
                 let probe = (!self.probed).then(|| {
                     self.probes += 1;
@@ -253,7 +266,12 @@ impl Source {
 
     fn on_open(&mut self, link: Box<Link>) {
         self.pbx_ip = link.pbx;
-        info!(pbx = &*self.name, app = self.config.pbx.app, "ARI events are open: calls are taken");
+        info!(
+            pbx = &*self.name,
+            app = self.config.pbx.app,
+            max_media = self.max_media,
+            "ARI events are open: calls are taken"
+        );
         self.config.status.set(true, "events open");
         self.socket = Socket::Open(link);
         (self.probed, self.last_error) = (true, None);
@@ -419,8 +437,16 @@ impl Source {
         let reason = if why == "drain" { EndReason::Drain } else { EndReason::Overload };
         COUNTERS.ended(reason);
         if told_again(&mut self.refusal_told) {
-            let pbx = &*self.name;
-            warn!(pbx, why, "callers go on in the dialplan");
+            let (pbx, max_media) = (&*self.name, self.max_media);
+            match reason {
+                EndReason::Drain => info!(pbx, why, "callers go on in the dialplan"),
+                _ => warn!(
+                    pbx,
+                    why,
+                    "as many calls are up as max_media = {max_media} allows: callers go on \
+                     in the dialplan"
+                ),
+            }
         }
     }
 

@@ -11,6 +11,8 @@ use crate::ari::rtp_range::RtpRange;
 
 /// Channels that are allowed when nothing is known of the PBX.
 pub const SAFE_MEDIA: usize = 200;
+/// Where Asterisk has its RTP range.
+const RTP_CONF: &str = "/etc/asterisk/rtp.conf";
 /// How long a count may be trusted while plenty is free.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -22,7 +24,9 @@ pub struct Room {
 
 impl Room {
     /// Reads rtp.conf; the second value is how many external media channels are allowed.
-    pub fn new(pbx: &str, rtp_conf: &Path, max_media: Option<usize>) -> (Room, usize) {
+    pub fn new(pbx: &str, rtp_conf: Option<&Path>, max_media: Option<usize>) -> (Room, usize) {
+        let asked_for = rtp_conf.is_some();
+        let rtp_conf = rtp_conf.unwrap_or(Path::new(RTP_CONF));
         let name = rtp_conf.display();
         let range = match std::fs::read_to_string(rtp_conf) {
             Ok(text) => RtpRange::parse(&text).ok_or_else(|| "it holds no range".to_owned()),
@@ -47,7 +51,16 @@ impl Room {
             }
             Err(why) => {
                 let cap = max_media.unwrap_or(SAFE_MEDIA);
-                info!(pbx, max_media = cap, "{name} is not read: {why}");
+                match max_media {
+                    Some(_) if !asked_for => info!(pbx, max_media = cap, "{name}: {why}"),
+                    _ => warn!(
+                        pbx,
+                        max_media = cap,
+                        "the PBX's RTP range is not known ({name}: {why}), and Asterisk dies when \
+                         it runs out: set max_media to at most half of its streams, or make the \
+                         file readable"
+                    ),
+                }
                 (None, cap)
             }
         };
