@@ -68,6 +68,8 @@ pub struct Application {
     pub(super) doomed: Orphans,
     pub(super) callers_leaving: usize,
     pub(super) startup: Option<String>,
+    /// Nothing is left that another look would find.
+    pub(super) last_look: bool,
     last_key: u64,
     last_request: u64,
 }
@@ -99,6 +101,7 @@ impl Application {
             doomed: Orphans::default(),
             callers_leaving: 0,
             startup: None,
+            last_look: false,
             last_key: 0,
             last_request: 0,
         }
@@ -115,7 +118,8 @@ impl Application {
 
     /// After [`Input::Close`]: nothing of ours is left, or nothing more can be done.
     pub fn is_closed(&self) -> bool {
-        self.link == Link::Closed && self.calls.is_empty() && self.pending.is_empty()
+        let quiet = self.calls.is_empty() && self.pending.is_empty();
+        self.link == Link::Closed && self.last_look && quiet
     }
 
     pub fn is_replaced(&self) -> bool {

@@ -40,8 +40,10 @@ impl Application {
     pub(super) fn on_close(&mut self, now: Instant) {
         let replaced = std::mem::replace(&mut self.link, Link::Closed) == Link::Replaced;
         self.early.clear();
+        self.last_look = false;
         if replaced {
-            return self.sweep.stop(); // who is there is the other client's
+            self.last_look = true; // who is there is the other client's
+            return self.sweep.stop();
         }
         self.sweep.now(now);
         self.on_timeout(now);
@@ -49,6 +51,7 @@ impl Application {
 
     pub(super) fn on_reading(&mut self, now: Instant, good: bool) {
         if !good {
+            self.last_look = true;
             self.sweep.soon(now);
             // they have waited for what is not known now
             for (channel, args) in std::mem::take(&mut self.early) {
@@ -90,12 +93,10 @@ impl Application {
         let early: HashSet<&str> = self.early.iter().map(|(c, _)| c.id.as_str()).collect();
         let owned = |id: &str| owned(id) || early.contains(id);
         let (app, prefix) = (&names.app, &names.prefix);
-        let mut orphans = self.sweep.sort(now, &reading, app, prefix, owned);
-        if self.link == Link::Closed {
-            // no event is on its way any more: one reading is enough
-            orphans = self.sweep.sort(now, &reading, app, prefix, owned);
-        }
+        let orphans = self.sweep.sort(now, &reading, app, prefix, owned);
         self.sweep.seen = true;
+        // one who was sent on a moment ago is in the list, too: then another look decides
+        self.last_look = !orphans.is_empty() || !self.sweep.has_suspects();
         if !orphans.is_empty() {
             self.remove(orphans);
         }

@@ -77,6 +77,11 @@ impl Sweep {
         *self = Sweep { media: self.media, count: self.count, ..Sweep::default() };
     }
 
+    /// The last reading had something that nobody owned.
+    pub fn has_suspects(&self) -> bool {
+        !self.suspects.is_empty()
+    }
+
     fn pause(&mut self) -> Duration {
         self.times += 1;
         (SOON * (1 << (self.times - 1).min(6))).min(ROUTINE)
