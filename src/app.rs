@@ -304,7 +304,7 @@ async fn take_offers(
         let Some(config) =
             configs.iter().find(|(name, _)| *name == offer.pbx).map(|(_, c)| c.clone())
         else {
-            (offer.requests)(Request::End(EndReason::Internal));
+            (offer.requests)(Request::End { reason: EndReason::Internal, talked: false });
             continue;
         };
         let (stopped, records) = (stopped.clone(), records.clone());
@@ -323,7 +323,7 @@ async fn take_offers(
                     COUNTERS.panics.fetch_add(1, Ordering::Relaxed);
                     COUNTERS.ended(EndReason::Internal);
                     error!(call = id, "a fault of ours has ended this call");
-                    requests(Request::End(EndReason::Internal));
+                    requests(Request::End { reason: EndReason::Internal, talked: false });
                 }
             }
         });

@@ -404,11 +404,11 @@ impl Application {
             Purpose::Variable { call, name } => self.on_variable(now, call, name, &outcome),
             Purpose::Channels(n) if n == self.sweep.reading.number => {
                 self.sweep.reading.channels = outcome.channels();
-                self.on_reading(now, outcome.is_success());
+                self.on_reading(now, self.sweep.reading.channels.is_some());
             }
             Purpose::Bridges(n) if n == self.sweep.reading.number => {
                 self.sweep.reading.bridges = outcome.bridges();
-                self.on_reading(now, outcome.is_success());
+                self.on_reading(now, self.sweep.reading.bridges.is_some());
             }
             Purpose::OrphanReason(channel) => {
                 self.send(Purpose::OrphanCaller, Request::Continue { channel });

@@ -348,13 +348,11 @@ impl Flow {
         names: &Names,
     ) -> Vec<Action> {
         let good = outcome.is_success();
-        let status = outcome.status();
         let mut actions = Vec::new();
         match step {
             Step::Media => {
                 // one that may have been made is deleted like one that was
-                let none = status.is_some() || matches!(outcome, Outcome::Unreachable(_));
-                self.media = if none && !good { Piece::Absent } else { Piece::Made };
+                self.media = if outcome.is_undone() { Piece::Absent } else { Piece::Made };
                 self.media_made = Some(now);
                 match outcome.media_address(names.pbx) {
                     Some(to) if !self.is_ending() => actions.push(Action::Tell(Tell::Media(to))),
@@ -363,8 +361,7 @@ impl Flow {
                 }
             }
             Step::Bridge => {
-                let none = status.is_some() || matches!(outcome, Outcome::Unreachable(_));
-                self.bridge = if none && !good { Piece::Absent } else { Piece::Made };
+                self.bridge = if outcome.is_undone() { Piece::Absent } else { Piece::Made };
                 self.bridge_made = Some(now);
             }
             Step::JoinMedia if good => {

@@ -100,6 +100,11 @@ impl Outcome {
         matches!(self, Outcome::Answered { status: 200..=299, .. })
     }
 
+    /// Certainly not done: after an error of the server's, or of a proxy's, it may have been.
+    pub fn is_undone(&self) -> bool {
+        matches!(self, Outcome::Unreachable(_) | Outcome::Answered { status: 300..=499, .. })
+    }
+
     pub fn status(&self) -> Option<u16> {
         match self {
             Outcome::Answered { status, .. } => Some(*status),

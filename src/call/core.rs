@@ -512,7 +512,8 @@ impl Call {
                 | EndReason::BadMedia
         );
         if !source_knows {
-            self.out.push_back(Output::Request(Request::End(reason)));
+            let talked = self.answered.is_some();
+            self.out.push_back(Output::Request(Request::End { reason, talked }));
         }
         if self.phase == Phase::Talking {
             self.out.push_back(Output::Ai(ToAi::Stop));

@@ -60,8 +60,12 @@ pub enum Signal {
 pub enum Request {
     Answer,
     Ringing,
-    /// Refuse, where not answered yet; else hang up.
-    End(EndReason),
+    /// Refuse, where time 0 has not come yet; else hang up.
+    End {
+        reason: EndReason,
+        /// Time 0 has come.
+        talked: bool,
+    },
 }
 
 /// Sends a call's requests to its source; never waits.

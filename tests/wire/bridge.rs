@@ -34,7 +34,8 @@ impl Net {
         Net::V4 { process, test: NEXT.fetch_add(1, Ordering::Relaxed) }
     }
 
-    fn host(self, n: u8) -> IpAddr {
+    /// Further ones, for those who need more than the four below.
+    pub fn host(self, n: u8) -> IpAddr {
         match self {
             Net::V4 { process, test } => Ipv4Addr::new(127, process, test, n).into(),
             Net::V6 => Ipv6Addr::LOCALHOST.into(),
@@ -60,7 +61,6 @@ impl Net {
 
 pub struct Bridge {
     app: App,
-    pub address: SocketAddr,
     records: Mutex<mpsc::UnboundedReceiver<Record>>,
 }
 
@@ -76,7 +76,12 @@ impl Bridge {
              [pbx.main.sip]\nregistrar = \"{pbx}\"\nusername = \"ai\"\npassword = \"secret\"\n\
              keepalive = \"0s\"\n"
         );
-        let mut tables: toml::Table = toml::from_str(&plain).unwrap();
+        Bridge::launch(&plain, config).await
+    }
+
+    /// `config`: TOML that is laid over `plain`.
+    pub async fn launch(plain: &str, config: &str) -> Bridge {
+        let mut tables: toml::Table = toml::from_str(plain).unwrap();
         lay_over(&mut tables, toml::from_str(config).unwrap());
         let source = Source { name: "test.toml".to_owned(), text: tables.to_string() };
         let environment = HashMap::new();
@@ -84,8 +89,12 @@ impl Bridge {
         let plan = resolve(&source, settings, &environment).unwrap();
         let (records_tx, records) = mpsc::unbounded_channel();
         let app = App::start(plan, Some(records_tx)).await.unwrap();
-        let address = app.address.expect("SIP is served");
-        Bridge { app, address, records: Mutex::new(records) }
+        Bridge { app, records: Mutex::new(records) }
+    }
+
+    /// Where it serves SIP.
+    pub fn address(&self) -> SocketAddr {
+        self.app.address.expect("SIP is served")
     }
 
     /// The record of the next call that has ended.
@@ -101,9 +110,28 @@ impl Bridge {
         self.record().await.reason.label()
     }
 
+    /// Returns when no PBX will ever send it a call again.
+    pub async fn useless(&self) {
+        self.app.useless().await;
+    }
+
     /// Shuts the bridge down as SIGTERM does.
     pub async fn shutdown(self) {
         self.app.shutdown(std::future::pending()).await;
+    }
+
+    /// The same; returns the records that nobody has taken.
+    pub async fn all_records(self) -> Vec<Record> {
+        self.app.shutdown(std::future::pending()).await;
+        let mut records = self.records.into_inner();
+        let mut all = Vec::new();
+        let rest = async {
+            while let Some(record) = records.recv().await {
+                all.push(record);
+            }
+        };
+        timeout(Duration::from_secs(10), rest).await.expect("the app has ended");
+        all
     }
 }
 

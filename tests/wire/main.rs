@@ -1,11 +1,12 @@
 //! The bridge in this process, from its configuration's text on, with real sockets on loopback: a
-//! scripted PBX (`pbx`, `call`, `media`) on one side, a strict Twilio server (`strict`, `stream`,
-//! `checker`) on the other. Every test has addresses of its own and is named by the behaviour that
-//! it shows.
+//! scripted PBX (`pbx`, `call`, `media`; with ARI: `ari`) on one side, a strict Twilio server
+//! (`strict`, `stream`, `checker`) on the other. Every test has addresses of its own and is named
+//! by the behaviour that it shows.
 
 mod bridge;
 mod call;
 mod checker;
+mod lines;
 mod log;
 mod media;
 mod pbx;
@@ -15,6 +16,7 @@ mod tls;
 mod wav;
 
 mod answer;
+mod ari;
 mod audio;
 mod dtmf;
 mod ends;

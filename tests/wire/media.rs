@@ -64,9 +64,19 @@ impl Drop for Media {
 
 impl Media {
     pub async fn open(ip: IpAddr) -> Media {
-        let rtp = Arc::new(UdpSocket::bind((ip, 0)).await.unwrap());
+        Media::bind(ip)
+    }
+
+    /// The same from outside of a task, where a runtime has been entered.
+    pub fn bind(ip: IpAddr) -> Media {
+        let bind = |port: u16| {
+            let socket = std::net::UdpSocket::bind((ip, port))?;
+            socket.set_nonblocking(true)?;
+            UdpSocket::from_std(socket)
+        };
+        let rtp = Arc::new(bind(0).unwrap());
         let next = rtp.local_addr().unwrap().port().wrapping_add(1);
-        let rtcp = UdpSocket::bind((ip, next)).await.ok();
+        let rtcp = bind(next).ok();
         let heard = Arc::new(Log::new());
         let reader = tokio::spawn(collect(rtp.clone(), heard.clone()));
         Media { rtp, _rtcp: rtcp, heard, reader }

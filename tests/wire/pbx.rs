@@ -128,7 +128,7 @@ impl Pbx {
 
     /// A call to the bridge, not sent yet.
     pub async fn call(&self, bridge: &Bridge) -> Call {
-        Call::new(self.wire.clone(), self.shared.clone(), self.address, bridge.address).await
+        Call::new(self.wire.clone(), self.shared.clone(), self.address, bridge.address()).await
     }
 
     /// A call with the names of another one, which is not ours.

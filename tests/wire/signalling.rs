@@ -125,7 +125,7 @@ async fn strangers_get_no_answer() {
 async fn a_user_that_is_not_ours_is_not_found() {
     let rig = Rig::new("").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
-    call.target = format!("sip:other@{}", rig.bridge.address);
+    call.target = format!("sip:other@{}", rig.bridge.address());
     call.invite().await;
     assert_eq!(call.refused().await.code(), Some(404));
 }
@@ -139,7 +139,7 @@ async fn a_trunk_calls_without_registration() {
     assert!(pbx.none_of("REGISTER", Duration::from_millis(300)).await);
     // any user is ours on a trunk
     let mut call = pbx.call(&bridge).await;
-    call.target = format!("sip:1234@{}", bridge.address);
+    call.target = format!("sip:1234@{}", bridge.address());
     call.invite().await;
     let stream = ai.stream().await;
     call.answered().await;

@@ -109,6 +109,16 @@ impl Stream {
         self.parameters = start["customParameters"].clone();
     }
 
+    /// Whether there is a start before the end.
+    pub async fn starts(&self) -> bool {
+        let start = |what: &What| match what {
+            What::Start(_) => Some(true),
+            What::End => Some(false),
+            _ => None,
+        };
+        self.find("start, or the end", start).await
+    }
+
     fn check(&self) {
         let wrong = self.told.look(|told| {
             told.iter().find_map(|t| match &t.what {
@@ -280,6 +290,17 @@ impl Stream {
     pub async fn close(&self, code: u16) {
         let frame = CloseFrame { code: code.into(), reason: "".into() };
         self.send(Message::Close(Some(frame))).await;
+    }
+
+    /// The same where the bridge may have closed already.
+    pub async fn close_if_open(&self) {
+        let close = Message::Close(Some(CloseFrame { code: 1000.into(), reason: "".into() }));
+        let _ = self.writer.lock().await.send(close).await;
+    }
+
+    /// Waits for the end, whoever wants it.
+    pub async fn over(&self) {
+        self.find("the end", |what| (*what == What::End).then_some(())).await;
     }
 
     /// The connection is reset.

@@ -2,6 +2,7 @@
 //! whatever a test asks for.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -39,23 +40,22 @@ impl Ai {
             socket.set_recv_buffer_size(bytes).unwrap();
         }
         socket.bind(SocketAddr::new(ip, 0)).unwrap();
-        let listener = socket.listen(16).unwrap();
+        let listener = socket.listen(1024).unwrap();
         Ai { address: listener.local_addr().unwrap(), listener }
     }
 
     /// The next connection, with its request read and not answered yet.
     pub async fn handshake(&self) -> Handshake {
-        let accepted = timeout(Duration::from_secs(10), self.listener.accept()).await;
-        let (mut tcp, _) = accepted.expect("the bridge dials the AI").unwrap();
+        let next = timeout(Duration::from_secs(10), self.next()).await;
+        next.expect("the bridge dials the AI").expect("the connection lasts for the handshake")
+    }
+
+    /// The same, however long it takes; None for a connection that ends before its request does.
+    pub async fn next(&self) -> Option<Handshake> {
+        let (mut tcp, _) = self.listener.accept().await.unwrap();
         tcp.set_nodelay(true).unwrap();
-        let mut text = Vec::new();
-        while !text.ends_with(b"\r\n\r\n") {
-            let mut byte = [0u8];
-            let n = tcp.read(&mut byte).await.unwrap();
-            assert_eq!(n, 1, "the connection ends within the handshake");
-            text.push(byte[0]);
-        }
-        Handshake { tcp, text: String::from_utf8(text).unwrap(), allowed: Vec::new() }
+        let text = read_head(&mut tcp).await?;
+        Some(Handshake { tcp, text, allowed: Vec::new() })
     }
 
     /// A stream that has said `connected` and `start`.
@@ -85,18 +85,15 @@ impl Handshake {
 
     /// The value of a header field.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.headers().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
-    }
-
-    fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.text.split("\r\n").skip(1).filter_map(|line| line.split_once(": "))
+        field(&self.text, name)
     }
 
     /// Whether this is the request that Twilio would send.
     fn check(&self) {
         let first = self.text.split("\r\n").next().unwrap();
         assert_eq!(first, "GET /media HTTP/1.1");
-        let mut names: Vec<String> = self.headers().map(|(n, _)| n.to_ascii_lowercase()).collect();
+        let mut names: Vec<String> =
+            fields(&self.text).map(|(n, _)| n.to_ascii_lowercase()).collect();
         let mut expected: Vec<&str> = HANDSHAKE.iter().chain(&self.allowed).copied().collect();
         names.sort();
         expected.sort_unstable();
@@ -130,20 +127,33 @@ impl Handshake {
 
     /// Answers 101 and leaves the rest to the test.
     pub async fn accept(&mut self) {
+        self.try_accept().await.unwrap();
+    }
+
+    async fn try_accept(&mut self) -> std::io::Result<()> {
         self.check();
-        let accept = derive_accept_key(self.get("Sec-WebSocket-Key").unwrap().as_bytes());
-        let answer = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: {accept}\r\n\r\n"
-        );
-        self.tcp.write_all(answer.as_bytes()).await.unwrap();
+        self.tcp.write_all(switching(&self.text).as_bytes()).await
+    }
+
+    /// Answers 101, where the bridge may have given up.
+    pub async fn open_if_open(mut self) -> Option<Opened> {
+        self.try_accept().await.ok()?;
+        Some(self.into_stream(Checker::default()).await)
     }
 
     /// Answers with another status.
-    pub async fn refuse(mut self, status: &str) {
+    pub async fn refuse(self, status: &str) {
+        self.try_refuse(status).await.unwrap();
+    }
+
+    /// The same, where the bridge may have given up.
+    pub async fn refuse_if_open(self, status: &str) {
+        let _ = self.try_refuse(status).await;
+    }
+
+    async fn try_refuse(mut self, status: &str) -> std::io::Result<()> {
         self.check();
-        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-        self.tcp.write_all(answer.as_bytes()).await.unwrap();
+        self.tcp.write_all(refusing(status).as_bytes()).await
     }
 
     /// Whether the bridge closes the connection without another byte.
@@ -154,8 +164,44 @@ impl Handshake {
     }
 }
 
+/// The head of a request; None when the connection ends within it.
+pub async fn read_head(tcp: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0u8];
+        match tcp.read(&mut byte).await {
+            Ok(1) => head.push(byte[0]),
+            _ => return None,
+        }
+    }
+    Some(String::from_utf8(head).unwrap())
+}
+
+fn fields(head: &str) -> impl Iterator<Item = (&str, &str)> {
+    head.split("\r\n").skip(1).filter_map(|line| line.split_once(": "))
+}
+
+/// The value of a header field.
+pub fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    fields(head).find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+}
+
+/// The answer that opens a WebSocket.
+pub fn switching(head: &str) -> String {
+    let accept = derive_accept_key(field(head, "Sec-WebSocket-Key").unwrap().as_bytes());
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+    )
+}
+
+/// The answer that opens nothing.
+pub fn refusing(status: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+}
+
 /// Resets the connection instead of closing it.
-pub fn linger_zero(tcp: &std::net::TcpStream) {
+pub fn linger_zero(tcp: &impl AsFd) {
     SockRef::from(tcp).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
@@ -169,5 +215,13 @@ impl Opened {
     pub async fn started(mut self) -> Stream {
         self.stream.read_start().await;
         self.stream
+    }
+
+    /// The same; None when the stream ends without them.
+    pub async fn started_unless_ended(self) -> Option<Stream> {
+        match self.stream.starts().await {
+            true => Some(self.started().await),
+            false => None,
+        }
     }
 }

@@ -120,7 +120,6 @@ struct CallLink {
     signals: mpsc::Sender<Signal>,
     remote: Option<RemoteMedia>,
     held: bool,
-    connected: bool,
     /// For the log.
     id: String,
 }
@@ -335,8 +334,8 @@ impl Source {
         match internal {
             Internal::Request(call, Request::Answer) => self.feed(Input::Answer(call)),
             Internal::Request(call, Request::Ringing) => self.feed(Input::Ring(call)),
-            Internal::Request(call, Request::End(reason)) => {
-                let after = self.after(call, reason);
+            Internal::Request(call, Request::End { reason, talked }) => {
+                let after = self.after(reason, talked);
                 self.feed(Input::End(call, after));
             }
             Internal::Stop => self.feed(Input::Stop),
@@ -356,12 +355,11 @@ impl Source {
     }
 
     /// Whether the caller is hung up or goes to the dialplan's next line.
-    fn after(&self, call: CallKey, reason: EndReason) -> After {
-        let connected = self.calls.get(&call).is_some_and(|c| c.connected);
+    fn after(&self, reason: EndReason, talked: bool) -> After {
         let policy = &self.config.policy;
         let onward = match reason {
             EndReason::AiHangup => policy.continue_on_close,
-            reason if reason.is_ai_failure() && connected => policy.continue_on_failure,
+            reason if reason.is_ai_failure() && talked => policy.continue_on_failure,
             EndReason::MaxDuration => false,
             // a failure of ours or the PBX's is no reason to hang up on somebody
             _ => true,
@@ -474,10 +472,7 @@ impl Source {
                 remote.sends_audio = !on;
                 Signal::Media(*remote)
             }
-            Tell::Connected => {
-                link.connected = true;
-                Signal::Connected
-            }
+            Tell::Connected => Signal::Connected,
             Tell::Digit(digit) => Signal::Digit(digit),
             Tell::Lost => Signal::PbxLost,
             Tell::Back => Signal::PbxConfirms,

@@ -57,13 +57,7 @@ impl Source {
         let host = leg.address();
         let (signals_tx, signals) = mpsc::channel(SIGNALS);
         let id = new.id.clone();
-        let link = CallLink {
-            signals: signals_tx,
-            remote: None,
-            held: false,
-            connected: false,
-            id: id.clone(),
-        };
+        let link = CallLink { signals: signals_tx, remote: None, held: false, id: id.clone() };
         self.calls.insert(new.call, link);
         let (internal, call) = (self.internal_tx.clone(), new.call);
         let requests = Box::new(move |request: Request| {

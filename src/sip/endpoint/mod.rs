@@ -438,7 +438,7 @@ impl Endpoint {
                 self.signal(call, Signal::Connected);
             }
             Request::Ringing => self.command(Command::Ringing { call }),
-            Request::End(reason) => {
+            Request::End { reason, .. } => {
                 let row = reason.row();
                 let command = match link.answered {
                     true => Command::Hangup { call, q850: row.q850, text: row.label },

@@ -1,0 +1,107 @@
+//! REST requests as the fake PBX reads them.
+
+use std::collections::HashMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use wiremock::Request;
+
+/// What is asked for, in the order in which a call asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verb {
+    Info,
+    Filter,
+    Channels,
+    Bridges,
+    Variable,
+    Ring,
+    Media,
+    Bridge,
+    AddMedia,
+    Answer,
+    AddCaller,
+    SetVariable,
+    Continue,
+    /// Is the caller still there?
+    Look,
+    HangUp,
+    DropMedia,
+    DropBridge,
+    /// The events socket: no REST, but a client's doing too.
+    Events,
+}
+
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// Who asks: the tests' clients have the names of their applications.
+    pub user: String,
+    pub verb: Verb,
+    /// The channel, bridge or application that it is about.
+    pub id: String,
+    pub query: HashMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+impl Ask {
+    /// None when nobody may ask that, or there is no such resource.
+    pub fn read(request: &Request) -> Option<Ask> {
+        let user = user(request.headers.get("authorization")?.to_str().ok()?)?;
+        let path = request.url.path().strip_prefix("/ari/")?;
+        let parts: Vec<&str> = path.split('/').collect();
+        let query: HashMap<String, String> = request.url.query_pairs().into_owned().collect();
+        let is_media = |id: &str| id.starts_with("trunkless-");
+        let added = query.get("channel").is_some_and(|id| is_media(id));
+        let (verb, id) = match (request.method.as_str(), parts.as_slice()) {
+            ("GET", ["asterisk", "info"]) => (Verb::Info, ""),
+            ("PUT", ["applications", app, "eventFilter"]) => (Verb::Filter, *app),
+            ("GET", ["channels"]) => (Verb::Channels, ""),
+            ("GET", ["bridges"]) => (Verb::Bridges, ""),
+            ("POST", ["channels", "externalMedia"]) => {
+                (Verb::Media, query.get("channelId").map_or("", String::as_str))
+            }
+            ("POST", ["bridges"]) => (Verb::Bridge, query.get("bridgeId").map_or("", |id| id)),
+            ("POST", ["bridges", id, "addChannel"]) if added => (Verb::AddMedia, *id),
+            ("POST", ["bridges", id, "addChannel"]) => (Verb::AddCaller, *id),
+            ("GET", ["channels", id]) => (Verb::Look, *id),
+            ("GET", ["channels", id, "variable"]) => (Verb::Variable, *id),
+            ("POST", ["channels", id, "variable"]) => (Verb::SetVariable, *id),
+            ("POST", ["channels", id, "ring"]) => (Verb::Ring, *id),
+            ("POST", ["channels", id, "answer"]) => (Verb::Answer, *id),
+            ("POST", ["channels", id, "continue"]) => (Verb::Continue, *id),
+            ("DELETE", ["channels", id]) if is_media(id) => (Verb::DropMedia, *id),
+            ("DELETE", ["channels", id]) => (Verb::HangUp, *id),
+            ("DELETE", ["bridges", id]) => (Verb::DropBridge, *id),
+            _ => return None,
+        };
+        let id = id.to_owned();
+        Some(Ask { user, verb, id, query, body: request.body.clone() })
+    }
+
+    pub fn get(&self, name: &str) -> &str {
+        self.query.get(name).map_or("", String::as_str)
+    }
+
+    /// Whether it is about something of the asker's own: an object with one of its ids, or a caller
+    /// of its application, named APP.NUMBER by the tests.
+    pub fn is_about_own(&self) -> bool {
+        let caller = self.id.rsplit_once('.').is_some_and(|(app, _)| app == self.user);
+        let object = is_object_of(&self.user, &self.id);
+        object || caller || self.id == self.user || self.id.is_empty()
+    }
+}
+
+/// Whether a channel or bridge has the name of one that the bridge makes for this application.
+pub fn is_object_of(app: &str, id: &str) -> bool {
+    let Some(rest) = id.strip_prefix(&format!("trunkless-{app}-")) else { return false };
+    let parts: Vec<&str> = rest.split('-').collect();
+    let ["m" | "b", seconds, hex, ref again @ ..] = parts[..] else { return false };
+    let number = seconds.bytes().all(|b| b.is_ascii_digit());
+    number && hex.len() == 10 && matches!(again, [] | ["again"])
+}
+
+/// The user of an Authorization field; its password is always the same.
+pub fn user(authorization: &str) -> Option<String> {
+    let plain = BASE64.decode(authorization.strip_prefix("Basic ")?).ok()?;
+    let plain = String::from_utf8(plain).ok()?;
+    plain.strip_suffix(":secret").map(str::to_owned)
+}

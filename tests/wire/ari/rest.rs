@@ -1,0 +1,222 @@
+//! Each request that a call makes is once refused or not answered: nothing is left of the call, it
+//! has one record, and its caller is not left alone.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::{JoinSet, yield_now};
+
+use crate::ari::ask::Verb;
+use crate::ari::fake::{Fake, Trouble};
+use crate::ari::rig::{Rig, plain};
+use crate::ari::world::{Channel, World};
+use crate::bridge::{Bridge, Net};
+use crate::log::pass;
+use crate::strict::{Ai, Handshake};
+
+/// Longer than an answer that does not come, and two looks at what is left.
+const LIMIT: Duration = Duration::from_secs(8);
+/// Longer than all starts may take.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A status that says that something is gone is true where we want to be rid of it.
+fn troubles(verb: Verb) -> [Trouble; 6] {
+    let releases = [Verb::Continue, Verb::Look, Verb::HangUp, Verb::DropMedia, Verb::DropBridge];
+    let [gone, elsewhere] = match releases.contains(&verb) {
+        true => [Trouble::Gone(404), Trouble::Gone(409)],
+        false => [Trouble::Status(404), Trouble::Status(409)],
+    };
+    let other = [Trouble::Status(500), Trouble::Status(422)];
+    [other[0], gone, elsewhere, other[1], Trouble::Lost, Trouble::Unanswered]
+}
+
+#[tokio::test]
+async fn each_request_of_a_call_may_fail_once() {
+    let verbs = [
+        Verb::Variable,
+        Verb::Ring,
+        Verb::Media,
+        Verb::Bridge,
+        Verb::AddMedia,
+        Verb::Answer,
+        Verb::AddCaller,
+        Verb::SetVariable,
+        Verb::Continue,
+        Verb::Look,
+        Verb::HangUp,
+        Verb::DropMedia,
+        Verb::DropBridge,
+    ];
+    fail_once(verbs.into_iter().flat_map(|verb| troubles(verb).map(|t| (verb, t)))).await;
+}
+
+/// What a process before this one has left goes all the same.
+#[tokio::test]
+async fn each_request_of_a_start_may_fail_once() {
+    let verbs = [Verb::Info, Verb::Filter, Verb::Channels, Verb::Bridges];
+    let all = verbs.into_iter().flat_map(|verb| troubles(verb).map(|t| (verb, t)));
+    // a list that breaks off, or is none
+    let broken = verbs.map(|verb| (verb, Trouble::Botched(200)));
+    fail_once(all.chain(broken)).await;
+}
+
+/// A proxy before the PBX has lost patience with it.
+#[tokio::test]
+async fn each_request_may_be_done_though_its_answer_is_a_failure() {
+    let verbs = [
+        Verb::Media,
+        Verb::Bridge,
+        Verb::AddMedia,
+        Verb::Answer,
+        Verb::AddCaller,
+        Verb::Continue,
+        Verb::HangUp,
+        Verb::DropMedia,
+        Verb::DropBridge,
+    ];
+    let botched = verbs.into_iter().map(|verb| (verb, Trouble::Botched(504)));
+    // an answer without the address that it is about
+    fail_once(botched.chain([(Verb::Media, Trouble::Botched(200))])).await;
+}
+
+/// Asterisk may stand still for minutes with some of them.
+#[tokio::test]
+async fn requests_that_hang_do_not_hold_up_other_calls() {
+    let rig = Rig::new("").await;
+    let (_caller, stream) = rig.call("ai.0").await;
+    rig.fake.stall(Verb::Media).await;
+    // more than there may be requests at the same time
+    for n in 1..=70 {
+        rig.enter(&format!("ai.{n}"));
+    }
+    rig.fake.asked(Verb::Media, "", 20).await;
+    let begin = Instant::now();
+    stream.close(1000).await;
+    rig.fake.asked(Verb::HangUp, "ai.0", 1).await;
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+/// Each case has an application and a bridge of its own.
+async fn fail_once(cases: impl Iterator<Item = (Verb, Trouble)>) {
+    let net = Net::new();
+    let fake = Arc::new(Fake::start(net.pbx()).await);
+    let ai = Ai::start(net.ai()).await;
+    let mut cases: Vec<(Verb, Trouble)> = cases.collect();
+    // those that take long begin first
+    cases.sort_by_key(|(_, trouble)| !trouble.is_silent());
+    let (all_started, started) = watch::channel(false);
+    let mut failures = Vec::new();
+    let done = async {
+        let mut running = JoinSet::new();
+        for (n, (verb, trouble)) in cases.into_iter().enumerate() {
+            let started = started.clone();
+            let case = Case { app: format!("t{n}"), verb, trouble, started };
+            let plain = plain(net.host(10 + n as u8), &case.app, fake.address, ai.address);
+            let bridge = case.start(&fake, &plain).await;
+            let fake = fake.clone();
+            running.spawn(async move {
+                let result = case.run(&fake, bridge).await;
+                result.map_err(|why| format!("{:?} {:?}: {why}", case.verb, case.trouble))
+            });
+            // a start takes long, for one without waiting
+            yield_now().await;
+        }
+        all_started.send_replace(true);
+        while let Some(result) = running.join_next().await {
+            failures.extend(result.unwrap().err());
+        }
+    };
+    let serving = async {
+        loop {
+            if let Some(handshake) = ai.next().await {
+                tokio::spawn(closing(handshake));
+            }
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = done => {}
+    }
+    failures.sort();
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// An AI that closes soon.
+async fn closing(handshake: Handshake) {
+    let Some(opened) = handshake.open_if_open().await else { return };
+    let Some(stream) = opened.started_unless_ended().await else { return };
+    pass(Duration::from_millis(50)).await;
+    stream.close_if_open().await;
+    stream.over().await;
+}
+
+struct Case {
+    app: String,
+    verb: Verb,
+    trouble: Trouble,
+    /// All others too: limits hold from then on.
+    started: watch::Receiver<bool>,
+}
+
+impl Case {
+    /// The first of these two is the trial at the start, which is not meant.
+    fn is_tried(&self) -> bool {
+        matches!(self.verb, Verb::Bridge | Verb::DropBridge)
+    }
+
+    fn hangs_up(&self) -> bool {
+        matches!(self.verb, Verb::Look | Verb::HangUp)
+    }
+
+    async fn start(&self, fake: &Fake, plain: &str) -> Bridge {
+        let close = if self.hangs_up() { "hangup" } else { "continue" };
+        let config = format!(
+            "[calls]\non_ai_close = \"{close}\"\nringing = true\n\
+             [pbx.main.ari]\nvariables = [\"A\"]"
+        );
+        if matches!(self.verb, Verb::Info | Verb::Filter | Verb::Channels | Verb::Bridges) {
+            let stasis = Some((self.app.clone(), Vec::new()));
+            let orphan = Channel { stasis, ..Channel::caller() };
+            fake.world().channels.insert(format!("{}.0", self.app), orphan);
+        }
+        if !self.is_tried() {
+            fake.trouble(&self.app, self.verb, self.trouble).await;
+        }
+        Bridge::launch(plain, &config).await
+    }
+
+    async fn run(&self, fake: &Fake, bridge: Bridge) -> Result<(), String> {
+        let ready = |w: &World| w.sockets.contains_key(&self.app).then_some(());
+        fake.within(LONG, ready).await.ok_or("no events")?;
+        self.is_clean(fake).await.map_err(|left| format!("{left} of an earlier process"))?;
+        if self.is_tried() {
+            fake.trouble(&self.app, self.verb, self.trouble).await;
+        }
+        let caller = format!("{}.1", self.app);
+        fake.world().enter(&caller, &self.app, &[], Channel::caller());
+        self.is_clean(fake).await?;
+        let records = bridge.all_records().await.len();
+        if records != 1 {
+            return Err(format!("{records} records"));
+        }
+        let gone = matches!(self.trouble, Trouble::Gone(_)) && self.verb == Verb::Continue;
+        match gone || self.hangs_up() || fake.world().continued.contains(&caller) {
+            true => Ok(()),
+            false => Err("the caller is not sent on".to_owned()),
+        }
+    }
+
+    async fn is_clean(&self, fake: &Fake) -> Result<(), String> {
+        let clean = |w: &World| w.left(&self.app).is_empty().then_some(());
+        let limit = async {
+            self.started.clone().wait_for(|started| *started).await.unwrap();
+            pass(LIMIT).await;
+        };
+        tokio::select! {
+            biased;
+            Some(()) = fake.within(LONG, clean) => Ok(()),
+            () = limit => Err(format!("left: {:?}", fake.world().left(&self.app))),
+        }
+    }
+}
