@@ -113,7 +113,7 @@ async fn a_caller_who_is_heard_is_connected_though_the_answer_to_addchannel_is_l
     }
 }
 
-/// Whatever overtakes whatever.
+/// Requests, answers and events of the two may overtake each other.
 #[tokio::test]
 async fn a_caller_whom_the_dialplan_sends_back_is_a_new_call() {
     let rig = Rig::new("").await;
@@ -143,10 +143,7 @@ async fn the_end_of_the_program_sends_callers_on() {
     let rig = Rig::new("[calls]\ndrain = \"100ms\"").await;
     let (_caller, stream) = rig.call("ai.1").await;
     let Rig { fake, bridge, .. } = rig;
-    let late = async {
-        stream.stopped().await;
-    };
-    let (records, ()) = tokio::join!(bridge.all_records(), late);
+    let (records, ()) = tokio::join!(bridge.all_records(), stream.stopped());
     assert_eq!(Vec::from_iter(records.iter().map(|r| r.reason.label())), ["drain"]);
     assert_eq!(reason(&fake).await, "drain");
 }

@@ -287,7 +287,8 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn serve_rest(client: TcpStream, shared: &Shared) {
-    let server = TcpStream::connect(shared.rest).await.unwrap();
+    // the server ends before the last of its clients
+    let Ok(server) = TcpStream::connect(shared.rest).await else { return };
     server.set_nodelay(true).unwrap();
     let (from_client, mut to_client) = client.into_split();
     let (mut from_server, to_server) = server.into_split();
@@ -364,8 +365,9 @@ async fn send_events(
             },
             item = items.recv(), if more => match item {
                 Some(Item::Message(at, message)) => {
-                    if at > Instant::now() {
-                        pass(at - Instant::now()).await;
+                    let early = at.saturating_duration_since(Instant::now());
+                    if !early.is_zero() {
+                        pass(early).await;
                     }
                     if socket.send(message).await.is_err() {
                         return;

@@ -56,16 +56,12 @@ fn fatal() -> Vec<Message> {
 async fn unreadable_events_are_read_over_and_calls_go_on() {
     let rig = Rig::new("").await;
     let (mut caller, stream) = rig.call("ai.1").await;
-    for (n, junk) in harmless().into_iter().enumerate() {
+    for junk in harmless() {
         rig.fake.say(APP, junk);
-        // events come in order, so the junk has been read with the key
-        let digit = char::from(b'0' + (n % 10) as u8).to_string();
-        caller.press(&digit);
-        let all: String = (0..=n).map(|n| char::from(b'0' + (n % 10) as u8)).collect();
-        stream.pressed(&all).await;
-        // no more than 20 keys a second are one person's
-        stream.listen(60).await;
     }
+    // events come in order: with the key all of them have been read
+    caller.press("7");
+    stream.pressed("7").await;
     assert_eq!(rig.fake.count(Verb::Events, APP), 1, "the link survives");
     caller.say(0..5).await;
     assert_eq!(stream.heard(5).await, [0, 1, 2, 3, 4]);

@@ -27,12 +27,13 @@ impl World {
             Some(Trouble::Lost) => error(500, "never sent"),
             Some(Trouble::Status(status)) => error(status, "trouble"),
             Some(Trouble::Gone(status)) => {
+                let gone = if ask.verb == Verb::AddCaller { ask.get("channel") } else { &ask.id };
                 match status {
                     404 => {
-                        self.hang_up(&ask.id);
-                        self.remove_bridge(&ask.id);
+                        self.hang_up(gone);
+                        self.remove_bridge(gone);
                     }
-                    _ => self.leave(&ask.id),
+                    _ => self.leave(gone),
                 }
                 error(status, "gone")
             }
