@@ -53,6 +53,11 @@ impl PortPool {
         PortPool { ip, pairs: Arc::new(Mutex::new(pairs)) }
     }
 
+    /// What the sockets are bound to; unspecified = every address of this host.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
     /// Pairs in use now.
     pub fn in_use(&self) -> usize {
         lock(&self.pairs).in_use

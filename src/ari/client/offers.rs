@@ -49,7 +49,8 @@ impl Source {
             return Err("the PBX has hardly an RTP port left: widen its rtp.conf".to_owned());
         }
         let ports = self.config.ports.lease(Instant::now()).map_err(|e| e.to_string())?;
-        let ip = match self.config.pbx.advertised {
+        let bound = Some(self.config.ports.ip()).filter(|ip| !ip.is_unspecified());
+        let ip = match self.config.pbx.advertised.or(bound) {
             Some(ip) => ip,
             None => local_ip(self.pbx_ip).map_err(|e| format!("no route to the PBX: {e}"))?,
         };

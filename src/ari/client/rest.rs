@@ -53,9 +53,11 @@ impl Rest {
             .pool_max_idle_per_host(SLOTS)
             .tcp_nodelay(true)
             .redirect(reqwest::redirect::Policy::none());
-        if let Some(tls) = &target.tls {
-            builder = builder.tls_backend_preconfigured((**tls).clone());
-        }
+        builder = match &target.tls {
+            Some(tls) => builder.tls_backend_preconfigured((**tls).clone()),
+            // no https, no CAs to read
+            None => builder.tls_certs_only([]),
+        };
         let (building, releasing) = (Semaphore::new(SLOTS), Semaphore::new(SLOTS));
         let (building, releasing) = (Arc::new(building), Arc::new(releasing));
         Ok(Rest { client: builder.build()?, target, building, releasing })

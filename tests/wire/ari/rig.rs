@@ -28,7 +28,7 @@ pub fn plain(ip: IpAddr, app: &str, pbx: SocketAddr, ai: SocketAddr) -> String {
          [calls]\nanswer_wait = \"500ms\"\n\
          [pbx.main]\nmode = \"ari\"\n\
          [pbx.main.ari]\nurl = \"http://{pbx}\"\nusername = \"{app}\"\npassword = \"secret\"\n\
-         app = \"{app}\"\nadvertised = \"{ip}\"\nrtp_conf = \"/nonexistent/rtp.conf\"\n",
+         app = \"{app}\"\nrtp_conf = \"/nonexistent/rtp.conf\"\n",
         SocketAddr::new(ip, 0)
     )
 }
