@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,22 +10,26 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::ari::client::{AriConfig, AriHandle, Policy, Source};
+use crate::call::controls::Controls;
 use crate::call::end::EndReason;
 use crate::call::ports::PortPool;
 use crate::call::run::{Record, run};
-use crate::call::{CallConfig, Offer, Request};
+use crate::call::{CallConfig, Command, Offer, Request};
 use crate::config::resolve::{AiPlan, Plan};
 use crate::config::schema::OnAi;
 use crate::control::{self, Watched};
 use crate::media::frame::RATE;
 use crate::media::playout::Budget;
+use crate::record::disk::Root;
+use crate::record::outbox::Outbox;
+use crate::record::upload::Uploader;
 use crate::record::writer::Recorder;
 use crate::sip::endpoint::{Endpoint, EndpointConfig, EndpointHandle, Peer};
 use crate::telemetry::{COUNTERS, PbxStatus};
@@ -51,6 +54,8 @@ pub struct App {
     faults: watch::Receiver<bool>,
     drain: Duration,
     recorder: Option<Recorder>,
+    outbox: Option<JoinHandle<()>>,
+    controls: Controls,
     /// Where SIP is served, if it is.
     pub address: Option<SocketAddr>,
 }
@@ -68,9 +73,12 @@ impl App {
     ///
     /// # Errors
     /// What cannot be opened, and the key to change.
-    pub async fn start(plan: Plan, records: Option<mpsc::UnboundedSender<Record>>) -> Result<App> {
+    pub async fn start(
+        mut plan: Plan,
+        records: Option<mpsc::UnboundedSender<Record>>,
+    ) -> Result<App> {
+        let (recorder, outbox) = open_recordings(&mut plan)?;
         let settings = &plan.settings;
-        let recorder = plan.recordings.clone().map(open_recordings).transpose()?;
         let max_calls = settings.calls.max;
         let range = settings.media.ports;
         let (offers, incoming) = mpsc::channel(max_calls);
@@ -96,18 +104,41 @@ impl App {
                     pbxs: statuses.into(),
                     calls: Arc::new(move || of.len()),
                     stopping: stopping.clone(),
+                    recorder: recorder.clone(),
                 };
                 Some(tokio::spawn(control::bind(listen, watched).await?))
             }
         };
         info!(listen = address.map(tracing::field::display), pbxs, max_calls, "trunkless is up");
-        tokio::spawn(take_offers(incoming, configs, calls.clone(), stopped, records));
+        let controls = Controls::default();
+        let taking = Taking { configs, calls: calls.clone(), stopped, records };
+        tokio::spawn(taking.take_offers(incoming, controls.clone()));
         tokio::spawn(log_totals());
         let (broken, faults) = watch::channel(false);
         let sip = sip.map(|(endpoint, handle)| (handle, serve(endpoint.run(), &broken)));
         let ari = ari.into_iter().map(|(source, handle)| (handle, serve(source.run(), &broken)));
         let ari = ari.collect();
-        Ok(App { sip, ari, http, calls, stop, stopping, faults, drain, recorder, address })
+        let outbox = outbox.map(|outbox| tokio::spawn(outbox.run()));
+        let running = App {
+            sip,
+            ari,
+            http,
+            calls,
+            stop,
+            stopping,
+            faults,
+            drain,
+            recorder,
+            outbox,
+            controls,
+            address,
+        };
+        Ok(running)
+    }
+
+    /// Tells a call what to do; false when there is no such call, or it has too much to do.
+    pub fn command(&self, call: &str, command: Command) -> bool {
+        self.controls.send(call, command)
     }
 
     /// Returns when no PBX will ever send a call again: each one's Stasis application belongs to
@@ -164,7 +195,7 @@ impl App {
         })
         .await;
         let tasks = self.sip.iter().map(|(_, t)| t).chain(self.ari.iter().map(|(_, t)| t));
-        tasks.chain(&self.http).for_each(JoinHandle::abort);
+        tasks.chain(&self.http).chain(&self.outbox).for_each(JoinHandle::abort);
         if let Some(recorder) = self.recorder {
             let _ = tokio::task::spawn_blocking(move || recorder.flush()).await;
         }
@@ -195,7 +226,7 @@ fn call_configs(plan: &Plan, recorder: Option<&Recorder>) -> CallConfigs {
     let ari = plan.ari.iter().map(|(pbx, ai)| (pbx.name.as_str(), ai));
     sip.chain(ari)
         .map(|(name, ai)| {
-            let config = call_config(plan, ai, budget.clone(), recorder.cloned());
+            let config = call_config(plan, name, ai, budget.clone(), recorder.cloned());
             (name.into(), Arc::new(config))
         })
         .collect()
@@ -266,12 +297,30 @@ fn start_ari(
         .collect()
 }
 
-fn open_recordings(directory: PathBuf) -> Result<Recorder> {
-    let name = directory.display().to_string();
-    Recorder::new(directory).with_context(|| format!("[recording] directory {name} cannot be used"))
+/// The recorder, and what sends its recordings elsewhere.
+fn open_recordings(plan: &mut Plan) -> Result<(Option<Recorder>, Option<Outbox>)> {
+    let Some(recording) = plan.recording.take() else { return Ok((None, None)) };
+    let uploader = recording.upload.as_ref().map(Uploader::new).transpose();
+    let uploader = uploader.context("[recording.upload] url")?;
+    let news = Arc::new(Notify::new());
+    let outbox = recording.settings.outbox.then(|| Outbox {
+        root: Root::new(recording.settings.directory.clone()),
+        uploader,
+        webhook: recording.webhook,
+        delete_after: recording.delete_after,
+        news: news.clone(),
+    });
+    let recorder = Recorder::new(recording.settings, move || news.notify_one());
+    Ok((Some(recorder.context("recordings cannot be made")?), outbox))
 }
 
-fn call_config(plan: &Plan, ai: &AiPlan, budget: Budget, recorder: Option<Recorder>) -> CallConfig {
+fn call_config(
+    plan: &Plan,
+    name: &str,
+    ai: &AiPlan,
+    budget: Budget,
+    recorder: Option<Recorder>,
+) -> CallConfig {
     let calls = &plan.settings.calls;
     CallConfig {
         target: ai.target.clone(),
@@ -288,45 +337,62 @@ fn call_config(plan: &Plan, ai: &AiPlan, budget: Budget, recorder: Option<Record
         reorder_wait: plan.settings.media.reorder_wait.0,
         playout_bytes: calls.playout_minutes as usize * 60 * RATE as usize,
         playout_budget: budget,
+        record: plan.record.get(name).cloned(),
         recorder,
     }
 }
 
-/// Gives every offer a task of its own; a panic in one ends that call alone.
-async fn take_offers(
-    mut incoming: mpsc::Receiver<Offer>,
+/// What becomes of offers.
+struct Taking {
     configs: CallConfigs,
     calls: TaskTracker,
     stopped: watch::Receiver<bool>,
     records: Option<mpsc::UnboundedSender<Record>>,
-) {
-    while let Some(mut offer) = incoming.recv().await {
-        let Some(config) =
-            configs.iter().find(|(name, _)| *name == offer.pbx).map(|(_, c)| c.clone())
-        else {
-            (offer.requests)(Request::End { reason: EndReason::Internal, talked: false });
-            continue;
-        };
-        let (stopped, records) = (stopped.clone(), records.clone());
-        let requests: Arc<dyn Fn(Request) + Send + Sync> = Arc::from(offer.requests);
-        let for_call = requests.clone();
-        offer.requests = Box::new(move |request| for_call(request));
-        calls.spawn(async move {
-            let id = offer.id.clone();
-            match AssertUnwindSafe(run(offer, config, stopped)).catch_unwind().await {
-                Ok(record) => {
-                    if let Some(records) = records {
-                        let _ = records.send(record);
+}
+
+impl Taking {
+    /// Gives every offer a task of its own; a panic in one ends that call alone.
+    async fn take_offers(self, mut incoming: mpsc::Receiver<Offer>, controls: Controls) {
+        while let Some(mut offer) = incoming.recv().await {
+            let known = self.configs.iter().find(|(name, _)| *name == offer.pbx);
+            let Some(config) = known.map(|(_, config)| config.clone()) else {
+                (offer.requests)(Request::End { reason: EndReason::Internal, talked: false });
+                continue;
+            };
+            let recorded = config.record.as_ref().and(config.recorder.as_ref());
+            if recorded.is_some_and(Recorder::refuses) {
+                let reason = EndReason::NotRecorded;
+                COUNTERS.ended(reason);
+                let (call, pbx) = (&offer.id, &*offer.pbx);
+                warn!(call, pbx, "a call is refused: it could not be recorded");
+                (offer.requests)(Request::End { reason, talked: false });
+                continue;
+            }
+            let (stopped, records) = (self.stopped.clone(), self.records.clone());
+            let requests: Arc<dyn Fn(Request) + Send + Sync> = Arc::from(offer.requests);
+            let for_call = requests.clone();
+            offer.requests = Box::new(move |request| for_call(request));
+            let (id, controls) = (offer.id.clone(), controls.clone());
+            let commands = controls.add(&id);
+            self.calls.spawn(async move {
+                let call = run(offer, config, commands, stopped);
+                let result = AssertUnwindSafe(call).catch_unwind().await;
+                controls.remove(&id);
+                match result {
+                    Ok(record) => {
+                        if let Some(records) = records {
+                            let _ = records.send(record);
+                        }
+                    }
+                    Err(_) => {
+                        COUNTERS.panics.fetch_add(1, Ordering::Relaxed);
+                        COUNTERS.ended(EndReason::Internal);
+                        error!(call = id, "a fault of ours has ended this call");
+                        requests(Request::End { reason: EndReason::Internal, talked: false });
                     }
                 }
-                Err(_) => {
-                    COUNTERS.panics.fetch_add(1, Ordering::Relaxed);
-                    COUNTERS.ended(EndReason::Internal);
-                    error!(call = id, "a fault of ours has ended this call");
-                    requests(Request::End { reason: EndReason::Internal, talked: false });
-                }
-            }
-        });
+            });
+        }
     }
 }
 

@@ -23,7 +23,18 @@ pub struct Counters {
     pub frames_late: AtomicU64,
     pub rtp_wrong_source: AtomicU64,
     pub ai_frames_dropped: AtomicU64,
+    /// Recordings finished, those with gaps among them, and those that a crash had left.
+    pub recordings: AtomicU64,
+    pub recordings_partial: AtomicU64,
+    pub recordings_repaired: AtomicU64,
+    /// Writes that the disk refused, and audio that found no room because of it.
     pub recording_errors: AtomicU64,
+    pub recording_lost_ms: AtomicU64,
+    pub uploads: AtomicU64,
+    pub webhooks: AtomicU64,
+    /// Uploads and webhooks that failed and are tried again; recordings that wait for either.
+    pub outbox_errors: AtomicU64,
+    pub outbox_waiting: AtomicU64,
     pub panics: AtomicU64,
 }
 
@@ -37,7 +48,15 @@ pub static COUNTERS: Counters = Counters {
     frames_late: AtomicU64::new(0),
     rtp_wrong_source: AtomicU64::new(0),
     ai_frames_dropped: AtomicU64::new(0),
+    recordings: AtomicU64::new(0),
+    recordings_partial: AtomicU64::new(0),
+    recordings_repaired: AtomicU64::new(0),
     recording_errors: AtomicU64::new(0),
+    recording_lost_ms: AtomicU64::new(0),
+    uploads: AtomicU64::new(0),
+    webhooks: AtomicU64::new(0),
+    outbox_errors: AtomicU64::new(0),
+    outbox_waiting: AtomicU64::new(0),
     panics: AtomicU64::new(0),
 };
 
@@ -46,6 +65,11 @@ impl Counters {
         if let Some(at) = EndReason::ALL.iter().position(|r| *r == reason) {
             self.ended[at].fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    pub fn ended_by(&self, reason: EndReason) -> u64 {
+        let at = EndReason::ALL.iter().position(|r| *r == reason);
+        at.map_or(0, |at| self.ended[at].load(Ordering::Relaxed))
     }
 
     pub fn media(&self, summary: &Summary, ai_dropped: u64) {
@@ -83,7 +107,12 @@ impl Counters {
             frames_late = get(&self.frames_late),
             rtp_wrong_source = get(&self.rtp_wrong_source),
             ai_frames_dropped = get(&self.ai_frames_dropped),
+            recordings = get(&self.recordings),
+            recordings_partial = get(&self.recordings_partial),
             recording_errors = get(&self.recording_errors),
+            recording_lost_ms = get(&self.recording_lost_ms),
+            uploads = get(&self.uploads),
+            outbox_waiting = get(&self.outbox_waiting),
             panics = get(&self.panics),
             "totals"
         );

@@ -16,16 +16,19 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::call::end::EndReason;
+use crate::call::limits::{Limits, Milestones, State};
 use crate::call::words::{Input, Output, Seeds, Summary};
-use crate::call::{AnswerWhen, CallConfig, RemoteMedia, Request, Signal};
+use crate::call::{AnswerWhen, CallConfig, RecordPlan, RemoteMedia, Request, Signal};
 use crate::media::dtmf::{DigitGate, Origin};
-use crate::media::frame::{FRAME_TIME, Frame, SILENCE, Samples};
+use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, Frame, Kind, SILENCE, Samples};
 use crate::media::g711::{self, Law};
 use crate::media::pacer::Pacer;
 use crate::media::playout::Playout;
 use crate::media::receiver::Receiver;
 use crate::media::rtcp::Rtcp;
 use crate::media::sender::Sender;
+use crate::record::recording::Tap;
+use crate::record::{RecordCommand, When};
 use crate::stream::socket::Closed;
 use crate::stream::{FromAi, ToAi};
 
@@ -33,10 +36,6 @@ use crate::stream::{FromAi, ToAi};
 const MAX_PREROLL: usize = 100;
 /// So many packets from elsewhere, a second's worth, are no stray ones.
 const MISDIRECTED: u64 = 50;
-/// With the PBX silent on the signalling side, so long without RTP means that it is gone.
-const LOST_AFTER: Duration = Duration::from_secs(2);
-/// A source that does not connect an answered caller has failed.
-const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -66,32 +65,22 @@ pub struct Call {
     /// Silence before time 0, where the PBX wants it.
     early: Option<Pacer>,
     created: Instant,
-    answer_wanted: Option<Instant>,
-    /// Time 0: when the caller was connected.
-    answered: Option<Instant>,
+    past: Milestones,
     ai_open: bool,
-    ai_started: Option<Instant>,
-    ai_heard: bool,
     preroll: VecDeque<(u64, Samples)>,
     preroll_digits: Vec<char>,
     preroll_dropped: u64,
+    /// The caller's frames so far, and where the AI's audio stands.
     frames: u64,
-    pbx_lost: Option<Instant>,
-    pbx_back: Option<Instant>,
-    /// When the last hold ended.
-    resumed: Option<Instant>,
+    played: u64,
     packet: Vec<u8>,
     limits: Limits,
     prompt: Option<bytes::Bytes>,
-}
-
-/// The times of [`CallConfig`] that the decisions need.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    drain_on_close: Duration,
-    max_duration: Duration,
-    silent_timeout: Duration,
-    media_timeout: Duration,
+    /// How this call is recorded, if it may be.
+    record: Option<RecordPlan>,
+    recording: bool,
+    /// What is left of the announcement that it is recorded.
+    notice: bytes::Bytes,
 }
 
 impl Call {
@@ -115,26 +104,19 @@ impl Call {
             pacer: None,
             early: None,
             created: now,
-            answer_wanted: None,
-            answered: None,
+            past: Milestones::default(),
             ai_open: false,
-            ai_started: None,
-            ai_heard: false,
             preroll: VecDeque::new(),
             preroll_digits: Vec::new(),
             preroll_dropped: 0,
             frames: 0,
-            pbx_lost: None,
-            pbx_back: None,
-            resumed: None,
+            played: 0,
             packet: Vec::new(),
-            limits: Limits {
-                drain_on_close: config.drain_on_close,
-                max_duration: config.max_duration,
-                silent_timeout: config.silent_timeout,
-                media_timeout: config.media_timeout,
-            },
+            limits: Limits::of(config),
             prompt: config.prompt.clone(),
+            record: config.record.clone(),
+            recording: false,
+            notice: bytes::Bytes::new(),
         };
         if let Some(remote) = remote {
             call.set_remote(now, remote);
@@ -166,7 +148,7 @@ impl Call {
                 self.receiver.on_packet(now, from, data);
                 // the first packet may be quicker than the source's word
                 if self.early.is_some()
-                    && self.answer_wanted.is_some()
+                    && self.past.answer_wanted.is_some()
                     && self.receiver.last_heard().is_some()
                 {
                     self.connected(now);
@@ -178,7 +160,7 @@ impl Call {
             }
             Input::AiOpen => {
                 self.ai_open = true;
-                if self.answer_wanted.is_none() {
+                if self.past.answer_wanted.is_none() {
                     self.answer(now);
                 }
                 self.start_stream(now);
@@ -188,6 +170,7 @@ impl Call {
             Input::AiClosed(closed) => self.on_ai_closed(now, closed),
             Input::Signal(signal) => self.on_signal(now, signal),
             Input::End(reason) => self.end(reason),
+            Input::Record(command) => self.on_record(command),
             Input::Timeout { unix } => self.on_timeout(now, unix),
         }
         self.play(now);
@@ -197,9 +180,9 @@ impl Call {
         if self.phase == Phase::Ended {
             return None;
         }
-        let playing = self.pacer.as_ref().map(|p| p.deadline(self.playout.has_audio()));
+        let playing = self.pacer.as_ref().map(|p| p.deadline(self.has_audio()));
         let early = self.early.as_ref().map(|p| p.deadline(false));
-        let hearing = self.answered.and_then(|_| self.receiver.next_timeout());
+        let hearing = self.past.answered.and_then(|_| self.receiver.next_timeout());
         let limit = self.limit().map(|(at, _)| at);
         let times = [playing, early, hearing, self.rtcp.next_timeout(), limit];
         times.into_iter().flatten().min()
@@ -214,9 +197,9 @@ impl Call {
 
     pub fn summary(&self, now: Instant) -> Summary {
         Summary {
-            talk: self.answered.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
-            setup: self.answered.unwrap_or(now).saturating_duration_since(self.created),
-            answered: self.answered.is_some(),
+            talk: self.past.answered.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
+            setup: self.past.answered.unwrap_or(now).saturating_duration_since(self.created),
+            answered: self.past.answered.is_some(),
             received: self.receiver.counts(),
             packets_sent: self.sender.packets(),
             preroll_dropped: self.preroll_dropped,
@@ -226,31 +209,52 @@ impl Call {
     }
 
     fn answer(&mut self, now: Instant) {
-        self.answer_wanted = Some(now);
+        self.past.answer_wanted = Some(now);
         self.out.push_back(Output::Request(Request::Answer));
     }
 
     /// Time 0.
     fn connected(&mut self, now: Instant) {
-        if self.answered.is_some() {
+        if self.past.answered.is_some() {
             return;
         }
         if let Some(early) = self.early.take() {
             self.sender.rebase(early.index());
         }
-        self.answered = Some(now);
+        self.past.answered = Some(now);
         self.pacer = Some(Pacer::new(now));
         self.receiver.start(now);
         self.rtcp.start(now);
+        if self.record.as_ref().is_some_and(|plan| plan.when == When::Always) {
+            self.on_record(RecordCommand::Start);
+        }
         self.start_stream(now);
     }
 
+    /// Before time 0 there is nothing to record, and with `never` there is no plan.
+    fn on_record(&mut self, command: RecordCommand) {
+        let Some(plan) = self.record.as_ref().filter(|_| self.past.answered.is_some()) else {
+            return;
+        };
+        match command {
+            RecordCommand::Start if self.recording => return,
+            RecordCommand::Start => {
+                self.recording = true;
+                self.notice = plan.notice.clone();
+            }
+            RecordCommand::Stop => self.recording = false,
+            RecordCommand::Pause | RecordCommand::Resume => {}
+        }
+        let law = self.remote.map_or(Law::Mu, |r| r.format.law);
+        self.out.push_back(Output::Recording { command, index: self.played, law });
+    }
+
     fn start_stream(&mut self, now: Instant) {
-        if self.phase != Phase::Connecting || !self.ai_open || self.answered.is_none() {
+        if self.phase != Phase::Connecting || !self.ai_open || self.past.answered.is_none() {
             return;
         }
         self.phase = Phase::Talking;
-        self.ai_started = Some(now);
+        self.past.ai_started = Some(now);
         let preroll = std::mem::take(&mut self.preroll);
         self.out.push_back(Output::AiStart { burst: preroll.len() });
         for (index, samples) in preroll {
@@ -264,7 +268,7 @@ impl Call {
     fn set_remote(&mut self, now: Instant, remote: RemoteMedia) {
         self.receiver.set_remote(remote.rtp, remote.format);
         self.remote = Some(remote);
-        if remote.early && self.early.is_none() && self.answered.is_none() {
+        if remote.early && self.early.is_none() && self.past.answered.is_none() {
             self.early = Some(Pacer::new(now));
         }
     }
@@ -272,17 +276,22 @@ impl Call {
     /// What the receiver has ready goes to the AI and into the recording.
     fn take_frames(&mut self, now: Instant) {
         while let Some(frame) = self.receiver.next_frame() {
-            self.on_caller_frame(frame);
+            self.on_caller_frame(now, &frame);
         }
         while let Some(digit) = self.receiver.next_digit() {
             self.on_digit(now, digit, Origin::Rtp);
         }
     }
 
-    fn on_caller_frame(&mut self, frame: Frame) {
-        let (index, samples) = (self.frames, frame.samples);
+    fn on_caller_frame(&mut self, now: Instant, frame: &Frame) {
+        let (index, samples) = (self.frames, frame.mu_law());
         self.frames += 1;
-        self.out.push_back(Output::RecordCaller { index, samples });
+        if self.recording {
+            let heard = self.past.answered.filter(|_| frame.kind == Kind::Heard);
+            let heard_at = heard.map(|at| now.saturating_duration_since(at));
+            let (law, samples) = (frame.law, frame.samples);
+            self.out.push_back(Output::Tap(Tap::Caller { index, law, samples, heard_at }));
+        }
         match self.phase {
             Phase::Talking => self.out.push_back(Output::Ai(audio(index, samples))),
             Phase::Connecting => {
@@ -300,6 +309,9 @@ impl Call {
         if !self.gate.admits(now, digit, origin) {
             return;
         }
+        if self.recording {
+            self.out.push_back(Output::Tap(Tap::Digit(digit)));
+        }
         match self.phase {
             Phase::Talking => self.out.push_back(Output::Ai(ToAi::Digit(digit))),
             Phase::Connecting if self.preroll_digits.len() < 32 => self.preroll_digits.push(digit),
@@ -308,7 +320,7 @@ impl Call {
     }
 
     fn on_ai(&mut self, message: FromAi) {
-        self.ai_heard = true;
+        self.past.ai_heard = true;
         if self.phase != Phase::Talking {
             return;
         }
@@ -325,6 +337,9 @@ impl Call {
 
     fn return_marks(&mut self) {
         while let Some(name) = self.playout.next_mark() {
+            if self.recording {
+                self.out.push_back(Output::Tap(Tap::Mark(name.clone())));
+            }
             if self.phase == Phase::Talking {
                 self.out.push_back(Output::Ai(ToAi::Mark(name)));
             }
@@ -339,7 +354,7 @@ impl Call {
         match closed {
             Closed::Orderly(_) if self.phase == Phase::Talking => {
                 let until = now + self.limits.drain_on_close;
-                match self.playout.has_audio() && until > now {
+                match self.has_audio() && until > now {
                     true => self.phase = Phase::Draining { until },
                     false => self.end(EndReason::AiHangup),
                 }
@@ -353,7 +368,7 @@ impl Call {
 
     /// The place where a transfer to a human will stand beside prompt and hang-up.
     fn ai_failed(&mut self, _now: Instant, reason: EndReason) {
-        match (&self.prompt, self.answered) {
+        match (&self.prompt, self.past.answered) {
             (Some(prompt), Some(_)) => {
                 if self.phase == Phase::Talking {
                     self.out.push_back(Output::Ai(ToAi::Stop));
@@ -375,7 +390,7 @@ impl Call {
             Signal::Media(remote) => {
                 let held = |r: RemoteMedia| !r.wants_audio || !r.sends_audio;
                 if !held(remote) && self.remote.is_some_and(held) {
-                    self.resumed = Some(now);
+                    self.past.resumed = Some(now);
                 }
                 self.set_remote(now, remote);
             }
@@ -387,10 +402,10 @@ impl Call {
                 }
                 self.on_digit(now, digit, Origin::Info);
             }
-            Signal::PbxLost => (self.pbx_lost, self.pbx_back) = (Some(now), None),
-            Signal::PbxBack => self.pbx_back = Some(now),
-            Signal::PbxConfirms => (self.pbx_lost, self.pbx_back) = (None, None),
-            Signal::Ended(EndReason::CallerHangup) if self.answered.is_none() => {
+            Signal::PbxLost => (self.past.pbx_lost, self.past.pbx_back) = (Some(now), None),
+            Signal::PbxBack => self.past.pbx_back = Some(now),
+            Signal::PbxConfirms => (self.past.pbx_lost, self.past.pbx_back) = (None, None),
+            Signal::Ended(EndReason::CallerHangup) if self.past.answered.is_none() => {
                 self.end(EndReason::Cancelled);
             }
             Signal::Ended(reason) => self.end(reason),
@@ -398,7 +413,7 @@ impl Call {
     }
 
     fn on_timeout(&mut self, now: Instant, unix: Duration) {
-        if self.answered.is_some() {
+        if self.past.answered.is_some() {
             self.receiver.on_timeout(now);
             self.take_frames(now);
         }
@@ -414,7 +429,8 @@ impl Call {
 
     fn report(&mut self, now: Instant, unix: Duration) {
         let lost = self.receiver.counts().sequence.lost;
-        let passed = self.answered.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let passed =
+            self.past.answered.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let index = (passed.as_micros() / FRAME_TIME.as_micros()) as u64;
         let reception = self.receiver.reception();
         let packet = self.rtcp.report(now, unix, &self.sender, index, reception, lost);
@@ -426,32 +442,16 @@ impl Call {
 
     /// The earliest of the times that end the call, and why it ends then.
     fn limit(&self) -> Option<(Instant, EndReason)> {
-        let after = |since: Option<Instant>, limit: Duration, reason: EndReason| {
-            since.filter(|_| !limit.is_zero()).map(|at| (at + limit, reason))
+        let state = State {
+            heard: self.receiver.last_heard(),
+            on_hold: self.remote.is_some_and(|r| !r.wants_audio || !r.sends_audio),
+            talking: self.phase == Phase::Talking,
+            draining: match self.phase {
+                Phase::Draining { until } => Some(until),
+                _ => None,
+            },
         };
-        let heard = self.receiver.last_heard().filter(|_| self.answered.is_some());
-        let on_hold = self.remote.is_some_and(|r| !r.wants_audio || !r.sends_audio);
-        let expected = heard.max(self.resumed).filter(|_| !on_hold);
-        let silent = self.ai_started.filter(|_| !self.ai_heard && self.phase == Phase::Talking);
-        // a PBX that is back knows this call if its RTP flows again
-        let survived = self.pbx_back.is_some_and(|back| heard.is_some_and(|at| at > back));
-        let unsure = self.pbx_lost.is_some() && !survived;
-        let lost = heard.max(self.pbx_lost).filter(|_| unsure && !on_hold);
-        let unconnected = self.answer_wanted.filter(|_| self.answered.is_none());
-        let drained = match self.phase {
-            Phase::Draining { until } => Some((until, EndReason::AiHangup)),
-            _ => None,
-        };
-        let limits = &self.limits;
-        let times = [
-            drained,
-            after(self.answered, limits.max_duration, EndReason::MaxDuration),
-            after(lost, LOST_AFTER, EndReason::PbxLost),
-            after(unconnected, CONNECT_LIMIT, EndReason::PbxError),
-            after(expected, limits.media_timeout, EndReason::MediaTimeout),
-            after(silent, limits.silent_timeout, EndReason::AiTimeout),
-        ];
-        times.into_iter().flatten().min_by_key(|(at, _)| *at)
+        self.limits.earliest(&self.past, state)
     }
 
     /// Silence before time 0.
@@ -461,7 +461,7 @@ impl Call {
                 return;
             }
             let index = early.take(now, false).index;
-            self.send_frame(index, false, [SILENCE; 160]);
+            self.send_frame(index, false, [SILENCE; FRAME_SAMPLES]);
         }
     }
 
@@ -482,16 +482,22 @@ impl Call {
     fn play(&mut self, now: Instant) {
         self.play_early(now);
         while let Some(pacer) = &mut self.pacer {
-            let audio = self.playout.has_audio();
+            let audio = !self.notice.is_empty() || self.playout.has_audio();
             if self.phase == Phase::Ended || pacer.deadline(audio) > now {
                 return;
             }
             let slot = pacer.take(now, audio);
-            let samples = self.playout.next_frame().unwrap_or([SILENCE; 160]);
-            self.out.push_back(Output::RecordAi { index: slot.index, samples });
+            let samples = self.next_samples();
+            self.played = slot.index + 1;
             self.send_frame(slot.index, slot.marker, samples);
+            if self.recording {
+                // on hold the caller hears the PBX
+                let heard = self.remote.is_none_or(|r| r.wants_audio);
+                let samples = if heard { samples } else { [SILENCE; FRAME_SAMPLES] };
+                self.out.push_back(Output::Tap(Tap::Ai { index: slot.index, samples }));
+            }
             self.return_marks();
-            if !self.playout.has_audio() {
+            if !self.has_audio() {
                 match self.phase {
                     Phase::Draining { .. } if audio => self.end(EndReason::AiHangup),
                     Phase::Prompting { reason } if audio => self.end(reason),
@@ -499,6 +505,22 @@ impl Call {
                 }
             }
         }
+    }
+
+    /// The announcement goes before anything of the AI's, and its `clear` does not touch it.
+    fn next_samples(&mut self) -> Samples {
+        let mut samples = [SILENCE; FRAME_SAMPLES];
+        if self.notice.is_empty() {
+            return self.playout.next_frame().unwrap_or(samples);
+        }
+        let part = self.notice.split_to(self.notice.len().min(FRAME_SAMPLES));
+        samples[..part.len()].copy_from_slice(&part);
+        samples
+    }
+
+    /// There is something to be played.
+    fn has_audio(&self) -> bool {
+        !self.notice.is_empty() || self.playout.has_audio()
     }
 
     fn end(&mut self, reason: EndReason) {
@@ -512,7 +534,7 @@ impl Call {
                 | EndReason::BadMedia
         );
         if !source_knows {
-            let talked = self.answered.is_some();
+            let talked = self.past.answered.is_some();
             self.out.push_back(Output::Request(Request::End { reason, talked }));
         }
         if self.phase == Phase::Talking {

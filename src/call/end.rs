@@ -31,6 +31,8 @@ pub enum EndReason {
     BadMedia,
     MaxDuration,
     Overload,
+    /// Nothing can be recorded, and every call has to be.
+    NotRecorded,
     Drain,
     Internal,
 }
@@ -49,7 +51,7 @@ pub struct EndRow {
 }
 
 impl EndReason {
-    pub const ALL: [EndReason; 18] = [
+    pub const ALL: [EndReason; 19] = [
         EndReason::CallerHangup,
         EndReason::Cancelled,
         EndReason::AiHangup,
@@ -66,6 +68,7 @@ impl EndReason {
         EndReason::BadMedia,
         EndReason::MaxDuration,
         EndReason::Overload,
+        EndReason::NotRecorded,
         EndReason::Drain,
         EndReason::Internal,
     ];
@@ -91,6 +94,7 @@ impl EndReason {
             EndReason::BadMedia => ("bad_media", 488, "Not Acceptable Here", 88, Level::WARN),
             EndReason::MaxDuration => ("max_duration", 503, BUSY, 16, Level::INFO),
             EndReason::Overload => ("overload", 503, BUSY, 42, Level::WARN),
+            EndReason::NotRecorded => ("not_recorded", 503, BUSY, 41, Level::WARN),
             EndReason::Drain => ("drain", 503, BUSY, 31, Level::INFO),
             EndReason::Internal => ("internal", 500, "Server Internal Error", 41, Level::ERROR),
         };

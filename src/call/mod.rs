@@ -2,13 +2,16 @@
 //!
 //! [`core`] decides (pure; [`words`] are its inputs and outputs), [`run`] moves packets, [`leg`]
 //! and [`ports`] own the RTP sockets, [`end`] says why a call ended. A source (SIP, ARI) hands over
-//! an [`Offer`].
+//! an [`Offer`]. [`limits`] are the times that end a call, [`tape`] its recordings.
 
+pub mod controls;
 pub mod core;
 pub mod end;
 pub mod leg;
+pub mod limits;
 pub mod ports;
 pub mod run;
+pub mod tape;
 pub mod words;
 
 use std::net::SocketAddr;
@@ -20,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use crate::media::playout::Budget;
 use crate::media::receiver::Format;
 use crate::record::writer::Recorder;
+use crate::record::{RecordCommand, When};
 use crate::stream::connect::Target;
 use end::EndReason;
 use leg::Leg;
@@ -119,5 +123,21 @@ pub struct CallConfig {
     pub reorder_wait: Duration,
     pub playout_bytes: usize,
     pub playout_budget: Budget,
+    /// How a call is recorded; `None`: not at all.
+    pub record: Option<RecordPlan>,
     pub recorder: Option<Recorder>,
+}
+
+/// What is asked of a call while it is up, by whoever controls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    Record(RecordCommand),
+}
+
+/// How the calls of one PBX are recorded.
+#[derive(Debug, Clone)]
+pub struct RecordPlan {
+    pub when: When,
+    /// Played to the caller when it begins, mu-law; may be empty.
+    pub notice: bytes::Bytes,
 }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::{Either, pending};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
 use crate::call::core::Call;
 use crate::call::end::EndReason;
 use crate::call::leg::{Channel, MAX_DATAGRAM};
+use crate::call::tape::Tape;
 use crate::call::words::{Input, Output, Seeds, Summary};
-use crate::call::{CallConfig, Offer, Signal};
-use crate::record::writer::{Recording, Track};
+use crate::call::{CallConfig, Command, Offer, Signal};
 use crate::stream::connect::{ConnectError, Socket};
 use crate::stream::socket::{AiSocket, Closed, Counts, SocketEvent};
 use crate::stream::{FromAi, StreamInfo, twilio};
@@ -31,11 +31,17 @@ pub struct Record {
     pub summary: Summary,
     /// What the AI's socket could not take or not understand.
     pub ai: Counts,
-    pub recording: Option<std::path::PathBuf>,
+    /// Ids of its recordings.
+    pub recordings: Vec<String>,
 }
 
 /// Runs one call to its end. `stop` becomes true when the program wants all calls ended.
-pub async fn run(offer: Offer, config: Arc<CallConfig>, mut stop: watch::Receiver<bool>) -> Record {
+pub async fn run(
+    offer: Offer,
+    config: Arc<CallConfig>,
+    mut commands: mpsc::Receiver<Command>,
+    mut stop: watch::Receiver<bool>,
+) -> Record {
     offer.leg.ready().await;
     let mut running = Running::new(offer, &config);
     let mut connecting = Some(Box::pin(config.target.connect(config.answer_wait)));
@@ -53,6 +59,9 @@ pub async fn run(offer: Offer, config: Arc<CallConfig>, mut stop: watch::Receive
             signal = running.offer.signals.recv() => {
                 let signal = signal.unwrap_or(Signal::Ended(EndReason::Internal));
                 running.call.handle(Instant::now(), Input::Signal(signal));
+            }
+            Some(Command::Record(command)) = commands.recv() => {
+                running.call.handle(Instant::now(), Input::Record(command));
             }
             received = running.offer.leg.recv(&mut buffer) => {
                 if let Ok((channel, n, from)) = received {
@@ -82,7 +91,7 @@ struct Running {
     offer: Offer,
     info: StreamInfo,
     call: Call,
-    recording: Option<Recording>,
+    tape: Tape,
     ai: Option<AiSocket>,
     /// Kept beside the socket, which may be gone before the call's end.
     ai_counts: Counts,
@@ -108,9 +117,9 @@ impl Running {
         let (signalling, remote) = (offer.leg.signalling, offer.remote);
         let call = Call::new(Instant::now(), config, signalling, remote, seeds(), cname);
         Running {
+            tape: Tape::new(config.recorder.clone(), &offer, &info),
             info,
             call,
-            recording: config.recorder.as_ref().map(|r| r.start(&offer.id)),
             offer,
             ai: None,
             ai_counts: Counts::default(),
@@ -133,11 +142,9 @@ impl Running {
                         ai.send(message);
                     }
                 }
-                Output::RecordCaller { index, samples } => {
-                    self.recording.iter_mut().for_each(|r| r.tap(Track::Caller, index, &samples));
-                }
-                Output::RecordAi { index, samples } => {
-                    self.recording.iter_mut().for_each(|r| r.tap(Track::Ai, index, &samples));
+                Output::Tap(tap) => self.tape.tap(tap),
+                Output::Recording { command, index, law } => {
+                    self.tape.command(command, index, law);
                 }
                 Output::Ended(reason) => end = Some(reason),
             }
@@ -242,15 +249,15 @@ impl Running {
 
     async fn finish(self, reason: EndReason) -> Record {
         let summary = self.call.summary(Instant::now());
-        let recording = self.recording.map(Recording::finish);
-        log_end(&self.offer, reason, &summary, self.ai_counts.dropped_audio);
+        let (recordings, lost_ms) = self.tape.finish(reason, &summary);
+        log_end(&self.offer, reason, &summary, self.ai_counts.dropped_audio, lost_ms);
         let id = self.offer.id.clone();
         // the farewell to an AI that does not answer holds neither ports nor admission
         drop(self.offer);
         if let Some(ai) = self.ai {
             ai.finish().await;
         }
-        Record { id, reason, summary, ai: self.ai_counts, recording }
+        Record { id, reason, summary, ai: self.ai_counts, recordings }
     }
 }
 
@@ -295,7 +302,7 @@ fn unix() -> Duration {
 }
 
 /// The one line that a call leaves.
-fn log_end(offer: &Offer, reason: EndReason, summary: &Summary, dropped: u64) {
+fn log_end(offer: &Offer, reason: EndReason, summary: &Summary, dropped: u64, unrecorded_ms: u64) {
     COUNTERS.ended(reason);
     COUNTERS.media(summary, dropped);
     let row = reason.row();
@@ -318,6 +325,7 @@ fn log_end(offer: &Offer, reason: EndReason, summary: &Summary, dropped: u64) {
                 ai_dropped_frames = dropped,
                 ai_discarded_bytes = summary.playout_discarded,
                 preroll_dropped = summary.preroll_dropped,
+                unrecorded_ms,
                 round_trip_ms = summary.round_trip.map(|d| d.as_millis() as u64),
                 "call ended"
             )

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use crate::call::end::EndReason;
 use crate::call::{Request, Signal};
-use crate::media::frame::Samples;
+use crate::media::g711::Law;
 use crate::media::receiver;
+use crate::record::RecordCommand;
+use crate::record::recording::Tap;
 use crate::stream::socket::Closed;
 use crate::stream::{FromAi, ToAi};
 
@@ -29,6 +31,7 @@ pub enum Input<'a> {
     Signal(Signal),
     /// End it, for a reason of the program's.
     End(EndReason),
+    Record(RecordCommand),
     Timeout {
         unix: Duration,
     },
@@ -50,15 +53,13 @@ pub enum Output {
         burst: usize,
     },
     Ai(ToAi),
-    /// The caller's frame number `index`.
-    RecordCaller {
+    /// What a recording, if one is being made, is to hold.
+    Tap(Tap),
+    /// Begin, pause, go on, close. `index`: the frame that comes next; `law`: the leg's.
+    Recording {
+        command: RecordCommand,
         index: u64,
-        samples: Samples,
-    },
-    /// What the caller was played in frame number `index`.
-    RecordAi {
-        index: u64,
-        samples: Samples,
+        law: Law,
     },
     /// The call is over; nothing follows.
     Ended(EndReason),

@@ -174,7 +174,7 @@ fn finish(
         level_dbfs(&audio)
     );
     if let Some(path) = &arguments.record {
-        let mut file = wav::header(1, audio.len() as u32).to_vec();
+        let mut file = wav::Encoding::Mu.header(1, audio.len() as u64);
         file.extend_from_slice(&audio);
         std::fs::write(path, file).with_context(|| format!("cannot write {}", path.display()))?;
         println!("wrote {}", path.display());

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,8 @@ use crate::media::frame::{SILENCE, level_dbfs};
 use crate::peer::ai::{self, AgentEvent};
 use crate::peer::phone::{Heard, Phone, PhoneCommand, PhoneConfig, PhoneEvent};
 use crate::peer::registrar::Registrar;
-use crate::record::wav;
+use crate::record::disk::{Root, with_ending};
+use crate::record::{library, wav};
 use crate::sip::agent::CallEnd;
 use crate::sip::uri::Uri;
 use crate::telemetry;
@@ -102,7 +103,7 @@ async fn demo(arguments: &DemoArguments) -> Result<ExitCode> {
     let outcome = converse(&teller, &mut phone, agent_rx, records).await;
     app.shutdown(std::future::ready(())).await;
     let (seen, record) = outcome?;
-    report(&seen, &record)
+    report(&seen, &record, &arguments.output)
 }
 
 /// The bridge with a configuration as a user writes it.
@@ -264,7 +265,7 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted.get(at).copied().unwrap_or(f64::NAN)
 }
 
-fn report(seen: &Seen, record: &Record) -> Result<ExitCode> {
+fn report(seen: &Seen, record: &Record, output: &Path) -> Result<ExitCode> {
     let heard: Vec<(Instant, Vec<u8>)> =
         seen.heard.iter().map(|h| (h.at, h.samples.clone())).collect();
     let spoken = &seen.sent[..seen.sent.len().saturating_sub(1)];
@@ -301,17 +302,13 @@ fn report(seen: &Seen, record: &Record) -> Result<ExitCode> {
             failures.push(what.to_owned());
         }
     };
-    let levels = recording_levels(record);
-    match (&record.recording, &levels) {
-        (Some(path), Ok((caller, ai))) => {
-            println!(
-                "  recording                     {} (left: caller, right: AI)",
-                path.display()
-            );
-            expect(*caller > -40.0 && *ai > -40.0, "the recording does not hold both voices");
+    match recording_levels(record, output) {
+        Ok((path, caller, ai)) => {
+            let file = path.display();
+            println!("  recording                     {file} (left: caller, right: AI)");
+            expect(caller > -40.0 && ai > -40.0, "the recording does not hold both voices");
         }
-        (_, Err(why)) => expect(false, &format!("the recording cannot be read: {why}")),
-        (None, _) => expect(false, "there is no recording"),
+        Err(why) => expect(false, &format!("the recording cannot be read: {why}")),
     }
     expect(lost + lost_back == 0, "audio was lost");
     expect(seen.barge_in && seen.greeting_back, "the greeting was not interrupted");
@@ -330,10 +327,12 @@ fn report(seen: &Seen, record: &Record) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Loudness of both channels, in dBFS.
-fn recording_levels(record: &Record) -> Result<(f64, f64)> {
-    let path = record.recording.as_ref().context("no file")?;
-    let channels = wav::read(&std::fs::read(path)?)?;
+/// The file, and the loudness of both channels in dBFS.
+fn recording_levels(record: &Record, output: &Path) -> Result<(PathBuf, f64, f64)> {
+    let root = Root::new(output.to_owned());
+    let id = record.recordings.first().context("none was made")?;
+    let path = output.join(with_ending(&library::find(&root, id)?, "wav"));
+    let channels = wav::read(&std::fs::read(&path)?)?;
     let [caller, ai] = &channels[..] else { bail!("{} channels", channels.len()) };
-    Ok((level_dbfs(caller), level_dbfs(ai)))
+    Ok((path, level_dbfs(caller), level_dbfs(ai)))
 }

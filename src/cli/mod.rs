@@ -4,6 +4,7 @@ pub mod call;
 pub mod demo;
 pub mod echo_agent;
 pub mod health;
+pub mod recordings;
 pub mod run;
 
 use std::collections::HashMap;
@@ -32,6 +33,8 @@ enum Command {
     Call(call::CallArguments),
     /// Ask a running `run` how it is: exit code 0 when it works.
     Health(health::HealthArguments),
+    /// List, show and verify recordings.
+    Recordings(recordings::RecordingsArguments),
 }
 
 /// Exit code for a wrong configuration or command line.
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::EchoAgent(arguments) => echo_agent::main(&arguments),
         Command::Call(arguments) => call::main(&arguments),
         Command::Health(arguments) => health::main(&arguments),
+        Command::Recordings(arguments) => recordings::main(&arguments),
     }
 }
 

@@ -8,6 +8,7 @@ use tracing::info;
 
 use crate::app::App;
 use crate::cli::{EXIT_CONFIG, EXIT_REPLACED, Stop, environment};
+use crate::config::recording::try_directory;
 use crate::config::resolve::{Plan, resolve};
 use crate::config::{ConfigError, Source, load};
 use crate::telemetry;
@@ -31,6 +32,11 @@ pub fn main(arguments: &RunArguments) -> ExitCode {
         }
     };
     if arguments.check {
+        let directory = plan.recording.as_ref().map(|r| &*r.settings.directory);
+        if let Some(Err(why)) = directory.map(try_directory) {
+            eprintln!("{}: recording.directory: {why}", arguments.config.display());
+            return ExitCode::from(EXIT_CONFIG);
+        }
         println!("{}: good", arguments.config.display());
         return ExitCode::SUCCESS;
     }

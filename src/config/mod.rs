@@ -5,6 +5,7 @@
 //! program needs.
 
 mod ari;
+pub mod recording;
 pub mod resolve;
 pub mod schema;
 
@@ -67,7 +68,9 @@ impl Source {
         let line = before.matches('\n').count() + 1;
         let place = format!("{}:{line}", self.name);
         let key = key_at(&self.text, line);
-        let secret = ["password", "auth_token"].iter().any(|s| key.ends_with(s));
+        let secret = ["password", "auth_token", "secret", "secret_access_key"]
+            .iter()
+            .any(|s| key.ends_with(s));
         // the parser's message quotes the value
         let message = if secret { "must be a string in quotes".to_owned() } else { message };
         ConfigError { place, key, message }

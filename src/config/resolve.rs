@@ -2,14 +2,14 @@
 //! contradictions refused. Owns the reading of files that hold secrets.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::ari::client::AriPbx;
-use crate::call::AnswerWhen;
+use crate::call::{AnswerWhen, RecordPlan};
+use crate::config::recording::RecordingPlan;
 use crate::config::schema::{
     Ai, Answer, HostPort, Mode, Pbx, PbxSip, Settings, Span, TransportWord,
 };
@@ -46,7 +46,9 @@ pub struct Plan {
     pub sip: Vec<SipPbx>,
     pub ari: Vec<(AriPbx, AiPlan)>,
     pub prompt: Option<Bytes>,
-    pub recordings: Option<PathBuf>,
+    pub recording: Option<RecordingPlan>,
+    /// How calls are recorded, by the PBX's name; who is not here is not.
+    pub record: BTreeMap<String, RecordPlan>,
 }
 
 /// Reads secrets and files that the settings name and checks what serde cannot.
@@ -87,9 +89,12 @@ fn resolve_all(
         return Err(source.error("calls.max", "must be at least 1"));
     }
     let resolver = Resolver { source, environment };
-    let (mut sip, mut ari) = (Vec::new(), Vec::new());
+    let (mut sip, mut ari, mut record) = (Vec::new(), Vec::new(), BTreeMap::new());
     for (name, pbx) in &settings.pbx {
         let ai = resolver.ai(&name.0, &settings.ai, &pbx.ai)?;
+        if let Some(plan) = resolver.record_plan(&name.0, &settings.recording, &pbx.recording)? {
+            record.insert(name.0.clone(), plan);
+        }
         match pbx.mode {
             Mode::Sip => sip.push(resolver.sip(&name.0, pbx, ai)?),
             Mode::Ari => ari.push((resolver.ari(&name.0, pbx.ari.as_ref())?, ai)),
@@ -99,9 +104,10 @@ fn resolve_all(
         let message = "another PBX has the same url and app: each needs an application of its own";
         return Err(source.error(&format!("pbx.{name}.ari"), message));
     }
-    let prompt = settings.calls.prompt.as_deref().map(|path| resolver.prompt(path)).transpose()?;
-    let recordings = settings.recording.directory.as_ref().map(PathBuf::from);
-    Ok(Plan { settings, sip, ari, prompt, recordings })
+    let prompt = settings.calls.prompt.as_deref();
+    let prompt = prompt.map(|path| resolver.audio("calls.prompt", path)).transpose()?;
+    let recording = resolver.recording(&settings)?;
+    Ok(Plan { settings, sip, ari, prompt, recording, record })
 }
 
 /// A PBX whose application another one has, too: they would take it from each other.
@@ -305,8 +311,9 @@ impl Resolver<'_> {
         Ok(value.as_deref().map(Into::into))
     }
 
-    fn prompt(&self, path: &str) -> Result<Bytes, ConfigError> {
-        let error = |why: String| self.source.error("calls.prompt", format!("{path}: {why}"));
+    /// The first channel of a WAV, mu-law.
+    pub(super) fn audio(&self, key: &str, path: &str) -> Result<Bytes, ConfigError> {
+        let error = |why: String| self.source.error(key, format!("{path}: {why}"));
         let file = std::fs::read(path).map_err(|e| error(e.to_string()))?;
         let channels = wav::read(&file).map_err(|e| error(e.to_string()))?;
         let first = channels.into_iter().next().filter(|c| !c.is_empty());

@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use crate::config::recording::{Age, FormatWord, LayoutWord, PbxRecording, Recording, WhenWord};
 use crate::sip::network::Network;
 use crate::sip::uri::{Host, parse_host_port};
 
@@ -109,13 +110,6 @@ pub enum OnAi {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Recording {
-    /// Where a WAV of each call is written; none when not set.
-    pub directory: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 pub struct Http {
     /// Where `/healthz` and `/readyz` are served; nowhere when not set.
     pub listen: Option<SocketAddr>,
@@ -136,6 +130,8 @@ pub struct Pbx {
     pub ari: Option<PbxAri>,
     #[serde(default)]
     pub ai: Ai,
+    #[serde(default)]
+    pub recording: PbxRecording,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -358,7 +354,9 @@ words_of!(OnAi: "hangup" => Hangup, "continue" => Continue);
 words_of!(MediaFormat: "ulaw" => Ulaw, "alaw" => Alaw);
 words_of!(Mode: "sip" => Sip, "ari" => Ari);
 words_of!(TransportWord: "udp" => Udp, "tcp" => Tcp);
-from_string!(PbxName, PortRange, Span, HostPort, Network);
+words_of!(FormatWord: "g711" => G711, "ulaw" => Ulaw, "alaw" => Alaw, "pcm16" => Pcm16);
+words_of!(WhenWord: "always" => Always, "on_command" => OnCommand, "never" => Never);
+from_string!(PbxName, PortRange, Span, HostPort, Network, Age, LayoutWord);
 
 impl Serialize for PbxName {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

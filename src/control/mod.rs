@@ -1,4 +1,7 @@
-//! HTTP for machines that watch us: is the program alive, and can it take calls. Owns I/O.
+//! HTTP for machines that watch us: is the program alive, can it take calls, what has it counted.
+//! Owns I/O.
+
+mod metrics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,6 +15,7 @@ use axum::routing::get;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::record::writer::Recorder;
 use crate::telemetry::{COUNTERS, PbxStatus};
 
 /// What is told.
@@ -21,12 +25,15 @@ pub struct Watched {
     /// Calls that are up.
     pub calls: Arc<dyn Fn() -> usize + Send + Sync>,
     pub stopping: Arc<std::sync::atomic::AtomicBool>,
+    pub recorder: Option<Recorder>,
 }
 
 impl Watched {
     /// Calls of at least one PBX can be taken.
     fn is_ready(&self) -> bool {
-        !self.stopping.load(Ordering::Relaxed) && self.pbxs.iter().any(|pbx| pbx.get().0)
+        !self.stopping.load(Ordering::Relaxed)
+            && !self.recorder.as_ref().is_some_and(Recorder::refuses)
+            && self.pbxs.iter().any(|pbx| pbx.get().0)
     }
 
     fn json(&self) -> String {
@@ -46,6 +53,11 @@ impl Watched {
             "offered": COUNTERS.offered.load(Ordering::Relaxed),
             "version": env!("CARGO_PKG_VERSION"),
             "pbxs": pbxs,
+            "recording": self.recorder.as_ref().map(|recorder| {
+                let trouble = recorder.trouble();
+                let state = trouble.as_deref().unwrap_or("ready");
+                json!({ "ready": trouble.is_none(), "state": state })
+            }),
         })
         .to_string()
     }
@@ -65,6 +77,7 @@ pub async fn bind(
     let router = Router::new()
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
+        .route("/metrics", get(measure))
         .with_state(watched);
     Ok(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -86,4 +99,9 @@ async fn health(State(watched): State<Watched>) -> Response {
 async fn ready(State(watched): State<Watched>) -> Response {
     let ready = watched.is_ready();
     answer(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &watched)
+}
+
+async fn measure(State(watched): State<Watched>) -> Response {
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], metrics::text(&watched)).into_response()
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::media::g711;
+use crate::media::g711::{self, Law};
 
 /// Samples, and with mu-law bytes, of one frame.
 pub const FRAME_SAMPLES: usize = 160;
@@ -30,8 +30,24 @@ pub enum Kind {
 /// One frame of the caller's timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
+    /// In `law`, as received.
     pub samples: Samples,
+    pub law: Law,
     pub kind: Kind,
+}
+
+impl Frame {
+    pub fn mu_law(&self) -> Samples {
+        match (self.law, self.kind) {
+            (Law::Mu, _) => self.samples,
+            (Law::A, Kind::Silence) => [SILENCE; FRAME_SAMPLES],
+            (Law::A, _) => {
+                let mut samples = self.samples;
+                g711::a_to_mu(&mut samples);
+                samples
+            }
+        }
+    }
 }
 
 /// A duration as samples at 8 kHz, rounded down.

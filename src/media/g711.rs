@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use audio_codec_algorithms::{
-    convert_alaw_to_ulaw, convert_ulaw_to_alaw, decode_ulaw, encode_ulaw,
+    convert_alaw_to_ulaw, convert_ulaw_to_alaw, decode_alaw, decode_ulaw, encode_alaw, encode_ulaw,
 };
 
 /// What an RTP payload carries.
@@ -18,6 +18,43 @@ static FROM_A: LazyLock<[u8; 256]> = LazyLock::new(|| table(convert_alaw_to_ulaw
 static TO_A: LazyLock<[u8; 256]> = LazyLock::new(|| table(convert_ulaw_to_alaw));
 static LINEAR: LazyLock<[i16; 256]> =
     LazyLock::new(|| std::array::from_fn(|i| decode_ulaw(i as u8)));
+static LINEAR_A: LazyLock<[i16; 256]> =
+    LazyLock::new(|| std::array::from_fn(|i| decode_alaw(i as u8)));
+
+impl Law {
+    /// The byte that means silence; A-law has no zero, its quietest value stands for it.
+    pub fn silence(self) -> u8 {
+        match self {
+            Law::Mu => 0xff,
+            Law::A => 0xd5,
+        }
+    }
+
+    /// To 16-bit linear.
+    pub fn decode(self, sample: u8) -> i16 {
+        match self {
+            Law::Mu => decode(sample),
+            Law::A => LINEAR_A[usize::from(sample)],
+        }
+    }
+
+    /// From 16-bit linear.
+    pub fn encode(self, sample: i16) -> u8 {
+        match self {
+            Law::Mu => encode(sample),
+            Law::A => encode_alaw(sample),
+        }
+    }
+
+    /// Turns samples of this law into the other's, in place; nothing to do when it is the same.
+    pub fn convert(self, to: Law, samples: &mut [u8]) {
+        match (self, to) {
+            (Law::A, Law::Mu) => a_to_mu(samples),
+            (Law::Mu, Law::A) => mu_to_a(samples),
+            _ => {}
+        }
+    }
+}
 
 fn table(convert: fn(u8) -> u8) -> [u8; 256] {
     std::array::from_fn(|i| convert(i as u8))
@@ -54,5 +91,12 @@ mod tests {
         a_to_mu(&mut samples);
         assert!(samples.iter().all(|s| decode(*s).abs() <= 8), "{samples:?}");
         assert_eq!(decode(encode(1000)).abs_diff(1000) / 40, 0);
+        for law in [Law::Mu, Law::A] {
+            assert!(law.decode(law.silence()).abs() <= 8);
+            assert!(law.decode(law.encode(1000)).abs_diff(1000) <= 40);
+            let mut samples = [law.silence()];
+            law.convert(Law::Mu, &mut samples);
+            assert!(decode(samples[0]).abs() <= 8);
+        }
     }
 }

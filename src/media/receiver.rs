@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::media::dtmf::EventReceiver;
 use crate::media::frame::{Frame, RATE};
-use crate::media::g711::{self, Law};
+use crate::media::g711::Law;
 use crate::media::rtp::{COMFORT_NOISE, Packet};
 use crate::media::sequencer::{self, Delivery, Extent, Sequencer};
 use crate::media::source::SourceLock;
@@ -55,7 +55,6 @@ pub struct Receiver {
 struct Core {
     timeline: Timeline,
     events: EventReceiver,
-    scratch: Vec<u8>,
 }
 
 impl Receiver {
@@ -78,6 +77,7 @@ impl Receiver {
             self.source.name(address);
         }
         self.format = Some(format);
+        self.core.timeline.set_law(format.law);
     }
 
     /// Time 0 of the call.
@@ -182,17 +182,10 @@ impl Core {
         if delivery.payload_type != format.payload_type || delivery.payload.is_empty() {
             return;
         }
-        let mut samples = delivery.payload;
-        if format.law == Law::A {
-            self.scratch.clear();
-            self.scratch.extend_from_slice(samples);
-            g711::a_to_mu(&mut self.scratch);
-            samples = &self.scratch;
-        }
         let audio = Audio {
             marker: delivery.marker,
             timestamp: delivery.timestamp,
-            samples,
+            samples: delivery.payload,
             lost: delivery.lost,
             restarted: delivery.restarted,
         };
@@ -227,6 +220,7 @@ impl Jitter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::g711;
     use crate::media::sender::Sender;
     use crate::testing::start;
 
@@ -259,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_law_becomes_mu_law() {
+    fn a_law_stays_as_it_is_until_mu_law_is_asked_for() {
         let now = start();
         let mut receiver = receiver(Format { law: Law::A, payload_type: 8, ..FORMAT });
         let mut payload = [0x10; 160];
@@ -268,7 +262,8 @@ mod tests {
         Sender::new(7, 0, 0).audio(8, 0, &payload, true, &mut out);
         receiver.on_packet(now, pbx(), &out);
         let frame = receiver.next_frame().unwrap();
-        assert!(g711::decode(frame.samples[0]).abs_diff(g711::decode(0x10)) < 600);
+        assert_eq!((frame.samples, frame.law), (payload, Law::A));
+        assert!(g711::decode(frame.mu_law()[0]).abs_diff(g711::decode(0x10)) < 600);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::media::frame::{FRAME_SAMPLES, Frame, Kind, RATE, SILENCE, Samples, samples_in};
-use crate::media::g711;
+use crate::media::g711::Law;
 
 /// Nothing received for so long: our clock takes over.
 const FILL_AFTER: Duration = Duration::from_millis(100);
@@ -29,7 +29,7 @@ const MAX_LOSS: i64 = 2 * RATE as i64;
 /// Concealment: the last frame again, ever quieter, then silence.
 const FADE: [f32; 3] = [0.7, 0.4, 0.15];
 
-/// One stretch of audio as the sequencer delivers it; mu-law.
+/// One stretch of audio as the sequencer delivers it, in the timeline's law.
 #[derive(Debug, Clone, Copy)]
 pub struct Audio<'a> {
     pub marker: bool,
@@ -51,6 +51,7 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Timeline {
     frames: VecDeque<Frame>,
+    law: Law,
     partial: Samples,
     partial_len: usize,
     partial_kind: Kind,
@@ -70,6 +71,7 @@ impl Default for Timeline {
     fn default() -> Self {
         Timeline {
             frames: VecDeque::new(),
+            law: Law::Mu,
             partial: [SILENCE; FRAME_SAMPLES],
             partial_len: 0,
             partial_kind: Kind::Silence,
@@ -88,6 +90,13 @@ impl Timeline {
     /// Time 0 of the call: from here on there is a frame for every 20 ms.
     pub fn start(&mut self, now: Instant) {
         self.anchor.get_or_insert((now, self.position));
+    }
+
+    /// The law of what comes from now on.
+    pub fn set_law(&mut self, law: Law) {
+        let before = std::mem::replace(&mut self.law, law);
+        before.convert(law, &mut self.partial);
+        before.convert(law, &mut self.last);
     }
 
     pub fn pop(&mut self) -> Option<Frame> {
@@ -195,7 +204,8 @@ impl Timeline {
                 if self.partial_kind == Kind::Heard {
                     self.last = self.partial;
                 }
-                self.frames.push_back(Frame { samples: self.partial, kind: self.partial_kind });
+                let (samples, kind) = (self.partial, self.partial_kind);
+                self.frames.push_back(Frame { samples, law: self.law, kind });
             }
         }
     }
@@ -203,20 +213,19 @@ impl Timeline {
     fn append_silence(&mut self, mut count: usize) {
         while count > 0 {
             let take = count.min(FRAME_SAMPLES);
-            self.append(&[SILENCE; FRAME_SAMPLES][..take], Kind::Silence);
+            self.append(&[self.law.silence(); FRAME_SAMPLES][..take], Kind::Silence);
             count -= take;
         }
     }
 
     /// Repeats the last frame, fading, for `count` lost samples.
     fn conceal(&mut self, mut count: usize) {
-        let last = self.last;
+        let (last, law) = (self.last, self.law);
         let mut step = 0;
         while count > 0 {
             let take = count.min(FRAME_SAMPLES);
             let gain = FADE.get(step).copied().unwrap_or(0.0);
-            let faded: Samples =
-                last.map(|s| g711::encode((f32::from(g711::decode(s)) * gain) as i16));
+            let faded: Samples = last.map(|s| law.encode((f32::from(law.decode(s)) * gain) as i16));
             self.append(&faded[..take], Kind::Concealed);
             count -= take;
             step += 1;

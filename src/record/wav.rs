@@ -1,38 +1,109 @@
-//! WAV with mu-law samples (format tag 7), 8 kHz: the header, and reading a file back.
-//! Source: Microsoft's RIFF specification, "fact" chunk for non-PCM formats.
+//! WAV at 8 kHz with mu-law, A-law or 16-bit PCM samples (format tags 7, 6, 1): the header, and
+//! reading a file back. Source: Microsoft's RIFF specification, "fact" chunk for non-PCM formats.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::media::g711;
+use crate::media::frame::RATE;
+use crate::media::g711::{self, Law};
 
-pub const HEADER_BYTES: usize = 58;
-const MU_LAW: u16 = 7;
+/// What a sample is in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    Mu,
+    A,
+    Pcm16,
+}
 
-/// The header of a file with `data_bytes` of interleaved mu-law samples.
-pub fn header(channels: u16, data_bytes: u32) -> [u8; HEADER_BYTES] {
-    let rate: u32 = 8000;
-    let mut out = [0u8; HEADER_BYTES];
-    let mut at = 0;
-    let mut put = |bytes: &[u8]| {
-        out[at..at + bytes.len()].copy_from_slice(bytes);
-        at += bytes.len();
-    };
-    put(b"RIFF");
-    put(&(HEADER_BYTES as u32 - 8).saturating_add(data_bytes).to_le_bytes());
-    put(b"WAVEfmt ");
-    put(&18u32.to_le_bytes());
-    put(&MU_LAW.to_le_bytes());
-    put(&channels.to_le_bytes());
-    put(&rate.to_le_bytes());
-    put(&(rate * u32::from(channels)).to_le_bytes());
-    put(&channels.to_le_bytes());
-    put(&8u16.to_le_bytes());
-    put(&0u16.to_le_bytes());
-    put(b"fact");
-    put(&4u32.to_le_bytes());
-    put(&(data_bytes / u32::from(channels.max(1))).to_le_bytes());
-    put(b"data");
-    put(&data_bytes.to_le_bytes());
-    out
+impl From<Law> for Encoding {
+    fn from(law: Law) -> Encoding {
+        match law {
+            Law::Mu => Encoding::Mu,
+            Law::A => Encoding::A,
+        }
+    }
+}
+
+impl Encoding {
+    pub const ALL: [Encoding; 3] = [Encoding::Mu, Encoding::A, Encoding::Pcm16];
+
+    /// As in the sidecar.
+    pub fn label(self) -> &'static str {
+        match self {
+            Encoding::Mu => "mulaw",
+            Encoding::A => "alaw",
+            Encoding::Pcm16 => "pcm16",
+        }
+    }
+
+    fn tag(self) -> u16 {
+        match self {
+            Encoding::Mu => 7,
+            Encoding::A => 6,
+            Encoding::Pcm16 => 1,
+        }
+    }
+
+    /// The encoding with a format tag; mu-law when there is no such.
+    pub fn of(tag: u16) -> Encoding {
+        Encoding::ALL.into_iter().find(|e| e.tag() == tag).unwrap_or(Encoding::Mu)
+    }
+
+    pub fn sample_bytes(self) -> u64 {
+        if self == Encoding::Pcm16 { 2 } else { 1 }
+    }
+
+    /// The byte that silence consists of.
+    pub fn silence(self) -> u8 {
+        match self {
+            Encoding::Mu => Law::Mu.silence(),
+            Encoding::A => Law::A.silence(),
+            Encoding::Pcm16 => 0,
+        }
+    }
+
+    pub fn header_bytes(self) -> u64 {
+        self.header(2, 0).len() as u64
+    }
+
+    /// The header of a file with `data_bytes` of interleaved samples. Above 4 GiB it says as much
+    /// as its fields can hold.
+    pub fn header(self, channels: u16, data_bytes: u64) -> Vec<u8> {
+        let (rate, size) = (RATE as u32, self.sample_bytes() as u16);
+        let data = u32::try_from(data_bytes).unwrap_or(u32::MAX);
+        let pcm = self == Encoding::Pcm16;
+        let rest: u32 = if pcm { 36 } else { 50 };
+        let mut out = Vec::with_capacity(58);
+        out.extend_from_slice(b"RIFF");
+        out.extend_from_slice(&rest.saturating_add(data).to_le_bytes());
+        out.extend_from_slice(b"WAVEfmt ");
+        out.extend_from_slice(&(if pcm { 16u32 } else { 18 }).to_le_bytes());
+        out.extend_from_slice(&self.tag().to_le_bytes());
+        out.extend_from_slice(&channels.to_le_bytes());
+        out.extend_from_slice(&rate.to_le_bytes());
+        out.extend_from_slice(&(rate * u32::from(channels * size)).to_le_bytes());
+        out.extend_from_slice(&(channels * size).to_le_bytes());
+        out.extend_from_slice(&(8 * size).to_le_bytes());
+        if !pcm {
+            out.extend_from_slice(&0u16.to_le_bytes());
+            out.extend_from_slice(b"fact");
+            out.extend_from_slice(&4u32.to_le_bytes());
+            out.extend_from_slice(&(data / u32::from(channels.max(1))).to_le_bytes());
+        }
+        out.extend_from_slice(b"data");
+        out.extend_from_slice(&data.to_le_bytes());
+        out
+    }
+
+    /// G.711 samples of `law` as this file holds them.
+    pub fn from_law(self, law: Law, mut samples: Vec<u8>) -> Vec<u8> {
+        match self {
+            Encoding::Mu => law.convert(Law::Mu, &mut samples),
+            Encoding::A => law.convert(Law::A, &mut samples),
+            Encoding::Pcm16 => {
+                return samples.iter().flat_map(|s| law.decode(*s).to_le_bytes()).collect();
+            }
+        }
+        samples
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,13 +111,13 @@ pub enum WavError {
     #[error("not a WAV file")]
     NotWav,
     #[error(
-        "only 8 kHz mu-law or 16-bit PCM can be used; make one with: \
+        "only 8 kHz mu-law, A-law or 16-bit PCM can be used; make one with: \
          sox IN -r 8000 -c 1 -e mu-law OUT.wav"
     )]
     Format,
 }
 
-/// One channel's mu-law samples for each channel of a file: 8 kHz, mu-law or 16-bit PCM.
+/// One channel's mu-law samples for each channel of a file: 8 kHz, G.711 or 16-bit PCM.
 ///
 /// # Errors
 /// [`WavError`] for anything else.
@@ -70,7 +141,12 @@ pub fn read(file: &[u8]) -> Result<Vec<Vec<u8>>, WavError> {
                     return Err(WavError::Format);
                 };
                 let samples: Vec<u8> = match (tag, bits) {
-                    (MU_LAW, 8) => body.to_vec(),
+                    (7, 8) => body.to_vec(),
+                    (6, 8) => {
+                        let mut samples = body.to_vec();
+                        g711::a_to_mu(&mut samples);
+                        samples
+                    }
                     (1, 16) => body
                         .chunks_exact(2)
                         .map(|b| g711::encode(i16::from_le_bytes([b[0], b[1]])))
@@ -95,19 +171,32 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let mut file = header(2, 6).to_vec();
-        file.extend_from_slice(&[1, 9, 2, 8, 3, 7]);
-        assert_eq!(read(&file).unwrap(), [[1, 2, 3], [9, 8, 7]]);
+        for encoding in Encoding::ALL {
+            let data = encoding.from_law(Law::Mu, vec![0x81, 0x99, 0x82, 0x98, 0x83, 0x97]);
+            let mut file = encoding.header(2, data.len() as u64);
+            assert_eq!(file.len() as u64, encoding.header_bytes());
+            file.extend_from_slice(&data);
+            let riff = u32::from_le_bytes(file[4..8].try_into().unwrap());
+            assert_eq!(riff as usize, file.len() - 8, "{encoding:?}");
+            let [left, right] = &read(&file).unwrap()[..] else { panic!("not stereo") };
+            let near = |a: &[u8], b: &[u8]| {
+                let far = |(a, b): (&u8, &u8)| g711::decode(*a).abs_diff(g711::decode(*b)) > 1000;
+                a.len() == b.len() && !a.iter().zip(b).any(far)
+            };
+            assert!(near(left, &[0x81, 0x82, 0x83]) && near(right, &[0x99, 0x98, 0x97]));
+            let silence = encoding.from_law(Law::Mu, vec![0xff; 2]);
+            assert!(encoding == Encoding::A || silence.iter().all(|b| *b == encoding.silence()));
+        }
     }
 
     #[test]
     fn cut_and_foreign_files() {
-        let file = header(1, 100).to_vec();
-        for n in 0..HEADER_BYTES {
-            assert!(read(&file[..n]).is_err() || n >= HEADER_BYTES, "{n}");
+        let file = Encoding::Mu.header(1, 100);
+        for n in 0..file.len() {
+            assert!(read(&file[..n]).is_err(), "{n}");
         }
         assert_eq!(read(b"OggS"), Err(WavError::NotWav));
-        let mut fast = header(1, 0);
+        let mut fast = Encoding::Mu.header(1, 0);
         fast[24..28].copy_from_slice(&44_100u32.to_le_bytes());
         assert_eq!(read(&fast), Err(WavError::Format));
     }

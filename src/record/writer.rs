@@ -1,185 +1,439 @@
-//! Writes recordings: calls hand over blocks of a second, one thread writes them. A call never
-//! waits: what the thread cannot take becomes silence of the same length. Owns files.
+//! The thread that writes recordings while their calls are up. Owns files and a thread.
+//!
+//! A disk that is slow, full, read-only or gone never reaches a call. Blocks that cannot be written
+//! wait, every second one try; when the queue is full of them, calls leave theirs out and the files
+//! have silence of the same length there.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tracing::error;
+use tracing::{error, info, warn};
 
-use crate::media::frame::{FRAME_SAMPLES, SILENCE, Samples};
-use crate::record::wav;
+use crate::media::g711::Law;
+use crate::record::closer::{Closer, Closing, Finished};
+use crate::record::disk::{Part, Root};
+use crate::record::layout::Layout;
+use crate::record::queue::{Begin, Block, End, Job, Load, Queue};
+use crate::record::recording::{BLOCK_FRAMES, Recording};
+use crate::record::sidecar::{self, Alignment, Audio, CallInfo, Sidecar, State};
+use crate::record::wav::Encoding;
 use crate::telemetry::COUNTERS;
 
-/// Frames in a block.
-const BLOCK_FRAMES: u64 = 50;
-/// Blocks that may wait for the thread.
-const QUEUE: usize = 4096;
+/// After the first block of many: the others come soon, and are written in one go.
+const GATHER: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_secs(1);
+/// Seconds of all calls' audio that may wait for the disk.
+const QUEUE_SECONDS: usize = 10;
+/// How long a queue that overflowed counts as trouble.
+const OVERFLOW_TROUBLE: Duration = Duration::from_secs(5);
+/// Interval of the line that says that nothing has changed.
+const REMIND: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+/// How long the end of the program waits for a disk that does not answer.
+const FLUSH: Duration = Duration::from_secs(10);
+const FRAME_SAMPLES: u64 = crate::media::frame::FRAME_SAMPLES as u64;
 
-/// Which channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Track {
-    Caller,
-    Ai,
+/// What recordings are to be.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub directory: PathBuf,
+    pub layout: Layout,
+    /// `None`: the call's own law, nothing is transcoded.
+    pub encoding: Option<Encoding>,
+    /// Interval at which the disk is asked to keep what was written; zero: never.
+    pub fsync: Duration,
+    /// Free space, in percent, that is left alone.
+    pub keep_free_percent: f64,
+    /// Older recordings are deleted.
+    pub keep: Option<Duration>,
+    /// When all together are larger, the oldest are deleted.
+    pub keep_bytes: Option<u64>,
+    /// New calls are refused while nothing can be recorded.
+    pub require: bool,
+    /// Finished recordings are sent somewhere.
+    pub outbox: bool,
+    pub max_calls: usize,
 }
 
-enum Job {
-    /// Interleaved samples for the file, at this offset behind the header.
-    Block {
-        path: PathBuf,
-        offset: u64,
-        samples: Vec<u8>,
-    },
-    Sync(SyncSender<()>),
+/// Why recordings are in trouble, for admission and whoever asks over HTTP.
+#[derive(Debug, Default)]
+pub struct Health {
+    writing: Mutex<Option<String>>,
+    closing: Mutex<Option<String>>,
 }
 
-/// Hands out [`Recording`]s; cloned for every PBX.
+impl Health {
+    fn put(place: &Mutex<Option<String>>, trouble: Option<String>) {
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// What the closer has to say.
+    pub fn closing(&self, trouble: Option<String>) {
+        Health::put(&self.closing, trouble);
+    }
+
+    fn first(&self) -> Option<String> {
+        let of =
+            |m: &Mutex<Option<String>>| m.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        of(&self.writing).or_else(|| of(&self.closing))
+    }
+}
+
+/// Makes [`Recording`]s; cloned for every PBX.
 #[derive(Clone)]
 pub struct Recorder {
-    directory: PathBuf,
-    jobs: SyncSender<Job>,
+    queue: Queue,
+    next_key: Arc<AtomicU64>,
+    settings: Arc<Settings>,
+    health: Arc<Health>,
 }
 
 impl Recorder {
-    /// Starts the writer thread.
+    /// Starts the threads. A directory that cannot be used is trouble, and tried again, but no
+    /// error: calls can be taken. `finished` is told when the outbox has something new.
     ///
     /// # Errors
-    /// When the directory does not exist and cannot be made.
-    pub fn new(directory: PathBuf) -> io::Result<Recorder> {
-        std::fs::create_dir_all(&directory)?;
-        let (jobs, queue) = sync_channel(QUEUE);
-        thread::Builder::new().name("recorder".to_owned()).spawn(move || write_all(&queue))?;
-        Ok(Recorder { directory, jobs })
+    /// When a thread cannot be started.
+    pub fn new(settings: Settings, finished: impl Fn() + Send + 'static) -> io::Result<Recorder> {
+        let limit = settings.max_calls.max(1) * QUEUE_SECONDS * 50 / BLOCK_FRAMES as usize;
+        let (queue, jobs) = Queue::new(limit);
+        let (settings, health) = (Arc::new(settings), Arc::new(Health::default()));
+        let root = Root::new(settings.directory.clone());
+        let (closing, to_close) = channel();
+        let (of, load) = (settings.clone(), queue.load());
+        let closer = Closer::new(root.clone(), of, health.clone(), load, finished);
+        thread::Builder::new()
+            .name("recordings".to_owned())
+            .spawn(move || closer.run(&to_close))?;
+        let mut writer = Writer {
+            root,
+            settings: settings.clone(),
+            health: health.clone(),
+            load: queue.load(),
+            open: HashMap::new(),
+            closing,
+            trouble: Trouble::default(),
+            seen_overflows: 0,
+            next_probe: Instant::now(),
+        };
+        writer.first_look();
+        thread::Builder::new().name("recorder".to_owned()).spawn(move || writer.run(&jobs))?;
+        Ok(Recorder { queue, next_key: Arc::default(), settings, health })
     }
 
-    /// A recording for the call `id`, an id of ours: letters, digits and dashes.
-    pub fn start(&self, id: &str) -> Recording {
-        let path = self.directory.join(format!("{id}.wav"));
-        Recording { path, jobs: self.jobs.clone(), block: 0, samples: empty_block(), frames: 0 }
+    /// A recording that begins with the call's frame number `first`, `nth` of its call.
+    pub fn start(&self, call: &CallInfo, nth: u32, law: Law, first: u64) -> Recording {
+        let key = self.next_key.fetch_add(1, Ordering::Relaxed);
+        let id = if nth == 1 { call.id.clone() } else { format!("{}-{nth}", call.id) };
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let id = crate::record::layout::clean(&id);
+        let path = self.settings.layout.path(unix, &call.pbx, &id);
+        let sidecar = Sidecar {
+            version: sidecar::VERSION,
+            id,
+            state: State::Recording,
+            call: call.clone(),
+            started_at: sidecar::rfc3339(unix),
+            start_ms: first * 20,
+            duration_ms: 0,
+            end_reason: String::new(),
+            path: path.to_string_lossy().into_owned(),
+            audio: Audio {
+                format: self.settings.encoding.unwrap_or(law.into()).label().to_owned(),
+                channels: vec!["caller".to_owned(), "ai".to_owned()],
+                ..Audio::default()
+            },
+            network: None,
+            alignment: Alignment::default(),
+            pauses: Vec::new(),
+            gaps: Vec::new(),
+            events: Vec::new(),
+            events_dropped: 0,
+            write_errors: 0,
+            upload: None,
+        };
+        let begin = Box::new(Begin { sidecar: sidecar.clone(), path, law });
+        self.queue.send(Job::Begin { key, begin });
+        Recording::new(key, self.queue.clone(), sidecar, law, first)
     }
 
-    /// Waits until everything handed over so far is written.
+    /// Why nothing can be recorded at the moment.
+    pub fn trouble(&self) -> Option<String> {
+        let hangs = || "the disk does not keep up, or hangs".to_owned();
+        self.health.first().or_else(|| self.queue.load().is_high().then(hangs))
+    }
+
+    /// New calls are not to be taken: they could not be recorded.
+    pub fn refuses(&self) -> bool {
+        self.settings.require && self.trouble().is_some()
+    }
+
+    /// Waits until everything handed over so far is on the disk, or cannot be; 10 s at most.
     pub fn flush(&self) {
         let (done, wait) = sync_channel(1);
-        if self.jobs.send(Job::Sync(done)).is_ok() {
-            let _ = wait.recv();
+        self.queue.send(Job::Flush(done));
+        if wait.recv_timeout(FLUSH).is_err() {
+            error!("the disk does not answer: recordings are finished at the next start");
         }
     }
 }
 
-/// One call's recording.
-pub struct Recording {
-    path: PathBuf,
-    jobs: SyncSender<Job>,
-    /// Number of the block that is being filled; the one after it is started.
-    block: u64,
-    samples: Vec<u8>,
-    /// Highest frame seen, plus one.
-    frames: u64,
+/// A recording whose call is up, or whose last blocks wait for the disk.
+struct Open {
+    begin: Box<Begin>,
+    encoding: Encoding,
+    part: Option<Part>,
+    waiting: VecDeque<Block>,
+    end: Option<Box<End>>,
+    retry_at: Option<Instant>,
+    errors: u64,
 }
 
-/// Two blocks: the tracks may be a few frames apart.
-fn empty_block() -> Vec<u8> {
-    vec![SILENCE; 2 * BLOCK_FRAMES as usize * FRAME_SAMPLES * 2]
-}
-
-impl Recording {
-    /// Takes frame number `index` of a track.
-    pub fn tap(&mut self, track: Track, index: u64, frame: &Samples) {
-        while index >= (self.block + 2) * BLOCK_FRAMES {
-            self.hand_over();
+impl Open {
+    /// Writes what waits.
+    fn write(&mut self, root: &Root, load: &Load) -> io::Result<()> {
+        let part = match &mut self.part {
+            Some(part) => part,
+            none => {
+                let sidecar = &self.begin.sidecar;
+                none.insert(Part::create(root, &sidecar.id, sidecar.text(), self.encoding)?)
+            }
+        };
+        while let Some(block) = self.waiting.front() {
+            if self.encoding == self.begin.law.into() {
+                write_block(part, block, &block.samples)?;
+            } else {
+                let samples = block.samples.clone();
+                write_block(part, block, &self.encoding.from_law(self.begin.law, samples))?;
+            }
+            self.waiting.pop_front();
+            load.done();
         }
-        self.frames = self.frames.max(index + 1);
-        let Some(slot) = index.checked_sub(self.block * BLOCK_FRAMES) else { return };
-        let start = slot as usize * FRAME_SAMPLES * 2 + usize::from(track == Track::Ai);
-        let places = self.samples[start..].iter_mut().step_by(2);
-        places.zip(frame).for_each(|(place, sample)| *place = *sample);
-    }
-
-    fn hand_over(&mut self) {
-        let half = self.samples.len() / 2;
-        let mut block = empty_block();
-        block[..half].copy_from_slice(&self.samples[half..]);
-        let mut full = std::mem::replace(&mut self.samples, block);
-        let first = self.block * BLOCK_FRAMES;
-        let wanted = (self.frames.saturating_sub(first) as usize * FRAME_SAMPLES * 2).min(half);
-        full.truncate(wanted);
-        let offset = self.block * half as u64;
-        self.block += 1;
-        let job = Job::Block { path: self.path.clone(), offset, samples: full };
-        if self.jobs.try_send(job).is_err() {
-            COUNTERS.recording_errors.fetch_add(1, Ordering::Relaxed);
+        match &self.end {
+            Some(end) => part.write(end.frames * FRAME_SAMPLES, &[]),
+            None => Ok(()),
         }
-    }
-
-    /// Hands the rest over; returns the file's path.
-    pub fn finish(mut self) -> PathBuf {
-        while self.block * BLOCK_FRAMES < self.frames {
-            self.hand_over();
-        }
-        self.path
     }
 }
 
-fn write_all(queue: &Receiver<Job>) {
-    while let Ok(job) = queue.recv() {
+fn write_block(part: &mut Part, block: &Block, bytes: &[u8]) -> io::Result<()> {
+    match bytes {
+        [] => part.write((block.first + block.frames) * FRAME_SAMPLES, &[]),
+        bytes => part.write(block.first * FRAME_SAMPLES, bytes),
+    }
+}
+
+#[derive(Default)]
+struct Trouble {
+    /// What is wrong, since when, and when it was last told.
+    now: Option<(String, Instant)>,
+    told: Option<Instant>,
+    overflowed: Option<Instant>,
+}
+
+struct Writer {
+    root: Root,
+    settings: Arc<Settings>,
+    health: Arc<Health>,
+    load: Arc<Load>,
+    open: HashMap<u64, Open>,
+    closing: Sender<Finished>,
+    trouble: Trouble,
+    seen_overflows: u64,
+    next_probe: Instant,
+}
+
+impl Writer {
+    /// Whether the directory can be used, before the first call comes.
+    fn first_look(&mut self) {
+        if let Err(error) = self.check() {
+            self.failed(&error);
+        }
+    }
+
+    fn run(mut self, jobs: &Receiver<Job>) {
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            let wait = next_tick.saturating_duration_since(Instant::now());
+            match jobs.recv_timeout(wait) {
+                Ok(job) => {
+                    self.take(job);
+                    thread::sleep(GATHER);
+                    while let Ok(job) = jobs.try_recv() {
+                        self.take(job);
+                    }
+                    self.write_all(false);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if next_tick <= Instant::now() {
+                self.tick();
+                next_tick = Instant::now() + TICK;
+            }
+        }
+    }
+
+    fn take(&mut self, job: Job) {
         match job {
-            Job::Block { path, offset, samples } => {
-                if let Err(why) = write_block(&path, offset, &samples) {
-                    COUNTERS.recording_errors.fetch_add(1, Ordering::Relaxed);
-                    error!(file = %path.display(), %why, "recording cannot be written");
+            Job::Begin { key, begin } => {
+                let encoding = self.settings.encoding.unwrap_or(begin.law.into());
+                let (waiting, part) = (VecDeque::new(), None);
+                let (end, retry_at, errors) = (None, None, 0);
+                let open = Open { begin, encoding, part, waiting, end, retry_at, errors };
+                self.open.insert(key, open);
+            }
+            Job::Block { key, block } => match self.open.get_mut(&key) {
+                Some(open) => open.waiting.push_back(block),
+                None => self.load.done(),
+            },
+            Job::End { key, end } => {
+                if let Some(open) = self.open.get_mut(&key) {
+                    open.end = Some(end);
                 }
             }
-            Job::Sync(done) => {
-                let _ = done.send(());
+            Job::Flush(done) => {
+                self.write_all(true);
+                let _ = self.closing.send(Finished::Flush(done));
             }
         }
     }
-}
 
-/// Writes a block in its place and the header for what the file holds now.
-fn write_block(path: &PathBuf, offset: u64, samples: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file: File = options.write(true).create(true).truncate(false).mode(0o640).open(path)?;
-    let end = file.metadata()?.len().max(wav::HEADER_BYTES as u64);
-    let start = wav::HEADER_BYTES as u64 + offset;
-    file.seek(SeekFrom::Start(end))?;
-    let missing = start.saturating_sub(end) as usize;
-    io::copy(&mut io::Read::take(io::repeat(SILENCE), missing as u64), &mut file)?;
-    file.seek(SeekFrom::Start(start))?;
-    file.write_all(samples)?;
-    let data = start + samples.len() as u64 - wav::HEADER_BYTES as u64;
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(&wav::header(2, u32::try_from(data).unwrap_or(u32::MAX)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_tracks_stand_side_by_side() {
-        let directory = tempfile::tempdir().unwrap();
-        let recorder = Recorder::new(directory.path().to_owned()).unwrap();
-        let mut recording = recorder.start("call-1");
-        for index in 0..130u64 {
-            recording.tap(Track::Caller, index, &[index as u8; 160]);
-            if !(60..70).contains(&index) {
-                recording.tap(Track::Ai, index, &[200 - index as u8; 160]);
+    /// Writes what waits, where it is not waited for the next try, or everywhere.
+    fn write_all(&mut self, everywhere: bool) {
+        let now = Instant::now();
+        let blocked = self.blocked();
+        let mut worst = None;
+        let mut done = Vec::new();
+        for (key, open) in &mut self.open {
+            let idle = open.waiting.is_empty() && open.end.is_none() && open.part.is_some();
+            if idle || (!everywhere && open.retry_at.is_some_and(|at| at > now)) {
+                continue;
+            }
+            let result = match &blocked {
+                Some(why) => Err(io::Error::new(io::ErrorKind::StorageFull, why.clone())),
+                None => open.write(&self.root, &self.load),
+            };
+            match result {
+                Ok(()) => {
+                    self.load.wrote();
+                    open.retry_at = None;
+                    if open.end.is_some() {
+                        done.push(*key);
+                    }
+                }
+                Err(error) => {
+                    open.errors += 1;
+                    open.retry_at = Some(Instant::now() + TICK);
+                    COUNTERS.recording_errors.fetch_add(1, Ordering::Relaxed);
+                    worst = Some(error);
+                }
             }
         }
-        let path = recording.finish();
-        recorder.flush();
-        let channels = wav::read(&std::fs::read(&path).unwrap()).unwrap();
-        assert_eq!((channels[0].len(), channels[1].len()), (130 * 160, 130 * 160));
-        for index in 0..130usize {
-            assert_eq!(channels[0][index * 160], index as u8);
-            let ai = if (60..70).contains(&index) { SILENCE } else { 200 - index as u8 };
-            assert_eq!(channels[1][index * 160 + 159], ai);
+        for key in done {
+            self.close(key);
+        }
+        if let Some(error) = worst {
+            self.failed(&error);
+        }
+    }
+
+    fn close(&mut self, key: u64) {
+        let Some(open) = self.open.remove(&key) else { return };
+        if let (Some(part), Some(end)) = (open.part, open.end) {
+            let mut sidecar = end.sidecar;
+            sidecar.write_errors = open.errors;
+            let closing = Closing { part, sidecar, path: open.begin.path };
+            let _ = self.closing.send(Finished::Recording(Box::new(closing)));
+        }
+    }
+
+    fn tick(&mut self) {
+        self.write_all(false);
+        let overflows = self.load.overflows();
+        if overflows > std::mem::replace(&mut self.seen_overflows, overflows) {
+            self.trouble.overflowed = Some(Instant::now());
+        }
+        let overflowed = self.trouble.overflowed.is_some_and(|at| at.elapsed() < OVERFLOW_TROUBLE);
+        if overflowed && self.trouble.now.is_none() {
+            self.set("the disk is too slow".to_owned());
+        }
+        let stuck = overflowed || self.open.values().any(|open| open.retry_at.is_some());
+        if self.trouble.now.is_none() {
+            if self.settings.require && self.next_probe <= Instant::now() {
+                self.next_probe = Instant::now() + PROBE_EVERY;
+                self.first_look();
+            }
+        } else if !stuck {
+            match self.check() {
+                Ok(()) => self.recovered(),
+                Err(error) => self.failed(&error),
+            }
+        }
+    }
+
+    /// Whether some audio could be written.
+    fn check(&self) -> io::Result<()> {
+        self.root.probe()?;
+        match self.blocked() {
+            Some(why) => Err(io::Error::new(io::ErrorKind::StorageFull, why)),
+            None => Ok(()),
+        }
+    }
+
+    /// The disk belongs to others, too: some of it is left to them.
+    fn blocked(&self) -> Option<String> {
+        let floor = self.settings.keep_free_percent;
+        let free = self.root.free_percent().ok().filter(|free| *free < floor)?;
+        Some(format!("only {free:.1} % of the disk are free, and keep_free_percent is {floor}"))
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        self.set(error.to_string());
+    }
+
+    fn set(&mut self, why: String) {
+        let directory = self.root.path().display().to_string();
+        let text = format!("{directory}: {why}");
+        if self.trouble.told.is_none_or(|at| at.elapsed() > REMIND) {
+            self.trouble.told = Some(Instant::now());
+            let so = match self.settings.require {
+                true => "new calls are refused ([recording] require)",
+                false => "calls go on",
+            };
+            error!(
+                directory,
+                why,
+                lost_ms = COUNTERS.recording_lost_ms.load(Ordering::Relaxed),
+                "recordings cannot be written, {so}; tried again every second"
+            );
+        }
+        let since = self.trouble.now.take().map_or_else(Instant::now, |(_, since)| since);
+        self.trouble.now = Some((text.clone(), since));
+        Health::put(&self.health.writing, Some(text));
+    }
+
+    fn recovered(&mut self) {
+        if let Some((_, since)) = self.trouble.now.take() {
+            let trouble_s = since.elapsed().as_secs();
+            info!(trouble_s, "recordings are written again");
+        }
+        self.trouble = Trouble::default();
+        Health::put(&self.health.writing, None);
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let left = self.open.len();
+        if left > 0 {
+            warn!(left, "recordings that could not be written to their end");
         }
     }
 }

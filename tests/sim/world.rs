@@ -46,6 +46,7 @@ pub fn config() -> CallConfig {
         reorder_wait: Duration::from_millis(40),
         playout_bytes: 4_800_000,
         playout_budget: Budget::new(1 << 30),
+        record: None,
         recorder: None,
     }
 }

@@ -1,6 +1,7 @@
 //! Recordings hold what was heard and what was played, side by side.
 
-use trunkless::record::wav;
+use trunkless::record::disk::{Root, with_ending};
+use trunkless::record::{library, wav};
 
 use crate::bridge::Rig;
 use crate::stream::AGENT;
@@ -20,7 +21,9 @@ async fn both_voices_are_recorded_as_they_were_heard() {
     let played: Vec<u8> = call.media.packets().into_iter().flat_map(|h| h.payload).collect();
     let heard: Vec<u8> = stream.frames().into_iter().flat_map(|(_, samples)| samples).collect();
     rig.bridge.shutdown().await;
-    let file = std::fs::read(record.recording.unwrap()).unwrap();
+    let root = Root::new(directory.path().to_owned());
+    let path = library::find(&root, &record.recordings[0]).unwrap();
+    let file = std::fs::read(directory.path().join(with_ending(&path, "wav"))).unwrap();
     let [caller, ai] = &wav::read(&file).unwrap()[..] else { panic!("not stereo") };
     assert_eq!(caller.len(), ai.len());
     // one side may be a frame or two longer than what the other was told

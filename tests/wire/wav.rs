@@ -12,7 +12,7 @@ pub fn write_prompt(frames: u32) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("prompt.wav");
     let audio = agent_frames(1000..1000 + frames);
-    let header = wav::header(1, audio.len() as u32);
+    let header = wav::Encoding::Mu.header(1, audio.len() as u64);
     std::fs::write(&path, [&header[..], &audio].concat()).unwrap();
     (directory, path)
 }

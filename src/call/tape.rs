@@ -1,0 +1,89 @@
+//! The recordings of one call: usually one, more when it is stopped and started again.
+
+use crate::call::Offer;
+use crate::call::end::EndReason;
+use crate::call::words::Summary;
+use crate::media::frame::FRAME_SAMPLES;
+use crate::media::g711::Law;
+use crate::record::RecordCommand;
+use crate::record::recording::{Ending, Recording, Tap};
+use crate::record::sidecar::{CallInfo, Network};
+use crate::record::writer::Recorder;
+use crate::stream::StreamInfo;
+
+/// What a recording that was closed before its call says of its end.
+const STOPPED: &str = "recording_stopped";
+
+pub struct Tape {
+    recorder: Option<Recorder>,
+    call: CallInfo,
+    current: Option<Recording>,
+    /// Ids of those that were made.
+    made: Vec<String>,
+    /// Audio that found no room in them.
+    lost_ms: u64,
+}
+
+impl Tape {
+    pub fn new(recorder: Option<Recorder>, offer: &Offer, info: &StreamInfo) -> Tape {
+        let call = CallInfo {
+            id: offer.id.clone(),
+            call_sid: info.call_sid.clone(),
+            stream_sid: info.stream_sid.clone(),
+            native_id: offer.native_id.clone(),
+            pbx: offer.pbx.to_string(),
+            from_number: offer.from_number.clone(),
+            to_number: offer.to_number.clone(),
+        };
+        Tape { recorder, call, current: None, made: Vec::new(), lost_ms: 0 }
+    }
+
+    pub fn tap(&mut self, tap: Tap) {
+        if let Some(recording) = &mut self.current {
+            recording.tap(tap);
+        }
+    }
+
+    /// `index`: the call's next frame; `law`: the leg's.
+    pub fn command(&mut self, command: RecordCommand, index: u64, law: Law) {
+        match (command, &mut self.current) {
+            (RecordCommand::Start, None) => {
+                let nth = self.made.len() as u32 + 1;
+                let start = |r: &Recorder| r.start(&self.call, nth, law, index);
+                self.current = self.recorder.as_ref().map(start);
+            }
+            (RecordCommand::Stop, _) => self.close(Ending { reason: STOPPED, network: None }),
+            (command, Some(recording)) => recording.command(command),
+            (_, None) => {}
+        }
+    }
+
+    fn close(&mut self, ending: Ending) {
+        if let Some(recording) = self.current.take() {
+            self.lost_ms += recording.lost_ms();
+            self.made.push(recording.finish(ending));
+        }
+    }
+
+    /// The call is over: ids of its recordings, and what they lack.
+    pub fn finish(mut self, reason: EndReason, summary: &Summary) -> (Vec<String>, u64) {
+        let network = Some(network(summary));
+        self.close(Ending { reason: reason.label(), network });
+        (self.made, self.lost_ms)
+    }
+}
+
+fn network(summary: &Summary) -> Network {
+    let (sequence, timeline) = (summary.received.sequence, summary.received.timeline);
+    let ms = |samples: u64| samples * 20 / FRAME_SAMPLES as u64;
+    Network {
+        packets_in: sequence.received,
+        packets_out: summary.packets_sent.into(),
+        lost: sequence.lost,
+        late: summary.received.late(),
+        duplicates: sequence.duplicates,
+        concealed_ms: ms(timeline.concealed_samples),
+        silence_ms: ms(timeline.silence_samples),
+        round_trip_ms: summary.round_trip.map(|d| d.as_millis() as u64),
+    }
+}

@@ -1,0 +1,320 @@
+//! `[recording]`, its tables and `[pbx.NAME.recording]`: the keys, and what they become. Owns the
+//! reading of announcements.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use crate::call::RecordPlan;
+use crate::config::ConfigError;
+use crate::config::resolve::Resolver;
+use crate::config::schema::{Settings, Span};
+use crate::record::layout::Layout;
+use crate::record::upload::UploadSettings;
+use crate::record::wav::Encoding;
+use crate::record::webhook::Webhook;
+use crate::record::{When, notice, writer};
+use crate::tls;
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recording {
+    /// Where recordings are written; none are made when not set.
+    pub directory: Option<String>,
+    pub layout: LayoutWord,
+    pub format: FormatWord,
+    pub when: WhenWord,
+    /// `beep`, or a WAV that is played to the caller when a recording begins.
+    pub announce: Option<String>,
+    /// Refuse new calls while nothing can be recorded.
+    pub require: bool,
+    /// Interval at which the disk is asked to keep what was written; zero: never.
+    pub fsync: Span,
+    /// Of the disk; less is not used.
+    pub keep_free_percent: u8,
+    /// Delete what is older.
+    pub keep: Option<Age>,
+    /// Delete the oldest when all together are larger.
+    pub keep_gb: Option<f64>,
+    pub upload: UploadKeys,
+    pub webhook: WebhookKeys,
+}
+
+impl Default for Recording {
+    fn default() -> Self {
+        Recording {
+            directory: None,
+            layout: LayoutWord(Layout::default()),
+            format: FormatWord::G711,
+            when: WhenWord::Always,
+            announce: None,
+            require: false,
+            fsync: Span(Duration::from_millis(500)),
+            keep_free_percent: 2,
+            keep: None,
+            keep_gb: None,
+            upload: UploadKeys::default(),
+            webhook: WebhookKeys::default(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UploadKeys {
+    /// `s3://bucket/prefix` or `file:///folder`.
+    pub url: Option<String>,
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub access_key_id: Option<String>,
+    pub secret_access_key: Option<SecretString>,
+    pub secret_access_key_env: Option<String>,
+    pub secret_access_key_file: Option<String>,
+    pub ca_file: Option<String>,
+    /// Delete a recording here when it has arrived there.
+    pub delete_after: bool,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebhookKeys {
+    pub url: Option<String>,
+    /// `whsec_` and base64.
+    pub secret: Option<SecretString>,
+    pub secret_env: Option<String>,
+    pub secret_file: Option<String>,
+    pub ca_file: Option<String>,
+}
+
+/// A PBX's own words before the common ones.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PbxRecording {
+    pub when: Option<WhenWord>,
+    /// As in `[recording]`; `none`: no announcement.
+    pub announce: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayoutWord(pub Layout);
+
+impl FromStr for LayoutWord {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LayoutWord, String> {
+        text.parse().map(LayoutWord)
+    }
+}
+
+/// A duration that may be years: `90d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Age(pub Duration);
+
+impl FromStr for Age {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Age, String> {
+        match humantime::parse_duration(text) {
+            Ok(age) if !age.is_zero() => Ok(Age(age)),
+            _ => Err(format!("\"{text}\" is no age: write \"12h\", \"90d\" or \"2y\"")),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FormatWord {
+    /// The call's own law.
+    G711,
+    Ulaw,
+    Alaw,
+    Pcm16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenWord {
+    Always,
+    OnCommand,
+    Never,
+}
+
+/// What recordings are to be, and where they go.
+pub struct RecordingPlan {
+    pub settings: writer::Settings,
+    pub upload: Option<UploadSettings>,
+    pub delete_after: bool,
+    pub webhook: Option<Webhook>,
+}
+
+impl Resolver<'_> {
+    pub(super) fn recording(
+        &self,
+        settings: &Settings,
+    ) -> Result<Option<RecordingPlan>, ConfigError> {
+        let recording = &settings.recording;
+        let error = |key: &str, why: String| self.source.error(&format!("recording.{key}"), why);
+        let Some(directory) = recording.directory.as_ref().filter(|d| !d.is_empty()) else {
+            if recording.require
+                || recording.upload.url.is_some()
+                || recording.webhook.url.is_some()
+            {
+                let why = "is missing: where recordings are written".to_owned();
+                return Err(error("directory", why));
+            }
+            return Ok(None);
+        };
+        if recording.keep_gb.is_some_and(|gb| gb.is_nan() || gb <= 0.0) {
+            return Err(error("keep_gb", "must be more than 0".to_owned()));
+        }
+        if recording.keep_free_percent > 90 {
+            return Err(error("keep_free_percent", "must be 0 to 90".to_owned()));
+        }
+        let upload = self.upload(&recording.upload)?;
+        let webhook = self.webhook(&recording.webhook)?;
+        let plan = writer::Settings {
+            directory: PathBuf::from(directory),
+            layout: recording.layout.0.clone(),
+            encoding: match recording.format {
+                FormatWord::G711 => None,
+                FormatWord::Ulaw => Some(Encoding::Mu),
+                FormatWord::Alaw => Some(Encoding::A),
+                FormatWord::Pcm16 => Some(Encoding::Pcm16),
+            },
+            fsync: recording.fsync.0,
+            keep_free_percent: recording.keep_free_percent.into(),
+            keep: recording.keep.map(|age| age.0),
+            keep_bytes: recording.keep_gb.map(|gb| (gb * 1e9) as u64),
+            require: recording.require,
+            outbox: upload.is_some() || webhook.is_some(),
+            max_calls: settings.calls.max,
+        };
+        let delete_after = recording.upload.delete_after;
+        Ok(Some(RecordingPlan { settings: plan, upload, delete_after, webhook }))
+    }
+
+    fn upload(&self, keys: &UploadKeys) -> Result<Option<UploadSettings>, ConfigError> {
+        let error =
+            |key: &str, why: String| self.source.error(&format!("recording.upload.{key}"), why);
+        let Some(url) = keys.url.clone().filter(|url| !url.is_empty()) else {
+            return Ok(None);
+        };
+        if !url.starts_with("s3://") && !url.starts_with("file:///") {
+            let why = format!("\"{url}\": write \"s3://bucket/prefix\" or \"file:///folder\"");
+            return Err(error("url", why));
+        }
+        let endpoint = keys.endpoint.clone().filter(|e| !e.is_empty());
+        if endpoint
+            .as_ref()
+            .is_some_and(|e| !e.starts_with("http://") && !e.starts_with("https://"))
+        {
+            return Err(error("endpoint", "write \"http://host:9000\" or https".to_owned()));
+        }
+        let secret = self.secret(
+            "recording.upload.secret_access_key",
+            [
+                &keys.secret_access_key.as_ref().map(|p| p.expose_secret().to_owned()),
+                &keys.secret_access_key_env,
+                &keys.secret_access_key_file,
+            ],
+        )?;
+        if keys.access_key_id.is_some() != secret.is_some() {
+            let why = "access_key_id and secret_access_key belong together; with neither, the \
+                       variables AWS_ACCESS_KEY_ID … or the instance's role are used";
+            return Err(error("access_key_id", why.to_owned()));
+        }
+        let secure =
+            url.starts_with("s3://") && endpoint.as_ref().is_none_or(|e| e.starts_with("https://"));
+        Ok(Some(UploadSettings {
+            url,
+            endpoint,
+            region: keys.region.clone(),
+            access_key_id: keys.access_key_id.clone(),
+            secret_access_key: secret,
+            tls: self.recording_tls("upload", secure, keys.ca_file.as_deref())?,
+        }))
+    }
+
+    fn webhook(&self, keys: &WebhookKeys) -> Result<Option<Webhook>, ConfigError> {
+        let Some(url) = keys.url.as_deref().filter(|url| !url.is_empty()) else {
+            return Ok(None);
+        };
+        let secret = self.secret(
+            "recording.webhook.secret",
+            [
+                &keys.secret.as_ref().map(|p| p.expose_secret().to_owned()),
+                &keys.secret_env,
+                &keys.secret_file,
+            ],
+        )?;
+        let secure = url.starts_with("https://");
+        let tls = self.recording_tls("webhook", secure, keys.ca_file.as_deref())?;
+        Webhook::new(url, secret.as_ref(), tls).map(Some).map_err(|why| {
+            let secret = matches!(why, crate::record::webhook::WebhookError::Secret);
+            let key = if secret { "secret" } else { "url" };
+            self.source.error(&format!("recording.webhook.{key}"), why.to_string())
+        })
+    }
+
+    fn recording_tls(
+        &self,
+        table: &str,
+        secure: bool,
+        ca_file: Option<&str>,
+    ) -> Result<Option<rustls::ClientConfig>, ConfigError> {
+        if !secure {
+            return Ok(None);
+        }
+        let key = format!("recording.{table}.ca_file");
+        tls::client_config(ca_file).map(Some).map_err(|e| self.source.error(&key, e.to_string()))
+    }
+
+    /// How the calls of one PBX are recorded.
+    pub(super) fn record_plan(
+        &self,
+        name: &str,
+        common: &Recording,
+        own: &PbxRecording,
+    ) -> Result<Option<RecordPlan>, ConfigError> {
+        let own_key = format!("pbx.{name}.recording");
+        if own.when.is_some_and(|w| w != WhenWord::Never) && common.directory.is_none() {
+            let why = "there are no recordings without [recording] directory";
+            return Err(self.source.error(&format!("{own_key}.when"), why));
+        }
+        let when = match own.when.unwrap_or(common.when) {
+            WhenWord::Always => When::Always,
+            WhenWord::OnCommand => When::OnCommand,
+            WhenWord::Never => return Ok(None),
+        };
+        if common.directory.is_none() {
+            return Ok(None);
+        }
+        let (word, key) = match (&own.announce, &common.announce) {
+            (Some(own), _) => (Some(own), format!("{own_key}.announce")),
+            (None, common) => (common.as_ref(), "recording.announce".to_owned()),
+        };
+        let notice = match word.map(String::as_str) {
+            None | Some("none" | "") => Bytes::new(),
+            Some("beep") => notice::beep(),
+            Some(path) => self.audio(&key, path)?,
+        };
+        Ok(Some(RecordPlan { when, notice }))
+    }
+}
+
+/// Whether recordings could be written by this user, without making anything.
+///
+/// # Errors
+/// What is in the way.
+pub fn try_directory(directory: &Path) -> Result<(), String> {
+    use rustix::fs::{Access, access};
+    let there = directory.ancestors().find(|a| a.exists()).unwrap_or(Path::new("."));
+    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+    if !there.is_dir() {
+        return Err(format!("{} is no directory", there.display()));
+    }
+    access(there, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|e| format!("{} cannot be written to: {e}", there.display()))
+}

@@ -1,0 +1,410 @@
+//! The recordings' directory: files are made under `incomplete/`, and moved to their place when
+//! they are whole. Names below it are never followed through a symbolic link. Owns files.
+
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use sha2::{Digest, Sha256};
+
+use crate::record::layout::INCOMPLETE;
+use crate::record::sidecar::Sidecar;
+use crate::record::wav::Encoding;
+
+const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
+const FOLDER_MODE: u32 = 0o750;
+/// A piece of a file that is read or filled at once.
+const PIECE: usize = 65_536;
+
+/// The recordings' directory.
+#[derive(Debug, Clone)]
+pub struct Root {
+    path: PathBuf,
+}
+
+fn folder_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
+}
+
+impl Root {
+    pub fn new(path: PathBuf) -> Root {
+        Root { path }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens it, or a folder below it; what is missing is made.
+    ///
+    /// # Errors
+    /// The kernel's; a symbolic link below the directory is one.
+    pub fn folder(&self, relative: &Path) -> io::Result<OwnedFd> {
+        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&self.path)?;
+        let mut folder = rustix::fs::open(&self.path, folder_flags(), Mode::empty())?;
+        for part in relative.components() {
+            let Component::Normal(name) = part else {
+                return Err(io::Error::other("a folder's name leads out of the directory"));
+            };
+            match rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(FOLDER_MODE)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let flags = folder_flags() | OFlags::NOFOLLOW;
+            folder = rustix::fs::openat(&folder, name, flags, Mode::empty())?;
+        }
+        Ok(folder)
+    }
+
+    /// The folder that a path below the directory stands in, and its last part.
+    fn parent(&self, path: &Path) -> io::Result<(OwnedFd, String)> {
+        let name = path.file_name().and_then(|n| n.to_str());
+        let name = name.ok_or_else(|| io::Error::other("a recording without a name"))?;
+        Ok((self.folder(path.parent().unwrap_or(Path::new("")))?, name.to_owned()))
+    }
+
+    /// Makes a file that must not be there yet.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn create(&self, path: &Path) -> io::Result<File> {
+        let (folder, name) = self.parent(path)?;
+        create(&folder, &name)
+    }
+
+    /// Opens a file, for reading and, where it is allowed, writing.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open(&self, path: &Path) -> io::Result<File> {
+        let (folder, name) = self.parent(path)?;
+        open(&folder, &name)
+    }
+
+    /// Writes a small file whole: readers see the old one or the new one.
+    ///
+    /// # Errors
+    /// The kernel's; then the old one is still there.
+    pub fn replace(&self, path: &Path, text: &str, durable: bool) -> io::Result<()> {
+        let (folder, name) = self.parent(path)?;
+        let new = format!(".{name}.new");
+        let _ = rustix::fs::unlinkat(&folder, &new, AtFlags::empty());
+        let result = create(&folder, &new).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            if durable {
+                file.sync_all()?;
+            }
+            Ok(rustix::fs::renameat(&folder, &new, &folder, &name)?)
+        });
+        if result.is_err() {
+            let _ = rustix::fs::unlinkat(&folder, &new, AtFlags::empty());
+        }
+        result
+    }
+
+    /// Moves a file to a place where none is yet.
+    ///
+    /// # Errors
+    /// The kernel's; `AlreadyExists` when one is there.
+    pub fn rename(&self, from: &Path, to: &Path, durable: bool) -> io::Result<()> {
+        let (old, old_name) = self.parent(from)?;
+        let (new, new_name) = self.parent(to)?;
+        let (o, n) = (old_name.as_str(), new_name.as_str());
+        match rustix::fs::renameat_with(&old, o, &new, n, RenameFlags::NOREPLACE) {
+            // a filesystem that cannot do that
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                if rustix::fs::statat(&new, n, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                rustix::fs::renameat(&old, o, &new, n)?;
+            }
+            other => other?,
+        }
+        if durable {
+            rustix::fs::fsync(&new)?;
+            rustix::fs::fsync(&old)?;
+        }
+        Ok(())
+    }
+
+    pub fn exists(&self, path: &Path) -> bool {
+        std::fs::symlink_metadata(self.path.join(path)).is_ok()
+    }
+
+    /// # Errors
+    /// The kernel's.
+    pub fn remove(&self, path: &Path) -> io::Result<()> {
+        let (folder, name) = self.parent(path)?;
+        Ok(rustix::fs::unlinkat(&folder, &name, AtFlags::empty())?)
+    }
+
+    /// Asks the kernel to put all that was written on the disk, and waits.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn sync(&self) -> io::Result<()> {
+        let folder = rustix::fs::open(&self.path, folder_flags(), Mode::empty())?;
+        Ok(rustix::fs::syncfs(&folder)?)
+    }
+
+    /// What is free for us, in percent of the filesystem.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn free_percent(&self) -> io::Result<f64> {
+        let found = rustix::fs::statvfs(&self.path)?;
+        Ok(100.0 * found.f_bavail as f64 / found.f_blocks.max(1) as f64)
+    }
+
+    /// Tries whether some audio could be written now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn probe(&self) -> io::Result<()> {
+        let folder = self.folder(Path::new(INCOMPLETE))?;
+        let name = format!(".probe-{}", std::process::id());
+        let _ = rustix::fs::unlinkat(&folder, &name, AtFlags::empty());
+        let result = create(&folder, &name).and_then(|f| f.write_all_at(&[0; PIECE], 0));
+        let _ = rustix::fs::unlinkat(&folder, &name, AtFlags::empty());
+        result
+    }
+}
+
+fn create(folder: &OwnedFd, name: &str) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(folder, name, flags, FILE_MODE)?.into())
+}
+
+fn open(folder: &OwnedFd, name: &str) -> io::Result<File> {
+    let open = |access| {
+        let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(folder, name, flags, Mode::empty())
+    };
+    match open(OFlags::RDWR) {
+        Err(Errno::ACCESS | Errno::ROFS) => Ok(open(OFlags::RDONLY)?.into()),
+        other => Ok(other?.into()),
+    }
+}
+
+/// `incomplete/ID.wav` or `incomplete/ID.json`.
+pub fn incomplete(id: &str, ending: &str) -> PathBuf {
+    Path::new(INCOMPLETE).join(format!("{id}.{ending}"))
+}
+
+/// A path with an ending behind its name, whatever dots the name has.
+pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    name.into()
+}
+
+/// A recording that is being made. Locked, so that another process does not take it for a leftover.
+pub struct Part {
+    root: Root,
+    id: String,
+    /// The sidecar as it is so far, for whoever finds this after a crash.
+    story: String,
+    encoding: Encoding,
+    file: File,
+    /// Bytes of samples that the file holds.
+    data: u64,
+    /// Where it is being moved to.
+    place: Option<PathBuf>,
+}
+
+/// A filesystem without locks has no second process to be kept away.
+fn lock(file: &File) -> io::Result<()> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Ok(()),
+    }
+}
+
+impl Part {
+    /// Makes `incomplete/ID.wav` and `incomplete/ID.json`, or neither.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn create(root: &Root, id: &str, story: String, encoding: Encoding) -> io::Result<Part> {
+        let (path, json) = (incomplete(id, "wav"), incomplete(id, "json"));
+        let file = root.create(&path)?;
+        let made = lock(&file)
+            .and_then(|()| file.write_all_at(&encoding.header(2, 0), 0))
+            .and_then(|()| root.replace(&json, &story, false));
+        if let Err(error) = made {
+            let _ = root.remove(&path);
+            return Err(error);
+        }
+        let (root, id) = (root.clone(), id.to_owned());
+        Ok(Part { root, id, story, encoding, file, data: 0, place: None })
+    }
+
+    /// One that a crash has left: what it holds of whole samples is its data.
+    ///
+    /// # Errors
+    /// The kernel's; `WouldBlock` when it is still being made.
+    pub fn adopt(root: &Root, id: &str, story: String, encoding: Encoding) -> io::Result<Part> {
+        let file = root.open(&incomplete(id, "wav"))?;
+        lock(&file)?;
+        let data = file.metadata()?.len().saturating_sub(encoding.header_bytes());
+        let data = data - data % (2 * encoding.sample_bytes());
+        let (root, id) = (root.clone(), id.to_owned());
+        Ok(Part { root, id, story, encoding, file, data, place: None })
+    }
+
+    /// Samples of each channel.
+    pub fn samples(&self) -> u64 {
+        self.data / (2 * self.encoding.sample_bytes())
+    }
+
+    /// Writes samples at their place, given in samples of one channel, and the header for what the
+    /// file holds then. What lies before them and was never written becomes silence. To be tried
+    /// again from the same place when it fails.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn write(&mut self, at: u64, samples: &[u8]) -> io::Result<()> {
+        if self.file.metadata()?.nlink() == 0 {
+            self.rescue()?;
+        }
+        let start = at * 2 * self.encoding.sample_bytes();
+        let head = self.encoding.header_bytes();
+        while self.data < start {
+            let piece = (start - self.data).min(PIECE as u64);
+            let silence = vec![self.encoding.silence(); piece as usize];
+            self.file.write_all_at(&silence, head + self.data)?;
+            self.data += piece;
+        }
+        self.file.write_all_at(samples, head + start)?;
+        self.data = self.data.max(start + samples.len() as u64);
+        self.file.write_all_at(&self.encoding.header(2, self.data), 0)
+    }
+
+    /// The file, or its folder, is gone, but we still hold what was in it: written anew.
+    fn rescue(&mut self) -> io::Result<()> {
+        let mut new = Part::create(&self.root, &self.id, self.story.clone(), self.encoding)?;
+        let copied = (|| {
+            self.file.seek(SeekFrom::Start(0))?;
+            new.file.seek(SeekFrom::Start(0))?;
+            io::copy(&mut self.file, &mut new.file)
+        })();
+        if let Err(error) = copied {
+            let _ = self.root.remove(&incomplete(&self.id, "wav"));
+            return Err(error);
+        }
+        self.file = new.file;
+        Ok(())
+    }
+
+    /// Moves it to its place, with its sidecar; `announce` is called when both are ready to be
+    /// moved and know their names. Can be tried again when it fails.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn publish(
+        &mut self,
+        sidecar: &mut Sidecar,
+        path: &Path,
+        durable: bool,
+        announce: impl Fn(&Path) -> io::Result<()>,
+    ) -> io::Result<PathBuf> {
+        let place = match self.place.take() {
+            Some(place) => place,
+            None => {
+                let place = free_name(&self.root, path)?;
+                self.prepare(sidecar, &place, durable)?;
+                announce(&place)?;
+                place
+            }
+        };
+        self.place = Some(place.clone());
+        move_pair(&self.root, &self.id, &place, durable)?;
+        if self.stands_at(&with_ending(&place, "wav"))? {
+            return Ok(place);
+        }
+        self.place = None;
+        Err(io::Error::other("the file is gone: it is written again"))
+    }
+
+    /// Makes both files what they will be.
+    fn prepare(&mut self, sidecar: &mut Sidecar, place: &Path, durable: bool) -> io::Result<()> {
+        if !self.stands_at(&incomplete(&self.id, "wav"))? {
+            self.rescue()?;
+        }
+        self.file.write_all_at(&self.encoding.header(2, self.data), 0)?;
+        let length = self.encoding.header_bytes() + self.data;
+        if self.file.metadata()?.len() > length {
+            self.file.set_len(length)?; // half a sample of a crash
+        }
+        if durable {
+            self.file.sync_data()?;
+        }
+        let name = with_ending(place, "wav");
+        sidecar.path = place.to_string_lossy().into_owned();
+        let audio = &mut sidecar.audio;
+        audio.file = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.encoding.label().clone_into(&mut audio.format);
+        (audio.samples, audio.bytes, audio.sha256) = (self.samples(), length, self.sha256()?);
+        self.root.replace(&incomplete(&self.id, "json"), &sidecar.text(), durable)
+    }
+
+    /// This very file, and no other, has that name.
+    fn stands_at(&self, path: &Path) -> io::Result<bool> {
+        let held = self.file.metadata()?;
+        let named = std::fs::symlink_metadata(self.root.path.join(path));
+        Ok(named.is_ok_and(|n| (n.dev(), n.ino()) == (held.dev(), held.ino())))
+    }
+
+    fn sha256(&self) -> io::Result<String> {
+        let mut reader = &self.file;
+        reader.seek(SeekFrom::Start(0))?;
+        sha256(reader)
+    }
+}
+
+/// Moves `incomplete/ID.wav` and then `incomplete/ID.json` to their place; what has been moved
+/// already stays.
+///
+/// # Errors
+/// The kernel's.
+pub fn move_pair(root: &Root, id: &str, path: &Path, durable: bool) -> io::Result<()> {
+    for ending in ["wav", "json"] {
+        let from = incomplete(id, ending);
+        if root.exists(&from) {
+            root.rename(&from, &with_ending(path, ending), durable)?;
+        }
+    }
+    Ok(())
+}
+
+/// A path where nothing is yet: itself, or with -2 behind it.
+fn free_name(root: &Root, path: &Path) -> io::Result<PathBuf> {
+    let taken = |p: &Path| ["wav", "json"].iter().any(|e| root.exists(&with_ending(p, e)));
+    let others = (2..1000).map(|n| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!("-{n}"));
+        PathBuf::from(name)
+    });
+    let mut all = std::iter::once(path.to_owned()).chain(others);
+    all.find(|p| !taken(p)).ok_or_else(|| io::ErrorKind::AlreadyExists.into())
+}
+
+/// In hex.
+///
+/// # Errors
+/// The reader's.
+pub fn sha256(mut reader: impl Read) -> io::Result<String> {
+    let (mut hash, mut piece) = (Sha256::new(), vec![0; PIECE]);
+    loop {
+        match reader.read(&mut piece)? {
+            0 => break,
+            n => hash.update(&piece[..n]),
+        }
+    }
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}

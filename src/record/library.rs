@@ -1,0 +1,78 @@
+//! The finished recordings below a directory. Owns file reading.
+
+use std::fs::Metadata;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::record::disk::Root;
+use crate::record::layout::{INCOMPLETE, OUTBOX};
+use crate::record::sidecar::Sidecar;
+
+/// Folders within folders that are looked at.
+const DEPTH: usize = 16;
+
+/// Calls `found` with each sidecar's path below the root, without its ending, and what the
+/// filesystem says of it. Symbolic links and hidden names are left alone. The order is that of
+/// names within a folder.
+///
+/// # Errors
+/// When the directory itself cannot be read.
+pub fn walk(root: &Root, found: &mut dyn FnMut(&Path, &Metadata)) -> io::Result<()> {
+    std::fs::read_dir(root.path())?;
+    walk_folder(root.path(), Path::new(""), 0, found);
+    Ok(())
+}
+
+fn walk_folder(
+    root: &Path,
+    relative: &Path,
+    depth: usize,
+    found: &mut dyn FnMut(&Path, &Metadata),
+) {
+    let Ok(entries) = std::fs::read_dir(root.join(relative)) else { return };
+    let mut names: Vec<_> =
+        entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    for name in names {
+        let ours = depth == 0 && [INCOMPLETE, OUTBOX].contains(&name.as_str());
+        if ours || name.starts_with('.') {
+            continue;
+        }
+        let path = relative.join(&name);
+        let Ok(metadata) = std::fs::symlink_metadata(root.join(&path)) else { continue };
+        if metadata.is_dir() && depth < DEPTH {
+            walk_folder(root, &path, depth + 1, found);
+        } else if let Some(stem) = name.strip_suffix(".json").filter(|_| metadata.is_file()) {
+            found(&relative.join(stem), &metadata);
+        }
+    }
+}
+
+/// Reads a sidecar; the path has no ending.
+///
+/// # Errors
+/// What the kernel or the JSON reader says.
+pub fn read(root: &Root, path: &Path) -> io::Result<Sidecar> {
+    let text = std::fs::read(root.path().join(crate::record::disk::with_ending(path, "json")))?;
+    serde_json::from_slice(&text).map_err(io::Error::other)
+}
+
+/// The recording with an id, or the one at a path, with or without ending.
+///
+/// # Errors
+/// When the directory cannot be read, or there is none.
+pub fn find(root: &Root, word: &str) -> io::Result<PathBuf> {
+    let plain = word.strip_suffix(".json").or_else(|| word.strip_suffix(".wav")).unwrap_or(word);
+    let plain = Path::new(plain);
+    let below = plain.strip_prefix(root.path()).unwrap_or(plain);
+    if below.is_relative() && root.exists(&crate::record::disk::with_ending(below, "json")) {
+        return Ok(below.to_owned());
+    }
+    let mut hit = None;
+    walk(root, &mut |path, _| {
+        if path.file_name() == plain.file_name() {
+            hit = Some(path.to_owned());
+        }
+    })?;
+    hit.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no recording {word}")))
+}

@@ -1,0 +1,233 @@
+//! One call's recording: both tracks side by side, in blocks for the writer.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, Samples};
+use crate::media::g711::Law;
+use crate::record::RecordCommand;
+use crate::record::align::{Aligner, Place};
+use crate::record::queue::{Block, End, Job, Queue};
+use crate::record::sidecar::{Event, Interval, Network, Sidecar, State, What};
+
+/// Frames in a block: 200 ms, so that a crash takes little.
+pub const BLOCK_FRAMES: u64 = 10;
+const BLOCK_BYTES: usize = BLOCK_FRAMES as usize * FRAME_SAMPLES * 2;
+/// How far one track may be ahead of the other: what a standstill of this process may bring.
+const WINDOW: u64 = 10 * BLOCK_FRAMES;
+const MAX_EVENTS: usize = 10_000;
+
+/// What a recording is made of. Frames are numbered from the call's time 0 on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Tap {
+    /// `heard_at`: when a frame that was heard came, after time 0.
+    Caller {
+        index: u64,
+        law: Law,
+        samples: Samples,
+        heard_at: Option<Duration>,
+    },
+    /// What the caller was played, mu-law.
+    Ai {
+        index: u64,
+        samples: Samples,
+    },
+    Digit(char),
+    Mark(String),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Track {
+    Caller,
+    Ai,
+}
+
+/// What is known when it ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Ending {
+    /// The call's reason, or another word for the sidecar.
+    pub reason: &'static str,
+    pub network: Option<Network>,
+}
+
+pub struct Recording {
+    key: u64,
+    queue: Queue,
+    sidecar: Sidecar,
+    law: Law,
+    /// The call's frame at which the file begins.
+    first: u64,
+    /// The file's frame at which the first of `blocks` begins.
+    base: u64,
+    /// Those that no track has touched yet are empty.
+    blocks: VecDeque<Vec<u8>>,
+    /// Where each track stands.
+    next: [u64; 2],
+    aligner: Aligner,
+    paused_at: Option<u64>,
+    ended: bool,
+}
+
+fn ms(frames: u64) -> u64 {
+    frames * FRAME_TIME.as_millis() as u64
+}
+
+impl Recording {
+    /// `first`: the call's frame at which the file begins. The writer has been told of it.
+    pub fn new(key: u64, queue: Queue, sidecar: Sidecar, law: Law, first: u64) -> Recording {
+        Recording {
+            key,
+            queue,
+            sidecar,
+            law,
+            first,
+            base: 0,
+            blocks: VecDeque::new(),
+            next: [0, 0],
+            aligner: Aligner::default(),
+            paused_at: None,
+            ended: false,
+        }
+    }
+
+    pub fn tap(&mut self, tap: Tap) {
+        match tap {
+            Tap::Caller { index, law, mut samples, heard_at } => {
+                let place = self.aligner.place(index, heard_at, law, &samples);
+                law.convert(self.law, &mut samples);
+                match place {
+                    Place::At(at) => self.put(Track::Caller, at, &samples),
+                    Place::Twice(at) => {
+                        self.put(Track::Caller, at.saturating_sub(1), &samples);
+                        self.put(Track::Caller, at, &samples);
+                    }
+                    Place::Nowhere => {}
+                }
+            }
+            Tap::Ai { index, mut samples } => {
+                Law::Mu.convert(self.law, &mut samples);
+                self.put(Track::Ai, index, &samples);
+            }
+            Tap::Digit(digit) => {
+                // the keys of a paused recording are what it is paused for
+                if self.paused_at.is_none() {
+                    self.event(Track::Caller, What::Dtmf(digit));
+                }
+            }
+            Tap::Mark(name) => self.event(Track::Ai, What::Mark(name)),
+        }
+    }
+
+    fn event(&mut self, track: Track, what: What) {
+        if self.sidecar.events.len() >= MAX_EVENTS {
+            self.sidecar.events_dropped += 1;
+            return;
+        }
+        let at_ms = ms(self.next[track as usize]);
+        self.sidecar.events.push(Event { at_ms, what });
+    }
+
+    /// `Start` and `Stop` are for whoever owns this.
+    pub fn command(&mut self, command: RecordCommand) {
+        match command {
+            RecordCommand::Pause if self.paused_at.is_none() => {
+                self.paused_at = Some(self.next[0].min(self.next[1]));
+            }
+            RecordCommand::Resume => self.resume(),
+            _ => {}
+        }
+    }
+
+    fn resume(&mut self) {
+        if let Some(from) = self.paused_at.take() {
+            let to = self.next[0].max(self.next[1]);
+            self.sidecar.pauses.push(Interval { from_ms: ms(from), to_ms: ms(to) });
+        }
+    }
+
+    fn put(&mut self, track: Track, index: u64, samples: &Samples) {
+        let Some(at) = index.checked_sub(self.first) else { return };
+        self.make_room(at);
+        let next = &mut self.next[track as usize];
+        *next = (*next).max(at + 1);
+        if let Some(relative) = at.checked_sub(self.base).filter(|_| self.paused_at.is_none()) {
+            let (block, frame) = (relative / BLOCK_FRAMES, relative % BLOCK_FRAMES);
+            let block = block as usize;
+            if self.blocks.len() <= block {
+                self.blocks.resize_with(block + 1, Vec::new);
+            }
+            let block = &mut self.blocks[block];
+            if block.is_empty() {
+                block.resize(BLOCK_BYTES, self.law.silence());
+            }
+            let start = frame as usize * FRAME_SAMPLES * 2 + track as usize;
+            let places = block[start..].iter_mut().step_by(2);
+            places.zip(samples).for_each(|(place, sample)| *place = *sample);
+        }
+        while self.next[0].min(self.next[1]) >= self.base + BLOCK_FRAMES {
+            self.hand_over(BLOCK_FRAMES);
+        }
+    }
+
+    /// Hands over what the other track will not reach any more.
+    fn make_room(&mut self, at: u64) {
+        while at >= self.base + WINDOW {
+            // a standstill of hours is one piece of silence
+            let far = (at - self.base - WINDOW) / BLOCK_FRAMES + 1;
+            let blocks = if self.blocks.is_empty() { far } else { 1 };
+            self.hand_over(blocks * BLOCK_FRAMES);
+        }
+    }
+
+    fn hand_over(&mut self, frames: u64) {
+        let first = self.base;
+        self.base += frames;
+        let mut samples = self.blocks.pop_front().unwrap_or_default();
+        samples.truncate(frames as usize * FRAME_SAMPLES * 2);
+        if !self.queue.block(self.key, Block { first, frames, samples }) {
+            let (from_ms, to_ms) = (ms(first), ms(first + frames));
+            match self.sidecar.gaps.last_mut().filter(|gap| gap.to_ms == from_ms) {
+                Some(gap) => gap.to_ms = to_ms,
+                None => self.sidecar.gaps.push(Interval { from_ms, to_ms }),
+            }
+        }
+    }
+
+    /// Audio that found no room so far, in milliseconds.
+    pub fn lost_ms(&self) -> u64 {
+        self.sidecar.gaps.iter().map(|gap| gap.to_ms - gap.from_ms).sum()
+    }
+
+    /// Hands the rest over and closes it; the id of the recording.
+    pub fn finish(mut self, ending: Ending) -> String {
+        self.end(ending);
+        self.sidecar.id.clone()
+    }
+
+    fn end(&mut self, ending: Ending) {
+        self.ended = true;
+        self.resume();
+        let frames = self.next[0].max(self.next[1]);
+        while self.base < frames {
+            self.hand_over(BLOCK_FRAMES.min(frames - self.base));
+        }
+        let mut sidecar = self.sidecar.clone();
+        sidecar.state = if sidecar.gaps.is_empty() { State::Complete } else { State::Partial };
+        sidecar.duration_ms = ms(frames);
+        ending.reason.clone_into(&mut sidecar.end_reason);
+        sidecar.network = ending.network;
+        sidecar.alignment.steps = self.aligner.steps;
+        sidecar.alignment.offset_ms = self.aligner.offset_us as f64 / 1000.0;
+        self.queue.send(Job::End { key: self.key, end: Box::new(End { sidecar, frames }) });
+    }
+}
+
+impl Drop for Recording {
+    /// A call that ended by a fault of ours has a recording all the same.
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(Ending { reason: "internal", network: None });
+        }
+    }
+}
