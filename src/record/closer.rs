@@ -43,7 +43,7 @@ pub struct Closer {
     /// Told that the outbox has something new.
     finished: Box<dyn Fn() + Send>,
     /// Those that could not be moved yet.
-    waiting: Vec<Box<Closing>>,
+    waiting: Vec<Closing>,
 }
 
 impl Closer {
@@ -77,7 +77,7 @@ impl Closer {
             }
             let next = next_tidy.min(next_sync).min(next_retry);
             match jobs.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(Finished::Recording(closing)) => self.close(closing),
+                Ok(Finished::Recording(closing)) => self.close(*closing),
                 Ok(Finished::Flush(done)) => {
                     self.close_waiting();
                     let _ = done.send(());
@@ -108,14 +108,14 @@ impl Closer {
         }
     }
 
-    fn close(&mut self, mut closing: Box<Closing>) {
+    fn close(&mut self, mut closing: Closing) {
         let (root, wanted, durable) = (&self.root, self.settings.outbox, self.durable());
         let id = closing.sidecar.id.clone();
         let announce = |place: &Path| match wanted {
             true => outbox::put(root, &id, place, durable),
             false => Ok(()),
         };
-        let Closing { part, sidecar, path } = &mut *closing;
+        let Closing { part, sidecar, path } = &mut closing;
         match part.publish(sidecar, path, durable, announce) {
             Ok(place) => {
                 tell(sidecar, &place);
