@@ -231,3 +231,204 @@ impl Drop for Recording {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Receiver;
+
+    use super::*;
+    use crate::media::frame::SILENCE;
+    use crate::record::sidecar::{Alignment, Audio, CallInfo};
+
+    fn sidecar() -> Sidecar {
+        Sidecar {
+            version: 1,
+            id: "1-a".into(),
+            state: State::Recording,
+            call: CallInfo::default(),
+            started_at: String::new(),
+            start_ms: 0,
+            duration_ms: 0,
+            end_reason: String::new(),
+            path: "x/1-a".into(),
+            audio: Audio::default(),
+            network: None,
+            alignment: Alignment::default(),
+            pauses: Vec::new(),
+            gaps: Vec::new(),
+            events: Vec::new(),
+            events_dropped: 0,
+            write_errors: 0,
+            upload: None,
+        }
+    }
+
+    struct Rig {
+        recording: Option<Recording>,
+        jobs: Receiver<Job>,
+    }
+
+    impl Rig {
+        fn new(limit: usize, law: Law, first: u64) -> Rig {
+            let (queue, jobs) = Queue::new(limit);
+            let recording = Recording::new(1, queue, sidecar(), law, first);
+            Rig { recording: Some(recording), jobs }
+        }
+
+        fn caller(&mut self, index: u64, byte: u8) {
+            let (law, samples) = (Law::Mu, [byte; FRAME_SAMPLES]);
+            let tap = Tap::Caller { index, law, samples, heard_at: None };
+            self.recording.as_mut().unwrap().tap(tap);
+        }
+
+        fn ai(&mut self, index: u64, byte: u8) {
+            let samples = [byte; FRAME_SAMPLES];
+            self.recording.as_mut().unwrap().tap(Tap::Ai { index, samples });
+        }
+
+        fn command(&mut self, command: RecordCommand) {
+            self.recording.as_mut().unwrap().command(command);
+        }
+
+        /// The first byte of each frame, caller and AI, as the writer would lay them down, and the
+        /// sidecar.
+        fn finish(mut self) -> (Vec<(u8, u8)>, Sidecar) {
+            let ending = Ending { reason: "caller_hangup", network: None };
+            self.recording.take().unwrap().finish(ending);
+            let mut frames = Vec::new();
+            for job in self.jobs.try_iter() {
+                match job {
+                    Job::Block { block, .. } => {
+                        frames.resize((block.first + block.frames) as usize, (SILENCE, SILENCE));
+                        let each = block.samples.chunks_exact(2 * FRAME_SAMPLES);
+                        for (n, frame) in each.enumerate() {
+                            frames[block.first as usize + n] = (frame[0], frame[1]);
+                            assert!(frame.chunks(2).all(|pair| pair == &frame[..2]));
+                        }
+                    }
+                    Job::End { end, .. } => {
+                        frames.resize(end.frames as usize, (SILENCE, SILENCE));
+                        return (frames, end.sidecar);
+                    }
+                    _ => panic!("what is this?"),
+                }
+            }
+            panic!("no end")
+        }
+    }
+
+    #[test]
+    fn both_tracks_side_by_side_whoever_is_ahead() {
+        for ahead in [-60i64, -7, 0, 7, 60] {
+            let mut rig = Rig::new(1000, Law::Mu, 0);
+            for n in -70..210i64 {
+                if (0..133).contains(&n) {
+                    rig.caller(n as u64, n as u8);
+                }
+                if (0..133).contains(&(n + ahead)) {
+                    rig.ai((n + ahead) as u64, (n + ahead) as u8);
+                }
+            }
+            let (frames, sidecar) = rig.finish();
+            let wanted: Vec<(u8, u8)> = (0..133).map(|n| (n, n)).collect();
+            assert_eq!(frames, wanted, "{ahead}");
+            assert_eq!((sidecar.state, sidecar.duration_ms), (State::Complete, 2660));
+        }
+    }
+
+    #[test]
+    fn a_standstill_and_a_track_that_ends_early_are_silence() {
+        let mut rig = Rig::new(1000, Law::Mu, 0);
+        rig.caller(0, 1);
+        rig.ai(0, 2);
+        // an hour in which the machine slept
+        rig.ai(180_000, 3);
+        let (frames, sidecar) = rig.finish();
+        assert_eq!((frames.len(), frames[0], frames[180_000]), (180_001, (1, 2), (SILENCE, 3)));
+        assert!(frames[1..180_000].iter().all(|f| *f == (SILENCE, SILENCE)));
+        assert_eq!(sidecar.state, State::Complete);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_silence_of_the_same_length() {
+        let mut rig = Rig::new(2, Law::Mu, 0);
+        for n in 0..45 {
+            rig.caller(n, 5);
+            rig.ai(n, 6);
+        }
+        let (frames, sidecar) = rig.finish();
+        assert_eq!(frames.len(), 45);
+        assert!(frames[..20].iter().all(|f| *f == (5, 6)));
+        assert!(frames[20..].iter().all(|f| *f == (SILENCE, SILENCE)));
+        assert_eq!(sidecar.state, State::Partial);
+        assert_eq!(sidecar.gaps, [Interval { from_ms: 400, to_ms: 900 }]);
+    }
+
+    #[test]
+    fn a_pause_is_silence_and_hides_keys() {
+        let mut rig = Rig::new(1000, Law::Mu, 0);
+        for n in 0..90u64 {
+            match n {
+                30 => rig.command(RecordCommand::Pause),
+                60 => rig.command(RecordCommand::Resume),
+                _ => {}
+            }
+            rig.caller(n, 5);
+            rig.ai(n, 6);
+            if n % 20 == 5 {
+                rig.recording.as_mut().unwrap().tap(Tap::Digit('4'));
+            }
+        }
+        let (frames, sidecar) = rig.finish();
+        let silent = |n: usize| frames[n] == (SILENCE, SILENCE);
+        assert!((0..90).all(|n| silent(n) == (30..60).contains(&n)));
+        assert_eq!(sidecar.pauses, [Interval { from_ms: 600, to_ms: 1200 }]);
+        let at: Vec<u64> = sidecar.events.iter().map(|event| event.at_ms).collect();
+        assert_eq!(at, [120, 520, 1320, 1720]);
+    }
+
+    #[test]
+    fn one_that_begins_in_mid_call_begins_there() {
+        let mut rig = Rig::new(1000, Law::Mu, 500);
+        for n in 495..520 {
+            rig.caller(n, 5);
+            rig.ai(n, 6);
+        }
+        let (frames, _) = rig.finish();
+        assert_eq!(frames, vec![(5, 6); 20]);
+    }
+
+    #[test]
+    fn dropped_without_an_end_it_ends_all_the_same() {
+        let mut rig = Rig::new(1000, Law::Mu, 0);
+        rig.caller(0, 1);
+        drop(rig.recording.take());
+        let ends = rig.jobs.try_iter().filter_map(|job| match job {
+            Job::End { end, .. } => Some(end.sidecar.end_reason),
+            _ => None,
+        });
+        assert_eq!(ends.collect::<Vec<_>>(), ["internal"]);
+    }
+
+    #[test]
+    fn a_law_is_kept_and_the_ais_mu_law_made_so() {
+        let mut rig = Rig::new(1000, Law::A, 0);
+        let (law, samples) = (Law::A, [0x12; FRAME_SAMPLES]);
+        let tap = Tap::Caller { index: 0, law, samples, heard_at: None };
+        rig.recording.as_mut().unwrap().tap(tap);
+        rig.ai(0, 0x34);
+        let mut played = [0x34];
+        Law::Mu.convert(Law::A, &mut played);
+        assert_eq!(rig.finish().0, [(0x12, played[0])]);
+    }
+
+    #[test]
+    fn events_are_bounded() {
+        let mut rig = Rig::new(1000, Law::Mu, 0);
+        for n in 0..MAX_EVENTS + 5 {
+            rig.recording.as_mut().unwrap().tap(Tap::Mark(n.to_string()));
+        }
+        let sidecar = rig.finish().1;
+        assert_eq!((sidecar.events.len(), sidecar.events_dropped), (MAX_EVENTS, 5));
+    }
+}

@@ -1,5 +1,7 @@
 //! Whole calls in virtual time over a seeded bad network. Each test prints its seed.
 
+mod film;
+mod recording;
 mod world;
 
 use std::time::Duration;

@@ -5,18 +5,22 @@ use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use trunkless::call::core::Call;
 use trunkless::call::end::EndReason;
 use trunkless::call::words::{Input, Output, Seeds};
-use trunkless::call::{AnswerWhen, CallConfig, RemoteMedia, Signal};
+use trunkless::call::{AnswerWhen, CallConfig, RecordPlan, RemoteMedia, Signal};
 use trunkless::media::g711::Law;
 use trunkless::media::playout::Budget;
 use trunkless::media::receiver::Format;
 use trunkless::media::rtp::Packet;
 use trunkless::media::sender::Sender;
 use trunkless::peer::pattern;
+use trunkless::record::When;
 use trunkless::stream::connect::{Target, TargetOptions};
 use trunkless::stream::{FromAi, ToAi};
+
+use crate::film::Film;
 
 /// What the way from the PBX does to packets. Chances are per thousand.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,7 +50,7 @@ pub fn config() -> CallConfig {
         reorder_wait: Duration::from_millis(40),
         playout_bytes: 4_800_000,
         playout_budget: Budget::new(1 << 30),
-        record: None,
+        record: Some(RecordPlan { when: When::Always, notice: Bytes::new() }),
         recorder: None,
     }
 }
@@ -68,6 +72,7 @@ pub struct World {
     pub now: Instant,
     pub t0: Instant,
     pub heard: Heard,
+    pub film: Film,
     /// Packets that the network has lost.
     pub lost: u64,
     network: Network,
@@ -101,6 +106,11 @@ pub fn pbx() -> SocketAddr {
 impl World {
     /// A call that is answered, with the AI's stream started, at time 0.
     pub fn new(seed: u64, network: Network) -> World {
+        World::with(seed, network, false)
+    }
+
+    /// `early`: RTP flows before time 0, as in ARI mode.
+    pub fn with(seed: u64, network: Network, early: bool) -> World {
         println!("seed {seed}, {network:?}");
         let now = Instant::now();
         let remote = RemoteMedia {
@@ -109,7 +119,7 @@ impl World {
             format: Format { law: Law::Mu, payload_type: 0, dtmf_payload_type: Some(101) },
             wants_audio: true,
             sends_audio: true,
-            early: false,
+            early,
         };
         let seeds = Seeds { ssrc: 1, sequence: 65_000, timestamp: u32::MAX - 5000 };
         let config = config();
@@ -119,6 +129,7 @@ impl World {
             now,
             t0: now,
             heard: Heard::default(),
+            film: Film::new(),
             lost: 0,
             network,
             random: seeded::Random(seed | 1),
@@ -153,6 +164,8 @@ impl World {
                     let number = pattern::read(packet.payload).map(|(_, n)| n);
                     self.heard.caller.push((ms, packet.timestamp, number));
                 }
+                Output::Tap(tap) => self.film.tap(tap),
+                Output::Recording { command, .. } => self.film.command(command),
                 Output::Ended(reason) => self.heard.ended = Some(reason),
                 _ => {}
             }

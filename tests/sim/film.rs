@@ -1,0 +1,79 @@
+//! The recording of a call, laid down in memory as the writer lays it down in a file.
+
+use std::sync::mpsc::Receiver;
+
+use trunkless::media::frame::{FRAME_SAMPLES, SILENCE};
+use trunkless::media::g711::Law;
+use trunkless::record::RecordCommand;
+use trunkless::record::queue::{Job, Queue};
+use trunkless::record::recording::{Ending, Recording, Tap};
+use trunkless::record::sidecar::{Alignment, Audio, CallInfo, Sidecar, State, VERSION};
+
+pub struct Film {
+    recording: Option<Recording>,
+    jobs: Receiver<Job>,
+}
+
+/// A finished recording.
+pub struct Developed {
+    pub caller: Vec<u8>,
+    pub ai: Vec<u8>,
+    pub sidecar: Sidecar,
+}
+
+fn sidecar() -> Sidecar {
+    Sidecar {
+        version: VERSION,
+        id: "sim".into(),
+        state: State::Recording,
+        call: CallInfo::default(),
+        started_at: String::new(),
+        start_ms: 0,
+        duration_ms: 0,
+        end_reason: String::new(),
+        path: "sim".into(),
+        audio: Audio::default(),
+        network: None,
+        alignment: Alignment::default(),
+        pauses: Vec::new(),
+        gaps: Vec::new(),
+        events: Vec::new(),
+        events_dropped: 0,
+        write_errors: 0,
+        upload: None,
+    }
+}
+
+impl Film {
+    pub fn new() -> Film {
+        let (queue, jobs) = Queue::new(usize::MAX);
+        Film { recording: Some(Recording::new(1, queue, sidecar(), Law::Mu, 0)), jobs }
+    }
+
+    pub fn tap(&mut self, tap: Tap) {
+        self.recording.iter_mut().for_each(|r| r.tap(tap.clone()));
+    }
+
+    pub fn command(&mut self, command: RecordCommand) {
+        self.recording.iter_mut().for_each(|r| r.command(command));
+    }
+
+    pub fn develop(&mut self) -> Developed {
+        let recording = self.recording.take().expect("not yet finished");
+        recording.finish(Ending { reason: "caller_hangup", network: None });
+        let (mut data, mut story, mut frames) = (Vec::new(), None, 0);
+        for job in self.jobs.try_iter() {
+            match job {
+                Job::Block { block, .. } => {
+                    data.resize(block.first as usize * 2 * FRAME_SAMPLES, SILENCE);
+                    data.extend_from_slice(&block.samples);
+                }
+                Job::End { end, .. } => (story, frames) = (Some(end.sidecar), end.frames),
+                _ => {}
+            }
+        }
+        data.resize(frames as usize * 2 * FRAME_SAMPLES, SILENCE);
+        let track = |n: usize| data.iter().skip(n).step_by(2).copied().collect();
+        Developed { caller: track(0), ai: track(1), sidecar: story.expect("an end") }
+    }
+}

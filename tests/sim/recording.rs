@@ -1,0 +1,136 @@
+//! Ten minutes of a bad network, and both tracks are still side by side.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use trunkless::call::words::Input;
+use trunkless::media::frame::FRAME_SAMPLES;
+use trunkless::peer::pattern;
+use trunkless::record::RecordCommand;
+use trunkless::stream::FromAi;
+
+use crate::world::{Network, World};
+
+const AGENT: u32 = 9;
+const MINUTES: u64 = 10;
+const FRAMES: u64 = MINUTES * 3000;
+
+/// Ten minutes with numbered frames both ways; what is asked in between, at these seconds.
+fn call(seed: u64, network: Network, early: bool, asked: &[(u64, Ask)]) -> World {
+    let mut world = World::with(seed, network, early);
+    // nine and a half minutes: more may not be queued
+    let frames = (0..FRAMES as u32 - 1500).flat_map(|n| pattern::frame(AGENT, n));
+    world.say(FromAi::Audio(Bytes::from_iter(frames)));
+    for (second, ask) in asked {
+        world.run_to(second * 1000);
+        match ask {
+            Ask::Silence(on) => world.silence(*on),
+            Ask::Record(command) => world.feed(Input::Record(*command)),
+        }
+    }
+    world.run_to(MINUTES * 60_000);
+    world
+}
+
+#[derive(Clone, Copy)]
+enum Ask {
+    Silence(bool),
+    Record(RecordCommand),
+}
+
+/// Where each numbered frame is found: its place in the file, and its number. Frames whose bytes
+/// are not wholly those of the sequence are none.
+fn found(track: &[u8], source: u32) -> Vec<(i64, i64)> {
+    let frames = track.chunks_exact(FRAME_SAMPLES).enumerate();
+    frames
+        .filter_map(|(place, frame)| {
+            let (from, number) = pattern::read(frame)?;
+            let whole = from == source && frame == pattern::frame(source, number);
+            whole.then_some((place as i64, i64::from(number)))
+        })
+        .collect()
+}
+
+/// Every frame that came is there, within a frame of where it was said (`drift_ppm`: by the
+/// caller's clock), and the AI's are where they were played.
+fn assert_aligned(world: &mut World, drift_ppm: i64) {
+    let film = world.film.develop();
+    assert_eq!(film.caller.len(), film.ai.len());
+    assert_eq!(film.caller.len() as u64 / FRAME_SAMPLES as u64, film.sidecar.duration_ms / 20);
+    let ai = found(&film.ai, AGENT);
+    // the first frame is played before the AI has said anything
+    assert!(ai.iter().all(|(place, number)| *place == number + 1), "the AI's track");
+    assert!(ai.len() as u64 >= FRAMES - 1501, "{} of the AI's frames", ai.len());
+    let caller = found(&film.caller, 7);
+    // where time was missing a frame stands twice
+    let twice = i64::from(drift_ppm == 0);
+    assert!(caller.windows(2).all(|w| w[0].1 + twice <= w[1].1), "the caller's order");
+    let off = |(place, number): &(i64, i64)| {
+        let said_us = number * 20_000 - number * 20_000 * drift_ppm / 1_000_000;
+        place * 20_000 - said_us
+    };
+    let (least, most) = (caller.iter().map(off).min(), caller.iter().map(off).max());
+    let (Some(least), Some(most)) = (least, most) else { panic!("nothing was heard") };
+    println!(
+        "{} caller's frames, {least} to {most} us off, {:?}",
+        caller.len(),
+        film.sidecar.alignment
+    );
+    // a drifting clock is within a frame, and a frame more while a quiet place is waited for
+    let limit = if drift_ppm == 0 { 20_000 } else { 40_000 };
+    assert!(most - least <= limit, "the tracks move by {} us", most - least);
+}
+
+#[test]
+fn loss_and_jitter_do_not_part_the_tracks() {
+    for (seed, early) in [(66, false), (67, true)] {
+        let jitter = Duration::from_millis(30);
+        let network = Network { loss: 20, jitter, duplicate: 10, ..Network::default() };
+        let mut world = call(seed, network, early, &[]);
+        let lost = world.lost;
+        assert_aligned(&mut world, 0);
+        let heard = world.heard.ai.iter().filter(|(_, n)| n.is_some()).count() as u64;
+        assert!(heard + lost + 5 >= FRAMES, "{heard} heard and {lost} lost of {FRAMES}");
+    }
+}
+
+#[test]
+fn silences_do_not_part_the_tracks() {
+    let silences = [(60, 75), (120, 121), (200, 229), (300, 301), (400, 415)];
+    let asked: Vec<(u64, Ask)> = silences
+        .iter()
+        .flat_map(|(from, to)| [(*from, Ask::Silence(true)), (*to, Ask::Silence(false))])
+        .collect();
+    for seed in [70, 71, 72] {
+        let jitter = Duration::from_millis(25);
+        let network = Network { jitter, ..Network::default() };
+        assert_aligned(&mut call(seed, network, false, &asked), 0);
+    }
+}
+
+#[test]
+fn another_clock_does_not_part_the_tracks() {
+    for (seed, drift_ppm) in [(80, 100), (81, -100), (82, 300), (83, -300)] {
+        let jitter = Duration::from_millis(15);
+        let network = Network { loss: 20, jitter, drift_ppm, ..Network::default() };
+        assert_aligned(&mut call(seed, network, false, &[]), drift_ppm);
+    }
+}
+
+#[test]
+fn a_pause_leaves_the_rest_where_it_was() {
+    let asked =
+        [(100, Ask::Record(RecordCommand::Pause)), (130, Ask::Record(RecordCommand::Resume))];
+    let mut world = call(90, Network::default(), false, &asked);
+    let film = world.film.develop();
+    let silent = |track: &[u8], from: usize, to: usize| {
+        track[from * 8000..to * 8000].iter().all(|sample| *sample == 0xff)
+    };
+    assert!(silent(&film.caller, 101, 129) && silent(&film.ai, 101, 129));
+    let at = |track: &[u8], source| {
+        let (place, number) = *found(track, source).last().expect("numbered frames");
+        place - number
+    };
+    assert_eq!((at(&film.caller, 7), at(&film.ai, AGENT)), (0, 1));
+    assert_eq!(film.sidecar.pauses.len(), 1);
+}
