@@ -136,6 +136,11 @@ impl App {
         Ok(running)
     }
 
+    /// Ids of the calls that are up.
+    pub fn calls(&self) -> Vec<String> {
+        self.controls.ids()
+    }
+
     /// Tells a call what to do; false when there is no such call, or it has too much to do.
     pub fn command(&self, call: &str, command: Command) -> bool {
         self.controls.send(call, command)

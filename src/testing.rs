@@ -4,3 +4,19 @@
 pub fn start() -> std::time::Instant {
     std::time::Instant::now()
 }
+
+/// Recordings in a directory of a test's, everything else as it is by default.
+pub fn recordings(directory: &std::path::Path) -> crate::record::writer::Settings {
+    crate::record::writer::Settings {
+        directory: directory.to_owned(),
+        layout: crate::record::layout::Layout::default(),
+        encoding: None,
+        fsync: std::time::Duration::from_millis(500),
+        keep_free_percent: 0.0,
+        keep: None,
+        keep_bytes: None,
+        require: false,
+        outbox: false,
+        max_calls: 10,
+    }
+}

@@ -32,6 +32,11 @@ impl Controls {
         self.lock().remove(call);
     }
 
+    /// Ids of the calls that are up.
+    pub fn ids(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
     /// False when there is no such call, or it has too much to do.
     pub fn send(&self, call: &str, command: Command) -> bool {
         self.lock().get(call).is_some_and(|to| to.try_send(command).is_ok())

@@ -140,3 +140,156 @@ fn stranger(root: &Root, layout: &Layout, id: &str) -> io::Result<Sidecar> {
         upload: None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::media::g711::Law;
+    use crate::record::disk::with_ending;
+    use crate::record::recording::Tap;
+    use crate::record::wav;
+    use crate::record::writer::{Recorder, Settings};
+    use crate::testing::recordings;
+
+    /// What a call of 50 frames leaves under `incomplete/` when the program is killed, copied out
+    /// from under it.
+    fn crashed(settings: impl FnOnce(Settings) -> Settings) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = Recorder::new(settings(recordings(directory.path())), || {}).unwrap();
+        let call = CallInfo { id: "17-ab".into(), pbx: "main".into(), ..CallInfo::default() };
+        let mut recording = recorder.start(&call, 1, Law::Mu, 0);
+        for index in 0..50u64 {
+            let samples = [index as u8; 160];
+            recording.tap(Tap::Caller { index, law: Law::Mu, samples, heard_at: None });
+            recording.tap(Tap::Ai { index, samples });
+        }
+        recorder.flush();
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::create_dir(copy.path().join(INCOMPLETE)).unwrap();
+        for ending in ["wav", "json"] {
+            let name = incomplete("17-ab", ending);
+            std::fs::copy(directory.path().join(&name), copy.path().join(&name)).unwrap();
+        }
+        copy
+    }
+
+    fn repaired(directory: &Path) -> (u64, Vec<PathBuf>) {
+        let told = RefCell::new(Vec::new());
+        let announce = |_: &str, path: &Path| {
+            told.borrow_mut().push(path.to_owned());
+            Ok(())
+        };
+        let root = Root::new(directory.to_owned());
+        let count = repair(&root, &Layout::default(), true, &announce);
+        (count, told.into_inner())
+    }
+
+    fn read(directory: &Path, path: &Path) -> (Sidecar, Vec<u8>) {
+        let text = std::fs::read(directory.join(with_ending(path, "json"))).unwrap();
+        let audio = std::fs::read(directory.join(with_ending(path, "wav"))).unwrap();
+        (serde_json::from_slice(&text).unwrap(), wav::read(&audio).unwrap().swap_remove(0))
+    }
+
+    fn left(directory: &Path) -> usize {
+        std::fs::read_dir(directory.join(INCOMPLETE)).unwrap().count()
+    }
+
+    #[test]
+    fn what_a_crash_has_left_is_closed() {
+        for encoding in [None, Some(Encoding::A), Some(Encoding::Pcm16)] {
+            let directory = crashed(|settings| Settings { encoding, ..settings });
+            let (count, told) = repaired(directory.path());
+            assert_eq!((count, told.len(), left(directory.path())), (1, 1, 0));
+            let (sidecar, audio) = read(directory.path(), &told[0]);
+            assert_eq!((sidecar.state, &*sidecar.end_reason), (State::Truncated, KILLED));
+            assert_eq!(
+                (sidecar.duration_ms, audio.len(), &*sidecar.call.pbx),
+                (1000, 8000, "main")
+            );
+            assert_eq!(repaired(directory.path()), (0, Vec::new()));
+        }
+    }
+
+    /// A file that ends anywhere: whole samples are kept, whatever its header says.
+    #[test]
+    fn a_file_that_ends_anywhere() {
+        for length in [0, 10, 30, 57, 58, 59, 61, 5000, 16_057] {
+            let directory = crashed(|settings| settings);
+            let file = directory.path().join(incomplete("17-ab", "wav"));
+            let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+            file.set_len(length).unwrap();
+            let (count, told) = repaired(directory.path());
+            assert_eq!(count, 1);
+            let (sidecar, audio) = read(directory.path(), &told[0]);
+            let samples = length.saturating_sub(58) / 2;
+            assert_eq!((audio.len() as u64, sidecar.audio.samples), (samples, samples), "{length}");
+        }
+    }
+
+    #[test]
+    fn one_without_its_sidecar_is_kept_all_the_same() {
+        for text in [None, Some("{\"version\""), Some("")] {
+            let directory = crashed(|settings| settings);
+            let json = directory.path().join(incomplete("17-ab", "json"));
+            match text {
+                Some(text) => std::fs::write(json, text).unwrap(),
+                None => std::fs::remove_file(json).unwrap(),
+            }
+            let (count, told) = repaired(directory.path());
+            assert_eq!((count, left(directory.path())), (1, 0));
+            let (sidecar, audio) = read(directory.path(), &told[0]);
+            assert_eq!((&*sidecar.call.id, audio.len()), ("17-ab", 8000));
+        }
+    }
+
+    /// A sidecar that was edited does not lead out of the directory.
+    #[test]
+    fn a_path_that_leads_elsewhere_is_not_followed() {
+        let directory = crashed(|settings| settings);
+        let json = directory.path().join(incomplete("17-ab", "json"));
+        let text = std::fs::read_to_string(&json).unwrap();
+        let mut sidecar: Sidecar = serde_json::from_str(&text).unwrap();
+        sidecar.path = "../../etc/cron.d/x".into();
+        std::fs::write(&json, sidecar.text()).unwrap();
+        let (count, told) = repaired(directory.path());
+        assert_eq!(count, 1);
+        assert!(told[0].to_str().unwrap().contains("/unknown/17-ab"), "{told:?}");
+    }
+
+    /// Killed between the two moves, and between the last header and the first of them.
+    #[test]
+    fn a_finished_one_on_its_way_goes_on_as_it_was() {
+        for moved in [false, true] {
+            let directory = crashed(|settings| settings);
+            let json = directory.path().join(incomplete("17-ab", "json"));
+            let text = std::fs::read_to_string(&json).unwrap();
+            let mut sidecar: Sidecar = serde_json::from_str(&text).unwrap();
+            (sidecar.state, sidecar.path) = (State::Complete, "day/17-ab".into());
+            std::fs::write(&json, sidecar.text()).unwrap();
+            if moved {
+                std::fs::create_dir(directory.path().join("day")).unwrap();
+                let wav = directory.path().join(incomplete("17-ab", "wav"));
+                std::fs::rename(wav, directory.path().join("day/17-ab.wav")).unwrap();
+            }
+            assert_eq!(repaired(directory.path()), (1, vec![PathBuf::from("day/17-ab")]));
+            let (sidecar, audio) = read(directory.path(), Path::new("day/17-ab"));
+            assert_eq!((sidecar.state, audio.len()), (State::Complete, 8000));
+            assert_eq!(left(directory.path()), 0);
+        }
+    }
+
+    #[test]
+    fn one_that_is_still_being_made_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = Recorder::new(recordings(directory.path()), || {}).unwrap();
+        let call = CallInfo { id: "17-ab".into(), pbx: "main".into(), ..CallInfo::default() };
+        let recording = recorder.start(&call, 1, Law::Mu, 0);
+        recorder.flush();
+        assert_eq!(repaired(directory.path()), (0, Vec::new()));
+        assert_eq!(left(directory.path()), 2);
+        drop(recording);
+    }
+}

@@ -75,3 +75,77 @@ pub fn delete(root: &Root, path: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::g711::Law;
+    use crate::record::recording::{Ending, Tap};
+    use crate::record::sidecar::CallInfo;
+    use crate::record::writer::Recorder;
+    use crate::testing::recordings;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// Recordings 0 to 4, each a day older than the one before it, of some 3300 bytes.
+    fn five() -> (tempfile::TempDir, Root, SystemTime) {
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = Recorder::new(recordings(directory.path()), || {}).unwrap();
+        let now = SystemTime::now();
+        let root = Root::new(directory.path().to_owned());
+        for n in 0..5u32 {
+            let call = CallInfo { id: format!("{n}"), pbx: "main".into(), ..CallInfo::default() };
+            let mut recording = recorder.start(&call, 1, Law::Mu, 0);
+            (0..10).for_each(|index| recording.tap(Tap::Ai { index, samples: [1; 160] }));
+            recording.finish(Ending { reason: "drain", network: None });
+            recorder.flush();
+            let path = library::find(&root, &format!("{n}")).unwrap();
+            let json = std::fs::File::open(root.path().join(with_ending(&path, "json"))).unwrap();
+            json.set_modified(now - DAY * n).unwrap();
+        }
+        (directory, root, now)
+    }
+
+    fn names(root: &Root) -> Vec<String> {
+        let mut names = Vec::new();
+        library::walk(root, &mut |path, _| {
+            names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+        })
+        .unwrap();
+        names
+    }
+
+    #[test]
+    fn the_old_go_and_the_young_stay() {
+        let (_directory, root, now) = five();
+        let limits = Limits { age: Some(DAY * 5 / 2), bytes: None };
+        assert_eq!(sweep(&root, limits, now).unwrap(), 2);
+        assert_eq!(names(&root), ["0", "1", "2"]);
+    }
+
+    #[test]
+    fn the_oldest_go_when_all_are_too_large() {
+        let (_directory, root, now) = five();
+        let limits = Limits { age: None, bytes: Some(9_500) };
+        assert_eq!(sweep(&root, limits, now).unwrap(), 3);
+        assert_eq!(names(&root), ["0", "1"]);
+        let nothing = Limits { age: None, bytes: Some(0) };
+        assert_eq!(sweep(&root, nothing, now).unwrap(), 2);
+        // and their folders with them
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_waits_to_be_sent_and_what_is_not_ours_stays() {
+        let (_directory, root, now) = five();
+        let path = library::find(&root, "4").unwrap();
+        outbox::put(&root, "4", &path, false).unwrap();
+        let strange = root.path().join("notes.json");
+        std::fs::write(&strange, "{}").unwrap();
+        let file = std::fs::File::open(&strange).unwrap();
+        file.set_modified(now - DAY * 100).unwrap();
+        let limits = Limits { age: Some(Duration::from_secs(1)), bytes: None };
+        assert_eq!(sweep(&root, limits, now + DAY).unwrap(), 4);
+        assert_eq!(names(&root), ["4", "notes"]);
+    }
+}

@@ -437,3 +437,159 @@ impl Drop for Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::*;
+    use crate::record::disk::{incomplete, with_ending};
+    use crate::record::recording::{Ending, Tap};
+    use crate::record::{library, wav};
+    use crate::testing::recordings;
+
+    fn recorder(settings: Settings) -> Recorder {
+        Recorder::new(settings, || {}).unwrap()
+    }
+
+    fn call() -> CallInfo {
+        CallInfo { id: "17-ab".into(), pbx: "main".into(), ..CallInfo::default() }
+    }
+
+    /// `frames` of both tracks, numbered by their first byte.
+    fn talk(recording: &mut Recording, frames: std::ops::Range<u64>) {
+        for index in frames {
+            let samples = [index as u8; 160];
+            recording.tap(Tap::Caller { index, law: Law::Mu, samples, heard_at: None });
+            recording.tap(Tap::Ai { index, samples: [200 - index as u8; 160] });
+        }
+    }
+
+    fn finish(recorder: &Recorder, recording: Recording) {
+        recording.finish(Ending { reason: "ai_hangup", network: None });
+        recorder.flush();
+    }
+
+    /// The only recording: sidecar, and both tracks.
+    fn only(directory: &Path) -> (Sidecar, Vec<Vec<u8>>) {
+        let root = Root::new(directory.to_owned());
+        let mut paths = Vec::new();
+        library::walk(&root, &mut |path, _| paths.push(path.to_owned())).unwrap();
+        assert_eq!(paths.len(), 1, "{paths:?}");
+        let audio = std::fs::read(directory.join(with_ending(&paths[0], "wav"))).unwrap();
+        (library::read(&root, &paths[0]).unwrap(), wav::read(&audio).unwrap())
+    }
+
+    #[test]
+    fn a_finished_recording_is_in_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = recorder(recordings(directory.path()));
+        let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
+        talk(&mut recording, 0..133);
+        finish(&recorder, recording);
+        let (sidecar, tracks) = only(directory.path());
+        for n in 0..133usize {
+            assert_eq!((tracks[0][n * 160], tracks[1][n * 160 + 159]), (n as u8, 200 - n as u8));
+        }
+        assert_eq!((sidecar.state, &*sidecar.end_reason), (State::Complete, "ai_hangup"));
+        assert_eq!((sidecar.audio.samples, sidecar.duration_ms), (133 * 160, 2660));
+        let file = directory.path().join(with_ending(Path::new(&sidecar.path), "wav"));
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(std::fs::metadata(&file).unwrap().len(), sidecar.audio.bytes);
+        let hash = crate::record::disk::sha256(std::fs::File::open(&file).unwrap()).unwrap();
+        assert_eq!(hash, sidecar.audio.sha256);
+        let left = std::fs::read_dir(directory.path().join("incomplete")).unwrap().count();
+        assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn each_format_holds_the_same() {
+        for encoding in wav::Encoding::ALL {
+            let directory = tempfile::tempdir().unwrap();
+            let encoding = Some(encoding);
+            let recorder = recorder(Settings { encoding, ..recordings(directory.path()) });
+            let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
+            talk(&mut recording, 1..20);
+            finish(&recorder, recording);
+            let (sidecar, tracks) = only(directory.path());
+            assert_eq!(
+                (tracks[0].len(), &*sidecar.audio.format),
+                (3200, encoding.unwrap().label())
+            );
+            let value = |s: u8| crate::media::g711::decode(s);
+            assert!(value(tracks[0][10 * 160]).abs_diff(value(10)) < 600, "{encoding:?}");
+        }
+    }
+
+    /// The same id twice, as after a clock that was set back: nothing is written over.
+    #[test]
+    fn nothing_is_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = recorder(recordings(directory.path()));
+        for _ in 0..3 {
+            let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
+            talk(&mut recording, 0..20);
+            finish(&recorder, recording);
+        }
+        let mut names = Vec::new();
+        let root = Root::new(directory.path().to_owned());
+        library::walk(&root, &mut |path, _| {
+            names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+        })
+        .unwrap();
+        names.sort_unstable();
+        assert_eq!(names, ["17-ab", "17-ab-2", "17-ab-3"]);
+    }
+
+    #[test]
+    fn a_directory_that_goes_away_takes_nothing_with_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("recordings");
+        for gone in ["removed", "renamed"] {
+            let recorder = recorder(recordings(&directory));
+            let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
+            talk(&mut recording, 0..50);
+            recorder.flush();
+            match gone {
+                "removed" => std::fs::remove_dir_all(&directory).unwrap(),
+                _ => std::fs::rename(&directory, parent.path().join("elsewhere")).unwrap(),
+            }
+            talk(&mut recording, 50..100);
+            finish(&recorder, recording);
+            let (sidecar, tracks) = only(&directory);
+            assert_eq!((tracks[0].len(), sidecar.state), (16_000, State::Complete), "{gone}");
+            assert!((0..100).all(|n| tracks[0][n * 160] == n as u8), "{gone}");
+            std::fs::remove_dir_all(&directory).unwrap();
+        }
+    }
+
+    /// A link that somebody puts into the directory leads nowhere.
+    #[test]
+    fn links_are_not_followed() {
+        let (directory, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let linked = directory.path().join("incomplete");
+        std::os::unix::fs::symlink(target.path(), &linked).unwrap();
+        let recorder = recorder(recordings(directory.path()));
+        assert!(recorder.trouble().is_some());
+        let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
+        talk(&mut recording, 0..20);
+        recorder.flush();
+        assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0);
+        // it comes back by itself
+        std::fs::remove_file(&linked).unwrap();
+        finish(&recorder, recording);
+        assert_eq!(only(directory.path()).1[0].len(), 20 * 160);
+        assert!(!directory.path().join(incomplete("17-ab", "wav")).exists());
+    }
+
+    #[test]
+    fn what_is_free_on_the_disk_is_left_to_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = Settings { keep_free_percent: 100.0, ..recordings(directory.path()) };
+        let recorder = recorder(Settings { require: true, ..settings });
+        let trouble = recorder.trouble().expect("there is trouble");
+        assert!(trouble.contains("keep_free_percent"), "{trouble}");
+        assert!(recorder.refuses());
+    }
+}

@@ -9,9 +9,11 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use trunkless::app::App;
+use trunkless::call::Command;
 use trunkless::call::run::Record;
 use trunkless::config::resolve::resolve;
 use trunkless::config::{Source, load};
+use trunkless::record::RecordCommand;
 
 use crate::call::Call;
 use crate::pbx::Pbx;
@@ -103,6 +105,13 @@ impl Bridge {
             self.records.lock().await.recv().await.expect("the app lives")
         });
         record.await.expect("a call has ended")
+    }
+
+    /// Asks something of the only call that is up.
+    pub fn record_command(&self, command: RecordCommand) {
+        let calls = self.app.calls();
+        assert_eq!(calls.len(), 1, "{calls:?}");
+        assert!(self.app.command(&calls[0], Command::Record(command)));
     }
 
     /// Why the next call has ended.

@@ -23,6 +23,7 @@ mod ends;
 mod garbage;
 mod handshake;
 mod hold;
+mod http;
 mod lifecycle;
 mod limits;
 mod marks;

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use crate::ari::ask::Verb;
 use crate::ari::fake::{Fake, Trouble};
-use crate::ari::rig::{APP, Rig, free, plain};
+use crate::ari::rig::{APP, Rig, plain};
 use crate::ari::world::{Channel, Pace};
 use crate::bridge::{Bridge, Net};
+use crate::http::free;
 
 /// The value of TRUNKLESS_REASON that the dialplan finds.
 async fn reason(fake: &Fake) -> String {

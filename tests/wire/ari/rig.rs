@@ -5,8 +5,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use crate::ari::ask::Verb;
 use crate::ari::fake::Fake;
@@ -119,18 +117,4 @@ impl Caller {
         self.fake.is_clean(APP).await;
         assert_eq!(self.fake.world().continued, [self.id.as_str()]);
     }
-}
-
-/// The status of a GET.
-pub async fn status(address: SocketAddr, path: &str) -> u16 {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer.split(' ').nth(1).unwrap().parse().unwrap()
-}
-
-/// An address where nobody listens yet.
-pub fn free(ip: IpAddr) -> SocketAddr {
-    std::net::TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
 }

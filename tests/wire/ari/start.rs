@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::ari::ask::Verb;
 use crate::ari::fake::{Fake, Gate, Trouble};
-use crate::ari::rig::{APP, free, plain, status};
+use crate::ari::rig::{APP, plain};
 use crate::ari::world::{Channel, External, World};
 use crate::bridge::{Bridge, Net};
 use crate::call::CALLER;
+use crate::http::{free, status};
 use crate::lines::Lines;
 use crate::log::pass;
 use crate::stream::{AGENT, What};
