@@ -507,16 +507,13 @@ mod tests {
     fn each_format_holds_the_same() {
         for encoding in wav::Encoding::ALL {
             let directory = tempfile::tempdir().unwrap();
-            let encoding = Some(encoding);
-            let recorder = recorder(Settings { encoding, ..recordings(directory.path()) });
+            let settings = recordings(directory.path());
+            let recorder = recorder(Settings { encoding: Some(encoding), ..settings });
             let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
             talk(&mut recording, 1..20);
             finish(&recorder, recording);
             let (sidecar, tracks) = only(directory.path());
-            assert_eq!(
-                (tracks[0].len(), &*sidecar.audio.format),
-                (3200, encoding.unwrap().label())
-            );
+            assert_eq!((tracks[0].len(), &*sidecar.audio.format), (3200, encoding.label()));
             let value = |s: u8| crate::media::g711::decode(s);
             assert!(value(tracks[0][10 * 160]).abs_diff(value(10)) < 600, "{encoding:?}");
         }
