@@ -240,3 +240,61 @@ fn values_of_variables_are_blamed_on_the_variable() {
         assert!(message.contains(expected), "{message}");
     }
 }
+
+#[test]
+fn recordings_are_per_pbx_and_their_mistakes_are_told() {
+    let text = GOOD.to_owned() + "[recording]\ndirectory = \"/tmp/r\"\n";
+    let found = plan(&text, &[]).unwrap();
+    assert_eq!(found.record["main"].when, crate::record::When::Always);
+    assert!(found.record["main"].notice.is_empty() && !found.recording.unwrap().settings.outbox);
+    let never = plan(&text, &[("TRUNKLESS_PBX__MAIN__RECORDING__WHEN", "never")]).unwrap();
+    assert!(never.record.is_empty() && never.recording.is_some());
+    let variables = [
+        ("TRUNKLESS_RECORDING__KEEP_GB", "1.5"),
+        ("TRUNKLESS_RECORDING__KEEP", "90d"),
+        ("TRUNKLESS_RECORDING__REQUIRE", "true"),
+        ("TRUNKLESS_RECORDING__KEEP_FREE_PERCENT", "0"),
+        ("TRUNKLESS_RECORDING__FORMAT", "pcm16"),
+        ("TRUNKLESS_RECORDING__ANNOUNCE", "beep"),
+        ("TRUNKLESS_RECORDING__UPLOAD__URL", "s3://calls"),
+        ("TRUNKLESS_RECORDING__UPLOAD__ACCESS_KEY_ID", "0123"),
+        ("TRUNKLESS_RECORDING__UPLOAD__SECRET_ACCESS_KEY", "0456"),
+        ("TRUNKLESS_RECORDING__UPLOAD__ENDPOINT", "http://127.0.0.1:9000"),
+    ];
+    let found = plan(&text, &variables).unwrap();
+    assert!(!found.record["main"].notice.is_empty());
+    let recording = found.recording.unwrap();
+    let settings = recording.settings;
+    assert_eq!(settings.keep_bytes, Some(1_500_000_000));
+    assert!(settings.require && settings.outbox && settings.keep_free_percent == 0.0);
+    let upload = recording.upload.unwrap();
+    assert_eq!(upload.secret_access_key.unwrap().expose_secret(), "0456");
+    let table = [
+        ("require = true\n", "recording.directory: is missing"),
+        ("directory = \"/r\"\nlayout = \"{from}/{id}\"\n", "{date}"),
+        ("directory = \"/r\"\nkeep = \"0d\"\n", "90d"),
+        ("directory = \"/r\"\nkeep_gb = 0\n", "recording.keep_gb: must be more than 0"),
+        ("directory = \"/r\"\nkeep_free_percent = 99\n", "0 to 90"),
+        ("directory = \"/r\"\nannounce = \"/no/such.wav\"\n", "recording.announce: /no/such.wav"),
+        ("directory = \"/r\"\n[recording.upload]\nurl = \"http://x\"\n", "s3://bucket"),
+        (
+            "directory = \"/r\"\n[recording.upload]\nurl = \"s3://x\"\nendpoint = \"y:9000\"\n",
+            "recording.upload.endpoint: write",
+        ),
+        (
+            "directory = \"/r\"\n[recording.upload]\nurl = \"s3://x\"\naccess_key_id = \"a\"\n",
+            "belong together",
+        ),
+        ("directory = \"/r\"\n[recording.webhook]\nurl = \"crm\"\n", "recording.webhook.url"),
+        (
+            "directory = \"/r\"\n[recording.webhook]\nurl = \"http://c/\"\nsecret = \"x\"\n",
+            "recording.webhook.secret: a secret is base64",
+        ),
+        ("[pbx.main.recording]\nwhen = \"always\"\n", "[recording] directory"),
+    ];
+    for (keys, wanted) in table {
+        let message = error(&format!("{GOOD}[recording]\n{keys}"), &[]);
+        assert!(message.contains(wanted), "{keys}: {message}");
+        assert!(message.starts_with("trunkless.toml:"), "{keys}: {message}");
+    }
+}
