@@ -2,8 +2,9 @@
 //! how much. Figures, not assertions of time; it fails only when audio is lost or swapped.
 //!
 //!     cargo bench --bench calls -- [--calls 50] [--seconds 10] \
-//!         [--through 22|16|chan_sip|ari22|ari16|direct]
+//!         [--through 22|16|chan_sip|ari22|ari16|direct] [--record]
 //!
+//! `--record`: the bridge records all calls, into the system's temporary folder.
 //! `direct` leaves Asterisk out: what remains is the bridge itself. Callers, AI and bridge share
 //! the machine and its clock.
 
@@ -19,6 +20,7 @@ mod bridge;
 mod caller;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ai::{Ai, Plan, Stream};
@@ -26,15 +28,20 @@ use asterisk::Asterisk;
 use bridge::{Bridge, Setup};
 use caller::Caller;
 use trunkless::peer::pattern;
+use trunkless::record::disk::Root;
+use trunkless::record::library;
+use trunkless::record::sidecar::State;
 
 struct Options {
     calls: u32,
     seconds: u32,
     through: String,
+    record: bool,
 }
 
 fn options() -> Options {
-    let mut options = Options { calls: 50, seconds: 10, through: "22".to_owned() };
+    let through = "22".to_owned();
+    let mut options = Options { calls: 50, seconds: 10, through, record: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().unwrap_or_else(|| panic!("{word} needs a value"));
@@ -42,9 +49,10 @@ fn options() -> Options {
             "--calls" => options.calls = value().parse().expect("a number of calls"),
             "--seconds" => options.seconds = value().parse().expect("a number of seconds"),
             "--through" => options.through = value(),
+            "--record" => options.record = true,
             "--bench" => {}
             other => {
-                panic!("what is {other}? --calls N --seconds N --through WHAT")
+                panic!("what is {other}? --calls N --seconds N --through WHAT --record")
             }
         }
     }
@@ -117,7 +125,9 @@ async fn run(options: &Options) -> bool {
     let plan = Plan { say: frames, paced: true, call: None, ..Plan::default() };
     let ai = Ai::start(plan).await;
     let (_asterisk, config, ready, address, extension) = scene(options, &ai.url);
-    let bridge = Bridge::run(&config);
+    let recordings = tempfile::tempdir().expect("a temporary folder");
+    let record = format!("[recording]\ndirectory = {:?}\n", recordings.path());
+    let bridge = Bridge::run(&if options.record { config + &record } else { config });
     bridge.wait_for(ready, Duration::from_secs(10));
     tokio::time::sleep(Duration::from_millis(200)).await;
     let mut callers = Vec::new();
@@ -140,7 +150,23 @@ async fn run(options: &Options) -> bool {
     for caller in &mut callers {
         caller.hang_up().await;
     }
-    report(options, frames, &callers, &ai.streams(), used)
+    let good = report(options, frames, &callers, &ai.streams(), used);
+    good & (!options.record || are_complete(bridge, options, recordings.path()))
+}
+
+/// Each call has a recording, and it is whole.
+fn are_complete(mut bridge: Bridge, options: &Options, directory: &Path) -> bool {
+    bridge.terminate(Duration::from_secs(30));
+    let root = Root::new(directory.to_owned());
+    let mut complete = 0;
+    let mut count = |path: &Path, _: &std::fs::Metadata| {
+        let sidecar = library::read(&root, path).expect("a sidecar");
+        let long = sidecar.duration_ms >= u64::from(options.seconds) * 1000;
+        complete += u32::from(long && sidecar.state == State::Complete);
+    };
+    library::walk(&root, &mut count).expect("recordings");
+    println!("  recordings complete: {complete} of {}", options.calls);
+    complete == options.calls
 }
 
 /// Delays in ms, sorted.
@@ -203,7 +229,8 @@ fn report(
         lost += frames.saturating_sub(count);
     }
     let Options { calls, through, .. } = options;
-    println!("{calls} calls at once, {frames} frames each way, through {through}");
+    let recorded = if options.record { ", recorded" } else { "" };
+    println!("{calls} calls at once, {frames} frames each way, through {through}{recorded}");
     set_up.print("set-up, INVITE to 200");
     to_ai.print("caller -> AI");
     to_caller.print("AI -> caller, slot wait included");
