@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::app::App;
 use crate::cli::{EXIT_CONFIG, EXIT_REPLACED, Stop, environment};
@@ -70,6 +70,7 @@ fn read(arguments: &RunArguments) -> Result<Plan, ConfigError> {
 
 /// Until SIGTERM or Ctrl-C; a second one ends the calls at once.
 async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
+    raise_file_limit(plan.settings.calls.max);
     let mut stop = Stop::new()?;
     let app = App::start(plan, None).await?;
     let code = tokio::select! {
@@ -80,4 +81,21 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     info!("stopping: no new calls");
     app.shutdown(stop.asked()).await;
     Ok(code)
+}
+
+/// A call has two sockets for RTP, one for its AI and perhaps a recording; in ARI mode requests
+/// come and go besides.
+fn raise_file_limit(calls: usize) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let wanted = calls as u64 * 5 + 100;
+    let mut limit = getrlimit(Resource::Nofile);
+    let enough = |current: Option<u64>| current.is_none_or(|current| current >= wanted);
+    if enough(limit.current) {
+        return;
+    }
+    limit.current = limit.maximum.map_or(Some(wanted), |maximum| Some(wanted.min(maximum)));
+    if setrlimit(Resource::Nofile, limit).is_err() || !enough(limit.current) {
+        let limit = getrlimit(Resource::Nofile).current;
+        warn!(limit, wanted, "too few files may be open for [calls] max: raise ulimit -n");
+    }
 }

@@ -1,11 +1,13 @@
 //! The thread that finishes recordings: hash, sidecar, their place; what the disk is asked to keep;
 //! what a crash has left; what is old. Owns files and a thread's loop.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{error, info, warn};
@@ -44,6 +46,10 @@ pub struct Closer {
     finished: Box<dyn Fn() + Send>,
     /// Those that could not be moved yet.
     waiting: Vec<Closing>,
+    /// What a crash has left, one after the other: finished calls go first.
+    leftovers: VecDeque<String>,
+    /// Looks for what is old.
+    sweeper: Option<JoinHandle<()>>,
 }
 
 impl Closer {
@@ -54,7 +60,9 @@ impl Closer {
         load: Arc<Load>,
         finished: impl Fn() + Send + 'static,
     ) -> Closer {
-        Closer { root, settings, health, load, finished: Box::new(finished), waiting: Vec::new() }
+        let (waiting, leftovers, sweeper) = (Vec::new(), VecDeque::new(), None);
+        let finished = Box::new(finished);
+        Closer { root, settings, health, load, finished, waiting, leftovers, sweeper }
     }
 
     pub fn run(mut self, jobs: &Receiver<Finished>) {
@@ -76,13 +84,17 @@ impl Closer {
                 next_retry = Instant::now() + RETRY;
             }
             let next = next_tidy.min(next_sync).min(next_retry);
-            match jobs.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            let wait = match self.leftovers.is_empty() {
+                true => next.saturating_duration_since(Instant::now()),
+                false => Duration::ZERO,
+            };
+            match jobs.recv_timeout(wait) {
                 Ok(Finished::Recording(closing)) => self.close(*closing),
                 Ok(Finished::Flush(done)) => {
                     self.close_waiting();
                     let _ = done.send(());
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.repair_one(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -151,26 +163,35 @@ impl Closer {
         }
     }
 
-    fn tidy(&mut self) {
-        let announce = |id: &str, place: &Path| match self.settings.outbox {
-            true => outbox::put(&self.root, id, place, self.durable()),
+    fn repair_one(&mut self) {
+        let Some(id) = self.leftovers.pop_front() else { return };
+        let announce = |place: &Path| match self.settings.outbox {
+            true => outbox::put(&self.root, &id, place, self.durable()),
             false => Ok(()),
         };
         let layout = &self.settings.layout;
-        let repaired = repair::repair(&self.root, layout, self.durable(), &announce);
-        COUNTERS.recordings_repaired.fetch_add(repaired, Ordering::Relaxed);
-        if repaired > 0 {
+        if repair::repair(&self.root, layout, &id, self.durable(), &announce) {
+            COUNTERS.recordings_repaired.fetch_add(1, Ordering::Relaxed);
             (self.finished)();
         }
-        let settings = &self.settings;
-        if settings.keep.is_some() || settings.keep_bytes.is_some() {
-            let limits = retention::Limits { age: settings.keep, bytes: settings.keep_bytes };
-            match retention::sweep(&self.root, limits, SystemTime::now()) {
-                Ok(0) => {}
-                Ok(deleted) => info!(deleted, "old recordings deleted"),
-                Err(error) => warn!(%error, "old recordings cannot be looked for"),
-            }
+    }
+
+    fn tidy(&mut self) {
+        self.leftovers = repair::leftovers(&self.root).into();
+        let limits = retention::Limits { age: self.settings.keep, bytes: self.settings.keep_bytes };
+        let busy = self.sweeper.as_ref().is_some_and(|sweeper| !sweeper.is_finished());
+        if busy || (limits.age.is_none() && limits.bytes.is_none()) {
+            return;
         }
+        // a million files take seconds to look at
+        let root = self.root.clone();
+        let sweep = move || match retention::sweep(&root, limits, SystemTime::now()) {
+            Ok(0) => {}
+            Ok(deleted) => info!(deleted, "old recordings deleted"),
+            Err(error) => warn!(%error, "old recordings cannot be looked for"),
+        };
+        let sweeper = thread::Builder::new().name("retention".to_owned()).spawn(sweep);
+        self.sweeper = sweeper.map_err(|error| warn!(%error, "no thread for retention")).ok();
     }
 }
 

@@ -17,38 +17,45 @@ use crate::record::wav::Encoding;
 /// As in [`Sidecar::end_reason`] of a call whose end nobody saw.
 const KILLED: &str = "internal_kill";
 
-type Announce<'a> = &'a dyn Fn(&str, &Path) -> io::Result<()>;
+type Announce<'a> = &'a dyn Fn(&Path) -> io::Result<()>;
 
-/// How many recordings were closed. What fails is told in the log and tried again later.
-pub fn repair(root: &Root, layout: &Layout, durable: bool, announce: Announce<'_>) -> u64 {
-    let mut repaired = 0;
-    for id in leftovers(root) {
-        match close(root, layout, &id, durable, announce) {
-            Ok(None) => {}
-            Ok(Some(sidecar)) => {
-                repaired += 1;
-                let (state, seconds) = (sidecar.state.label(), sidecar.duration_ms / 1000);
-                info!(recording = id, state, seconds, file = sidecar.path, "recording repaired");
-            }
-            // another process makes it
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => warn!(recording = id, %error, "a recording cannot be repaired"),
+/// Closes one; false when there was nothing to close. What fails is told in the log, and tried
+/// again at the next look.
+pub fn repair(
+    root: &Root,
+    layout: &Layout,
+    id: &str,
+    durable: bool,
+    announce: Announce<'_>,
+) -> bool {
+    match close(root, layout, id, durable, announce) {
+        Ok(None) => false,
+        Ok(Some(sidecar)) => {
+            let (state, seconds) = (sidecar.state.label(), sidecar.duration_ms / 1000);
+            info!(recording = id, state, seconds, file = sidecar.path, "recording repaired");
+            true
+        }
+        // another process makes it
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+        Err(error) => {
+            warn!(recording = id, %error, "a recording cannot be repaired");
+            false
         }
     }
-    repaired
 }
 
-fn leftovers(root: &Root) -> BTreeSet<String> {
+/// Ids of what is under `incomplete/`.
+pub fn leftovers(root: &Root) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(root.path().join(INCOMPLETE)) else {
-        return BTreeSet::new();
+        return Vec::new();
     };
     let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
     let ours = names.filter(|n| !n.starts_with('.'));
-    ours.filter_map(|n| {
+    let ids = ours.filter_map(|n| {
         let id = n.strip_suffix(".wav").or_else(|| n.strip_suffix(".json"))?;
         Some(id.to_owned())
-    })
-    .collect()
+    });
+    ids.collect::<BTreeSet<String>>().into_iter().collect()
 }
 
 fn close(
@@ -67,7 +74,7 @@ fn close(
             if has_audio {
                 drop(Part::adopt(root, id, String::new(), Encoding::Mu)?);
             }
-            announce(id, Path::new(&sidecar.path))?;
+            announce(Path::new(&sidecar.path))?;
             disk::move_pair(root, id, Path::new(&sidecar.path), durable)?;
             Ok(Some(sidecar))
         }
@@ -90,7 +97,7 @@ fn close(
                 ..sidecar
             };
             let path = Path::new(&sidecar.path).to_owned();
-            part.publish(&mut sidecar, &path, durable, |place| announce(id, place))?;
+            part.publish(&mut sidecar, &path, durable, announce)?;
             Ok(Some(sidecar))
         }
     }
@@ -178,12 +185,13 @@ mod tests {
 
     fn repaired(directory: &Path) -> (u64, Vec<PathBuf>) {
         let told = RefCell::new(Vec::new());
-        let announce = |_: &str, path: &Path| {
+        let announce = |path: &Path| {
             told.borrow_mut().push(path.to_owned());
             Ok(())
         };
         let root = Root::new(directory.to_owned());
-        let count = repair(&root, &Layout::default(), true, &announce);
+        let close = |id: &String| repair(&root, &Layout::default(), id, true, &announce);
+        let count = leftovers(&root).iter().filter(|id| close(id)).count() as u64;
         (count, told.into_inner())
     }
 
