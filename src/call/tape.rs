@@ -22,6 +22,8 @@ pub struct Tape {
     made: Vec<String>,
     /// Audio that found no room in them.
     lost_ms: u64,
+    /// The last one was paused when it was stopped: the next one begins so.
+    paused: bool,
 }
 
 impl Tape {
@@ -35,7 +37,7 @@ impl Tape {
             from_number: offer.from_number.clone(),
             to_number: offer.to_number.clone(),
         };
-        Tape { recorder, call, current: None, made: Vec::new(), lost_ms: 0 }
+        Tape { recorder, call, current: None, made: Vec::new(), lost_ms: 0, paused: false }
     }
 
     pub fn tap(&mut self, tap: Tap) {
@@ -51,16 +53,21 @@ impl Tape {
                 let nth = self.made.len() as u32 + 1;
                 let start = |r: &Recorder| r.start(&self.call, nth, law, index);
                 self.current = self.recorder.as_ref().map(start);
+                if let Some(recording) = self.current.as_mut().filter(|_| self.paused) {
+                    recording.command(RecordCommand::Pause);
+                }
             }
             (RecordCommand::Stop, _) => self.close(Ending { reason: STOPPED, network: None }),
             (command, Some(recording)) => recording.command(command),
-            (_, None) => {}
+            (RecordCommand::Resume, None) => self.paused = false,
+            (RecordCommand::Pause, None) => self.paused = true,
         }
     }
 
     fn close(&mut self, ending: Ending) {
         if let Some(recording) = self.current.take() {
             self.lost_ms += recording.lost_ms();
+            self.paused = recording.is_paused();
             self.made.push(recording.finish(ending));
         }
     }

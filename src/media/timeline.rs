@@ -2,8 +2,8 @@
 //!
 //! While RTP flows, its timestamps are the clock: one frame in, one frame out, so that the sender's
 //! drift needs no correction. After 100 ms with nothing received our clock fills with silence, up
-//! to 40 ms before now. When RTP returns, the first packet goes on where the timeline stands; what
-//! belongs to time that was filled already is late.
+//! to 40 ms before now. When RTP returns and its timestamps do not say how long it was away, our
+//! clock does, to a frame; what belongs to time that was filled already is late.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -64,6 +64,8 @@ pub struct Timeline {
     /// Samples so far, and when and where the last audio came.
     position: u64,
     anchor: Option<(Instant, u64)>,
+    /// Time 0, and where the timeline stood then.
+    origin: Option<(Instant, u64)>,
     pub counts: Counts,
 }
 
@@ -81,6 +83,7 @@ impl Default for Timeline {
             late_since: None,
             position: 0,
             anchor: None,
+            origin: None,
             counts: Counts::default(),
         }
     }
@@ -90,6 +93,7 @@ impl Timeline {
     /// Time 0 of the call: from here on there is a frame for every 20 ms.
     pub fn start(&mut self, now: Instant) {
         self.anchor.get_or_insert((now, self.position));
+        self.origin.get_or_insert((now, self.position));
     }
 
     /// The law of what comes from now on.
@@ -117,7 +121,8 @@ impl Timeline {
         // how far this audio begins after the last that was heard
         let ahead = match self.next_timestamp {
             Some(next) if !restarted => i64::from(audio.timestamp.wrapping_sub(next) as i32),
-            _ => self.filled,
+            Some(_) if self.filled == 0 => 0,
+            _ => self.filled + self.frames_missing(now, samples.len()) as i64,
         };
         let gap = ahead - self.filled;
         if gap > 0 {
@@ -158,6 +163,20 @@ impl Timeline {
             (self.next_timestamp, self.filled) = (Some(end), 0);
             self.anchor = Some((now, self.position));
         }
+    }
+
+    /// Whole frames of time that have passed and are not filled yet, in samples, when audio of this
+    /// length has just come: it is as long ago as it is long.
+    fn frames_missing(&self, now: Instant, length: usize) -> u64 {
+        // from time 0 on, or each pause would take its part of a frame away
+        let Some((at, position)) = self.origin else { return 0 };
+        let passed = samples_in(now.saturating_duration_since(at));
+        let missing = (position + passed).saturating_sub(self.position + length as u64);
+        let to_end = (FRAME_SAMPLES - self.partial_len) as u64 % FRAME_SAMPLES as u64;
+        if missing < to_end {
+            return 0;
+        }
+        missing - (missing - to_end) % FRAME_SAMPLES as u64
     }
 
     pub fn next_timeout(&self) -> Option<Instant> {
@@ -308,7 +327,46 @@ mod tests {
         assert_eq!(rig.at(120).silences(), 1);
         assert_eq!(rig.at(1040).silences(), 46);
         rig.push(5_000_000, 1, 0, true);
-        assert_eq!(rig.frames(), [(1, Kind::Heard)]);
+        // it ends now, and 20 ms before it were still to be filled
+        assert_eq!(rig.frames(), [(SILENCE, Kind::Silence), (1, Kind::Heard)]);
+    }
+
+    #[test]
+    fn the_first_packet_stands_where_it_was_said() {
+        for (at_ms, silent) in [(0, 0), (19, 0), (20, 0), (39, 0), (40, 1), (85, 3)] {
+            let mut rig = Rig::new();
+            rig.at(at_ms).push(7_000, 1, 0, true);
+            assert_eq!(rig.frames().len(), silent + 1, "{at_ms} ms");
+        }
+    }
+
+    /// A phone that sends nothing while its user is silent, with a marker or another SSRC each time.
+    #[test]
+    fn pauses_of_any_kind_take_no_time_away() {
+        for restarted in [false, true] {
+            let mut rig = Rig::new();
+            let (mut ms, mut frames) = (0, 0);
+            for talk in 0..200u32 {
+                for n in 0..50 {
+                    ms += 20;
+                    let audio = Audio {
+                        marker: n == 0,
+                        timestamp: talk * 8000 + n * 160,
+                        samples: &[1; 160],
+                        lost: 0,
+                        restarted: restarted && n == 0,
+                    };
+                    rig.at(ms);
+                    let now = rig.now;
+                    rig.timeline.push(now, audio);
+                }
+                ms += 490 + u64::from(talk % 20);
+                frames += rig.frames().len() as u64;
+            }
+            rig.at(ms);
+            frames += rig.frames().len() as u64;
+            assert!((frames * 20).abs_diff(ms) <= 60, "{frames} frames in {ms} ms");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ const BLOCK_BYTES: usize = BLOCK_FRAMES as usize * FRAME_SAMPLES * 2;
 /// How far one track may be ahead of the other: what a standstill of this process may bring.
 const WINDOW: u64 = 10 * BLOCK_FRAMES;
 const MAX_EVENTS: usize = 10_000;
+const MAX_NAMES: usize = 1 << 20;
 
 /// What a recording is made of. Frames are numbered from the call's time 0 on.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,6 +67,8 @@ pub struct Recording {
     next: [u64; 2],
     aligner: Aligner,
     paused_at: Option<u64>,
+    /// Bytes of the marks' names.
+    named: usize,
     ended: bool,
 }
 
@@ -87,6 +90,7 @@ impl Recording {
             next: [0, 0],
             aligner: Aligner::default(),
             paused_at: None,
+            named: 0,
             ended: false,
         }
     }
@@ -94,7 +98,16 @@ impl Recording {
     pub fn tap(&mut self, tap: Tap) {
         match tap {
             Tap::Caller { index, law, mut samples, heard_at } => {
-                let place = self.aligner.place(index, heard_at, law, &samples);
+                let mut place = self.aligner.place(index, heard_at, law, &samples);
+                // rather out of place than not at all
+                let written = self.first + self.base;
+                if let Place::At(at) | Place::Twice(at) = place
+                    && at < written
+                    && index >= self.first
+                {
+                    self.aligner.move_on(written - at);
+                    place = Place::At(written);
+                }
                 law.convert(self.law, &mut samples);
                 match place {
                     Place::At(at) => self.put(Track::Caller, at, &samples),
@@ -115,17 +128,24 @@ impl Recording {
                     self.event(Track::Caller, What::Dtmf(digit));
                 }
             }
-            Tap::Mark(name) => self.event(Track::Ai, What::Mark(name)),
+            Tap::Mark(name) => {
+                self.named += name.len();
+                self.event(Track::Ai, What::Mark(name));
+            }
         }
     }
 
     fn event(&mut self, track: Track, what: What) {
-        if self.sidecar.events.len() >= MAX_EVENTS {
+        if self.sidecar.events.len() >= MAX_EVENTS || self.named > MAX_NAMES {
             self.sidecar.events_dropped += 1;
             return;
         }
         let at_ms = ms(self.next[track as usize]);
         self.sidecar.events.push(Event { at_ms, what });
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused_at.is_some()
     }
 
     /// `Start` and `Stop` are for whoever owns this.

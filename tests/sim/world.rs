@@ -82,6 +82,12 @@ pub struct World {
     on_the_way: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>>,
     /// Numbered frames begin at 0 and go on while this is true.
     pub talking: bool,
+    /// Of each so many seconds the caller's phone sends nothing in the last half second, and begins
+    /// again with a marker; 0: it always sends.
+    pub pauses_every: u64,
+    /// It begins with another SSRC and timestamp then.
+    pub restarts: bool,
+    paused: bool,
     number: u32,
 }
 
@@ -137,6 +143,9 @@ impl World {
             sent: 0,
             on_the_way: BinaryHeap::new(),
             talking: true,
+            pauses_every: 0,
+            restarts: false,
+            paused: false,
             number: 0,
         };
         world.feed(Input::AiOpen);
@@ -192,8 +201,19 @@ impl World {
             }
             false => [0xff; 160],
         };
-        self.sender.audio(0, self.sent, &samples, self.sent == 0, &mut packet);
+        let marker = self.sent == 0 || self.paused;
+        let cycle = self.pauses_every * 50;
+        let pausing = cycle > 0 && self.sent % cycle >= cycle - 25;
+        if self.paused && !pausing && self.restarts {
+            let (ssrc, sequence) = (self.sent as u32, self.random.below(65_536) as u16);
+            self.sender = Sender::new(ssrc, sequence, self.random.below(1 << 32) as u32);
+        }
+        self.paused = pausing;
+        self.sender.audio(0, self.sent, &samples, marker, &mut packet);
         self.sent += 1;
+        if pausing {
+            return;
+        }
         let leaves = self.now;
         if self.random.below(1000) < u64::from(self.network.loss) {
             self.lost += 1;
