@@ -29,8 +29,8 @@ use crate::media::frame::RATE;
 use crate::media::playout::Budget;
 use crate::record::disk::Root;
 use crate::record::outbox::Outbox;
+use crate::record::recorder::Recorder;
 use crate::record::upload::Uploader;
-use crate::record::writer::Recorder;
 use crate::sip::endpoint::{Endpoint, EndpointConfig, EndpointHandle, Peer};
 use crate::telemetry::{COUNTERS, PbxStatus};
 

@@ -27,6 +27,8 @@ pub struct Counters {
     pub recordings: AtomicU64,
     pub recordings_partial: AtomicU64,
     pub recordings_repaired: AtomicU64,
+    /// Those that were given up.
+    pub recordings_failed: AtomicU64,
     /// Writes that the disk refused, and audio that found no room because of it.
     pub recording_errors: AtomicU64,
     pub recording_lost_ms: AtomicU64,
@@ -51,6 +53,7 @@ pub static COUNTERS: Counters = Counters {
     recordings: AtomicU64::new(0),
     recordings_partial: AtomicU64::new(0),
     recordings_repaired: AtomicU64::new(0),
+    recordings_failed: AtomicU64::new(0),
     recording_errors: AtomicU64::new(0),
     recording_lost_ms: AtomicU64::new(0),
     uploads: AtomicU64::new(0),
@@ -109,6 +112,7 @@ impl Counters {
             ai_frames_dropped = get(&self.ai_frames_dropped),
             recordings = get(&self.recordings),
             recordings_partial = get(&self.recordings_partial),
+            recordings_failed = get(&self.recordings_failed),
             recording_errors = get(&self.recording_errors),
             recording_lost_ms = get(&self.recording_lost_ms),
             uploads = get(&self.uploads),

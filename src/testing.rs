@@ -6,8 +6,8 @@ pub fn start() -> std::time::Instant {
 }
 
 /// Recordings in a directory of a test's, everything else as it is by default.
-pub fn recordings(directory: &std::path::Path) -> crate::record::writer::Settings {
-    crate::record::writer::Settings {
+pub fn recordings(directory: &std::path::Path) -> crate::record::recorder::Settings {
+    crate::record::recorder::Settings {
         directory: directory.to_owned(),
         layout: crate::record::layout::Layout::default(),
         encoding: None,

@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::media::playout::Budget;
 use crate::media::receiver::Format;
-use crate::record::writer::Recorder;
+use crate::record::recorder::Recorder;
 use crate::record::{RecordCommand, When};
 use crate::stream::connect::Target;
 use end::EndReason;

@@ -6,9 +6,9 @@ use crate::call::words::Summary;
 use crate::media::frame::FRAME_SAMPLES;
 use crate::media::g711::Law;
 use crate::record::RecordCommand;
+use crate::record::recorder::Recorder;
 use crate::record::recording::{Ending, Recording, Tap};
 use crate::record::sidecar::{CallInfo, Network};
-use crate::record::writer::Recorder;
 use crate::stream::StreamInfo;
 
 /// What a recording that was closed before its call says of its end.

@@ -191,14 +191,15 @@ fn check(root: &Root, path: &Path, sidecar: &Sidecar) -> std::io::Result<Vec<Str
     let Some(encoding) = encoding else {
         return Ok(vec![format!("\"{}\" is no format", plain(&audio.format))]);
     };
-    let data = audio.samples * 2 * encoding.sample_bytes();
+    let data = audio.samples.saturating_mul(2 * encoding.sample_bytes());
     let header = encoding.header(2, data);
-    if length != audio.bytes || length != header.len() as u64 + data {
+    if length != audio.bytes || length != data.saturating_add(header.len() as u64) {
         problems.push(format!("length: {length} bytes, not {}", audio.bytes));
     } else if !head.starts_with(&header) {
         problems.push("its header is not that of its sidecar".to_owned());
     }
-    if audio.samples != sidecar.duration_ms * 8 {
+    // a crash may have left a part of a millisecond
+    if audio.samples / 8 != sidecar.duration_ms {
         let ms = audio.samples / 8;
         problems.push(format!("length: {ms} ms of audio, not {} ms", sidecar.duration_ms));
     }

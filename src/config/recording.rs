@@ -17,7 +17,7 @@ use crate::record::layout::Layout;
 use crate::record::upload::UploadSettings;
 use crate::record::wav::Encoding;
 use crate::record::webhook::Webhook;
-use crate::record::{When, notice, writer};
+use crate::record::{When, notice, recorder};
 use crate::tls;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -143,10 +143,17 @@ pub enum WhenWord {
 
 /// What recordings are to be, and where they go.
 pub struct RecordingPlan {
-    pub settings: writer::Settings,
+    pub settings: recorder::Settings,
     pub upload: Option<UploadSettings>,
     pub delete_after: bool,
     pub webhook: Option<Webhook>,
+}
+
+impl Recording {
+    /// A variable that is set to nothing is no directory.
+    fn directory(&self) -> Option<&str> {
+        self.directory.as_deref().filter(|directory| !directory.is_empty())
+    }
 }
 
 impl Resolver<'_> {
@@ -156,7 +163,7 @@ impl Resolver<'_> {
     ) -> Result<Option<RecordingPlan>, ConfigError> {
         let recording = &settings.recording;
         let error = |key: &str, why: String| self.source.error(&format!("recording.{key}"), why);
-        let Some(directory) = recording.directory.as_ref().filter(|d| !d.is_empty()) else {
+        let Some(directory) = recording.directory() else {
             if recording.require
                 || recording.upload.url.is_some()
                 || recording.webhook.url.is_some()
@@ -172,9 +179,15 @@ impl Resolver<'_> {
         if recording.keep_free_percent > 90 {
             return Err(error("keep_free_percent", "must be 0 to 90".to_owned()));
         }
+        if !recording.fsync.0.is_zero() && recording.fsync.0 < Duration::from_millis(100) {
+            return Err(error("fsync", "must be 100ms or more, or \"0s\" for never".to_owned()));
+        }
+        if recording.upload.delete_after && recording.upload.url.is_none() {
+            return Err(error("upload.delete_after", "needs [recording.upload] url".to_owned()));
+        }
         let upload = self.upload(&recording.upload)?;
         let webhook = self.webhook(&recording.webhook)?;
-        let plan = writer::Settings {
+        let plan = recorder::Settings {
             directory: PathBuf::from(directory),
             layout: recording.layout.0.clone(),
             encoding: match recording.format {
@@ -279,7 +292,7 @@ impl Resolver<'_> {
         own: &PbxRecording,
     ) -> Result<Option<RecordPlan>, ConfigError> {
         let own_key = format!("pbx.{name}.recording");
-        if own.when.is_some_and(|w| w != WhenWord::Never) && common.directory.is_none() {
+        if own.when.is_some_and(|w| w != WhenWord::Never) && common.directory().is_none() {
             let why = "there are no recordings without [recording] directory";
             return Err(self.source.error(&format!("{own_key}.when"), why));
         }
@@ -288,7 +301,7 @@ impl Resolver<'_> {
             WhenWord::OnCommand => When::OnCommand,
             WhenWord::Never => return Ok(None),
         };
-        if common.directory.is_none() {
+        if common.directory().is_none() {
             return Ok(None);
         }
         let (word, key) = match (&own.announce, &common.announce) {

@@ -11,7 +11,7 @@ use crate::telemetry::COUNTERS;
 /// Name, what it counts, and the counter.
 type Row = (&'static str, &'static str, &'static AtomicU64);
 
-fn counters() -> [Row; 18] {
+fn counters() -> [Row; 19] {
     let c = &COUNTERS;
     [
         ("calls_offered", "Calls that a PBX has offered.", &c.offered),
@@ -24,6 +24,7 @@ fn counters() -> [Row; 18] {
         ("ai_frames_dropped", "Frames that an AI was too slow for.", &c.ai_frames_dropped),
         ("recordings", "Recordings that were finished.", &c.recordings),
         ("recordings_partial", "Recordings with gaps.", &c.recordings_partial),
+        ("recordings_failed", "Recordings that were given up.", &c.recordings_failed),
         ("recordings_repaired", "Recordings that a crash had left.", &c.recordings_repaired),
         ("recording_errors", "Writes that the disk refused.", &c.recording_errors),
         ("recording_lost_milliseconds", "Audio that could not be kept.", &c.recording_lost_ms),

@@ -15,7 +15,7 @@ use axum::routing::get;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::record::writer::Recorder;
+use crate::record::recorder::Recorder;
 use crate::telemetry::{COUNTERS, PbxStatus};
 
 /// What is told.

@@ -340,7 +340,7 @@ mod tests {
         }
     }
 
-    /// A phone that sends nothing while its user is silent, with a marker or another SSRC each time.
+    /// A phone that sends nothing while its user is silent, then a marker or another SSRC.
     #[test]
     fn pauses_of_any_kind_take_no_time_away() {
         for restarted in [false, true] {

@@ -1,9 +1,9 @@
 //! Keeps the caller's track beside the AI's when their clocks differ.
 //!
 //! The AI's track is paced by our clock, the caller's frames come by his: at 100 ppm they are 60 ms
-//! apart after ten minutes. A frame belongs where it ended when it came; each is late by some transit
-//! time, and the least of two seconds does not depend on jitter. When it has moved by more than a
-//! frame for ten seconds, so is the track, where the caller is quiet if he soon is.
+//! apart after ten minutes. A frame belongs where it ended when it came; each is late by some
+//! transit time, and the least of two seconds does not depend on jitter. When that has moved by
+//! more than a frame for ten seconds, so is the track, where the caller is quiet if he soon is.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;

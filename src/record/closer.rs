@@ -13,15 +13,23 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{error, info, warn};
 
 use crate::record::disk::{Part, Root};
+use crate::record::health::{Alive, Health, Reminder};
 use crate::record::queue::Load;
+use crate::record::recorder::Settings;
 use crate::record::sidecar::{Sidecar, State};
-use crate::record::writer::{Health, Settings};
 use crate::record::{outbox, repair, retention};
 use crate::telemetry::COUNTERS;
 
 const RETRY: Duration = Duration::from_secs(1);
+/// Between two tries at most.
+const MAX_RETRY: Duration = Duration::from_secs(8);
 /// Interval of looking for what is old, and for what another process has left.
 const TIDY: Duration = Duration::from_secs(3600);
+/// The same, when there are more that cannot be moved than may hold their files open.
+const TIDY_SOON: Duration = Duration::from_secs(60);
+const MAX_WAITING: usize = 100;
+/// A clock that has been set by more is not asked how old things are.
+const CLOCK_STEP: Duration = Duration::from_secs(86_400);
 
 /// What the writer hands over.
 pub enum Finished {
@@ -50,6 +58,12 @@ pub struct Closer {
     leftovers: VecDeque<String>,
     /// Looks for what is old.
     sweeper: Option<JoinHandle<()>>,
+    next_tidy: Instant,
+    retry: Duration,
+    told: Reminder,
+    told_sync: Reminder,
+    /// Both clocks at the last look.
+    looked: (Instant, SystemTime),
 }
 
 impl Closer {
@@ -62,18 +76,34 @@ impl Closer {
     ) -> Closer {
         let (waiting, leftovers, sweeper) = (Vec::new(), VecDeque::new(), None);
         let finished = Box::new(finished);
-        Closer { root, settings, health, load, finished, waiting, leftovers, sweeper }
+        let (next_tidy, looked) = (Instant::now(), (Instant::now(), SystemTime::now()));
+        let (told, told_sync) = (Reminder::default(), Reminder::default());
+        Closer {
+            root,
+            settings,
+            health,
+            load,
+            finished,
+            waiting,
+            leftovers,
+            sweeper,
+            next_tidy,
+            retry: RETRY,
+            told,
+            told_sync,
+            looked,
+        }
     }
 
     pub fn run(mut self, jobs: &Receiver<Finished>) {
-        let mut next_tidy = Instant::now();
+        let _alive = Alive(self.health.clone());
         let mut next_sync = Instant::now();
         let mut next_retry = Instant::now();
         loop {
             let now = Instant::now();
-            if next_tidy <= now {
+            if self.next_tidy <= now {
+                self.next_tidy = now + TIDY;
                 self.tidy();
-                next_tidy = Instant::now() + TIDY;
             }
             if next_sync <= now {
                 self.sync();
@@ -81,9 +111,9 @@ impl Closer {
             }
             if next_retry <= now {
                 self.close_waiting();
-                next_retry = Instant::now() + RETRY;
+                next_retry = Instant::now() + self.retry;
             }
-            let next = next_tidy.min(next_sync).min(next_retry);
+            let next = self.next_tidy.min(next_sync).min(next_retry);
             let wait = match self.leftovers.is_empty() {
                 true => next.saturating_duration_since(Instant::now()),
                 false => Duration::ZERO,
@@ -116,7 +146,10 @@ impl Closer {
             && error.kind() != io::ErrorKind::NotFound
         {
             COUNTERS.recording_errors.fetch_add(1, Ordering::Relaxed);
-            warn!(%error, "the disk has not kept what was written");
+            self.load.wrote(); // it is asked for again
+            if self.told_sync.is_due() {
+                error!(%error, "the disk has not kept what was written");
+            }
         }
     }
 
@@ -130,6 +163,7 @@ impl Closer {
         let Closing { part, sidecar, path } = &mut closing;
         match part.publish(sidecar, path, durable, announce) {
             Ok(place) => {
+                self.health.over(&id);
                 tell(sidecar, &place);
                 if wanted {
                     (self.finished)();
@@ -137,16 +171,20 @@ impl Closer {
             }
             Err(error) => {
                 COUNTERS.recording_errors.fetch_add(1, Ordering::Relaxed);
-                let first = self.waiting.is_empty();
-                if first {
+                if self.told.is_due() {
                     error!(
-                        recording = closing.sidecar.id, %error,
-                        "a recording cannot be moved to its place; tried again every second"
+                        recording = id, %error, waiting = self.waiting.len() + 1,
+                        "a recording cannot be moved to its place yet; tried again"
                     );
                 }
-                let directory = self.root.path().display();
-                self.health.closing(Some(format!("{directory}: {error}")));
-                self.waiting.push(closing);
+                self.health.closing(Some(error.to_string()));
+                if self.waiting.len() < MAX_WAITING {
+                    self.waiting.push(closing);
+                } else {
+                    // it is on the disk, and found there again
+                    self.health.over(&id);
+                    self.next_tidy = self.next_tidy.min(Instant::now() + TIDY_SOON);
+                }
             }
         }
     }
@@ -158,13 +196,19 @@ impl Closer {
         for closing in std::mem::take(&mut self.waiting) {
             self.close(closing);
         }
-        if self.waiting.is_empty() {
-            self.health.closing(None);
+        match self.waiting.is_empty() {
+            true => {
+                self.health.closing(None);
+                (self.retry, self.told) = (RETRY, Reminder::default());
+            }
+            false => self.retry = (self.retry * 2).min(MAX_RETRY),
         }
     }
 
     fn repair_one(&mut self) {
-        let Some(id) = self.leftovers.pop_front() else { return };
+        let Some(id) = self.leftovers.pop_front().filter(|id| !self.health.is_live(id)) else {
+            return;
+        };
         let announce = |place: &Path| match self.settings.outbox {
             true => outbox::put(&self.root, &id, place, self.durable()),
             false => Ok(()),
@@ -179,6 +223,15 @@ impl Closer {
     fn tidy(&mut self) {
         self.leftovers = repair::leftovers(&self.root).into();
         let limits = retention::Limits { age: self.settings.keep, bytes: self.settings.keep_bytes };
+        // a wrong clock would make everything old
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let (before, wall_before) = std::mem::replace(&mut self.looked, (now, wall));
+        let expected = wall_before + (now - before);
+        let apart = wall.duration_since(expected).unwrap_or_else(|error| error.duration());
+        if apart > CLOCK_STEP {
+            warn!("the clock has been set: old recordings are looked for in an hour");
+            return;
+        }
         let busy = self.sweeper.as_ref().is_some_and(|sweeper| !sweeper.is_finished());
         if busy || (limits.age.is_none() && limits.bytes.is_none()) {
             return;

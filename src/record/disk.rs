@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
+use tracing::warn;
 
 use crate::record::layout::INCOMPLETE;
 use crate::record::sidecar::Sidecar;
@@ -39,32 +40,44 @@ impl Root {
         &self.path
     }
 
-    /// Opens it, or a folder below it; what is missing is made.
+    /// Opens it, or a folder below it; `make`: what is missing is made.
     ///
     /// # Errors
-    /// The kernel's; a symbolic link below the directory is one.
-    pub fn folder(&self, relative: &Path) -> io::Result<OwnedFd> {
-        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&self.path)?;
-        let mut folder = rustix::fs::open(&self.path, folder_flags(), Mode::empty())?;
+    /// The kernel's, with the folder's name; a symbolic link below the directory is one.
+    pub fn folder(&self, relative: &Path, make: bool) -> io::Result<OwnedFd> {
+        let mut path = self.path.clone();
+        let told = |path: &Path, error: io::Error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        };
+        if make {
+            let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&path);
+            made.map_err(|error| told(&path, error))?;
+        }
+        let root = rustix::fs::open(&path, folder_flags(), Mode::empty());
+        let mut folder = root.map_err(|error| told(&path, error.into()))?;
         for part in relative.components() {
             let Component::Normal(name) = part else {
                 return Err(io::Error::other("a folder's name leads out of the directory"));
             };
-            match rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(FOLDER_MODE)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
+            path.push(name);
+            if make {
+                match rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(FOLDER_MODE)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(told(&path, error.into())),
+                }
             }
             let flags = folder_flags() | OFlags::NOFOLLOW;
-            folder = rustix::fs::openat(&folder, name, flags, Mode::empty())?;
+            let next = rustix::fs::openat(&folder, name, flags, Mode::empty());
+            folder = next.map_err(|error| told(&path, error.into()))?;
         }
         Ok(folder)
     }
 
     /// The folder that a path below the directory stands in, and its last part.
-    fn parent(&self, path: &Path) -> io::Result<(OwnedFd, String)> {
+    fn parent(&self, path: &Path, make: bool) -> io::Result<(OwnedFd, String)> {
         let name = path.file_name().and_then(|n| n.to_str());
         let name = name.ok_or_else(|| io::Error::other("a recording without a name"))?;
-        Ok((self.folder(path.parent().unwrap_or(Path::new("")))?, name.to_owned()))
+        Ok((self.folder(path.parent().unwrap_or(Path::new("")), make)?, name.to_owned()))
     }
 
     /// Makes a file that must not be there yet.
@@ -72,7 +85,7 @@ impl Root {
     /// # Errors
     /// The kernel's.
     pub fn create(&self, path: &Path) -> io::Result<File> {
-        let (folder, name) = self.parent(path)?;
+        let (folder, name) = self.parent(path, true)?;
         create(&folder, &name)
     }
 
@@ -81,7 +94,7 @@ impl Root {
     /// # Errors
     /// The kernel's.
     pub fn open(&self, path: &Path) -> io::Result<File> {
-        let (folder, name) = self.parent(path)?;
+        let (folder, name) = self.parent(path, false)?;
         open(&folder, &name)
     }
 
@@ -90,7 +103,7 @@ impl Root {
     /// # Errors
     /// The kernel's; then the old one is still there.
     pub fn replace(&self, path: &Path, text: &str, durable: bool) -> io::Result<()> {
-        let (folder, name) = self.parent(path)?;
+        let (folder, name) = self.parent(path, true)?;
         let new = format!(".{name}.new");
         let _ = rustix::fs::unlinkat(&folder, &new, AtFlags::empty());
         let result = create(&folder, &new).and_then(|mut file| {
@@ -110,9 +123,9 @@ impl Root {
     ///
     /// # Errors
     /// The kernel's; `AlreadyExists` when one is there.
-    pub fn rename(&self, from: &Path, to: &Path, durable: bool) -> io::Result<()> {
-        let (old, old_name) = self.parent(from)?;
-        let (new, new_name) = self.parent(to)?;
+    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (old, old_name) = self.parent(from, false)?;
+        let (new, new_name) = self.parent(to, true)?;
         let (o, n) = (old_name.as_str(), new_name.as_str());
         match rustix::fs::renameat_with(&old, o, &new, n, RenameFlags::NOREPLACE) {
             // a filesystem that cannot do that
@@ -120,15 +133,16 @@ impl Root {
                 if rustix::fs::statat(&new, n, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
                     return Err(io::ErrorKind::AlreadyExists.into());
                 }
-                rustix::fs::renameat(&old, o, &new, n)?;
+                Ok(rustix::fs::renameat(&old, o, &new, n)?)
             }
-            other => other?,
+            other => Ok(other?),
         }
-        if durable {
-            rustix::fs::fsync(&new)?;
-            rustix::fs::fsync(&old)?;
-        }
-        Ok(())
+    }
+
+    /// Asks the disk to keep what was moved into, or out of, the folder of a path.
+    fn sync_folder_of(&self, path: &Path) -> io::Result<()> {
+        let (folder, _) = self.parent(path, false)?;
+        Ok(rustix::fs::fsync(&folder)?)
     }
 
     pub fn exists(&self, path: &Path) -> bool {
@@ -138,7 +152,7 @@ impl Root {
     /// # Errors
     /// The kernel's.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
-        let (folder, name) = self.parent(path)?;
+        let (folder, name) = self.parent(path, false)?;
         Ok(rustix::fs::unlinkat(&folder, &name, AtFlags::empty())?)
     }
 
@@ -151,13 +165,10 @@ impl Root {
         Ok(rustix::fs::syncfs(&folder)?)
     }
 
-    /// What is free for us, in percent of the filesystem.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn free_percent(&self) -> io::Result<f64> {
-        let found = rustix::fs::statvfs(&self.path)?;
-        Ok(100.0 * found.f_bavail as f64 / found.f_blocks.max(1) as f64)
+    /// What is free for us, in percent of the filesystem; `None` where that is not known.
+    pub fn free_percent(&self) -> Option<f64> {
+        let found = rustix::fs::statvfs(&self.path).ok().filter(|found| found.f_blocks > 0)?;
+        Some(100.0 * found.f_bavail as f64 / found.f_blocks as f64)
     }
 
     /// Tries whether some audio could be written now.
@@ -165,7 +176,7 @@ impl Root {
     /// # Errors
     /// Why not.
     pub fn probe(&self) -> io::Result<()> {
-        let folder = self.folder(Path::new(INCOMPLETE))?;
+        let folder = self.folder(Path::new(INCOMPLETE), true)?;
         let name = format!(".probe-{}", std::process::id());
         let _ = rustix::fs::unlinkat(&folder, &name, AtFlags::empty());
         let result = create(&folder, &name).and_then(|f| f.write_all_at(&[0; PIECE], 0));
@@ -215,6 +226,8 @@ pub struct Part {
     data: u64,
     /// Where it is being moved to.
     place: Option<PathBuf>,
+    /// The hash of the whole file when it held so much data.
+    hash: Option<(u64, String)>,
 }
 
 /// A filesystem without locks has no second process to be kept away.
@@ -225,6 +238,12 @@ fn lock(file: &File) -> io::Result<()> {
     }
 }
 
+/// It is there, nobody makes it, and it holds no audio.
+fn is_empty(root: &Root, path: &Path) -> bool {
+    let small = |file: &File| file.metadata().is_ok_and(|m| m.len() <= 58);
+    root.open(path).is_ok_and(|file| small(&file) && lock(&file).is_ok())
+}
+
 impl Part {
     /// Makes `incomplete/ID.wav` and `incomplete/ID.json`, or neither.
     ///
@@ -232,7 +251,14 @@ impl Part {
     /// The kernel's.
     pub fn create(root: &Root, id: &str, story: String, encoding: Encoding) -> io::Result<Part> {
         let (path, json) = (incomplete(id, "wav"), incomplete(id, "json"));
-        let file = root.create(&path)?;
+        let file = match root.create(&path) {
+            // an attempt of ours that could not be cleared away
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_empty(root, &path) => {
+                root.remove(&path)?;
+                root.create(&path)?
+            }
+            other => other?,
+        };
         let made = lock(&file)
             .and_then(|()| file.write_all_at(&encoding.header(2, 0), 0))
             .and_then(|()| root.replace(&json, &story, false));
@@ -241,7 +267,7 @@ impl Part {
             return Err(error);
         }
         let (root, id) = (root.clone(), id.to_owned());
-        Ok(Part { root, id, story, encoding, file, data: 0, place: None })
+        Ok(Part { root, id, story, encoding, file, data: 0, place: None, hash: None })
     }
 
     /// One that a crash has left: what it holds of whole samples is its data.
@@ -254,7 +280,7 @@ impl Part {
         let data = file.metadata()?.len().saturating_sub(encoding.header_bytes());
         let data = data - data % (2 * encoding.sample_bytes());
         let (root, id) = (root.clone(), id.to_owned());
-        Ok(Part { root, id, story, encoding, file, data, place: None })
+        Ok(Part { root, id, story, encoding, file, data, place: None, hash: None })
     }
 
     /// Samples of each channel.
@@ -318,17 +344,22 @@ impl Part {
             None => {
                 let place = free_name(&self.root, path)?;
                 self.prepare(sidecar, &place, durable)?;
-                announce(&place)?;
                 place
             }
         };
+        announce(&place)?;
         self.place = Some(place.clone());
-        move_pair(&self.root, &self.id, &place, durable)?;
-        if self.stands_at(&with_ending(&place, "wav"))? {
-            return Ok(place);
+        let (from, to) = (incomplete(&self.id, "wav"), with_ending(&place, "wav"));
+        if self.root.exists(&from) {
+            self.root.rename(&from, &to)?;
         }
-        self.place = None;
-        Err(io::Error::other("the file is gone: it is written again"))
+        if !self.stands_at(&to)? {
+            self.place = None;
+            return Err(io::Error::other("the file is gone: it is written again"));
+        }
+        // with its sidecar it is there for everybody, and may be gone the next moment
+        move_pair(&self.root, &self.id, &place, durable)?;
+        Ok(place)
     }
 
     /// Makes both files what they will be.
@@ -349,7 +380,8 @@ impl Part {
         let audio = &mut sidecar.audio;
         audio.file = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.encoding.label().clone_into(&mut audio.format);
-        (audio.samples, audio.bytes, audio.sha256) = (self.samples(), length, self.sha256()?);
+        (audio.samples, audio.bytes) = (self.data / (2 * self.encoding.sample_bytes()), length);
+        audio.sha256 = self.sha256()?;
         self.root.replace(&incomplete(&self.id, "json"), &sidecar.text(), durable)
     }
 
@@ -360,10 +392,15 @@ impl Part {
         Ok(named.is_ok_and(|n| (n.dev(), n.ino()) == (held.dev(), held.ino())))
     }
 
-    fn sha256(&self) -> io::Result<String> {
-        let mut reader = &self.file;
-        reader.seek(SeekFrom::Start(0))?;
-        sha256(reader)
+    /// Read once, however often it is tried to move the file.
+    fn sha256(&mut self) -> io::Result<String> {
+        if let Some((_, hash)) = self.hash.as_ref().filter(|(data, _)| *data == self.data) {
+            return Ok(hash.clone());
+        }
+        self.file.seek(SeekFrom::Start(0))?;
+        let hash = sha256(&self.file)?;
+        self.hash = Some((self.data, hash.clone()));
+        Ok(hash)
     }
 }
 
@@ -376,10 +413,22 @@ pub fn move_pair(root: &Root, id: &str, path: &Path, durable: bool) -> io::Resul
     for ending in ["wav", "json"] {
         let from = incomplete(id, ending);
         if root.exists(&from) {
-            root.rename(&from, &with_ending(path, ending), durable)?;
+            root.rename(&from, &with_ending(path, ending))?;
+        }
+    }
+    if durable {
+        // both are in their place: a disk that cannot say so is no reason to move them again
+        let folders = [with_ending(path, "wav"), incomplete(id, "wav")];
+        let synced = folders.iter().try_for_each(|folder| root.sync_folder_of(folder));
+        if let Err(error) = synced.or_else(not_found) {
+            warn!(recording = id, %error, "the disk has not kept where a recording is");
         }
     }
     Ok(())
+}
+
+fn not_found(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 /// A path where nothing is yet: itself, or with -2 behind it.

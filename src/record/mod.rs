@@ -8,18 +8,21 @@
 //! ```
 //!
 //! [`recording`] lays both tracks side by side, [`align`] keeps them together when clocks drift,
-//! [`wav`], [`sidecar`] and [`layout`] are the files' shapes: all pure. [`writer`] and [`closer`]
-//! own the threads, [`disk`] the files, [`repair`] what a crash has left, [`retention`] the old
-//! ones, [`outbox`] what is on its way elsewhere.
+//! [`wav`], [`sidecar`], [`layout`] and [`notice`] are what files hold and are called: all pure.
+//! [`recorder`] is what calls ask; [`writer`] and [`closer`] are the threads, [`health`] how they
+//! are, [`disk`] the files, [`repair`] what a crash has left, [`retention`] the old ones, [`library`]
+//! finds one, [`outbox`] sends them elsewhere.
 
 pub mod align;
 pub mod closer;
 pub mod disk;
+pub mod health;
 pub mod layout;
 pub mod library;
 pub mod notice;
 pub mod outbox;
 pub mod queue;
+pub mod recorder;
 pub mod recording;
 pub mod repair;
 pub mod retention;

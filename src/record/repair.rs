@@ -16,6 +16,8 @@ use crate::record::wav::Encoding;
 
 /// As in [`Sidecar::end_reason`] of a call whose end nobody saw.
 const KILLED: &str = "internal_kill";
+/// Nothing of ours is being replaced for so long.
+const STALE: Duration = Duration::from_secs(3600);
 
 type Announce<'a> = &'a dyn Fn(&Path) -> io::Result<()>;
 
@@ -44,14 +46,21 @@ pub fn repair(
     }
 }
 
-/// Ids of what is under `incomplete/`.
+/// Ids of what is under `incomplete/`. Small files that were being replaced in a crash are deleted.
 pub fn leftovers(root: &Root) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(root.path().join(INCOMPLETE)) else {
         return Vec::new();
     };
     let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-    let ours = names.filter(|n| !n.starts_with('.'));
-    let ids = ours.filter_map(|n| {
+    let (hidden, ours): (Vec<String>, Vec<String>) = names.partition(|n| n.starts_with('.'));
+    for name in hidden.iter().filter(|n| n.ends_with(".new") || n.starts_with(".probe-")) {
+        let path = Path::new(INCOMPLETE).join(name);
+        let changed = std::fs::metadata(root.path().join(&path)).and_then(|m| m.modified());
+        if changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE)) {
+            let _ = root.remove(&path);
+        }
+    }
+    let ids = ours.into_iter().filter_map(|n| {
         let id = n.strip_suffix(".wav").or_else(|| n.strip_suffix(".json"))?;
         Some(id.to_owned())
     });
@@ -84,7 +93,12 @@ fn close(
             Ok(None)
         }
         story => {
-            let encoding = encoding(root, id)?;
+            if !has_audio && !root.exists(&incomplete(id, "json")) {
+                return Ok(None); // it was finished meanwhile
+            }
+            let said = story.as_ref().map(|sidecar| sidecar.audio.format.clone());
+            let known = Encoding::ALL.into_iter().find(|e| said.as_deref() == Some(e.label()));
+            let encoding = known.map_or_else(|| encoding(root, id), Ok)?;
             let sidecar = match story {
                 Some(sidecar) => sidecar,
                 None => stranger(root, layout, id)?,
@@ -156,9 +170,9 @@ mod tests {
     use super::*;
     use crate::media::g711::Law;
     use crate::record::disk::with_ending;
+    use crate::record::recorder::{Recorder, Settings};
     use crate::record::recording::Tap;
     use crate::record::wav;
-    use crate::record::writer::{Recorder, Settings};
     use crate::testing::recordings;
 
     /// What a call of 50 frames leaves under `incomplete/` when the program is killed, copied out

@@ -26,8 +26,6 @@ struct Found {
 /// # Errors
 /// When the directory cannot be read.
 pub fn sweep(root: &Root, limits: Limits, now: SystemTime) -> io::Result<u64> {
-    let waiting = outbox::ids(root).into_iter().filter_map(|id| outbox::load(root, &id).ok());
-    let waiting: HashSet<PathBuf> = waiting.map(|entry| entry.path).collect();
     let mut all = Vec::new();
     library::walk(root, &mut |path, json| {
         let audio = std::fs::symlink_metadata(root.path().join(with_ending(path, "wav")));
@@ -36,8 +34,16 @@ pub fn sweep(root: &Root, limits: Limits, now: SystemTime) -> io::Result<u64> {
         all.push(Found { changed, bytes, path: path.to_owned() });
     })?;
     all.sort_by_key(|found| found.changed);
-    let mut total: u64 = all.iter().map(|found| found.bytes).sum();
-    let mut deleted = 0;
+    let sum = |all: &[Found]| all.iter().map(|found| found.bytes).sum::<u64>();
+    let waiting: HashSet<String> = outbox::ids(root).into_iter().collect();
+    // a JSON file of somebody else's is none of ours, and does not count either
+    let ours = |found: &Found| {
+        library::read(root, &found.path).is_ok_and(|sidecar| !waiting.contains(&sidecar.id))
+    };
+    if limits.bytes.is_some_and(|limit| sum(&all) > limit) {
+        all.retain(ours);
+    }
+    let (mut total, mut deleted) = (sum(&all), 0);
     for found in &all {
         let age = now.duration_since(found.changed).unwrap_or(Duration::ZERO);
         let old = limits.age.is_some_and(|limit| age > limit);
@@ -45,9 +51,7 @@ pub fn sweep(root: &Root, limits: Limits, now: SystemTime) -> io::Result<u64> {
         if !old && !much {
             break; // the others are younger
         }
-        let sent = !waiting.contains(&found.path);
-        // a JSON file of somebody else's is none of ours
-        if sent && library::read(root, &found.path).is_ok() && delete(root, &found.path).is_ok() {
+        if ours(found) && delete(root, &found.path).is_ok() {
             total -= found.bytes;
             deleted += 1;
         }
@@ -80,9 +84,9 @@ pub fn delete(root: &Root, path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::media::g711::Law;
+    use crate::record::recorder::Recorder;
     use crate::record::recording::{Ending, Tap};
     use crate::record::sidecar::CallInfo;
-    use crate::record::writer::Recorder;
     use crate::testing::recordings;
 
     const DAY: Duration = Duration::from_secs(86_400);
@@ -144,6 +148,10 @@ mod tests {
         std::fs::write(&strange, "{}").unwrap();
         let file = std::fs::File::open(&strange).unwrap();
         file.set_modified(now - DAY * 100).unwrap();
+        // what cannot be deleted is no reason to delete the others
+        std::fs::write(root.path().join("notes.wav"), vec![0; 1_000_000]).unwrap();
+        let limits = Limits { age: None, bytes: Some(900_000) };
+        assert_eq!(sweep(&root, limits, now).unwrap(), 0);
         let limits = Limits { age: Some(Duration::from_secs(1)), bytes: None };
         assert_eq!(sweep(&root, limits, now + DAY).unwrap(), 4);
         assert_eq!(names(&root), ["4", "notes"]);

@@ -6,183 +6,36 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use crate::media::g711::Law;
-use crate::record::closer::{Closer, Closing, Finished};
+use crate::record::closer::{Closing, Finished};
 use crate::record::disk::{Part, Root};
-use crate::record::layout::Layout;
-use crate::record::queue::{Begin, Block, End, Job, Load, Queue};
-use crate::record::recording::{BLOCK_FRAMES, Recording};
-use crate::record::sidecar::{self, Alignment, Audio, CallInfo, Sidecar, State};
+use crate::record::health::{Alive, Health, Reminder};
+use crate::record::queue::{Begin, Block, End, Job, Load};
+use crate::record::recorder::Settings;
+use crate::record::sidecar::{Interval, Sidecar, State};
 use crate::record::wav::Encoding;
 use crate::telemetry::COUNTERS;
 
 /// After the first block of many: the others come soon, and are written in one go.
 const GATHER: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_secs(1);
-/// Seconds of all calls' audio that may wait for the disk.
-const QUEUE_SECONDS: usize = 10;
 /// How long a queue that overflowed counts as trouble.
 const OVERFLOW_TROUBLE: Duration = Duration::from_secs(5);
-/// Interval of the line that says that nothing has changed.
-const REMIND: Duration = Duration::from_secs(60);
 const PROBE_EVERY: Duration = Duration::from_secs(10);
-/// How long the end of the program waits for a disk that does not answer.
-const FLUSH: Duration = Duration::from_secs(10);
+/// Blocks that one recording may have waiting: 30 s, so that one bad file leaves room for others.
+const MAX_WAITING: usize = 150;
+/// A recording whose call is over and that cannot be written for so long is given up, and so are
+/// the oldest when there are more.
+const GIVE_UP: Duration = Duration::from_secs(600);
+const MAX_ENDED: usize = 1000;
 const FRAME_SAMPLES: u64 = crate::media::frame::FRAME_SAMPLES as u64;
-
-/// What recordings are to be.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub directory: PathBuf,
-    pub layout: Layout,
-    /// `None`: the call's own law, nothing is transcoded.
-    pub encoding: Option<Encoding>,
-    /// Interval at which the disk is asked to keep what was written; zero: never.
-    pub fsync: Duration,
-    /// Free space, in percent, that is left alone.
-    pub keep_free_percent: f64,
-    /// Older recordings are deleted.
-    pub keep: Option<Duration>,
-    /// When all together are larger, the oldest are deleted.
-    pub keep_bytes: Option<u64>,
-    /// New calls are refused while nothing can be recorded.
-    pub require: bool,
-    /// Finished recordings are sent somewhere.
-    pub outbox: bool,
-    pub max_calls: usize,
-}
-
-/// Why recordings are in trouble, for admission and whoever asks over HTTP.
-#[derive(Debug, Default)]
-pub struct Health {
-    writing: Mutex<Option<String>>,
-    closing: Mutex<Option<String>>,
-}
-
-impl Health {
-    fn put(place: &Mutex<Option<String>>, trouble: Option<String>) {
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
-    }
-
-    /// What the closer has to say.
-    pub fn closing(&self, trouble: Option<String>) {
-        Health::put(&self.closing, trouble);
-    }
-
-    fn first(&self) -> Option<String> {
-        let of =
-            |m: &Mutex<Option<String>>| m.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        of(&self.writing).or_else(|| of(&self.closing))
-    }
-}
-
-/// Makes [`Recording`]s; cloned for every PBX.
-#[derive(Clone)]
-pub struct Recorder {
-    queue: Queue,
-    next_key: Arc<AtomicU64>,
-    settings: Arc<Settings>,
-    health: Arc<Health>,
-}
-
-impl Recorder {
-    /// Starts the threads. A directory that cannot be used is trouble, and tried again, but no
-    /// error: calls can be taken. `finished` is told when the outbox has something new.
-    ///
-    /// # Errors
-    /// When a thread cannot be started.
-    pub fn new(settings: Settings, finished: impl Fn() + Send + 'static) -> io::Result<Recorder> {
-        let limit = settings.max_calls.max(1) * QUEUE_SECONDS * 50 / BLOCK_FRAMES as usize;
-        let (queue, jobs) = Queue::new(limit);
-        let (settings, health) = (Arc::new(settings), Arc::new(Health::default()));
-        let root = Root::new(settings.directory.clone());
-        let (closing, to_close) = channel();
-        let (of, load) = (settings.clone(), queue.load());
-        let closer = Closer::new(root.clone(), of, health.clone(), load, finished);
-        thread::Builder::new()
-            .name("recordings".to_owned())
-            .spawn(move || closer.run(&to_close))?;
-        let mut writer = Writer {
-            root,
-            settings: settings.clone(),
-            health: health.clone(),
-            load: queue.load(),
-            open: HashMap::new(),
-            closing,
-            trouble: Trouble::default(),
-            seen_overflows: 0,
-            next_probe: Instant::now(),
-        };
-        writer.first_look();
-        thread::Builder::new().name("recorder".to_owned()).spawn(move || writer.run(&jobs))?;
-        Ok(Recorder { queue, next_key: Arc::default(), settings, health })
-    }
-
-    /// A recording that begins with the call's frame number `first`, `nth` of its call.
-    pub fn start(&self, call: &CallInfo, nth: u32, law: Law, first: u64) -> Recording {
-        let key = self.next_key.fetch_add(1, Ordering::Relaxed);
-        let id = if nth == 1 { call.id.clone() } else { format!("{}-{nth}", call.id) };
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let id = crate::record::layout::clean(&id);
-        let path = self.settings.layout.path(unix, &call.pbx, &id);
-        let sidecar = Sidecar {
-            version: sidecar::VERSION,
-            id,
-            state: State::Recording,
-            call: call.clone(),
-            started_at: sidecar::rfc3339(unix),
-            start_ms: first * 20,
-            duration_ms: 0,
-            end_reason: String::new(),
-            path: path.to_string_lossy().into_owned(),
-            audio: Audio {
-                format: self.settings.encoding.unwrap_or(law.into()).label().to_owned(),
-                channels: vec!["caller".to_owned(), "ai".to_owned()],
-                ..Audio::default()
-            },
-            network: None,
-            alignment: Alignment::default(),
-            pauses: Vec::new(),
-            gaps: Vec::new(),
-            events: Vec::new(),
-            events_dropped: 0,
-            write_errors: 0,
-            upload: None,
-        };
-        let begin = Box::new(Begin { sidecar: sidecar.clone(), path, law });
-        self.queue.send(Job::Begin { key, begin });
-        Recording::new(key, self.queue.clone(), sidecar, law, first)
-    }
-
-    /// Why nothing can be recorded at the moment.
-    pub fn trouble(&self) -> Option<String> {
-        let hangs = || "the disk does not keep up, or hangs".to_owned();
-        self.health.first().or_else(|| self.queue.load().is_high().then(hangs))
-    }
-
-    /// New calls are not to be taken: they could not be recorded.
-    pub fn refuses(&self) -> bool {
-        self.settings.require && self.trouble().is_some()
-    }
-
-    /// Waits until everything handed over so far is on the disk, or cannot be; 10 s at most.
-    pub fn flush(&self) {
-        let (done, wait) = sync_channel(1);
-        self.queue.send(Job::Flush(done));
-        if wait.recv_timeout(FLUSH).is_err() {
-            error!("the disk does not answer: recordings are finished at the next start");
-        }
-    }
-}
 
 /// A recording whose call is up, or whose last blocks wait for the disk.
 struct Open {
@@ -191,11 +44,40 @@ struct Open {
     part: Option<Part>,
     waiting: VecDeque<Block>,
     end: Option<Box<End>>,
+    /// What was left out because too much waited.
+    gaps: Vec<Interval>,
     retry_at: Option<Instant>,
+    failing_since: Option<Instant>,
     errors: u64,
 }
 
 impl Open {
+    /// One more block, or a gap.
+    fn push(&mut self, block: Block, load: &Load) {
+        if self.waiting.len() < MAX_WAITING {
+            return self.waiting.push_back(block);
+        }
+        load.done();
+        COUNTERS.recording_lost_ms.fetch_add(block.frames * 20, Ordering::Relaxed);
+        let (from_ms, to_ms) = (block.first * 20, (block.first + block.frames) * 20);
+        match self.gaps.last_mut().filter(|gap| gap.to_ms == from_ms) {
+            Some(gap) => gap.to_ms = to_ms,
+            None => self.gaps.push(Interval { from_ms, to_ms }),
+        }
+    }
+
+    /// The sidecar of one that is written to its end.
+    fn finished(&mut self, end: End) -> Sidecar {
+        let mut sidecar = end.sidecar;
+        sidecar.write_errors = self.errors;
+        sidecar.gaps.append(&mut self.gaps);
+        sidecar.gaps.sort_by_key(|gap| gap.from_ms);
+        if !sidecar.gaps.is_empty() {
+            sidecar.state = State::Partial;
+        }
+        sidecar
+    }
+
     /// Writes what waits.
     fn write(&mut self, root: &Root, load: &Load) -> io::Result<()> {
         let part = match &mut self.part {
@@ -231,13 +113,13 @@ fn write_block(part: &mut Part, block: &Block, bytes: &[u8]) -> io::Result<()> {
 
 #[derive(Default)]
 struct Trouble {
-    /// What is wrong, since when, and when it was last told.
-    now: Option<(String, Instant)>,
-    told: Option<Instant>,
+    /// Since when.
+    since: Option<Instant>,
+    told: Reminder,
     overflowed: Option<Instant>,
 }
 
-struct Writer {
+pub struct Writer {
     root: Root,
     settings: Arc<Settings>,
     health: Arc<Health>,
@@ -245,19 +127,43 @@ struct Writer {
     open: HashMap<u64, Open>,
     closing: Sender<Finished>,
     trouble: Trouble,
+    /// Told of a file that fails while the disk works.
+    bad_file: Reminder,
     seen_overflows: u64,
     next_probe: Instant,
+    next_check: Instant,
 }
 
 impl Writer {
-    /// Whether the directory can be used, before the first call comes.
-    fn first_look(&mut self) {
-        if let Err(error) = self.check() {
-            self.failed(&error);
+    pub fn new(
+        root: Root,
+        settings: Arc<Settings>,
+        health: Arc<Health>,
+        load: Arc<Load>,
+        closing: Sender<Finished>,
+    ) -> Writer {
+        let now = Instant::now();
+        Writer {
+            root,
+            settings,
+            health,
+            load,
+            open: HashMap::new(),
+            closing,
+            trouble: Trouble::default(),
+            bad_file: Reminder::default(),
+            seen_overflows: 0,
+            next_probe: now,
+            next_check: now,
         }
     }
 
-    fn run(mut self, jobs: &Receiver<Job>) {
+    pub fn run(mut self, jobs: &Receiver<Job>) {
+        let _alive = Alive(self.health.clone());
+        match self.check() {
+            Ok(()) => self.health.writing(None),
+            Err(error) => self.set(&error),
+        }
         let mut next_tick = Instant::now() + TICK;
         loop {
             let wait = next_tick.saturating_duration_since(Instant::now());
@@ -284,13 +190,21 @@ impl Writer {
         match job {
             Job::Begin { key, begin } => {
                 let encoding = self.settings.encoding.unwrap_or(begin.law.into());
-                let (waiting, part) = (VecDeque::new(), None);
-                let (end, retry_at, errors) = (None, None, 0);
-                let open = Open { begin, encoding, part, waiting, end, retry_at, errors };
+                let open = Open {
+                    begin,
+                    encoding,
+                    part: None,
+                    waiting: VecDeque::new(),
+                    end: None,
+                    gaps: Vec::new(),
+                    retry_at: None,
+                    failing_since: None,
+                    errors: 0,
+                };
                 self.open.insert(key, open);
             }
             Job::Block { key, block } => match self.open.get_mut(&key) {
-                Some(open) => open.waiting.push_back(block),
+                Some(open) => open.push(block, &self.load),
                 None => self.load.done(),
             },
             Job::End { key, end } => {
@@ -317,13 +231,13 @@ impl Writer {
                 continue;
             }
             let result = match &blocked {
-                Some(why) => Err(io::Error::new(io::ErrorKind::StorageFull, why.clone())),
-                None => open.write(&self.root, &self.load),
+                Some(_) => Err(None),
+                None => open.write(&self.root, &self.load).map_err(Some),
             };
             match result {
                 Ok(()) => {
                     self.load.wrote();
-                    open.retry_at = None;
+                    (open.retry_at, open.failing_since) = (None, None);
                     if open.end.is_some() {
                         done.push(*key);
                     }
@@ -331,24 +245,26 @@ impl Writer {
                 Err(error) => {
                     open.errors += 1;
                     open.retry_at = Some(Instant::now() + TICK);
+                    open.failing_since.get_or_insert(now);
                     COUNTERS.recording_errors.fetch_add(1, Ordering::Relaxed);
-                    worst = Some(error);
+                    worst = error.map(|error| (open.begin.sidecar.id.clone(), error)).or(worst);
                 }
             }
         }
         for key in done {
             self.close(key);
         }
-        if let Some(error) = worst {
-            self.failed(&error);
+        match (blocked, worst) {
+            (Some(why), _) => self.set(&io::Error::new(io::ErrorKind::StorageFull, why)),
+            (None, Some((id, error))) => self.failed(&id, &error),
+            (None, None) => {}
         }
     }
 
     fn close(&mut self, key: u64) {
-        let Some(open) = self.open.remove(&key) else { return };
-        if let (Some(part), Some(end)) = (open.part, open.end) {
-            let mut sidecar = end.sidecar;
-            sidecar.write_errors = open.errors;
+        let Some(mut open) = self.open.remove(&key) else { return };
+        if let (Some(part), Some(end)) = (open.part.take(), open.end.take()) {
+            let sidecar = open.finished(*end);
             let closing = Closing { part, sidecar, path: open.begin.path };
             let _ = self.closing.send(Finished::Recording(Box::new(closing)));
         }
@@ -356,25 +272,42 @@ impl Writer {
 
     fn tick(&mut self) {
         self.write_all(false);
+        self.give_up();
         let overflows = self.load.overflows();
         if overflows > std::mem::replace(&mut self.seen_overflows, overflows) {
             self.trouble.overflowed = Some(Instant::now());
         }
         let overflowed = self.trouble.overflowed.is_some_and(|at| at.elapsed() < OVERFLOW_TROUBLE);
-        if overflowed && self.trouble.now.is_none() {
-            self.set("the disk is too slow".to_owned());
-        }
-        let stuck = overflowed || self.open.values().any(|open| open.retry_at.is_some());
-        if self.trouble.now.is_none() {
-            if self.settings.require && self.next_probe <= Instant::now() {
+        match self.trouble.since {
+            None if overflowed => self.set(&io::Error::other("the disk is too slow")),
+            // before the next call finds out
+            None if self.next_probe > Instant::now() => {}
+            Some(_) if overflowed => {}
+            _ => {
                 self.next_probe = Instant::now() + PROBE_EVERY;
-                self.first_look();
+                match self.check() {
+                    Ok(()) => self.recovered(),
+                    Err(error) => self.set(&error),
+                }
             }
-        } else if !stuck {
-            match self.check() {
-                Ok(()) => self.recovered(),
-                Err(error) => self.failed(&error),
-            }
+        }
+    }
+
+    /// Those that nothing more can be done for: what the disk has of them is closed by the repair.
+    fn give_up(&mut self) {
+        let ended = |open: &Open| open.end.as_ref().and(open.failing_since);
+        let mut all: Vec<(Instant, u64)> =
+            self.open.iter().filter_map(|(key, open)| Some((ended(open)?, *key))).collect();
+        all.sort_unstable();
+        let too_many = all.len().saturating_sub(MAX_ENDED);
+        let old = all.iter().take_while(|(since, _)| since.elapsed() > GIVE_UP).count();
+        for (_, key) in &all[..too_many.max(old)] {
+            let Some(open) = self.open.remove(key) else { continue };
+            open.waiting.iter().for_each(|_| self.load.done());
+            COUNTERS.recordings_failed.fetch_add(1, Ordering::Relaxed);
+            let id = &open.begin.sidecar.id;
+            self.health.over(id);
+            error!(recording = id, "a recording could not be written to its end and is given up");
         }
     }
 
@@ -390,42 +323,48 @@ impl Writer {
     /// The disk belongs to others, too: some of it is left to them.
     fn blocked(&self) -> Option<String> {
         let floor = self.settings.keep_free_percent;
-        let free = self.root.free_percent().ok().filter(|free| *free < floor)?;
+        let free = self.root.free_percent().filter(|free| *free < floor)?;
         Some(format!("only {free:.1} % of the disk are free, and keep_free_percent is {floor}"))
     }
 
-    fn failed(&mut self, error: &io::Error) {
-        self.set(error.to_string());
+    /// A file cannot be written: is it this one, or the disk?
+    fn failed(&mut self, id: &str, error: &io::Error) {
+        if self.trouble.since.is_some() || self.next_check > Instant::now() {
+            return;
+        }
+        self.next_check = Instant::now() + TICK;
+        match self.check() {
+            Err(error) => self.set(&error),
+            Ok(()) if self.bad_file.is_due() => {
+                error!(recording = id, %error, "a recording cannot be written, others can");
+            }
+            Ok(()) => {}
+        }
     }
 
-    fn set(&mut self, why: String) {
-        let directory = self.root.path().display().to_string();
-        let text = format!("{directory}: {why}");
-        if self.trouble.told.is_none_or(|at| at.elapsed() > REMIND) {
-            self.trouble.told = Some(Instant::now());
+    fn set(&mut self, error: &io::Error) {
+        let (directory, why) = (self.root.path().display().to_string(), error.to_string());
+        if self.trouble.told.is_due() {
             let so = match self.settings.require {
                 true => "new calls are refused ([recording] require)",
                 false => "calls go on",
             };
+            let lost_ms = COUNTERS.recording_lost_ms.load(Ordering::Relaxed);
             error!(
                 directory,
-                why,
-                lost_ms = COUNTERS.recording_lost_ms.load(Ordering::Relaxed),
-                "recordings cannot be written, {so}; tried again every second"
+                why, lost_ms, "recordings cannot be written, {so}; tried again every second"
             );
         }
-        let since = self.trouble.now.take().map_or_else(Instant::now, |(_, since)| since);
-        self.trouble.now = Some((text.clone(), since));
-        Health::put(&self.health.writing, Some(text));
+        self.trouble.since.get_or_insert_with(Instant::now);
+        self.health.writing(Some(format!("{directory}: {why}")));
     }
 
     fn recovered(&mut self) {
-        if let Some((_, since)) = self.trouble.now.take() {
-            let trouble_s = since.elapsed().as_secs();
-            info!(trouble_s, "recordings are written again");
+        if let Some(since) = self.trouble.since {
+            info!(trouble_s = since.elapsed().as_secs(), "recordings are written again");
+            self.trouble = Trouble::default();
         }
-        self.trouble = Trouble::default();
-        Health::put(&self.health.writing, None);
+        self.health.writing(None);
     }
 }
 
@@ -435,158 +374,5 @@ impl Drop for Writer {
         if left > 0 {
             warn!(left, "recordings that could not be written to their end");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-    use std::path::Path;
-
-    use super::*;
-    use crate::record::disk::{incomplete, with_ending};
-    use crate::record::recording::{Ending, Tap};
-    use crate::record::{library, wav};
-    use crate::testing::recordings;
-
-    fn recorder(settings: Settings) -> Recorder {
-        Recorder::new(settings, || {}).unwrap()
-    }
-
-    fn call() -> CallInfo {
-        CallInfo { id: "17-ab".into(), pbx: "main".into(), ..CallInfo::default() }
-    }
-
-    /// `frames` of both tracks, numbered by their first byte.
-    fn talk(recording: &mut Recording, frames: std::ops::Range<u64>) {
-        for index in frames {
-            let samples = [index as u8; 160];
-            recording.tap(Tap::Caller { index, law: Law::Mu, samples, heard_at: None });
-            recording.tap(Tap::Ai { index, samples: [200 - index as u8; 160] });
-        }
-    }
-
-    fn finish(recorder: &Recorder, recording: Recording) {
-        recording.finish(Ending { reason: "ai_hangup", network: None });
-        recorder.flush();
-    }
-
-    /// The only recording: sidecar, and both tracks.
-    fn only(directory: &Path) -> (Sidecar, Vec<Vec<u8>>) {
-        let root = Root::new(directory.to_owned());
-        let mut paths = Vec::new();
-        library::walk(&root, &mut |path, _| paths.push(path.to_owned())).unwrap();
-        assert_eq!(paths.len(), 1, "{paths:?}");
-        let audio = std::fs::read(directory.join(with_ending(&paths[0], "wav"))).unwrap();
-        (library::read(&root, &paths[0]).unwrap(), wav::read(&audio).unwrap())
-    }
-
-    #[test]
-    fn a_finished_recording_is_in_its_place() {
-        let directory = tempfile::tempdir().unwrap();
-        let recorder = recorder(recordings(directory.path()));
-        let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
-        talk(&mut recording, 0..133);
-        finish(&recorder, recording);
-        let (sidecar, tracks) = only(directory.path());
-        for n in 0..133usize {
-            assert_eq!((tracks[0][n * 160], tracks[1][n * 160 + 159]), (n as u8, 200 - n as u8));
-        }
-        assert_eq!((sidecar.state, &*sidecar.end_reason), (State::Complete, "ai_hangup"));
-        assert_eq!((sidecar.audio.samples, sidecar.duration_ms), (133 * 160, 2660));
-        let file = directory.path().join(with_ending(Path::new(&sidecar.path), "wav"));
-        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
-        assert_eq!(std::fs::metadata(&file).unwrap().len(), sidecar.audio.bytes);
-        let hash = crate::record::disk::sha256(std::fs::File::open(&file).unwrap()).unwrap();
-        assert_eq!(hash, sidecar.audio.sha256);
-        let left = std::fs::read_dir(directory.path().join("incomplete")).unwrap().count();
-        assert_eq!(left, 0);
-    }
-
-    #[test]
-    fn each_format_holds_the_same() {
-        for encoding in wav::Encoding::ALL {
-            let directory = tempfile::tempdir().unwrap();
-            let settings = recordings(directory.path());
-            let recorder = recorder(Settings { encoding: Some(encoding), ..settings });
-            let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
-            talk(&mut recording, 1..20);
-            finish(&recorder, recording);
-            let (sidecar, tracks) = only(directory.path());
-            assert_eq!((tracks[0].len(), &*sidecar.audio.format), (3200, encoding.label()));
-            let value = |s: u8| crate::media::g711::decode(s);
-            assert!(value(tracks[0][10 * 160]).abs_diff(value(10)) < 600, "{encoding:?}");
-        }
-    }
-
-    /// The same id twice, as after a clock that was set back: nothing is written over.
-    #[test]
-    fn nothing_is_written_over() {
-        let directory = tempfile::tempdir().unwrap();
-        let recorder = recorder(recordings(directory.path()));
-        for _ in 0..3 {
-            let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
-            talk(&mut recording, 0..20);
-            finish(&recorder, recording);
-        }
-        let mut names = Vec::new();
-        let root = Root::new(directory.path().to_owned());
-        library::walk(&root, &mut |path, _| {
-            names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
-        })
-        .unwrap();
-        names.sort_unstable();
-        assert_eq!(names, ["17-ab", "17-ab-2", "17-ab-3"]);
-    }
-
-    #[test]
-    fn a_directory_that_goes_away_takes_nothing_with_it() {
-        let parent = tempfile::tempdir().unwrap();
-        let directory = parent.path().join("recordings");
-        for gone in ["removed", "renamed"] {
-            let recorder = recorder(recordings(&directory));
-            let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
-            talk(&mut recording, 0..50);
-            recorder.flush();
-            match gone {
-                "removed" => std::fs::remove_dir_all(&directory).unwrap(),
-                _ => std::fs::rename(&directory, parent.path().join("elsewhere")).unwrap(),
-            }
-            talk(&mut recording, 50..100);
-            finish(&recorder, recording);
-            let (sidecar, tracks) = only(&directory);
-            assert_eq!((tracks[0].len(), sidecar.state), (16_000, State::Complete), "{gone}");
-            assert!((0..100).all(|n| tracks[0][n * 160] == n as u8), "{gone}");
-            std::fs::remove_dir_all(&directory).unwrap();
-        }
-    }
-
-    /// A link that somebody puts into the directory leads nowhere.
-    #[test]
-    fn links_are_not_followed() {
-        let (directory, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let linked = directory.path().join("incomplete");
-        std::os::unix::fs::symlink(target.path(), &linked).unwrap();
-        let recorder = recorder(recordings(directory.path()));
-        assert!(recorder.trouble().is_some());
-        let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
-        talk(&mut recording, 0..20);
-        recorder.flush();
-        assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0);
-        // it comes back by itself
-        std::fs::remove_file(&linked).unwrap();
-        finish(&recorder, recording);
-        assert_eq!(only(directory.path()).1[0].len(), 20 * 160);
-        assert!(!directory.path().join(incomplete("17-ab", "wav")).exists());
-    }
-
-    #[test]
-    fn what_is_free_on_the_disk_is_left_to_others() {
-        let directory = tempfile::tempdir().unwrap();
-        let settings = Settings { keep_free_percent: 100.0, ..recordings(directory.path()) };
-        let recorder = recorder(Settings { require: true, ..settings });
-        let trouble = recorder.trouble().expect("there is trouble");
-        assert!(trouble.contains("keep_free_percent"), "{trouble}");
-        assert!(recorder.refuses());
     }
 }

@@ -1,0 +1,296 @@
+//! What calls know of recording: they ask for a [`Recording`], the rest is done elsewhere. Owns the
+//! threads' start and the reading of the clock.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{channel, sync_channel};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::error;
+
+use crate::media::g711::Law;
+use crate::record::closer::Closer;
+use crate::record::disk::Root;
+use crate::record::health::Health;
+use crate::record::layout::Layout;
+use crate::record::queue::{Begin, Job, Queue};
+use crate::record::recording::{BLOCK_FRAMES, Recording};
+use crate::record::sidecar::{self, Alignment, Audio, CallInfo, Sidecar, State};
+use crate::record::wav::Encoding;
+use crate::record::writer::Writer;
+
+/// Seconds of all calls' audio that may wait for the disk.
+const QUEUE_SECONDS: usize = 10;
+/// How long the end of the program waits for the disk.
+const FLUSH: Duration = Duration::from_secs(20);
+
+/// What recordings are to be.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub directory: PathBuf,
+    pub layout: Layout,
+    /// `None`: the call's own law, nothing is transcoded.
+    pub encoding: Option<Encoding>,
+    /// Interval at which the disk is asked to keep what was written; zero: never.
+    pub fsync: Duration,
+    /// Free space, in percent, that is left alone.
+    pub keep_free_percent: f64,
+    /// Older recordings are deleted.
+    pub keep: Option<Duration>,
+    /// When all together are larger, the oldest are deleted.
+    pub keep_bytes: Option<u64>,
+    /// New calls are refused while nothing can be recorded.
+    pub require: bool,
+    /// Finished recordings are sent somewhere.
+    pub outbox: bool,
+    pub max_calls: usize,
+}
+
+/// Makes [`Recording`]s; cloned for every PBX.
+#[derive(Clone)]
+pub struct Recorder {
+    queue: Queue,
+    next_key: Arc<AtomicU64>,
+    settings: Arc<Settings>,
+    health: Arc<Health>,
+}
+
+impl Recorder {
+    /// Starts the threads. A directory that cannot be used is trouble, and tried again, but no
+    /// error: calls can be taken. `finished` is told when the outbox has something new.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn new(settings: Settings, finished: impl Fn() + Send + 'static) -> io::Result<Recorder> {
+        let limit = settings.max_calls.max(1) * QUEUE_SECONDS * 50 / BLOCK_FRAMES as usize;
+        let (queue, jobs) = Queue::new(limit);
+        let (settings, health) = (Arc::new(settings), Arc::new(Health::default()));
+        let root = Root::new(settings.directory.clone());
+        let (closing, to_close) = channel();
+        let (of, load) = (settings.clone(), queue.load());
+        let closer = Closer::new(root.clone(), of, health.clone(), load, finished);
+        thread::Builder::new()
+            .name("recordings".to_owned())
+            .spawn(move || closer.run(&to_close))?;
+        let load = queue.load();
+        let writer = Writer::new(root, settings.clone(), health.clone(), load, closing);
+        thread::Builder::new().name("recorder".to_owned()).spawn(move || writer.run(&jobs))?;
+        Ok(Recorder { queue, next_key: Arc::default(), settings, health })
+    }
+
+    /// A recording that begins with the call's frame number `first`, `nth` of its call.
+    pub fn start(&self, call: &CallInfo, nth: u32, law: Law, first: u64) -> Recording {
+        let key = self.next_key.fetch_add(1, Ordering::Relaxed);
+        let id = if nth == 1 { call.id.clone() } else { format!("{}-{nth}", call.id) };
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let id = crate::record::layout::clean(&id);
+        self.health.begun(&id);
+        let path = self.settings.layout.path(unix, &call.pbx, &id);
+        let sidecar = Sidecar {
+            version: sidecar::VERSION,
+            id,
+            state: State::Recording,
+            call: call.clone(),
+            started_at: sidecar::rfc3339(unix),
+            start_ms: first * 20,
+            duration_ms: 0,
+            end_reason: String::new(),
+            path: path.to_string_lossy().into_owned(),
+            audio: Audio {
+                format: self.settings.encoding.unwrap_or(law.into()).label().to_owned(),
+                channels: vec!["caller".to_owned(), "ai".to_owned()],
+                ..Audio::default()
+            },
+            network: None,
+            alignment: Alignment::default(),
+            pauses: Vec::new(),
+            gaps: Vec::new(),
+            events: Vec::new(),
+            events_dropped: 0,
+            write_errors: 0,
+            upload: None,
+        };
+        let begin = Box::new(Begin { sidecar: sidecar.clone(), path, law });
+        self.queue.send(Job::Begin { key, begin });
+        Recording::new(key, self.queue.clone(), sidecar, law, first)
+    }
+
+    /// Why nothing can be recorded at the moment.
+    pub fn trouble(&self) -> Option<String> {
+        let hangs = || "the disk does not keep up, or hangs".to_owned();
+        self.health.trouble().or_else(|| self.queue.load().is_high().then(hangs))
+    }
+
+    /// New calls are not to be taken: they could not be recorded.
+    pub fn refuses(&self) -> bool {
+        self.settings.require && self.trouble().is_some()
+    }
+
+    /// Waits until everything handed over so far is on the disk, or cannot be; 20 s at most.
+    pub fn flush(&self) {
+        let (done, wait) = sync_channel(1);
+        self.queue.send(Job::Flush(done));
+        if wait.recv_timeout(FLUSH).is_err() {
+            error!("the disk does not answer: recordings are finished at the next start");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::*;
+    use crate::record::disk::{incomplete, with_ending};
+    use crate::record::recording::{Ending, Tap};
+    use crate::record::{library, wav};
+    use crate::testing::recordings;
+
+    fn recorder(settings: Settings) -> Recorder {
+        Recorder::new(settings, || {}).unwrap()
+    }
+
+    fn call() -> CallInfo {
+        CallInfo { id: "17-ab".into(), pbx: "main".into(), ..CallInfo::default() }
+    }
+
+    /// `frames` of both tracks, numbered by their first byte.
+    fn talk(recording: &mut Recording, frames: std::ops::Range<u64>) {
+        for index in frames {
+            let samples = [index as u8; 160];
+            recording.tap(Tap::Caller { index, law: Law::Mu, samples, heard_at: None });
+            recording.tap(Tap::Ai { index, samples: [200 - index as u8; 160] });
+        }
+    }
+
+    fn finish(recorder: &Recorder, recording: Recording) {
+        recording.finish(Ending { reason: "ai_hangup", network: None });
+        recorder.flush();
+    }
+
+    /// The only recording: sidecar, and both tracks.
+    fn only(directory: &Path) -> (Sidecar, Vec<Vec<u8>>) {
+        let root = Root::new(directory.to_owned());
+        let mut paths = Vec::new();
+        library::walk(&root, &mut |path, _| paths.push(path.to_owned())).unwrap();
+        assert_eq!(paths.len(), 1, "{paths:?}");
+        let audio = std::fs::read(directory.join(with_ending(&paths[0], "wav"))).unwrap();
+        (library::read(&root, &paths[0]).unwrap(), wav::read(&audio).unwrap())
+    }
+
+    #[test]
+    fn a_finished_recording_is_in_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = recorder(recordings(directory.path()));
+        let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
+        talk(&mut recording, 0..133);
+        finish(&recorder, recording);
+        let (sidecar, tracks) = only(directory.path());
+        for n in 0..133usize {
+            assert_eq!((tracks[0][n * 160], tracks[1][n * 160 + 159]), (n as u8, 200 - n as u8));
+        }
+        assert_eq!((sidecar.state, &*sidecar.end_reason), (State::Complete, "ai_hangup"));
+        assert_eq!((sidecar.audio.samples, sidecar.duration_ms), (133 * 160, 2660));
+        let file = directory.path().join(with_ending(Path::new(&sidecar.path), "wav"));
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(std::fs::metadata(&file).unwrap().len(), sidecar.audio.bytes);
+        let hash = crate::record::disk::sha256(std::fs::File::open(&file).unwrap()).unwrap();
+        assert_eq!(hash, sidecar.audio.sha256);
+        let left = std::fs::read_dir(directory.path().join("incomplete")).unwrap().count();
+        assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn each_format_holds_the_same() {
+        for encoding in wav::Encoding::ALL {
+            let directory = tempfile::tempdir().unwrap();
+            let settings = recordings(directory.path());
+            let recorder = recorder(Settings { encoding: Some(encoding), ..settings });
+            let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
+            talk(&mut recording, 1..20);
+            finish(&recorder, recording);
+            let (sidecar, tracks) = only(directory.path());
+            assert_eq!((tracks[0].len(), &*sidecar.audio.format), (3200, encoding.label()));
+            let value = |s: u8| crate::media::g711::decode(s);
+            assert!(value(tracks[0][10 * 160]).abs_diff(value(10)) < 600, "{encoding:?}");
+        }
+    }
+
+    /// The same id twice, as after a clock that was set back: nothing is written over.
+    #[test]
+    fn nothing_is_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = recorder(recordings(directory.path()));
+        for _ in 0..3 {
+            let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
+            talk(&mut recording, 0..20);
+            finish(&recorder, recording);
+        }
+        let mut names = Vec::new();
+        let root = Root::new(directory.path().to_owned());
+        library::walk(&root, &mut |path, _| {
+            names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+        })
+        .unwrap();
+        names.sort_unstable();
+        assert_eq!(names, ["17-ab", "17-ab-2", "17-ab-3"]);
+    }
+
+    #[test]
+    fn a_directory_that_goes_away_takes_nothing_with_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("recordings");
+        for gone in ["removed", "renamed"] {
+            let recorder = recorder(recordings(&directory));
+            let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
+            talk(&mut recording, 0..50);
+            recorder.flush();
+            match gone {
+                "removed" => std::fs::remove_dir_all(&directory).unwrap(),
+                _ => std::fs::rename(&directory, parent.path().join("elsewhere")).unwrap(),
+            }
+            talk(&mut recording, 50..100);
+            finish(&recorder, recording);
+            let (sidecar, tracks) = only(&directory);
+            assert_eq!((tracks[0].len(), sidecar.state), (16_000, State::Complete), "{gone}");
+            assert!((0..100).all(|n| tracks[0][n * 160] == n as u8), "{gone}");
+            std::fs::remove_dir_all(&directory).unwrap();
+        }
+    }
+
+    /// A link that somebody puts into the directory leads nowhere.
+    #[test]
+    fn links_are_not_followed() {
+        let (directory, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let linked = directory.path().join("incomplete");
+        std::os::unix::fs::symlink(target.path(), &linked).unwrap();
+        let recorder = recorder(recordings(directory.path()));
+        recorder.flush();
+        assert!(recorder.trouble().is_some());
+        let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
+        talk(&mut recording, 0..20);
+        recorder.flush();
+        assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0);
+        // it comes back by itself
+        std::fs::remove_file(&linked).unwrap();
+        finish(&recorder, recording);
+        assert_eq!(only(directory.path()).1[0].len(), 20 * 160);
+        assert!(!directory.path().join(incomplete("17-ab", "wav")).exists());
+    }
+
+    #[test]
+    fn what_is_free_on_the_disk_is_left_to_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = Settings { keep_free_percent: 100.0, ..recordings(directory.path()) };
+        let recorder = recorder(Settings { require: true, ..settings });
+        assert!(recorder.refuses()); // nobody knows yet
+        recorder.flush();
+        let trouble = recorder.trouble().expect("there is trouble");
+        assert!(trouble.contains("keep_free_percent"), "{trouble}");
+        assert!(recorder.refuses());
+    }
+}
