@@ -27,6 +27,7 @@ use crate::config::schema::OnAi;
 use crate::control::{self, Watched};
 use crate::media::frame::RATE;
 use crate::media::playout::Budget;
+use crate::record::When;
 use crate::record::disk::Root;
 use crate::record::outbox::Outbox;
 use crate::record::recorder::Recorder;
@@ -315,6 +316,9 @@ fn open_recordings(plan: &mut Plan) -> Result<(Option<Recorder>, Option<Outbox>)
         delete_after: recording.delete_after,
         news: news.clone(),
     });
+    if plan.record.values().any(|record| record.when == When::OnCommand) {
+        warn!("recordings with when = \"on_command\" are not made: nothing gives the command yet");
+    }
     let recorder = Recorder::new(recording.settings, move || news.notify_one());
     Ok((Some(recorder.context("recordings cannot be made")?), outbox))
 }

@@ -12,9 +12,10 @@ use clap::{Args, Subcommand};
 use crate::cli::{EXIT_CONFIG, environment};
 use crate::config::{Source, load};
 use crate::record::disk::{Root, sha256, with_ending};
-use crate::record::library;
+use crate::record::repair::leftovers;
 use crate::record::sidecar::Sidecar;
 use crate::record::wav::Encoding;
+use crate::record::{library, outbox};
 use crate::telemetry::Masked;
 
 /// What both tracks may be apart, in milliseconds: a frame, and what is left of jitter.
@@ -164,7 +165,7 @@ fn verify(root: &Root, words: &[String]) -> anyhow::Result<bool> {
                 Err(error) => vec![error.to_string()],
             },
             // a JSON file of somebody else's is none of ours
-            Err(_) if !root.exists(&file) => continue,
+            Err(_) if words.is_empty() && !root.exists(&file) => continue,
             Err(error) => vec![format!("its sidecar cannot be read: {error}")],
         };
         match &problems[..] {
@@ -173,6 +174,22 @@ fn verify(root: &Root, words: &[String]) -> anyhow::Result<bool> {
                 bad += 1;
                 println!("{}: {}", file.display(), problems.join("; "));
             }
+        }
+    }
+    if words.is_empty() {
+        library::walk_files(root, "wav", &mut |path, _| {
+            if !root.exists(&with_ending(path, "json")) {
+                bad += 1;
+                println!("{}: it has no sidecar", with_ending(path, "wav").display());
+            }
+        })?;
+        let unfinished = leftovers(root).len();
+        if unfinished > 0 {
+            println!("{unfinished} in incomplete/: being made, or left by a crash until a restart");
+        }
+        let waiting = outbox::ids(root).len();
+        if waiting > 0 {
+            println!("{waiting} in outbox/: still to be sent");
         }
     }
     println!("{good} good, {bad} not");

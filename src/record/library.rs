@@ -18,8 +18,21 @@ const DEPTH: usize = 16;
 /// # Errors
 /// When the directory itself cannot be read.
 pub fn walk(root: &Root, found: &mut dyn FnMut(&Path, &Metadata)) -> io::Result<()> {
+    walk_files(root, "json", found)
+}
+
+/// The same with files of another ending.
+///
+/// # Errors
+/// When the directory itself cannot be read.
+pub fn walk_files(
+    root: &Root,
+    ending: &str,
+    found: &mut dyn FnMut(&Path, &Metadata),
+) -> io::Result<()> {
     std::fs::read_dir(root.path())?;
-    walk_folder(root.path(), Path::new(""), 0, found);
+    let of = |name: &str| Some(name.strip_suffix(ending)?.strip_suffix('.')?.to_owned());
+    walk_folder(root.path(), Path::new(""), 0, &of, found);
     Ok(())
 }
 
@@ -27,6 +40,7 @@ fn walk_folder(
     root: &Path,
     relative: &Path,
     depth: usize,
+    stem_of: &dyn Fn(&str) -> Option<String>,
     found: &mut dyn FnMut(&Path, &Metadata),
 ) {
     let Ok(entries) = std::fs::read_dir(root.join(relative)) else { return };
@@ -41,8 +55,8 @@ fn walk_folder(
         let path = relative.join(&name);
         let Ok(metadata) = std::fs::symlink_metadata(root.join(&path)) else { continue };
         if metadata.is_dir() && depth < DEPTH {
-            walk_folder(root, &path, depth + 1, found);
-        } else if let Some(stem) = name.strip_suffix(".json").filter(|_| metadata.is_file()) {
+            walk_folder(root, &path, depth + 1, stem_of, found);
+        } else if let Some(stem) = stem_of(&name).filter(|_| metadata.is_file()) {
             found(&relative.join(stem), &metadata);
         }
     }

@@ -10,8 +10,8 @@
 //! [`recording`] lays both tracks side by side, [`align`] keeps them together when clocks drift,
 //! [`wav`], [`sidecar`], [`layout`] and [`notice`] are what files hold and are called: all pure.
 //! [`recorder`] is what calls ask; [`writer`] and [`closer`] are the threads, [`health`] how they
-//! are, [`disk`] the files, [`repair`] what a crash has left, [`retention`] the old ones, [`library`]
-//! finds one, [`outbox`] sends them elsewhere.
+//! are, [`disk`] the files, [`repair`] what a crash has left, [`retention`] the old ones,
+//! [`library`] finds one, [`outbox`] sends them elsewhere.
 
 pub mod align;
 pub mod closer;
