@@ -221,6 +221,7 @@ impl Closer {
     }
 
     fn tidy(&mut self) {
+        repair::clear(&self.root);
         self.leftovers = repair::leftovers(&self.root).into();
         let limits = retention::Limits { age: self.settings.keep, bytes: self.settings.keep_bytes };
         // a wrong clock would make everything old

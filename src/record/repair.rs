@@ -46,25 +46,31 @@ pub fn repair(
     }
 }
 
-/// Ids of what is under `incomplete/`. Small files that were being replaced in a crash are deleted.
+fn names(root: &Root) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(root.path().join(INCOMPLETE)) else { return Vec::new() };
+    entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()
+}
+
+/// Ids of what is under `incomplete/`.
 pub fn leftovers(root: &Root) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(root.path().join(INCOMPLETE)) else {
-        return Vec::new();
-    };
-    let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-    let (hidden, ours): (Vec<String>, Vec<String>) = names.partition(|n| n.starts_with('.'));
-    for name in hidden.iter().filter(|n| n.ends_with(".new") || n.starts_with(".probe-")) {
+    let names = names(root);
+    let ids = names.iter().filter(|n| !n.starts_with('.')).filter_map(|n| {
+        let id = n.strip_suffix(".wav").or_else(|| n.strip_suffix(".json"))?;
+        Some(id.to_owned())
+    });
+    ids.collect::<BTreeSet<String>>().into_iter().collect()
+}
+
+/// Deletes small files that were being replaced in a crash.
+pub fn clear(root: &Root) {
+    let stale = |n: &&String| n.starts_with('.') && (n.ends_with(".new") || n.contains(".probe-"));
+    for name in names(root).iter().filter(stale) {
         let path = Path::new(INCOMPLETE).join(name);
         let changed = std::fs::metadata(root.path().join(&path)).and_then(|m| m.modified());
         if changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE)) {
             let _ = root.remove(&path);
         }
     }
-    let ids = ours.into_iter().filter_map(|n| {
-        let id = n.strip_suffix(".wav").or_else(|| n.strip_suffix(".json"))?;
-        Some(id.to_owned())
-    });
-    ids.collect::<BTreeSet<String>>().into_iter().collect()
 }
 
 fn close(
