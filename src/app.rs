@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
@@ -55,7 +55,7 @@ pub struct App {
     faults: watch::Receiver<bool>,
     drain: Duration,
     recorder: Option<Recorder>,
-    outbox: Option<JoinHandle<()>>,
+    outbox: Option<oneshot::Sender<()>>,
     controls: Controls,
     /// Where SIP is served, if it is.
     pub address: Option<SocketAddr>,
@@ -119,7 +119,7 @@ impl App {
         let sip = sip.map(|(endpoint, handle)| (handle, serve(endpoint.run(), &broken)));
         let ari = ari.into_iter().map(|(source, handle)| (handle, serve(source.run(), &broken)));
         let ari = ari.collect();
-        let outbox = outbox.map(|outbox| tokio::spawn(outbox.run()));
+        let outbox = outbox.map(Outbox::start).transpose().context("recordings cannot be sent")?;
         let running = App {
             sip,
             ari,
@@ -201,7 +201,8 @@ impl App {
         })
         .await;
         let tasks = self.sip.iter().map(|(_, t)| t).chain(self.ari.iter().map(|(_, t)| t));
-        tasks.chain(&self.http).chain(&self.outbox).for_each(JoinHandle::abort);
+        tasks.chain(&self.http).for_each(JoinHandle::abort);
+        drop(self.outbox);
         if let Some(recorder) = self.recorder {
             let _ = tokio::task::spawn_blocking(move || recorder.flush()).await;
         }

@@ -171,7 +171,9 @@ impl fmt::Display for Masked<'_> {
 /// # Errors
 /// When the filter cannot be parsed.
 pub fn init(level: &str, json: bool) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level).map_err(|e| format!("[log] level \"{level}\": {e}"))?;
+    // it tells of each try; we tell once what is wrong
+    let filter = EnvFilter::try_new(format!("object_store=warn,{level}"));
+    let filter = filter.map_err(|e| format!("[log] level \"{level}\": {e}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

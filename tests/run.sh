@@ -3,8 +3,8 @@
 #
 #   tests/run.sh
 #
-# As root it installs what is missing; two real Asterisks are fetched once and kept (see
-# tests/e2e/lab/fetch.sh). FUZZ_SECONDS: how long each fuzz target runs, 60 if not set.
+# As root it installs what is missing; two real Asterisks and an S3 server are fetched once and kept
+# (see tests/README.md). FUZZ_SECONDS: how long each fuzz target runs, 60 if not set.
 #
 # A step that fails does not stop the others; the script fails at its end. What could not be had
 # here (no network, no docker) is in the last line, "NOT RUN: ..."; it is "ALL RUN" otherwise.
@@ -45,7 +45,7 @@ done
 # ---- Debian packages: only what is missing ----
 missing() {
   local p
-  for p in gcc:gcc g++:g++ make:make ss:iproute2 unshare:util-linux nsenter:util-linux flock:util-linux sipp:sip-tester; do
+  for p in gcc:gcc g++:g++ make:make ss:iproute2 unshare:util-linux nsenter:util-linux flock:util-linux sipp:sip-tester strace:strace; do
     command -v "${p%%:*}" >/dev/null || echo "${p#*:}"
   done | sort -u
   ls /usr/share/keyrings/debian-archive-keyring.* >/dev/null 2>&1 || echo debian-archive-keyring
@@ -71,7 +71,10 @@ asterisk() { # never fails: a suite that cannot be had is for "not run"
 }
 no_e2e=
 step "Asterisk 16 and 22" asterisk
-for t in sipp ss unshare nsenter; do command -v $t >/dev/null || no_e2e+="${no_e2e:+, }no $t"; done
+# ---- S3 server ----
+s3() { tests/e2e/lab/fetch-s3.sh || no_e2e+="${no_e2e:+, }no S3 server"; }
+step "S3 server" s3
+for t in sipp ss unshare nsenter strace; do command -v $t >/dev/null || no_e2e+="${no_e2e:+, }no $t"; done
 
 # ---- the tests ----
 step "format" cargo fmt --check
@@ -81,9 +84,9 @@ step "clippy, end-to-end tests" cargo clippy --test e2e -- -D warnings
 step "tests" cargo test --no-fail-fast
 step "release build" cargo build --release
 if [ -z "$no_e2e" ]; then
-  step "end-to-end tests with Asterisk" cargo test --release --test e2e -- --test-threads=1
+  step "end-to-end tests with Asterisk and S3" cargo test --release --test e2e -- --test-threads=1
 else
-  skip "end-to-end tests with Asterisk" "$no_e2e"
+  skip "end-to-end tests with Asterisk and S3" "$no_e2e"
 fi
 
 # stable has no sanitizers: -s none. The triple is given because a cargo-fuzz built for musl would

@@ -37,6 +37,7 @@ const PURE: &[&str] = &[
     "record/layout.rs",
     "record/notice.rs",
     "record/recording.rs",
+    "record/schedule.rs",
     "record/sidecar.rs",
     "record/wav.rs",
     "peer/pattern.rs",

@@ -67,7 +67,7 @@ pub struct Call {
     created: Instant,
     past: Milestones,
     ai_open: bool,
-    preroll: VecDeque<(u64, Samples)>,
+    preroll: VecDeque<(u64, Frame)>,
     preroll_digits: Vec<char>,
     preroll_dropped: u64,
     /// The caller's frames so far, and where the AI's audio stands.
@@ -227,6 +227,10 @@ impl Call {
         self.rtcp.start(now);
         if self.record.as_ref().is_some_and(|plan| plan.when == When::Always) {
             self.on_record(RecordCommand::Start);
+            // what was quicker than the source's word
+            for (index, frame) in &self.preroll {
+                self.out.push_back(Output::Tap(caller_tap(*index, frame, None)));
+            }
         }
         self.start_stream(now);
     }
@@ -257,8 +261,8 @@ impl Call {
         self.past.ai_started = Some(now);
         let preroll = std::mem::take(&mut self.preroll);
         self.out.push_back(Output::AiStart { burst: preroll.len() });
-        for (index, samples) in preroll {
-            self.out.push_back(Output::Ai(audio(index, samples)));
+        for (index, frame) in preroll {
+            self.out.push_back(Output::Ai(audio(index, frame.mu_law())));
         }
         for digit in std::mem::take(&mut self.preroll_digits) {
             self.out.push_back(Output::Ai(ToAi::Digit(digit)));
@@ -284,22 +288,21 @@ impl Call {
     }
 
     fn on_caller_frame(&mut self, now: Instant, frame: &Frame) {
-        let (index, samples) = (self.frames, frame.mu_law());
+        let index = self.frames;
         self.frames += 1;
         if self.recording {
             let heard = self.past.answered.filter(|_| frame.kind == Kind::Heard);
             let heard_at = heard.map(|at| now.saturating_duration_since(at));
-            let (law, samples) = (frame.law, frame.samples);
-            self.out.push_back(Output::Tap(Tap::Caller { index, law, samples, heard_at }));
+            self.out.push_back(Output::Tap(caller_tap(index, frame, heard_at)));
         }
         match self.phase {
-            Phase::Talking => self.out.push_back(Output::Ai(audio(index, samples))),
+            Phase::Talking => self.out.push_back(Output::Ai(audio(index, frame.mu_law()))),
             Phase::Connecting => {
                 if self.preroll.len() == MAX_PREROLL {
                     self.preroll.pop_front();
                     self.preroll_dropped += 1;
                 }
-                self.preroll.push_back((index, samples));
+                self.preroll.push_back((index, frame.clone()));
             }
             Phase::Draining { .. } | Phase::Prompting { .. } | Phase::Ended => {}
         }
@@ -543,6 +546,10 @@ impl Call {
         self.phase = Phase::Ended;
         self.out.push_back(Output::Ended(reason));
     }
+}
+
+fn caller_tap(index: u64, frame: &Frame, heard_at: Option<Duration>) -> Tap {
+    Tap::Caller { index, law: frame.law, samples: frame.samples, heard_at }
 }
 
 fn audio(index: u64, samples: Samples) -> ToAi {

@@ -231,7 +231,10 @@ pub struct Part {
 }
 
 /// A filesystem without locks has no second process to be kept away.
-fn lock(file: &File) -> io::Result<()> {
+///
+/// # Errors
+/// `WouldBlock` when another process has it.
+pub fn lock(file: &File) -> io::Result<()> {
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
         _ => Ok(()),

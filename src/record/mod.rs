@@ -11,7 +11,7 @@
 //! [`wav`], [`sidecar`], [`layout`] and [`notice`] are what files hold and are called: all pure.
 //! [`recorder`] is what calls ask; [`writer`] and [`closer`] are the threads, [`health`] how they
 //! are, [`disk`] the files, [`repair`] what a crash has left, [`retention`] the old ones,
-//! [`library`] finds one, [`outbox`] sends them elsewhere.
+//! [`library`] finds one, [`outbox`] sends them elsewhere, by its [`schedule`] (pure).
 
 pub mod align;
 pub mod closer;
@@ -26,6 +26,7 @@ pub mod recorder;
 pub mod recording;
 pub mod repair;
 pub mod retention;
+pub mod schedule;
 pub mod sidecar;
 pub mod upload;
 pub mod wav;

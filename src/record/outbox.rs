@@ -1,38 +1,42 @@
 //! What finished recordings are still to be sent: an entry a recording under `outbox/`, so that
-//! nothing is forgotten over a restart; upload first, then the webhook. Owns files and tasks.
+//! nothing is forgotten over a restart; upload first, then the webhook. Each is sent at least once,
+//! and the store holds it once. Owns files, tasks and a thread.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 
-use crate::record::disk::{Root, with_ending};
+use crate::record::disk::{self, Root, incomplete, with_ending};
 use crate::record::layout::OUTBOX;
+use crate::record::schedule::{Schedule, Target};
 use crate::record::sidecar::{Sidecar, Upload, rfc3339};
 use crate::record::upload::{UploadError, Uploader};
 use crate::record::webhook::{Webhook, WebhookError};
 use crate::record::{library, retention};
 use crate::telemetry::COUNTERS;
 
-/// Recordings that are sent at the same time.
-const AT_ONCE: usize = 4;
-/// Waits between tries: doubled from the first to the last.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LAST_WAIT: Duration = Duration::from_secs(300);
 /// A webhook that is refused for so long is given up; an upload never is.
 const WEBHOOK_LIMIT: Duration = Duration::from_secs(3 * 86_400);
 /// Several recordings that finish together are looked for once.
 const GATHER: Duration = Duration::from_millis(200);
 /// Interval of looking without news.
 const LOOK: Duration = Duration::from_secs(60);
+/// Tries of a webhook that this process has made itself before it gives one up: a clock that was
+/// wrong is no reason.
+const WEBHOOK_TRIES: u32 = 10;
+/// Interval of looking whether another process has ended.
+const OTHER: Duration = Duration::from_secs(2);
 
 /// One file under `outbox/`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -47,6 +51,12 @@ pub struct Entry {
     /// Where the audio is, once it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uploaded: Option<String>,
+    /// `uploaded` is in the files, too.
+    #[serde(skip)]
+    noted: bool,
+    /// The webhook was taken, or is given up.
+    #[serde(skip)]
+    told: bool,
 }
 
 fn entry_path(id: &str) -> PathBuf {
@@ -78,10 +88,17 @@ pub fn ids(root: &Root) -> Vec<String> {
 }
 
 /// # Errors
-/// The kernel's, or the JSON reader's.
+/// The kernel's; `InvalidData` when it is none of ours.
 pub fn load(root: &Root, id: &str) -> io::Result<Entry> {
-    let text = std::fs::read(root.path().join(entry_path(id)))?;
-    serde_json::from_slice(&text).map_err(io::Error::other)
+    let file = entry_path(id);
+    let bad = |why: &dyn std::fmt::Display| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", file.display()))
+    };
+    let text = std::fs::read(root.path().join(&file))?;
+    let entry: Entry = serde_json::from_slice(&text).map_err(|e| bad(&e))?;
+    // it is ours, but may have been edited
+    let inside = entry.path.components().all(|part| matches!(part, Component::Normal(_)));
+    if inside { Ok(entry) } else { Err(bad(&"its path leads out of the directory")) }
 }
 
 fn unix() -> Duration {
@@ -98,6 +115,28 @@ enum SendError {
     Disk(#[from] io::Error),
 }
 
+impl SendError {
+    /// Who does not answer, or not as wanted; `None`: the recording itself is in the way.
+    fn at(&self) -> Option<Target> {
+        match self {
+            SendError::Upload(UploadError::Store(_)) => Some(Target::Store),
+            SendError::Webhook(_) => Some(Target::Webhook),
+            SendError::Upload(_) | SendError::Disk(_) => None,
+        }
+    }
+}
+
+/// What came of one try.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    /// Somebody answered there.
+    answered: bool,
+    /// Where it goes next.
+    next: Option<Target>,
+}
+
+const DONE: Sent = Sent { answered: false, next: None };
+
 /// Sends what waits in the outbox.
 pub struct Outbox {
     pub root: Root,
@@ -109,158 +148,279 @@ pub struct Outbox {
     pub news: Arc<Notify>,
 }
 
-/// When an entry is tried again.
-#[derive(Debug, Clone, Copy)]
-struct Try {
-    failures: u32,
-    at: Instant,
-}
+/// A task's recording, its entry as it is then, and the result.
+type Tried = (String, Target, Option<Entry>, Result<Sent, SendError>);
 
 impl Outbox {
+    /// Sends from a thread of its own until the handle is dropped: a disk that hangs, and hashes,
+    /// hold up nobody else's packets there.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(self) -> io::Result<oneshot::Sender<()>> {
+        let (handle, dropped) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let run = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = self.run() => {}
+                    _ = dropped => {}
+                }
+            });
+            // a file that is being read on a disk that hangs is not waited for
+            runtime.shutdown_background();
+        };
+        thread::Builder::new().name("outbox".to_owned()).spawn(run)?;
+        Ok(handle)
+    }
+
     /// For ever.
-    pub async fn run(self) {
+    async fn run(self) {
+        let _lock = self.lock().await;
         let this = Arc::new(self);
-        let mut waiting: HashMap<String, Try> = HashMap::new();
-        let mut running = BTreeSet::new();
-        let mut tasks = JoinSet::new();
-        this.look(&mut waiting).await;
+        let mut schedule = Schedule::new(this.first());
+        let mut tasks: JoinSet<Tried> = JoinSet::new();
+        let mut names = HashMap::new();
+        let mut next_look = Instant::now();
         loop {
             let now = Instant::now();
-            let due = waiting.iter().filter(|(id, t)| t.at <= now && !running.contains(*id));
-            let room = AT_ONCE.saturating_sub(running.len());
-            let due: Vec<String> = due.map(|(id, _)| id.clone()).take(room).collect();
-            for id in due {
-                running.insert(id.clone());
-                let this = this.clone();
-                tasks.spawn(async move {
-                    let result = this.send(&id).await;
-                    (id, result)
-                });
+            if next_look <= now {
+                ids(&this.root).into_iter().for_each(|id| schedule.add(id, now));
+                next_look = now + LOOK;
             }
-            COUNTERS.outbox_waiting.store(waiting.len() as u64, Ordering::Relaxed);
-            let next = waiting.iter().filter(|(id, _)| !running.contains(*id)).map(|(_, t)| t.at);
-            let next = next.min().filter(|_| running.len() < AT_ONCE);
-            let next = next.map_or(now + LOOK, |at| at.min(now + LOOK));
+            while let Some((id, target, mut entry, failures)) = schedule.start(now) {
+                let (this, name) = (this.clone(), id.clone());
+                let task = tasks.spawn(async move {
+                    let result = this.send(&id, target, &mut entry, failures).await;
+                    (id, target, entry, result)
+                });
+                names.insert(task.id(), name);
+            }
+            COUNTERS.outbox_waiting.store(schedule.len() as u64, Ordering::Relaxed);
+            let next = schedule.next(now).map_or(next_look, |at| at.min(next_look));
             tokio::select! {
                 () = this.news.notified() => {
                     sleep(GATHER).await;
-                    this.look(&mut waiting).await;
+                    next_look = Instant::now();
                 }
-                Some(done) = tasks.join_next() => {
-                    // a panic is told by its hook; its entry is found again at the next start
-                    let Ok((id, result)) = done else { continue };
-                    running.remove(&id);
-                    this.note(&mut waiting, &id, result);
-                }
-                () = sleep_until(next.into()) => {
-                    if waiting.is_empty() {
-                        this.look(&mut waiting).await;
+                Some(done) = tasks.join_next_with_id() => match done {
+                    Ok((task, tried)) => {
+                        names.remove(&task);
+                        note(&mut schedule, tried);
                     }
-                }
+                    // a panic is told by its hook
+                    Err(fault) => if let Some(id) = names.remove(&fault.id()) {
+                        COUNTERS.outbox_errors.fetch_add(1, Ordering::Relaxed);
+                        schedule.failed(&id, None, Instant::now());
+                    }
+                },
+                () = sleep_until(next.into()) => {}
             }
         }
     }
 
-    /// Takes over what is in the folder and not known yet.
-    async fn look(self: &Arc<Self>, waiting: &mut HashMap<String, Try>) {
-        let this = self.clone();
-        let found = spawn_blocking(move || ids(&this.root)).await.unwrap_or_default();
-        for id in found {
-            waiting.entry(id).or_insert(Try { failures: 0, at: Instant::now() });
+    /// One process sends at a time: a second one waits until the first, which may be waiting for
+    /// its last calls, has ended.
+    async fn lock(&self) -> Option<File> {
+        let file = Path::new(OUTBOX).join(".lock");
+        let mut told = false;
+        loop {
+            let opened = self.root.create(&file).or_else(|_| self.root.open(&file));
+            match opened.and_then(|file| disk::lock(&file).map(|()| file)) {
+                Ok(file) => return Some(file),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return None,
+                Err(_) if !told => {
+                    told = true;
+                    let directory = self.root.path().display();
+                    info!(%directory, "another process still sends recordings from there");
+                }
+                Err(_) => {}
+            }
+            sleep(OTHER).await;
         }
     }
 
-    fn note(&self, waiting: &mut HashMap<String, Try>, id: &str, result: Result<(), SendError>) {
-        let Err(error) = result else {
-            waiting.remove(id);
-            return;
-        };
-        COUNTERS.outbox_errors.fetch_add(1, Ordering::Relaxed);
-        let Some(entry) = waiting.get_mut(id) else { return };
-        entry.failures += 1;
-        let doubled = FIRST_WAIT * 2u32.saturating_pow((entry.failures - 1).min(16));
-        // spread out, so that a store that returns is not met by all at once
-        let spread = id.bytes().fold(0u64, |sum, b| sum.wrapping_mul(31) + u64::from(b)) % 1000;
-        let wait = doubled.min(LAST_WAIT) + Duration::from_millis(spread);
-        entry.at = Instant::now() + wait;
-        // the first, and then ever more seldom
-        if entry.failures.is_power_of_two() {
-            let (failures, wait_s) = (entry.failures, wait.as_secs());
-            warn!(recording = id, %error, failures, wait_s, "cannot be sent yet, tried again");
-        }
-    }
-
-    /// All that is to be done for one entry, from where it stands.
-    async fn send(&self, id: &str) -> Result<(), SendError> {
-        let mut entry = match load(&self.root, id) {
-            Ok(entry) => entry,
+    /// Sends one to one target, from where it stands.
+    async fn send(
+        &self,
+        id: &str,
+        target: Target,
+        kept: &mut Option<Entry>,
+        failures: u32,
+    ) -> Result<Sent, SendError> {
+        let loaded = kept.take().map_or_else(|| load(&self.root, id), Ok);
+        let entry = match loaded {
+            Ok(entry) => kept.insert(entry),
             // somebody else was quicker
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(DONE),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return self.restore(id, &error);
+            }
             Err(error) => return Err(error.into()),
         };
         let mut sidecar = match library::read(&self.root, &entry.path) {
             Ok(sidecar) => sidecar,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return self.give_up(id, &entry);
+                return self.give_up(id, entry);
             }
             Err(error) => return Err(error.into()),
         };
+        match target {
+            Target::Store => self.upload(id, entry, &mut sidecar).await,
+            Target::Webhook => {
+                let answered = self.tell(id, entry, &sidecar, failures).await?;
+                self.finish(id, entry)?;
+                Ok(Sent { answered, next: None })
+            }
+        }
+    }
+
+    async fn upload(
+        &self,
+        id: &str,
+        entry: &mut Entry,
+        sidecar: &mut Sidecar,
+    ) -> Result<Sent, SendError> {
+        let mut answered = false;
         if let Some(uploader) = self.uploader.as_ref().filter(|_| entry.uploaded.is_none()) {
-            let url = uploader.audio(&self.root, id, &mut entry, &sidecar).await?;
+            let url = match uploader.audio(&self.root, id, entry, sidecar).await {
+                Err(UploadError::Disk(error)) if error.kind() == io::ErrorKind::NotFound => {
+                    // it is moved before its sidecar
+                    return self.give_up(id, entry);
+                }
+                other => other?,
+            };
             sidecar.upload = Some(Upload { url: url.clone(), at: rfc3339(unix()) });
-            let json = with_ending(&entry.path, "json");
-            self.root.replace(&json, &sidecar.text(), true)?;
             uploader.sidecar(&entry.path, sidecar.text()).await?;
             (entry.uploaded, entry.multipart) = (Some(url.clone()), None);
-            save(&self.root, id, &entry, true)?;
+            answered = true;
             COUNTERS.uploads.fetch_add(1, Ordering::Relaxed);
             info!(recording = id, url, "recording uploaded");
         }
-        if let Some(webhook) = &self.webhook {
-            self.tell(webhook, id, &entry, &sidecar).await?;
+        let noted = self.note_upload(id, entry, sidecar);
+        if self.webhook.is_some() {
+            return Ok(Sent { answered, next: Some(Target::Webhook) });
         }
+        // a full disk is no reason to keep what is to be deleted
+        if !self.delete_after {
+            noted?;
+        }
+        self.finish(id, entry)?;
+        Ok(Sent { answered, next: None })
+    }
+
+    fn note_upload(&self, id: &str, entry: &mut Entry, sidecar: &mut Sidecar) -> io::Result<()> {
+        let Some(url) = entry.uploaded.clone().filter(|_| !entry.noted) else { return Ok(()) };
+        sidecar.upload.get_or_insert_with(|| Upload { url, at: rfc3339(unix()) });
+        let json = with_ending(&entry.path, "json");
+        self.root.replace(&json, &sidecar.text(), true)?;
+        save(&self.root, id, entry, true)?;
+        entry.noted = true;
+        Ok(())
+    }
+
+    fn finish(&self, id: &str, entry: &Entry) -> io::Result<()> {
         if self.delete_after && entry.uploaded.is_some() {
             retention::delete(&self.root, &entry.path)?;
         }
-        Ok(self.root.remove(&entry_path(id))?)
+        self.root.remove(&entry_path(id))
     }
 
+    /// True when the server took it, now.
     async fn tell(
         &self,
-        webhook: &Webhook,
         id: &str,
-        entry: &Entry,
+        entry: &mut Entry,
         sidecar: &Sidecar,
-    ) -> Result<(), SendError> {
+        failures: u32,
+    ) -> Result<bool, SendError> {
+        let Some(webhook) = self.webhook.as_ref().filter(|_| !entry.told) else {
+            return Ok(false);
+        };
         let file = self.root.path().join(with_ending(&entry.path, "wav"));
         let here = format!("file://{}", file.display());
         let location = entry.uploaded.as_ref().unwrap_or(&here);
+        let old = entry.since.saturating_add(WEBHOOK_LIMIT.as_secs()) < unix().as_secs();
         match webhook.tell(sidecar, location, unix()).await {
             Ok(()) => {
                 COUNTERS.webhooks.fetch_add(1, Ordering::Relaxed);
-                Ok(())
             }
-            Err(why @ WebhookError::Gone) => {
-                warn!(recording = id, %why, "webhook");
-                Ok(())
-            }
-            Err(why) if unix().as_secs() > entry.since + WEBHOOK_LIMIT.as_secs() => {
+            Err(why @ WebhookError::Gone) => warn!(recording = id, %why, "webhook"),
+            Err(why) if old && failures >= WEBHOOK_TRIES => {
                 error!(recording = id, %why, "the webhook is given up after three days");
-                Ok(())
+                entry.told = true;
+                return Ok(false);
             }
-            Err(why) => Err(why.into()),
+            Err(why) => return Err(why.into()),
         }
+        entry.told = true;
+        Ok(true)
     }
 
     /// The recording is not there: not moved to its place yet, or deleted by somebody.
-    fn give_up(&self, id: &str, entry: &Entry) -> Result<(), SendError> {
-        if unix().as_secs() < entry.since + LOOK.as_secs() {
+    fn give_up(&self, id: &str, entry: &Entry) -> Result<Sent, SendError> {
+        let on_its_way = ["wav", "json"].iter().any(|e| self.root.exists(&incomplete(id, e)));
+        // the latest word of whoever moves it
+        let moved = load(&self.root, id).is_ok_and(|now| now.path != entry.path);
+        let there = self.root.exists(&with_ending(&entry.path, "json"))
+            && self.root.exists(&with_ending(&entry.path, "wav"));
+        if on_its_way || moved || there {
             return Err(io::Error::other("the recording is not in its place yet").into());
         }
         if entry.uploaded.is_none() {
             let file = entry.path.display();
             error!(recording = id, %file, "it was deleted before it was sent");
         }
-        Ok(self.root.remove(&entry_path(id))?)
+        self.root.remove(&entry_path(id))?;
+        Ok(DONE)
+    }
+
+    /// An entry that cannot be read, as after a power cut, is written anew from its recording.
+    fn restore(&self, id: &str, why: &io::Error) -> Result<Sent, SendError> {
+        let mut found = None;
+        library::walk(&self.root, &mut |path, _| {
+            let named = path.file_name().is_some_and(|n| n.to_string_lossy().contains(id));
+            if named && library::read(&self.root, path).is_ok_and(|sidecar| sidecar.id == id) {
+                found = Some(path.to_owned());
+            }
+        })?;
+        let Some(path) = found else {
+            error!(recording = id, %why, "there is no such recording: its entry is deleted");
+            self.root.remove(&entry_path(id))?;
+            return Ok(DONE);
+        };
+        warn!(recording = id, %why, "written anew");
+        put(&self.root, id, &path, true)?;
+        Ok(Sent { answered: false, next: Some(self.first()) })
+    }
+
+    fn first(&self) -> Target {
+        if self.uploader.is_some() { Target::Store } else { Target::Webhook }
+    }
+}
+
+/// Takes the result of a try, and tells what is wrong: the first time, and then ever more seldom.
+fn note(schedule: &mut Schedule, (id, target, entry, result): Tried) {
+    let now = Instant::now();
+    let error = match result {
+        Ok(sent) => {
+            if sent.answered && schedule.answers(target) {
+                info!(to = ?target, waiting = schedule.len(), "recordings are sent again");
+            }
+            return schedule.sent(&id, entry, sent.next, now);
+        }
+        Err(error) => error,
+    };
+    COUNTERS.outbox_errors.fetch_add(1, Ordering::Relaxed);
+    // read again, unless this knows more than its file
+    let entry = entry.filter(|e| e.told || e.uploaded.is_some() || e.multipart.is_some());
+    let own = schedule.failed(&id, entry, now);
+    let failed = match error.at() {
+        Some(target) => schedule.close(target, now),
+        None => Some(own),
+    };
+    if let Some(failed) = failed.filter(|f| f.failures.is_power_of_two()) {
+        let (failures, wait_s, waiting) = (failed.failures, failed.wait.as_secs(), schedule.len());
+        warn!(recording = id, %error, failures, wait_s, waiting, "cannot be sent, tried again");
     }
 }

@@ -1,17 +1,17 @@
 //! Copies finished recordings to an S3-compatible store or another folder, and makes sure that what
 //! arrived is what was recorded. Owns I/O.
 //!
-//! Each request carries a SHA-256 that the store checks. Then its ETag is compared, which is the
-//! MD5 of the object (of its parts' MD5s after a multipart upload); where a store has other ETags,
-//! the object is read back and hashed.
+//! A file that is not what its sidecar says is not sent. Each request carries a SHA-256 that the
+//! store checks. Then its ETag is compared, which is the MD5 of the object (of its parts' MD5s
+//! after a multipart upload); where a store has other ETags, the object is read back and hashed.
 
+use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use md5::Md5;
 use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
 use object_store::client::{HttpClient, HttpConnector};
@@ -25,10 +25,11 @@ use object_store::{
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
+use tracing::warn;
 
 use crate::record::disk::{Root, with_ending};
 use crate::record::outbox::{self, Entry};
-use crate::record::sidecar::Sidecar;
+use crate::record::sidecar::{Audio, Sidecar};
 use crate::record::webhook::chain;
 
 /// Larger files go in parts of this size; S3 wants at least 5 MiB.
@@ -38,6 +39,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const READ_LIMIT: Duration = Duration::from_secs(20);
 /// One request with its body.
 const LIMIT: Duration = Duration::from_secs(120);
+/// Of a store's error text, which may be a page.
+const MAX_ERROR: usize = 300;
 
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
@@ -55,8 +58,30 @@ pub enum UploadError {
 
 impl From<object_store::Error> for UploadError {
     fn from(error: object_store::Error) -> Self {
-        UploadError::Store(chain(&error))
+        UploadError::Store(readable(&chain(&error)))
     }
+}
+
+/// One line: the request, and of the XML that a store answers with its code and message.
+fn readable(text: &str) -> String {
+    let text = text.split_once("Error performing ").map_or(text, |(_, rest)| rest);
+    let (request, why) = match (text.split_once(" in "), text.split_once(" - ")) {
+        (Some((request, _)), Some((_, why))) => (format!("{request}: "), why),
+        _ => (String::new(), text),
+    };
+    let why = why.trim_start_matches("Server returned non-2xx status code: ");
+    let field = |name: &str| {
+        let (_, rest) = why.split_once(&format!("<{name}>"))?;
+        rest.split_once(&format!("</{name}>")).map(|(value, _)| value)
+    };
+    let why = match (why.split_once('<'), field("Code"), field("Message")) {
+        (Some((status, _)), Some(code), None) => format!("{status}{code}"),
+        (Some((status, _)), Some(code), Some(message)) => format!("{status}{code}, {message}"),
+        _ => why.to_owned(),
+    };
+    let words: Vec<&str> = why.split_whitespace().collect();
+    let why: String = words.join(" ").chars().take(MAX_ERROR).collect();
+    format!("{request}{why}")
 }
 
 /// Where to.
@@ -125,6 +150,10 @@ impl Uploader {
         };
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
         let store = s3(settings, bucket)?;
+        if Key::from(prefix).as_ref() != prefix {
+            let why = "the prefix has an empty folder, or a letter that stores do not take";
+            return Err(setup(format!("\"{url}\": {why}")));
+        }
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         Ok(Uploader { store: Store::S3(Box::new(store)), prefix, url })
     }
@@ -146,46 +175,66 @@ impl Uploader {
         sidecar: &Sidecar,
     ) -> Result<String, UploadError> {
         let key = self.key(&entry.path, "wav");
-        let (of, path) = (root.clone(), with_ending(&entry.path, "wav"));
-        let file = spawn_blocking(move || of.open(&path)).await.map_err(setup)??;
-        let mut file = Reading { file: Arc::new(file), sha256: Sha256::new(), md5s: Vec::new() };
-        let length = sidecar.audio.bytes;
-        let parts = length.div_ceil(PART).max(1);
-        match (&self.store, parts) {
-            (store, 1) => {
-                let piece = file.piece(0, length).await?;
-                file.check(&sidecar.audio.sha256)?;
-                store.all().put_opts(&key, piece.into(), self.options("audio/wav")).await?;
+        let file = Local::open(root, with_ending(&entry.path, "wav"), &sidecar.audio).await?;
+        match &self.store {
+            store if file.parts() == 1 => {
+                let payload = file.part(0).await?.into();
+                store.all().put_opts(&key, payload, self.options("audio/wav")).await?;
+                self.verify(&key, &file).await?;
             }
-            (Store::Folder(folder), _) => {
+            Store::Folder(folder) => {
                 let mut upload = folder.put_multipart(&key).await?;
-                for n in 0..parts {
-                    upload.put_part(file.part(n, length).await?.into()).await?;
+                for n in 0..file.parts() {
+                    upload.put_part(file.part(n).await?.into()).await?;
                 }
-                file.check(&sidecar.audio.sha256)?;
                 upload.complete().await?;
+                self.verify(&key, &file).await?;
             }
-            (Store::S3(s3), _) => {
-                if let Some(old) = entry.multipart.take() {
-                    // it may have been finished, or be gone
-                    let _ = s3.abort_multipart(&key, &old).await;
-                }
-                let attributes = self.options("audio/wav").attributes;
-                let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
-                let upload = s3.create_multipart_opts(&key, options).await?;
-                entry.multipart = Some(upload.clone());
-                outbox::save(root, id, entry, true)?;
-                let mut done = Vec::new();
-                for n in 0..parts {
-                    let part = file.part(n, length).await?;
-                    done.push(s3.put_part(&key, &upload, n as usize, part.into()).await?);
-                }
-                file.check(&sidecar.audio.sha256)?;
-                s3.complete_multipart(&key, &upload, done).await?;
+            Store::S3(s3) => self.in_parts(s3, &key, &file, root, id, entry).await?,
+        }
+        Ok(format!("{}/{}", self.url, with_ending(&entry.path, "wav").to_string_lossy()))
+    }
+
+    async fn in_parts(
+        &self,
+        s3: &AmazonS3,
+        key: &Key,
+        file: &Local,
+        root: &Root,
+        id: &str,
+        entry: &mut Entry,
+    ) -> Result<(), UploadError> {
+        if let Some(old) = entry.multipart.clone() {
+            // it may be there, and only the answer was lost
+            if self.verify(key, file).await.is_ok() {
+                return Ok(());
+            }
+            // gone is as good; one that was only not reached is not to be forgotten
+            match s3.abort_multipart(key, &old).await {
+                Err(error) if !refuses(&error) => return Err(error.into()),
+                _ => {}
             }
         }
-        self.verify(&key, length, &sidecar.audio.sha256, &file.e_tag()).await?;
-        Ok(format!("{}/{}", self.url, with_ending(&entry.path, "wav").to_string_lossy()))
+        let attributes = self.options("audio/wav").attributes;
+        let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
+        let upload = s3.create_multipart_opts(key, options).await?;
+        entry.multipart = Some(upload.clone());
+        if let Err(error) = outbox::save(root, id, entry, true) {
+            // a full disk is no reason to send nothing
+            warn!(recording = id, %error, "the outbox cannot be written to");
+        }
+        let mut done = Vec::new();
+        for n in 0..file.parts() {
+            let part = file.part(n).await?;
+            done.push(s3.put_part(key, &upload, n as usize, part.into()).await?);
+        }
+        match s3.complete_multipart(key, &upload, done).await {
+            Ok(_) => self.verify(key, file).await,
+            Err(error) => {
+                let error = error.into();
+                self.verify(key, file).await.map_err(|_| error)
+            }
+        }
     }
 
     /// Uploads a recording's sidecar.
@@ -207,29 +256,34 @@ impl Uploader {
         PutOptions { attributes, ..PutOptions::default() }
     }
 
-    async fn verify(
-        &self,
-        key: &Key,
-        length: u64,
-        sha256: &str,
-        e_tag: &str,
-    ) -> Result<(), UploadError> {
-        let found = self.store.all().head(key).await?;
-        if found.size != length {
+    /// Whether the store holds what the file holds.
+    async fn verify(&self, key: &Key, file: &Local) -> Result<(), UploadError> {
+        let store = self.store.all();
+        let found = store.head(key).await?;
+        if found.size != file.length {
             return Err(UploadError::Damaged("its length differs"));
         }
-        if found.e_tag.is_some_and(|tag| tag.trim_matches('"').eq_ignore_ascii_case(e_tag)) {
+        if found.e_tag.is_some_and(|tag| tag.trim_matches('"').eq_ignore_ascii_case(&file.e_tag)) {
             return Ok(());
         }
-        let mut stream = self.store.all().get(key).await?.into_stream();
         let mut hash = Sha256::new();
-        while let Some(piece) = stream.next().await {
-            hash.update(&piece?);
+        for n in 0..file.parts() {
+            hash.update(&store.get_range(key, file.range(n)).await?);
         }
-        match hex(&hash.finalize()) == sha256 {
+        match hex(&hash.finalize()) == file.sha256 {
             true => Ok(()),
             false => Err(UploadError::Damaged("its SHA-256 differs")),
         }
+    }
+}
+
+/// Whether a store has answered that it will not, ever.
+fn refuses(error: &object_store::Error) -> bool {
+    use object_store::Error::{Generic, NotFound, PermissionDenied, Unauthenticated};
+    match error {
+        NotFound { .. } | PermissionDenied { .. } | Unauthenticated { .. } => true,
+        Generic { .. } => chain(error).contains("status code: 4"),
+        _ => false,
     }
 }
 
@@ -253,7 +307,6 @@ fn s3(settings: &UploadSettings, bucket: &str) -> Result<AmazonS3, UploadError> 
     let mut builder = base
         .with_http_connector(Ours(client.build().map_err(setup)?))
         .with_bucket_name(bucket)
-        .with_region(settings.region.clone().unwrap_or_else(|| "us-east-1".to_owned()))
         .with_checksum_algorithm(Checksum::SHA256)
         // the outbox tries again, and for longer
         .with_retry(RetryConfig {
@@ -261,6 +314,9 @@ fn s3(settings: &UploadSettings, bucket: &str) -> Result<AmazonS3, UploadError> 
             max_retries: 2,
             retry_timeout: Duration::from_secs(20),
         });
+    if let Some(region) = &settings.region {
+        builder = builder.with_region(region);
+    }
     if let Some(endpoint) = &settings.endpoint {
         builder = builder.with_endpoint(endpoint).with_virtual_hosted_style_request(false);
         builder = builder.with_allow_http(endpoint.starts_with("http://"));
@@ -274,46 +330,104 @@ fn s3(settings: &UploadSettings, bucket: &str) -> Result<AmazonS3, UploadError> 
     builder.build().map_err(setup)
 }
 
-/// A file that is read in order and hashed on the way.
-struct Reading {
-    file: Arc<std::fs::File>,
-    sha256: Sha256,
-    md5s: Vec<[u8; 16]>,
+/// A recording's file, which is what its sidecar says.
+#[derive(Clone)]
+struct Local {
+    file: Arc<File>,
+    length: u64,
+    sha256: String,
+    /// As S3 makes it: the MD5, or that of the parts' MD5s and their number.
+    e_tag: String,
 }
 
-impl Reading {
-    async fn part(&mut self, n: u64, length: u64) -> Result<Bytes, UploadError> {
-        self.piece(n * PART, PART.min(length - n * PART)).await
-    }
-
-    async fn piece(&mut self, at: u64, length: u64) -> Result<Bytes, UploadError> {
-        let file = self.file.clone();
+impl Local {
+    async fn open(root: &Root, path: PathBuf, audio: &Audio) -> Result<Local, UploadError> {
+        let (root, length, sha256) = (root.clone(), audio.bytes, audio.sha256.clone());
         let read = move || {
-            let mut piece = vec![0; length as usize];
-            file.read_exact_at(&mut piece, at).map(|()| piece)
+            let file = root.open(&path)?;
+            if file.metadata()?.len() != length {
+                return Err(UploadError::Changed);
+            }
+            let mut local = Local { file: Arc::new(file), length, sha256, e_tag: String::new() };
+            let (mut hash, mut md5s) = (Sha256::new(), Vec::new());
+            for n in 0..local.parts() {
+                let part = local.read(n)?;
+                hash.update(&part);
+                md5s.push(<[u8; 16]>::from(Md5::digest(&part)));
+            }
+            local.e_tag = match &md5s[..] {
+                [one] => hex(one),
+                many => format!("{}-{}", hex(&Md5::digest(many.concat())), many.len()),
+            };
+            match hex(&hash.finalize()) == local.sha256 {
+                true => Ok(local),
+                false => Err(UploadError::Changed),
+            }
         };
-        let piece = spawn_blocking(read).await.map_err(setup)??;
-        self.sha256.update(&piece);
-        self.md5s.push(Md5::digest(&piece).into());
-        Ok(piece.into())
+        spawn_blocking(read).await.map_err(setup)?
     }
 
-    fn check(&self, sha256: &str) -> Result<(), UploadError> {
-        match hex(&self.sha256.clone().finalize()) == sha256 {
-            true => Ok(()),
-            false => Err(UploadError::Changed),
-        }
+    fn parts(&self) -> u64 {
+        self.length.div_ceil(PART).max(1)
     }
 
-    /// As S3 makes it: the MD5, or that of the parts' MD5s and their number.
-    fn e_tag(&self) -> String {
-        match &self.md5s[..] {
-            [one] => hex(one),
-            many => format!("{}-{}", hex(&Md5::digest(many.concat())), many.len()),
-        }
+    fn range(&self, n: u64) -> std::ops::Range<u64> {
+        n * PART..((n + 1) * PART).min(self.length)
+    }
+
+    fn read(&self, n: u64) -> std::io::Result<Vec<u8>> {
+        let range = self.range(n);
+        let mut part = vec![0; (range.end - range.start) as usize];
+        self.file.read_exact_at(&mut part, range.start).map(|()| part)
+    }
+
+    async fn part(&self, n: u64) -> Result<Bytes, UploadError> {
+        let local = self.clone();
+        Ok(spawn_blocking(move || local.read(n)).await.map_err(setup)??.into())
     }
 }
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_one_line() {
+        let put = "Error performing PUT http://m:9000/rec/a.wav in 4.04ms, after 2 retries, \
+                   max_retries: 2, retry_timeout: 20s  - ";
+        let xml = "<?xml version=\"1.0\"?>\n<Error>\n<Code>SlowDown</Code><Message>Please reduce\n\
+                   your rate.</Message><StringToSign>AWS4</StringToSign></Error>";
+        let table = [
+            (
+                format!("Generic S3 error: {put}HTTP error: error sending request: refused"),
+                "PUT http://m:9000/rec/a.wav: HTTP error: error sending request: refused",
+            ),
+            (
+                format!("No privileges: {put}Server returned non-2xx status code: 503 Busy: {xml}"),
+                "PUT http://m:9000/rec/a.wav: 503 Busy: SlowDown, Please reduce your rate.",
+            ),
+            ("something\n else".to_owned(), "something else"),
+        ];
+        for (text, wanted) in table {
+            assert_eq!(readable(&text), wanted);
+        }
+        assert!(readable(&"long ".repeat(1000)).len() <= MAX_ERROR);
+    }
+
+    #[test]
+    fn places_to_upload_to() {
+        let new = |url: &str| {
+            Uploader::new(&UploadSettings { url: url.to_owned(), ..UploadSettings::default() })
+        };
+        for good in ["s3://rec", "s3://rec/", "s3://rec/calls/2026"] {
+            assert!(new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "s3://", "http://x/", "file://x", "s3://rec/a//b", "s3://rec/a#b"] {
+            assert!(new(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -53,6 +53,10 @@ pub struct Plan {
     pub drop_after: Option<usize>,
     /// The call's number in the audio that is said; taken from what is heard when `None`.
     pub call: Option<u32>,
+    /// Not all at once, but so many frames ahead of what is heard.
+    pub ahead: Option<u32>,
+    /// Send a mark behind each message of audio, named by the frames said so far.
+    pub marks: bool,
 }
 
 impl Default for Plan {
@@ -64,6 +68,8 @@ impl Default for Plan {
             close_after: None,
             drop_after: None,
             call: Some(1000),
+            ahead: None,
+            marks: false,
         }
     }
 }
@@ -225,21 +231,27 @@ impl Talk {
         let Some(call) = self.call.filter(|_| heard >= self.plan.after_heard) else {
             return Vec::new();
         };
-        let (first, end) = match self.plan.paced {
-            true => (self.said, (self.said + 1).min(self.plan.say)),
+        let end = match (self.plan.paced, self.plan.ahead) {
+            (true, _) => self.said + 1,
+            (false, Some(ahead)) => (heard as u32 + ahead) / 7 * 7,
             // all at once: the bridge paces
-            false => (self.said, self.plan.say),
+            (false, None) => self.plan.say,
         };
+        let (first, end) = (self.said, end.min(self.plan.say));
         self.said = end;
         if self.plan.paced && first < end {
             self.edit(|s| s.said_at.push(Instant::now()));
         }
-        let chunks = (first..end).step_by(7).map(|n| {
-            let frames = (n..(n + 7).min(end)).flat_map(|n| pattern::frame(call, n));
+        let chunks = (first..end).step_by(7).flat_map(|n| {
+            let next = (n + 7).min(end);
+            let frames = (n..next).flat_map(|n| pattern::frame(call, n));
             let payload = BASE64.encode(frames.collect::<Vec<u8>>());
             let media = json!({"event": "media", "streamSid": self.sid,
                 "media": {"payload": payload}});
-            Message::Text(media.to_string().into())
+            let name = next.to_string();
+            let mark = json!({"event": "mark", "streamSid": self.sid, "mark": {"name": name}});
+            let both = [Some(media), self.plan.marks.then_some(mark)];
+            both.into_iter().flatten().map(|value| Message::Text(value.to_string().into()))
         });
         chunks.collect()
     }

@@ -152,8 +152,8 @@ impl Drop for Asterisk {
     }
 }
 
-/// The folder that `lab/fetch.sh` fills.
-fn cache() -> PathBuf {
+/// The folder that `lab/fetch.sh` and `lab/fetch-s3.sh` fill.
+pub fn cache() -> PathBuf {
     if let Some(dir) = std::env::var_os("TRUNKLESS_CACHE") {
         return dir.into();
     }

@@ -51,11 +51,18 @@ impl Bridge {
 
     /// With a configuration file of this text.
     pub fn run(text: &str) -> Bridge {
+        Bridge::run_under(&[], text)
+    }
+
+    /// The same, started by another program that becomes it: `strace -D …`.
+    pub fn run_under(program: &[&str], text: &str) -> Bridge {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (config, log) = (directory.path().join("trunkless.toml"), directory.path().join("log"));
         std::fs::write(&config, text).expect("the configuration can be written");
         let output = File::create(&log).expect("the log can be made");
-        let child = Command::new(env!("CARGO_BIN_EXE_trunkless"))
+        let words = [program, &[env!("CARGO_BIN_EXE_trunkless")]].concat();
+        let child = Command::new(words[0])
+            .args(&words[1..])
             .args(["run", "--config"])
             .arg(&config)
             // the lab's own variables, which are no keys of the program's

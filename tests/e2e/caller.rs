@@ -48,18 +48,36 @@ impl Caller {
         let local: IpAddr = from.parse().expect("an address");
         let mut config = PhoneConfig::new(local, "5551234");
         config.codecs = codecs;
+        Caller::start(config, pbx, extension, call, frames, LEAD).await
+    }
+
+    /// Calls the bridge itself, from the number `call`, and talks from the first packet on.
+    pub async fn dial_direct(from: &str, bridge: SocketAddr, call: u32, frames: u32) -> Caller {
+        let local: IpAddr = from.parse().expect("an address");
+        let config = PhoneConfig::new(local, &call.to_string());
+        Caller::start(config, bridge, "ai", call, frames, 0).await
+    }
+
+    async fn start(
+        mut config: PhoneConfig,
+        target: SocketAddr,
+        extension: &str,
+        call: u32,
+        frames: u32,
+        lead: u64,
+    ) -> Caller {
         let talking = Arc::new(AtomicBool::new(true));
         let (on, mut next) = (talking.clone(), 0);
         config.source = Box::new(move |index| {
-            let speak = index >= LEAD && next < frames && on.load(Ordering::Relaxed);
+            let speak = index >= lead && next < frames && on.load(Ordering::Relaxed);
             speak.then(|| {
                 next += 1;
                 pattern::frame(call, next - 1)
             })
         });
         let phone = Phone::start(config).await.expect("the phone starts");
-        let uri = format!("sip:{extension}@{pbx}");
-        phone.command(PhoneCommand::Dial { uri, target: pbx });
+        let uri = format!("sip:{extension}@{target}");
+        phone.command(PhoneCommand::Dial { uri, target });
         let dialled = Instant::now();
         let (heard, sent, sent_at) = Default::default();
         Caller { phone, talking, heard, sent, sent_at, dialled, answered: None, ended: None }

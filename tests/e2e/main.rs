@@ -13,6 +13,8 @@ mod caller;
 mod dropin;
 mod lifecycle;
 mod load;
+mod recording;
+mod storage;
 mod variants;
 
 use std::time::Duration;

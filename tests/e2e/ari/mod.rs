@@ -17,7 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const CALLER: &str = "127.0.9.1";
 
 /// An instance with the shipped files; ARI is at 127.0.0.1:8088.
-fn start(version: u8, n: u8) -> Asterisk {
+pub fn start(version: u8, n: u8) -> Asterisk {
     start_with(version, n, &[])
 }
 
@@ -28,7 +28,7 @@ fn start_with(version: u8, n: u8, vars: &[(&str, &str)]) -> Asterisk {
 
 /// A configuration whose user and application are those of the shipped files. `keys`: of
 /// `[pbx.main.ari]`; `tables`: whole ones.
-fn config(ai: &str, keys: &str, tables: &str) -> String {
+pub fn config(ai: &str, keys: &str, tables: &str) -> String {
     format!(
         "[ai]\nurl = \"{ai}\"\n{tables}\n[pbx.main]\nmode = \"ari\"\n[pbx.main.ari]\n\
          username = \"trunkless\"\npassword = \"CHANGE-ME\"\n{keys}\n"
@@ -38,7 +38,7 @@ fn config(ai: &str, keys: &str, tables: &str) -> String {
 const OPEN: &str = "ARI events are open";
 
 /// A bridge that takes calls.
-fn bridge(text: &str) -> Bridge {
+pub fn bridge(text: &str) -> Bridge {
     let bridge = Bridge::run(text);
     bridge.wait_for(OPEN, 10 * SECOND);
     bridge
