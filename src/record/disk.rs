@@ -103,11 +103,24 @@ impl Root {
     /// # Errors
     /// The kernel's; then the old one is still there.
     pub fn replace(&self, path: &Path, text: &str, durable: bool) -> io::Result<()> {
+        self.replace_with(path, durable, |file| file.write_all(text.as_bytes()))
+    }
+
+    /// The same, with whatever `fill` writes.
+    ///
+    /// # Errors
+    /// The kernel's; then the old one is still there.
+    pub fn replace_with(
+        &self,
+        path: &Path,
+        durable: bool,
+        fill: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> io::Result<()> {
         let (folder, name) = self.parent(path, true)?;
         let new = format!(".{name}.new");
         let _ = rustix::fs::unlinkat(&folder, &new, AtFlags::empty());
         let result = create(&folder, &new).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
+            fill(&mut file)?;
             if durable {
                 file.sync_all()?;
             }

@@ -6,6 +6,7 @@
 //! after a multipart upload); where a store has other ETags, the object is read back and hashed.
 
 use std::fs::File;
+use std::io::{Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use bytes::Bytes;
 use md5::Md5;
 use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
 use object_store::client::{HttpClient, HttpConnector};
-use object_store::local::LocalFileSystem;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path as Key;
 use object_store::{
@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use crate::record::disk::{Root, with_ending};
+use crate::record::disk::{Root, sha256, with_ending};
 use crate::record::outbox::{self, Entry};
 use crate::record::sidecar::{Audio, Sidecar};
 use crate::record::webhook::chain;
@@ -38,7 +38,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// No byte for so long.
 const READ_LIMIT: Duration = Duration::from_secs(20);
 /// One request with its body.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(600);
 /// Of a store's error text, which may be a page.
 const MAX_ERROR: usize = 300;
 
@@ -101,16 +101,7 @@ pub struct UploadSettings {
 #[derive(Debug)]
 enum Store {
     S3(Box<AmazonS3>),
-    Folder(LocalFileSystem),
-}
-
-impl Store {
-    fn all(&self) -> &dyn ObjectStore {
-        match self {
-            Store::S3(s3) => &**s3,
-            Store::Folder(folder) => folder,
-        }
-    }
+    Folder(Root),
 }
 
 #[derive(Debug)]
@@ -140,9 +131,8 @@ impl Uploader {
     pub fn new(settings: &UploadSettings) -> Result<Uploader, UploadError> {
         let url = settings.url.trim_end_matches('/').to_owned();
         if let Some(folder) = url.strip_prefix("file://").filter(|f| f.starts_with('/')) {
-            std::fs::create_dir_all(folder).map_err(|e| setup(format!("{folder}: {e}")))?;
-            let store = LocalFileSystem::new_with_prefix(folder).map_err(setup)?.with_fsync(true);
-            return Ok(Uploader { store: Store::Folder(store), prefix: String::new(), url });
+            let store = Store::Folder(Root::new(PathBuf::from(folder)));
+            return Ok(Uploader { store, prefix: String::new(), url });
         }
         let Some(place) = url.strip_prefix("s3://").filter(|p| !p.is_empty()) else {
             let why = "write \"s3://bucket/prefix\" or \"file:///folder\"";
@@ -177,64 +167,15 @@ impl Uploader {
         let key = self.key(&entry.path, "wav");
         let file = Local::open(root, with_ending(&entry.path, "wav"), &sidecar.audio).await?;
         match &self.store {
-            store if file.parts() == 1 => {
+            Store::Folder(folder) => copy(folder, &with_ending(&entry.path, "wav"), &file)?,
+            Store::S3(s3) if file.parts() == 1 => {
                 let payload = file.part(0).await?.into();
-                store.all().put_opts(&key, payload, self.options("audio/wav")).await?;
-                self.verify(&key, &file).await?;
+                s3.put_opts(&key, payload, options("audio/wav")).await?;
+                verify(s3, &key, &file).await?;
             }
-            Store::Folder(folder) => {
-                let mut upload = folder.put_multipart(&key).await?;
-                for n in 0..file.parts() {
-                    upload.put_part(file.part(n).await?.into()).await?;
-                }
-                upload.complete().await?;
-                self.verify(&key, &file).await?;
-            }
-            Store::S3(s3) => self.in_parts(s3, &key, &file, root, id, entry).await?,
+            Store::S3(s3) => in_parts(s3, &key, &file, root, id, entry).await?,
         }
         Ok(format!("{}/{}", self.url, with_ending(&entry.path, "wav").to_string_lossy()))
-    }
-
-    async fn in_parts(
-        &self,
-        s3: &AmazonS3,
-        key: &Key,
-        file: &Local,
-        root: &Root,
-        id: &str,
-        entry: &mut Entry,
-    ) -> Result<(), UploadError> {
-        if let Some(old) = entry.multipart.clone() {
-            // it may be there, and only the answer was lost
-            if self.verify(key, file).await.is_ok() {
-                return Ok(());
-            }
-            // gone is as good; one that was only not reached is not to be forgotten
-            match s3.abort_multipart(key, &old).await {
-                Err(error) if !refuses(&error) => return Err(error.into()),
-                _ => {}
-            }
-        }
-        let attributes = self.options("audio/wav").attributes;
-        let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
-        let upload = s3.create_multipart_opts(key, options).await?;
-        entry.multipart = Some(upload.clone());
-        if let Err(error) = outbox::save(root, id, entry, true) {
-            // a full disk is no reason to send nothing
-            warn!(recording = id, %error, "the outbox cannot be written to");
-        }
-        let mut done = Vec::new();
-        for n in 0..file.parts() {
-            let part = file.part(n).await?;
-            done.push(s3.put_part(key, &upload, n as usize, part.into()).await?);
-        }
-        match s3.complete_multipart(key, &upload, done).await {
-            Ok(_) => self.verify(key, file).await,
-            Err(error) => {
-                let error = error.into();
-                self.verify(key, file).await.map_err(|_| error)
-            }
-        }
     }
 
     /// Uploads a recording's sidecar.
@@ -242,38 +183,111 @@ impl Uploader {
     /// # Errors
     /// As for the audio.
     pub async fn sidecar(&self, path: &Path, text: String) -> Result<(), UploadError> {
-        let payload = PutPayload::from(Bytes::from(text));
-        let options = self.options("application/json");
-        self.store.all().put_opts(&self.key(path, "json"), payload, options).await?;
-        Ok(())
-    }
-
-    fn options(&self, kind: &'static str) -> PutOptions {
-        let attributes = match self.store {
-            Store::S3(_) => Attributes::from_iter([(Attribute::ContentType, kind)]),
-            Store::Folder(_) => Attributes::new(),
-        };
-        PutOptions { attributes, ..PutOptions::default() }
-    }
-
-    /// Whether the store holds what the file holds.
-    async fn verify(&self, key: &Key, file: &Local) -> Result<(), UploadError> {
-        let store = self.store.all();
-        let found = store.head(key).await?;
-        if found.size != file.length {
-            return Err(UploadError::Damaged("its length differs"));
+        match &self.store {
+            Store::Folder(folder) => {
+                let path = with_ending(path, "json");
+                is_there(folder)?;
+                folder.replace(&path, &text, true).map_err(|error| elsewhere(&error))
+            }
+            Store::S3(s3) => {
+                let payload = PutPayload::from(Bytes::from(text));
+                s3.put_opts(&self.key(path, "json"), payload, options("application/json")).await?;
+                Ok(())
+            }
         }
-        if found.e_tag.is_some_and(|tag| tag.trim_matches('"').eq_ignore_ascii_case(&file.e_tag)) {
+    }
+}
+
+/// The folder may be a disk that is not mounted: it is not made.
+fn is_there(folder: &Root) -> Result<(), UploadError> {
+    match folder.path().is_dir() {
+        true => Ok(()),
+        false => Err(UploadError::Store(format!("{}: it is not there", folder.path().display()))),
+    }
+}
+
+fn elsewhere(error: &std::io::Error) -> UploadError {
+    UploadError::Store(error.to_string())
+}
+
+/// Copies into another folder, and reads back what it holds then.
+fn copy(folder: &Root, path: &Path, file: &Local) -> Result<(), UploadError> {
+    is_there(folder)?;
+    let mut from = &*file.file;
+    let copied = folder.replace_with(path, true, |to| {
+        from.seek(SeekFrom::Start(0))?;
+        std::io::copy(&mut from, to).map(drop)
+    });
+    copied.map_err(|error| elsewhere(&error))?;
+    let hash = folder.open(path).and_then(sha256).map_err(|error| elsewhere(&error))?;
+    match hash == file.sha256 {
+        true => Ok(()),
+        false => Err(UploadError::Damaged("its SHA-256 differs")),
+    }
+}
+
+fn options(kind: &'static str) -> PutOptions {
+    let attributes = Attributes::from_iter([(Attribute::ContentType, kind)]);
+    PutOptions { attributes, ..PutOptions::default() }
+}
+
+async fn in_parts(
+    s3: &AmazonS3,
+    key: &Key,
+    file: &Local,
+    root: &Root,
+    id: &str,
+    entry: &mut Entry,
+) -> Result<(), UploadError> {
+    if let Some(old) = entry.multipart.clone() {
+        // it may be there, and only the answer was lost
+        if verify(s3, key, file).await.is_ok() {
             return Ok(());
         }
-        let mut hash = Sha256::new();
-        for n in 0..file.parts() {
-            hash.update(&store.get_range(key, file.range(n)).await?);
+        // gone is as good; one that was only not reached is not to be forgotten
+        match s3.abort_multipart(key, &old).await {
+            Err(error) if !refuses(&error) => return Err(error.into()),
+            _ => {}
         }
-        match hex(&hash.finalize()) == file.sha256 {
-            true => Ok(()),
-            false => Err(UploadError::Damaged("its SHA-256 differs")),
+    }
+    let attributes = options("audio/wav").attributes;
+    let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
+    let upload = s3.create_multipart_opts(key, options).await?;
+    entry.multipart = Some(upload.clone());
+    if let Err(error) = outbox::save(root, id, entry, true) {
+        // a full disk is no reason to send nothing
+        warn!(recording = id, %error, "the outbox cannot be written to");
+    }
+    let mut done = Vec::new();
+    for n in 0..file.parts() {
+        let part = file.part(n).await?;
+        done.push(s3.put_part(key, &upload, n as usize, part.into()).await?);
+    }
+    match s3.complete_multipart(key, &upload, done).await {
+        Ok(_) => verify(s3, key, file).await,
+        Err(error) => {
+            let error = error.into();
+            verify(s3, key, file).await.map_err(|_| error)
         }
+    }
+}
+
+/// Whether the store holds what the file holds.
+async fn verify(s3: &AmazonS3, key: &Key, file: &Local) -> Result<(), UploadError> {
+    let found = s3.head(key).await?;
+    if found.size != file.length {
+        return Err(UploadError::Damaged("its length differs"));
+    }
+    if found.e_tag.is_some_and(|tag| tag.trim_matches('"').eq_ignore_ascii_case(&file.e_tag)) {
+        return Ok(());
+    }
+    let mut hash = Sha256::new();
+    for n in 0..file.parts() {
+        hash.update(&s3.get_range(key, file.range(n)).await?);
+    }
+    match hex(&hash.finalize()) == file.sha256 {
+        true => Ok(()),
+        false => Err(UploadError::Damaged("its SHA-256 differs")),
     }
 }
 
