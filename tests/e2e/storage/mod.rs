@@ -159,7 +159,11 @@ fn copied_to_a_folder() {
             folder.display()
         );
         let mut bridge = lab::program(n, &text);
-        until("all are sent", 10 * SECOND, || recordings.waiting() == 0);
+        // a disk that is not mounted: its folder is not made
+        bridge.wait_for("a b/calls: it is not there", 10 * SECOND);
+        assert!(!folder.exists());
+        std::fs::create_dir_all(&folder).unwrap();
+        until("all are sent", 20 * SECOND, || recordings.waiting() == 0);
         bridge.kill();
         recordings.assert_sent(&folder, 3);
         let large = Recordings::new();
@@ -167,6 +171,7 @@ fn copied_to_a_folder() {
         let text =
             text.replace(&format!("{:?}", recordings.path()), &format!("{:?}", large.path()));
         std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::create_dir(&folder).unwrap();
         let _bridge = lab::program(n, &text);
         until("it is sent", 10 * SECOND, || large.waiting() == 0);
         large.assert_sent(&folder, 1);
