@@ -68,7 +68,8 @@ fn walk_folder(
 /// What the kernel or the JSON reader says.
 pub fn read(root: &Root, path: &Path) -> io::Result<Sidecar> {
     let text = std::fs::read(root.path().join(crate::record::disk::with_ending(path, "json")))?;
-    serde_json::from_slice(&text).map_err(io::Error::other)
+    let read = serde_json::from_slice(&text);
+    read.map_err(|e| io::Error::other(format!("{}.json: {e}", path.display())))
 }
 
 /// The recording with an id, or the one at a path, with or without ending.

@@ -323,7 +323,15 @@ impl Outbox {
         if self.delete_after && entry.uploaded.is_some() {
             retention::delete(&self.root, &entry.path)?;
         }
-        self.root.remove(&entry_path(id))
+        self.forget(id)
+    }
+
+    fn forget(&self, id: &str) -> io::Result<()> {
+        match self.root.remove(&entry_path(id)) {
+            // somebody else was quicker
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
     }
 
     /// True when the server took it, now.
@@ -371,7 +379,7 @@ impl Outbox {
             let file = entry.path.display();
             error!(recording = id, %file, "it was deleted before it was sent");
         }
-        self.root.remove(&entry_path(id))?;
+        self.forget(id)?;
         Ok(DONE)
     }
 
@@ -386,7 +394,7 @@ impl Outbox {
         })?;
         let Some(path) = found else {
             error!(recording = id, %why, "there is no such recording: its entry is deleted");
-            self.root.remove(&entry_path(id))?;
+            self.forget(id)?;
             return Ok(DONE);
         };
         warn!(recording = id, %why, "written anew");
@@ -424,3 +432,6 @@ fn note(schedule: &mut Schedule, (id, target, entry, result): Tried) {
         warn!(recording = id, %error, failures, wait_s, waiting, "cannot be sent, tried again");
     }
 }
+
+#[cfg(test)]
+mod tests;
