@@ -231,6 +231,8 @@ impl Call {
             for (index, frame) in &self.preroll {
                 self.out.push_back(Output::Tap(caller_tap(*index, frame, None)));
             }
+            let digits = self.preroll_digits.iter();
+            self.out.extend(digits.map(|digit| Output::Tap(Tap::Digit(*digit))));
         }
         self.start_stream(now);
     }

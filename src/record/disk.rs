@@ -366,8 +366,13 @@ impl Part {
         announce(&place)?;
         self.place = Some(place.clone());
         let (from, to) = (incomplete(&self.id, "wav"), with_ending(&place, "wav"));
-        if self.root.exists(&from) {
-            self.root.rename(&from, &to)?;
+        if self.root.exists(&from)
+            && let Err(error) = self.root.rename(&from, &to)
+        {
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                self.place = None; // somebody was quicker: another name
+            }
+            return Err(error);
         }
         if !self.stands_at(&to)? {
             self.place = None;
