@@ -18,7 +18,7 @@ use crate::record::health::Health;
 use crate::record::layout::Layout;
 use crate::record::queue::{Begin, Job, Queue};
 use crate::record::recording::{BLOCK_FRAMES, Recording};
-use crate::record::sidecar::{self, Alignment, Audio, CallInfo, Sidecar, State};
+use crate::record::sidecar::{CallInfo, Sidecar};
 use crate::record::wav::Encoding;
 use crate::record::writer::Writer;
 
@@ -89,30 +89,10 @@ impl Recorder {
         let id = crate::record::layout::clean(&id);
         self.health.begun(&id);
         let path = self.settings.layout.path(unix, &call.pbx, &id);
-        let sidecar = Sidecar {
-            version: sidecar::VERSION,
-            id,
-            state: State::Recording,
-            call: call.clone(),
-            started_at: sidecar::rfc3339(unix),
-            start_ms: first * 20,
-            duration_ms: 0,
-            end_reason: String::new(),
-            path: path.to_string_lossy().into_owned(),
-            audio: Audio {
-                format: self.settings.encoding.unwrap_or(law.into()).label().to_owned(),
-                channels: vec!["caller".to_owned(), "ai".to_owned()],
-                ..Audio::default()
-            },
-            network: None,
-            alignment: Alignment::default(),
-            pauses: Vec::new(),
-            gaps: Vec::new(),
-            events: Vec::new(),
-            events_dropped: 0,
-            write_errors: 0,
-            upload: None,
-        };
+        let mut sidecar = Sidecar::begun(&id, call.clone(), unix, &path);
+        sidecar.start_ms = first * 20;
+        let encoding = self.settings.encoding.unwrap_or(law.into());
+        encoding.label().clone_into(&mut sidecar.audio.format);
         let begin = Box::new(Begin { sidecar: sidecar.clone(), path, law });
         self.queue.send(Job::Begin { key, begin });
         Recording::new(key, self.queue.clone(), sidecar, law, first)
@@ -147,6 +127,7 @@ mod tests {
     use super::*;
     use crate::record::disk::{incomplete, with_ending};
     use crate::record::recording::{Ending, Tap};
+    use crate::record::sidecar::State;
     use crate::record::{library, wav};
     use crate::testing::recordings;
 

@@ -258,29 +258,10 @@ mod tests {
 
     use super::*;
     use crate::media::frame::SILENCE;
-    use crate::record::sidecar::{Alignment, Audio, CallInfo};
+    use crate::record::sidecar::CallInfo;
 
     fn sidecar() -> Sidecar {
-        Sidecar {
-            version: 1,
-            id: "1-a".into(),
-            state: State::Recording,
-            call: CallInfo::default(),
-            started_at: String::new(),
-            start_ms: 0,
-            duration_ms: 0,
-            end_reason: String::new(),
-            path: "x/1-a".into(),
-            audio: Audio::default(),
-            network: None,
-            alignment: Alignment::default(),
-            pauses: Vec::new(),
-            gaps: Vec::new(),
-            events: Vec::new(),
-            events_dropped: 0,
-            write_errors: 0,
-            upload: None,
-        }
+        Sidecar::begun("1-a", CallInfo::default(), Duration::ZERO, "x/1-a".as_ref())
     }
 
     struct Rig {

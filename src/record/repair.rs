@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::record::disk::{self, Part, Root, incomplete};
 use crate::record::layout::{INCOMPLETE, Layout};
-use crate::record::sidecar::{self, Alignment, Audio, CallInfo, Sidecar, State};
+use crate::record::sidecar::{CallInfo, Sidecar, State};
 use crate::record::wav::Encoding;
 
 /// As in [`Sidecar::end_reason`] of a call whose end nobody saw.
@@ -146,26 +146,8 @@ fn stranger(root: &Root, layout: &Layout, id: &str) -> io::Result<Sidecar> {
     let changed = root.open(&incomplete(id, "wav"))?.metadata()?.modified()?;
     let unix = changed.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let path = layout.path(unix, "unknown", id);
-    Ok(Sidecar {
-        version: sidecar::VERSION,
-        id: id.to_owned(),
-        state: State::Recording,
-        call: CallInfo { id: id.to_owned(), ..CallInfo::default() },
-        started_at: sidecar::rfc3339(unix),
-        start_ms: 0,
-        duration_ms: 0,
-        end_reason: String::new(),
-        path: path.to_string_lossy().into_owned(),
-        audio: Audio { channels: vec!["caller".to_owned(), "ai".to_owned()], ..Audio::default() },
-        network: None,
-        alignment: Alignment::default(),
-        pauses: Vec::new(),
-        gaps: Vec::new(),
-        events: Vec::new(),
-        events_dropped: 0,
-        write_errors: 0,
-        upload: None,
-    })
+    let call = CallInfo { id: id.to_owned(), ..CallInfo::default() };
+    Ok(Sidecar::begun(id, call, unix, &path))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The JSON file beside a recording.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -160,6 +161,33 @@ fn is_zero(n: &u64) -> bool {
 }
 
 impl Sidecar {
+    /// Of a recording that begins now; `path` is relative and without ending.
+    pub fn begun(id: &str, call: CallInfo, unix: Duration, path: &Path) -> Sidecar {
+        Sidecar {
+            version: VERSION,
+            id: id.to_owned(),
+            state: State::Recording,
+            call,
+            started_at: rfc3339(unix),
+            start_ms: 0,
+            duration_ms: 0,
+            end_reason: String::new(),
+            path: path.to_string_lossy().into_owned(),
+            audio: Audio {
+                channels: vec!["caller".to_owned(), "ai".to_owned()],
+                ..Audio::default()
+            },
+            network: None,
+            alignment: Alignment::default(),
+            pauses: Vec::new(),
+            gaps: Vec::new(),
+            events: Vec::new(),
+            events_dropped: 0,
+            write_errors: 0,
+            upload: None,
+        }
+    }
+
     /// As the file holds it, a line a field.
     pub fn text(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).unwrap_or_default();

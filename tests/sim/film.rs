@@ -1,13 +1,14 @@
 //! The recording of a call, laid down in memory as the writer lays it down in a file.
 
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use trunkless::media::frame::{FRAME_SAMPLES, SILENCE};
 use trunkless::media::g711::Law;
 use trunkless::record::RecordCommand;
 use trunkless::record::queue::{Job, Queue};
 use trunkless::record::recording::{Ending, Recording, Tap};
-use trunkless::record::sidecar::{Alignment, Audio, CallInfo, Sidecar, State, VERSION};
+use trunkless::record::sidecar::{CallInfo, Sidecar};
 
 pub struct Film {
     recording: Option<Recording>,
@@ -22,26 +23,7 @@ pub struct Developed {
 }
 
 fn sidecar() -> Sidecar {
-    Sidecar {
-        version: VERSION,
-        id: "sim".into(),
-        state: State::Recording,
-        call: CallInfo::default(),
-        started_at: String::new(),
-        start_ms: 0,
-        duration_ms: 0,
-        end_reason: String::new(),
-        path: "sim".into(),
-        audio: Audio::default(),
-        network: None,
-        alignment: Alignment::default(),
-        pauses: Vec::new(),
-        gaps: Vec::new(),
-        events: Vec::new(),
-        events_dropped: 0,
-        write_errors: 0,
-        upload: None,
-    }
+    Sidecar::begun("sim", CallInfo::default(), Duration::ZERO, "sim".as_ref())
 }
 
 impl Film {
