@@ -21,6 +21,7 @@ use crate::call::controls::Controls;
 use crate::call::end::EndReason;
 use crate::call::ports::PortPool;
 use crate::call::run::{Record, run};
+use crate::call::worker::Workers;
 use crate::call::{CallConfig, Command, Offer, Request};
 use crate::config::resolve::{AiPlan, Plan};
 use crate::config::schema::OnAi;
@@ -112,7 +113,8 @@ impl App {
         };
         info!(listen = address.map(tracing::field::display), pbxs, max_calls, "trunkless is up");
         let controls = Controls::default();
-        let taking = Taking { configs, calls: calls.clone(), stopped, records };
+        let workers = Arc::new(Workers::start().context("no threads for calls")?);
+        let taking = Taking { configs, calls: calls.clone(), stopped, records, workers };
         tokio::spawn(taking.take_offers(incoming, controls.clone()));
         tokio::spawn(log_totals());
         let (broken, faults) = watch::channel(false);
@@ -358,6 +360,7 @@ struct Taking {
     calls: TaskTracker,
     stopped: watch::Receiver<bool>,
     records: Option<mpsc::UnboundedSender<Record>>,
+    workers: Arc<Workers>,
 }
 
 impl Taking {
@@ -383,9 +386,10 @@ impl Taking {
             let for_call = requests.clone();
             offer.requests = Box::new(move |request| for_call(request));
             let (id, controls) = (offer.id.clone(), controls.clone());
+            let workers = self.workers.clone();
             let commands = controls.add(&id);
             self.calls.spawn(async move {
-                let call = run(offer, config, commands, stopped);
+                let call = run(&workers, offer, config, commands, stopped);
                 let result = AssertUnwindSafe(call).catch_unwind().await;
                 controls.remove(&id);
                 match result {

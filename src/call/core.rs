@@ -73,7 +73,6 @@ pub struct Call {
     /// The caller's frames so far, and where the AI's audio stands.
     frames: u64,
     played: u64,
-    packet: Vec<u8>,
     limits: Limits,
     prompt: Option<bytes::Bytes>,
     /// How this call is recorded, if it may be.
@@ -111,7 +110,6 @@ impl Call {
             preroll_dropped: 0,
             frames: 0,
             played: 0,
-            packet: Vec::new(),
             limits: Limits::of(config),
             prompt: config.prompt.clone(),
             record: config.record.clone(),
@@ -186,6 +184,11 @@ impl Call {
         let limit = self.limit().map(|(at, _)| at);
         let times = [playing, early, hearing, self.rtcp.next_timeout(), limit];
         times.into_iter().flatten().min()
+    }
+
+    /// So long nothing has been heard that the timeline fills with silence now.
+    pub fn misses_audio(&self, now: Instant) -> bool {
+        self.past.answered.is_some() && self.receiver.next_timeout().is_some_and(|at| at <= now)
     }
 
     /// RTP comes, but from another address than the PBX has named, and nothing is heard.
@@ -324,7 +327,7 @@ impl Call {
         }
     }
 
-    fn on_ai(&mut self, message: FromAi) {
+    fn on_ai(&mut self, message: FromAi<'_>) {
         self.past.ai_heard = true;
         if self.phase != Phase::Talking {
             return;
@@ -380,7 +383,7 @@ impl Call {
                 }
                 self.playout.clear();
                 while self.playout.next_mark().is_some() {}
-                self.playout.push_audio(prompt.clone());
+                self.playout.push_audio(prompt);
                 if !self.playout.has_audio() {
                     return self.end(reason); // no room for it: rather no prompt than silence
                 }
@@ -477,8 +480,7 @@ impl Call {
                 g711::mu_to_a(&mut samples);
             }
             let payload_type = remote.format.payload_type;
-            self.sender.audio(payload_type, index, &samples, marker, &mut self.packet);
-            let packet = self.packet.clone();
+            let packet = self.sender.audio(payload_type, index, &samples, marker);
             self.out.push_back(Output::Rtp { to: remote.rtp, packet });
         }
     }

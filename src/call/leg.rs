@@ -1,7 +1,7 @@
 //! The RTP side of a call: how packets get in and out. Owns sockets.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use crate::call::ports::PortPair;
 
@@ -29,47 +29,25 @@ impl Leg {
         Leg { ports, ip, signalling }
     }
 
-    /// Waits until both sockets are known to take packets: before the reactor has said so once,
-    /// [`Leg::send`] would lose them.
-    pub async fn ready(&self) {
-        let _ = tokio::join!(self.ports.rtp.writable(), self.ports.rtcp.writable());
-    }
-
     /// Where the PBX is to send RTP.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.ip, self.ports.port())
     }
 
-    /// Waits for a datagram on either socket. Cancel-safe.
-    ///
-    /// # Errors
-    /// The kernel's; an ICMP error of an earlier packet is one, and no reason to end a call.
-    pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<(Channel, usize, SocketAddr)> {
-        loop {
-            tokio::select! {
-                biased;
-                ready = self.ports.rtp.readable() => ready?,
-                ready = self.ports.rtcp.readable() => ready?,
-            }
-            match self.try_recv(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return result,
-            }
-        }
-    }
-
     /// A datagram that is there already.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none.
-    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<(Channel, usize, SocketAddr)> {
-        match self.ports.rtp.try_recv_from(buffer) {
-            Ok((n, from)) => Ok((Channel::Rtp, n, canonical(from))),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let (n, from) = self.ports.rtcp.try_recv_from(buffer)?;
-                Ok((Channel::Rtcp, n, canonical(from)))
-            }
-            Err(error) => Err(error),
+    /// `WouldBlock` when there is none; an ICMP error of an earlier packet is no reason to end a
+    /// call.
+    pub fn recv(&self, channel: Channel, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let (n, from) = self.socket(channel).recv_from(buffer)?;
+        Ok((n, canonical(from)))
+    }
+
+    pub fn socket(&self, channel: Channel) -> &UdpSocket {
+        match channel {
+            Channel::Rtp => &self.ports.rtp,
+            Channel::Rtcp => &self.ports.rtcp,
         }
     }
 
@@ -85,11 +63,7 @@ impl Leg {
 
     /// Sends now or not at all: a full socket buffer loses the packet, as the network might.
     pub fn send(&self, channel: Channel, to: SocketAddr, data: &[u8]) {
-        let socket = match channel {
-            Channel::Rtp => &self.ports.rtp,
-            Channel::Rtcp => &self.ports.rtcp,
-        };
-        let _ = socket.try_send_to(data, self.reachable(to));
+        let _ = self.socket(channel).send_to(data, self.reachable(to));
     }
 }
 

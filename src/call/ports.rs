@@ -3,11 +3,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-use tokio::net::UdpSocket;
 
 /// How long a pair rests after a call.
 pub const REST: Duration = Duration::from_secs(30);
@@ -34,7 +32,7 @@ pub enum PortError {
     Bind(SocketAddr, io::Error),
 }
 
-/// A pair of bound sockets; the ports go back to rest when it is dropped.
+/// A pair of bound sockets that never wait; the ports go back to rest when it is dropped.
 #[derive(Debug)]
 pub struct PortPair {
     pub rtp: UdpSocket,
@@ -109,13 +107,13 @@ impl PortPool {
 }
 
 fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = std::net::UdpSocket::bind(address)?;
+    let socket = UdpSocket::bind(address)?;
     socket.set_nonblocking(true)?;
     // Expedited Forwarding (RFC 4594); not all systems allow it, and nothing depends on it
     if address.is_ipv4() {
         let _ = socket2::SockRef::from(&socket).set_tos_v4(0xb8);
     }
-    UdpSocket::from_std(socket)
+    Ok(socket)
 }
 
 /// A panic elsewhere does not make the list of ports wrong.
@@ -146,8 +144,8 @@ impl Drop for PortPair {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn pairs_rest_and_foreign_ports_are_skipped() {
+    #[test]
+    fn pairs_rest_and_foreign_ports_are_skipped() {
         let ip = IpAddr::from([127, 0, 0, 1]);
         let base = 31_000 + (std::process::id() % 400) as u16 * 4;
         let pool = PortPool::new(ip, base + 1, base + 5);

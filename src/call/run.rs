@@ -1,26 +1,31 @@
-//! Moves a call's packets: one task owns its RTP sockets and its AI WebSocket. Owns I/O.
+//! Moves a call's packets between its RTP sockets and its AI's WebSocket; a [`worker`] calls it
+//! when one of them, a timer or a waker is ready. Owns I/O.
+//!
+//! [`worker`]: crate::call::worker
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use futures_util::future::{Either, pending};
-use tokio::sync::{mpsc, watch};
-use tokio::time::sleep_until;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinError, JoinHandle};
 use tracing::{debug, info, warn};
 
 use crate::call::core::Call;
 use crate::call::end::EndReason;
-use crate::call::leg::{Channel, MAX_DATAGRAM};
+use crate::call::leg::Channel;
 use crate::call::tape::Tape;
 use crate::call::words::{Input, Output, Seeds, Summary};
+use crate::call::worker::{Live, Workers};
 use crate::call::{CallConfig, Command, Offer, Signal};
 use crate::stream::connect::{ConnectError, Socket};
 use crate::stream::socket::{AiSocket, Closed, Counts, SocketEvent};
 use crate::stream::{FromAi, StreamInfo, twilio};
 use crate::telemetry::{COUNTERS, Masked};
 
-/// Datagrams taken in one go before the rest of the loop has its turn.
+/// Datagrams taken in one go where a standstill may have left many.
 const BURST: usize = 16;
 
 /// How a call ended, for whoever started it.
@@ -35,64 +40,71 @@ pub struct Record {
     pub recordings: Vec<String>,
 }
 
-/// Runs one call to its end. `stop` becomes true when the program wants all calls ended.
+/// Runs one call to its end, on the worker that has the fewest. `stop` becomes true when the
+/// program wants all calls ended.
+///
+/// # Panics
+/// With whatever a fault of ours has made of the call; the worker and its other calls go on.
 pub async fn run(
+    workers: &Workers,
     offer: Offer,
     config: Arc<CallConfig>,
-    mut commands: mpsc::Receiver<Command>,
-    mut stop: watch::Receiver<bool>,
+    commands: mpsc::Receiver<Command>,
+    stop: watch::Receiver<bool>,
 ) -> Record {
-    offer.leg.ready().await;
-    let mut running = Running::new(offer, &config);
-    let mut connecting = Some(Box::pin(config.target.connect(config.answer_wait)));
-    let mut buffer = [0u8; MAX_DATAGRAM];
-    let reason = loop {
-        if let Some(reason) = running.act() {
-            break reason;
-        }
-        let timer = match running.next_timeout() {
-            Some(at) => Either::Left(sleep_until(at.into())),
-            None => Either::Right(pending()),
+    let connecting = Connecting(tokio::spawn({
+        let config = config.clone();
+        async move { config.target.connect(config.answer_wait).await }
+    }));
+    let (done, record) = oneshot::channel();
+    let running = Running::new(offer, &config);
+    workers.take(Live::new(running, Cold::new(commands, stop, connecting), done));
+    match record.await {
+        Ok(record) => record,
+        // it has been told where it happened
+        Err(_) => std::panic::resume_unwind(Box::new("a call has panicked")),
+    }
+}
+
+/// Dials the AI; given up when it is dropped.
+pub(super) struct Connecting(JoinHandle<Result<Socket, ConnectError>>);
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What seldom happens to a call: polled when its waker says so.
+pub(super) struct Cold {
+    commands: Option<mpsc::Receiver<Command>>,
+    stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    connecting: Option<Connecting>,
+}
+
+impl Cold {
+    fn new(
+        commands: mpsc::Receiver<Command>,
+        mut stop: watch::Receiver<bool>,
+        connecting: Connecting,
+    ) -> Cold {
+        let stop = async move {
+            let _ = stop.wait_for(|stop| *stop).await;
         };
-        let (dialling, ai) = (connecting.is_some(), running.ai.is_some());
-        tokio::select! {
-            signal = running.offer.signals.recv() => {
-                let signal = signal.unwrap_or(Signal::Ended(EndReason::Internal));
-                running.call.handle(Instant::now(), Input::Signal(signal));
-            }
-            Some(Command::Record(command)) = commands.recv() => {
-                running.call.handle(Instant::now(), Input::Record(command));
-            }
-            received = running.offer.leg.recv(&mut buffer) => {
-                if let Ok((channel, n, from)) = received {
-                    running.on_datagram(channel, from, &buffer[..n]);
-                    running.take_datagrams(&mut buffer);
-                }
-            }
-            () = timer => running.on_timeout(&mut buffer),
-            connected = async { connecting.as_mut().expect("guarded").await }, if dialling => {
-                connecting = None;
-                running.on_connected(connected);
-            }
-            event = async { running.ai.as_mut().expect("guarded").next().await }, if ai => {
-                running.on_ai(event);
-            }
-            _ = stop.wait_for(|stop| *stop) => {
-                running.call.handle(Instant::now(), Input::End(EndReason::Drain));
-            }
-        }
-    };
-    drop(connecting);
-    running.finish(reason).await
+        let stop: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(stop);
+        Cold { commands: Some(commands), stop: Some(stop), connecting: Some(connecting) }
+    }
 }
 
 /// What belongs to one call while it runs.
-struct Running {
-    offer: Offer,
+pub(super) struct Running {
+    pub offer: Offer,
     info: StreamInfo,
     call: Call,
     tape: Tape,
-    ai: Option<AiSocket>,
+    pub ai: Option<AiSocket>,
+    /// The AI has closed its stream in good order: for the worker, to be followed to its end.
+    pub closing: Option<AiSocket>,
     /// Kept beside the socket, which may be gone before the call's end.
     ai_counts: Counts,
     /// A message of the AI was ignored, and the log has been told.
@@ -122,68 +134,113 @@ impl Running {
             call,
             offer,
             ai: None,
+            closing: None,
             ai_counts: Counts::default(),
             ignored_before: false,
             misdirected_told: false,
         }
     }
 
-    /// Does what the call has decided; the reason when it is over.
-    fn act(&mut self) -> Option<EndReason> {
-        let mut end = None;
-        while let Some(output) = self.call.poll() {
-            match output {
-                Output::Request(request) => (self.offer.requests)(request),
-                Output::Rtp { to, packet } => self.offer.leg.send(Channel::Rtp, to, &packet),
-                Output::Rtcp { to, packet } => self.offer.leg.send(Channel::Rtcp, to, &packet),
-                Output::AiStart { burst } => self.ai.iter_mut().for_each(|ai| ai.start(burst)),
-                Output::Ai(message) => {
-                    if let Some(ai) = &mut self.ai {
-                        ai.send(message);
-                    }
-                }
-                Output::Tap(tap) => self.tape.tap(tap),
-                Output::Recording { command, index, law } => {
-                    self.tape.command(command, index, law);
-                }
-                Output::Ended(reason) => end = Some(reason),
+    /// Takes what its source, those who command it, the program and the dialling have said.
+    pub fn take_news(&mut self, now: Instant, cold: &mut Cold, cx: &mut Context<'_>) {
+        while let Poll::Ready(signal) = self.offer.signals.poll_recv(cx) {
+            let ended = signal.is_none();
+            let signal = signal.unwrap_or(Signal::Ended(EndReason::Internal));
+            self.call.handle(now, Input::Signal(signal));
+            if ended {
+                break;
             }
         }
-        self.ai_counts = self.ai.as_ref().map_or(self.ai_counts, |ai| ai.counts);
+        while let Some(commands) = &mut cold.commands
+            && let Poll::Ready(command) = commands.poll_recv(cx)
+        {
+            match command {
+                Some(Command::Record(command)) => self.call.handle(now, Input::Record(command)),
+                None => cold.commands = None,
+            }
+        }
+        if let Some(connecting) = &mut cold.connecting
+            && let Poll::Ready(connected) = Pin::new(&mut connecting.0).poll(cx)
+        {
+            cold.connecting = None;
+            let fault = |e: JoinError| ConnectError::Handshake(e.to_string());
+            self.on_connected(now, connected.map_err(fault).flatten());
+        }
+        if let Some(stop) = &mut cold.stop
+            && stop.as_mut().poll(cx).is_ready()
+        {
+            cold.stop = None;
+            self.call.handle(now, Input::End(EndReason::Drain));
+        }
+    }
+
+    /// Does what the call has decided; the reason when it is over.
+    pub fn act(&mut self, now: Instant) -> Option<EndReason> {
+        let mut end = None;
+        loop {
+            while let Some(output) = self.call.poll() {
+                match output {
+                    Output::Request(request) => (self.offer.requests)(request),
+                    Output::Rtp { to, packet } => self.offer.leg.send(Channel::Rtp, to, &packet),
+                    Output::Rtcp { to, packet } => self.offer.leg.send(Channel::Rtcp, to, &packet),
+                    Output::AiStart { burst } => {
+                        self.ai.iter_mut().for_each(|ai| ai.start(now, burst));
+                    }
+                    Output::Ai(message) => {
+                        if let Some(ai) = &mut self.ai {
+                            ai.send(now, message);
+                        }
+                    }
+                    Output::Tap(tap) => self.tape.tap(tap),
+                    Output::Recording { command, index, law } => {
+                        self.tape.command(command, index, law);
+                    }
+                    Output::Ended(reason) => end = Some(reason),
+                }
+            }
+            let Some(ai) = &mut self.ai else { break };
+            let pumped = ai.pump(now);
+            self.ai_counts = ai.counts;
+            match pumped {
+                Err(closed) if end.is_none() => self.on_closed(now, closed),
+                _ => break,
+            }
+        }
         end
     }
 
-    fn stalls_at(&self) -> Option<Instant> {
-        self.ai.as_ref().and_then(AiSocket::stalls_at)
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let stalls_at = self.ai.as_ref().and_then(AiSocket::stalls_at);
+        self.call.next_timeout().into_iter().chain(stalls_at).min()
     }
 
-    fn next_timeout(&self) -> Option<Instant> {
-        self.call.next_timeout().into_iter().chain(self.stalls_at()).min()
-    }
-
-    fn on_timeout(&mut self, buffer: &mut [u8]) {
+    pub fn on_timeout(&mut self, now: Instant, buffer: &mut [u8]) {
         // what has come already is heard before the clock fills with silence: after a standstill of
         // this process both are due
-        self.take_datagrams(buffer);
-        let now = Instant::now();
-        if self.stalls_at().is_some_and(|at| at <= now) {
-            warn!(call = self.offer.id, pbx = &*self.offer.pbx, "the AI takes nothing");
-            self.ai = None;
-            self.call.handle(now, Input::AiClosed(&Closed::Stalled));
+        if self.call.misses_audio(now) {
+            self.take_datagrams(now, Channel::Rtp, BURST, buffer);
+        }
+        if self.ai.as_ref().and_then(AiSocket::stalls_at).is_some_and(|at| at <= now) {
+            self.on_closed(now, Closed::Stalled);
         }
         self.call.handle(now, Input::Timeout { unix: unix() });
     }
 
-    /// Takes datagrams that are there already.
-    fn take_datagrams(&mut self, buffer: &mut [u8]) {
-        for _ in 0..BURST {
-            let Ok((channel, n, from)) = self.offer.leg.try_recv(buffer) else { break };
-            self.on_datagram(channel, from, &buffer[..n]);
+    /// Takes datagrams that are there already, at most so many.
+    pub fn take_datagrams(
+        &mut self,
+        now: Instant,
+        channel: Channel,
+        limit: usize,
+        buffer: &mut [u8],
+    ) {
+        for _ in 0..limit {
+            let Ok((n, from)) = self.offer.leg.recv(channel, buffer) else { break };
+            self.on_datagram(now, channel, from, &buffer[..n]);
         }
     }
 
-    fn on_datagram(&mut self, channel: Channel, from: SocketAddr, data: &[u8]) {
-        let now = Instant::now();
+    fn on_datagram(&mut self, now: Instant, channel: Channel, from: SocketAddr, data: &[u8]) {
         match channel {
             Channel::Rtp => self.call.handle(now, Input::Rtp { from, data }),
             Channel::Rtcp => self.call.handle(now, Input::Rtcp { data, unix: unix() }),
@@ -201,63 +258,69 @@ impl Running {
         }
     }
 
-    fn on_connected(&mut self, connected: Result<Socket, ConnectError>) {
+    fn on_connected(&mut self, now: Instant, connected: Result<Socket, ConnectError>) {
         match connected {
             Ok(socket) => {
-                self.ai = Some(AiSocket::new(socket, self.info.clone()));
-                self.call.handle(Instant::now(), Input::AiOpen);
+                self.ai = Some(AiSocket::new(now, socket, self.info.clone()));
+                self.call.handle(now, Input::AiOpen);
             }
             Err(error) => {
                 let (call, pbx) = (&self.offer.id, &*self.offer.pbx);
                 warn!(call, pbx, %error, "the AI cannot be reached");
-                self.call.handle(Instant::now(), Input::AiFailed);
+                self.call.handle(now, Input::AiFailed);
             }
         }
     }
 
-    fn on_ai(&mut self, event: SocketEvent) {
-        let now = Instant::now();
-        match event {
-            SocketEvent::Message(message) => {
-                if let FromAi::Ignored(why) = message
-                    && !std::mem::replace(&mut self.ignored_before, true)
-                {
-                    let call = &self.offer.id;
-                    warn!(call, why, "a message of the AI was ignored (told once a call)");
-                }
-                self.call.handle(now, Input::Ai(message));
-            }
-            SocketEvent::Closed(closed) => {
-                match &closed {
-                    Closed::Orderly(how) => debug!(call = self.offer.id, how, "the AI closes"),
-                    Closed::Failed(why) | Closed::Protocol(why) => {
-                        warn!(call = self.offer.id, pbx = &*self.offer.pbx, why, "the AI is gone");
+    /// Takes messages of the AI, at most so many; true when more may be there.
+    pub fn take_messages(&mut self, now: Instant, limit: usize) -> bool {
+        for _ in 0..limit {
+            let Some(ai) = &mut self.ai else { return false };
+            match ai.read() {
+                None => return false,
+                Some(SocketEvent::Message(message)) => {
+                    if let FromAi::Ignored(why) = message
+                        && !std::mem::replace(&mut self.ignored_before, true)
+                    {
+                        let call = &self.offer.id;
+                        warn!(call, why, "a message of the AI was ignored (told once a call)");
                     }
-                    Closed::Stalled => {
-                        warn!(call = self.offer.id, pbx = &*self.offer.pbx, "the AI takes nothing");
-                    }
+                    self.call.handle(now, Input::Ai(message));
                 }
-                self.call.handle(now, Input::AiClosed(&closed));
-                // a stream that is gone needs no farewell; an orderly close has been answered
-                // already, and is followed to its end
-                if let (Some(ai), Closed::Orderly(_)) = (self.ai.take(), closed) {
-                    tokio::spawn(ai.finish());
+                Some(SocketEvent::Closed(closed)) => {
+                    self.on_closed(now, closed);
+                    return false;
                 }
             }
         }
+        true
     }
 
-    async fn finish(self, reason: EndReason) -> Record {
+    fn on_closed(&mut self, now: Instant, closed: Closed) {
+        let (call, pbx) = (&self.offer.id, &*self.offer.pbx);
+        match &closed {
+            Closed::Orderly(how) => debug!(call, how, "the AI closes"),
+            Closed::Failed(why) | Closed::Protocol(why) => {
+                warn!(call, pbx, why, "the AI is gone");
+            }
+            Closed::Stalled => warn!(call, pbx, "the AI takes nothing"),
+        }
+        // a stream that is gone needs no farewell; an orderly close has been answered already, and
+        // is followed to its end
+        if let Some(ai) = self.ai.take() {
+            self.ai_counts = ai.counts;
+            self.closing = Some(ai).filter(|_| matches!(closed, Closed::Orderly(_)));
+        }
+        self.call.handle(now, Input::AiClosed(&closed));
+    }
+
+    /// The call is over: its one line is written, its ports and its place are free.
+    pub fn finish(self, reason: EndReason) -> (Record, Option<AiSocket>) {
         let summary = self.call.summary(Instant::now());
         let (recordings, lost_ms) = self.tape.finish(reason, &summary);
         log_end(&self.offer, reason, &summary, self.ai_counts.dropped_audio, lost_ms);
         let id = self.offer.id.clone();
-        // the farewell to an AI that does not answer holds neither ports nor admission
-        drop(self.offer);
-        if let Some(ai) = self.ai {
-            ai.finish().await;
-        }
-        Record { id, reason, summary, ai: self.ai_counts, recordings }
+        (Record { id, reason, summary, ai: self.ai_counts, recordings }, self.ai)
     }
 }
 

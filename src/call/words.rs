@@ -8,6 +8,7 @@ use crate::call::end::EndReason;
 use crate::call::{Request, Signal};
 use crate::media::g711::Law;
 use crate::media::receiver;
+use crate::media::sender::AudioPacket;
 use crate::record::RecordCommand;
 use crate::record::recording::Tap;
 use crate::stream::socket::Closed;
@@ -26,7 +27,7 @@ pub enum Input<'a> {
     },
     AiOpen,
     AiFailed,
-    Ai(FromAi),
+    Ai(FromAi<'a>),
     AiClosed(&'a Closed),
     Signal(Signal),
     /// End it, for a reason of the program's.
@@ -42,7 +43,7 @@ pub enum Output {
     Request(Request),
     Rtp {
         to: SocketAddr,
-        packet: Vec<u8>,
+        packet: AudioPacket,
     },
     Rtcp {
         to: SocketAddr,

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
-
 use crate::media::frame::{FRAME_SAMPLES, SILENCE, Samples};
 
 /// Most marks that may wait; over it the oldest come back unplayed, so that none is lost.
 const MAX_MARKS: usize = 10_000;
+/// What an empty queue may keep of its memory: 2 s of audio.
+const KEPT_BYTES: usize = 16 * 1024;
 
 /// Bytes of audio that all calls together may have queued.
 #[derive(Debug, Clone)]
@@ -39,16 +39,13 @@ impl Budget {
 }
 
 #[derive(Debug)]
-enum Item {
-    Audio(Bytes),
-    Mark(String),
-}
-
-#[derive(Debug)]
 pub struct Playout {
-    queue: VecDeque<Item>,
-    queued_bytes: usize,
-    queued_marks: usize,
+    /// One ring for all audio, used again and again.
+    audio: VecDeque<u8>,
+    /// Bytes played or thrown away so far.
+    passed: u64,
+    /// Marks with the bytes that pass before each.
+    marks: VecDeque<(u64, String)>,
     limit_bytes: usize,
     budget: Budget,
     /// Marks that have come due, in order.
@@ -61,9 +58,9 @@ impl Playout {
     /// `limit_bytes`: how much audio one call may have queued (10 minutes on Twilio).
     pub fn new(limit_bytes: usize, budget: Budget) -> Playout {
         Playout {
-            queue: VecDeque::new(),
-            queued_bytes: 0,
-            queued_marks: 0,
+            audio: VecDeque::new(),
+            passed: 0,
+            marks: VecDeque::new(),
             limit_bytes,
             budget,
             due: VecDeque::new(),
@@ -72,85 +69,65 @@ impl Playout {
     }
 
     /// Queues mu-law audio. False when it was discarded because too much is queued already.
-    pub fn push_audio(&mut self, mut audio: Bytes) -> bool {
-        let room = self.limit_bytes.saturating_sub(self.queued_bytes);
-        let wanted = audio.len();
-        audio.truncate(room);
-        if !audio.is_empty() && !self.budget.take(audio.len()) {
-            audio.clear();
+    pub fn push_audio(&mut self, audio: &[u8]) -> bool {
+        let room = self.limit_bytes.saturating_sub(self.audio.len());
+        let mut taken = &audio[..audio.len().min(room)];
+        if !taken.is_empty() && !self.budget.take(taken.len()) {
+            taken = &[];
         }
-        self.discarded_bytes += (wanted - audio.len()) as u64;
-        let complete = audio.len() == wanted;
-        if !audio.is_empty() {
-            self.queued_bytes += audio.len();
-            self.queue.push_back(Item::Audio(audio));
-        }
-        complete
+        self.discarded_bytes += (audio.len() - taken.len()) as u64;
+        self.audio.extend(taken);
+        taken.len() == audio.len()
     }
 
     /// Queues a mark: due when all audio before it has been played; at once when there is none.
     pub fn push_mark(&mut self, name: String) {
-        if self.queued_bytes == 0 || self.queued_marks >= MAX_MARKS {
+        if self.audio.is_empty() || self.marks.len() >= MAX_MARKS {
             self.due.push_back(name);
         } else {
-            self.queued_marks += 1;
-            self.queue.push_back(Item::Mark(name));
+            self.marks.push_back((self.passed + self.audio.len() as u64, name));
         }
     }
 
     /// Throws all audio away; all marks come due (Twilio's `clear`).
     pub fn clear(&mut self) {
-        self.budget.give_back(self.queued_bytes);
-        (self.queued_bytes, self.queued_marks) = (0, 0);
-        for item in self.queue.drain(..) {
-            if let Item::Mark(name) = item {
-                self.due.push_back(name);
-            }
-        }
+        self.pass(self.audio.len());
     }
 
     pub fn has_audio(&self) -> bool {
-        self.queued_bytes > 0
+        !self.audio.is_empty()
     }
 
     pub fn queued_bytes(&self) -> usize {
-        self.queued_bytes
+        self.audio.len()
     }
 
     /// The next 20 ms: audio, filled up with silence where the queue runs dry. `None` when it is
     /// empty. Marks after the last byte taken come due.
     pub fn next_frame(&mut self) -> Option<Samples> {
-        if self.queued_bytes == 0 {
+        let length = self.audio.len().min(FRAME_SAMPLES);
+        if length == 0 {
             return None;
         }
         let mut frame = [SILENCE; FRAME_SAMPLES];
-        let mut filled = 0;
-        while filled < FRAME_SAMPLES {
-            match self.queue.front_mut() {
-                Some(Item::Audio(audio)) => {
-                    let part = audio.split_to(audio.len().min(FRAME_SAMPLES - filled));
-                    frame[filled..filled + part.len()].copy_from_slice(&part);
-                    filled += part.len();
-                    if audio.is_empty() {
-                        self.queue.pop_front();
-                    }
-                }
-                Some(Item::Mark(_)) => self.pop_mark(),
-                None => break,
-            }
-        }
-        while matches!(self.queue.front(), Some(Item::Mark(_))) {
-            self.pop_mark();
-        }
-        self.queued_bytes -= filled;
-        self.budget.give_back(filled);
+        let (front, back) = self.audio.as_slices();
+        let from_front = front.len().min(length);
+        frame[..from_front].copy_from_slice(&front[..from_front]);
+        frame[from_front..length].copy_from_slice(&back[..length - from_front]);
+        self.pass(length);
         Some(frame)
     }
 
-    fn pop_mark(&mut self) {
-        if let Some(Item::Mark(name)) = self.queue.pop_front() {
-            self.queued_marks -= 1;
-            self.due.push_back(name);
+    /// The first `count` bytes have been played, or thrown away.
+    fn pass(&mut self, count: usize) {
+        self.audio.drain(..count);
+        self.passed += count as u64;
+        self.budget.give_back(count);
+        if self.audio.is_empty() && self.audio.capacity() > KEPT_BYTES {
+            self.audio = VecDeque::new();
+        }
+        while self.marks.front().is_some_and(|(at, _)| *at <= self.passed) {
+            self.due.extend(self.marks.pop_front().map(|(_, name)| name));
         }
     }
 
@@ -162,7 +139,7 @@ impl Playout {
 
 impl Drop for Playout {
     fn drop(&mut self) {
-        self.budget.give_back(self.queued_bytes);
+        self.budget.give_back(self.audio.len());
     }
 }
 
@@ -183,7 +160,7 @@ mod tests {
         let mut playout = playout();
         let all: Vec<u8> = (0..=199).collect();
         for piece in all.chunks(7) {
-            assert!(playout.push_audio(Bytes::copy_from_slice(piece)));
+            assert!(playout.push_audio(piece));
         }
         assert_eq!(playout.next_frame().unwrap()[..], all[..160]);
         let last = playout.next_frame().unwrap();
@@ -197,11 +174,11 @@ mod tests {
         let mut playout = playout();
         playout.push_mark("idle".into());
         assert_eq!(marks(&mut playout), ["idle"]);
-        playout.push_audio(Bytes::from_static(&[1; 160]));
+        playout.push_audio(&[1; 160]);
         playout.push_mark("a".into());
-        playout.push_audio(Bytes::from_static(&[2; 100]));
+        playout.push_audio(&[2; 100]);
         playout.push_mark("b".into());
-        playout.push_audio(Bytes::from_static(&[3; 100]));
+        playout.push_audio(&[3; 100]);
         playout.push_mark("c".into());
         assert!(marks(&mut playout).is_empty());
         playout.next_frame();
@@ -215,7 +192,7 @@ mod tests {
     #[test]
     fn clear_gives_all_marks_back_in_order() {
         let mut playout = playout();
-        playout.push_audio(Bytes::from_static(&[1; 500]));
+        playout.push_audio(&[1; 500]);
         playout.push_mark("a".into());
         playout.push_mark("b".into());
         playout.clear();
@@ -228,12 +205,12 @@ mod tests {
         let budget = Budget::new(1500);
         let mut one = Playout::new(1000, budget.clone());
         let mut two = Playout::new(1000, budget.clone());
-        assert!(one.push_audio(Bytes::from(vec![1; 900])));
-        assert!(!one.push_audio(Bytes::from(vec![1; 200])));
+        assert!(one.push_audio(&[1; 900]));
+        assert!(!one.push_audio(&[1; 200]));
         assert_eq!((one.queued_bytes(), one.discarded_bytes), (1000, 100));
-        assert!(!two.push_audio(Bytes::from(vec![1; 600])));
+        assert!(!two.push_audio(&[1; 600]));
         drop(one);
-        assert!(two.push_audio(Bytes::from(vec![1; 600])));
+        assert!(two.push_audio(&[1; 600]));
         two.clear();
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }

@@ -242,8 +242,7 @@ mod tests {
         let mut receiver = receiver(FORMAT);
         receiver.start(now);
         let mut sender = Sender::new(7, 0, 0);
-        let mut out = Vec::new();
-        sender.audio(0, 0, &[1; 160], true, &mut out);
+        let out = sender.audio(0, 0, &[1; 160], true);
         receiver.on_packet(now, "10.6.6.6:4000".parse().unwrap(), &out);
         assert_eq!(receiver.next_frame(), None);
         receiver.on_packet(now, pbx(), &out);
@@ -258,8 +257,7 @@ mod tests {
         let mut receiver = receiver(Format { law: Law::A, payload_type: 8, ..FORMAT });
         let mut payload = [0x10; 160];
         g711::mu_to_a(&mut payload);
-        let mut out = Vec::new();
-        Sender::new(7, 0, 0).audio(8, 0, &payload, true, &mut out);
+        let out = Sender::new(7, 0, 0).audio(8, 0, &payload, true);
         receiver.on_packet(now, pbx(), &out);
         let frame = receiver.next_frame().unwrap();
         assert_eq!((frame.samples, frame.law), (payload, Law::A));

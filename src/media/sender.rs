@@ -5,11 +5,15 @@ use rtp::header::Header;
 use webrtc_util::marshal::Marshal;
 
 use crate::media::dtmf;
+use crate::media::frame::{FRAME_SAMPLES, Samples};
 
 /// Bytes of a header without CSRCs and extensions.
 const HEADER_BYTES: usize = 12;
 /// Timestamp units of a frame.
 const STEP: u32 = 160;
+
+/// A frame of 20 ms with its header.
+pub type AudioPacket = [u8; HEADER_BYTES + FRAME_SAMPLES];
 
 /// Numbers, timestamps and counts of one stream of ours.
 #[derive(Debug)]
@@ -50,30 +54,31 @@ impl Sender {
         self.first_timestamp = self.timestamp(index);
     }
 
-    /// Writes the packet for frame `index` into `out`.
+    /// The packet for frame `index`.
     pub fn audio(
         &mut self,
         payload_type: u8,
         index: u64,
-        payload: &[u8],
+        samples: &Samples,
         marker: bool,
-        out: &mut Vec<u8>,
-    ) {
+    ) -> AudioPacket {
+        let mut out = [0u8; HEADER_BYTES + FRAME_SAMPLES];
         self.header.timestamp = self.timestamp(index);
-        self.write(payload_type, payload, marker, out);
+        out[HEADER_BYTES..].copy_from_slice(samples);
+        self.write(payload_type, marker, &mut out);
+        out
     }
 
-    fn write(&mut self, payload_type: u8, payload: &[u8], marker: bool, out: &mut Vec<u8>) {
+    /// Writes the header before a payload that is there already, and counts the packet.
+    fn write(&mut self, payload_type: u8, marker: bool, out: &mut [u8]) {
         self.header.payload_type = payload_type;
         self.header.marker = marker;
-        out.clear();
-        out.resize(HEADER_BYTES, 0);
+        let payload = out.len() - HEADER_BYTES;
         let written = self.header.marshal_to(out);
         debug_assert_eq!(written.ok(), Some(HEADER_BYTES));
-        out.extend_from_slice(payload);
         self.header.sequence_number = self.header.sequence_number.wrapping_add(1);
         self.packets = self.packets.wrapping_add(1);
-        self.octets = self.octets.wrapping_add(payload.len() as u32);
+        self.octets = self.octets.wrapping_add(payload as u32);
     }
 
     /// The packets of one key press of 100 ms (RFC 4733 §2.5): one each 20 ms, the end three times.
@@ -83,8 +88,9 @@ impl Sender {
         let mut packets = Vec::new();
         self.header.timestamp = self.timestamp(index);
         for (i, (duration, end)) in durations.into_iter().chain(ends).enumerate() {
-            let mut out = Vec::new();
-            self.write(payload_type, &dtmf::payload(digit, duration, end), i == 0, &mut out);
+            let mut out = vec![0; HEADER_BYTES];
+            out.extend(dtmf::payload(digit, duration, end));
+            self.write(payload_type, i == 0, &mut out);
             packets.push(out);
         }
         packets
@@ -99,11 +105,10 @@ mod tests {
     #[test]
     fn numbers_and_timestamps_wrap() {
         let mut sender = Sender::new(9, 65535, u32::MAX - 159);
-        let mut out = Vec::new();
-        sender.audio(0, 0, &[1; 160], true, &mut out);
+        let out = sender.audio(0, 0, &[1; 160], true);
         let first = Packet::parse(&out).unwrap();
         assert_eq!((first.sequence, first.timestamp, first.marker), (65535, u32::MAX - 159, true));
-        sender.audio(0, 1, &[1; 160], false, &mut out);
+        let out = sender.audio(0, 1, &[1; 160], false);
         let second = Packet::parse(&out).unwrap();
         assert_eq!((second.sequence, second.timestamp, second.ssrc), (0, 0, 9));
         assert_eq!((sender.packets(), sender.octets()), (2, 320));

@@ -319,8 +319,7 @@ impl Line {
         if remote.codec == Codec::Pcma {
             g711::mu_to_a(&mut payload);
         }
-        let mut packet = Vec::with_capacity(172);
-        self.sender.audio(remote.payload_type, index, &payload, index == 0, &mut packet);
+        let packet = self.sender.audio(remote.payload_type, index, &payload, index == 0);
         let at = Instant::now();
         let _ = self.rtp.try_send_to(&packet, remote.rtp);
         if let Some(samples) = samples {

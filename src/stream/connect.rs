@@ -7,19 +7,22 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::client::{IntoClientRequest, client_with_config};
+use tokio_tungstenite::tungstenite::handshake::HandshakeError;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Uri};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, error::UrlError};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_with_config};
 
 use crate::stream::twilio;
+use crate::stream::wire::Wire;
 use crate::tls::{TlsError, client_config};
 
-pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+/// Non-blocking: whoever has it asks the kernel when there is something to do.
+pub type Socket = tungstenite::WebSocket<Wire>;
 
 /// What the kernel may hold of our messages: so little that a slow AI shows soon, in our own queue,
 /// where the oldest audio can still be dropped. The kernel doubles it.
@@ -175,31 +178,55 @@ impl Target {
         Err(last)
     }
 
+    /// What is sent at once by a quick server, right behind its answer, stays in the `Socket`.
     async fn handshake(&self, stream: TcpStream) -> Result<Socket, ConnectError> {
-        let stream = match &self.tls {
-            None => MaybeTlsStream::Plain(stream),
-            Some((config, name)) => {
-                let connector = tokio_rustls::TlsConnector::from(config.clone());
-                let stream = connector.connect(name.clone(), stream).await;
-                MaybeTlsStream::Rustls(stream.map_err(ConnectError::Tls)?)
+        let failed = |error: io::Error| ConnectError::Handshake(error.to_string());
+        let stream = stream.into_std().map_err(failed)?;
+        let watched = stream.try_clone().and_then(TcpStream::from_std).map_err(failed)?;
+        let invalid = |e| ConnectError::Tls(io::Error::new(io::ErrorKind::InvalidInput, e));
+        let mut wire = Wire::new(stream, self.tls.as_ref()).map_err(invalid)?;
+        while let Err(error) = wire.shake_hands() {
+            if error.kind() != io::ErrorKind::WouldBlock {
+                return Err(ConnectError::Tls(error));
             }
-        };
-        // the default read buffer of 128 KiB would cost three times the CPU
+            ready(&watched, &mut wire).await.map_err(ConnectError::Tls)?;
+        }
+        // a read takes what there is, which is one message of 20 ms; the buffer is cleared for
+        // each, and the default of 128 KiB would cost three times the CPU
         let config = WebSocketConfig::default()
-            .read_buffer_size(8 * 1024)
+            .read_buffer_size(2 * 1024)
             .write_buffer_size(0)
             .max_write_buffer_size(256 * 1024)
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
-        let request = fresh_key(&self.request);
-        match client_async_with_config(request, stream, Some(config)).await {
-            Ok((socket, _)) => Ok(socket),
-            Err(tungstenite::Error::Http(response)) => {
-                Err(ConnectError::Status(response.status().as_u16()))
+        let mut step = client_with_config(fresh_key(&self.request), wire, Some(config));
+        loop {
+            match step {
+                Ok((socket, _)) => return Ok(socket),
+                Err(HandshakeError::Interrupted(mut half)) => {
+                    ready(&watched, half.get_mut().get_mut()).await.map_err(failed)?;
+                    step = half.handshake();
+                }
+                Err(HandshakeError::Failure(tungstenite::Error::Http(response))) => {
+                    return Err(ConnectError::Status(response.status().as_u16()));
+                }
+                Err(error) => return Err(ConnectError::Handshake(error.to_string())),
             }
-            Err(error) => Err(ConnectError::Handshake(error.to_string())),
         }
     }
+}
+
+/// Waits until what has stopped can go on. `watched` is the same connection, known to the reactor.
+async fn ready(watched: &TcpStream, wire: &mut Wire) -> io::Result<()> {
+    let interest = match wire.tcp().blocked_on_write {
+        true => Interest::WRITABLE,
+        false => Interest::READABLE,
+    };
+    watched.ready(interest).await?;
+    // forgotten before the next try, or what comes between would be missed
+    let _ = watched.try_io(interest, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+    wire.readable();
+    Ok(())
 }
 
 async fn tcp(address: SocketAddr) -> std::io::Result<TcpStream> {

@@ -1,10 +1,10 @@
 //! The AI's WebSocket: what is said over it, one file a dialect, and the socket itself.
 
 pub mod connect;
+mod json;
 pub mod socket;
 pub mod twilio;
-
-use bytes::Bytes;
+pub mod wire;
 
 use crate::media::frame::Samples;
 
@@ -24,9 +24,9 @@ pub enum ToAi {
 
 /// What the AI says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FromAi {
+pub enum FromAi<'a> {
     /// Mu-law at 8 kHz, of any length.
-    Audio(Bytes),
+    Audio(&'a [u8]),
     Mark(String),
     Clear,
     /// Not understood; the call goes on.

@@ -1,16 +1,15 @@
-//! One stream's WebSocket: a bounded queue of ours before the sink, and both directions driven by
-//! one future, so that a slow AI never holds up what plays audio. Owns I/O.
+//! One stream's WebSocket: a bounded queue of ours before the sink, so that a slow AI never holds
+//! up what plays audio. Nothing here waits: [`AiSocket::pump`] sends what the kernel takes,
+//! [`AiSocket::read`] reads what is there. Owns I/O.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::io;
-use std::task::{Context, Poll};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use futures_util::{Sink, Stream, StreamExt as _};
-use std::pin::Pin;
-use tokio::time::timeout;
+use bytes::BytesMut;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -25,7 +24,11 @@ const MAX_CONTROL: usize = 20_000;
 /// An AI that has taken nothing for so long is given up.
 const STALLED: Duration = Duration::from_secs(5);
 /// How long the farewell may take.
-const FAREWELL: Duration = Duration::from_secs(2);
+pub const FAREWELL: Duration = Duration::from_secs(2);
+/// A message of audio, and air.
+const MESSAGE_BYTES: usize = 512;
+/// A longer one leaves no buffer of its size behind.
+const KEPT_BYTES: usize = 16 * 1024;
 
 /// How a stream ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +44,8 @@ pub enum Closed {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum SocketEvent {
-    Message(FromAi),
+pub enum SocketEvent<'a> {
+    Message(FromAi<'a>),
     Closed(Closed),
 }
 
@@ -58,6 +61,9 @@ pub struct Counts {
 pub struct AiSocket {
     socket: Socket,
     encoder: Encoder,
+    /// What is written, and what is read, again and again in the same memory.
+    text: BytesMut,
+    audio: Vec<u8>,
     queue: VecDeque<ToAi>,
     /// `connected` and `start`, ahead of the queue.
     opening: VecDeque<String>,
@@ -65,36 +71,54 @@ pub struct AiSocket {
     /// More than [`MAX_AUDIO`] while a burst from before `start` is on its way.
     max_audio: usize,
     progress: Instant,
+    /// The kernel does not take more for now.
+    blocked: bool,
+    farewell: Farewell,
     pub counts: Counts,
 }
 
+/// How far the end of a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    No,
+    /// What is queued goes out before the close frame.
+    Sending,
+    /// The close frame is out, or as good as; the AI's is waited for.
+    Waiting,
+    Done,
+}
+
 impl AiSocket {
-    pub fn new(socket: Socket, info: StreamInfo) -> AiSocket {
+    pub fn new(now: Instant, socket: Socket, info: StreamInfo) -> AiSocket {
         AiSocket {
             socket,
             encoder: Encoder::new(info),
+            text: BytesMut::with_capacity(MESSAGE_BYTES),
+            audio: Vec::new(),
             queue: VecDeque::new(),
             opening: VecDeque::new(),
             queued_audio: 0,
             max_audio: MAX_AUDIO,
-            progress: Instant::now(),
+            progress: now,
+            blocked: false,
+            farewell: Farewell::No,
             counts: Counts::default(),
         }
     }
 
     /// `connected` and `start`, back to back; `burst` frames of audio follow at once.
-    pub fn start(&mut self, burst: usize) {
+    pub fn start(&mut self, now: Instant, burst: usize) {
         self.opening.push_back(twilio::CONNECTED.to_owned());
         let start = self.encoder.start();
         self.opening.push_back(start);
         self.max_audio = MAX_AUDIO.max(burst);
-        self.progress = Instant::now();
+        self.progress = now;
     }
 
     /// Queues a message; over the bound the oldest of its kind is dropped and counted.
-    pub fn send(&mut self, message: ToAi) {
+    pub fn send(&mut self, now: Instant, message: ToAi) {
         if self.queue.is_empty() {
-            self.progress = Instant::now();
+            self.progress = now;
         }
         let is_audio = |m: &ToAi| matches!(m, ToAi::Audio { .. });
         let audio = is_audio(&message);
@@ -116,94 +140,156 @@ impl AiSocket {
         self.queue.push_back(message);
     }
 
-    /// Sends what is queued and returns the next message or the end. Cancel-safe: all state is in
-    /// `self`.
-    pub async fn next(&mut self) -> SocketEvent {
-        poll_fn(|cx| self.poll(cx)).await
-    }
-
     /// When an AI that takes nothing is to be given up ([`Closed::Stalled`]), unless it takes
     /// something.
     pub fn stalls_at(&self) -> Option<Instant> {
         (!self.queue.is_empty()).then(|| self.progress + STALLED)
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SocketEvent> {
-        if let Err(error) = self.poll_send(cx) {
-            return Poll::Ready(SocketEvent::Closed(closed(&error)));
-        }
+    /// The kernel is to say when it takes more.
+    pub fn wants_write(&self) -> bool {
+        self.blocked
+    }
+
+    /// The kernel says that there is something to read.
+    pub fn readable(&mut self) {
+        self.socket.get_mut().readable();
+    }
+
+    /// The kernel takes more.
+    pub fn writable(&mut self) {
+        self.blocked = false;
+    }
+
+    /// The next message, or the end; `None` when nothing more is there now.
+    pub fn read(&mut self) -> Option<SocketEvent<'_>> {
         loop {
-            let message = match Pin::new(&mut self.socket).poll_next(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => {
-                    return Poll::Ready(SocketEvent::Closed(Closed::Failed(
-                        "end of stream".into(),
-                    )));
+            let message = match self.socket.read() {
+                Ok(message) => message,
+                Err(error) if would_block(&error) => return None,
+                Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => {
+                    return Some(SocketEvent::Closed(Closed::Failed("end of stream".into())));
                 }
-                Poll::Ready(Some(Err(error))) => {
-                    return Poll::Ready(SocketEvent::Closed(closed(&error)));
-                }
-                Poll::Ready(Some(Ok(message))) => message,
+                Err(error) => return Some(SocketEvent::Closed(closed(&error))),
             };
             let from_ai = match message {
-                Message::Text(text) => twilio::decode(&text, &self.encoder.info().stream_sid),
+                Message::Text(text) => {
+                    // an answer of minutes in one message is rare, and its memory is not kept
+                    if self.audio.capacity() > KEPT_BYTES {
+                        self.audio = Vec::new();
+                    }
+                    let sid = &self.encoder.info().stream_sid;
+                    twilio::decode(&text, sid, &mut self.audio)
+                }
                 Message::Binary(_) => FromAi::Ignored("a binary message"),
                 Message::Close(frame) => {
                     // the answer to the close frame goes out with the next flush
-                    let _ = Pin::new(&mut self.socket).poll_flush(cx);
-                    return Poll::Ready(SocketEvent::Closed(close_kind(frame.as_ref())));
+                    let _ = self.flush();
+                    return Some(SocketEvent::Closed(close_kind(frame.as_ref())));
                 }
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {
-                    let _ = Pin::new(&mut self.socket).poll_flush(cx);
+                    let _ = self.flush();
                     continue;
                 }
             };
             if matches!(from_ai, FromAi::Ignored(_)) {
                 self.counts.ignored += 1;
             }
-            return Poll::Ready(SocketEvent::Message(from_ai));
+            return Some(SocketEvent::Message(from_ai));
         }
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), tungstenite::Error> {
-        while !self.queue.is_empty() || !self.opening.is_empty() {
-            match Pin::new(&mut self.socket).poll_ready(cx) {
-                Poll::Ready(ready) => ready?,
-                Poll::Pending => return Ok(()),
-            }
+    /// Sends what is queued, as far as the kernel takes it.
+    ///
+    /// # Errors
+    /// How the stream has ended.
+    pub fn pump(&mut self, now: Instant) -> Result<(), Closed> {
+        self.try_pump(now).map_err(|error| closed(&error))
+    }
+
+    fn try_pump(&mut self, now: Instant) -> Result<(), tungstenite::Error> {
+        if self.blocked {
+            return Ok(());
+        }
+        let mut sent = false;
+        while !self.blocked && (!self.queue.is_empty() || !self.opening.is_empty()) {
             let text = match self.opening.pop_front() {
-                Some(text) => text,
+                Some(text) => text.into(),
                 None => {
                     let Some(message) = self.queue.pop_front() else { break };
                     self.queued_audio -= usize::from(matches!(message, ToAi::Audio { .. }));
-                    self.encoder.encode(&message)
+                    self.text.reserve(MESSAGE_BYTES);
+                    self.encoder.encode(&message, &mut self.text);
+                    let text = Utf8Bytes::try_from(self.text.split().freeze());
+                    text.expect("the encoder writes UTF-8")
                 }
             };
-            Pin::new(&mut self.socket).start_send(Message::Text(text.into()))?;
-            self.progress = Instant::now();
+            match self.socket.write(Message::Text(text)) {
+                // it is in the socket's own buffer, and goes on with the next flush
+                Err(error) if would_block(&error) => self.blocked = true,
+                other => other?,
+            }
+            self.progress = now;
+            sent = true;
         }
         if self.queued_audio <= MAX_AUDIO {
             self.max_audio = MAX_AUDIO;
         }
-        let _ = Pin::new(&mut self.socket).poll_flush(cx)?;
+        if sent || self.farewell != Farewell::No { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), tungstenite::Error> {
+        match self.socket.flush() {
+            Err(error) if would_block(&error) => self.blocked = true,
+            other => other?,
+        }
         Ok(())
     }
 
-    /// Sends what is queued and a close frame (1000), and waits a moment for the AI's.
-    pub async fn finish(mut self) {
-        let farewell = async {
-            poll_fn(|cx| match self.poll_send(cx) {
-                Err(_) => Poll::Ready(()),
-                Ok(()) if self.queue.is_empty() && self.opening.is_empty() => Poll::Ready(()),
-                Ok(()) => Poll::Pending,
-            })
-            .await;
-            let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-            let _ = self.socket.close(Some(frame)).await;
-            while let Some(Ok(_)) = self.socket.next().await {}
-        };
-        let _ = timeout(FAREWELL, farewell).await;
+    /// From now on it goes to its end: what is queued, a close frame (1000), the AI's.
+    pub fn bid_farewell(&mut self) {
+        self.farewell = Farewell::Sending;
     }
+
+    /// Goes on with the farewell; true when nothing is left to do.
+    pub fn farewell(&mut self, now: Instant) -> bool {
+        if self.try_pump(now).is_err() {
+            // an AI that has closed takes nothing more, but may have something on the way
+            self.queue.clear();
+            self.opening.clear();
+        }
+        if self.farewell == Farewell::Sending
+            && self.queue.is_empty()
+            && self.opening.is_empty()
+            && !self.blocked
+        {
+            self.farewell = Farewell::Waiting;
+            let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+            match self.socket.close(Some(frame)) {
+                Err(error) if would_block(&error) => self.blocked = true,
+                // the AI has closed first, and its close frame has been answered
+                _ => {}
+            }
+        }
+        while matches!(self.farewell, Farewell::Sending | Farewell::Waiting) {
+            match self.socket.read() {
+                Ok(_) => {}
+                Err(error) if would_block(&error) => break,
+                Err(_) => self.farewell = Farewell::Done,
+            }
+        }
+        self.farewell == Farewell::Done
+    }
+}
+
+impl AsFd for AiSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
+    }
+}
+
+fn would_block(error: &tungstenite::Error) -> bool {
+    matches!(error, tungstenite::Error::Io(why) if why.kind() == io::ErrorKind::WouldBlock)
 }
 
 fn close_kind(frame: Option<&CloseFrame>) -> Closed {

@@ -7,18 +7,22 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
+use bytes::BytesMut;
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 
+use crate::media::frame::Samples;
+use crate::stream::json::Cursor;
 use crate::stream::{FromAi, StreamInfo, ToAi};
 
 /// As Twilio's media servers call themselves.
 pub const USER_AGENT: &str = "Twilio.TmeWs/1.0";
 /// Always the first message.
 pub const CONNECTED: &str = r#"{"event":"connected","protocol":"Call","version":"1.0.0"}"#;
+/// A frame in base64.
+const PAYLOAD_BYTES: usize = size_of::<Samples>().div_ceil(3) * 4;
 /// Longest name of a mark, in bytes.
 const MAX_MARK: usize = 1024;
 /// Longest name and value of a parameter, in characters.
@@ -107,40 +111,71 @@ impl Encoder {
         )
     }
 
-    /// The text of one message. Numbered when written, so that nothing dropped before leaves a gap.
-    pub fn encode(&mut self, message: &ToAi) -> String {
+    /// Writes the text of one message behind what `out` holds. Numbered when written, so that
+    /// nothing dropped before leaves a gap.
+    pub fn encode(&mut self, message: &ToAi, out: &mut BytesMut) {
         self.sequence += 1;
         let (sequence, sid) = (self.sequence, &self.info.stream_sid);
-        match message {
+        // a BytesMut grows: writing to it cannot fail
+        let _ = match message {
             ToAi::Audio { samples, t_ms } => {
-                self.chunk += 1;
-                let mut out = String::with_capacity(400);
-                let _ = write!(
-                    out,
-                    r#"{{"event":"media","sequenceNumber":"{sequence}","media":{{"track":"inbound","chunk":"{}","timestamp":"{t_ms}","payload":""#,
-                    self.chunk
-                );
-                BASE64.encode_string(samples, &mut out);
-                let _ = write!(out, r#""}},"streamSid":"{sid}"}}"#);
-                out
+                self.audio(samples, *t_ms, out);
+                Ok(())
             }
-            ToAi::Digit(digit) => format!(
+            ToAi::Digit(digit) => write!(
+                out,
                 r#"{{"event":"dtmf","streamSid":"{sid}","sequenceNumber":"{sequence}","dtmf":{{"track":"inbound_track","digit":"{digit}"}}}}"#
             ),
             ToAi::Mark(name) => {
                 let name = serde_json::Value::from(name.as_str());
-                format!(
+                write!(
+                    out,
                     r#"{{"event":"mark","sequenceNumber":"{sequence}","streamSid":"{sid}","mark":{{"name":{name}}}}}"#
                 )
             }
             ToAi::Stop => {
                 let StreamInfo { account_sid, call_sid, .. } = &self.info;
-                format!(
+                write!(
+                    out,
                     r#"{{"event":"stop","sequenceNumber":"{sequence}","stop":{{"accountSid":"{account_sid}","callSid":"{call_sid}"}},"streamSid":"{sid}"}}"#
                 )
             }
+        };
+    }
+
+    /// 50 times a second and call: put together without the machinery of formatting.
+    fn audio(&mut self, samples: &Samples, t_ms: u64, out: &mut BytesMut) {
+        self.chunk += 1;
+        let mut payload = [0u8; PAYLOAD_BYTES];
+        let encoded = BASE64.encode_slice(samples, &mut payload);
+        debug_assert_eq!(encoded.ok(), Some(PAYLOAD_BYTES));
+        out.extend_from_slice(br#"{"event":"media","sequenceNumber":""#);
+        decimal(self.sequence, out);
+        out.extend_from_slice(br#"","media":{"track":"inbound","chunk":""#);
+        decimal(self.chunk, out);
+        out.extend_from_slice(br#"","timestamp":""#);
+        decimal(t_ms, out);
+        out.extend_from_slice(br#"","payload":""#);
+        out.extend_from_slice(&payload);
+        out.extend_from_slice(br#""},"streamSid":""#);
+        out.extend_from_slice(self.info.stream_sid.as_bytes());
+        out.extend_from_slice(br#""}"#);
+    }
+}
+
+/// A number in decimal digits.
+fn decimal(mut number: u64, out: &mut BytesMut) {
+    let mut digits = [0u8; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
         }
     }
+    out.extend_from_slice(&digits[first..]);
 }
 
 /// Flat, for speed, and with owned fallbacks: PHP writes `\/` inside payloads.
@@ -169,9 +204,12 @@ struct IncomingMark<'a> {
     name: Cow<'a, str>,
 }
 
-/// Reads a message of the AI. Whatever cannot be used is [`FromAi::Ignored`], as Twilio warns
-/// (31951) and goes on.
-pub fn decode(text: &str, stream_sid: &str) -> FromAi {
+/// Reads a message of the AI; its audio is put into `audio`, in place of what was there. Whatever
+/// cannot be used is [`FromAi::Ignored`], as Twilio warns (31951) and goes on.
+pub fn decode<'a>(text: &str, stream_sid: &str, audio: &'a mut Vec<u8>) -> FromAi<'a> {
+    if let Some(payload) = plain_media(text, stream_sid) {
+        return decode_audio(payload, audio);
+    }
     let Ok(incoming) = serde_json::from_str::<Incoming<'_>>(text) else {
         return FromAi::Ignored("not JSON of a known shape");
     };
@@ -179,10 +217,7 @@ pub fn decode(text: &str, stream_sid: &str) -> FromAi {
         return FromAi::Ignored("another stream's streamSid");
     }
     match (&*incoming.event, incoming.media, incoming.mark) {
-        ("media", Some(media), _) => match BASE64.decode(media.payload.as_bytes()) {
-            Ok(audio) => FromAi::Audio(Bytes::from(audio)),
-            Err(_) => FromAi::Ignored("media.payload is not base64"),
-        },
+        ("media", Some(media), _) => decode_audio(&media.payload, audio),
         ("media", None, _) => FromAi::Ignored("media without payload"),
         ("mark", _, Some(mark)) if mark.name.len() > MAX_MARK => {
             FromAi::Ignored("a mark's name is longer than 1 kB")
@@ -192,6 +227,33 @@ pub fn decode(text: &str, stream_sid: &str) -> FromAi {
         ("clear", ..) => FromAi::Clear,
         _ => FromAi::Ignored("unknown event"),
     }
+}
+
+fn decode_audio<'a>(payload: &str, audio: &'a mut Vec<u8>) -> FromAi<'a> {
+    audio.clear();
+    match BASE64.decode_vec(payload, audio) {
+        Ok(()) => FromAi::Audio(audio),
+        Err(_) => FromAi::Ignored("media.payload is not base64"),
+    }
+}
+
+/// The payload of a `media` message of this stream, as nearly all are written: no escapes, nothing
+/// twice, no other event's members. `None` says only that it is not as simple as that.
+fn plain_media<'a>(text: &'a str, stream_sid: &str) -> Option<&'a str> {
+    let (mut media, mut sid, mut payload) = (None, None, None);
+    let once = |place: &mut Option<&'a str>, value| place.replace(value).is_none().then_some(());
+    let mut member = |cursor: &mut Cursor<'a>, key: &str| match key {
+        "event" => once(&mut media, cursor.string()?),
+        "streamSid" => once(&mut sid, cursor.string()?),
+        "media" => cursor.object(&mut |cursor, key| match key {
+            "payload" => once(&mut payload, cursor.string()?),
+            _ => cursor.skip(),
+        }),
+        "mark" => None,
+        _ => cursor.skip(),
+    };
+    Cursor::read(text, &mut member)?;
+    payload.filter(|_| media == Some("media") && sid.is_none_or(|sid| sid == stream_sid))
 }
 
 #[cfg(test)]
@@ -207,6 +269,12 @@ mod tests {
         })
     }
 
+    fn text(encoder: &mut Encoder, message: &ToAi) -> String {
+        let mut out = BytesMut::new();
+        encoder.encode(message, &mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
     #[test]
     fn messages_as_twilio_sends_them() {
         let mut encoder = encoder();
@@ -214,7 +282,7 @@ mod tests {
             encoder.start(),
             r#"{"event":"start","sequenceNumber":"1","start":{"accountSid":"AC1","streamSid":"MZ1","callSid":"CA1","tracks":["inbound"],"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1},"customParameters":{"from_number":"1\"5"}},"streamSid":"MZ1"}"#
         );
-        let media = encoder.encode(&ToAi::Audio { samples: [0xff; 160], t_ms: 20 });
+        let media = text(&mut encoder, &ToAi::Audio { samples: [0xff; 160], t_ms: 20 });
         let payload = BASE64.encode([0xff; 160]);
         assert_eq!(
             media,
@@ -223,15 +291,15 @@ mod tests {
             )
         );
         assert_eq!(
-            encoder.encode(&ToAi::Digit('#')),
+            text(&mut encoder, &ToAi::Digit('#')),
             r##"{"event":"dtmf","streamSid":"MZ1","sequenceNumber":"3","dtmf":{"track":"inbound_track","digit":"#"}}"##
         );
         assert_eq!(
-            encoder.encode(&ToAi::Mark("a\"\n".into())),
+            text(&mut encoder, &ToAi::Mark("a\"\n".into())),
             r#"{"event":"mark","sequenceNumber":"4","streamSid":"MZ1","mark":{"name":"a\"\n"}}"#
         );
         assert_eq!(
-            encoder.encode(&ToAi::Stop),
+            text(&mut encoder, &ToAi::Stop),
             r#"{"event":"stop","sequenceNumber":"5","stop":{"accountSid":"AC1","callSid":"CA1"},"streamSid":"MZ1"}"#
         );
     }
@@ -247,12 +315,21 @@ mod tests {
             ),
             (
                 r#"{"streamSid":"MZ1","media":{"track":"outbound","payload":"\/\/8=","x":[1]},"event":"media","sequenceNumber":7}"#,
-                FromAi::Audio(Bytes::from_static(&[255, 255])),
+                FromAi::Audio(&[255, 255]),
             ),
-            (r#"{"event":"media","media":{"payload":""}}"#, FromAi::Audio(Bytes::new())),
+            (
+                r#"{"event":"media","streamSid":"MZ1","media":{"payload":"AQID","track":"x"}}"#,
+                FromAi::Audio(&[1, 2, 3]),
+            ),
+            (
+                r#" { "media" : {"chunk":7, "payload":"AQID"} , "event":"media", "mark":{"name":"m"} }"#,
+                FromAi::Audio(&[1, 2, 3]),
+            ),
+            (r#"{"event":"media","media":{"payload":""}}"#, FromAi::Audio(&[])),
         ];
         for (text, expected) in table {
-            assert_eq!(decode(text, "MZ1"), expected, "{text}");
+            let mut audio = vec![9; 9];
+            assert_eq!(decode(text, "MZ1", &mut audio), expected, "{text}");
         }
     }
 
@@ -270,10 +347,15 @@ mod tests {
             "{\"event\":\"mark\",\"mark\":{\"name\":7}}",
             "{\"event\":\"hangup\"}",
             "{\"event\":\"clear\",\"streamSid\":\"MZ2\"}",
+            "{\"event\":\"media\",\"streamSid\":\"MZ2\",\"media\":{\"payload\":\"AQID\"}}",
+            "{\"event\":\"media\",\"media\":{\"payload\":\"AQID\",\"payload\":\"AQID\"}}",
+            "{\"event\":\"media\",\"event\":\"media\",\"media\":{\"payload\":\"AQID\"}}",
             &deep,
         ];
         for text in table {
-            assert!(matches!(decode(text, "MZ1"), FromAi::Ignored(_)), "{text:.60}");
+            let mut audio = Vec::new();
+            let decoded = decode(text, "MZ1", &mut audio);
+            assert!(matches!(decoded, FromAi::Ignored(_)), "{text:.60}");
         }
     }
 

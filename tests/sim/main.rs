@@ -6,7 +6,6 @@ mod world;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use trunkless::call::Signal;
 use trunkless::call::end::EndReason;
 use trunkless::call::words::Input;
@@ -105,7 +104,7 @@ fn what_the_ai_says_is_paced_whatever_the_sizes() {
         let mut rest = &all[..];
         while !rest.is_empty() {
             let n = (1 + sizes.below(3000) as usize).min(rest.len());
-            world.say(FromAi::Audio(Bytes::copy_from_slice(&rest[..n])));
+            world.say(FromAi::Audio(&rest[..n]));
             rest = &rest[n..];
         }
         world.say(FromAi::Mark("end".into()));
@@ -131,7 +130,7 @@ fn clear_works_on_the_next_packet() {
     let mut world = World::new(50, Network::default());
     world.run_to(1_000);
     let all: Vec<u8> = (0..500).flat_map(|n| pattern::frame(9, n)).collect();
-    world.say(FromAi::Audio(Bytes::from(all)));
+    world.say(FromAi::Audio(&all));
     for name in ["a", "b"] {
         world.say(FromAi::Mark(name.into()));
     }

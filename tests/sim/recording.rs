@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use trunkless::call::words::Input;
 use trunkless::media::frame::FRAME_SAMPLES;
 use trunkless::peer::pattern;
@@ -23,7 +22,7 @@ fn call(seed: u64, network: Network, early: bool, asked: &[(u64, Ask)]) -> World
 fn talk(mut world: World, asked: &[(u64, Ask)]) -> World {
     // nine and a half minutes: more may not be queued
     let frames = (0..FRAMES as u32 - 1500).flat_map(|n| pattern::frame(AGENT, n));
-    world.say(FromAi::Audio(Bytes::from_iter(frames)));
+    world.say(FromAi::Audio(&Vec::from_iter(frames)));
     for (second, ask) in asked {
         world.run_to(second * 1000);
         match ask {

@@ -181,7 +181,7 @@ impl World {
         }
     }
 
-    pub fn say(&mut self, message: FromAi) {
+    pub fn say(&mut self, message: FromAi<'_>) {
         self.feed(Input::Ai(message));
     }
 
@@ -193,7 +193,6 @@ impl World {
     }
 
     fn send_packet(&mut self) {
-        let mut packet = Vec::new();
         let samples = match self.talking {
             true => {
                 self.number += 1;
@@ -209,7 +208,7 @@ impl World {
             self.sender = Sender::new(ssrc, sequence, self.random.below(1 << 32) as u32);
         }
         self.paused = pausing;
-        self.sender.audio(0, self.sent, &samples, marker, &mut packet);
+        let packet = self.sender.audio(0, self.sent, &samples, marker);
         self.sent += 1;
         if pausing {
             return;
@@ -223,7 +222,7 @@ impl World {
         for _ in 0..copies {
             let delay = self.random.below(self.network.jitter.as_micros() as u64 + 1);
             let at = leaves + Duration::from_micros(delay);
-            self.on_the_way.push(Reverse((at, self.sent, packet.clone())));
+            self.on_the_way.push(Reverse((at, self.sent, packet.to_vec())));
         }
     }
 

@@ -1,0 +1,515 @@
+//! Workers: a thread each, with an epoll of its own, for many calls. A call belongs to one worker
+//! from beginning to end, so that nothing on a frame's way is locked, queued or woken. Owns I/O,
+//! threads and the clock.
+//!
+//! Sockets are level-triggered: one system call takes a packet, and what is left is told again.
+//! All deadlines of a worker share one timer of the kernel's, which is precise to well below a
+//! millisecond.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use tokio::sync::oneshot;
+
+use crate::call::end::EndReason;
+use crate::call::leg::{Channel, MAX_DATAGRAM};
+use crate::call::run::{Cold, Record, Running};
+use crate::stream::socket::{AiSocket, FAREWELL};
+
+/// Events taken at once: so few that what is due is never far away.
+const EVENTS: usize = 64;
+/// Messages of one AI before the others have their turn.
+const MESSAGES: usize = 32;
+/// More workers than this have nothing to do: one takes a thousand calls and more.
+const MAX_WORKERS: usize = 8;
+
+/// Which call, and which of its sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Token(u64);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Socket {
+    Rtp,
+    Rtcp,
+    Ai,
+    /// Not a socket: the call itself.
+    None,
+}
+
+impl From<Channel> for Socket {
+    fn from(channel: Channel) -> Socket {
+        match channel {
+            Channel::Rtp => Socket::Rtp,
+            Channel::Rtcp => Socket::Rtcp,
+        }
+    }
+}
+
+impl Token {
+    /// The worker's own: news and the timer.
+    const INBOX: Token = Token(u64::MAX);
+    const TIMER: Token = Token(u64::MAX - 1);
+
+    /// `turn` tells the users of a place apart, one after the other.
+    fn new(place: usize, turn: u32, socket: Socket) -> Token {
+        Token(u64::from(turn) << 32 | (place as u64) << 2 | socket as u64)
+    }
+
+    fn place(self) -> usize {
+        (self.0 as u32 >> 2) as usize
+    }
+
+    fn turn(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    fn socket(self) -> Socket {
+        match self.0 & 3 {
+            0 => Socket::Rtp,
+            1 => Socket::Rtcp,
+            2 => Socket::Ai,
+            _ => Socket::None,
+        }
+    }
+}
+
+enum News {
+    Call(Box<Live>),
+    Woken(Token),
+    Stop,
+}
+
+/// What other threads tell a worker.
+struct Inbox {
+    news: Mutex<Vec<News>>,
+    bell: OwnedFd,
+    calls: AtomicUsize,
+}
+
+impl Inbox {
+    /// A panic elsewhere does not make the list wrong.
+    fn lock(&self) -> MutexGuard<'_, Vec<News>> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, news: News) {
+        let mut all = self.lock();
+        all.push(news);
+        if all.len() == 1 {
+            // it cannot overflow: it is read before there is a second one
+            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+struct CallWaker {
+    inbox: Arc<Inbox>,
+    token: Token,
+}
+
+impl Wake for CallWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.inbox.tell(News::Woken(self.token));
+    }
+}
+
+/// The threads; dropping it ends them and what they still have.
+pub struct Workers(Vec<(Arc<Inbox>, Option<thread::JoinHandle<()>>)>);
+
+impl Workers {
+    /// One a core.
+    ///
+    /// # Errors
+    /// When threads or descriptors are used up.
+    pub fn start() -> io::Result<Workers> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let start = |n| {
+            let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            let inbox =
+                Arc::new(Inbox { news: Mutex::new(Vec::new()), bell, calls: AtomicUsize::new(0) });
+            let worker = Worker::new(inbox.clone())?;
+            let thread = thread::Builder::new().name(format!("calls-{n}"));
+            Ok((inbox, Some(thread.spawn(move || worker.run())?)))
+        };
+        Ok(Workers((0..cores.min(MAX_WORKERS)).map(start).collect::<io::Result<_>>()?))
+    }
+
+    /// Gives a call to the worker that has the fewest.
+    pub(super) fn take(&self, call: Live) {
+        let idlest = self.0.iter().min_by_key(|(inbox, _)| inbox.calls.load(Ordering::Relaxed));
+        if let Some((inbox, _)) = idlest {
+            inbox.calls.fetch_add(1, Ordering::Relaxed);
+            inbox.tell(News::Call(Box::new(call)));
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for (inbox, _) in &self.0 {
+            inbox.tell(News::Stop);
+        }
+        for (_, thread) in &mut self.0 {
+            if let Some(thread) = thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// A call on its worker.
+pub(super) struct Live {
+    running: Running,
+    cold: Cold,
+    done: oneshot::Sender<Record>,
+}
+
+impl Live {
+    pub fn new(running: Running, cold: Cold, done: oneshot::Sender<Record>) -> Live {
+        Live { running, cold, done }
+    }
+}
+
+/// A stream that goes to its end after its call, or after its AI has closed it.
+struct Leaving {
+    ai: AiSocket,
+    until: Instant,
+    /// Whom to tell, and what, when it is over.
+    done: Option<(oneshot::Sender<Record>, Record)>,
+}
+
+enum What {
+    Call(Box<Live>),
+    Leaving(Box<Leaving>),
+}
+
+struct Place {
+    turn: u32,
+    what: Option<What>,
+    waker: Option<Waker>,
+    /// The AI's socket is in the epoll, and whether for writing too.
+    ai_watched: Option<bool>,
+    /// The earliest timer that is set.
+    timer: Option<Instant>,
+}
+
+struct Worker {
+    inbox: Arc<Inbox>,
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    timer_at: Option<Instant>,
+    places: Vec<Place>,
+    free: Vec<usize>,
+    timers: BinaryHeap<Reverse<(Instant, Token)>>,
+    /// AIs that have said more than one turn takes.
+    talkative: Vec<Token>,
+    buffer: [u8; MAX_DATAGRAM],
+}
+
+/// Why a call is looked at.
+#[derive(Debug, Clone, Copy)]
+enum Cause {
+    News,
+    Timer,
+    Readable(Channel),
+    Ai { readable: bool, writable: bool },
+}
+
+impl Worker {
+    fn new(inbox: Arc<Inbox>) -> io::Result<Worker> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        epoll::add(&epoll, &inbox.bell, EventData::new_u64(Token::INBOX.0), EventFlags::IN)?;
+        let edge = EventFlags::IN | EventFlags::ET;
+        epoll::add(&epoll, &timer, EventData::new_u64(Token::TIMER.0), edge)?;
+        Ok(Worker {
+            inbox,
+            epoll,
+            timer,
+            timer_at: None,
+            places: Vec::new(),
+            free: Vec::new(),
+            timers: BinaryHeap::new(),
+            talkative: Vec::new(),
+            buffer: [0; MAX_DATAGRAM],
+        })
+    }
+
+    fn run(mut self) {
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
+        loop {
+            self.set_timer();
+            let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let timeout = (!self.talkative.is_empty()).then_some(&none);
+            let Ok((ready, _)) = epoll::wait(&self.epoll, &mut events, timeout) else { continue };
+            for event in ready.iter() {
+                let token = Token(event.data.u64());
+                if token == Token::INBOX {
+                    if self.take_news() {
+                        return;
+                    }
+                } else if token == Token::TIMER {
+                    self.timer_at = None;
+                } else {
+                    self.on_socket(token, event.flags);
+                }
+            }
+            for token in std::mem::take(&mut self.talkative) {
+                self.look(token, Cause::Ai { readable: true, writable: false });
+            }
+            self.fire_timers();
+        }
+    }
+
+    fn on_socket(&mut self, token: Token, flags: EventFlags) {
+        let cause = match token.socket() {
+            Socket::Rtp => Cause::Readable(Channel::Rtp),
+            Socket::Rtcp => Cause::Readable(Channel::Rtcp),
+            _ => Cause::Ai {
+                readable: flags != EventFlags::OUT,
+                writable: flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP),
+            },
+        };
+        self.look(token, cause);
+    }
+
+    /// True when the worker is to end.
+    fn take_news(&mut self) -> bool {
+        let mut count = [0u8; 8];
+        let _ = rustix::io::read(&self.inbox.bell, &mut count);
+        let news = std::mem::take(&mut *self.inbox.lock());
+        for news in news {
+            match news {
+                News::Call(live) => self.begin(live),
+                News::Woken(token) => self.look(token, Cause::News),
+                News::Stop => return true,
+            }
+        }
+        false
+    }
+
+    fn begin(&mut self, live: Box<Live>) {
+        let token = self.put(What::Call(live));
+        if let Some(What::Call(live)) = &self.places[token.place()].what {
+            for channel in [Channel::Rtp, Channel::Rtcp] {
+                let data = Token::new(token.place(), token.turn(), channel.into());
+                let socket = live.running.offer.leg.socket(channel);
+                // it can only fail for want of memory; then the call ends by `media_timeout`
+                let data = EventData::new_u64(data.0);
+                let _ = epoll::add(&self.epoll, socket, data, EventFlags::IN);
+            }
+        }
+        self.look(token, Cause::News);
+    }
+
+    fn put(&mut self, what: What) -> Token {
+        let index = self.free.pop().unwrap_or_else(|| {
+            let place = Place { turn: 0, what: None, waker: None, ai_watched: None, timer: None };
+            self.places.push(place);
+            self.places.len() - 1
+        });
+        let place = &mut self.places[index];
+        place.turn = place.turn.wrapping_add(1);
+        (place.ai_watched, place.timer) = (None, None);
+        let token = Token::new(index, place.turn, Socket::None);
+        place.waker = Some(Waker::from(Arc::new(CallWaker { inbox: self.inbox.clone(), token })));
+        place.what = Some(what);
+        token
+    }
+
+    /// Lets a call do what its cause brings about, and sees to what follows. A panic ends this call
+    /// alone.
+    fn look(&mut self, token: Token, cause: Cause) {
+        let index = token.place();
+        let Some(place) = self.places.get_mut(index).filter(|p| p.turn == token.turn()) else {
+            return;
+        };
+        let Some(what) = &mut place.what else { return };
+        let now = Instant::now();
+        let (waker, buffer) = (place.waker.as_ref(), &mut self.buffer);
+        let looked = catch_unwind(AssertUnwindSafe(|| match what {
+            What::Call(live) => {
+                let more = live.on(now, cause, waker, buffer);
+                (live.running.act(now), more, live.running.closing.take())
+            }
+            What::Leaving(leaving) => {
+                (leaving.on(now, cause).then_some(EndReason::AiHangup), false, None)
+            }
+        }));
+        let (ended, more, closing) = looked.unwrap_or_else(|_| {
+            // whoever waits for the call's end learns of it
+            if let Some(What::Call(_)) = place.what.take() {
+                self.inbox.calls.fetch_sub(1, Ordering::Relaxed);
+            }
+            (None, false, None)
+        });
+        let call = Token::new(index, token.turn(), Socket::None);
+        if more && !self.talkative.contains(&call) {
+            self.talkative.push(call);
+        }
+        match ended {
+            Some(reason) => self.end(index, now, reason),
+            None if self.places[index].what.is_none() => self.free.push(index),
+            None => self.watch(index, token),
+        }
+        if let Some(ai) = closing {
+            self.leave(now, ai, None);
+        }
+    }
+
+    /// A call is over, or a stream that was leaving has gone.
+    fn end(&mut self, index: usize, now: Instant, reason: EndReason) {
+        let place = &mut self.places[index];
+        place.waker = None;
+        self.free.push(index);
+        match place.what.take() {
+            Some(What::Call(live)) => {
+                self.inbox.calls.fetch_sub(1, Ordering::Relaxed);
+                let Live { running, cold, done } = *live;
+                drop(cold);
+                let finish = AssertUnwindSafe(|| running.finish(reason));
+                let Ok((record, ai)) = catch_unwind(finish) else { return };
+                match ai {
+                    // the farewell to an AI that does not answer holds neither ports nor admission
+                    Some(ai) => self.leave(now, ai, Some((done, record))),
+                    None => drop(done.send(record)),
+                }
+            }
+            Some(What::Leaving(leaving)) => {
+                if let Some((done, record)) = leaving.done {
+                    let _ = done.send(record);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn leave(
+        &mut self,
+        now: Instant,
+        ai: AiSocket,
+        done: Option<(oneshot::Sender<Record>, Record)>,
+    ) {
+        // it has its place in the epoll under the token of its call
+        let _ = epoll::delete(&self.epoll, &ai);
+        let mut leaving = Leaving { ai, until: now + FAREWELL, done };
+        leaving.ai.bid_farewell();
+        let token = self.put(What::Leaving(Box::new(leaving)));
+        self.look(token, Cause::News);
+    }
+
+    /// Asks the kernel for what the call waits for now.
+    fn watch(&mut self, index: usize, token: Token) {
+        let place = &mut self.places[index];
+        let (ai, at) = match &place.what {
+            Some(What::Call(live)) => (live.running.ai.as_ref(), live.running.next_timeout()),
+            Some(What::Leaving(leaving)) => (Some(&leaving.ai), Some(leaving.until)),
+            None => return,
+        };
+        let wants = ai.map(AiSocket::wants_write);
+        if let (Some(ai), true) = (ai, wants != place.ai_watched) {
+            let data = EventData::new_u64(Token::new(index, token.turn(), Socket::Ai).0);
+            let flags = match wants {
+                Some(true) => EventFlags::IN | EventFlags::OUT,
+                _ => EventFlags::IN,
+            };
+            let watched = match place.ai_watched {
+                None => epoll::add(&self.epoll, ai, data, flags),
+                Some(_) => epoll::modify(&self.epoll, ai, data, flags),
+            };
+            debug_assert!(watched.is_ok(), "{watched:?}");
+        }
+        // a socket that is gone has left the epoll by being closed
+        place.ai_watched = wants;
+        if let Some(at) = at.filter(|at| place.timer.is_none_or(|set| *at < set)) {
+            place.timer = Some(at);
+            self.timers.push(Reverse((at, token)));
+        }
+    }
+
+    fn fire_timers(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((at, token))) = self.timers.peek().copied()
+            && at <= now
+        {
+            self.timers.pop();
+            let place = self.places.get_mut(token.place()).filter(|p| p.turn == token.turn());
+            // one that an earlier one has replaced
+            let Some(place) = place.filter(|p| p.timer == Some(at)) else { continue };
+            place.timer = None;
+            self.look(Token::new(token.place(), token.turn(), Socket::None), Cause::Timer);
+        }
+    }
+
+    /// The kernel's timer is set anew only for what is earlier than it, or after it has rung.
+    fn set_timer(&mut self) {
+        let Some(Reverse((at, _))) = self.timers.peek() else { return };
+        if self.timer_at.is_some_and(|set| set <= *at) {
+            return;
+        }
+        self.timer_at = Some(*at);
+        // zero would mean never
+        let left = at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+        let it_value =
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let setting = Itimerspec { it_interval, it_value };
+        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &setting);
+    }
+}
+
+impl Live {
+    /// True when the AI has said more than one turn takes.
+    fn on(&mut self, now: Instant, cause: Cause, waker: Option<&Waker>, buffer: &mut [u8]) -> bool {
+        let running = &mut self.running;
+        match cause {
+            Cause::News => {
+                let mut cx = Context::from_waker(waker.unwrap_or(Waker::noop()));
+                running.take_news(now, &mut self.cold, &mut cx);
+            }
+            Cause::Timer => running.on_timeout(now, buffer),
+            Cause::Readable(channel) => running.take_datagrams(now, channel, 1, buffer),
+            Cause::Ai { readable, writable } => {
+                if let Some(ai) = running.ai.as_mut().filter(|_| writable) {
+                    ai.writable();
+                }
+                if readable {
+                    running.ai.iter_mut().for_each(AiSocket::readable);
+                    return running.take_messages(now, MESSAGES);
+                }
+            }
+        }
+        false
+    }
+}
+
+impl Leaving {
+    /// True when it is over.
+    fn on(&mut self, now: Instant, cause: Cause) -> bool {
+        if let Cause::Ai { .. } = cause {
+            self.ai.readable();
+            self.ai.writable();
+        }
+        self.ai.farewell(now) || now >= self.until
+    }
+}
