@@ -1,0 +1,147 @@
+//! The pure way of a frame, without a socket: what a worker does between its system calls, for one
+//! call and both directions.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use trunkless::call::core::Call;
+use trunkless::call::words::{Input, Output, Seeds};
+use trunkless::call::{AnswerWhen, CallConfig, RemoteMedia, Signal};
+use trunkless::media::g711::Law;
+use trunkless::media::playout::Budget;
+use trunkless::media::receiver::Format;
+use trunkless::media::sender::Sender;
+use trunkless::peer::pattern;
+use trunkless::stream::connect::{Target, TargetOptions};
+use trunkless::stream::twilio::{Encoder, decode};
+use trunkless::stream::{StreamInfo, ToAi};
+
+const SID: &str = "MZ0123456789abcdef0123456789abcdef";
+const TICK: Duration = Duration::from_millis(20);
+
+/// One call that talks and listens.
+pub struct FramePath {
+    call: Call,
+    now: Instant,
+    pbx: SocketAddr,
+    caller: Sender,
+    sent: u64,
+    encoder: Encoder,
+    text: BytesMut,
+    /// What the AI says, again and again.
+    said: String,
+    audio: Vec<u8>,
+    /// What has come out: messages to the AI, packets to the caller.
+    pub messages: u64,
+    pub packets: u64,
+    /// RTCP, which is no frame.
+    pub reports: u64,
+}
+
+impl FramePath {
+    /// Not recorded: a recording takes a block of memory each 200 ms.
+    pub fn new() -> FramePath {
+        let now = Instant::now();
+        let pbx: SocketAddr = "10.0.0.2:4000".parse().expect("an address");
+        let remote = RemoteMedia {
+            rtp: pbx,
+            rtcp: pbx,
+            format: Format { law: Law::Mu, payload_type: 0, dtmf_payload_type: Some(101) },
+            wants_audio: true,
+            sends_audio: true,
+            early: false,
+        };
+        let seeds = Seeds { ssrc: 1, sequence: 0, timestamp: 0 };
+        let call = Call::new(now, &config(), pbx.ip(), Some(remote), seeds, "bench".into());
+        let info = StreamInfo {
+            account_sid: "AC0".into(),
+            call_sid: "CA0".into(),
+            stream_sid: SID.into(),
+            parameters: Vec::new(),
+        };
+        let mut path = FramePath {
+            call,
+            now,
+            pbx,
+            caller: Sender::new(7, 0, 0),
+            sent: 0,
+            encoder: Encoder::new(info),
+            text: BytesMut::new(),
+            said: media_from_ai(),
+            audio: Vec::new(),
+            messages: 0,
+            packets: 0,
+            reports: 0,
+        };
+        path.call.handle(now, Input::AiOpen);
+        path.call.handle(now, Input::Signal(Signal::Connected));
+        path.drain();
+        path
+    }
+
+    /// 20 ms: a packet of the caller's becomes a message, a message of the AI's becomes a packet.
+    pub fn tick(&mut self) {
+        self.now += TICK;
+        let packet = self.caller.audio(0, self.sent, &[0x55; 160], false);
+        self.sent += 1;
+        self.call.handle(self.now, Input::Rtp { from: self.pbx, data: &packet });
+        self.drain();
+        let message = decode(&self.said, SID, &mut self.audio);
+        self.call.handle(self.now, Input::Ai(message));
+        self.drain();
+        self.call.handle(self.now, Input::Timeout { unix: Duration::from_secs(1_700_000_000) });
+        self.drain();
+        // as the worker asks after each input
+        for _ in 0..3 {
+            std::hint::black_box(self.call.next_timeout());
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.call.poll() {
+            match output {
+                Output::Ai(message) => {
+                    self.messages += u64::from(matches!(message, ToAi::Audio { .. }));
+                    self.text.reserve(512);
+                    self.encoder.encode(&message, &mut self.text);
+                    std::hint::black_box(self.text.split().freeze());
+                }
+                Output::Rtp { packet, .. } => {
+                    self.packets += 1;
+                    std::hint::black_box(packet);
+                }
+                Output::Rtcp { .. } => self.reports += 1,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A message as servers write it.
+pub fn media_from_ai() -> String {
+    use base64::Engine as _;
+    let payload = base64::engine::general_purpose::STANDARD.encode(pattern::frame(1, 2));
+    format!(r#"{{"event":"media","streamSid":"{SID}","media":{{"payload":"{payload}"}}}}"#)
+}
+
+fn config() -> CallConfig {
+    CallConfig {
+        target: Target::new("ws://ai.test", &TargetOptions::default()).expect("a URL"),
+        account_sid: "AC0".into(),
+        parameters: Vec::new(),
+        answer: AnswerWhen::AiReady,
+        answer_wait: Duration::from_secs(2),
+        ringing: false,
+        drain_on_close: Duration::ZERO,
+        prompt: None,
+        max_duration: Duration::from_secs(6 * 3600),
+        silent_timeout: Duration::ZERO,
+        media_timeout: Duration::from_secs(30),
+        reorder_wait: Duration::from_millis(40),
+        playout_bytes: 4_800_000,
+        playout_budget: Budget::new(1 << 30),
+        record: None,
+        recorder: None,
+    }
+}

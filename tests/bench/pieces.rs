@@ -1,0 +1,131 @@
+//! What the pieces of a frame's way cost, each alone and all together, and reading SIP.
+//!
+//!     cargo bench --bench pieces [-- NAME]
+//!     cargo bench --bench pieces -- frames COUNT    (for callgrind: tests/bench/instructions.sh)
+
+mod frame_path;
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use criterion::Criterion;
+use frame_path::{FramePath, media_from_ai};
+use trunkless::media::g711::Law;
+use trunkless::media::g711::{a_to_mu, mu_to_a};
+use trunkless::media::playout::{Budget, Playout};
+use trunkless::media::receiver::{Format, Receiver};
+use trunkless::media::rtp::Packet;
+use trunkless::media::sender::Sender;
+use trunkless::sip::message::Message;
+use trunkless::stream::twilio::{Encoder, decode};
+use trunkless::stream::{StreamInfo, ToAi};
+
+const SID: &str = "MZ0123456789abcdef0123456789abcdef";
+
+fn main() {
+    let words: Vec<String> = std::env::args().filter(|word| word != "--bench").collect();
+    if let [_, frames, count] = &words[..]
+        && frames == "frames"
+    {
+        let count: u64 = count.parse().expect("a number of frames");
+        let mut path = FramePath::new();
+        (0..count).for_each(|_| path.tick());
+        println!("{} messages, {} packets", path.messages, path.packets);
+        return;
+    }
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .configure_from_args();
+    media(&mut criterion);
+    stream(&mut criterion);
+    sip(&mut criterion);
+    let mut path = FramePath::new();
+    criterion.bench_function("a frame each way, all together", |b| b.iter(|| path.tick()));
+    criterion.final_summary();
+}
+
+fn media(criterion: &mut Criterion) {
+    let packet = Sender::new(7, 0, 0).audio(0, 0, &[0x55; 160], false);
+    criterion.bench_function("RTP: parse", |b| b.iter(|| Packet::parse(black_box(&packet))));
+
+    let pbx = "10.0.0.2:4000".parse().expect("an address");
+    let mut now = Instant::now();
+    let mut receiver = Receiver::new("10.0.0.2".parse().expect("an address"), Duration::ZERO);
+    let format = Format { law: Law::Mu, payload_type: 0, dtmf_payload_type: Some(101) };
+    receiver.set_remote(pbx, format);
+    receiver.start(now);
+    let (mut caller, mut index) = (Sender::new(7, 0, 0), 0);
+    criterion.bench_function("receiver: packet in, frame out", |b| {
+        b.iter(|| {
+            now += Duration::from_millis(20);
+            index += 1;
+            let packet = caller.audio(0, index, &[0x55; 160], false);
+            receiver.on_packet(now, pbx, &packet);
+            receiver.next_frame()
+        });
+    });
+
+    let mut playout = Playout::new(1 << 20, Budget::new(1 << 20));
+    criterion.bench_function("playout: audio in, frame out", |b| {
+        b.iter(|| {
+            playout.push_audio(black_box(&[0x55; 160]));
+            playout.next_frame()
+        });
+    });
+
+    let mut samples = [0x55u8; 160];
+    criterion.bench_function("G.711: frame to A-law and back", |b| {
+        b.iter(|| {
+            mu_to_a(black_box(&mut samples));
+            a_to_mu(black_box(&mut samples));
+        });
+    });
+}
+
+fn stream(criterion: &mut Criterion) {
+    let mut encoder = Encoder::new(StreamInfo {
+        account_sid: "AC0".into(),
+        call_sid: "CA0".into(),
+        stream_sid: SID.into(),
+        parameters: Vec::new(),
+    });
+    let (message, mut text) = (ToAi::Audio { samples: [0x55; 160], t_ms: 20 }, BytesMut::new());
+    criterion.bench_function("Twilio: encode a frame", |b| {
+        b.iter(|| {
+            text.clear();
+            encoder.encode(black_box(&message), &mut text);
+        });
+    });
+    let (said, mut audio) = (media_from_ai(), Vec::new());
+    criterion.bench_function("Twilio: decode a frame", |b| {
+        b.iter(|| {
+            black_box(decode(black_box(&said), SID, &mut audio));
+        });
+    });
+    // what the quick reader leaves to the general one
+    let odd = said.replacen("\"media\"", "\"m\\u0065dia\"", 1);
+    criterion.bench_function("Twilio: decode a frame with escapes", |b| {
+        b.iter(|| {
+            black_box(decode(black_box(&odd), SID, &mut audio));
+        });
+    });
+}
+
+fn sip(criterion: &mut Criterion) {
+    let invite = "INVITE sip:ai@10.0.0.9:5060 SIP/2.0\r\n\
+        Via: SIP/2.0/UDP 10.0.0.2:5060;rport;branch=z9hG4bKPj1b1f\r\n\
+        From: \"Ann\" <sip:5551234@10.0.0.2>;tag=1c2d\r\nTo: <sip:ai@10.0.0.9>\r\n\
+        Contact: <sip:asterisk@10.0.0.2:5060>\r\nCall-ID: 0c0a7c9b-6f3d-4e37\r\n\
+        CSeq: 18721 INVITE\r\nAllow: OPTIONS, INVITE, ACK, BYE, CANCEL, UPDATE, INFO\r\n\
+        Supported: 100rel, timer, replaces\r\nSession-Expires: 1800\r\nMin-SE: 90\r\n\
+        Max-Forwards: 70\r\nUser-Agent: Asterisk PBX 22.6.0\r\n\
+        Content-Type: application/sdp\r\nContent-Length: 4\r\n\r\nv=0\r\n";
+    assert!(Message::parse(invite.as_bytes()).is_ok());
+    criterion.bench_function("SIP: parse an INVITE", |b| {
+        b.iter(|| {
+            let _ = black_box(Message::parse(black_box(invite.as_bytes())));
+        });
+    });
+}
