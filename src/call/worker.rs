@@ -31,6 +31,9 @@ use crate::call::leg::{Channel, MAX_DATAGRAM};
 use crate::call::run::{Cold, Record, Running};
 use crate::stream::socket::{AiSocket, FAREWELL};
 
+/// With more than one event in so long, events are taken together once in so long: waking up for
+/// each costs more than what it is about. With less, nothing waits.
+const GATHER: Duration = Duration::from_micros(250);
 /// Events taken at once: so few that what is due is never far away.
 const EVENTS: usize = 64;
 /// Messages of one AI before the others have their turn.
@@ -257,11 +260,18 @@ impl Worker {
 
     fn run(mut self) {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
+        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let (mut woken, mut busy) = (Instant::now(), false);
         loop {
-            self.set_timer();
-            let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let timeout = (!self.talkative.is_empty()).then_some(&none);
-            let Ok((ready, _)) = epoll::wait(&self.epoll, &mut events, timeout) else { continue };
+            if busy {
+                thread::sleep((woken + GATHER).saturating_duration_since(Instant::now()));
+            } else {
+                self.set_timer();
+            }
+            let at_once = busy || !self.talkative.is_empty();
+            let wait = epoll::wait(&self.epoll, &mut events, at_once.then_some(&none));
+            let before = std::mem::replace(&mut woken, Instant::now());
+            let Ok((ready, _)) = wait else { continue };
             for event in ready.iter() {
                 let token = Token(event.data.u64());
                 if token == Token::INBOX {
@@ -277,7 +287,13 @@ impl Worker {
             for token in std::mem::take(&mut self.talkative) {
                 self.look(token, Cause::Ai { readable: true, writable: false });
             }
-            self.fire_timers();
+            let fired = self.fire_timers();
+            let done = ready.len() + fired;
+            busy = done > 1 || (done == 1 && woken - before < GATHER);
+            if ready.len() == EVENTS {
+                // there may be more already
+                woken = before;
+            }
         }
     }
 
@@ -447,8 +463,10 @@ impl Worker {
         }
     }
 
-    fn fire_timers(&mut self) {
+    /// How many there were.
+    fn fire_timers(&mut self) -> usize {
         let now = Instant::now();
+        let mut fired = 0;
         while let Some(Reverse((at, token))) = self.timers.peek().copied()
             && at <= now
         {
@@ -457,8 +475,10 @@ impl Worker {
             // one that an earlier one has replaced
             let Some(place) = place.filter(|p| p.timer == Some(at)) else { continue };
             place.timer = None;
-            self.look(Token::new(token.place(), token.turn(), Socket::None), Cause::Timer);
+            self.look(token, Cause::Timer);
+            fired += 1;
         }
+        fired
     }
 
     /// The kernel's timer is set anew only for what is earlier than it, or after it has rung.

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub mod bench;
 pub mod call;
 pub mod demo;
 pub mod echo_agent;
@@ -31,6 +32,8 @@ enum Command {
     EchoAgent(echo_agent::EchoAgentArguments),
     /// Place a test call, as a phone would.
     Call(call::CallArguments),
+    /// Measure: many calls at once through this program, or another bridge.
+    Bench(bench::BenchArguments),
     /// Ask a running `run` how it is: exit code 0 when it works.
     Health(health::HealthArguments),
     /// List, show and verify recordings.
@@ -55,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Demo(arguments) => demo::main(&arguments),
         Command::EchoAgent(arguments) => echo_agent::main(&arguments),
         Command::Call(arguments) => call::main(&arguments),
+        Command::Bench(arguments) => bench::main(&arguments),
         Command::Health(arguments) => health::main(&arguments),
         Command::Recordings(arguments) => recordings::main(&arguments),
     }

@@ -2,6 +2,7 @@
 //! audio. For the demo, `trunkless call`, benches and tests alike.
 
 pub mod ai;
+pub mod load;
 pub mod pattern;
 pub mod phone;
 pub mod registrar;

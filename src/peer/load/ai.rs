@@ -1,0 +1,390 @@
+//! The AI's thread: a WebSocket server that speaks Twilio's dialect. Owns the sockets and the
+//! clock.
+//!
+//! The stream's one frame of greeting goes out with `start`; from then on each speaks by its slot
+//! in the ring, as [`speech`](crate::peer::load::speech) says.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::Value;
+
+use crate::peer::load::figures::Times;
+use crate::peer::load::ledger::{Ledger, Tally};
+use crate::peer::load::schedule::{Due, Ring};
+use crate::peer::load::shared::{Phase, Shared, Window};
+use crate::peer::load::speech::{FLOOD_FRAMES, Say, Speech};
+use crate::peer::load::stamp::{Kind, Read, Stamp};
+use crate::peer::load::waiting::Waiting;
+use crate::peer::load::websocket::{self, CLOSE, PING, PONG, TEXT};
+
+/// The thread's name: its CPU time is found by it.
+pub const THREAD: &str = "bench-ai";
+const IDLE_NS: u64 = 5_000_000;
+const LISTENER: u64 = 0;
+/// Base64 of a frame.
+const PAYLOAD_CHARS: usize = 216;
+/// Longest message of a bridge.
+const MAX_MESSAGE: usize = 60_000;
+/// What a bridge that reads nothing may leave unsent; then the stream is given up.
+const MAX_PENDING: usize = 1 << 20;
+
+/// What the AI has heard and said.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// Judged frames sent to the callers, floods apart.
+    pub sent: u64,
+    pub floods: u64,
+    pub tally: Tally,
+    pub clears: Vec<Cleared>,
+    pub own_lateness: Times,
+    /// Messages in the measured time.
+    pub messages_in: u64,
+    /// Times that a bridge did not take what was sent at once.
+    pub blocked: u64,
+    /// Connections that were no WebSocket of this dialect, with the last reason.
+    pub broken: u64,
+    pub why_broken: Option<&'static str>,
+}
+
+/// When `clear` was sent, and for which flood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cleared {
+    pub sender: u32,
+    pub first: u32,
+    pub at_us: u64,
+}
+
+struct Stream {
+    socket: TcpStream,
+    number: u32,
+    upgraded: bool,
+    started_us: Option<u64>,
+    /// The beginning of a message that is not whole yet.
+    inbox: Vec<u8>,
+    /// A `media` message, ready but for its payload, and `clear`.
+    media: Vec<u8>,
+    clear: Vec<u8>,
+    payload_at: usize,
+    unsent: Vec<u8>,
+    speech: Speech,
+    frame: u32,
+    /// The first frame of the last judged flood.
+    flood: Option<u32>,
+    ledger: Ledger,
+}
+
+pub struct Ai {
+    pub shared: Arc<Shared>,
+    pub listener: TcpListener,
+    /// Calls at once.
+    pub calls: usize,
+    pub hold_us: Option<u64>,
+}
+
+impl Ai {
+    /// Runs until [`Phase::Stop`].
+    ///
+    /// # Errors
+    /// When epoll or the listener fails.
+    pub fn run(self) -> io::Result<Said> {
+        let waiting = Waiting::new(self.calls)?;
+        self.listener.set_nonblocking(true)?;
+        waiting.watch(&self.listener, LISTENER)?;
+        // calls that end and calls that begin overlap
+        let places = self.calls + self.calls / 8 + 4;
+        let mut server = Server {
+            ring: Ring::new(places, self.shared.clock.now_ns() + 7_300_000),
+            streams: (0..places).map(|_| None).collect(),
+            next_number: 0,
+            said: Said::default(),
+            waiting,
+            burst: Vec::new(),
+            hint: 0,
+            ai: self,
+        };
+        let (mut ready, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+        while server.ai.shared.phase() != Phase::Stop {
+            let (clock, window) = (server.ai.shared.clock, server.ai.shared.window());
+            while let Some(due) = server.ring.take(clock.now_ns()) {
+                server.speak(due, window);
+            }
+            let streams = &server.streams;
+            let busy = |s: usize| streams[s].as_ref().is_some_and(|s| s.started_us.is_some());
+            let idle = clock.now_ns() + IDLE_NS;
+            let until = server.ring.next_ns(busy).map_or(idle, |next| next.min(idle));
+            server.waiting.wait(clock, until, &mut ready)?;
+            for number in &ready {
+                match number {
+                    &LISTENER => server.accept()?,
+                    number => server.on_ready((number - 1) as usize, window, &mut buffer),
+                }
+            }
+        }
+        Ok(server.said)
+    }
+}
+
+struct Server {
+    ai: Ai,
+    ring: Ring,
+    streams: Vec<Option<Stream>>,
+    next_number: u32,
+    said: Said,
+    waiting: Waiting,
+    burst: Vec<u8>,
+    /// Where the audio stood in the last message.
+    hint: usize,
+}
+
+impl Server {
+    fn accept(&mut self) -> io::Result<()> {
+        let (socket, _) = match self.ai.listener.accept() {
+            Ok(accepted) => accepted,
+            Err(why) if why.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(why) => return Err(why),
+        };
+        socket.set_nonblocking(true)?;
+        socket.set_nodelay(true)?;
+        let Some(place) = self.streams.iter().position(Option::is_none) else {
+            self.said.broken += 1;
+            self.said.why_broken = Some("more connections than calls");
+            return Ok(());
+        };
+        self.waiting.watch(&socket, place as u64 + 1)?;
+        let number = self.next_number;
+        self.next_number += 1;
+        self.ai.shared.streams.fetch_add(1, Ordering::Relaxed);
+        self.streams[place] = Some(Stream {
+            socket,
+            number,
+            upgraded: false,
+            started_us: None,
+            inbox: Vec::new(),
+            media: Vec::new(),
+            clear: Vec::new(),
+            payload_at: 0,
+            unsent: Vec::new(),
+            speech: Speech::new(number),
+            frame: 0,
+            flood: None,
+            ledger: Ledger::default(),
+        });
+        Ok(())
+    }
+
+    /// Says what a stream has to say at its tick.
+    fn speak(&mut self, due: Due, window: Window) {
+        let Some(stream) = &mut self.streams[due.sender] else { return };
+        let Some(up_us) = stream.started_us else { return };
+        let now_ns = self.ai.shared.clock.now_ns();
+        let now_us = now_ns / 1000;
+        let judged = window.judges(now_us, up_us, self.ai.hold_us.map(|hold| up_us + hold));
+        let say = stream.speech.say();
+        self.burst.clear();
+        match say {
+            Say::Nothing => return,
+            Say::First | Say::Paced => {
+                let kind = if say == Say::First { Kind::First } else { Kind::Paced };
+                stream.compose(kind, now_us, judged);
+                self.said.sent += u64::from(judged);
+                stream.send(None, &mut self.said);
+            }
+            Say::Flood => {
+                stream.flood = judged.then_some(stream.frame);
+                self.said.floods += u64::from(judged);
+                for place in 0..FLOOD_FRAMES {
+                    stream.compose(Kind::Flood(place), now_us, judged);
+                    self.burst.extend_from_slice(&stream.media);
+                }
+                stream.send(Some(&self.burst), &mut self.said);
+            }
+            Say::Clear => {
+                let (sender, at_us) = (stream.number, now_us);
+                let cleared = stream.flood.take().map(|first| Cleared { sender, first, at_us });
+                self.said.clears.extend(cleared);
+                self.burst.extend_from_slice(&stream.clear);
+                stream.send(Some(&self.burst), &mut self.said);
+            }
+        }
+        if window.holds(now_us) {
+            self.said.own_lateness.add_us((now_ns - due.at_ns) / 1000);
+        }
+        self.watch_writing(due.sender, true);
+    }
+
+    fn watch_writing(&mut self, place: usize, on: bool) {
+        let Some(stream) = &self.streams[place] else { return };
+        if stream.unsent.is_empty() != on {
+            let _ = self.waiting.watch_writing(&stream.socket, place as u64 + 1, on);
+        }
+        if stream.unsent.len() > MAX_PENDING {
+            self.give_up(place, "it does not read");
+        }
+    }
+
+    fn give_up(&mut self, place: usize, why: &'static str) {
+        self.said.broken += 1;
+        self.said.why_broken = Some(why);
+        self.streams[place] = None;
+    }
+
+    fn on_ready(&mut self, place: usize, window: Window, buffer: &mut [u8]) {
+        let Some(stream) = &mut self.streams[place] else { return };
+        if !stream.unsent.is_empty() {
+            stream.flush();
+            self.watch_writing(place, false);
+        }
+        let Some(stream) = &mut self.streams[place] else { return };
+        let before = stream.inbox.len();
+        buffer[..before].copy_from_slice(&stream.inbox);
+        stream.inbox.clear();
+        let n = match stream.socket.read(&mut buffer[before..]) {
+            Ok(n @ 1..) => before + n,
+            Err(why) if why.kind() == ErrorKind::WouldBlock => before,
+            // the call is over
+            Ok(0) | Err(_) => {
+                self.streams[place] = None;
+                return;
+            }
+        };
+        let now_us = self.ai.shared.clock.now_us();
+        match self.on_bytes(place, &mut buffer[..n], now_us, window) {
+            Ok(used) => {
+                if let Some(stream) = &mut self.streams[place] {
+                    stream.inbox.extend_from_slice(&buffer[used..n]);
+                    if stream.inbox.len() > MAX_MESSAGE {
+                        self.give_up(place, "a message of more than 60 kB");
+                    }
+                }
+            }
+            Err(why) => self.give_up(place, why),
+        }
+    }
+
+    /// Takes all that is whole; how many bytes that was.
+    fn on_bytes(
+        &mut self,
+        place: usize,
+        bytes: &mut [u8],
+        now_us: u64,
+        window: Window,
+    ) -> Result<usize, &'static str> {
+        let Some(stream) = &mut self.streams[place] else { return Ok(0) };
+        let mut at = 0;
+        if !stream.upgraded {
+            let Some((answer, end)) = websocket::accept(bytes)? else { return Ok(0) };
+            stream.socket.write_all(answer.as_bytes()).map_err(|_| "no handshake")?;
+            stream.upgraded = true;
+            at = end;
+        }
+        while let Some(frame) = websocket::next_frame(bytes, at)? {
+            at = frame.payload.end;
+            let payload = &bytes[frame.payload];
+            match frame.opcode {
+                TEXT => {
+                    let counting = window.holds(now_us);
+                    stream.on_text(payload, now_us, counting, &mut self.said, &mut self.hint)?;
+                }
+                PING => {
+                    let mut pong = Vec::new();
+                    websocket::write(PONG, payload, &mut pong);
+                    stream.send(Some(&pong), &mut self.said);
+                }
+                CLOSE => {
+                    let mut close = Vec::new();
+                    websocket::write(CLOSE, payload, &mut close);
+                    stream.send(Some(&close), &mut self.said);
+                    self.streams[place] = None;
+                    return Ok(at);
+                }
+                _ => {}
+            }
+        }
+        Ok(at)
+    }
+}
+
+impl Stream {
+    fn on_text(
+        &mut self,
+        text: &[u8],
+        now_us: u64,
+        counting: bool,
+        said: &mut Said,
+        hint: &mut usize,
+    ) -> Result<(), &'static str> {
+        said.messages_in += u64::from(counting);
+        let Some(payload) = websocket::media_payload(text, hint) else {
+            let value: Value = serde_json::from_slice(text).map_err(|_| "a message not JSON")?;
+            if value["event"] == "start" {
+                self.start(value["streamSid"].as_str().ok_or("start without streamSid")?);
+                self.started_us = Some(now_us);
+                self.compose(Kind::First, now_us, false);
+                self.send(None, said);
+            }
+            return Ok(());
+        };
+        let mut samples = [0; 256];
+        let read = match BASE64.decode_slice(payload, &mut samples) {
+            Ok(n) => Stamp::read(&samples[..n]),
+            Err(_) => Read::Damaged,
+        };
+        if let Some(stamp) = self.ledger.take(&mut said.tally, read, now_us, counting)
+            && stamp.judged
+        {
+            said.tally.time(now_us.saturating_sub(stamp.sent_us));
+        }
+        Ok(())
+    }
+
+    /// Makes the stream's messages ready.
+    fn start(&mut self, stream_sid: &str) {
+        let sid = Value::from(stream_sid);
+        let before = format!(r#"{{"event":"media","streamSid":{sid},"media":{{"payload":""#);
+        let text = [before.as_bytes(), &[b'A'; PAYLOAD_CHARS], br#""}}"#].concat();
+        self.media.clear();
+        websocket::write(TEXT, &text, &mut self.media);
+        self.payload_at = self.media.len() - PAYLOAD_CHARS - 3;
+        let clear = format!(r#"{{"event":"clear","streamSid":{sid}}}"#);
+        self.clear.clear();
+        websocket::write(TEXT, clear.as_bytes(), &mut self.clear);
+    }
+
+    /// Writes the next frame into the message.
+    fn compose(&mut self, kind: Kind, now_us: u64, judged: bool) {
+        let stamp =
+            Stamp { sender: self.number, number: self.frame, sent_us: now_us, judged, kind };
+        self.frame += 1;
+        let mut samples = [0; 160];
+        stamp.write(&mut samples);
+        let payload = &mut self.media[self.payload_at..][..PAYLOAD_CHARS];
+        let written = BASE64.encode_slice(samples, payload);
+        debug_assert_eq!(written, Ok(PAYLOAD_CHARS));
+    }
+
+    /// Sends these bytes, or the message; what the socket does not take waits, in order.
+    fn send(&mut self, bytes: Option<&[u8]>, said: &mut Said) {
+        let bytes = bytes.unwrap_or(&self.media);
+        if !self.unsent.is_empty() {
+            self.unsent.extend_from_slice(bytes);
+            return;
+        }
+        // an error shows when it is read
+        let sent = (&self.socket).write(bytes).unwrap_or(0);
+        if sent < bytes.len() {
+            said.blocked += 1;
+            self.unsent.extend_from_slice(&bytes[sent..]);
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Ok(sent) = (&self.socket).write(&self.unsent) {
+            self.unsent.drain(..sent);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The program that is measured, as a process group of its own. Owns the process, its folder and
+//! its log.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// The last of a log that is shown when something goes wrong.
+const LOG_LINES: usize = 15;
+const LOOK: Duration = Duration::from_millis(2);
+
+/// A folder for one bridge's files; it goes when this is dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// # Errors
+    /// When it cannot be made.
+    pub fn make() -> io::Result<Folder> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("trunkless-bench-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path)?;
+        Ok(Folder(path))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running bridge; dropping it kills it and all that it has started.
+pub struct Bridge {
+    child: Child,
+    log: PathBuf,
+    pub started: Instant,
+    ended: bool,
+}
+
+impl Bridge {
+    /// Starts it, with its output in `log`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(command: &mut Command, log: PathBuf) -> io::Result<Bridge> {
+        let output = File::create(&log)?;
+        let started = Instant::now();
+        // Ctrl-C is for us: we end it in order
+        let child = command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()?;
+        Ok(Bridge { child, log, started, ended: false })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, when it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.try_wait().ok().flatten();
+        self.ended |= status.is_some();
+        status
+    }
+
+    pub fn log_holds(&self, text: &str) -> bool {
+        std::fs::read_to_string(&self.log).is_ok_and(|log| log.contains(text))
+    }
+
+    /// The last lines of its log.
+    pub fn last_words(&self) -> String {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+    }
+
+    /// SIGTERM, and its exit code; `None` when it had to be killed or a signal ended it.
+    pub fn terminate(&mut self, limit: Duration) -> Option<i32> {
+        self.signal(Signal::TERM);
+        let begin = Instant::now();
+        while begin.elapsed() < limit {
+            if let Some(status) = self.has_ended() {
+                return status.code().filter(|_| status.signal().is_none());
+            }
+            std::thread::sleep(LOOK);
+        }
+        None
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, signal);
+        }
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        // also what is left of its group
+        self.signal(Signal::KILL);
+        if !self.ended {
+            let _ = self.child.wait();
+        }
+    }
+}

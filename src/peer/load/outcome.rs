@@ -1,0 +1,203 @@
+//! From what the threads and /proc have seen to a report. Owns the reading of recordings.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::peer::load::ai::{Cleared, Said};
+use crate::peer::load::callers::Heard;
+use crate::peer::load::figures::Times;
+use crate::peer::load::ledger::{FloodEnd, Tally};
+use crate::peer::load::process::{self, Usage};
+use crate::peer::load::report::{BridgeUse, Calls, Generator, Report, Way};
+use crate::peer::load::run::Options;
+use crate::peer::load::trace::Traced;
+use crate::peer::load::verdict;
+use crate::peer::load::waiting::grain_us;
+use crate::record::disk::Root;
+use crate::record::library;
+use crate::record::sidecar::State;
+
+/// At one end of the measured time.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    pub at: Instant,
+    pub usage: Usage,
+    pub callers: Duration,
+    pub ai: Duration,
+    pub idle: Duration,
+    pub calls: u32,
+}
+
+/// All but what the threads have counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome {
+    pub seconds: f64,
+    pub start_ms: Option<f64>,
+    pub binary_bytes: Option<u64>,
+    pub before: Usage,
+    pub at_open: Sample,
+    pub at_close: Sample,
+    pub traced: Traced,
+    pub exit_code: Option<i32>,
+    pub recordings_complete: Option<u32>,
+}
+
+impl Outcome {
+    /// Of one core, over the measured time.
+    fn percent(&self, from: Duration, to: Duration) -> f64 {
+        to.saturating_sub(from).as_secs_f64() / self.seconds * 100.0
+    }
+}
+
+pub fn report(options: &Options, outcome: Outcome, heard: Heard, said: Said) -> Report {
+    let clear_to_silence = clear_to_silence(&said.clears, &heard.flood_ends);
+    let not_valid = [("callers", &heard.own_lateness), ("AI", &said.own_lateness)];
+    let not_valid = not_valid.iter().filter_map(|(who, t)| verdict::why_not_valid(who, t));
+    let machine = process::machine();
+    let idle = outcome.percent(outcome.at_open.idle, outcome.at_close.idle);
+    let mut report = Report {
+        calls_wanted: options.calls,
+        seconds: outcome.seconds,
+        recorded: options.record,
+        calls: calls(&heard),
+        to_ai: way(heard.sent, 0, &said.tally),
+        to_caller: way(said.sent, said.floods, &heard.tally),
+        message_to_rtp: heard.whole_way.spread(),
+        slot_wait: heard.slot_wait.spread(),
+        talkspurt: heard.talkspurt.spread(),
+        rtp_lateness: heard.lateness.spread(),
+        silence_within_speech: heard.underruns,
+        clear_to_silence: clear_to_silence.spread(),
+        ai_connections_broken: said.broken,
+        ai_why_broken: said.why_broken,
+        ai_sends_blocked: said.blocked,
+        packets_refused: heard.refused,
+        bridge: bridge(&outcome, heard.packets_in + heard.packets_out),
+        generator: Generator {
+            callers_lateness: heard.own_lateness.spread(),
+            ai_lateness: said.own_lateness.spread(),
+            callers_cpu_percent: outcome.percent(outcome.at_open.callers, outcome.at_close.callers),
+            ai_cpu_percent: outcome.percent(outcome.at_open.ai, outcome.at_close.ai),
+            grain_us: grain_us(options.calls as usize),
+        },
+        recordings_complete: outcome.recordings_complete,
+        machine_idle_percent: idle / machine.cores.max(1) as f64,
+        machine,
+        not_valid: not_valid.collect(),
+        faults: Vec::new(),
+    };
+    report.faults = verdict::faults(&report);
+    report
+}
+
+fn calls(heard: &Heard) -> Calls {
+    let first_us = heard.first_dial_us.unwrap_or(0);
+    let took_s = heard.last_answer_us.saturating_sub(first_us) as f64 / 1e6;
+    let rate = if took_s > 0.0 { f64::from(heard.answered) / took_s } else { 0.0 };
+    Calls {
+        asked: heard.asked,
+        answered: heard.answered,
+        failed_by_status: heard.failed.clone(),
+        dropped: heard.dropped,
+        answered_per_second: rate,
+        invite_to_answer: heard.invite_to_answer.spread(),
+        invite_to_first_packet: heard.invite_to_packet.spread(),
+        invite_to_first_speech: heard.invite_to_speech.spread(),
+    }
+}
+
+fn way(sent: u64, floods: u64, tally: &Tally) -> Way {
+    Way {
+        // of floods nobody knows how many were to be played: those that were
+        sent: sent + tally.flood_arrived + tally.flood_holes,
+        lost: tally.lost(sent, floods),
+        late: tally.late,
+        swapped: tally.swapped,
+        repeated: tally.repeated,
+        damaged: tally.damaged,
+        misrouted: tally.misrouted,
+        added: tally.added.spread(),
+    }
+}
+
+fn bridge(outcome: &Outcome, frames: u64) -> BridgeUse {
+    let Outcome { before, at_open, at_close, traced, .. } = outcome;
+    let (from, to) = (&at_open.usage, &at_close.usage);
+    let per_frame = |from: u64, to: u64| to.saturating_sub(from) as f64 / frames.max(1) as f64;
+    let frames_a_second = frames as f64 / outcome.seconds;
+    // both directions, 50 a second each
+    let calls = (frames_a_second / 100.0).max(1.0);
+    let (user, system) =
+        (outcome.percent(from.user, to.user), outcome.percent(from.system, to.system));
+    let grown_kb = to.resident_kb.saturating_sub(before.resident_kb);
+    BridgeUse {
+        start_ms: outcome.start_ms,
+        binary_bytes: outcome.binary_bytes,
+        cpu_user_percent: user,
+        cpu_system_percent: system,
+        cpu_percent_per_call: (user + system) / calls,
+        resident_before_kb: before.resident_kb,
+        resident_kb: to.resident_kb,
+        resident_kb_per_call: grown_kb as f64 / f64::from(at_close.calls.max(1)),
+        threads: to.threads,
+        frames,
+        voluntary_switches_per_frame: per_frame(from.voluntary_switches, to.voluntary_switches),
+        involuntary_switches_per_frame: per_frame(
+            from.involuntary_switches,
+            to.involuntary_switches,
+        ),
+        system_calls_per_frame: traced.a_second.map(|n| n / frames_a_second.max(1.0)),
+        system_calls_by: traced.by,
+        exit_code: outcome.exit_code,
+    }
+}
+
+/// From sending `clear` to the arrival of the last frame of the flood that it ended; 0 when none
+/// came after it. A flood of which nothing came at all is none of these.
+fn clear_to_silence(clears: &[Cleared], ends: &[FloodEnd]) -> Times {
+    let ends: HashMap<(u32, u32), u64> =
+        ends.iter().map(|end| ((end.sender, end.first), end.last_us)).collect();
+    let mut times = Times::default();
+    for clear in clears {
+        if let Some(last_us) = ends.get(&(clear.sender, clear.first)) {
+            times.add_us(last_us.saturating_sub(clear.at_us));
+        }
+    }
+    times
+}
+
+/// How many recordings below a directory are whole and at least so long.
+///
+/// # Errors
+/// When the directory or a sidecar cannot be read.
+pub fn complete_recordings(directory: &Path, seconds: f64) -> io::Result<u32> {
+    let root = Root::new(directory.to_owned());
+    let (mut complete, mut failed) = (0, None);
+    library::walk(&root, &mut |path, _| match library::read(&root, path) {
+        Ok(sidecar) => {
+            let long = sidecar.duration_ms as f64 >= seconds * 1000.0;
+            complete += u32::from(long && sidecar.state == State::Complete);
+        }
+        Err(why) => failed = Some(why),
+    })?;
+    failed.map_or(Ok(complete), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clears_are_measured_to_the_last_frame_of_their_flood() {
+        let clear = |sender, first, at_us| Cleared { sender, first, at_us };
+        let end = |sender, first, last_us| FloodEnd { sender, first, last_us };
+        let clears = [clear(1, 400, 1_000_000), clear(2, 400, 1_000_000), clear(1, 800, 5_000_000)];
+        let ends = [end(1, 400, 1_012_000), end(2, 400, 990_000)];
+        let spread = clear_to_silence(&clears, &ends).spread().unwrap();
+        assert_eq!(spread.count, 2);
+        assert!((spread.max_ms - 12.0).abs() < 0.1);
+        assert!(spread.p50_ms < 0.01);
+    }
+}

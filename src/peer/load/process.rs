@@ -1,0 +1,167 @@
+//! What processes use, from /proc, and the machine's name. Owns file reading.
+
+use std::fs::read_to_string;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Ticks a second of the times in /proc: the same on every architecture of Linux (`USER_HZ`).
+const TICKS: u64 = 100;
+
+/// The fields of `/proc/PID/stat` that matter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stat {
+    name: String,
+    parent: u32,
+    user: Duration,
+    system: Duration,
+    threads: u64,
+}
+
+fn parse_stat(text: &str) -> Option<Stat> {
+    // the name may hold spaces and parentheses
+    let (name, rest) = text.split_once('(')?.1.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    let time = |index: usize| Some(Duration::from_millis(number(index)? * 1000 / TICKS));
+    Some(Stat {
+        name: name.to_owned(),
+        parent: number(1)? as u32,
+        user: time(11)?,
+        system: time(12)?,
+        threads: number(17)?,
+    })
+}
+
+/// The number behind a name in `/proc/PID/status`.
+fn status_field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Used so far, by some processes together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub user: Duration,
+    pub system: Duration,
+    pub resident_kb: u64,
+    pub threads: u64,
+    pub voluntary_switches: u64,
+    pub involuntary_switches: u64,
+}
+
+impl Usage {
+    pub fn cpu(&self) -> Duration {
+        self.user + self.system
+    }
+}
+
+fn numbers_in(folder: &str) -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().to_str()?.parse().ok())
+}
+
+/// A process and all below it.
+pub fn tree(root: u32) -> Vec<u32> {
+    let parent = |pid: u32| {
+        Some((pid, parse_stat(&read_to_string(format!("/proc/{pid}/stat")).ok()?)?.parent))
+    };
+    let all: Vec<(u32, u32)> = numbers_in("/proc").filter_map(parent).collect();
+    let mut tree = vec![root];
+    let mut next = 0;
+    while next < tree.len() {
+        let above = tree[next];
+        tree.extend(all.iter().filter(|(_, parent)| *parent == above).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    tree
+}
+
+pub fn usage(processes: &[u32]) -> Usage {
+    let mut sum = Usage::default();
+    for pid in processes {
+        let read = |file: &str| read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        if let Some(stat) = parse_stat(&read("stat")) {
+            sum.user += stat.user;
+            sum.system += stat.system;
+            sum.threads += stat.threads;
+        }
+        sum.resident_kb += status_field(&read("status"), "VmRSS").unwrap_or(0);
+        for task in numbers_in(&format!("/proc/{pid}/task")) {
+            let status = read(&format!("task/{task}/status"));
+            let field = |name| status_field(&status, name).unwrap_or(0);
+            sum.voluntary_switches += field("voluntary_ctxt_switches");
+            sum.involuntary_switches += field("nonvoluntary_ctxt_switches");
+        }
+    }
+    sum
+}
+
+/// CPU time of this process's threads of a name.
+pub fn own_thread(name: &str) -> Duration {
+    let stat =
+        |task: u32| parse_stat(&read_to_string(format!("/proc/self/task/{task}/stat")).ok()?);
+    let of = |stat: Stat| (stat.name == name).then_some(stat.user + stat.system);
+    numbers_in("/proc/self/task").filter_map(|task| of(stat(task)?)).sum()
+}
+
+/// Time that all cores together have had nothing to do.
+pub fn machine_idle() -> Duration {
+    let text = read_to_string("/proc/stat").unwrap_or_default();
+    let mut fields = text.lines().next().unwrap_or("").split_whitespace().skip(4);
+    let mut ticks = || fields.next().and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    Duration::from_millis((ticks() + ticks()) * 1000 / TICKS)
+}
+
+/// Where the figures were measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Machine {
+    pub cores: usize,
+    pub cpu: String,
+    pub kernel: String,
+}
+
+pub fn machine() -> Machine {
+    let cpu = read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": "));
+    let kernel = read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    Machine {
+        cores: std::thread::available_parallelism().map_or(0, usize::from),
+        cpu: model.map_or("unknown", |(_, model)| model).to_owned(),
+        kernel: kernel.trim().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_with_a_hard_name() {
+        let text = "7 (a (b) c) S 3 7 7 0 -1 4 0 0 0 0 150 25 0 0 20 0 9 0 100 1 2";
+        let stat = parse_stat(text).unwrap();
+        assert_eq!((stat.name.as_str(), stat.parent, stat.threads), ("a (b) c", 3, 9));
+        assert_eq!(stat.user, Duration::from_millis(1500));
+        assert_eq!(stat.system, Duration::from_millis(250));
+        assert_eq!(parse_stat("7 (a) S"), None);
+    }
+
+    #[test]
+    fn status_fields() {
+        let text = "VmRSS:\t   5120 kB\nvoluntary_ctxt_switches:\t7\n\
+                    nonvoluntary_ctxt_switches:\t8\n";
+        assert_eq!(status_field(text, "VmRSS"), Some(5120));
+        assert_eq!(status_field(text, "voluntary_ctxt_switches"), Some(7));
+        assert_eq!(status_field(text, "nonvoluntary_ctxt_switches"), Some(8));
+        assert_eq!(status_field(text, "Vm"), None);
+    }
+
+    #[test]
+    fn this_process() {
+        let own = std::process::id();
+        assert_eq!(tree(own)[0], own);
+        let usage = usage(&[own]);
+        assert!(usage.resident_kb > 0 && usage.threads > 0);
+        assert!(machine().cores > 0);
+    }
+}

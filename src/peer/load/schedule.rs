@@ -1,0 +1,98 @@
+//! Who sends when: every 20 ms each, spread evenly over these 20 ms, on an absolute clock.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+const FRAME_NS: u64 = 20_000_000;
+
+/// Slot of a sender, and when it was due in nanoseconds since the common start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    pub sender: usize,
+    pub at_ns: u64,
+}
+
+/// A ring of senders. Tick `k` is due at `epoch + k · 20 ms / senders`, whatever happened before:
+/// being late once makes nobody late for ever.
+#[derive(Debug)]
+pub struct Ring {
+    /// Which sender each place of the ring is. Neighbours in number are far apart in time, so that
+    /// a few senders are spread as evenly as all.
+    order: Vec<usize>,
+    epoch_ns: u64,
+    tick: u64,
+}
+
+impl Ring {
+    pub fn new(senders: usize, epoch_ns: u64) -> Ring {
+        let senders = senders.max(1);
+        let divides = |stride: usize| {
+            let (mut a, mut b) = (senders, stride);
+            while b > 0 {
+                (a, b) = (b, a % b);
+            }
+            a == 1
+        };
+        let golden = (senders as f64 * 0.618) as usize;
+        let stride = (golden.max(1)..).find(|s| divides(*s)).unwrap_or(1);
+        let mut order = vec![0; senders];
+        (0..senders).for_each(|sender| order[sender * stride % senders] = sender);
+        Ring { order, epoch_ns, tick: 0 }
+    }
+
+    fn at_ns(&self, tick: u64) -> u64 {
+        self.epoch_ns + tick * FRAME_NS / self.order.len() as u64
+    }
+
+    fn sender(&self, tick: u64) -> usize {
+        self.order[(tick % self.order.len() as u64) as usize]
+    }
+
+    /// Takes the next place that is due by now.
+    pub fn take(&mut self, now_ns: u64) -> Option<Due> {
+        let due = Due { sender: self.sender(self.tick), at_ns: self.at_ns(self.tick) };
+        (due.at_ns <= now_ns).then(|| {
+            self.tick += 1;
+            due
+        })
+    }
+
+    /// When the next of the senders that are busy is due.
+    pub fn next_ns(&self, busy: impl Fn(usize) -> bool) -> Option<u64> {
+        let all = self.tick..self.tick + self.order.len() as u64;
+        all.into_iter().find(|t| busy(self.sender(*t))).map(|t| self.at_ns(t))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sender_is_due_each_20_ms_and_all_are_spread() {
+        for senders in [1, 2, 7, 50, 300] {
+            let mut ring = Ring::new(senders, 1000);
+            let mut dues = Vec::new();
+            while let Some(due) = ring.take(1000 + 10 * FRAME_NS - 1) {
+                dues.push(due);
+            }
+            assert_eq!(dues.len(), 10 * senders);
+            for pair in dues.windows(2) {
+                let gap = pair[1].at_ns - pair[0].at_ns;
+                assert!(gap.abs_diff(FRAME_NS / senders as u64) <= 1, "{senders}: {gap}");
+            }
+            for sender in 0..senders {
+                let own: Vec<u64> =
+                    dues.iter().filter(|d| d.sender == sender).map(|d| d.at_ns).collect();
+                assert_eq!(own.len(), 10);
+                assert!(own.windows(2).all(|w| w[1] - w[0] == FRAME_NS));
+            }
+        }
+    }
+
+    #[test]
+    fn idle_senders_do_not_wake_anybody() {
+        let mut ring = Ring::new(4, 0);
+        assert_eq!(ring.next_ns(|_| false), None);
+        let first = ring.take(0).unwrap().sender;
+        assert_eq!(ring.next_ns(|s| s == first), Some(FRAME_NS));
+    }
+}

@@ -1,0 +1,205 @@
+//! As much of a WebSocket server (RFC 6455) as the AI needs, without a copy or an allocation a
+//! message: the handshake's answer, the client's frames in place, the server's headers.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::ops::Range;
+
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+pub const TEXT: u8 = 1;
+pub const CLOSE: u8 = 8;
+pub const PING: u8 = 9;
+pub const PONG: u8 = 10;
+const FIN: u8 = 0x80;
+const MASKED: u8 = 0x80;
+
+/// The answer to a request for a WebSocket that ends at the returned byte; `None` while it is not
+/// whole.
+///
+/// # Errors
+/// When it is a whole request for something else.
+pub fn accept(request: &[u8]) -> Result<Option<(String, usize)>, &'static str> {
+    let Some(end) = find(request, b"\r\n\r\n", 0) else { return Ok(None) };
+    let text = std::str::from_utf8(&request[..end]).map_err(|_| "a request that is not text")?;
+    let key = text.lines().filter_map(|line| line.split_once(':'));
+    let key = key.filter(|(name, _)| name.trim().eq_ignore_ascii_case("sec-websocket-key"));
+    let key = key.map(|(_, value)| value.trim()).next().ok_or("a request for no WebSocket")?;
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {}\r\n\r\n",
+        derive_accept_key(key.as_bytes())
+    );
+    Ok(Some((answer, end + 4)))
+}
+
+/// A whole frame at the beginning of a buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    pub opcode: u8,
+    /// Where its payload stands, unmasked by now.
+    pub payload: Range<usize>,
+}
+
+/// Reads the client's frame that begins at `at`, and unmasks it; `None` while it is not whole.
+///
+/// # Errors
+/// When it is in parts, or not masked.
+pub fn next_frame(buffer: &mut [u8], at: usize) -> Result<Option<Frame>, &'static str> {
+    let rest = &buffer[at..];
+    let [first, second, ..] = rest else { return Ok(None) };
+    if first & FIN == 0 || second & MASKED == 0 {
+        return Err("a message in parts, or one that is not masked");
+    }
+    let opcode = first & 0x0f;
+    let (length, header) = match second & 0x7f {
+        126 => {
+            let Some(bytes) = rest[2..].first_chunk() else { return Ok(None) };
+            (usize::from(u16::from_be_bytes(*bytes)), 4)
+        }
+        127 => {
+            let Some(bytes) = rest[2..].first_chunk() else { return Ok(None) };
+            (u64::from_be_bytes(*bytes) as usize, 10)
+        }
+        short => (usize::from(short), 2),
+    };
+    let Some(mask) = rest.get(header..).and_then(|r| r.first_chunk::<4>()).copied() else {
+        return Ok(None);
+    };
+    let begin = at + header + 4;
+    let Some(end) = begin.checked_add(length).filter(|end| *end <= buffer.len()) else {
+        return Ok(None);
+    };
+    unmask(&mut buffer[begin..end], mask);
+    Ok(Some(Frame { opcode, payload: begin..end }))
+}
+
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let [a, b, c, d] = mask;
+    let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let mut words = payload.chunks_exact_mut(8);
+    for bytes in &mut words {
+        if let Some(bytes) = bytes.first_chunk_mut::<8>() {
+            *bytes = (u64::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
+        }
+    }
+    words.into_remainder().iter_mut().zip(mask.iter().cycle()).for_each(|(byte, m)| *byte ^= m);
+}
+
+/// Adds a server's frame around a payload.
+pub fn write(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
+    out.push(FIN | opcode);
+    match payload.len() {
+        short @ 0..126 => out.push(short as u8),
+        length @ 126..65_536 => {
+            out.push(126);
+            out.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            out.push(127);
+            out.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(payload);
+}
+
+fn find(text: &[u8], what: &[u8], from: usize) -> Option<usize> {
+    let rest = text.get(from..)?;
+    rest.windows(what.len()).position(|window| window == what).map(|at| from + at)
+}
+
+const PAYLOAD: &[u8] = br#""payload":""#;
+
+/// The base64 of a `media` message; `None` for any other. `hint` is where it stood in the last one:
+/// messages of one bridge are alike.
+pub fn media_payload<'a>(text: &'a [u8], hint: &mut usize) -> Option<&'a [u8]> {
+    // numbers in front of it may have grown by a digit or two
+    let near = (hint.saturating_sub(2)..*hint + 3)
+        .find(|at| text.get(*at..).is_some_and(|rest| rest.starts_with(PAYLOAD)));
+    let at = near.or_else(|| find(text, PAYLOAD, 0))?;
+    *hint = at;
+    let begin = at + PAYLOAD.len();
+    // a frame is 216 characters; anything else is looked through
+    let end = match text.get(begin + 216) {
+        Some(b'"') => begin + 216,
+        _ => begin + text[begin..].iter().position(|b| *b == b'"')?,
+    };
+    Some(&text[begin..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+    use tokio_tungstenite::tungstenite::protocol::frame::{Frame as Theirs, FrameHeader};
+
+    fn client(payload: &[u8]) -> Vec<u8> {
+        let header = FrameHeader {
+            is_final: true,
+            opcode: OpCode::Data(Data::Text),
+            mask: Some([1, 200, 3, 77]),
+            ..FrameHeader::default()
+        };
+        let mut bytes = Vec::new();
+        header.format(payload.len() as u64, &mut bytes).unwrap();
+        let masked = payload.iter().zip([1, 200, 3, 77].iter().cycle()).map(|(b, m)| b ^ m);
+        bytes.extend(masked);
+        bytes
+    }
+
+    #[test]
+    fn reads_what_tungstenite_writes() {
+        for length in [0, 1, 125, 126, 400, 65_535, 65_536] {
+            let payload: Vec<u8> = (0..length).map(|n| n as u8).collect();
+            let bytes = client(&payload);
+            for cut in [0, 1, 3, 9, bytes.len() - 1].into_iter().filter(|c| *c < bytes.len()) {
+                assert_eq!(next_frame(&mut bytes.clone()[..cut], 0), Ok(None), "{length} {cut}");
+            }
+            let mut two = [bytes.clone(), bytes].concat();
+            let frame = next_frame(&mut two, 0).unwrap().unwrap();
+            assert_eq!((frame.opcode, &two[frame.payload.clone()]), (TEXT, &payload[..]));
+            let second = next_frame(&mut two, frame.payload.end).unwrap().unwrap();
+            assert_eq!(two[second.payload], payload);
+        }
+        assert!(next_frame(&mut [0x81, 0, 0, 0], 0).is_err(), "not masked");
+        assert!(next_frame(&mut [0x01, 0x80, 0, 0, 0, 0], 0).is_err(), "in parts");
+    }
+
+    #[test]
+    fn writes_what_tungstenite_writes() {
+        for length in [0, 125, 126, 65_535, 65_536] {
+            let payload = vec![7u8; length];
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            write(TEXT, &payload, &mut ours);
+            let frame = Theirs::message(payload, OpCode::Data(Data::Text), true);
+            frame.format(&mut theirs).unwrap();
+            assert_eq!(ours, theirs, "{length}");
+        }
+    }
+
+    /// The example of RFC 6455 §1.3.
+    #[test]
+    fn answers_the_handshake() {
+        let request = b"GET /x HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: \
+                        dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nmore";
+        assert_eq!(accept(&request[..30]), Ok(None));
+        let (answer, end) = accept(request).unwrap().unwrap();
+        assert!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");
+        assert_eq!(&request[end..], b"more");
+        assert!(accept(b"GET / HTTP/1.1\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn finds_the_audio_of_a_media_message() {
+        let mut hint = 0;
+        let message = |number: u32, payload: &str| {
+            format!(r#"{{"event":"media","n":"{number}","media":{{"payload":"{payload}"}}}}"#)
+        };
+        for number in [9, 10, 1000, 1001] {
+            let text = message(number, &"x".repeat(216));
+            assert_eq!(media_payload(text.as_bytes(), &mut hint).unwrap().len(), 216);
+        }
+        let short = message(5, "abcd");
+        assert_eq!(media_payload(short.as_bytes(), &mut hint), Some(&b"abcd"[..]));
+        assert_eq!(media_payload(br#"{"event":"start"}"#, &mut hint), None);
+    }
+}

@@ -1,0 +1,58 @@
+//! `trunkless bench`, as a user runs it: small, and judged by what arrived, never by times.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn bench(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trunkless"));
+    command.arg("bench").args(arguments).output().expect("trunkless starts")
+}
+
+#[track_caller]
+fn report(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}\n{error}"))
+}
+
+fn assert_all_arrived(report: &Value, at_least: u64) {
+    for way in ["to_ai", "to_caller"] {
+        let way = &report[way];
+        assert!(way["sent"].as_u64() >= Some(at_least), "{way}");
+        for fault in ["lost", "swapped", "repeated", "damaged", "misrouted"] {
+            assert_eq!(way[fault], 0, "{fault}: {report}");
+        }
+    }
+}
+
+#[test]
+fn five_calls_lose_nothing_and_are_recorded() {
+    let output = bench(&["--calls", "5", "--seconds", "3", "--record", "--json"]);
+    let report = report(&output);
+    assert_all_arrived(&report, 5 * 2 * 50);
+    assert_eq!((&report["calls"]["asked"], &report["calls"]["answered"]), (&5.into(), &5.into()));
+    assert_eq!(report["recordings_complete"], 5);
+    assert_eq!(report["faults"], Value::Array(Vec::new()));
+    assert!(output.status.success());
+}
+
+#[test]
+fn calls_that_come_and_go_lose_nothing() {
+    let arguments = ["--calls", "4", "--seconds", "6", "--hold", "4", "--rate", "4", "--json"];
+    let output = bench(&arguments);
+    let report = report(&output);
+    assert_all_arrived(&report, 4 * 50);
+    let asked = report["calls"]["asked"].as_u64().expect("a number");
+    assert!(asked > 4, "{report}");
+    assert_eq!(report["calls"]["answered"], asked);
+    assert!(output.status.success());
+}
+
+#[test]
+fn a_bridge_that_does_not_come_up_is_an_error() {
+    let output = bench(&["--bridge", "echo broken; exit 7"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("exit status: 7") && error.contains("broken"), "{error}");
+    assert!(!output.status.success());
+}
