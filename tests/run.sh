@@ -127,7 +127,11 @@ rm -f "$containers_log"
 [ -z "$no_containers" ] || skip "containers" "$no_containers"
 
 step "demo" timeout 300 cargo run --release -- demo
-step "bench, 50 calls" cargo bench --bench calls -- --calls 50 --seconds 10
+# a machine that builds and tests is no place for figures: these runs fail only by loss
+step "bench, 100 calls, recorded" \
+  cargo bench --bench calls -- --calls 100 --seconds 10 --through direct --record
+[ -n "$no_e2e" ] || step "bench, 50 calls through Asterisk 22" \
+  cargo bench --bench calls -- --calls 50 --seconds 10 --through 22
 [ -n "$no_e2e" ] || step "bench, 50 calls in ARI mode" \
   cargo bench --bench calls -- --calls 50 --seconds 10 --through ari22
 

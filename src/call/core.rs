@@ -130,7 +130,11 @@ impl Call {
     }
 
     pub fn poll(&mut self) -> Option<Output> {
-        self.out.pop_front()
+        let output = self.out.pop_front();
+        if output.is_none() {
+            self.out.clear(); // its first places again, which are in the cache
+        }
+        output
     }
 
     pub fn is_ended(&self) -> bool {

@@ -21,7 +21,7 @@ use crate::call::words::{Input, Output, Seeds, Summary};
 use crate::call::worker::{Live, Workers};
 use crate::call::{CallConfig, Command, Offer, Signal};
 use crate::stream::connect::{ConnectError, Socket};
-use crate::stream::socket::{AiSocket, Closed, Counts, SocketEvent};
+use crate::stream::socket::{AiSocket, Closed, Counts, Scratch, SocketEvent};
 use crate::stream::{FromAi, StreamInfo, twilio};
 use crate::telemetry::{COUNTERS, Masked};
 
@@ -175,7 +175,7 @@ impl Running {
     }
 
     /// Does what the call has decided; the reason when it is over.
-    pub fn act(&mut self, now: Instant) -> Option<EndReason> {
+    pub fn act(&mut self, now: Instant, scratch: &mut Scratch) -> Option<EndReason> {
         let mut end = None;
         loop {
             while let Some(output) = self.call.poll() {
@@ -199,7 +199,7 @@ impl Running {
                 }
             }
             let Some(ai) = &mut self.ai else { break };
-            let pumped = ai.pump(now);
+            let pumped = ai.pump(now, scratch);
             self.ai_counts = ai.counts;
             match pumped {
                 Err(closed) if end.is_none() => self.on_closed(now, closed),
@@ -273,10 +273,10 @@ impl Running {
     }
 
     /// Takes messages of the AI, at most so many; true when more may be there.
-    pub fn take_messages(&mut self, now: Instant, limit: usize) -> bool {
+    pub fn take_messages(&mut self, now: Instant, limit: usize, scratch: &mut Scratch) -> bool {
         for _ in 0..limit {
             let Some(ai) = &mut self.ai else { return false };
-            match ai.read() {
+            match ai.read(scratch) {
                 None => return false,
                 Some(SocketEvent::Message(message)) => {
                     if let FromAi::Ignored(why) = message

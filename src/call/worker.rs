@@ -2,7 +2,9 @@
 //! from beginning to end, so that nothing on a frame's way is locked, queued or woken. Owns I/O,
 //! threads and the clock.
 //!
-//! Sockets are level-triggered: one system call takes a packet, and what is left is told again.
+//! RTP sockets are level-triggered: one system call takes a packet, and what is left is told again.
+//! A stream's is edge-triggered: it is read until the kernel has no more, which a short read says,
+//! unless the end may be behind it.
 //! All deadlines of a worker share one timer of the kernel's, which is precise to well below a
 //! millisecond.
 
@@ -29,7 +31,7 @@ use tokio::sync::oneshot;
 use crate::call::end::EndReason;
 use crate::call::leg::{Channel, MAX_DATAGRAM};
 use crate::call::run::{Cold, Record, Running};
-use crate::stream::socket::{AiSocket, FAREWELL};
+use crate::stream::socket::{AiSocket, FAREWELL, Scratch};
 
 /// With more than one event in so long, events are taken together once in so long: waking up for
 /// each costs more than what it is about. With less, nothing waits.
@@ -225,7 +227,13 @@ struct Worker {
     timers: BinaryHeap<Reverse<(Instant, Token)>>,
     /// AIs that have said more than one turn takes.
     talkative: Vec<Token>,
-    buffer: [u8; MAX_DATAGRAM],
+    memory: Memory,
+}
+
+/// What calls use one after the other.
+struct Memory {
+    datagram: [u8; MAX_DATAGRAM],
+    scratch: Scratch,
 }
 
 /// Why a call is looked at.
@@ -234,7 +242,7 @@ enum Cause {
     News,
     Timer,
     Readable(Channel),
-    Ai { readable: bool, writable: bool },
+    Ai { readable: bool, writable: bool, ending: bool },
 }
 
 impl Worker {
@@ -254,7 +262,7 @@ impl Worker {
             free: Vec::new(),
             timers: BinaryHeap::new(),
             talkative: Vec::new(),
-            buffer: [0; MAX_DATAGRAM],
+            memory: Memory { datagram: [0; MAX_DATAGRAM], scratch: Scratch::default() },
         })
     }
 
@@ -285,7 +293,7 @@ impl Worker {
                 }
             }
             for token in std::mem::take(&mut self.talkative) {
-                self.look(token, Cause::Ai { readable: true, writable: false });
+                self.look(token, Cause::Ai { readable: true, writable: false, ending: false });
             }
             let fired = self.fire_timers();
             let done = ready.len() + fired;
@@ -303,6 +311,7 @@ impl Worker {
             Socket::Rtcp => Cause::Readable(Channel::Rtcp),
             _ => Cause::Ai {
                 readable: flags != EventFlags::OUT,
+                ending: flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR),
                 writable: flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP),
             },
         };
@@ -362,14 +371,14 @@ impl Worker {
         };
         let Some(what) = &mut place.what else { return };
         let now = Instant::now();
-        let (waker, buffer) = (place.waker.as_ref(), &mut self.buffer);
+        let (waker, memory) = (place.waker.as_ref(), &mut self.memory);
         let looked = catch_unwind(AssertUnwindSafe(|| match what {
             What::Call(live) => {
-                let more = live.on(now, cause, waker, buffer);
-                (live.running.act(now), more, live.running.closing.take())
+                let more = live.on(now, cause, waker, memory);
+                (live.running.act(now, &mut memory.scratch), more, live.running.closing.take())
             }
             What::Leaving(leaving) => {
-                (leaving.on(now, cause).then_some(EndReason::AiHangup), false, None)
+                (leaving.on(now, cause, memory).then_some(EndReason::AiHangup), false, None)
             }
         }));
         let (ended, more, closing) = looked.unwrap_or_else(|_| {
@@ -445,10 +454,8 @@ impl Worker {
         let wants = ai.map(AiSocket::wants_write);
         if let (Some(ai), true) = (ai, wants != place.ai_watched) {
             let data = EventData::new_u64(Token::new(index, token.turn(), Socket::Ai).0);
-            let flags = match wants {
-                Some(true) => EventFlags::IN | EventFlags::OUT,
-                _ => EventFlags::IN,
-            };
+            let mut flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+            flags.set(EventFlags::OUT, wants == Some(true));
             let watched = match place.ai_watched {
                 None => epoll::add(&self.epoll, ai, data, flags),
                 Some(_) => epoll::modify(&self.epoll, ai, data, flags),
@@ -500,22 +507,35 @@ impl Worker {
 
 impl Live {
     /// True when the AI has said more than one turn takes.
-    fn on(&mut self, now: Instant, cause: Cause, waker: Option<&Waker>, buffer: &mut [u8]) -> bool {
+    fn on(
+        &mut self,
+        now: Instant,
+        cause: Cause,
+        waker: Option<&Waker>,
+        memory: &mut Memory,
+    ) -> bool {
         let running = &mut self.running;
         match cause {
             Cause::News => {
                 let mut cx = Context::from_waker(waker.unwrap_or(Waker::noop()));
+                let before = running.ai.is_some();
                 running.take_news(now, &mut self.cold, &mut cx);
+                if running.ai.is_some() && !before {
+                    // what a quick server has sent with its answer to the handshake is read already
+                    return running.take_messages(now, MESSAGES, &mut memory.scratch);
+                }
             }
-            Cause::Timer => running.on_timeout(now, buffer),
-            Cause::Readable(channel) => running.take_datagrams(now, channel, 1, buffer),
-            Cause::Ai { readable, writable } => {
+            Cause::Timer => running.on_timeout(now, &mut memory.datagram),
+            Cause::Readable(channel) => {
+                running.take_datagrams(now, channel, 1, &mut memory.datagram)
+            }
+            Cause::Ai { readable, writable, ending } => {
                 if let Some(ai) = running.ai.as_mut().filter(|_| writable) {
                     ai.writable();
                 }
                 if readable {
-                    running.ai.iter_mut().for_each(AiSocket::readable);
-                    return running.take_messages(now, MESSAGES);
+                    running.ai.iter_mut().for_each(|ai| ai.readable(ending));
+                    return running.take_messages(now, MESSAGES, &mut memory.scratch);
                 }
             }
         }
@@ -525,11 +545,11 @@ impl Live {
 
 impl Leaving {
     /// True when it is over.
-    fn on(&mut self, now: Instant, cause: Cause) -> bool {
-        if let Cause::Ai { .. } = cause {
-            self.ai.readable();
+    fn on(&mut self, now: Instant, cause: Cause, memory: &mut Memory) -> bool {
+        if let Cause::Ai { ending, .. } = cause {
+            self.ai.readable(ending);
             self.ai.writable();
         }
-        self.ai.farewell(now) || now >= self.until
+        self.ai.farewell(now, &mut memory.scratch) || now >= self.until
     }
 }

@@ -123,8 +123,11 @@ impl Playout {
         self.audio.drain(..count);
         self.passed += count as u64;
         self.budget.give_back(count);
-        if self.audio.is_empty() && self.audio.capacity() > KEPT_BYTES {
-            self.audio = VecDeque::new();
+        if self.audio.is_empty() {
+            match self.audio.capacity() > KEPT_BYTES {
+                true => self.audio = VecDeque::new(),
+                false => self.audio.clear(), // its beginning again, which is in the cache
+            }
         }
         while self.marks.front().is_some_and(|(at, _)| *at <= self.passed) {
             self.due.extend(self.marks.pop_front().map(|(_, name)| name));

@@ -104,7 +104,11 @@ impl Timeline {
     }
 
     pub fn pop(&mut self) -> Option<Frame> {
-        self.frames.pop_front()
+        let frame = self.frames.pop_front();
+        if frame.is_none() {
+            self.frames.clear(); // its first place again, which is in the cache
+        }
+        frame
     }
 
     /// When audio was last heard.

@@ -191,10 +191,10 @@ impl Target {
             }
             ready(&watched, &mut wire).await.map_err(ConnectError::Tls)?;
         }
-        // a read takes what there is, which is one message of 20 ms; the buffer is cleared for
-        // each, and the default of 128 KiB would cost three times the CPU
+        // a read takes what there is, mostly one message of 20 ms; the buffer is cleared for each,
+        // and the default of 128 KiB would cost three times the CPU
         let config = WebSocketConfig::default()
-            .read_buffer_size(2 * 1024)
+            .read_buffer_size(1024)
             .write_buffer_size(0)
             .max_write_buffer_size(256 * 1024)
             .max_message_size(Some(MAX_MESSAGE_BYTES))
@@ -225,7 +225,7 @@ async fn ready(watched: &TcpStream, wire: &mut Wire) -> io::Result<()> {
     watched.ready(interest).await?;
     // forgotten before the next try, or what comes between would be missed
     let _ = watched.try_io(interest, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-    wire.readable();
+    wire.readable(false);
     Ok(())
 }
 

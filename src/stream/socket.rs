@@ -58,12 +58,17 @@ pub struct Counts {
     pub ignored: u64,
 }
 
+/// Memory for what is written and what is read, the same for many streams: it stays in the
+/// processor's cache, which that of a thousand streams does not.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    text: BytesMut,
+    audio: Vec<u8>,
+}
+
 pub struct AiSocket {
     socket: Socket,
     encoder: Encoder,
-    /// What is written, and what is read, again and again in the same memory.
-    text: BytesMut,
-    audio: Vec<u8>,
     queue: VecDeque<ToAi>,
     /// `connected` and `start`, ahead of the queue.
     opening: VecDeque<String>,
@@ -93,8 +98,6 @@ impl AiSocket {
         AiSocket {
             socket,
             encoder: Encoder::new(info),
-            text: BytesMut::with_capacity(MESSAGE_BYTES),
-            audio: Vec::new(),
             queue: VecDeque::new(),
             opening: VecDeque::new(),
             queued_audio: 0,
@@ -151,9 +154,9 @@ impl AiSocket {
         self.blocked
     }
 
-    /// The kernel says that there is something to read.
-    pub fn readable(&mut self) {
-        self.socket.get_mut().readable();
+    /// The kernel says that there is something to read, and perhaps that nothing more will come.
+    pub fn readable(&mut self, ending: bool) {
+        self.socket.get_mut().readable(ending);
     }
 
     /// The kernel takes more.
@@ -162,7 +165,7 @@ impl AiSocket {
     }
 
     /// The next message, or the end; `None` when nothing more is there now.
-    pub fn read(&mut self) -> Option<SocketEvent<'_>> {
+    pub fn read<'a>(&mut self, scratch: &'a mut Scratch) -> Option<SocketEvent<'a>> {
         loop {
             let message = match self.socket.read() {
                 Ok(message) => message,
@@ -175,11 +178,11 @@ impl AiSocket {
             let from_ai = match message {
                 Message::Text(text) => {
                     // an answer of minutes in one message is rare, and its memory is not kept
-                    if self.audio.capacity() > KEPT_BYTES {
-                        self.audio = Vec::new();
+                    if scratch.audio.capacity() > KEPT_BYTES {
+                        scratch.audio = Vec::new();
                     }
                     let sid = &self.encoder.info().stream_sid;
-                    twilio::decode(&text, sid, &mut self.audio)
+                    twilio::decode(&text, sid, &mut scratch.audio)
                 }
                 Message::Binary(_) => FromAi::Ignored("a binary message"),
                 Message::Close(frame) => {
@@ -203,11 +206,11 @@ impl AiSocket {
     ///
     /// # Errors
     /// How the stream has ended.
-    pub fn pump(&mut self, now: Instant) -> Result<(), Closed> {
-        self.try_pump(now).map_err(|error| closed(&error))
+    pub fn pump(&mut self, now: Instant, scratch: &mut Scratch) -> Result<(), Closed> {
+        self.try_pump(now, scratch).map_err(|error| closed(&error))
     }
 
-    fn try_pump(&mut self, now: Instant) -> Result<(), tungstenite::Error> {
+    fn try_pump(&mut self, now: Instant, scratch: &mut Scratch) -> Result<(), tungstenite::Error> {
         if self.blocked {
             return Ok(());
         }
@@ -218,9 +221,9 @@ impl AiSocket {
                 None => {
                     let Some(message) = self.queue.pop_front() else { break };
                     self.queued_audio -= usize::from(matches!(message, ToAi::Audio { .. }));
-                    self.text.reserve(MESSAGE_BYTES);
-                    self.encoder.encode(&message, &mut self.text);
-                    let text = Utf8Bytes::try_from(self.text.split().freeze());
+                    scratch.text.reserve(MESSAGE_BYTES);
+                    self.encoder.encode(&message, &mut scratch.text);
+                    let text = Utf8Bytes::try_from(scratch.text.split().freeze());
                     text.expect("the encoder writes UTF-8")
                 }
             };
@@ -231,6 +234,9 @@ impl AiSocket {
             }
             self.progress = now;
             sent = true;
+        }
+        if self.queue.is_empty() {
+            self.queue.clear(); // its first place again, which is in the cache
         }
         if self.queued_audio <= MAX_AUDIO {
             self.max_audio = MAX_AUDIO;
@@ -252,8 +258,8 @@ impl AiSocket {
     }
 
     /// Goes on with the farewell; true when nothing is left to do.
-    pub fn farewell(&mut self, now: Instant) -> bool {
-        if self.try_pump(now).is_err() {
+    pub fn farewell(&mut self, now: Instant, scratch: &mut Scratch) -> bool {
+        if self.try_pump(now, scratch).is_err() {
             // an AI that has closed takes nothing more, but may have something on the way
             self.queue.clear();
             self.opening.clear();

@@ -15,6 +15,9 @@ use std::sync::Arc;
 pub struct Tcp {
     stream: TcpStream,
     drained: bool,
+    /// The peer sends nothing more: a short read is no sign of an empty socket then, the end may be
+    /// behind it.
+    ending: bool,
     /// The last call that would have had to wait was a write.
     pub blocked_on_write: bool,
 }
@@ -34,7 +37,7 @@ impl Read for Tcp {
         match self.stream.read(buffer) {
             Ok(n) => {
                 // 0 is the end, and is to be seen again
-                self.drained = n > 0 && n < buffer.len();
+                self.drained = n > 0 && n < buffer.len() && !self.ending;
                 Ok(n)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -75,7 +78,7 @@ impl Wire {
         stream: TcpStream,
         tls: Option<&(Arc<ClientConfig>, ServerName<'static>)>,
     ) -> Result<Wire, rustls::Error> {
-        let tcp = Tcp { stream, drained: false, blocked_on_write: false };
+        let tcp = Tcp { stream, drained: false, ending: false, blocked_on_write: false };
         let Some((config, name)) = tls else { return Ok(Wire::Plain(tcp)) };
         let connection = ClientConnection::new(config.clone(), name.clone())?;
         Ok(Wire::Tls(Box::new(StreamOwned::new(connection, tcp))))
@@ -104,9 +107,11 @@ impl Wire {
         }
     }
 
-    /// The kernel says that there is something to read.
-    pub fn readable(&mut self) {
-        self.tcp().drained = false;
+    /// The kernel says that there is something to read, and perhaps that nothing more will come.
+    pub fn readable(&mut self, ending: bool) {
+        let tcp = self.tcp();
+        tcp.drained = false;
+        tcp.ending |= ending;
     }
 }
 
