@@ -1,9 +1,9 @@
 //! The call: one caller talking to one AI, whatever the source.
 //!
 //! [`core`] decides (pure; [`words`] are its inputs and outputs), [`run`] moves packets on the
-//! threads of [`worker`], [`leg`] and [`ports`] own the RTP sockets, [`end`] says why a call ended.
-//! A source (SIP, ARI) hands over an [`Offer`]. [`limits`] are the times that end a call, [`tape`]
-//! its recordings.
+//! threads of [`workers`], [`leg`] and [`ports`] own the RTP sockets, [`end`] says why a call
+//! ended. A source (SIP, ARI) hands over an [`Offer`]. [`limits`] are the times that end a call,
+//! [`tape`] its recordings.
 
 pub mod controls;
 pub mod core;
@@ -14,7 +14,8 @@ pub mod ports;
 pub mod run;
 pub mod tape;
 pub mod words;
-pub mod worker;
+mod worker;
+pub mod workers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

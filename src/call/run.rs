@@ -18,7 +18,8 @@ use crate::call::end::EndReason;
 use crate::call::leg::Channel;
 use crate::call::tape::Tape;
 use crate::call::words::{Input, Output, Seeds, Summary};
-use crate::call::worker::{Live, Workers};
+use crate::call::worker::Live;
+use crate::call::workers::Workers;
 use crate::call::{CallConfig, Command, Offer, Signal};
 use crate::stream::connect::{ConnectError, Socket};
 use crate::stream::socket::{AiSocket, Closed, Counts, Scratch, SocketEvent};
@@ -27,6 +28,8 @@ use crate::telemetry::{COUNTERS, Masked};
 
 /// Datagrams taken in one go where a standstill may have left many.
 const BURST: usize = 16;
+/// Packets closer than this are no ordinary stream: more of them may wait.
+const CLOSE: Duration = Duration::from_millis(5);
 
 /// How a call ended, for whoever started it.
 #[derive(Debug, Clone)]
@@ -111,6 +114,9 @@ pub(super) struct Running {
     ignored_before: bool,
     /// RTP from an unnamed address was told of.
     misdirected_told: bool,
+    /// When a datagram was last looked for.
+    looked: Option<Instant>,
+    ended: Option<EndReason>,
 }
 
 impl Running {
@@ -138,6 +144,8 @@ impl Running {
             ai_counts: Counts::default(),
             ignored_before: false,
             misdirected_told: false,
+            looked: None,
+            ended: None,
         }
     }
 
@@ -160,6 +168,7 @@ impl Running {
             }
         }
         if let Some(connecting) = &mut cold.connecting
+            && !self.call.is_ended()
             && let Poll::Ready(connected) = Pin::new(&mut connecting.0).poll(cx)
         {
             cold.connecting = None;
@@ -176,7 +185,6 @@ impl Running {
 
     /// Does what the call has decided; the reason when it is over.
     pub fn act(&mut self, now: Instant, scratch: &mut Scratch) -> Option<EndReason> {
-        let mut end = None;
         loop {
             while let Some(output) = self.call.poll() {
                 match output {
@@ -195,18 +203,18 @@ impl Running {
                     Output::Recording { command, index, law } => {
                         self.tape.command(command, index, law);
                     }
-                    Output::Ended(reason) => end = Some(reason),
+                    Output::Ended(reason) => self.ended = Some(reason),
                 }
             }
             let Some(ai) = &mut self.ai else { break };
             let pumped = ai.pump(now, scratch);
             self.ai_counts = ai.counts;
             match pumped {
-                Err(closed) if end.is_none() => self.on_closed(now, closed),
+                Err(closed) if self.ended.is_none() => self.on_closed(now, closed),
                 _ => break,
             }
         }
-        end
+        self.ended
     }
 
     pub fn next_timeout(&self) -> Option<Instant> {
@@ -226,14 +234,14 @@ impl Running {
         self.call.handle(now, Input::Timeout { unix: unix() });
     }
 
+    /// A socket has something: a packet, or where they come close together all that wait.
+    pub fn on_readable(&mut self, now: Instant, channel: Channel, buffer: &mut [u8]) {
+        let close = self.looked.replace(now).is_some_and(|at| now - at < CLOSE);
+        self.take_datagrams(now, channel, if close { BURST } else { 1 }, buffer);
+    }
+
     /// Takes datagrams that are there already, at most so many.
-    pub fn take_datagrams(
-        &mut self,
-        now: Instant,
-        channel: Channel,
-        limit: usize,
-        buffer: &mut [u8],
-    ) {
+    fn take_datagrams(&mut self, now: Instant, channel: Channel, limit: usize, buffer: &mut [u8]) {
         for _ in 0..limit {
             let Ok((n, from)) = self.offer.leg.recv(channel, buffer) else { break };
             self.on_datagram(now, channel, from, &buffer[..n]);
@@ -277,7 +285,8 @@ impl Running {
         for _ in 0..limit {
             let Some(ai) = &mut self.ai else { return false };
             match ai.read(scratch) {
-                None => return false,
+                None => return ai.starved(),
+                Some(SocketEvent::Control) => {}
                 Some(SocketEvent::Message(message)) => {
                     if let FromAi::Ignored(why) = message
                         && !std::mem::replace(&mut self.ignored_before, true)
@@ -288,6 +297,10 @@ impl Running {
                     self.call.handle(now, Input::Ai(message));
                 }
                 Some(SocketEvent::Closed(closed)) => {
+                    // what it has asked for before is answered before
+                    if let Closed::Orderly(_) = closed {
+                        self.act(now, scratch);
+                    }
                     self.on_closed(now, closed);
                     return false;
                 }
@@ -296,7 +309,8 @@ impl Running {
         true
     }
 
-    fn on_closed(&mut self, now: Instant, closed: Closed) {
+    pub fn on_closed(&mut self, now: Instant, closed: Closed) {
+        let Some(ai) = self.ai.take() else { return };
         let (call, pbx) = (&self.offer.id, &*self.offer.pbx);
         match &closed {
             Closed::Orderly(how) => debug!(call, how, "the AI closes"),
@@ -307,10 +321,8 @@ impl Running {
         }
         // a stream that is gone needs no farewell; an orderly close has been answered already, and
         // is followed to its end
-        if let Some(ai) = self.ai.take() {
-            self.ai_counts = ai.counts;
-            self.closing = Some(ai).filter(|_| matches!(closed, Closed::Orderly(_)));
-        }
+        self.ai_counts = ai.counts;
+        self.closing = Some(ai).filter(|_| matches!(closed, Closed::Orderly(_)));
         self.call.handle(now, Input::AiClosed(&closed));
     }
 

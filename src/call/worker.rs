@@ -1,12 +1,14 @@
-//! Workers: a thread each, with an epoll of its own, for many calls. A call belongs to one worker
-//! from beginning to end, so that nothing on a frame's way is locked, queued or woken. Owns I/O,
-//! threads and the clock.
+//! What one of the [`workers`] does: an epoll of its own, for many calls. A call belongs to one
+//! worker from beginning to end, so that nothing on a frame's way is locked, queued or woken. Owns
+//! I/O and the clock.
 //!
 //! RTP sockets are level-triggered: one system call takes a packet, and what is left is told again.
 //! A stream's is edge-triggered: it is read until the kernel has no more, which a short read says,
 //! unless the end may be behind it.
 //! All deadlines of a worker share one timer of the kernel's, which is precise to well below a
 //! millisecond.
+//!
+//! [`workers`]: crate::call::workers
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,24 +16,25 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Wake, Waker};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
 use tokio::sync::oneshot;
+use tracing::warn;
 
 use crate::call::end::EndReason;
 use crate::call::leg::{Channel, MAX_DATAGRAM};
 use crate::call::run::{Cold, Record, Running};
-use crate::stream::socket::{AiSocket, FAREWELL, Scratch};
+use crate::call::workers::{CallWaker, Inbox, News};
+use crate::stream::socket::{AiSocket, Closed, FAREWELL, Scratch};
 
 /// With more than one event in so long, events are taken together once in so long: waking up for
 /// each costs more than what it is about. With less, nothing waits.
@@ -40,12 +43,10 @@ const GATHER: Duration = Duration::from_micros(250);
 const EVENTS: usize = 64;
 /// Messages of one AI before the others have their turn.
 const MESSAGES: usize = 32;
-/// More workers than this have nothing to do: one takes a thousand calls and more.
-const MAX_WORKERS: usize = 8;
 
 /// Which call, and which of its sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Token(u64);
+pub(super) struct Token(u64);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Socket {
@@ -93,94 +94,6 @@ impl Token {
     }
 }
 
-enum News {
-    Call(Box<Live>),
-    Woken(Token),
-    Stop,
-}
-
-/// What other threads tell a worker.
-struct Inbox {
-    news: Mutex<Vec<News>>,
-    bell: OwnedFd,
-    calls: AtomicUsize,
-}
-
-impl Inbox {
-    /// A panic elsewhere does not make the list wrong.
-    fn lock(&self) -> MutexGuard<'_, Vec<News>> {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tell(&self, news: News) {
-        let mut all = self.lock();
-        all.push(news);
-        if all.len() == 1 {
-            // it cannot overflow: it is read before there is a second one
-            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
-        }
-    }
-}
-
-struct CallWaker {
-    inbox: Arc<Inbox>,
-    token: Token,
-}
-
-impl Wake for CallWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.inbox.tell(News::Woken(self.token));
-    }
-}
-
-/// The threads; dropping it ends them and what they still have.
-pub struct Workers(Vec<(Arc<Inbox>, Option<thread::JoinHandle<()>>)>);
-
-impl Workers {
-    /// One a core.
-    ///
-    /// # Errors
-    /// When threads or descriptors are used up.
-    pub fn start() -> io::Result<Workers> {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let start = |n| {
-            let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            let inbox =
-                Arc::new(Inbox { news: Mutex::new(Vec::new()), bell, calls: AtomicUsize::new(0) });
-            let worker = Worker::new(inbox.clone())?;
-            let thread = thread::Builder::new().name(format!("calls-{n}"));
-            Ok((inbox, Some(thread.spawn(move || worker.run())?)))
-        };
-        Ok(Workers((0..cores.min(MAX_WORKERS)).map(start).collect::<io::Result<_>>()?))
-    }
-
-    /// Gives a call to the worker that has the fewest.
-    pub(super) fn take(&self, call: Live) {
-        let idlest = self.0.iter().min_by_key(|(inbox, _)| inbox.calls.load(Ordering::Relaxed));
-        if let Some((inbox, _)) = idlest {
-            inbox.calls.fetch_add(1, Ordering::Relaxed);
-            inbox.tell(News::Call(Box::new(call)));
-        }
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        for (inbox, _) in &self.0 {
-            inbox.tell(News::Stop);
-        }
-        for (_, thread) in &mut self.0 {
-            if let Some(thread) = thread.take() {
-                let _ = thread.join();
-            }
-        }
-    }
-}
-
 /// A call on its worker.
 pub(super) struct Live {
     running: Running,
@@ -217,7 +130,7 @@ struct Place {
     timer: Option<Instant>,
 }
 
-struct Worker {
+pub(super) struct Worker {
     inbox: Arc<Inbox>,
     epoll: OwnedFd,
     timer: OwnedFd,
@@ -246,7 +159,7 @@ enum Cause {
 }
 
 impl Worker {
-    fn new(inbox: Arc<Inbox>) -> io::Result<Worker> {
+    pub fn new(inbox: Arc<Inbox>) -> io::Result<Worker> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -266,7 +179,7 @@ impl Worker {
         })
     }
 
-    fn run(mut self) {
+    pub fn run(mut self) {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };
         let (mut woken, mut busy) = (Instant::now(), false);
@@ -280,6 +193,7 @@ impl Worker {
             let wait = epoll::wait(&self.epoll, &mut events, at_once.then_some(&none));
             let before = std::mem::replace(&mut woken, Instant::now());
             let Ok((ready, _)) = wait else { continue };
+            let mut rang = 0;
             for event in ready.iter() {
                 let token = Token(event.data.u64());
                 if token == Token::INBOX {
@@ -288,6 +202,7 @@ impl Worker {
                     }
                 } else if token == Token::TIMER {
                     self.timer_at = None;
+                    rang = 1;
                 } else {
                     self.on_socket(token, event.flags);
                 }
@@ -296,7 +211,8 @@ impl Worker {
                 self.look(token, Cause::Ai { readable: true, writable: false, ending: false });
             }
             let fired = self.fire_timers();
-            let done = ready.len() + fired;
+            // the timer is not counted twice
+            let done = ready.len() - rang + fired;
             busy = done > 1 || (done == 1 && woken - before < GATHER);
             if ready.len() == EVENTS {
                 // there may be more already
@@ -322,7 +238,7 @@ impl Worker {
     fn take_news(&mut self) -> bool {
         let mut count = [0u8; 8];
         let _ = rustix::io::read(&self.inbox.bell, &mut count);
-        let news = std::mem::take(&mut *self.inbox.lock());
+        let news = self.inbox.lock().as_mut().map(std::mem::take).unwrap_or_default();
         for news in news {
             match news {
                 News::Call(live) => self.begin(live),
@@ -339,9 +255,11 @@ impl Worker {
             for channel in [Channel::Rtp, Channel::Rtcp] {
                 let data = Token::new(token.place(), token.turn(), channel.into());
                 let socket = live.running.offer.leg.socket(channel);
-                // it can only fail for want of memory; then the call ends by `media_timeout`
                 let data = EventData::new_u64(data.0);
-                let _ = epoll::add(&self.epoll, socket, data, EventFlags::IN);
+                if let Err(error) = epoll::add(&self.epoll, socket, data, EventFlags::IN) {
+                    let call = &live.running.offer.id;
+                    warn!(call, %error, "a socket cannot be watched");
+                }
             }
         }
         self.look(token, Cause::News);
@@ -375,31 +293,41 @@ impl Worker {
         let looked = catch_unwind(AssertUnwindSafe(|| match what {
             What::Call(live) => {
                 let more = live.on(now, cause, waker, memory);
-                (live.running.act(now, &mut memory.scratch), more, live.running.closing.take())
+                let ended = live.running.act(now, &mut memory.scratch);
+                (ended, more, live.running.closing.take(), live.running.next_timeout())
             }
             What::Leaving(leaving) => {
-                (leaving.on(now, cause, memory).then_some(EndReason::AiHangup), false, None)
+                let over = leaving.on(now, cause, memory).then_some(EndReason::AiHangup);
+                (over, leaving.ai.starved(), None, Some(leaving.until))
             }
         }));
-        let (ended, more, closing) = looked.unwrap_or_else(|_| {
-            // whoever waits for the call's end learns of it
-            if let Some(What::Call(_)) = place.what.take() {
-                self.inbox.calls.fetch_sub(1, Ordering::Relaxed);
-            }
-            (None, false, None)
-        });
+        let Ok((ended, more, closing, at)) = looked else { return self.discard(index) };
         let call = Token::new(index, token.turn(), Socket::None);
         if more && !self.talkative.contains(&call) {
             self.talkative.push(call);
         }
         match ended {
             Some(reason) => self.end(index, now, reason),
-            None if self.places[index].what.is_none() => self.free.push(index),
-            None => self.watch(index, token),
+            None => self.watch(index, token, now, at),
         }
         if let Some(ai) = closing {
             self.leave(now, ai, None);
         }
+    }
+
+    /// A call has panicked: whoever waits for its end learns of it by its being dropped.
+    fn discard(&mut self, index: usize) {
+        let place = &mut self.places[index];
+        place.waker = None;
+        self.free.push(index);
+        // half a message may be in it
+        self.memory.scratch = Scratch::default();
+        let what = place.what.take();
+        if let Some(What::Call(_)) = what {
+            self.inbox.calls.fetch_sub(1, Ordering::Relaxed);
+        }
+        // what has panicked once may do so again
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(what)));
     }
 
     /// A call is over, or a stream that was leaving has gone.
@@ -444,11 +372,11 @@ impl Worker {
     }
 
     /// Asks the kernel for what the call waits for now.
-    fn watch(&mut self, index: usize, token: Token) {
+    fn watch(&mut self, index: usize, token: Token, now: Instant, at: Option<Instant>) {
         let place = &mut self.places[index];
-        let (ai, at) = match &place.what {
-            Some(What::Call(live)) => (live.running.ai.as_ref(), live.running.next_timeout()),
-            Some(What::Leaving(leaving)) => (Some(&leaving.ai), Some(leaving.until)),
+        let ai = match &place.what {
+            Some(What::Call(live)) => live.running.ai.as_ref(),
+            Some(What::Leaving(leaving)) => Some(&leaving.ai),
             None => return,
         };
         let wants = ai.map(AiSocket::wants_write);
@@ -460,7 +388,9 @@ impl Worker {
                 None => epoll::add(&self.epoll, ai, data, flags),
                 Some(_) => epoll::modify(&self.epoll, ai, data, flags),
             };
-            debug_assert!(watched.is_ok(), "{watched:?}");
+            if let (Err(error), Some(What::Call(live))) = (watched, &mut place.what) {
+                live.running.on_closed(now, Closed::Failed(error.to_string()));
+            }
         }
         // a socket that is gone has left the epoll by being closed
         place.ai_watched = wants;
@@ -522,12 +452,13 @@ impl Live {
                 running.take_news(now, &mut self.cold, &mut cx);
                 if running.ai.is_some() && !before {
                     // what a quick server has sent with its answer to the handshake is read already
+                    running.ai.iter_mut().for_each(|ai| ai.readable(false));
                     return running.take_messages(now, MESSAGES, &mut memory.scratch);
                 }
             }
             Cause::Timer => running.on_timeout(now, &mut memory.datagram),
             Cause::Readable(channel) => {
-                running.take_datagrams(now, channel, 1, &mut memory.datagram)
+                running.on_readable(now, channel, &mut memory.datagram);
             }
             Cause::Ai { readable, writable, ending } => {
                 if let Some(ai) = running.ai.as_mut().filter(|_| writable) {

@@ -128,6 +128,8 @@ impl Playout {
                 true => self.audio = VecDeque::new(),
                 false => self.audio.clear(), // its beginning again, which is in the cache
             }
+        } else if self.audio.capacity() > KEPT_BYTES.max(4 * self.audio.len()) {
+            self.audio.shrink_to(2 * self.audio.len());
         }
         while self.marks.front().is_some_and(|(at, _)| *at <= self.passed) {
             self.due.extend(self.marks.pop_front().map(|(_, name)| name));

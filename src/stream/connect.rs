@@ -225,7 +225,7 @@ async fn ready(watched: &TcpStream, wire: &mut Wire) -> io::Result<()> {
     watched.ready(interest).await?;
     // forgotten before the next try, or what comes between would be missed
     let _ = watched.try_io(interest, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-    wire.readable(false);
+    wire.readable_at_length();
     Ok(())
 }
 

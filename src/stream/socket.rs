@@ -46,6 +46,8 @@ pub enum Closed {
 #[derive(Debug, PartialEq, Eq)]
 pub enum SocketEvent<'a> {
     Message(FromAi<'a>),
+    /// A ping or pong, which has been seen to.
+    Control,
     Closed(Closed),
 }
 
@@ -78,6 +80,8 @@ pub struct AiSocket {
     progress: Instant,
     /// The kernel does not take more for now.
     blocked: bool,
+    /// Something was left behind when it did not.
+    unflushed: bool,
     farewell: Farewell,
     pub counts: Counts,
 }
@@ -104,6 +108,7 @@ impl AiSocket {
             max_audio: MAX_AUDIO,
             progress: now,
             blocked: false,
+            unflushed: false,
             farewell: Farewell::No,
             counts: Counts::default(),
         }
@@ -164,42 +169,45 @@ impl AiSocket {
         self.blocked = false;
     }
 
-    /// The next message, or the end; `None` when nothing more is there now.
+    /// There was more to read than one turn takes.
+    pub fn starved(&self) -> bool {
+        self.socket.get_ref().starved()
+    }
+
+    /// The next message, or the end; `None` when nothing more is there now, or for this turn.
     pub fn read<'a>(&mut self, scratch: &'a mut Scratch) -> Option<SocketEvent<'a>> {
-        loop {
-            let message = match self.socket.read() {
-                Ok(message) => message,
-                Err(error) if would_block(&error) => return None,
-                Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => {
-                    return Some(SocketEvent::Closed(Closed::Failed("end of stream".into())));
-                }
-                Err(error) => return Some(SocketEvent::Closed(closed(&error))),
-            };
-            let from_ai = match message {
-                Message::Text(text) => {
-                    // an answer of minutes in one message is rare, and its memory is not kept
-                    if scratch.audio.capacity() > KEPT_BYTES {
-                        scratch.audio = Vec::new();
-                    }
-                    let sid = &self.encoder.info().stream_sid;
-                    twilio::decode(&text, sid, &mut scratch.audio)
-                }
-                Message::Binary(_) => FromAi::Ignored("a binary message"),
-                Message::Close(frame) => {
-                    // the answer to the close frame goes out with the next flush
-                    let _ = self.flush();
-                    return Some(SocketEvent::Closed(close_kind(frame.as_ref())));
-                }
-                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {
-                    let _ = self.flush();
-                    continue;
-                }
-            };
-            if matches!(from_ai, FromAi::Ignored(_)) {
-                self.counts.ignored += 1;
+        let message = match self.socket.read() {
+            Ok(message) => message,
+            Err(error) if would_block(&error) => return None,
+            Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => {
+                return Some(SocketEvent::Closed(Closed::Failed("end of stream".into())));
             }
-            return Some(SocketEvent::Message(from_ai));
+            Err(error) => return Some(SocketEvent::Closed(closed(&error))),
+        };
+        let from_ai = match message {
+            Message::Text(text) => {
+                // an answer of minutes in one message is rare, and its memory is not kept
+                if scratch.audio.capacity() > KEPT_BYTES {
+                    scratch.audio = Vec::new();
+                }
+                let sid = &self.encoder.info().stream_sid;
+                twilio::decode(&text, sid, &mut scratch.audio)
+            }
+            Message::Binary(_) => FromAi::Ignored("a binary message"),
+            Message::Close(frame) => {
+                // the answer to the close frame goes out with the next flush
+                let _ = self.flush();
+                return Some(SocketEvent::Closed(close_kind(frame.as_ref())));
+            }
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {
+                let _ = self.flush();
+                return Some(SocketEvent::Control);
+            }
+        };
+        if matches!(from_ai, FromAi::Ignored(_)) {
+            self.counts.ignored += 1;
         }
+        Some(SocketEvent::Message(from_ai))
     }
 
     /// Sends what is queued, as far as the kernel takes it.
@@ -214,6 +222,10 @@ impl AiSocket {
         if self.blocked {
             return Ok(());
         }
+        // first what is older
+        if self.unflushed {
+            self.flush()?;
+        }
         let mut sent = false;
         while !self.blocked && (!self.queue.is_empty() || !self.opening.is_empty()) {
             let text = match self.opening.pop_front() {
@@ -221,6 +233,7 @@ impl AiSocket {
                 None => {
                     let Some(message) = self.queue.pop_front() else { break };
                     self.queued_audio -= usize::from(matches!(message, ToAi::Audio { .. }));
+                    scratch.text.clear();
                     scratch.text.reserve(MESSAGE_BYTES);
                     self.encoder.encode(&message, &mut scratch.text);
                     let text = Utf8Bytes::try_from(scratch.text.split().freeze());
@@ -229,7 +242,7 @@ impl AiSocket {
             };
             match self.socket.write(Message::Text(text)) {
                 // it is in the socket's own buffer, and goes on with the next flush
-                Err(error) if would_block(&error) => self.blocked = true,
+                Err(error) if would_block(&error) => self.block(),
                 other => other?,
             }
             self.progress = now;
@@ -244,10 +257,17 @@ impl AiSocket {
         if sent || self.farewell != Farewell::No { self.flush() } else { Ok(()) }
     }
 
+    fn block(&mut self) {
+        (self.blocked, self.unflushed) = (true, true);
+    }
+
     fn flush(&mut self) -> Result<(), tungstenite::Error> {
         match self.socket.flush() {
-            Err(error) if would_block(&error) => self.blocked = true,
-            other => other?,
+            Err(error) if would_block(&error) => self.block(),
+            other => {
+                other?;
+                self.unflushed = false;
+            }
         }
         Ok(())
     }
@@ -272,7 +292,7 @@ impl AiSocket {
             self.farewell = Farewell::Waiting;
             let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
             match self.socket.close(Some(frame)) {
-                Err(error) if would_block(&error) => self.blocked = true,
+                Err(error) if would_block(&error) => self.block(),
                 // the AI has closed first, and its close frame has been answered
                 _ => {}
             }

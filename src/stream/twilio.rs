@@ -242,14 +242,17 @@ fn decode_audio<'a>(payload: &str, audio: &'a mut Vec<u8>) -> FromAi<'a> {
 fn plain_media<'a>(text: &'a str, stream_sid: &str) -> Option<&'a str> {
     let (mut media, mut sid, mut payload) = (None, None, None);
     let once = |place: &mut Option<&'a str>, value| place.replace(value).is_none().then_some(());
+    let mut seen = false;
     let mut member = |cursor: &mut Cursor<'a>, key: &str| match key {
         "event" => once(&mut media, cursor.string()?),
         "streamSid" => once(&mut sid, cursor.string()?),
-        "media" => cursor.object(&mut |cursor, key| match key {
-            "payload" => once(&mut payload, cursor.string()?),
-            _ => cursor.skip(),
-        }),
-        "mark" => None,
+        "media" if !std::mem::replace(&mut seen, true) => {
+            cursor.object(&mut |cursor, key| match key {
+                "payload" => once(&mut payload, cursor.string()?),
+                _ => cursor.skip(),
+            })
+        }
+        "media" | "mark" => None,
         _ => cursor.skip(),
     };
     Cursor::read(text, &mut member)?;
@@ -350,6 +353,8 @@ mod tests {
             "{\"event\":\"media\",\"streamSid\":\"MZ2\",\"media\":{\"payload\":\"AQID\"}}",
             "{\"event\":\"media\",\"media\":{\"payload\":\"AQID\",\"payload\":\"AQID\"}}",
             "{\"event\":\"media\",\"event\":\"media\",\"media\":{\"payload\":\"AQID\"}}",
+            "{\"event\":\"media\",\"media\":{\"payload\":\"AQID\"},\"media\":{}}",
+            "{\"event\":\"media\",\"media\":{},\"media\":{\"payload\":\"AQID\"}}",
             &deep,
         ];
         for text in table {

@@ -8,6 +8,9 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use std::sync::Arc;
 
+/// Bytes read in one go: the other calls of a worker have their turn after so many.
+const TURN: usize = 16 * 1024;
+
 /// A non-blocking connection, read only while the kernel is known to have something: a read that
 /// does not fill the buffer has emptied the socket, and the next one would be a system call for
 /// nothing.
@@ -15,6 +18,8 @@ use std::sync::Arc;
 pub struct Tcp {
     stream: TcpStream,
     drained: bool,
+    /// Bytes left of this turn.
+    left: usize,
     /// The peer sends nothing more: a short read is no sign of an empty socket then, the end may be
     /// behind it.
     ending: bool,
@@ -31,11 +36,12 @@ impl Tcp {
 
 impl Read for Tcp {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.drained {
+        if self.drained || self.left == 0 {
             return Err(self.blocked(false));
         }
         match self.stream.read(buffer) {
             Ok(n) => {
+                self.left = self.left.saturating_sub(n);
                 // 0 is the end, and is to be seen again
                 self.drained = n > 0 && n < buffer.len() && !self.ending;
                 Ok(n)
@@ -78,7 +84,13 @@ impl Wire {
         stream: TcpStream,
         tls: Option<&(Arc<ClientConfig>, ServerName<'static>)>,
     ) -> Result<Wire, rustls::Error> {
-        let tcp = Tcp { stream, drained: false, ending: false, blocked_on_write: false };
+        let tcp = Tcp {
+            stream,
+            drained: false,
+            left: usize::MAX,
+            ending: false,
+            blocked_on_write: false,
+        };
         let Some((config, name)) = tls else { return Ok(Wire::Plain(tcp)) };
         let connection = ClientConnection::new(config.clone(), name.clone())?;
         Ok(Wire::Tls(Box::new(StreamOwned::new(connection, tcp))))
@@ -110,8 +122,23 @@ impl Wire {
     /// The kernel says that there is something to read, and perhaps that nothing more will come.
     pub fn readable(&mut self, ending: bool) {
         let tcp = self.tcp();
-        tcp.drained = false;
+        (tcp.drained, tcp.left) = (false, TURN);
         tcp.ending |= ending;
+    }
+
+    /// Something may be left to read, for another turn.
+    pub fn starved(&self) -> bool {
+        let tcp = match self {
+            Wire::Plain(tcp) => tcp,
+            Wire::Tls(tls) => &tls.sock,
+        };
+        !tcp.drained && tcp.left == 0
+    }
+
+    /// As [`Wire::readable`], without turns: for a handshake, which nobody else waits for.
+    pub fn readable_at_length(&mut self) {
+        let tcp = self.tcp();
+        (tcp.drained, tcp.left) = (false, usize::MAX);
     }
 }
 

@@ -127,6 +127,36 @@ async fn a_message_that_is_too_large_ends_the_call() {
     assert_eq!(call.hung_up().await, "Q.850;cause=111;text=\"ai_protocol\"");
 }
 
+/// Pings, then empty fragments of a message.
+#[tokio::test]
+async fn an_ai_that_floods_does_not_hold_up_other_calls() {
+    let rig = Rig::new("").await;
+    let mut calls = Vec::new();
+    // more than a machine has workers
+    for _ in 0..12 {
+        calls.push(rig.call().await);
+    }
+    let pings = [0x89, 0].repeat(10_000);
+    let mut fragments = vec![0x01, 0];
+    fragments.extend([0x00, 0].repeat(10_000));
+    fragments.extend([0x80, 0]);
+    for frames in [pings, fragments] {
+        let before: Vec<usize> = calls.iter().map(|(call, _)| call.media.packets().len()).collect();
+        let begin = Instant::now();
+        calls[0].1.flood(&frames, Duration::from_secs(1)).await;
+        let ticks = begin.elapsed().as_millis() as usize / 20;
+        for ((call, _), before) in calls.iter().zip(before) {
+            let packets = call.media.packets().len() - before;
+            assert!(packets * 10 >= ticks * 9, "{packets} packets in {ticks} ticks");
+        }
+    }
+    for (mut call, stream) in calls {
+        assert_continuous(&call.media.packets());
+        call.bye().await;
+        stream.stopped().await;
+    }
+}
+
 #[tokio::test]
 async fn an_ai_that_never_reads_is_given_up_after_5_s_and_playout_is_not_held_up() {
     let net = Net::new();

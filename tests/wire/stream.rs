@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -317,6 +317,18 @@ impl Stream {
     /// Writes what is not WebSocket.
     pub fn write_raw(&self, bytes: &[u8]) {
         (&self.raw).write_all(bytes).unwrap();
+    }
+
+    /// Writes whole frames of bytes, again and again, as fast as they are taken.
+    pub async fn flood(&self, frames: &[u8], time: Duration) {
+        let (begin, mut at) = (Instant::now(), 0);
+        while begin.elapsed() < time || at > 0 {
+            match (&self.raw).write(&frames[at..]) {
+                Ok(n) => at = (at + n) % frames.len(),
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+            tokio::task::yield_now().await;
+        }
     }
 }
 

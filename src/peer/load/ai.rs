@@ -20,7 +20,7 @@ use crate::peer::load::shared::{Phase, Shared, Window};
 use crate::peer::load::speech::{FLOOD_FRAMES, Say, Speech};
 use crate::peer::load::stamp::{Kind, Read, Stamp};
 use crate::peer::load::waiting::Waiting;
-use crate::peer::load::websocket::{self, CLOSE, PING, PONG, TEXT};
+use crate::peer::load::websocket::{self, BINARY, CLOSE, PING, PONG, TEXT};
 
 /// The thread's name: its CPU time is found by it.
 pub const THREAD: &str = "bench-ai";
@@ -70,6 +70,8 @@ struct Stream {
     media: Vec<u8>,
     clear: Vec<u8>,
     payload_at: usize,
+    /// It is mu-law there, in a binary message, and not base64 in JSON.
+    raw: bool,
     unsent: Vec<u8>,
     speech: Speech,
     frame: u32,
@@ -168,6 +170,7 @@ impl Server {
             media: Vec::new(),
             clear: Vec::new(),
             payload_at: 0,
+            raw: false,
             unsent: Vec::new(),
             speech: Speech::new(number),
             frame: 0,
@@ -286,6 +289,10 @@ impl Server {
             at = frame.payload.end;
             let payload = &bytes[frame.payload];
             match frame.opcode {
+                BINARY => {
+                    let counting = window.holds(now_us);
+                    stream.on_audio(Stamp::read(payload), now_us, counting, &mut self.said);
+                }
                 TEXT => {
                     let counting = window.holds(now_us);
                     stream.on_text(payload, now_us, counting, &mut self.said, &mut self.hint)?;
@@ -321,12 +328,16 @@ impl Stream {
         said.messages_in += u64::from(counting);
         let Some(payload) = websocket::media_payload(text, hint) else {
             let value: Value = serde_json::from_slice(text).map_err(|_| "a message not JSON")?;
-            if value["event"] == "start" {
-                self.start(value["streamSid"].as_str().ok_or("start without streamSid")?);
-                self.started_us = Some(now_us);
-                self.compose(Kind::First, now_us, false);
-                self.send(None, said);
+            match value["event"].as_str() {
+                Some("start") => {
+                    self.start(value["streamSid"].as_str().ok_or("start without streamSid")?);
+                }
+                Some("MEDIA_START") => self.start_raw(),
+                _ => return Ok(()),
             }
+            self.started_us = Some(now_us);
+            self.compose(Kind::First, now_us, false);
+            self.send(None, said);
             return Ok(());
         };
         let mut samples = [0; 256];
@@ -334,12 +345,27 @@ impl Stream {
             Ok(n) => Stamp::read(&samples[..n]),
             Err(_) => Read::Damaged,
         };
+        self.on_audio(read, now_us, counting, said);
+        Ok(())
+    }
+
+    fn on_audio(&mut self, read: Read, now_us: u64, counting: bool, said: &mut Said) {
         if let Some(stamp) = self.ledger.take(&mut said.tally, read, now_us, counting)
             && stamp.judged
         {
             said.tally.time(now_us.saturating_sub(stamp.sent_us));
         }
-        Ok(())
+    }
+
+    /// The same for Asterisk's chan_websocket, with `f(json)`: mu-law in binary messages. Source:
+    /// docs.asterisk.org, WebSocket channel.
+    fn start_raw(&mut self) {
+        self.raw = true;
+        self.media.clear();
+        websocket::write(BINARY, &[0; 160], &mut self.media);
+        self.payload_at = self.media.len() - 160;
+        self.clear.clear();
+        websocket::write(TEXT, br#"{"command":"FLUSH_MEDIA"}"#, &mut self.clear);
     }
 
     /// Makes the stream's messages ready.
@@ -362,6 +388,9 @@ impl Stream {
         self.frame += 1;
         let mut samples = [0; 160];
         stamp.write(&mut samples);
+        if self.raw {
+            return self.media[self.payload_at..].copy_from_slice(&samples);
+        }
         let payload = &mut self.media[self.payload_at..][..PAYLOAD_CHARS];
         let written = BASE64.encode_slice(samples, payload);
         debug_assert_eq!(written, Ok(PAYLOAD_CHARS));

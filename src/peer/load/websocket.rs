@@ -7,6 +7,7 @@ use std::ops::Range;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 pub const TEXT: u8 = 1;
+pub const BINARY: u8 = 2;
 pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
