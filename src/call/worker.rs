@@ -36,9 +36,11 @@ use crate::call::run::{Cold, Record, Running};
 use crate::call::workers::{CallWaker, Inbox, News};
 use crate::stream::socket::{AiSocket, Closed, FAREWELL, Scratch};
 
-/// With more than one event in so long, events are taken together once in so long: waking up for
-/// each costs more than what it is about. With less, nothing waits.
+/// With many events, they are taken together once in so long: waking up for each costs more than
+/// what it is about. With fewer, nothing waits.
 const GATHER: Duration = Duration::from_micros(250);
+/// So many in a millisecond are many: two each time, or that of 50 calls.
+const MANY: usize = 8;
 /// Events taken at once: so few that what is due is never far away.
 const EVENTS: usize = 64;
 /// Messages of one AI before the others have their turn.
@@ -143,6 +145,32 @@ pub(super) struct Worker {
     memory: Memory,
 }
 
+/// How many events there were lately.
+struct Rate {
+    since: Instant,
+    events: usize,
+    high: bool,
+}
+
+impl Rate {
+    fn new(now: Instant) -> Rate {
+        Rate { since: now, events: 0, high: false }
+    }
+
+    fn count(&mut self, now: Instant, events: usize) {
+        self.events += events;
+        let passed = now.saturating_duration_since(self.since);
+        if passed >= Duration::from_millis(1) {
+            self.high = self.events as u128 * 1000 >= MANY as u128 * passed.as_micros();
+            (self.since, self.events) = (now, 0);
+        }
+    }
+
+    fn is_high(&self) -> bool {
+        self.high
+    }
+}
+
 /// What calls use one after the other.
 struct Memory {
     datagram: [u8; MAX_DATAGRAM],
@@ -182,8 +210,9 @@ impl Worker {
     pub fn run(mut self) {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let (mut woken, mut busy) = (Instant::now(), false);
+        let (mut woken, mut rate) = (Instant::now(), Rate::new(Instant::now()));
         loop {
+            let busy = rate.is_high();
             if busy {
                 thread::sleep((woken + GATHER).saturating_duration_since(Instant::now()));
             } else {
@@ -213,7 +242,7 @@ impl Worker {
             let fired = self.fire_timers();
             // the timer is not counted twice
             let done = ready.len() - rang + fired;
-            busy = done > 1 || (done == 1 && woken - before < GATHER);
+            rate.count(woken, done);
             if ready.len() == EVENTS {
                 // there may be more already
                 woken = before;
