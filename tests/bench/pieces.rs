@@ -2,7 +2,9 @@
 //!
 //!     cargo bench --bench pieces [-- NAME]
 //!     cargo bench --bench pieces -- frames COUNT    (for callgrind: tests/bench/instructions.sh)
+//!     cargo bench --bench pieces -- floor CALLS     (what the kernel alone takes)
 
+mod floor;
 mod frame_path;
 
 use std::hint::black_box;
@@ -33,6 +35,11 @@ fn main() {
         (0..count).for_each(|_| path.tick());
         println!("{} messages, {} packets", path.messages, path.packets);
         return;
+    }
+    if let [_, floor, calls] = &words[..]
+        && floor == "floor"
+    {
+        return floor::print(calls.parse().expect("a number of calls")).expect("sockets");
     }
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(300))
