@@ -1,5 +1,5 @@
 //! What the kernel takes for a frame each way, without a program around it: one thread, both ends,
-//! nobody woken. A bridge cannot cost less as long as a packet and a message are a system call each.
+//! nobody woken. A bridge cannot cost less while a packet and a message are a system call each.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
