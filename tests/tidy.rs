@@ -32,6 +32,7 @@ const PURE: &[&str] = &[
     "call/core.rs",
     "call/end.rs",
     "call/limits.rs",
+    "call/token.rs",
     "stream/twilio.rs",
     "record/align.rs",
     "record/layout.rs",

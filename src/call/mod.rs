@@ -13,6 +13,7 @@ pub mod limits;
 pub mod ports;
 pub mod run;
 pub mod tape;
+mod token;
 pub mod words;
 mod worker;
 pub mod workers;

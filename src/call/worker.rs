@@ -33,6 +33,7 @@ use tracing::warn;
 use crate::call::end::EndReason;
 use crate::call::leg::{Channel, MAX_DATAGRAM};
 use crate::call::run::{Cold, Record, Running};
+use crate::call::token::{Socket, Token};
 use crate::call::workers::{CallWaker, Inbox, News};
 use crate::stream::socket::{AiSocket, Closed, FAREWELL, Scratch};
 
@@ -45,56 +46,6 @@ const MANY: usize = 8;
 const EVENTS: usize = 64;
 /// Messages of one AI before the others have their turn.
 const MESSAGES: usize = 32;
-
-/// Which call, and which of its sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Token(u64);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Socket {
-    Rtp,
-    Rtcp,
-    Ai,
-    /// Not a socket: the call itself.
-    None,
-}
-
-impl From<Channel> for Socket {
-    fn from(channel: Channel) -> Socket {
-        match channel {
-            Channel::Rtp => Socket::Rtp,
-            Channel::Rtcp => Socket::Rtcp,
-        }
-    }
-}
-
-impl Token {
-    /// The worker's own: news and the timer.
-    const INBOX: Token = Token(u64::MAX);
-    const TIMER: Token = Token(u64::MAX - 1);
-
-    /// `turn` tells the users of a place apart, one after the other.
-    fn new(place: usize, turn: u32, socket: Socket) -> Token {
-        Token(u64::from(turn) << 32 | (place as u64) << 2 | socket as u64)
-    }
-
-    fn place(self) -> usize {
-        (self.0 as u32 >> 2) as usize
-    }
-
-    fn turn(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-
-    fn socket(self) -> Socket {
-        match self.0 & 3 {
-            0 => Socket::Rtp,
-            1 => Socket::Rtcp,
-            2 => Socket::Ai,
-            _ => Socket::None,
-        }
-    }
-}
 
 /// A call on its worker.
 pub(super) struct Live {

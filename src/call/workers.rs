@@ -11,10 +11,13 @@ use std::thread;
 use rustix::event::{EventfdFlags, eventfd};
 use tracing::error;
 
-use crate::call::worker::{Live, Token, Worker};
+use crate::call::token::Token;
+use crate::call::worker::{Live, Worker};
 
 /// More workers than this have nothing to do: one takes many hundred calls.
 const MAX_WORKERS: usize = 8;
+/// The calls of a dead worker: so many that it is never the idlest, and one more does not overflow.
+const DEAD: usize = usize::MAX / 2;
 
 pub(super) enum News {
     Call(Box<Live>),
@@ -84,7 +87,7 @@ impl Workers {
             let thread = thread.spawn(move || {
                 if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
                     error!("a fault of ours has ended a worker and its calls");
-                    of_thread.calls.store(usize::MAX, Ordering::Relaxed);
+                    of_thread.calls.store(DEAD, Ordering::Relaxed);
                     let left = of_thread.lock().take();
                     drop(left);
                 }
@@ -97,7 +100,7 @@ impl Workers {
     /// Gives a call to the worker that has the fewest.
     pub(super) fn take(&self, call: Live) {
         let idlest = self.0.iter().min_by_key(|(inbox, _)| inbox.calls.load(Ordering::Relaxed));
-        let idlest = idlest.filter(|(inbox, _)| inbox.calls.load(Ordering::Relaxed) < usize::MAX);
+        let idlest = idlest.filter(|(inbox, _)| inbox.calls.load(Ordering::Relaxed) < DEAD);
         if let Some((inbox, _)) = idlest {
             inbox.calls.fetch_add(1, Ordering::Relaxed);
             inbox.tell(News::Call(Box::new(call)));

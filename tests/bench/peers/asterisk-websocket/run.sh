@@ -4,7 +4,8 @@
 #
 #   trunkless bench --bridge tests/bench/peers/asterisk-websocket/run.sh
 #
-# The tree is that of tests/e2e/lab/fetch.sh 22, unchanged. Needs root.
+# The tree is that of tests/e2e/lab/fetch.sh 22, unchanged. Needs root. State and log stay behind in
+# /tmp/asterisk-websocket.*
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/trunkless}/asterisk-22
