@@ -14,15 +14,44 @@ export PATH="$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
 need=1.95
 
 summary=() failed=() not_run=()
+log=$(mktemp) || exit 1
+trap 'rm -f "$log"' EXIT
 step() { # NAME COMMAND...
   local name=$1 t0=$SECONDS rc=0 word=ok; shift
   printf '\n== %s\n' "$name"
+  : >"$log"
   "$@" </dev/null || rc=$?
   if [ $rc != 0 ]; then word=FAILED; failed+=("$name"); fi
   summary+=("$(printf '%-7s %5d s  %s' $word $((SECONDS - t0)) "$name")")
+  if [ $rc != 0 ] && [ -s "$log" ]; then summary+=("$(what_failed)"); fi
   printf '== %s: %s, %d s\n' "$name" $word $((SECONDS - t0))
   return $rc
 }
+# Of a step whose output is kept. Who has the end of all this only is to know where to look.
+kept() { # COMMAND...
+  "$@" 2>&1 | tee "$log"
+  return "${PIPESTATUS[0]}"
+}
+what_failed() {
+  grep -A1 -E '^test .*FAILED$|^thread .* panicked at ' "$log" |
+    grep -v '^--$' | cut -c1-160 | sed 's/^/          /' | head -n 20
+}
+# Of all the time of this machine's processors, in ticks: what its host has kept from it, and all.
+ticks() { awk '/^cpu / { for (i = 2; i <= 9; i++) all += $i; print $9, all }' /proc/stat; }
+# They measure in milliseconds. Where the host of a virtual machine has taken a part of that time,
+# the few that have failed run once more, and the summary says so.
+end_to_end() {
+  local before again stolen
+  before=$(ticks)
+  kept cargo test --release --test e2e -- --test-threads=1 && return 0
+  stolen=$(echo "$before $(ticks)" | awk '{ printf "%d", 100 * ($3 - $1) / ($4 - $2 + 1) }')
+  mapfile -t again < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log")
+  if [ "$stolen" = 0 ] || [ ${#again[@]} = 0 ] || [ ${#again[@]} -gt 4 ]; then return 1; fi
+  second=("$(printf '          second try, the host kept %s %% of the machine: %s' "$stolen" "${again[*]}")")
+  printf '\n%s\n' "${second[0]}"
+  kept cargo test --release --test e2e -- --test-threads=1 --exact "${again[@]}"
+}
+second=()
 skip() { # NAME WHY
   printf '\n== %s: not run, %s\n' "$1" "$2"
   summary+=("$(printf '%-7s %5s    %s: %s' 'not run' - "$1" "$2")"); not_run+=("$1")
@@ -81,10 +110,11 @@ step "format" cargo fmt --check
 # --all-targets leaves out a target with "test = false", which e2e is
 step "clippy" cargo clippy --all-targets -- -D warnings
 step "clippy, end-to-end tests" cargo clippy --test e2e -- -D warnings
-step "tests" cargo test --no-fail-fast
+step "tests" kept cargo test --no-fail-fast
 step "release build" cargo build --release
 if [ -z "$no_e2e" ]; then
-  step "end-to-end tests with Asterisk and S3" cargo test --release --test e2e -- --test-threads=1
+  step "end-to-end tests with Asterisk and S3" end_to_end
+  summary+=("${second[@]}")
 else
   skip "end-to-end tests with Asterisk and S3" "$no_e2e"
 fi
