@@ -49,6 +49,26 @@ fn calls_that_come_and_go_lose_nothing() {
     assert!(output.status.success());
 }
 
+/// Their media channels are made, bridged and taken away by the stand-in's rules.
+#[test]
+fn callers_of_a_stasis_application_lose_nothing() {
+    let output =
+        bench(&["--source", "ari", "--calls", "5", "--seconds", "3", "--record", "--json"]);
+    let steady = report(&output);
+    assert_all_arrived(&steady, 5 * 2 * 50);
+    assert_eq!(
+        (&steady["calls"]["answered"], &steady["recordings_complete"]),
+        (&5.into(), &5.into())
+    );
+    let churn = ["--calls", "4", "--seconds", "6", "--hold", "4", "--rate", "4", "--json"];
+    let output = bench(&[&["--source", "ari"][..], &churn].concat());
+    let churn = report(&output);
+    assert_all_arrived(&churn, 4 * 50);
+    assert!(churn["calls"]["asked"].as_u64() > Some(4), "{churn}");
+    assert_eq!(churn["calls"]["answered"], churn["calls"]["asked"]);
+    assert!(output.status.success());
+}
+
 #[test]
 fn a_bridge_that_does_not_come_up_is_an_error() {
     let output = bench(&["--bridge", "echo broken; exit 7"]);

@@ -8,17 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::cli::{Stop, block_on};
 use crate::peer::load::ramp::{self, ramp};
-use crate::peer::load::run::{Options, Pbx, Program, run};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Source {
-    Sip,
-    Ari,
-}
+use crate::peer::load::run::{Options, Pbx, Program, Source, run};
 
 #[derive(Debug, Args)]
 pub struct BenchArguments {
@@ -43,7 +37,7 @@ pub struct BenchArguments {
     /// One JSON object instead of text.
     #[arg(long)]
     json: bool,
-    /// Where the bridge takes its calls from; ari needs --pbx.
+    /// What the bridge speaks with the PBX: sip or ari.
     #[arg(long, default_value = "sip")]
     source: Source,
     /// A real PBX, which the callers dial.
@@ -56,7 +50,8 @@ pub struct BenchArguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Another program in trunkless's place, for `sh -c`. It is told by BENCH_AI_URL,
-    /// BENCH_REGISTRAR, BENCH_USERNAME, BENCH_PASSWORD, BENCH_SIP_LISTEN and BENCH_CALLS.
+    /// BENCH_REGISTRAR (BENCH_ARI_URL with --source ari), BENCH_USERNAME, BENCH_PASSWORD,
+    /// BENCH_SIP_LISTEN and BENCH_CALLS.
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["config", "record"])]
     bridge: Option<String>,
     /// A bridge that does not register is called at BENCH_SIP_LISTEN after so many seconds.
@@ -74,9 +69,6 @@ fn options(arguments: &BenchArguments) -> Result<Options> {
     let known = (1.0..1e6).contains(&seconds) && (0.1..1e4).contains(&rate);
     if calls == 0 || !known || hold.is_some_and(|h| !(4.0..1e6).contains(&h)) {
         bail!("--calls from 1, --seconds from 1, --rate from 0.1, --hold from 4");
-    }
-    if arguments.source == Source::Ari && arguments.pbx.is_none() {
-        bail!("--source ari needs a real Asterisk: give --pbx, --extension and --config");
     }
     if arguments.pbx.is_some() && arguments.config.is_none() && arguments.bridge.is_none() {
         bail!("--pbx needs the bridge's configuration: give --config or --bridge");
@@ -98,7 +90,7 @@ fn options(arguments: &BenchArguments) -> Result<Options> {
     let pbx = arguments.pbx.zip(arguments.extension.clone());
     let pbx = pbx.map(|(address, extension)| Pbx { address, extension, ready });
     let hold = hold.map(Duration::from_secs_f64);
-    Ok(Options { calls, seconds, rate, hold, record, program, pbx })
+    Ok(Options { calls, seconds, rate, hold, record, source: arguments.source, program, pbx })
 }
 
 async fn bench(arguments: &BenchArguments) -> Result<ExitCode> {

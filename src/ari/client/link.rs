@@ -60,8 +60,6 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    /// How long to wait before try number `tries` (the first after a loss is 0); `random` spreads
-    /// it.
     /// For whoever asks over HTTP: without names and addresses.
     pub fn word(&self) -> &'static str {
         match self {
@@ -73,6 +71,8 @@ impl LinkError {
         }
     }
 
+    /// How long to wait before try number `tries` (the first after a loss is 0); `random` spreads
+    /// it.
     pub fn pause(error: Option<&LinkError>, tries: u32, random: u8) -> Duration {
         match error {
             Some(LinkError::Password(_) | LinkError::ReadOnly(_)) => REFUSED_PAUSE,

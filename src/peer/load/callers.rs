@@ -2,7 +2,7 @@
 //!
 //! Each call has an RTP socket of its own and a slot in the ring that says when it sends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
@@ -16,11 +16,9 @@ use crate::peer::load::ledger::{FloodEnd, Ledger, Tally};
 use crate::peer::load::pacing::{Envelope, played};
 use crate::peer::load::schedule::{Due, Ring};
 use crate::peer::load::shared::{Phase, Shared, Window};
+use crate::peer::load::signalling::{Audio, Signalling, Told};
 use crate::peer::load::stamp::{Kind, Read, Stamp};
-use crate::peer::load::telephony::{Telephony, Told};
 use crate::peer::load::waiting::Waiting;
-use crate::sip::agent::{CallEnd, CallKey};
-use crate::sip::sdp::Remote;
 
 /// The thread's name: its CPU time is found by it.
 pub const THREAD: &str = "bench-callers";
@@ -28,7 +26,7 @@ pub const THREAD: &str = "bench-callers";
 const IDLE_NS: u64 = 5_000_000;
 /// Calls hung up a second, at the end.
 const HANG_UPS_A_SECOND: u64 = 400;
-const SIP: u64 = 0;
+const SIGNALLING: u64 = 0;
 
 /// What the callers have seen.
 #[derive(Debug, Default)]
@@ -68,7 +66,6 @@ pub struct Heard {
 }
 
 struct Call {
-    key: CallKey,
     number: u32,
     rtp: UdpSocket,
     sender: Sender,
@@ -86,7 +83,7 @@ struct Call {
 
 pub struct Callers {
     pub shared: Arc<Shared>,
-    pub telephony: Telephony,
+    pub signalling: Box<dyn Signalling>,
     pub local: IpAddr,
     /// Calls at once.
     pub calls: usize,
@@ -103,10 +100,11 @@ impl Callers {
     /// When epoll or sockets fail.
     pub fn run(self) -> io::Result<Heard> {
         let mut waiting = Waiting::new(self.calls)?;
-        waiting.watch(&self.telephony.socket, SIP)?;
+        waiting.watch(&self.signalling.fd(), SIGNALLING)?;
         let mut line = Lines {
             ring: Ring::new(self.calls, self.shared.clock.now_ns()),
             slots: (0..self.calls).map(|_| None).collect(),
+            slot_of: HashMap::new(),
             free: (0..self.calls).rev().collect(),
             next_dial_us: 0,
             next_hang_up_us: 0,
@@ -120,7 +118,7 @@ impl Callers {
             let window = line.plan.shared.window();
             for number in &ready {
                 match number {
-                    &SIP => line.plan.telephony.on_readable(Instant::now()),
+                    &SIGNALLING => line.plan.signalling.on_readable(Instant::now()),
                     number => line.on_rtp((number - 1) as usize, window, &mut buffer),
                 }
             }
@@ -132,10 +130,19 @@ impl Callers {
     }
 }
 
+impl Call {
+    fn connect(&mut self, audio: Audio) -> io::Result<()> {
+        self.payload_type = audio.payload_type;
+        self.rtp.connect(audio.rtp)
+    }
+}
+
 struct Lines {
     plan: Callers,
     ring: Ring,
     slots: Vec<Option<Call>>,
+    /// By the calls' numbers.
+    slot_of: HashMap<u32, usize>,
     free: Vec<usize>,
     next_dial_us: u64,
     next_hang_up_us: u64,
@@ -151,11 +158,11 @@ impl Lines {
             self.play(due, window);
         }
         let now = Instant::now();
-        if self.plan.telephony.next_timeout().is_some_and(|at| at <= now) {
-            self.plan.telephony.on_timeout(now);
+        if self.plan.signalling.next_timeout().is_some_and(|at| at <= now) {
+            self.plan.signalling.on_timeout(now);
         }
         match self.plan.shared.phase() {
-            Phase::Wait if self.plan.telephony.registered => {
+            Phase::Wait if self.plan.signalling.is_ready() => {
                 let registered = &self.plan.shared.registered_us;
                 if registered.load(Ordering::Relaxed) == 0 {
                     registered.store(clock.now_us().max(1), Ordering::Relaxed);
@@ -169,7 +176,7 @@ impl Lines {
         let idle = clock.now_ns() + IDLE_NS;
         let slots = &self.slots;
         let busy = |slot: usize| slots[slot].as_ref().is_some_and(|c| c.answered_us.is_some());
-        let timeout = self.plan.telephony.next_timeout().map(|at| clock.instant_ns(at));
+        let timeout = self.plan.signalling.next_timeout().map(|at| clock.instant_ns(at));
         let dial = (self.next_dial_us > 0).then_some(self.next_dial_us * 1000);
         let nexts = [self.ring.next_ns(busy), timeout, dial.filter(|_| !self.free.is_empty())];
         Ok(nexts.into_iter().flatten().chain([idle]).min().unwrap_or(idle))
@@ -199,10 +206,11 @@ impl Lines {
         let number = self.heard.asked;
         let address = rtp.local_addr()?;
         self.heard.first_dial_us.get_or_insert(now_us);
-        let dialled = self.plan.telephony.dial(now, slot, number, address);
-        let key = dialled.ok_or_else(|| io::Error::other("nobody to call"))?;
+        if !self.plan.signalling.dial(now, number, slot, address) {
+            return Err(io::Error::other("nobody to call"));
+        }
+        self.slot_of.insert(number, slot);
         self.slots[slot] = Some(Call {
-            key,
             number,
             rtp,
             sender: Sender::new(number.wrapping_mul(0x9e37_79b9), number as u16, number),
@@ -226,7 +234,7 @@ impl Lines {
         for call in self.slots.iter_mut().flatten().filter(|c| !c.hanging_up) {
             if call.answered_us.is_some_and(|at| now_us >= at + hold_us) {
                 call.hanging_up = true;
-                self.plan.telephony.hang_up(now, call.key);
+                self.plan.signalling.hang_up(now, call.number);
             }
         }
     }
@@ -241,48 +249,63 @@ impl Lines {
         let many = (passed * HANG_UPS_A_SECOND / 1_000_000).max(1) as usize;
         for call in self.slots.iter_mut().flatten().filter(|c| !c.hanging_up).take(many) {
             call.hanging_up = true;
-            self.plan.telephony.hang_up(now, call.key);
+            self.plan.signalling.hang_up(now, call.number);
         }
         self.next_hang_up_us = now_us + 1_000_000 / HANG_UPS_A_SECOND;
     }
 
     fn on_told(&mut self, now_us: u64) -> io::Result<()> {
-        while let Some(told) = self.plan.telephony.told.pop_front() {
+        while let Some(told) = self.plan.signalling.told() {
             match told {
-                Told::Answered(slot, remote) => self.answered(slot, &remote, now_us)?,
-                Told::Moved(slot, remote) => {
-                    if let Some(call) = &mut self.slots[slot] {
-                        call.rtp.connect(remote.rtp)?;
-                        call.payload_type = remote.payload_type;
+                Told::Answered { number, line, audio } => {
+                    if let Some(call) = self.on_line(number, line) {
+                        call.connect(audio)?;
+                        call.answered_us = Some(now_us);
+                        let taken_us = now_us - call.dialled_us;
+                        self.heard.answered += 1;
+                        self.heard.last_answer_us = now_us;
+                        self.heard.invite_to_answer.add_us(taken_us);
+                        self.plan.shared.answered.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                Told::Ended(slot, end) => self.ended(slot, &end),
+                Told::Moved { number, audio } => {
+                    if let Some(call) = self.on_line(number, None) {
+                        call.connect(audio)?;
+                    }
+                }
+                Told::Ended { number, line, code } => self.ended(number, line, code),
             }
         }
         Ok(())
     }
 
-    fn answered(&mut self, slot: usize, remote: &Remote, now_us: u64) -> io::Result<()> {
-        let Some(call) = &mut self.slots[slot] else { return Ok(()) };
-        call.rtp.connect(remote.rtp)?;
-        call.payload_type = remote.payload_type;
-        call.answered_us = Some(now_us);
-        self.heard.answered += 1;
-        self.heard.last_answer_us = now_us;
-        self.heard.invite_to_answer.add_us(now_us - call.dialled_us);
-        self.plan.shared.answered.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+    /// A call, with the RTP socket that it turns out to have: another call has the other one then.
+    fn on_line(&mut self, number: u32, line: Option<usize>) -> Option<&mut Call> {
+        let slot = *self.slot_of.get(&number)?;
+        let line = line.unwrap_or(slot);
+        if line != slot
+            && let Ok([Some(one), Some(other)]) = self.slots.get_disjoint_mut([slot, line])
+        {
+            std::mem::swap(&mut one.number, &mut other.number);
+            std::mem::swap(&mut one.dialled_us, &mut other.dialled_us);
+            std::mem::swap(&mut one.hanging_up, &mut other.hanging_up);
+            std::mem::swap(&mut one.sender, &mut other.sender);
+            self.slot_of.insert(one.number, slot);
+            self.slot_of.insert(other.number, line);
+        }
+        self.slots[line].as_mut()
     }
 
-    fn ended(&mut self, slot: usize, end: &CallEnd) {
-        let Some(call) = &self.slots[slot] else { return };
-        if call.answered_us.is_none() {
-            let code = if let CallEnd::Refused { code, .. } = end { *code } else { 0 };
+    fn ended(&mut self, number: u32, line: Option<usize>, code: u16) {
+        let Some(call) = self.on_line(number, line) else { return };
+        let (answered, hanging_up) = (call.answered_us.is_some(), call.hanging_up);
+        if !answered {
             *self.heard.failed.entry(code).or_default() += 1;
             self.plan.shared.failed.fetch_add(1, Ordering::Relaxed);
-        } else if !call.hanging_up {
+        } else if !hanging_up {
             self.heard.dropped += 1;
         }
+        let Some(slot) = self.slot_of.remove(&number) else { return };
         self.close(slot);
         // none follows a call that is to last
         if self.plan.hold_us.is_some() {

@@ -11,9 +11,11 @@
 //! bytes back: the stamps use none of the two that stand for zero.
 
 pub mod ai;
+pub mod ari;
 pub mod bridge;
 pub mod callers;
 pub mod figures;
+pub mod launch;
 pub mod ledger;
 pub mod outcome;
 pub mod pacing;
@@ -23,8 +25,10 @@ pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod shared;
+pub mod signalling;
 pub mod speech;
 pub mod stamp;
+pub mod stasis;
 pub mod telephony;
 pub mod trace;
 pub mod verdict;

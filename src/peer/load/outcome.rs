@@ -27,6 +27,7 @@ pub struct Sample {
     pub callers: Duration,
     pub ai: Duration,
     pub idle: Duration,
+    pub stolen: Duration,
     pub calls: u32,
 }
 
@@ -57,6 +58,7 @@ pub fn report(options: &Options, outcome: Outcome, heard: Heard, said: Said) -> 
     let not_valid = not_valid.iter().filter_map(|(who, t)| verdict::why_not_valid(who, t));
     let machine = process::machine();
     let idle = outcome.percent(outcome.at_open.idle, outcome.at_close.idle);
+    let stolen = outcome.percent(outcome.at_open.stolen, outcome.at_close.stolen);
     let mut report = Report {
         calls_wanted: options.calls,
         seconds: outcome.seconds,
@@ -84,6 +86,7 @@ pub fn report(options: &Options, outcome: Outcome, heard: Heard, said: Said) -> 
         },
         recordings_complete: outcome.recordings_complete,
         machine_idle_percent: idle / machine.cores.max(1) as f64,
+        machine_stolen_percent: stolen / machine.cores.max(1) as f64,
         machine,
         not_valid: not_valid.collect(),
         faults: Vec::new(),

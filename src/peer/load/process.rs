@@ -105,12 +105,19 @@ pub fn own_thread(name: &str) -> Duration {
     numbers_in("/proc/self/task").filter_map(|task| of(stat(task)?)).sum()
 }
 
-/// Time that all cores together have had nothing to do.
-pub fn machine_idle() -> Duration {
+/// Time that all cores together have had nothing to do, and time that their host has kept from
+/// them (proc(5): idle and iowait; steal).
+pub fn machine_idle_and_stolen() -> [Duration; 2] {
     let text = read_to_string("/proc/stat").unwrap_or_default();
-    let mut fields = text.lines().next().unwrap_or("").split_whitespace().skip(4);
-    let mut ticks = || fields.next().and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    Duration::from_millis((ticks() + ticks()) * 1000 / TICKS)
+    let fields: Vec<u64> = text
+        .lines()
+        .next()
+        .unwrap_or("")
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or(0))
+        .collect();
+    let ticks = |field: usize| fields.get(field).copied().unwrap_or(0);
+    [ticks(4) + ticks(5), ticks(8)].map(|ticks| Duration::from_millis(ticks * 1000 / TICKS))
 }
 
 /// Where the figures were measured.

@@ -44,6 +44,8 @@ pub struct Report {
     pub recordings_complete: Option<u32>,
     /// Of all cores over the measured time.
     pub machine_idle_percent: f64,
+    /// What a virtual machine's host has kept from it: late frames may be the host's doing.
+    pub machine_stolen_percent: f64,
     /// Why the figures are worth nothing; empty when they are valid.
     pub not_valid: Vec<String>,
     /// What is wrong; empty when all is well.
@@ -185,9 +187,9 @@ impl Report {
             failed.collect::<String>(),
             calls.dropped
         );
-        line(out, "INVITE to answer", &calls.invite_to_answer);
-        line(out, "INVITE to first RTP packet", &calls.invite_to_first_packet);
-        line(out, "INVITE to first speech of the AI", &calls.invite_to_first_speech);
+        line(out, "call to answer", &calls.invite_to_answer);
+        line(out, "call to first RTP packet", &calls.invite_to_first_packet);
+        line(out, "call to first speech of the AI", &calls.invite_to_first_speech);
     }
 
     fn write_ways(&self, out: &mut String) {
@@ -229,11 +231,12 @@ impl Report {
         let _ = writeln!(
             out,
             "  CPU user {:.1} %, system {:.1} % of one core; {:.3} % per call; \
-             machine idle {:.0} %",
+             machine idle {:.0} %, kept from it by its host {:.1} %",
             b.cpu_user_percent,
             b.cpu_system_percent,
             b.cpu_percent_per_call,
-            self.machine_idle_percent
+            self.machine_idle_percent,
+            self.machine_stolen_percent
         );
         let _ = writeln!(
             out,
@@ -301,6 +304,7 @@ mod tests {
             generator: Generator::default(),
             recordings_complete: None,
             machine_idle_percent: 50.0,
+            machine_stolen_percent: 0.0,
             not_valid: Vec::new(),
             faults: Vec::new(),
         }

@@ -1,11 +1,9 @@
 //! One measurement: the bridge is started, calls come, the measured time passes, all ends in order.
 //! Owns the threads, the sockets' addresses and the clock.
 
-use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -14,12 +12,15 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::peer::load::ai::{self, Ai, Said};
+use crate::peer::load::ari::Ari;
 use crate::peer::load::bridge::{Bridge, Folder};
 use crate::peer::load::callers::{self, Callers, Heard};
+use crate::peer::load::launch::{self, PASSWORD, USERNAME};
 use crate::peer::load::outcome::{self, Outcome, Sample};
 use crate::peer::load::process;
 use crate::peer::load::report::Report;
 use crate::peer::load::shared::{Phase, Shared};
+use crate::peer::load::signalling::Signalling;
 use crate::peer::load::telephony::{Callee, Telephony};
 use crate::peer::load::trace::{Traced, count_system_calls};
 use crate::peer::load::waiting::Clock;
@@ -28,10 +29,6 @@ use crate::peer::registrar::Registrar;
 /// Where callers and AI are, and where the bridge is told to be: all of 127/8 is this machine.
 const OWN: [u8; 4] = [127, 0, 9, 1];
 const BRIDGE: [u8; 4] = [127, 0, 64, 2];
-const USERNAME: &str = "ai";
-const PASSWORD: &str = "bench";
-/// The ports of [`Program::Trunkless`]: below those that sockets of ours get from the kernel.
-const PORTS: &str = "10000-32767";
 const READY: Duration = Duration::from_secs(15);
 /// From the last answer to the measured time.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -46,6 +43,13 @@ pub enum Program {
     Trunkless { binary: PathBuf, config: Option<PathBuf> },
     /// Another, by `sh -c`. Unless it registers, it is called after `settle`.
     Other { command: String, settle: Duration },
+}
+
+/// What the bridge speaks with the PBX.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Source {
+    Sip,
+    Ari,
 }
 
 /// A real PBX between callers and bridge.
@@ -68,6 +72,7 @@ pub struct Options {
     /// Calls last so long and are followed by others.
     pub hold: Option<Duration>,
     pub record: bool,
+    pub source: Source,
     pub program: Program,
     pub pbx: Option<Pbx>,
 }
@@ -145,35 +150,22 @@ impl<'a> Running<'a> {
     ) -> io::Result<Running<'a>> {
         let own = IpAddr::from(OWN);
         let shared = Arc::new(Shared::new(Clock::start()));
-        let sip = UdpSocket::bind((own, 0))?;
         let listener = TcpListener::bind((own, 0))?;
+        let url = format!("ws://{}", listener.local_addr()?);
         let listen = free_port()?;
-        let (registrar, url) = (sip.local_addr()?, format!("ws://{}", listener.local_addr()?));
-        let callee = match (&options.pbx, &options.program) {
-            (Some(Pbx { address, extension, .. }), _) => {
-                Some(Callee { uri: format!("sip:{extension}@{address}"), address: *address })
-            }
-            // until it registers
-            (None, Program::Other { .. }) => {
-                Some(Callee { uri: format!("sip:{USERNAME}@{listen}"), address: listen })
-            }
-            (None, Program::Trunkless { .. }) => None,
-        };
+        let (signalling, pbx) = signalling(options, own, listen)?;
         let calls = options.calls as usize;
-        let nonce = format!("{:x}", std::process::id());
-        let registrar_of = Registrar::new(USERNAME, PASSWORD, nonce);
-        let telephony = Telephony::new(sip, registrar_of, callee, calls)?;
         let hold_us = options.hold.map(|hold| hold.as_micros() as u64);
         let callers = Callers {
             shared: shared.clone(),
-            telephony,
+            signalling,
             local: own,
             calls,
             rate: options.rate,
             hold_us,
         };
         let ai = Ai { shared: shared.clone(), listener, calls, hold_us };
-        let mut command = command(options, [registrar, listen], &url, folder)?;
+        let mut command = launch::command(options, [pbx, listen], &url, folder)?;
         let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let callers = named(callers::THREAD).spawn(move || callers.run())?;
         let ai = named(ai::THREAD).spawn(move || ai.run())?;
@@ -257,12 +249,14 @@ impl<'a> Running<'a> {
 
     fn sample(&self) -> Sample {
         let processes = process::tree(self.bridge.id());
+        let [idle, stolen] = process::machine_idle_and_stolen();
         Sample {
             at: Instant::now(),
             usage: process::usage(&processes),
             callers: process::own_thread(callers::THREAD),
             ai: process::own_thread(ai::THREAD),
-            idle: process::machine_idle(),
+            idle,
+            stolen,
             calls: self.shared.open_calls.load(Ordering::Relaxed),
         }
     }
@@ -322,62 +316,37 @@ impl<'a> Running<'a> {
     }
 }
 
+/// The PBX, or who dials a real one; and where the bridge finds ours.
+fn signalling(
+    options: &Options,
+    own: IpAddr,
+    listen: SocketAddr,
+) -> io::Result<(Box<dyn Signalling>, SocketAddr)> {
+    if options.source == Source::Ari && options.pbx.is_none() {
+        let listener = TcpListener::bind((own, 0))?;
+        let address = listener.local_addr()?;
+        return Ok((Box::new(Ari::start(listener, USERNAME, PASSWORD)?), address));
+    }
+    let callee = match (&options.pbx, &options.program) {
+        (Some(Pbx { address, extension, .. }), _) => {
+            Some(Callee { uri: format!("sip:{extension}@{address}"), address: *address })
+        }
+        // until it registers
+        (None, Program::Other { .. }) => {
+            Some(Callee { uri: format!("sip:{USERNAME}@{listen}"), address: listen })
+        }
+        (None, Program::Trunkless { .. }) => None,
+    };
+    let sip = UdpSocket::bind((own, 0))?;
+    let address = sip.local_addr()?;
+    let registrar = Registrar::new(USERNAME, PASSWORD, format!("{:x}", std::process::id()));
+    let telephony = Telephony::new(sip, registrar, callee, options.calls as usize)?;
+    Ok((Box::new(telephony), address))
+}
+
 /// A port for the bridge's SIP. Two measurements at once are of little use, but no error.
 fn free_port() -> io::Result<SocketAddr> {
     UdpSocket::bind((IpAddr::from(BRIDGE), 0))?.local_addr()
-}
-
-/// How the bridge is started.
-fn command(
-    options: &Options,
-    [registrar, listen]: [SocketAddr; 2],
-    url: &str,
-    folder: &Folder,
-) -> io::Result<Command> {
-    let recordings = folder.path().join("recordings");
-    match &options.program {
-        Program::Trunkless { binary, config } => {
-            let own = folder.path().join("trunkless.toml");
-            if config.is_none() {
-                std::fs::write(&own, own_config(options.calls, registrar, listen))?;
-            }
-            let mut command = Command::new(binary);
-            let ours = |name: &OsString| name.to_string_lossy().starts_with("TRUNKLESS_");
-            if config.is_none() {
-                // a configuration of our own is not changed by the shell's
-                let names = std::env::vars_os().map(|(name, _)| name).filter(ours);
-                names.for_each(|name| {
-                    command.env_remove(name);
-                });
-            }
-            command.args(["run", "--config"]).arg(config.as_ref().unwrap_or(&own));
-            command.env("TRUNKLESS_AI__URL", url);
-            if options.record {
-                command.env("TRUNKLESS_RECORDING__DIRECTORY", &recordings);
-            }
-            Ok(command)
-        }
-        Program::Other { command: text, .. } => {
-            let mut command = Command::new("sh");
-            command.args(["-c", text]);
-            command.env("BENCH_AI_URL", url).env("BENCH_REGISTRAR", registrar.to_string());
-            command.env("BENCH_USERNAME", USERNAME).env("BENCH_PASSWORD", PASSWORD);
-            command
-                .env("BENCH_SIP_LISTEN", listen.to_string())
-                .env("BENCH_CALLS", options.calls.to_string());
-            Ok(command)
-        }
-    }
-}
-
-fn own_config(calls: u32, registrar: SocketAddr, listen: SocketAddr) -> String {
-    // calls that end and calls that begin overlap
-    let max = calls + calls / 8 + 4;
-    format!(
-        "[sip]\nlisten = \"{listen}\"\n[media]\nports = \"{PORTS}\"\n[calls]\nmax = {max}\n\
-         [log]\nlevel = \"info\"\n[pbx.bench]\nmode = \"sip\"\n[pbx.bench.sip]\n\
-         registrar = \"{registrar}\"\nusername = \"{USERNAME}\"\npassword = \"{PASSWORD}\"\n"
-    )
 }
 
 /// A call has a socket to each side.

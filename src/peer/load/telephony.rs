@@ -3,8 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
+use crate::peer::load::signalling::{Audio, Signalling, Told};
 use crate::peer::registrar::Registrar;
 use crate::sip::agent::{
     Agent, AgentConfig, CallEnd, CallKey, Command, Dial, Event, Input, Output,
@@ -23,27 +25,18 @@ pub struct Callee {
     pub address: SocketAddr,
 }
 
-/// What happened to the call of a slot.
-#[derive(Debug)]
-pub enum Told {
-    Answered(usize, Remote),
-    /// Its audio goes elsewhere from now on.
-    Moved(usize, Remote),
-    Ended(usize, CallEnd),
-}
-
 pub struct Telephony {
-    pub socket: UdpSocket,
+    socket: UdpSocket,
     local: IpAddr,
     agent: Agent,
     registrar: Registrar,
     /// Known from the start, or since somebody has registered.
     callee: Option<Callee>,
-    pub registered: bool,
-    slots: HashMap<CallKey, usize>,
+    registered: bool,
+    numbers: HashMap<CallKey, u32>,
+    keys: HashMap<u32, CallKey>,
     buffer: Vec<u8>,
-    /// In order; whoever drives this takes them.
-    pub told: VecDeque<Told>,
+    told: VecDeque<Told>,
 }
 
 impl Telephony {
@@ -67,58 +60,11 @@ impl Telephony {
             registrar,
             callee,
             registered: false,
-            slots: HashMap::new(),
+            numbers: HashMap::new(),
+            keys: HashMap::new(),
             buffer: vec![0; 65_536],
             told: VecDeque::new(),
         })
-    }
-
-    pub fn next_timeout(&self) -> Option<Instant> {
-        self.agent.next_timeout()
-    }
-
-    pub fn on_timeout(&mut self, now: Instant) {
-        self.feed(now, Input::Timeout);
-    }
-
-    /// Calls the callee; `None` while there is none.
-    pub fn dial(
-        &mut self,
-        now: Instant,
-        slot: usize,
-        from: u32,
-        rtp: SocketAddr,
-    ) -> Option<CallKey> {
-        let Callee { uri, address } = self.callee.clone()?;
-        let call = self.agent.new_call_key();
-        self.slots.insert(call, slot);
-        let dial = Dial {
-            call,
-            flow: Flow { transport: Transport::Udp, remote: address },
-            uri,
-            local_ip: self.local,
-            user: from.to_string(),
-            password: None,
-            rtp,
-            headers: Vec::new(),
-            codecs: vec![Codec::Pcmu],
-        };
-        self.feed(now, Input::Command(Command::Dial(Box::new(dial))));
-        Some(call)
-    }
-
-    pub fn hang_up(&mut self, now: Instant, call: CallKey) {
-        let command = Command::Hangup { call, q850: 16, text: "normal clearing" };
-        self.feed(now, Input::Command(command));
-    }
-
-    pub fn on_readable(&mut self, now: Instant) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        for _ in 0..BATCH {
-            let Ok((n, remote)) = self.socket.recv_from(&mut buffer) else { break };
-            self.on_message(now, remote, &buffer[..n]);
-        }
-        self.buffer = buffer;
     }
 
     fn on_message(&mut self, now: Instant, remote: SocketAddr, data: &[u8]) {
@@ -154,20 +100,85 @@ impl Telephony {
     }
 
     fn on_event(&mut self, event: Event) {
-        match event {
-            Event::Answered { call, remote } => {
-                let slot = self.slots.get(&call);
-                self.told.extend(slot.map(|slot| Told::Answered(*slot, remote)));
-            }
+        let number = |call: CallKey| self.numbers.get(&call).copied();
+        let told = match event {
+            Event::Answered { call, remote } => number(call).map(|number| {
+                let line = None; // as it was dialled
+                Told::Answered { number, line, audio: audio(&remote) }
+            }),
             Event::Media { call, remote } => {
-                let slot = self.slots.get(&call);
-                self.told.extend(slot.map(|slot| Told::Moved(*slot, remote)));
+                number(call).map(|number| Told::Moved { number, audio: audio(&remote) })
             }
             Event::Ended { call, end } => {
-                let slot = self.slots.remove(&call);
-                self.told.extend(slot.map(|slot| Told::Ended(slot, end)));
+                let code = if let CallEnd::Refused { code, .. } = end { code } else { 0 };
+                self.numbers.remove(&call).map(|number| {
+                    self.keys.remove(&number);
+                    Told::Ended { number, line: None, code }
+                })
             }
-            _ => {}
+            _ => None,
+        };
+        self.told.extend(told);
+    }
+}
+
+fn audio(remote: &Remote) -> Audio {
+    Audio { rtp: remote.rtp, payload_type: remote.payload_type }
+}
+
+impl Signalling for Telephony {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.registered
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.agent.next_timeout()
+    }
+
+    fn on_timeout(&mut self, now: Instant) {
+        self.feed(now, Input::Timeout);
+    }
+
+    fn on_readable(&mut self, now: Instant) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for _ in 0..BATCH {
+            let Ok((n, remote)) = self.socket.recv_from(&mut buffer) else { break };
+            self.on_message(now, remote, &buffer[..n]);
         }
+        self.buffer = buffer;
+    }
+
+    fn dial(&mut self, now: Instant, number: u32, _line: usize, rtp: SocketAddr) -> bool {
+        let Some(Callee { uri, address }) = self.callee.clone() else { return false };
+        let call = self.agent.new_call_key();
+        self.numbers.insert(call, number);
+        self.keys.insert(number, call);
+        let dial = Dial {
+            call,
+            flow: Flow { transport: Transport::Udp, remote: address },
+            uri,
+            local_ip: self.local,
+            user: number.to_string(),
+            password: None,
+            rtp,
+            headers: Vec::new(),
+            codecs: vec![Codec::Pcmu],
+        };
+        self.feed(now, Input::Command(Command::Dial(Box::new(dial))));
+        true
+    }
+
+    fn hang_up(&mut self, now: Instant, number: u32) {
+        let Some(call) = self.keys.get(&number).copied() else { return };
+        let command = Command::Hangup { call, q850: 16, text: "normal clearing" };
+        self.feed(now, Input::Command(command));
+    }
+
+    fn told(&mut self) -> Option<Told> {
+        self.told.pop_front()
     }
 }

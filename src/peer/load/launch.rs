@@ -1,0 +1,94 @@
+//! How the program that is measured is started. Owns its configuration files.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::process::Command;
+
+use crate::peer::load::bridge::Folder;
+use crate::peer::load::run::{Options, Program, Source};
+
+/// Who registers, or asks for ARI.
+pub const USERNAME: &str = "ai";
+pub const PASSWORD: &str = "bench";
+/// The ports of [`Program::Trunkless`]: below those that sockets of ours get from the kernel …
+const PORTS: &str = "10000-32767";
+/// … which are the PBX's.
+const PBX_PORTS: &str = "rtpstart = 32768\nrtpend = 60999";
+
+/// How the bridge is started.
+pub fn command(
+    options: &Options,
+    [pbx, listen]: [SocketAddr; 2],
+    url: &str,
+    folder: &Folder,
+) -> io::Result<Command> {
+    let recordings = folder.path().join("recordings");
+    match &options.program {
+        Program::Trunkless { binary, config } => {
+            let own = folder.path().join("trunkless.toml");
+            if config.is_none() {
+                std::fs::write(&own, own_config(options, pbx, listen, folder)?)?;
+            }
+            let mut command = Command::new(binary);
+            let ours = |name: &OsString| name.to_string_lossy().starts_with("TRUNKLESS_");
+            if config.is_none() {
+                // a configuration of our own is not changed by the shell's
+                let names = std::env::vars_os().map(|(name, _)| name).filter(ours);
+                names.for_each(|name| {
+                    command.env_remove(name);
+                });
+            }
+            command.args(["run", "--config"]).arg(config.as_ref().unwrap_or(&own));
+            command.env("TRUNKLESS_AI__URL", url);
+            if options.record {
+                command.env("TRUNKLESS_RECORDING__DIRECTORY", &recordings);
+            }
+            Ok(command)
+        }
+        Program::Other { command: text, .. } => {
+            let mut command = Command::new("sh");
+            command.args(["-c", text]);
+            let (name, value) = match options.source {
+                Source::Sip => ("BENCH_REGISTRAR", pbx.to_string()),
+                Source::Ari => ("BENCH_ARI_URL", format!("http://{pbx}")),
+            };
+            command.env("BENCH_AI_URL", url).env(name, value);
+            command.env("BENCH_USERNAME", USERNAME).env("BENCH_PASSWORD", PASSWORD);
+            command
+                .env("BENCH_SIP_LISTEN", listen.to_string())
+                .env("BENCH_CALLS", options.calls.to_string());
+            Ok(command)
+        }
+    }
+}
+
+fn own_config(
+    options: &Options,
+    pbx: SocketAddr,
+    listen: SocketAddr,
+    folder: &Folder,
+) -> io::Result<String> {
+    // calls that end and calls that begin overlap
+    let max = options.calls + options.calls / 8 + 4;
+    let source = match options.source {
+        Source::Sip => format!(
+            "mode = \"sip\"\n[pbx.bench.sip]\nregistrar = \"{pbx}\"\n\
+             username = \"{USERNAME}\"\npassword = \"{PASSWORD}\"\n"
+        ),
+        Source::Ari => {
+            let rtp_conf = folder.path().join("rtp.conf");
+            std::fs::write(&rtp_conf, format!("[general]\n{PBX_PORTS}\n"))?;
+            format!(
+                "mode = \"ari\"\n[pbx.bench.ari]\nurl = \"http://{pbx}\"\n\
+                 username = \"{USERNAME}\"\npassword = \"{PASSWORD}\"\nmax_media = {max}\n\
+                 rtp_conf = '{}'\n",
+                rtp_conf.display()
+            )
+        }
+    };
+    Ok(format!(
+        "[sip]\nlisten = \"{listen}\"\n[media]\nports = \"{PORTS}\"\n[calls]\nmax = {max}\n\
+         [log]\nlevel = \"info\"\n[pbx.bench]\n{source}"
+    ))
+}

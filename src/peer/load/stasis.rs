@@ -1,0 +1,392 @@
+//! An Asterisk's Stasis side (pure): callers who wait in an application, external media channels,
+//! bridges. Requests come in as method, path and query, events go out as JSON text.
+//!
+//! Shapes: Asterisk's `rest-api/api-docs/{events,channels,bridges}.json`. Whoever is in the same
+//! bridge hears each other: a caller's audio then goes through the socket of that media channel.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use crate::peer::load::signalling::{Audio, Told};
+
+/// Status and body.
+pub type Reply = (u16, Value);
+pub type Query = BTreeMap<String, String>;
+
+const DONE: Reply = (204, Value::Null);
+
+fn error(status: u16, message: &str) -> Reply {
+    (status, json!({ "message": message }))
+}
+
+#[derive(Debug, Default)]
+struct Caller {
+    up: bool,
+    /// It has left the application, or hung up.
+    gone: bool,
+    /// Its bridge and media channel, from when both were in it.
+    talks: Option<(String, String)>,
+    /// The socket that the media channel had.
+    line: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Media {
+    line: usize,
+    rtp: SocketAddr,
+    audio: Audio,
+}
+
+#[derive(Debug, Default)]
+pub struct Stasis {
+    /// The application whose events are open.
+    app: Option<String>,
+    /// How often they were opened.
+    opened: u32,
+    callers: BTreeMap<u32, Caller>,
+    media: BTreeMap<String, Media>,
+    bridges: BTreeMap<String, BTreeSet<String>>,
+    /// RTP sockets without a media channel.
+    free: Vec<(usize, SocketAddr)>,
+    /// In order, for whoever serves the events socket.
+    pub events: VecDeque<String>,
+    pub told: VecDeque<Told>,
+}
+
+fn caller_id(number: u32) -> String {
+    format!("bench.{number}")
+}
+
+fn number_of(id: &str) -> Option<u32> {
+    id.strip_prefix("bench.")?.parse().ok()
+}
+
+impl Stasis {
+    /// Events of `app` go out from now on; what [`Stasis::close`] wants to know.
+    pub fn open(&mut self, app: &str) -> u32 {
+        self.app = Some(app.to_owned());
+        self.events.clear();
+        self.opened += 1;
+        self.opened
+    }
+
+    /// Unless they have been opened again.
+    pub fn close(&mut self, opened: u32) {
+        self.app = self.app.take().filter(|_| self.opened != opened);
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.app.is_some()
+    }
+
+    /// A caller comes to the application; `line` is one more socket for a media channel.
+    pub fn enter(&mut self, number: u32, line: usize, rtp: SocketAddr) {
+        self.free.push((line, rtp));
+        self.callers.insert(number, Caller::default());
+        self.tell("StasisStart", &caller_id(number), json!({ "args": [] }));
+    }
+
+    pub fn hang_up(&mut self, number: u32) {
+        self.tell("ChannelHangupRequest", &caller_id(number), json!({ "cause": 16 }));
+        self.leave(number);
+        self.settle();
+    }
+
+    /// Does what a request asks for. `path`: below `/ari`, in segments.
+    pub fn ask(&mut self, method: &str, path: &[&str], query: &Query) -> Reply {
+        let get = |name: &str| query.get(name).map_or("", String::as_str);
+        let reply = match (method, path) {
+            ("GET", ["asterisk", "info"]) => {
+                (200, json!({ "status": { "startup_time": "2026-11-23T14:55:32.678+0000" } }))
+            }
+            ("PUT", ["applications", app, "eventFilter"]) => (200, json!({ "name": app })),
+            ("GET", ["channels"]) => (200, self.channels()),
+            ("GET", ["bridges"]) => {
+                let json = |(id, members)| json!({ "id": id, "channels": members });
+                (200, self.bridges.iter().map(json).collect())
+            }
+            ("POST", ["channels", "externalMedia"]) => self.make_media(query),
+            ("POST", ["bridges"]) => self.make_bridge(get("bridgeId")),
+            ("POST", ["bridges", id, "addChannel"]) => self.add(id, get("channel")),
+            ("DELETE", ["bridges", id]) => self.drop_bridge(id),
+            ("GET", ["channels", id, "variable"]) if self.has(id) => {
+                error(404, "Provided variable was not found")
+            }
+            ("GET", ["channels", id]) if self.has(id) => (200, self.channel(id)),
+            ("DELETE", ["channels", id]) if self.has(id) => self.drop_channel(id),
+            ("POST", ["channels", id, verb]) if self.has(id) => self.command(id, verb),
+            (_, ["channels", ..]) => error(404, "Channel not found"),
+            _ => error(404, "Resource not found"),
+        };
+        self.settle();
+        reply
+    }
+
+    fn has(&self, id: &str) -> bool {
+        let caller = number_of(id).and_then(|number| self.callers.get(&number));
+        self.media.contains_key(id) || caller.is_some_and(|caller| !caller.gone)
+    }
+
+    fn command(&mut self, id: &str, verb: &str) -> Reply {
+        let number = number_of(id);
+        match (verb, number) {
+            ("answer", Some(number)) => {
+                self.callers.entry(number).and_modify(|caller| caller.up = true);
+            }
+            ("continue", Some(number)) => self.leave(number),
+            ("variable" | "ring", _) => {}
+            _ => return error(404, "Resource not found"),
+        }
+        DONE
+    }
+
+    fn make_media(&mut self, query: &Query) -> Reply {
+        let get = |name: &str| query.get(name).map_or("", String::as_str);
+        let id = get("channelId").to_owned();
+        let payload_type = match get("format") {
+            "ulaw" => 0,
+            "alaw" => 8,
+            _ => return error(422, "Provided format was not found"),
+        };
+        let Ok(host) = get("external_host").parse() else { return error(400, "no host") };
+        if self.media.contains_key(&id) {
+            return error(409, "Channel with given unique ID already exists");
+        }
+        let Some((line, rtp)) = self.free.pop() else { return error(500, "no RTP socket left") };
+        let audio = Audio { rtp: host, payload_type };
+        self.media.insert(id.clone(), Media { line, rtp, audio });
+        self.tell("StasisStart", &id, json!({ "args": [] }));
+        (200, self.channel(&id))
+    }
+
+    fn make_bridge(&mut self, id: &str) -> Reply {
+        if self.bridges.contains_key(id) {
+            return error(409, "Bridge with given id already exists");
+        }
+        self.bridges.insert(id.to_owned(), BTreeSet::new());
+        (200, json!({ "id": id, "bridge_type": "mixing", "channels": [] }))
+    }
+
+    fn add(&mut self, bridge: &str, channels: &str) -> Reply {
+        let channels: Vec<&str> = channels.split(',').collect();
+        if !channels.iter().all(|id| self.has(id)) {
+            return error(400, "Channel not found");
+        }
+        let Some(members) = self.bridges.get_mut(bridge) else {
+            return error(404, "Bridge not found");
+        };
+        members.extend(channels.iter().map(|id| (*id).to_owned()));
+        let media = members.iter().find(|id| self.media.contains_key(*id)).cloned();
+        let number = members.iter().find_map(|id| number_of(id));
+        let caller = number.and_then(|number| self.callers.get_mut(&number));
+        let caller = caller.filter(|caller| caller.talks.is_none());
+        if let (Some(number), Some(caller), Some(media)) = (number, caller, media) {
+            let Media { line, audio, .. } = self.media[&media];
+            caller.talks = Some((bridge.to_owned(), media));
+            self.told.push_back(Told::Answered { number, line: Some(line), audio });
+        }
+        DONE
+    }
+
+    fn drop_bridge(&mut self, id: &str) -> Reply {
+        if self.bridges.remove(id).is_none() {
+            return error(404, "Bridge not found");
+        }
+        self.emit("BridgeDestroyed", json!({ "bridge": { "id": id, "channels": [] } }));
+        DONE
+    }
+
+    fn drop_channel(&mut self, id: &str) -> Reply {
+        match number_of(id) {
+            Some(number) => self.leave(number),
+            None => {
+                self.tell("StasisEnd", id, json!({}));
+                self.tell("ChannelDestroyed", id, json!({ "cause": 16 }));
+                if let Some(media) = self.media.remove(id) {
+                    let of =
+                        |caller: &&mut Caller| caller.talks.as_ref().is_some_and(|t| t.1 == id);
+                    match self.callers.values_mut().find(of) {
+                        Some(caller) => caller.line = Some(media.line),
+                        None => self.free.push((media.line, media.rtp)),
+                    }
+                }
+            }
+        }
+        self.bridges.values_mut().for_each(|members| {
+            members.remove(id);
+        });
+        DONE
+    }
+
+    fn leave(&mut self, number: u32) {
+        let id = caller_id(number);
+        self.tell("StasisEnd", &id, json!({}));
+        self.callers.entry(number).and_modify(|caller| caller.gone = true);
+        self.bridges.values_mut().for_each(|members| {
+            members.remove(&id);
+        });
+    }
+
+    /// A call has ended when nothing of it is left; a socket goes with it.
+    fn settle(&mut self) {
+        let is_over = |caller: &Caller| {
+            let talks = caller.talks.as_ref();
+            caller.gone
+                && talks.is_none_or(|(bridge, media)| {
+                    !self.bridges.contains_key(bridge) && !self.media.contains_key(media)
+                })
+        };
+        let over = self.callers.iter().filter(|(_, caller)| is_over(caller));
+        let over: Vec<u32> = over.map(|(number, _)| *number).collect();
+        for number in over {
+            // one that never talked may have a media channel that is not known to be its own
+            let never = self.callers[&number].talks.is_none();
+            let free = if never { self.free.pop().map(|(line, _)| line) } else { None };
+            let Some(line) = self.callers[&number].line.or(free) else { continue };
+            self.callers.remove(&number);
+            self.told.push_back(Told::Ended { number, line: Some(line), code: 0 });
+        }
+    }
+
+    fn channels(&self) -> Value {
+        let here = self.callers.iter().filter(|(_, caller)| !caller.gone);
+        let callers = here.map(|(number, _)| self.channel(&caller_id(*number)));
+        callers.chain(self.media.keys().map(|id| self.channel(id))).collect()
+    }
+
+    fn channel(&self, id: &str) -> Value {
+        let app = self.app.as_deref().unwrap_or_default();
+        let (name, state, app_name, app_data) = match number_of(id) {
+            Some(number) => {
+                let up = self.callers.get(&number).is_some_and(|caller| caller.up);
+                let state = if up { "Up" } else { "Ring" };
+                (format!("PJSIP/bench-{number:08x}"), state, "Stasis", app)
+            }
+            None => (format!("UnicastRTP/{id}"), "Up", "AppDial2", "(Outgoing Line)"),
+        };
+        let mut channel = json!({
+            "id": id, "name": name, "state": state, "protocol_id": format!("{id}@bench"),
+            "caller": { "name": "", "number": "5550100" },
+            "connected": { "name": "", "number": "" }, "accountcode": "",
+            "dialplan": { "context": "bench", "exten": "8010", "priority": 2,
+                "app_name": app_name, "app_data": app_data },
+            "creationtime": "2026-11-23T14:55:32.678+0000", "language": "en",
+        });
+        if let Some(media) = self.media.get(id) {
+            channel["channelvars"] = json!({
+                "UNICASTRTP_LOCAL_PORT": media.rtp.port().to_string(),
+                "UNICASTRTP_LOCAL_ADDRESS": media.rtp.ip().to_string(),
+            });
+        }
+        channel
+    }
+
+    fn tell(&mut self, kind: &str, id: &str, mut event: Value) {
+        if self.has(id) {
+            event["channel"] = self.channel(id);
+            self.emit(kind, event);
+        }
+    }
+
+    fn emit(&mut self, kind: &str, mut event: Value) {
+        let Some(app) = &self.app else { return };
+        event["type"] = kind.into();
+        event["application"] = app.as_str().into();
+        event["timestamp"] = "2026-11-23T14:55:32.678+0000".into();
+        self.events.push_back(event.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(port: u16) -> SocketAddr {
+        SocketAddr::new([127, 0, 0, 1].into(), port)
+    }
+
+    fn query(pairs: &[(&str, &str)]) -> Query {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn media(stasis: &mut Stasis, id: &str, host: &str) -> Reply {
+        let pairs = [("channelId", id), ("external_host", host), ("format", "ulaw")];
+        stasis.ask("POST", &["channels", "externalMedia"], &query(&pairs))
+    }
+
+    fn join(stasis: &mut Stasis, bridge: &str, channel: &str) {
+        let reply =
+            stasis.ask("POST", &["bridges", bridge, "addChannel"], &query(&[("channel", channel)]));
+        assert_eq!(reply, DONE);
+    }
+
+    fn talk(stasis: &mut Stasis, number: u32, media: &str) {
+        let bridge = format!("b{number}");
+        stasis.ask("POST", &["bridges"], &query(&[("bridgeId", &bridge)]));
+        join(stasis, &bridge, media);
+        join(stasis, &bridge, &caller_id(number));
+    }
+
+    #[test]
+    fn the_socket_of_the_media_channel_is_the_calls() {
+        let mut stasis = Stasis::default();
+        stasis.open("bench");
+        stasis.enter(1, 0, at(4000));
+        stasis.enter(2, 1, at(4002));
+        // the first to ask gets any socket
+        let (status, answer) = media(&mut stasis, "m1", "127.0.0.2:10000");
+        assert_eq!(
+            (status, &answer["channelvars"]["UNICASTRTP_LOCAL_PORT"]),
+            (200, &json!("4002"))
+        );
+        media(&mut stasis, "m2", "127.0.0.2:10002");
+        assert_eq!(media(&mut stasis, "m3", "127.0.0.2:10004").0, 500);
+        talk(&mut stasis, 1, "m1");
+        let audio = Audio { rtp: "127.0.0.2:10000".parse().unwrap(), payload_type: 0 };
+        let told = stasis.told.pop_front();
+        assert_eq!(told, Some(Told::Answered { number: 1, line: Some(1), audio }));
+        stasis.hang_up(1);
+        assert_eq!(stasis.told.pop_front(), None, "its media channel and bridge are there");
+        assert_eq!(stasis.ask("DELETE", &["channels", "m1"], &Query::new()), DONE);
+        assert_eq!(stasis.ask("DELETE", &["bridges", "b1"], &Query::new()), DONE);
+        let told = stasis.told.pop_front();
+        assert_eq!(told, Some(Told::Ended { number: 1, line: Some(1), code: 0 }));
+    }
+
+    /// Its socket may carry another's audio.
+    #[test]
+    fn a_caller_who_never_talked_takes_a_socket_that_is_free() {
+        let mut stasis = Stasis::default();
+        stasis.open("bench");
+        stasis.enter(1, 0, at(4000));
+        stasis.enter(2, 1, at(4002));
+        media(&mut stasis, "m2", "127.0.0.2:10000");
+        media(&mut stasis, "m1", "127.0.0.2:10002");
+        assert_eq!(stasis.ask("POST", &["channels", "bench.1", "continue"], &Query::new()), DONE);
+        assert_eq!(stasis.told.pop_front(), None);
+        stasis.ask("DELETE", &["channels", "m1"], &Query::new());
+        let told = stasis.told.pop_front();
+        assert_eq!(told, Some(Told::Ended { number: 1, line: Some(0), code: 0 }));
+        talk(&mut stasis, 2, "m2");
+        assert!(matches!(stasis.told.pop_front(), Some(Told::Answered { line: Some(1), .. })));
+    }
+
+    #[test]
+    fn events_tell_of_callers_and_media() {
+        let mut stasis = Stasis::default();
+        stasis.enter(1, 0, at(4000));
+        assert!(stasis.events.is_empty(), "nobody listens");
+        stasis.open("bench");
+        media(&mut stasis, "m", "127.0.0.2:10000");
+        stasis.hang_up(1);
+        let kinds: Vec<String> = stasis.events.drain(..).collect();
+        let kind = |text: &String| serde_json::from_str::<Value>(text).unwrap()["type"].clone();
+        let kinds: Vec<Value> = kinds.iter().map(kind).collect();
+        assert_eq!(kinds, ["StasisStart", "ChannelHangupRequest", "StasisEnd"]);
+        assert_eq!(stasis.ask("GET", &["channels", "bench.1"], &Query::new()).0, 404);
+        assert_eq!(stasis.channels().as_array().map(Vec::len), Some(1));
+    }
+}
