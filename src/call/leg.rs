@@ -1,12 +1,16 @@
 //! The RTP side of a call: how packets get in and out. Owns sockets.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+
+use rustix::net::{RecvFlags, SendFlags, recvfrom, sendto};
 
 use crate::call::ports::PortPair;
 
 /// Largest datagram that is looked at: far more than any audio packet.
 pub const MAX_DATAGRAM: usize = 2048;
+
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 #[derive(Debug)]
 pub struct Leg {
@@ -40,8 +44,10 @@ impl Leg {
     /// `WouldBlock` when there is none; an ICMP error of an earlier packet is no reason to end a
     /// call.
     pub fn recv(&self, channel: Channel, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        let (n, from) = self.socket(channel).recv_from(buffer)?;
-        Ok((n, canonical(from)))
+        let (_, n, from) = recvfrom(self.socket(channel), &mut *buffer, RecvFlags::empty())?;
+        let from = from.and_then(|from| SocketAddr::try_from(from).ok());
+        // who cannot be named is nobody that we know
+        Ok((n.min(buffer.len()), canonical(from.unwrap_or(NOBODY))))
     }
 
     pub fn socket(&self, channel: Channel) -> &UdpSocket {
@@ -63,7 +69,7 @@ impl Leg {
 
     /// Sends now or not at all: a full socket buffer loses the packet, as the network might.
     pub fn send(&self, channel: Channel, to: SocketAddr, data: &[u8]) {
-        let _ = self.socket(channel).send_to(data, self.reachable(to));
+        let _ = sendto(self.socket(channel), data, SendFlags::NOSIGNAL, &self.reachable(to));
     }
 }
 

@@ -22,7 +22,7 @@ use crate::call::worker::Live;
 use crate::call::workers::Workers;
 use crate::call::{CallConfig, Command, Offer, Signal};
 use crate::stream::connect::{ConnectError, Socket};
-use crate::stream::socket::{AiSocket, Closed, Counts, Scratch, SocketEvent};
+use crate::stream::socket::{AiSocket, Closed, Counts, Scratch, Stop};
 use crate::stream::{FromAi, StreamInfo, twilio};
 use crate::telemetry::{COUNTERS, Masked};
 
@@ -107,7 +107,7 @@ pub(super) struct Running {
     tape: Tape,
     pub ai: Option<AiSocket>,
     /// The AI has closed its stream in good order: for the worker, to be followed to its end.
-    pub closing: Option<AiSocket>,
+    pub closing: Option<Box<AiSocket>>,
     /// Kept beside the socket, which may be gone before the call's end.
     ai_counts: Counts,
     /// A message of the AI was ignored, and the log has been told.
@@ -196,7 +196,7 @@ impl Running {
                     }
                     Output::Ai(message) => {
                         if let Some(ai) = &mut self.ai {
-                            ai.send(now, message);
+                            ai.send(now, message, scratch);
                         }
                     }
                     Output::Tap(tap) => self.tape.tap(tap),
@@ -282,31 +282,29 @@ impl Running {
 
     /// Takes messages of the AI, at most so many; true when more may be there.
     pub fn take_messages(&mut self, now: Instant, limit: usize, scratch: &mut Scratch) -> bool {
-        for _ in 0..limit {
-            let Some(ai) = &mut self.ai else { return false };
-            match ai.read(scratch) {
-                None => return ai.starved(),
-                Some(SocketEvent::Control) => {}
-                Some(SocketEvent::Message(message)) => {
-                    if let FromAi::Ignored(why) = message
-                        && !std::mem::replace(&mut self.ignored_before, true)
-                    {
-                        let call = &self.offer.id;
-                        warn!(call, why, "a message of the AI was ignored (told once a call)");
-                    }
-                    self.call.handle(now, Input::Ai(message));
+        let Running { ai, call, offer, ignored_before, .. } = self;
+        let Some(ai) = ai else { return false };
+        let stop = ai.read(scratch, limit, &mut |message| {
+            if let FromAi::Ignored(why) = message
+                && !std::mem::replace(ignored_before, true)
+            {
+                warn!(call = offer.id, why, "a message of the AI was ignored (told once a call)");
+            }
+            call.handle(now, Input::Ai(message));
+        });
+        match stop {
+            Stop::Empty => false,
+            Stop::Turn => true,
+            Stop::Closed(closed) => {
+                // what it has asked for before is answered before
+                if let Closed::Orderly(_) = closed {
+                    self.act(now, scratch);
                 }
-                Some(SocketEvent::Closed(closed)) => {
-                    // what it has asked for before is answered before
-                    if let Closed::Orderly(_) = closed {
-                        self.act(now, scratch);
-                    }
-                    self.on_closed(now, closed);
-                    return false;
-                }
+                self.ai.iter_mut().for_each(AiSocket::answer_close);
+                self.on_closed(now, closed);
+                false
             }
         }
-        true
     }
 
     pub fn on_closed(&mut self, now: Instant, closed: Closed) {
@@ -322,7 +320,7 @@ impl Running {
         // a stream that is gone needs no farewell; an orderly close has been answered already, and
         // is followed to its end
         self.ai_counts = ai.counts;
-        self.closing = Some(ai).filter(|_| matches!(closed, Closed::Orderly(_)));
+        self.closing = matches!(closed, Closed::Orderly(_)).then(|| Box::new(ai));
         self.call.handle(now, Input::AiClosed(&closed));
     }
 

@@ -211,6 +211,12 @@ impl Timeline {
             Kind::Silence => self.counts.silence_samples += samples.len() as u64,
         }
         self.position += samples.len() as u64;
+        // nearly always: a packet is a frame
+        if self.partial_len == 0
+            && let Ok(whole) = Samples::try_from(samples)
+        {
+            return self.finish(whole, kind);
+        }
         while !samples.is_empty() {
             let take = self.missing().min(samples.len());
             self.partial[self.partial_len..self.partial_len + take]
@@ -224,13 +230,16 @@ impl Timeline {
             samples = &samples[take..];
             if self.partial_len == FRAME_SAMPLES {
                 self.partial_len = 0;
-                if self.partial_kind == Kind::Heard {
-                    self.last = self.partial;
-                }
-                let (samples, kind) = (self.partial, self.partial_kind);
-                self.frames.push_back(Frame { samples, law: self.law, kind });
+                self.finish(self.partial, self.partial_kind);
             }
         }
+    }
+
+    fn finish(&mut self, samples: Samples, kind: Kind) {
+        if kind == Kind::Heard {
+            self.last = samples;
+        }
+        self.frames.push_back(Frame { samples, law: self.law, kind });
     }
 
     fn append_silence(&mut self, mut count: usize) {

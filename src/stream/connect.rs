@@ -30,7 +30,7 @@ const SEND_BUFFER_BYTES: u32 = 8 * 1024;
 /// Data unacknowledged for so long means that the AI's host is gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 /// Ten minutes of audio in one message, in base64, and some air.
-const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
+pub const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 /// How long one of several addresses is waited for.
 const OTHERS_WAIT: Duration = Duration::from_millis(400);
 /// Pause between two attempts.
@@ -178,7 +178,7 @@ impl Target {
         Err(last)
     }
 
-    /// What is sent at once by a quick server, right behind its answer, stays in the `Socket`.
+    /// What is sent at once by a quick server, right behind its answer, stays in the `Wire`.
     async fn handshake(&self, stream: TcpStream) -> Result<Socket, ConnectError> {
         let failed = |error: io::Error| ConnectError::Handshake(error.to_string());
         let stream = stream.into_std().map_err(failed)?;
@@ -191,8 +191,7 @@ impl Target {
             }
             ready(&watched, &mut wire).await.map_err(ConnectError::Tls)?;
         }
-        // a read takes what there is, mostly one message of 20 ms; the buffer is cleared for each,
-        // and the default of 128 KiB would cost three times the CPU
+        // it reads seldom (see socket), and the default would be 128 KiB a call
         let config = WebSocketConfig::default()
             .read_buffer_size(1024)
             .write_buffer_size(0)

@@ -2,6 +2,8 @@
 //! than JSON on purpose, and says so by `None`: whoever asks has a real parser for the rest.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use memchr::memchr;
+
 /// Objects within objects.
 const MAX_DEPTH: usize = 4;
 
@@ -25,13 +27,24 @@ impl<'a> Cursor<'a> {
         cursor.rest.is_empty().then_some(())
     }
 
-    fn space(&mut self) {
-        self.rest = self.rest.trim_start_matches([' ', '\t', '\n', '\r']);
+    /// The next byte, which is of a character of one byte when it is less than 0x80.
+    fn peek(&self) -> Option<u8> {
+        self.rest.as_bytes().first().copied()
     }
 
-    fn eat(&mut self, what: char) -> Option<()> {
+    fn space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.rest = &self.rest[1..];
+        }
+    }
+
+    /// `what`: of ASCII.
+    fn eat(&mut self, what: u8) -> Option<()> {
         self.space();
-        self.rest = self.rest.strip_prefix(what)?;
+        if self.peek() != Some(what) {
+            return None;
+        }
+        self.rest = &self.rest[1..];
         Some(())
     }
 
@@ -39,18 +52,18 @@ impl<'a> Cursor<'a> {
         &mut self,
         each: &mut dyn FnMut(&mut Cursor<'a>, &'a str) -> Option<()>,
     ) -> Option<()> {
-        self.eat('{')?;
+        self.eat(b'{')?;
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return None;
         }
-        if self.eat('}').is_none() {
+        if self.eat(b'}').is_none() {
             loop {
                 let key = self.string()?;
-                self.eat(':')?;
+                self.eat(b':')?;
                 each(self, key)?;
-                if self.eat(',').is_none() {
-                    self.eat('}')?;
+                if self.eat(b',').is_none() {
+                    self.eat(b'}')?;
                     break;
                 }
             }
@@ -61,8 +74,8 @@ impl<'a> Cursor<'a> {
 
     /// A string without escapes.
     pub fn string(&mut self) -> Option<&'a str> {
-        self.eat('"')?;
-        let (text, rest) = self.rest.split_at(self.rest.find('"')?);
+        self.eat(b'"')?;
+        let (text, rest) = self.rest.split_at(memchr(b'"', self.rest.as_bytes())?);
         // without an early end, so that many bytes are looked at in one instruction
         if text.bytes().fold(false, |odd, byte| odd | (byte == b'\\') | (byte < b' ')) {
             return None;
@@ -74,7 +87,7 @@ impl<'a> Cursor<'a> {
     /// Any value but a list, a negative number and one with a fraction.
     pub fn skip(&mut self) -> Option<()> {
         self.space();
-        match self.rest.as_bytes().first()? {
+        match self.peek()? {
             b'"' => self.string().map(|_| ()),
             b'{' => self.object(&mut |cursor, _| cursor.skip()),
             b'1'..=b'9' => {

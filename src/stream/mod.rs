@@ -1,6 +1,7 @@
 //! The AI's WebSocket: what is said over it, one file a dialect, and the socket itself.
 
 pub mod connect;
+mod frames;
 mod json;
 pub mod socket;
 pub mod twilio;

@@ -1,15 +1,22 @@
 //! The bytes below a stream's WebSocket: TCP, with TLS or without, never waiting. Owns I/O.
+//!
+//! Two read and write here: the stream itself, which knows where frames end, and the WebSocket
+//! library, which gets the frames that are not simple ([`Wire::give`]) and writes control frames.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
+use rustix::net::SendFlags;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
-use std::sync::Arc;
 
 /// Bytes read in one go: the other calls of a worker have their turn after so many.
 const TURN: usize = 16 * 1024;
+/// What an empty buffer may keep of its memory.
+const KEPT_BYTES: usize = 1024;
 
 /// A non-blocking connection, read only while the kernel is known to have something: a read that
 /// does not fill the buffer has emptied the socket, and the next one would be a system call for
@@ -39,7 +46,7 @@ impl Read for Tcp {
         if self.drained || self.left == 0 {
             return Err(self.blocked(false));
         }
-        match self.stream.read(buffer) {
+        match rustix::io::read(&self.stream, &mut *buffer).map_err(io::Error::from) {
             Ok(n) => {
                 self.left = self.left.saturating_sub(n);
                 // 0 is the end, and is to be seen again
@@ -57,7 +64,7 @@ impl Read for Tcp {
 
 impl Write for Tcp {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        match self.stream.write(data) {
+        match rustix::net::send(&self.stream, data, SendFlags::NOSIGNAL).map_err(io::Error::from) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(self.blocked(true)),
             result => result,
         }
@@ -68,11 +75,58 @@ impl Write for Tcp {
     }
 }
 
-/// What a WebSocket reads and writes.
 #[derive(Debug)]
-pub enum Wire {
+enum Way {
     Plain(Tcp),
     Tls(Box<StreamOwned<ClientConnection, Tcp>>),
+}
+
+/// What the library may read.
+#[derive(Debug)]
+enum Reads {
+    /// The head of the answer to the handshake. What comes right behind it is kept.
+    Head(Head),
+    /// What it is given.
+    Given,
+    /// The connection itself.
+    All,
+}
+
+/// How far a head is: it ends with an empty line, and lines end with LF, or CR LF, as the library
+/// has it too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Head {
+    /// Line ends before the first line.
+    Before,
+    Line,
+    /// A line has ended; the CR of an empty one has perhaps been seen.
+    Empty {
+        cr: bool,
+    },
+    End,
+}
+
+impl Head {
+    fn then(self, byte: u8) -> Head {
+        match (self, byte) {
+            (Head::Before, b'\r' | b'\n') => Head::Before,
+            (Head::Line, b'\n') => Head::Empty { cr: false },
+            (Head::Empty { .. }, b'\n') => Head::End,
+            (Head::Empty { cr: false }, b'\r') => Head::Empty { cr: true },
+            _ => Head::Line,
+        }
+    }
+}
+
+/// What a WebSocket reads and writes.
+#[derive(Debug)]
+pub struct Wire {
+    way: Way,
+    reads: Reads,
+    /// For the library; during the handshake: what came behind its end.
+    given: VecDeque<u8>,
+    /// The rest of frames that have gone out in part: before anything else.
+    rest: Vec<u8>,
 }
 
 impl Wire {
@@ -91,9 +145,93 @@ impl Wire {
             ending: false,
             blocked_on_write: false,
         };
-        let Some((config, name)) = tls else { return Ok(Wire::Plain(tcp)) };
-        let connection = ClientConnection::new(config.clone(), name.clone())?;
-        Ok(Wire::Tls(Box::new(StreamOwned::new(connection, tcp))))
+        let way = match tls {
+            None => Way::Plain(tcp),
+            Some((config, name)) => {
+                let connection = ClientConnection::new(config.clone(), name.clone())?;
+                Way::Tls(Box::new(StreamOwned::new(connection, tcp)))
+            }
+        };
+        Ok(Wire { way, reads: Reads::Head(Head::Before), given: VecDeque::new(), rest: Vec::new() })
+    }
+
+    /// The handshake is over; what has come behind it.
+    pub fn begin(&mut self) -> Vec<u8> {
+        match self.reads {
+            // an end that the library knows and we do not: it may hold what comes behind it
+            Reads::Head(_) => self.reads = Reads::All,
+            Reads::Given | Reads::All => {}
+        }
+        std::mem::take(&mut self.given).into()
+    }
+
+    /// The library is to read this next.
+    pub fn give(&mut self, frame: &[u8]) {
+        self.given.extend(frame);
+    }
+
+    /// From now on the library reads all, and this first.
+    pub fn hand_over(&mut self, bytes: &[u8]) {
+        self.give(bytes);
+        self.reads = Reads::All;
+    }
+
+    pub fn is_handed_over(&self) -> bool {
+        matches!(self.reads, Reads::All)
+    }
+
+    /// Reads from the connection, past the library.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is nothing for now, and the kernel's or rustls'.
+    pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.way {
+            Way::Plain(tcp) => tcp.read(buffer),
+            Way::Tls(tls) => tls.read(buffer),
+        }
+    }
+
+    /// Sends whole frames, past the library; false when some of it has to wait for
+    /// [`Write::flush`].
+    ///
+    /// # Errors
+    /// The kernel's or rustls', `WouldBlock` aside.
+    pub fn send(&mut self, frames: &[u8]) -> io::Result<bool> {
+        let mut left = frames;
+        while self.rest.is_empty() && !left.is_empty() {
+            match self.transmit(left) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => left = &left[sent..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.rest.extend_from_slice(left);
+        match self.flush() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            result => result.map(|()| true),
+        }
+    }
+
+    fn transmit(&mut self, data: &[u8]) -> io::Result<usize> {
+        match &mut self.way {
+            Way::Plain(tcp) => tcp.write(data),
+            Way::Tls(tls) => tls.write(data),
+        }
+    }
+
+    /// Sends what is left of frames.
+    fn settle(&mut self) -> io::Result<()> {
+        while !self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest);
+            let sent = self.transmit(&rest);
+            self.rest = rest;
+            match sent? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                sent => drop(self.rest.drain(..sent)),
+            }
+        }
+        Ok(())
     }
 
     /// Shakes hands, as far as that goes without waiting; nothing to do without TLS.
@@ -101,9 +239,9 @@ impl Wire {
     /// # Errors
     /// `WouldBlock` when the peer's turn has come, or what has gone wrong.
     pub fn shake_hands(&mut self) -> io::Result<()> {
-        match self {
-            Wire::Plain(_) => Ok(()),
-            Wire::Tls(tls) => {
+        match &mut self.way {
+            Way::Plain(_) => Ok(()),
+            Way::Tls(tls) => {
                 while tls.conn.is_handshaking() {
                     tls.conn.complete_io(&mut tls.sock)?;
                 }
@@ -113,9 +251,9 @@ impl Wire {
     }
 
     pub fn tcp(&mut self) -> &mut Tcp {
-        match self {
-            Wire::Plain(tcp) => tcp,
-            Wire::Tls(tls) => &mut tls.sock,
+        match &mut self.way {
+            Way::Plain(tcp) => tcp,
+            Way::Tls(tls) => &mut tls.sock,
         }
     }
 
@@ -128,9 +266,9 @@ impl Wire {
 
     /// Something may be left to read, for another turn.
     pub fn starved(&self) -> bool {
-        let tcp = match self {
-            Wire::Plain(tcp) => tcp,
-            Wire::Tls(tls) => &tls.sock,
+        let tcp = match &self.way {
+            Way::Plain(tcp) => tcp,
+            Way::Tls(tls) => &tls.sock,
         };
         !tcp.drained && tcp.left == 0
     }
@@ -144,34 +282,76 @@ impl Wire {
 
 impl AsFd for Wire {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Wire::Plain(tcp) => tcp.stream.as_fd(),
-            Wire::Tls(tls) => tls.sock.stream.as_fd(),
+        match &self.way {
+            Way::Plain(tcp) => tcp.stream.as_fd(),
+            Way::Tls(tls) => tls.sock.stream.as_fd(),
         }
     }
 }
 
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Wire::Plain(tcp) => tcp.read(buffer),
-            Wire::Tls(tls) => tls.read(buffer),
+        match self.reads {
+            Reads::Head(mut head) => {
+                let n = self.receive(buffer)?;
+                for at in 0..n {
+                    head = head.then(buffer[at]);
+                    if head == Head::End {
+                        self.given.extend(&buffer[at + 1..n]);
+                        self.reads = Reads::Given;
+                        return Ok(at + 1);
+                    }
+                }
+                self.reads = Reads::Head(head);
+                Ok(n)
+            }
+            _ if !self.given.is_empty() => {
+                let n = self.given.read(buffer);
+                if self.given.is_empty() && self.given.capacity() > KEPT_BYTES {
+                    self.given = VecDeque::new();
+                }
+                n
+            }
+            Reads::Given => Err(io::ErrorKind::WouldBlock.into()),
+            Reads::All => self.receive(buffer),
         }
     }
 }
 
 impl Write for Wire {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        match self {
-            Wire::Plain(tcp) => tcp.write(data),
-            Wire::Tls(tls) => tls.write(data),
-        }
+        self.settle()?;
+        self.transmit(data)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Wire::Plain(tcp) => tcp.flush(),
-            Wire::Tls(tls) => tls.flush(),
+        self.settle()?;
+        match &mut self.way {
+            Way::Plain(tcp) => tcp.flush(),
+            Way::Tls(tls) => tls.flush(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_ends_where_the_library_says() {
+        for head in [
+            "HTTP/1.1 101 X\r\na: b\r\n\r\n",
+            "HTTP/1.1 101 X\na: b\n\n",
+            "HTTP/1.1 101 X\r\na: b\n\r\n",
+            "\r\n\r\nHTTP/1.1 101 X\r\na: \r b\r\n\r\n",
+        ] {
+            let bytes = format!("{head}behind\r\n\r\n");
+            let mut state = Head::Before;
+            let end = bytes.bytes().position(|byte| {
+                state = state.then(byte);
+                state == Head::End
+            });
+            assert_eq!(end.map(|at| at + 1), Some(head.len()), "{head:?}");
         }
     }
 }

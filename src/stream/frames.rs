@@ -1,0 +1,199 @@
+//! WebSocket frames (RFC 6455 §5.2) as far as the quick way of a stream needs them: where one ends,
+//! whether it is a whole text message, and how one of ours is written. All others are left to the
+//! WebSocket library, whole.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+const FIN: u8 = 0x80;
+const OPCODE: u8 = 0x0f;
+const CONTINUATION: u8 = 0;
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CONTROL: u8 = 8;
+const RESERVED: u8 = 0x70;
+const MASKED: u8 = 0x80;
+/// A control frame is not longer.
+const MAX_CONTROL_BYTES: u64 = 125;
+
+/// What received bytes begin with.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next<'a> {
+    /// A message of one frame; `taken`: the frame's length.
+    Text { payload: &'a [u8], taken: usize },
+    /// Another frame, or part of a message.
+    Frame { taken: usize },
+    /// More bytes are needed.
+    Partial,
+    /// It breaks a rule, or says that it is longer than any message may be.
+    Bad,
+}
+
+/// Follows one direction of a stream from frame to frame.
+#[derive(Debug)]
+pub struct Frames {
+    max_bytes: u64,
+    /// A message is on its way in parts: whatever comes in between is not for us to judge.
+    in_parts: bool,
+}
+
+impl Frames {
+    pub fn new(max_bytes: usize) -> Frames {
+        Frames { max_bytes: max_bytes as u64, in_parts: false }
+    }
+
+    pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Next<'a> {
+        let &[first, second, ref rest @ ..] = bytes else { return Next::Partial };
+        let (length, head) = match (second & !MASKED, rest) {
+            (126, [a, b, ..]) => (u64::from(u16::from_be_bytes([*a, *b])), 4),
+            (127, rest) if rest.len() >= 8 => {
+                let length = rest.first_chunk().map_or(0, |length| u64::from_be_bytes(*length));
+                (length, 10)
+            }
+            (126 | 127, _) => return Next::Partial,
+            (short, _) => (u64::from(short), 2),
+        };
+        let (opcode, fin) = (first & OPCODE, first & FIN != 0);
+        let known = matches!(opcode & !CONTROL, CONTINUATION | TEXT | BINARY);
+        let bad_control = opcode & CONTROL != 0 && (!fin || length > MAX_CONTROL_BYTES);
+        // no extension is agreed on, and a server does not mask
+        let odd = first & RESERVED != 0 || second & MASKED != 0;
+        if !known || bad_control || odd || length > self.max_bytes {
+            return Next::Bad;
+        }
+        let taken = head + length as usize;
+        if bytes.len() < taken {
+            return Next::Partial;
+        }
+        if first == FIN | TEXT && !self.in_parts {
+            return Next::Text { payload: &bytes[head..taken], taken };
+        }
+        match (opcode, fin) {
+            (TEXT | BINARY, false) => self.in_parts = true,
+            (CONTINUATION, true) => self.in_parts = false,
+            _ => {}
+        }
+        Next::Frame { taken }
+    }
+}
+
+/// Appends a text message of a client's, in one frame (§5.3: every client masks).
+pub fn write_text(text: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
+    out.push(FIN | TEXT);
+    match text.len() {
+        short @ ..126 => out.push(MASKED | short as u8),
+        middle @ 126..=0xffff => {
+            out.push(MASKED | 126);
+            out.extend_from_slice(&(middle as u16).to_be_bytes());
+        }
+        long => {
+            out.push(MASKED | 127);
+            out.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(&mask);
+    let from = out.len();
+    out.extend_from_slice(text);
+    // eight bytes at a time, which the compiler makes wider still
+    let [a, b, c, d] = mask;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (words, rest) = out[from..].as_chunks_mut::<8>();
+    words.iter_mut().for_each(|word| *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes());
+    rest.iter_mut().zip(wide.to_ne_bytes()).for_each(|(byte, mask)| *byte ^= mask);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+    use tokio_tungstenite::tungstenite::{Message, WebSocket};
+
+    /// What the library writes, as a server or as a client.
+    fn written(role: Role, messages: &[Message]) -> Vec<u8> {
+        let mut out = std::io::Cursor::new(Vec::new());
+        let mut socket = WebSocket::from_raw_socket(&mut out, role, None);
+        messages.iter().for_each(|message| socket.send(message.clone()).unwrap());
+        out.into_inner()
+    }
+
+    #[test]
+    fn frames_of_all_lengths_end_where_the_library_says() {
+        for length in [0, 1, 125, 126, 127, 300, 0xffff, 0x1_0000, 70_000] {
+            let text = "x".repeat(length);
+            let bytes = written(Role::Server, &[Message::Text(text.clone().into())]);
+            let mut frames = Frames::new(70_000);
+            let whole = frames.next(&bytes);
+            let taken = bytes.len();
+            assert_eq!(whole, Next::Text { payload: text.as_bytes(), taken }, "{length}");
+            for cut in [0, 1, 2, 3, 5, 9, taken / 2, taken - 1].into_iter().filter(|c| *c < taken) {
+                assert_eq!(frames.next(&bytes[..cut]), Next::Partial, "{length}, {cut}");
+            }
+        }
+        let long = written(Role::Server, &[Message::Text("x".repeat(70_001).into())]);
+        assert_eq!(Frames::new(70_000).next(&long), Next::Bad);
+        assert_eq!(
+            Frames::new(70_000).next(&[0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255]),
+            Next::Bad
+        );
+    }
+
+    #[test]
+    fn what_is_not_simple_is_the_librarys() {
+        let mut frames = Frames::new(1000);
+        for message in [
+            Message::Binary(b"1".as_slice().into()),
+            Message::Ping(b"1".as_slice().into()),
+            Message::Pong(b"".as_slice().into()),
+            Message::Close(None),
+        ] {
+            let bytes = written(Role::Server, std::slice::from_ref(&message));
+            assert_eq!(frames.next(&bytes), Next::Frame { taken: bytes.len() }, "{message:?}");
+        }
+        let masked = written(Role::Client, &[Message::Text("masked".into())]);
+        assert_eq!(frames.next(&masked), Next::Bad);
+        // reserved bits and opcodes, a ping in parts, a ping of 126 bytes
+        for bad in [[0xc1, 1], [0x83, 1], [0x8b, 0], [0x09, 0]] {
+            assert_eq!(frames.next(&bad), Next::Bad, "{bad:x?}");
+        }
+        assert_eq!(frames.next(&[0x89, 126, 0, 126]), Next::Bad);
+        // a message in three parts, a ping between
+        for (bytes, text) in [
+            (&[0x01, 1, b'a'][..], false),
+            (&[0x81, 1, b'b'], false),
+            (&[0x89, 0], false),
+            (&[0x00, 1, b'c'], false),
+            (&[0x80, 1, b'd'], false),
+            (&[0x81, 1, b'e'], true),
+        ] {
+            let next = frames.next(bytes);
+            assert_eq!(matches!(next, Next::Text { .. }), text, "{bytes:?}: {next:?}");
+        }
+    }
+
+    #[test]
+    fn the_library_reads_what_we_write() {
+        let mut out = Vec::new();
+        let texts = [0, 1, 5, 125, 126, 127, 331, 0xffff, 0x1_0000].map(|n| "é".repeat(n / 2));
+        for (text, n) in texts.iter().zip(1u8..) {
+            write_text(text.as_bytes(), [n, 0xff, 0, n.wrapping_mul(77)], &mut out);
+        }
+        let mut socket = WebSocket::from_raw_socket(std::io::Cursor::new(out), Role::Server, None);
+        for text in &texts {
+            assert_eq!(socket.read().unwrap(), Message::Text(text.into()));
+        }
+    }
+
+    #[test]
+    fn junk_is_never_a_panic() {
+        let mut state = 1u64;
+        let mut byte = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        };
+        for _ in 0..100_000 {
+            let bytes: Vec<u8> = (0..byte() % 20).map(|_| byte()).collect();
+            let mut frames = Frames::new(1000);
+            if let Next::Text { taken, .. } | Next::Frame { taken } = frames.next(&bytes) {
+                assert!((2..=bytes.len()).contains(&taken));
+            }
+        }
+    }
+}
