@@ -20,6 +20,7 @@ mod ari;
 mod audio;
 mod dtmf;
 mod ends;
+mod frames;
 mod garbage;
 mod handshake;
 mod hold;
