@@ -1,5 +1,5 @@
-//! A stream's messages, whatever frames they come in and however TCP cuts them: what is read is what
-//! was said, in order, with nothing of another stream in it.
+//! A stream's messages, whatever frames they come in and however TCP cuts them: what is read is
+//! what was said, in order, with nothing of another stream in it.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
