@@ -42,8 +42,6 @@ use crate::stream::socket::{AiSocket, Closed, FAREWELL, Scratch};
 const GATHER: Duration = Duration::from_micros(250);
 /// So many in a millisecond are many: two each time, or that of 50 calls.
 const MANY: usize = 8;
-/// With so many, or 200 calls, they are taken together half as often.
-const VERY_MANY: usize = 32;
 /// Events taken at once: so few that what is due is never far away.
 const EVENTS: usize = 64;
 /// Messages of one AI before the others have their turn.
@@ -102,30 +100,25 @@ pub(super) struct Worker {
 struct Rate {
     since: Instant,
     events: usize,
-    /// In a millisecond.
-    lately: usize,
+    high: bool,
 }
 
 impl Rate {
     fn new(now: Instant) -> Rate {
-        Rate { since: now, events: 0, lately: 0 }
+        Rate { since: now, events: 0, high: false }
     }
 
     fn count(&mut self, now: Instant, events: usize) {
         self.events += events;
         let passed = now.saturating_duration_since(self.since);
         if passed >= Duration::from_millis(1) {
-            self.lately = self.events * 1000 / passed.as_micros() as usize;
+            self.high = self.events as u128 * 1000 >= MANY as u128 * passed.as_micros();
             (self.since, self.events) = (now, 0);
         }
     }
 
-    fn gather(&self) -> Option<Duration> {
-        match self.lately {
-            VERY_MANY.. => Some(2 * GATHER),
-            MANY.. => Some(GATHER),
-            _ => None,
-        }
+    fn is_high(&self) -> bool {
+        self.high
     }
 }
 
@@ -170,14 +163,13 @@ impl Worker {
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };
         let (mut woken, mut rate) = (Instant::now(), Rate::new(Instant::now()));
         loop {
-            let gather = rate.gather();
-            match gather {
-                Some(gather) => {
-                    thread::sleep((woken + gather).saturating_duration_since(Instant::now()));
-                }
-                None => self.set_timer(),
+            let busy = rate.is_high();
+            if busy {
+                thread::sleep((woken + GATHER).saturating_duration_since(Instant::now()));
+            } else {
+                self.set_timer();
             }
-            let at_once = gather.is_some() || !self.talkative.is_empty();
+            let at_once = busy || !self.talkative.is_empty();
             let wait = epoll::wait(&self.epoll, &mut events, at_once.then_some(&none));
             let before = std::mem::replace(&mut woken, Instant::now());
             let Ok((ready, _)) = wait else { continue };
