@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
@@ -46,8 +46,10 @@ impl Read for Tcp {
         if self.drained || self.left == 0 {
             return Err(self.blocked(false));
         }
-        match rustix::io::read(&self.stream, &mut *buffer).map_err(io::Error::from) {
-            Ok(n) => {
+        // not read(2): on a socket it takes a longer way
+        let received = rustix::net::recv(&self.stream, &mut *buffer, RecvFlags::empty());
+        match received.map_err(io::Error::from) {
+            Ok((_, n)) => {
                 self.left = self.left.saturating_sub(n);
                 // 0 is the end, and is to be seen again
                 self.drained = n > 0 && n < buffer.len() && !self.ending;
