@@ -4,11 +4,12 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use std::sync::LazyLock;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::PAD;
-use base64::engine::simd::Simd;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::BytesMut;
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
@@ -20,7 +21,9 @@ use crate::stream::json::Cursor;
 use crate::stream::{FromAi, StreamInfo, ToAi};
 
 /// With the processor's wide instructions, where it has them.
-static BASE64: LazyLock<Simd> = LazyLock::new(|| Simd::standard(PAD));
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+static BASE64: LazyLock<base64::engine::simd::Simd> =
+    LazyLock::new(|| base64::engine::simd::Simd::standard(base64::engine::general_purpose::PAD));
 
 /// As Twilio's media servers call themselves.
 pub const USER_AGENT: &str = "Twilio.TmeWs/1.0";
