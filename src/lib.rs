@@ -8,6 +8,7 @@
 
 pub mod app;
 pub mod ari;
+pub mod bench;
 pub mod call;
 pub mod cli;
 pub mod config;

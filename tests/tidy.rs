@@ -15,13 +15,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("ari/", &["ari"]),
     ("call/", &["call", "media", "stream", "record", "telemetry"]),
     ("control/", &["control", "call", "record", "telemetry"]),
-    ("vicidial/", &["vicidial", "call", "telemetry"]),
+    ("bench/", &["bench", "peer", "sip", "media", "stream", "record"]),
     ("peer/", &["peer", "sip", "media", "stream", "record"]),
     // settings become the parts' own types
     ("config/", &["config", "ari", "call", "media", "record", "sip", "stream", "tls"]),
     ("telemetry", &["call"]),
     // a command shows what peers and calls hand out
-    ("cli/", &["cli", "app", "config", "peer", "call", "media", "record", "sip", "telemetry"]),
+    (
+        "cli/",
+        &["cli", "app", "bench", "config", "peer", "call", "media", "record", "sip", "telemetry"],
+    ),
 ];
 
 /// Modules that touch neither socket nor clock, task or file.
@@ -42,16 +45,16 @@ const PURE: &[&str] = &[
     "record/schedule.rs",
     "record/sidecar.rs",
     "record/wav.rs",
-    "peer/load/figures.rs",
-    "peer/load/ledger.rs",
-    "peer/load/pacing.rs",
-    "peer/load/report.rs",
-    "peer/load/schedule.rs",
-    "peer/load/speech.rs",
-    "peer/load/stamp.rs",
-    "peer/load/stasis.rs",
-    "peer/load/verdict.rs",
-    "peer/load/websocket.rs",
+    "bench/figures.rs",
+    "bench/ledger.rs",
+    "bench/pacing.rs",
+    "bench/report.rs",
+    "bench/schedule.rs",
+    "bench/speech.rs",
+    "bench/stamp.rs",
+    "bench/stasis.rs",
+    "bench/verdict.rs",
+    "bench/websocket.rs",
     "peer/pattern.rs",
     "peer/registrar.rs",
 ];

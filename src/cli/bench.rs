@@ -10,9 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::bench::ramp::{self, ramp};
+use crate::bench::run::{Options, Pbx, Program, Source, run};
 use crate::cli::{Stop, block_on};
-use crate::peer::load::ramp::{self, ramp};
-use crate::peer::load::run::{Options, Pbx, Program, Source, run};
 
 #[derive(Debug, Args)]
 pub struct BenchArguments {

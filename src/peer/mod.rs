@@ -2,7 +2,6 @@
 //! audio. For the demo, `trunkless call`, benches and tests alike.
 
 pub mod ai;
-pub mod load;
 pub mod pattern;
 pub mod phone;
 pub mod registrar;

@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use crate::bench::figures::Times;
+use crate::bench::ledger::{FloodEnd, Ledger, Tally};
+use crate::bench::pacing::{Envelope, played};
+use crate::bench::schedule::{Due, Ring};
+use crate::bench::shared::{Phase, Shared, Window};
+use crate::bench::signalling::{Audio, Signalling, Told};
+use crate::bench::stamp::{Kind, Read, Stamp};
+use crate::bench::waiting::Waiting;
 use crate::media::rtp::Packet;
 use crate::media::sender::Sender;
-use crate::peer::load::figures::Times;
-use crate::peer::load::ledger::{FloodEnd, Ledger, Tally};
-use crate::peer::load::pacing::{Envelope, played};
-use crate::peer::load::schedule::{Due, Ring};
-use crate::peer::load::shared::{Phase, Shared, Window};
-use crate::peer::load::signalling::{Audio, Signalling, Told};
-use crate::peer::load::stamp::{Kind, Read, Stamp};
-use crate::peer::load::waiting::Waiting;
 
 /// The thread's name: its CPU time is found by it.
 pub const THREAD: &str = "bench-callers";

@@ -1,8 +1,8 @@
 //! How calls are set up and ended, whatever PBX and bridge speak with each other: SIP
 //! ([`telephony`]) or ARI ([`stasis`]).
 //!
-//! [`telephony`]: crate::peer::load::telephony
-//! [`stasis`]: crate::peer::load::stasis
+//! [`telephony`]: crate::bench::telephony
+//! [`stasis`]: crate::bench::stasis
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;

@@ -5,9 +5,9 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 
-use crate::peer::load::figures::Spread;
-use crate::peer::load::report::Report;
-use crate::peer::load::run::{Options, run};
+use crate::bench::figures::Spread;
+use crate::bench::report::Report;
+use crate::bench::run::{Options, run};
 
 /// 50, 100, then by hundreds.
 const FIRST: u32 = 50;

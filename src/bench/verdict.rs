@@ -1,8 +1,8 @@
 //! Whether a measurement is worth anything, and whether what it found is good.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::peer::load::figures::Times;
-use crate::peer::load::report::Report;
+use crate::bench::figures::Times;
+use crate::bench::report::Report;
 
 /// The generator was late, and its figures are worth nothing, when more than one frame in a hundred
 /// went out later than this after its time …

@@ -5,8 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use crate::peer::load::bridge::Folder;
-use crate::peer::load::run::{Options, Program, Source};
+use crate::bench::bridge::Folder;
+use crate::bench::run::{Options, Program, Source};
 
 /// Who registers, or asks for ARI.
 pub const USERNAME: &str = "ai";

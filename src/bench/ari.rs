@@ -23,9 +23,9 @@ use tokio_tungstenite::accept_hdr_async;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server;
 
-use crate::peer::load::callers;
-use crate::peer::load::signalling::{Signalling, Told};
-use crate::peer::load::stasis::Stasis;
+use crate::bench::callers;
+use crate::bench::signalling::{Signalling, Told};
+use crate::bench::stasis::Stasis;
 
 /// How a request for events begins.
 const EVENTS: &[u8] = b"GET /ari/events";

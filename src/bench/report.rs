@@ -6,8 +6,8 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-use crate::peer::load::figures::Spread;
-use crate::peer::load::process::Machine;
+use crate::bench::figures::Spread;
+use crate::bench::process::Machine;
 
 /// Times are `None` when nothing was measured.
 #[derive(Debug, Clone, Serialize)]
@@ -274,7 +274,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peer::load::verdict::faults;
+    use crate::bench::verdict::faults;
 
     fn spread() -> Option<Spread> {
         Some(Spread { count: 7, p50_ms: 0.25, p99_ms: 1.0, p999_ms: 2.0, max_ms: 3.5 })

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use crate::peer::load::signalling::{Audio, Signalling, Told};
+use crate::bench::signalling::{Audio, Signalling, Told};
 use crate::peer::registrar::Registrar;
 use crate::sip::agent::{
     Agent, AgentConfig, CallEnd, CallKey, Command, Dial, Event, Input, Output,

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::peer::load::signalling::{Audio, Told};
+use crate::bench::signalling::{Audio, Told};
 
 /// Status and body.
 pub type Reply = (u16, Value);

@@ -1,8 +1,8 @@
 //! What became of the frames of one direction: which arrived, in which order, and whose they were.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::peer::load::figures::Times;
-use crate::peer::load::stamp::{Kind, Read, Stamp};
+use crate::bench::figures::Times;
+use crate::bench::stamp::{Kind, Read, Stamp};
 
 /// Over this a frame has missed its slot.
 const LATE_US: u64 = 20_000;

@@ -2,7 +2,7 @@
 //! clock.
 //!
 //! The stream's one frame of greeting goes out with `start`; from then on each speaks by its slot
-//! in the ring, as [`speech`](crate::peer::load::speech) says.
+//! in the ring, as [`speech`](crate::bench::speech) says.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -13,14 +13,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
-use crate::peer::load::figures::Times;
-use crate::peer::load::ledger::{Ledger, Tally};
-use crate::peer::load::schedule::{Due, Ring};
-use crate::peer::load::shared::{Phase, Shared, Window};
-use crate::peer::load::speech::{FLOOD_FRAMES, Say, Speech};
-use crate::peer::load::stamp::{Kind, Read, Stamp};
-use crate::peer::load::waiting::Waiting;
-use crate::peer::load::websocket::{self, BINARY, CLOSE, PING, PONG, TEXT};
+use crate::bench::figures::Times;
+use crate::bench::ledger::{Ledger, Tally};
+use crate::bench::schedule::{Due, Ring};
+use crate::bench::shared::{Phase, Shared, Window};
+use crate::bench::speech::{FLOOD_FRAMES, Say, Speech};
+use crate::bench::stamp::{Kind, Read, Stamp};
+use crate::bench::waiting::Waiting;
+use crate::bench::websocket::{self, BINARY, CLOSE, PING, PONG, TEXT};
 
 /// The thread's name: its CPU time is found by it.
 pub const THREAD: &str = "bench-ai";

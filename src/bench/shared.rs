@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use crate::peer::load::waiting::Clock;
+use crate::bench::waiting::Clock;
 
 /// A call is judged from so long after its answer on …
 pub const SETTLE_US: u64 = 1_000_000;

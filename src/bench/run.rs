@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::peer::load::ai::{self, Ai, Said};
-use crate::peer::load::ari::Ari;
-use crate::peer::load::bridge::{Bridge, Folder};
-use crate::peer::load::callers::{self, Callers, Heard};
-use crate::peer::load::launch::{self, PASSWORD, USERNAME};
-use crate::peer::load::outcome::{self, Outcome, Sample};
-use crate::peer::load::process;
-use crate::peer::load::report::Report;
-use crate::peer::load::shared::{Phase, Shared};
-use crate::peer::load::signalling::Signalling;
-use crate::peer::load::telephony::{Callee, Telephony};
-use crate::peer::load::trace::{Traced, count_system_calls};
-use crate::peer::load::waiting::Clock;
+use crate::bench::ai::{self, Ai, Said};
+use crate::bench::ari::Ari;
+use crate::bench::bridge::{Bridge, Folder};
+use crate::bench::callers::{self, Callers, Heard};
+use crate::bench::launch::{self, PASSWORD, USERNAME};
+use crate::bench::outcome::{self, Outcome, Sample};
+use crate::bench::process;
+use crate::bench::report::Report;
+use crate::bench::shared::{Phase, Shared};
+use crate::bench::signalling::Signalling;
+use crate::bench::telephony::{Callee, Telephony};
+use crate::bench::trace::{Traced, count_system_calls};
+use crate::bench::waiting::Clock;
 use crate::peer::registrar::Registrar;
 
 /// Where callers and AI are, and where the bridge is told to be: all of 127/8 is this machine.
