@@ -15,8 +15,8 @@ use crate::media::frame::{SILENCE, Samples, level_dbfs};
 use crate::peer::phone::{Heard, Keys, Phone, PhoneCommand, PhoneConfig, PhoneEvent};
 use crate::record::wav;
 use crate::sip::agent::CallEnd;
+use crate::sip::endpoint::resolve::routes;
 use crate::sip::flow::Transport;
-use crate::sip::resolve::routes;
 use crate::sip::sdp;
 use crate::sip::uri::Uri;
 

@@ -3,6 +3,10 @@
 //! [`Offer`]s and signals, and the calls' requests into commands. Owns I/O.
 
 mod offers;
+mod port_probe;
+pub mod resolve;
+mod tcp;
+mod translate;
 
 use std::collections::HashMap;
 use std::io;
@@ -21,12 +25,11 @@ use crate::call::{Offer, Request, Signal};
 use crate::sip::agent::{
     AccountConfig, AccountId, Agent, AgentConfig, CallKey, Command, Event, Input, Output, Route,
 };
+use crate::sip::endpoint::port_probe::probe;
+use crate::sip::endpoint::tcp::{Connections, TcpEvent};
+use crate::sip::endpoint::translate::{end_reason, remote_media};
 use crate::sip::flow::{Flow, Transport};
-use crate::sip::knock::knock;
 use crate::sip::registration::Status;
-use crate::sip::resolve;
-use crate::sip::tcp::{Connections, TcpEvent};
-use crate::sip::translate::{end_reason, remote_media};
 use crate::sip::uri::Host;
 use crate::telemetry::{COUNTERS, PbxStatus};
 
@@ -134,7 +137,7 @@ struct PeerState {
     registered: bool,
     /// Its port was found closed while it answered, and never open.
     doubted: bool,
-    knocker: Option<(SocketAddr, tokio::task::AbortHandle)>,
+    port_probe: Option<(SocketAddr, tokio::task::AbortHandle)>,
 }
 
 pub struct Endpoint {
@@ -185,7 +188,7 @@ impl Endpoint {
                 x_headers: peer.x_headers.clone(),
                 registered: false,
                 doubted: false,
-                knocker: None,
+                port_probe: None,
             })
             .collect();
         let mut key = [0u8; 32];
@@ -374,7 +377,7 @@ impl Endpoint {
             Internal::Request(call, request) => self.on_request(call, request),
             Internal::Resolved(account, routes) => {
                 match &routes {
-                    Ok(routes) => self.knock(account, routes),
+                    Ok(routes) => self.probe_port(account, routes),
                     Err(why) if !self.peers[account].registers => {
                         warn!(pbx = &*self.peers[account].name, "peers: {why}; trying again");
                     }
@@ -388,7 +391,7 @@ impl Endpoint {
                 self.feed(Input::Resolved { account, routes });
             }
             Internal::Closed { account, remote, was_open } => {
-                // a firewall may refuse knocks for ever while SIP goes through: believed once
+                // a firewall may reject probes while SIP passes, so this is believed only once
                 let peer = &mut self.peers[account];
                 let believed = was_open || !peer.registered || !peer.doubted;
                 peer.doubted |= peer.registered && !was_open;
@@ -409,21 +412,21 @@ impl Endpoint {
     }
 
     /// Watches a registrar's UDP port from a connected socket, which is told of ICMP errors.
-    fn knock(&mut self, account: AccountId, routes: &[Route]) {
+    fn probe_port(&mut self, account: AccountId, routes: &[Route]) {
         let peer = &mut self.peers[account];
         let Some(remote) = routes.first().map(|r| r.remote) else { return };
-        let same = peer.knocker.as_ref().is_some_and(|(to, _)| *to == remote);
+        let same = peer.port_probe.as_ref().is_some_and(|(to, _)| *to == remote);
         if same || !peer.registers || peer.transport != Transport::Udp {
             return;
         }
         let internal = self.internal_tx.clone();
-        // a full queue will be told at the next knock
+        // if the queue is full, the next probe reports it again
         let closed = move |was_open| {
             let _ = internal.try_send(Internal::Closed { account, remote, was_open });
             !internal.is_closed()
         };
-        let task = tokio::spawn(knock(remote, closed));
-        if let Some((_, before)) = peer.knocker.replace((remote, task.abort_handle())) {
+        let task = tokio::spawn(probe(remote, closed));
+        if let Some((_, before)) = peer.port_probe.replace((remote, task.abort_handle())) {
             before.abort();
         }
     }

@@ -10,8 +10,8 @@ use crate::call::end::EndReason;
 use crate::call::leg::Leg;
 use crate::call::{Offer, Request};
 use crate::sip::agent::{CallKey, Command, Input, Invite};
+use crate::sip::endpoint::translate::{cut, remote_media, short_id};
 use crate::sip::endpoint::{CallLink, Endpoint, Internal};
-use crate::sip::translate::{cut, remote_media, short_id};
 use crate::telemetry::COUNTERS;
 
 /// Signals that wait for a call; its loop takes them at once.

@@ -1,6 +1,6 @@
-//! Watches a registrar's UDP port from a connected socket, because only that is told of ICMP
-//! errors: a PBX that is restarted may be away for less than the interval of OPTIONS. Owns a
-//! socket.
+//! Watches a registrar's UDP port from a connected socket, because the kernel reports ICMP errors
+//! only to connected sockets. A PBX that restarts may be down for less than the interval between
+//! OPTIONS. Owns a socket.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,17 +9,17 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often the port is knocked at.
+/// Interval between probes.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// So many knocks in a row without a refusal mean an open port: a refusal is told at the one after
-/// it, so at a closed port every other one seems well.
+/// The port counts as open after this many probes in a row without an ICMP error. The kernel
+/// reports the error for one probe at the next, so at a closed port every other probe looks fine.
 const OPEN: u32 = 2;
 /// What is sent then: a keep-alive (RFC 5626 §3.5.1), which every SIP server ignores.
 const KEEP_ALIVE: &[u8] = b"\r\n";
 
 /// Calls `closed` whenever the port turns out to be closed, with whether it was open before; for
 /// ever, or until that returns false.
-pub async fn knock(remote: SocketAddr, closed: impl Fn(bool) -> bool) {
+pub async fn probe(remote: SocketAddr, closed: impl Fn(bool) -> bool) {
     let any: IpAddr = if remote.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
     let Ok(socket) = UdpSocket::bind((any, 0)).await else { return };
     if socket.connect(remote).await.is_err() {
@@ -40,7 +40,7 @@ pub async fn knock(remote: SocketAddr, closed: impl Fn(bool) -> bool) {
                 return;
             }
         } else {
-            // one knock without an answer says little: the refusal may be on its way
+            // one unanswered probe proves little: the ICMP error may still be on its way
             open += 1;
             was_open |= open >= OPEN;
         }
