@@ -21,7 +21,7 @@ use crate::call::controls::Controls;
 use crate::call::end::EndReason;
 use crate::call::ports::PortPool;
 use crate::call::run::{Record, run};
-use crate::call::workers::Workers;
+use crate::call::worker::pool::Workers;
 use crate::call::{CallConfig, Command, Offer, Request};
 use crate::config::resolve::{AiPlan, Plan};
 use crate::config::schema::OnAi;

@@ -34,7 +34,7 @@ const PURE: &[&str] = &[
     "call/core.rs",
     "call/end.rs",
     "call/limits.rs",
-    "call/token.rs",
+    "call/worker/token.rs",
     "stream/frames.rs",
     "stream/twilio.rs",
     "record/align.rs",

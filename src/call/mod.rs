@@ -1,7 +1,7 @@
 //! The call: one caller talking to one AI, whatever the source.
 //!
 //! [`core`] decides (pure; [`words`] are its inputs and outputs), [`run`] moves packets on the
-//! threads of [`workers`], [`leg`] and [`ports`] own the RTP sockets, [`end`] says why a call
+//! threads of [`worker`], [`leg`] and [`ports`] own the RTP sockets, [`end`] says why a call
 //! ended. A source (SIP, ARI) hands over an [`Offer`]. [`limits`] are the times that end a call,
 //! [`tape`] its recordings.
 
@@ -13,10 +13,8 @@ pub mod limits;
 pub mod ports;
 pub mod run;
 pub mod tape;
-mod token;
 pub mod words;
-mod worker;
-pub mod workers;
+pub mod worker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,14 +1,10 @@
-//! What one of the [`workers`] does: an epoll of its own, for many calls. A call belongs to one
-//! worker from beginning to end, so that nothing on a frame's way is locked, queued or woken. Owns
-//! I/O and the clock.
+//! The event loop of one worker: its own epoll, for many calls. A call stays on one worker from
+//! beginning to end, so a frame passes no lock, queue or wake-up. Owns I/O and the clock.
 //!
-//! RTP sockets are level-triggered: one system call takes a packet, and what is left is told again.
-//! A stream's is edge-triggered: it is read until the kernel has no more, which a short read says,
-//! unless the end may be behind it.
-//! All deadlines of a worker share one timer of the kernel's, which is precise to well below a
-//! millisecond.
-//!
-//! [`workers`]: crate::call::workers
+//! RTP sockets are level-triggered: each system call takes one packet, and the kernel reports any
+//! that are left. The stream's socket is edge-triggered: it is read until a short read shows that
+//! it is empty, or further if the peer's close may follow. All deadlines of a worker share one
+//! timerfd, which is precise to well below a millisecond.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -33,8 +29,8 @@ use tracing::warn;
 use crate::call::end::EndReason;
 use crate::call::leg::{Channel, MAX_DATAGRAM};
 use crate::call::run::{Cold, Record, Running};
-use crate::call::token::{Socket, Token};
-use crate::call::workers::{CallWaker, Inbox, News};
+use crate::call::worker::inbox::{CallWaker, Inbox, InboxMessage};
+use crate::call::worker::token::{Socket, Token};
 use crate::stream::socket::{AiSocket, Closed, FAREWELL, Scratch};
 
 /// With many events, they are taken together once in so long: waking up for each costs more than
@@ -48,7 +44,7 @@ const EVENTS: usize = 64;
 const MESSAGES: usize = 32;
 
 /// A call on its worker.
-pub(super) struct Live {
+pub(in crate::call) struct Live {
     running: Running,
     cold: Cold,
     done: oneshot::Sender<Record>,
@@ -83,7 +79,7 @@ struct Place {
     timer: Option<Instant>,
 }
 
-pub(super) struct Worker {
+pub(in crate::call) struct Worker {
     inbox: Arc<Inbox>,
     epoll: OwnedFd,
     timer: OwnedFd,
@@ -221,9 +217,9 @@ impl Worker {
         let news = self.inbox.lock().as_mut().map(std::mem::take).unwrap_or_default();
         for news in news {
             match news {
-                News::Call(live) => self.begin(live),
-                News::Woken(token) => self.look(token, Cause::News),
-                News::Stop => return true,
+                InboxMessage::Call(live) => self.begin(live),
+                InboxMessage::Woken(token) => self.look(token, Cause::News),
+                InboxMessage::Stop => return true,
             }
         }
         false
