@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
 
@@ -153,6 +154,29 @@ impl PbxStatus {
     }
 }
 
+/// Limits a repeated log line to one per interval, so that a flood cannot fill the log.
+#[derive(Debug)]
+pub struct Throttle {
+    interval: Duration,
+    /// When the line was last written.
+    last: Option<Instant>,
+}
+
+impl Throttle {
+    pub const fn new(interval: Duration) -> Throttle {
+        Throttle { interval, last: None }
+    }
+
+    /// True if the line may be written at `now`; the next one then has to wait for the interval.
+    pub fn admits(&mut self, now: Instant) -> bool {
+        let admits = self.last.is_none_or(|at| now - at >= self.interval);
+        if admits {
+            self.last = Some(now);
+        }
+        admits
+    }
+}
+
 /// A caller's number with all but its last two digits hidden.
 pub struct Masked<'a>(pub &'a str);
 
@@ -190,6 +214,16 @@ pub fn init(level: &str, json: bool) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_throttle_admits_one_line_per_interval() {
+        let start = Instant::now();
+        let mut throttle = Throttle::new(Duration::from_secs(1));
+        assert!(throttle.admits(start));
+        assert!(!throttle.admits(start + Duration::from_millis(999)));
+        assert!(throttle.admits(start + Duration::from_secs(1)));
+        assert!(!throttle.admits(start + Duration::from_millis(1999)));
+    }
 
     #[test]
     fn numbers_are_masked() {

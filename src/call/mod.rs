@@ -3,7 +3,7 @@
 //! [`core`] decides (pure; [`words`] are its inputs and outputs), [`run`] moves packets on the
 //! threads of [`worker`], [`leg`] and [`ports`] own the RTP sockets, [`end`] says why a call
 //! ended. A source (SIP, ARI) hands over an [`Offer`]. [`limits`] are the times that end a call,
-//! [`tape`] its recordings.
+//! [`recordings`] writes its audio.
 
 pub mod controls;
 pub mod core;
@@ -11,8 +11,8 @@ pub mod end;
 pub mod leg;
 pub mod limits;
 pub mod ports;
+pub mod recordings;
 pub mod run;
-pub mod tape;
 pub mod words;
 pub mod worker;
 

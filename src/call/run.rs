@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use crate::call::core::Call;
 use crate::call::end::EndReason;
 use crate::call::leg::Channel;
-use crate::call::tape::Tape;
+use crate::call::recordings::CallRecordings;
 use crate::call::words::{Input, Output, Seeds, Summary};
 use crate::call::worker::event_loop::Live;
 use crate::call::worker::pool::Workers;
@@ -104,7 +104,7 @@ pub(super) struct Running {
     pub offer: Offer,
     info: StreamInfo,
     call: Call,
-    tape: Tape,
+    recordings: CallRecordings,
     pub ai: Option<AiSocket>,
     /// The AI has closed its stream in good order: for the worker, to be followed to its end.
     pub closing: Option<Box<AiSocket>>,
@@ -135,7 +135,7 @@ impl Running {
         let (signalling, remote) = (offer.leg.signalling, offer.remote);
         let call = Call::new(Instant::now(), config, signalling, remote, seeds(), cname);
         Running {
-            tape: Tape::new(config.recorder.clone(), &offer, &info),
+            recordings: CallRecordings::new(config.recorder.clone(), &offer, &info),
             info,
             call,
             offer,
@@ -199,9 +199,9 @@ impl Running {
                             ai.send(now, message, scratch);
                         }
                     }
-                    Output::Tap(tap) => self.tape.tap(tap),
+                    Output::Tap(tap) => self.recordings.tap(tap),
                     Output::Recording { command, index, law } => {
-                        self.tape.command(command, index, law);
+                        self.recordings.command(command, index, law);
                     }
                     Output::Ended(reason) => self.ended = Some(reason),
                 }
@@ -327,7 +327,7 @@ impl Running {
     /// The call is over: its one line is written, its ports and its place are free.
     pub fn finish(self, reason: EndReason) -> (Record, Option<AiSocket>) {
         let summary = self.call.summary(Instant::now());
-        let (recordings, lost_ms) = self.tape.finish(reason, &summary);
+        let (recordings, lost_ms) = self.recordings.finish(reason, &summary);
         log_end(&self.offer, reason, &summary, self.ai_counts.dropped_audio, lost_ms);
         let id = self.offer.id.clone();
         (Record { id, reason, summary, ai: self.ai_counts, recordings }, self.ai)

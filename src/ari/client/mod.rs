@@ -3,11 +3,11 @@
 //! commands. It waits for no request, so that events are read at once: Asterisk cuts off a reader
 //! that is slow. Owns I/O.
 
-mod claim;
+mod app_lock;
 mod link;
 mod offers;
 pub mod rest;
-mod room;
+mod rtp_capacity;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,10 +23,10 @@ use tracing::{debug, error, info, warn};
 
 use crate::ari::api::{CallKey, Ids, Input, Output, RequestId, Settings};
 use crate::ari::application::{Application, prefix};
-use crate::ari::client::claim::Claim;
+use crate::ari::client::app_lock::AppLock;
 use crate::ari::client::link::{Link, LinkError, open};
 use crate::ari::client::rest::{Rest, Target};
-use crate::ari::client::room::Room;
+use crate::ari::client::rtp_capacity::RtpCapacity;
 use crate::ari::event::{self, Event};
 use crate::ari::flow::{After, Cause, Tell};
 use crate::ari::request::{Outcome, Request as Command};
@@ -35,12 +35,12 @@ use crate::call::ports::PortPool;
 use crate::call::{Offer, RemoteMedia, Request, Signal};
 use crate::media::g711::Law;
 use crate::media::receiver::Format;
-use crate::telemetry::{COUNTERS, PbxStatus};
+use crate::telemetry::{COUNTERS, PbxStatus, Throttle};
 
 /// Outcomes that wait for the task; their senders wait in turn.
 const OUTCOMES: usize = 256;
-/// How often something that may come in floods is told of.
-const TOLD_AGAIN: Duration = Duration::from_secs(1);
+/// Minimum time between log lines about events that can come in floods.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What becomes of callers whose AI has left them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,11 +145,11 @@ pub struct Source {
     application: Application,
     rest: Rest,
     ids: Ids,
-    room: Room,
+    rtp_capacity: RtpCapacity,
     max_media: usize,
     socket: Socket,
     /// None until the application is ours.
-    claim: Option<Option<Claim>>,
+    app_lock: Option<Option<AppLock>>,
     /// Commands were allowed when we last looked.
     probed: bool,
     probes: u64,
@@ -163,8 +163,10 @@ pub struct Source {
     outcomes_tx: mpsc::Sender<(RequestId, Outcome)>,
     closing: Option<oneshot::Sender<()>>,
     ended: watch::Sender<bool>,
-    refusal_told: Option<Instant>,
-    unreadable_told: Option<Instant>,
+    /// Limits the log line about refused callers.
+    refusal_log: Throttle,
+    /// Limits the log line about unreadable events.
+    unreadable_log: Throttle,
 }
 
 impl Source {
@@ -179,7 +181,8 @@ impl Source {
         getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no random numbers: {e}"))?;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ids = Ids { seconds: unix.as_secs(), seed: u64::from_be_bytes(seed) };
-        let (room, max_media) = Room::new(&name, pbx.rtp_conf.as_deref(), pbx.max_media);
+        let (rtp_capacity, max_media) =
+            RtpCapacity::new(&name, pbx.rtp_conf.as_deref(), pbx.max_media);
         let settings = Settings {
             app: pbx.app.clone(),
             format: if pbx.law == Law::A { "alaw" } else { "ulaw" },
@@ -197,10 +200,10 @@ impl Source {
             application: Application::new(settings),
             rest,
             ids,
-            room,
+            rtp_capacity,
             max_media,
             socket: Socket::Waiting(Instant::now()),
-            claim: None,
+            app_lock: None,
             probed: false,
             probes: 0,
             tries: 0,
@@ -213,8 +216,8 @@ impl Source {
             outcomes_tx,
             closing: None,
             ended,
-            refusal_told: None,
-            unreadable_told: None,
+            refusal_log: Throttle::new(LOG_INTERVAL),
+            unreadable_log: Throttle::new(LOG_INTERVAL),
             config,
         };
         Ok((source, handle))
@@ -248,8 +251,9 @@ impl Source {
             Wake::Opened(Err(error)) => self.on_refused(error),
             Wake::Due => {
                 let pbx = &self.config.pbx;
-                self.claim = self.claim.take().or_else(|| Claim::take(&pbx.target.base, &pbx.app));
-                if self.claim.is_none() {
+                self.app_lock =
+                    self.app_lock.take().or_else(|| AppLock::take(&pbx.target.base, &pbx.app));
+                if self.app_lock.is_none() {
                     return self.on_refused(LinkError::Held(pbx.app.clone()));
                 }
                 // a PBX that has stopped to obey is looked at again before callers come
@@ -314,7 +318,7 @@ impl Source {
             Ok(Event::Other) => {}
             Ok(event) => self.feed(Input::Event(event)),
             Err(why) => {
-                if told_again(&mut self.unreadable_told) {
+                if self.unreadable_log.admits(Instant::now()) {
                     warn!(pbx = &*self.name, "an event cannot be read: {why}");
                 }
             }
@@ -434,7 +438,7 @@ impl Source {
         COUNTERS.offered.fetch_add(1, Ordering::Relaxed);
         let reason = if why == "drain" { EndReason::Drain } else { EndReason::Overload };
         COUNTERS.ended(reason);
-        if told_again(&mut self.refusal_told) {
+        if self.refusal_log.admits(Instant::now()) {
             let (pbx, max_media) = (&*self.name, self.max_media);
             match reason {
                 EndReason::Drain => info!(pbx, why, "callers go on in the dialplan"),
@@ -505,14 +509,4 @@ impl Socket {
             Socket::Given => std::future::pending().await,
         }
     }
-}
-
-/// True now and then: a flood must not fill the log.
-fn told_again(last: &mut Option<Instant>) -> bool {
-    let now = Instant::now();
-    let again = last.is_none_or(|at| now - at >= TOLD_AGAIN);
-    if again {
-        *last = Some(now);
-    }
-    again
 }

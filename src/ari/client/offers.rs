@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::ari::api::{Input, NewCall};
-use crate::ari::client::{CallLink, Internal, Source, told_again};
+use crate::ari::client::{CallLink, Internal, Source};
 use crate::ari::flow::After;
 use crate::call::end::EndReason;
 use crate::call::leg::Leg;
@@ -33,7 +33,7 @@ impl Source {
         let input = input.unwrap_or_else(|why| {
             COUNTERS.ended(EndReason::Overload);
             self.calls.remove(&call);
-            if told_again(&mut self.refusal_told) {
+            if self.refusal_log.admits(Instant::now()) {
                 warn!(pbx = &*self.name, why, "callers go on in the dialplan");
             }
             Input::End(call, After::Continue(EndReason::Overload.label().to_owned()))
@@ -45,7 +45,7 @@ impl Source {
         let permit = self.config.permits.clone().try_acquire_owned();
         let permit = permit.map_err(|_| "as many calls are up as [calls] max allows".to_owned())?;
         let starting = self.calls.values().filter(|c| c.remote.is_none()).count();
-        if !self.room.admits(self.pbx_ip, starting) {
+        if !self.rtp_capacity.admits(self.pbx_ip, starting) {
             return Err("the PBX has hardly an RTP port left: widen its rtp.conf".to_owned());
         }
         let ports = self.config.ports.lease(Instant::now()).map_err(|e| e.to_string())?;

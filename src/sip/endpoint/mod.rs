@@ -31,7 +31,7 @@ use crate::sip::endpoint::translate::{end_reason, remote_media};
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::registration::Status;
 use crate::sip::uri::Host;
-use crate::telemetry::{COUNTERS, PbxStatus};
+use crate::telemetry::{COUNTERS, PbxStatus, Throttle};
 
 /// A trunk's peers are looked up again after so long; sooner when they were not found.
 const PEERS_AGAIN: Duration = Duration::from_secs(60);
@@ -56,8 +56,10 @@ pub struct EndpointConfig {
     pub offers: mpsc::Sender<Offer>,
 }
 
-/// How often strangers are told of.
+/// Minimum time between log lines about requests from unknown addresses.
 const STRANGERS: Duration = Duration::from_secs(60);
+/// Minimum time between log lines about refused calls.
+const REFUSALS: Duration = Duration::from_secs(1);
 
 /// What others may tell the endpoint.
 enum Internal {
@@ -157,9 +159,10 @@ pub struct Endpoint {
     stopping: Option<oneshot::Sender<()>>,
     idle: Option<oneshot::Sender<()>>,
     accept_after: Instant,
-    stranger_told: Option<Instant>,
-    /// When a refused call was last told of: a flood must not fill the log.
-    refusal_told: Option<Instant>,
+    /// Limits the log line about requests from unknown addresses.
+    stranger_log: Throttle,
+    /// Limits the log line about refused calls.
+    refusal_log: Throttle,
 }
 
 impl Endpoint {
@@ -216,8 +219,8 @@ impl Endpoint {
             stopping: None,
             idle: None,
             accept_after: Instant::now(),
-            refusal_told: None,
-            stranger_told: None,
+            refusal_log: Throttle::new(REFUSALS),
+            stranger_log: Throttle::new(STRANGERS),
         };
         Ok((endpoint, EndpointHandle { internal: internal_tx }))
     }
@@ -269,10 +272,7 @@ impl Endpoint {
 
     /// Tells of requests that will be ignored: now and then, for it may be a scan or a flood.
     fn notice_stranger(&mut self, ip: IpAddr) {
-        let now = Instant::now();
-        let lately = self.stranger_told.is_some_and(|at| now - at < STRANGERS);
-        if !lately && !self.agent.knows(ip) {
-            self.stranger_told = Some(now);
+        if !self.agent.knows(ip) && self.stranger_log.admits(Instant::now()) {
             warn!(
                 "SIP from {ip}, which is no PBX of the configuration: ignored (told once a minute)"
             );

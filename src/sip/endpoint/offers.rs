@@ -1,7 +1,7 @@
 //! From an INVITE to an [`Offer`]: admission, RTP ports, what the AI is told. Owns the clock.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -25,9 +25,7 @@ impl Endpoint {
             Ok(offer) => offer,
             Err(why) => {
                 COUNTERS.ended(EndReason::Overload);
-                let now = Instant::now();
-                if self.refusal_told.is_none_or(|at| now - at >= Duration::from_secs(1)) {
-                    self.refusal_told = Some(now);
+                if self.refusal_log.admits(Instant::now()) {
                     warn!(pbx = &*self.peers[account].name, why, "calls are refused");
                 }
                 return self.refuse(call);

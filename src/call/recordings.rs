@@ -11,23 +11,24 @@ use crate::record::recording::{Ending, Recording, Tap};
 use crate::record::sidecar::{CallInfo, Network};
 use crate::stream::StreamInfo;
 
-/// What a recording that was closed before its call says of its end.
+/// The end reason in a recording that was stopped before its call ended.
 const STOPPED: &str = "recording_stopped";
 
-pub struct Tape {
+/// The recordings of one call, of which at most one is being made.
+pub struct CallRecordings {
     recorder: Option<Recorder>,
     call: CallInfo,
     current: Option<Recording>,
-    /// Ids of those that were made.
+    /// Ids of the finished recordings.
     made: Vec<String>,
-    /// Audio that found no room in them.
+    /// Audio missing from the finished recordings because the writer's queue was full.
     lost_ms: u64,
-    /// The last one was paused when it was stopped: the next one begins so.
+    /// The last recording was paused when it was stopped, so the next one starts paused.
     paused: bool,
 }
 
-impl Tape {
-    pub fn new(recorder: Option<Recorder>, offer: &Offer, info: &StreamInfo) -> Tape {
+impl CallRecordings {
+    pub fn new(recorder: Option<Recorder>, offer: &Offer, info: &StreamInfo) -> CallRecordings {
         let call = CallInfo {
             id: offer.id.clone(),
             call_sid: info.call_sid.clone(),
@@ -37,7 +38,14 @@ impl Tape {
             from_number: offer.from_number.clone(),
             to_number: offer.to_number.clone(),
         };
-        Tape { recorder, call, current: None, made: Vec::new(), lost_ms: 0, paused: false }
+        CallRecordings {
+            recorder,
+            call,
+            current: None,
+            made: Vec::new(),
+            lost_ms: 0,
+            paused: false,
+        }
     }
 
     pub fn tap(&mut self, tap: Tap) {
@@ -46,7 +54,7 @@ impl Tape {
         }
     }
 
-    /// `index`: the call's next frame; `law`: the leg's.
+    /// `index` is the number of the call's next frame, `law` the leg's codec.
     pub fn command(&mut self, command: RecordCommand, index: u64, law: Law) {
         match (command, &mut self.current) {
             (RecordCommand::Start, None) => {
@@ -72,7 +80,7 @@ impl Tape {
         }
     }
 
-    /// The call is over: ids of its recordings, and what they lack.
+    /// Ends the call's recordings. Returns their ids and the milliseconds they lack.
     pub fn finish(mut self, reason: EndReason, summary: &Summary) -> (Vec<String>, u64) {
         let network = Some(network(summary));
         self.close(Ending { reason: reason.label(), network });

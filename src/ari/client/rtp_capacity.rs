@@ -1,5 +1,5 @@
-//! Whether the PBX has room for one more RTP stream, where that can be seen: when it runs on this
-//! host and its rtp.conf can be read. Owns the reading of files.
+//! The RTP streams that the PBX can still open, where trunkless can see it: the PBX runs on this
+//! host and its rtp.conf is readable. Owns the reading of files.
 
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
@@ -9,22 +9,26 @@ use tracing::{info, warn};
 
 use crate::ari::rtp_range::RtpRange;
 
-/// Channels that are allowed when nothing is known of the PBX.
+/// External media channels allowed when the PBX's RTP range is unknown.
 pub const SAFE_MEDIA: usize = 200;
-/// Where Asterisk has its RTP range.
+/// Where Asterisk keeps its RTP range.
 const RTP_CONF: &str = "/etc/asterisk/rtp.conf";
-/// How long a count may be trusted while plenty is free.
+/// A count is reused for this long while many ports are free.
 const FRESH: Duration = Duration::from_secs(1);
 
-pub struct Room {
+pub struct RtpCapacity {
     range: Option<RtpRange>,
     counted: Option<Instant>,
     free: usize,
 }
 
-impl Room {
-    /// Reads rtp.conf; the second value is how many external media channels are allowed.
-    pub fn new(pbx: &str, rtp_conf: Option<&Path>, max_media: Option<usize>) -> (Room, usize) {
+impl RtpCapacity {
+    /// Reads rtp.conf. The second value is the number of external media channels allowed.
+    pub fn new(
+        pbx: &str,
+        rtp_conf: Option<&Path>,
+        max_media: Option<usize>,
+    ) -> (RtpCapacity, usize) {
         let asked_for = rtp_conf.is_some();
         let rtp_conf = rtp_conf.unwrap_or(Path::new(RTP_CONF));
         let name = rtp_conf.display();
@@ -35,7 +39,7 @@ impl Room {
         let (range, cap) = match range {
             Ok(range) => {
                 let pairs = range.pairs();
-                // a call takes two: the caller's and ours
+                // a call takes two streams: the caller's and the external media channel's
                 let fits = (pairs / 2).max(1);
                 let cap = max_media.unwrap_or(SAFE_MEDIA.min(fits));
                 if cap > fits {
@@ -64,11 +68,11 @@ impl Room {
                 (None, cap)
             }
         };
-        (Room { range, counted: None, free: 0 }, cap)
+        (RtpCapacity { range, counted: None, free: 0 }, cap)
     }
 
-    /// Whether one more may be asked for; `starting`: streams that are asked for and may not be
-    /// bound yet. Always, where nothing can be seen.
+    /// True if one more stream may be requested, and always where the range is unknown. `starting`
+    /// counts streams that were requested and may not be bound yet.
     pub fn admits(&mut self, pbx: IpAddr, starting: usize) -> bool {
         let Some(range) = self.range else { return true };
         let now = Instant::now();
@@ -84,7 +88,7 @@ impl Room {
     }
 }
 
-/// None when the PBX is not on this host.
+/// Returns the stream pairs in use, or `None` if the PBX is not on this host.
 fn count(range: RtpRange, pbx: IpAddr) -> Option<usize> {
     UdpSocket::bind((pbx, 0)).ok()?;
     let read = |name: &str| std::fs::read_to_string(name).unwrap_or_default();
