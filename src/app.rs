@@ -13,16 +13,14 @@ use futures_util::future::join_all;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::ari::client::{AriConfig, AriHandle, Policy, Source};
-use crate::call::controls::Controls;
-use crate::call::end::EndReason;
 use crate::call::ports::PortPool;
-use crate::call::run::{Record, run};
+use crate::call::run::Record;
+use crate::call::switchboard::{CallConfigs, CallStarter, Switchboard};
 use crate::call::worker::pool::Workers;
-use crate::call::{CallConfig, Command, Offer, Request};
+use crate::call::{CallConfig, Command, Offer};
 use crate::config::resolve::{AiPlan, Plan};
 use crate::config::schema::OnAi;
 use crate::control::{self, Watched};
@@ -50,14 +48,13 @@ pub struct App {
     sip: Option<(EndpointHandle, JoinHandle<()>)>,
     ari: Vec<(AriHandle, JoinHandle<()>)>,
     http: Option<JoinHandle<()>>,
-    calls: TaskTracker,
+    switchboard: Switchboard,
     stop: watch::Sender<bool>,
     stopping: Arc<AtomicBool>,
     faults: watch::Receiver<bool>,
     drain: Duration,
     recorder: Option<Recorder>,
     outbox: Option<oneshot::Sender<()>>,
-    controls: Controls,
     /// Where SIP is served, if it is.
     pub address: Option<SocketAddr>,
 }
@@ -93,7 +90,7 @@ impl App {
         let configs = call_configs(&plan, recorder.as_ref());
         let (drain, pbxs) = (settings.calls.drain.0, configs.len());
         let mut statuses = Vec::new();
-        let calls = TaskTracker::new();
+        let switchboard = Switchboard::default();
         let (stop, stopped) = watch::channel(false);
         let (http_listen, stopping) = (settings.http.listen, Arc::new(AtomicBool::new(false)));
         let (sip, address) = start_sip(&plan, &shared, &mut statuses).await?;
@@ -101,10 +98,10 @@ impl App {
         let http = match http_listen {
             None => None,
             Some(listen) => {
-                let of = calls.clone();
+                let live = switchboard.clone();
                 let watched = Watched {
                     pbxs: statuses.into(),
-                    calls: Arc::new(move || of.len()),
+                    calls: Arc::new(move || live.len()),
                     stopping: stopping.clone(),
                     recorder: recorder.clone(),
                 };
@@ -112,10 +109,9 @@ impl App {
             }
         };
         info!(listen = address.map(tracing::field::display), pbxs, max_calls, "trunkless is up");
-        let controls = Controls::default();
         let workers = Arc::new(Workers::start().context("no threads for calls")?);
-        let taking = Taking { configs, calls: calls.clone(), stopped, records, workers };
-        tokio::spawn(taking.take_offers(incoming, controls.clone()));
+        let starter = CallStarter { configs, stopped, records, workers };
+        tokio::spawn(switchboard.clone().start_calls(starter, incoming));
         tokio::spawn(log_totals());
         let (broken, faults) = watch::channel(false);
         let sip = sip.map(|(endpoint, handle)| (handle, serve(endpoint.run(), &broken)));
@@ -126,14 +122,13 @@ impl App {
             sip,
             ari,
             http,
-            calls,
+            switchboard,
             stop,
             stopping,
             faults,
             drain,
             recorder,
             outbox,
-            controls,
             address,
         };
         Ok(running)
@@ -141,12 +136,12 @@ impl App {
 
     /// Ids of the calls that are up.
     pub fn calls(&self) -> Vec<String> {
-        self.controls.ids()
+        self.switchboard.ids()
     }
 
     /// Tells a call what to do; false when there is no such call, or it has too much to do.
     pub fn command(&self, call: &str, command: Command) -> bool {
-        self.controls.send(call, command)
+        self.switchboard.send(call, command)
     }
 
     /// Returns when no PBX will ever send a call again: each one's Stasis application belongs to
@@ -179,21 +174,21 @@ impl App {
         {
             warn!("the PBX does not answer to the end of the registration");
         }
-        self.calls.close();
-        if !self.calls.is_empty() {
+        self.switchboard.close();
+        if !self.switchboard.is_empty() {
             info!(
-                calls = self.calls.len(),
+                calls = self.switchboard.len(),
                 drain_s = self.drain.as_secs(),
                 "waiting for calls to end"
             );
         }
         tokio::select! {
-            () = self.calls.wait() => {}
+            () = self.switchboard.wait() => {}
             () = sleep(self.drain) => {}
             () = hurry => {}
         }
         self.stop.send_replace(true);
-        let _ = timeout(FAREWELL, self.calls.wait()).await;
+        let _ = timeout(FAREWELL, self.switchboard.wait()).await;
         // a BYE that was lost is sent again until the PBX answers; what ARI has made is deleted
         let _ = timeout(BYES, async {
             if let Some((endpoint, _)) = &self.sip {
@@ -225,9 +220,6 @@ fn serve(
         broken.send_replace(true);
     })
 }
-
-/// Calls' settings, by the PBX's name.
-type CallConfigs = Vec<(Arc<str>, Arc<CallConfig>)>;
 
 fn call_configs(plan: &Plan, recorder: Option<&Recorder>) -> CallConfigs {
     let budget = Budget::new(plan.settings.calls.playout_budget_mb << 20);
@@ -351,62 +343,6 @@ fn call_config(
         playout_budget: budget,
         record: plan.record.get(name).cloned(),
         recorder,
-    }
-}
-
-/// What becomes of offers.
-struct Taking {
-    configs: CallConfigs,
-    calls: TaskTracker,
-    stopped: watch::Receiver<bool>,
-    records: Option<mpsc::UnboundedSender<Record>>,
-    workers: Arc<Workers>,
-}
-
-impl Taking {
-    /// Gives every offer a task of its own; a panic in one ends that call alone.
-    async fn take_offers(self, mut incoming: mpsc::Receiver<Offer>, controls: Controls) {
-        while let Some(mut offer) = incoming.recv().await {
-            let known = self.configs.iter().find(|(name, _)| *name == offer.pbx);
-            let Some(config) = known.map(|(_, config)| config.clone()) else {
-                (offer.requests)(Request::End { reason: EndReason::Internal, talked: false });
-                continue;
-            };
-            let recorded = config.record.as_ref().and(config.recorder.as_ref());
-            if recorded.is_some_and(Recorder::refuses) {
-                let reason = EndReason::NotRecorded;
-                COUNTERS.ended(reason);
-                let (call, pbx) = (&offer.id, &*offer.pbx);
-                warn!(call, pbx, "a call is refused: it could not be recorded");
-                (offer.requests)(Request::End { reason, talked: false });
-                continue;
-            }
-            let (stopped, records) = (self.stopped.clone(), self.records.clone());
-            let requests: Arc<dyn Fn(Request) + Send + Sync> = Arc::from(offer.requests);
-            let for_call = requests.clone();
-            offer.requests = Box::new(move |request| for_call(request));
-            let (id, controls) = (offer.id.clone(), controls.clone());
-            let workers = self.workers.clone();
-            let commands = controls.add(&id);
-            self.calls.spawn(async move {
-                let call = run(&workers, offer, config, commands, stopped);
-                let result = AssertUnwindSafe(call).catch_unwind().await;
-                controls.remove(&id);
-                match result {
-                    Ok(record) => {
-                        if let Some(records) = records {
-                            let _ = records.send(record);
-                        }
-                    }
-                    Err(_) => {
-                        COUNTERS.panics.fetch_add(1, Ordering::Relaxed);
-                        COUNTERS.ended(EndReason::Internal);
-                        error!(call = id, "a fault of ours has ended this call");
-                        requests(Request::End { reason: EndReason::Internal, talked: false });
-                    }
-                }
-            });
-        }
     }
 }
 

@@ -3,9 +3,8 @@
 //! [`core`] decides (pure; [`words`] are its inputs and outputs), [`run`] moves packets on the
 //! threads of [`worker`], [`leg`] and [`ports`] own the RTP sockets, [`end`] says why a call
 //! ended. A source (SIP, ARI) hands over an [`Offer`]. [`limits`] are the times that end a call,
-//! [`recordings`] writes its audio.
+//! [`recordings`] writes its audio. [`switchboard`] knows the live calls.
 
-pub mod controls;
 pub mod core;
 pub mod end;
 pub mod leg;
@@ -13,6 +12,7 @@ pub mod limits;
 pub mod ports;
 pub mod recordings;
 pub mod run;
+pub mod switchboard;
 pub mod words;
 pub mod worker;
 

@@ -1,0 +1,139 @@
+//! The switchboard: starts a call for every offer and knows the live calls by id, so that they can
+//! be counted, waited for and sent commands.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+use tracing::{error, warn};
+
+use crate::call::end::EndReason;
+use crate::call::run::{Record, run};
+use crate::call::worker::pool::Workers;
+use crate::call::{CallConfig, Command, Offer, Request};
+use crate::record::recorder::Recorder;
+use crate::telemetry::COUNTERS;
+
+/// At most this many commands wait for one call.
+const WAITING: usize = 16;
+
+/// The settings of calls, by the name of their PBX.
+pub type CallConfigs = Vec<(Arc<str>, Arc<CallConfig>)>;
+
+type Calls = HashMap<String, mpsc::Sender<Command>>;
+
+/// The live calls. Clones share them.
+#[derive(Clone, Default)]
+pub struct Switchboard {
+    /// The sender of each call's commands, by the call's id.
+    calls: Arc<Mutex<Calls>>,
+    /// One task per call, which ends with it.
+    tasks: TaskTracker,
+}
+
+/// What a new call needs.
+pub struct CallStarter {
+    pub configs: CallConfigs,
+    /// Becomes true when all calls have to end.
+    pub stopped: watch::Receiver<bool>,
+    /// Receives the record of every ended call.
+    pub records: Option<mpsc::UnboundedSender<Record>>,
+    pub workers: Arc<Workers>,
+}
+
+impl Switchboard {
+    /// Starts a call for every offer, each in a task of its own: a panic ends that call only.
+    pub async fn start_calls(self, starter: CallStarter, mut offers: mpsc::Receiver<Offer>) {
+        while let Some(offer) = offers.recv().await {
+            let known = starter.configs.iter().find(|(name, _)| *name == offer.pbx);
+            let Some(config) = known.map(|(_, config)| config.clone()) else {
+                (offer.requests)(Request::End { reason: EndReason::Internal, talked: false });
+                continue;
+            };
+            let recorded = config.record.as_ref().and(config.recorder.as_ref());
+            if recorded.is_some_and(Recorder::refuses) {
+                let reason = EndReason::NotRecorded;
+                COUNTERS.ended(reason);
+                let (call, pbx) = (&offer.id, &*offer.pbx);
+                warn!(call, pbx, "call refused: it could not be recorded");
+                (offer.requests)(Request::End { reason, talked: false });
+                continue;
+            }
+            self.start(&starter, offer, config);
+        }
+    }
+
+    fn start(&self, starter: &CallStarter, mut offer: Offer, config: Arc<CallConfig>) {
+        let (stopped, records) = (starter.stopped.clone(), starter.records.clone());
+        // kept here as well, to end the caller's side if the call panics
+        let requests: Arc<dyn Fn(Request) + Send + Sync> = Arc::from(offer.requests);
+        let for_call = requests.clone();
+        offer.requests = Box::new(move |request| for_call(request));
+        let (id, switchboard) = (offer.id.clone(), self.clone());
+        let workers = starter.workers.clone();
+        let commands = self.add(&id);
+        self.tasks.spawn(async move {
+            let call = run(&workers, offer, config, commands, stopped);
+            let result = AssertUnwindSafe(call).catch_unwind().await;
+            switchboard.lock().remove(&id);
+            match result {
+                Ok(record) => {
+                    if let Some(records) = records {
+                        let _ = records.send(record);
+                    }
+                }
+                Err(_) => {
+                    COUNTERS.panics.fetch_add(1, Ordering::Relaxed);
+                    COUNTERS.ended(EndReason::Internal);
+                    error!(call = id, "internal error: the call panicked and has ended");
+                    requests(Request::End { reason: EndReason::Internal, talked: false });
+                }
+            }
+        });
+    }
+
+    /// A panic in another thread leaves the table consistent, so poisoning is ignored.
+    fn lock(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers a call and returns the receiver of its commands.
+    fn add(&self, call: &str) -> mpsc::Receiver<Command> {
+        let (to_call, commands) = mpsc::channel(WAITING);
+        self.lock().insert(call.to_owned(), to_call);
+        commands
+    }
+
+    /// The number of live calls.
+    pub fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Ids of the live calls.
+    pub fn ids(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// Returns false if there is no such call, or too many commands wait for it.
+    pub fn send(&self, call: &str, command: Command) -> bool {
+        self.lock().get(call).is_some_and(|to| to.try_send(command).is_ok())
+    }
+
+    /// Lets [`Switchboard::wait`] return once no call is left.
+    pub fn close(&self) {
+        self.tasks.close();
+    }
+
+    /// Waits until the last call has ended.
+    pub async fn wait(&self) {
+        self.tasks.wait().await;
+    }
+}
