@@ -1,5 +1,5 @@
-//! The switchboard: starts a call for every offer and knows the live calls by id, so that they can
-//! be counted, waited for and sent commands.
+//! The switchboard starts a call for every offer and keeps the live calls by id: it counts them,
+//! waits for them and passes commands on.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -35,7 +35,7 @@ pub struct Switchboard {
     tasks: TaskTracker,
 }
 
-/// What a new call needs.
+/// The settings and shared parts that every new call is given.
 pub struct CallStarter {
     pub configs: CallConfigs,
     /// Becomes true when all calls have to end.
@@ -46,7 +46,7 @@ pub struct CallStarter {
 }
 
 impl Switchboard {
-    /// Starts a call for every offer, each in a task of its own: a panic ends that call only.
+    /// Starts a call for every offer, each in its own task, so a panic ends only that call.
     pub async fn start_calls(self, starter: CallStarter, mut offers: mpsc::Receiver<Offer>) {
         while let Some(offer) = offers.recv().await {
             let known = starter.configs.iter().find(|(name, _)| *name == offer.pbx);
