@@ -3,8 +3,9 @@
 //! A call's way: [`sip`] or [`ari`] takes it from the PBX and makes a [`call::Offer`] of it,
 //! [`call`] joins the RTP side ([`media`]) and the AI's WebSocket ([`stream`]), [`record`] keeps
 //! what was said.
-//! [`app`] puts the parts together from [`config`]; [`bench`] measures it under load; [`peer`] has the other side of each wire, for
-//! the demo and tests. ARCHITECTURE.md tells where to find what.
+//! [`app`] puts the parts together from [`config`]. [`peer`] has the other side of each wire, for
+//! the demo and tests, and [`bench`] puts a bridge under load. ARCHITECTURE.md tells where to find
+//! what.
 
 pub mod app;
 pub mod ari;
