@@ -15,14 +15,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use crate::ari::client::{AriConfig, AriHandle, Policy, Source};
+use crate::ari::client::{AriConfig, AriHandle, Source};
+use crate::call::departure::DeparturePolicy;
 use crate::call::ports::PortPool;
 use crate::call::run::Record;
 use crate::call::switchboard::{CallConfigs, CallStarter, Switchboard};
 use crate::call::worker::pool::Workers;
 use crate::call::{CallConfig, Command, Offer};
 use crate::config::resolve::{AiPlan, Plan};
-use crate::config::schema::OnAi;
 use crate::control::{self, Watched};
 use crate::media::frame::RATE;
 use crate::media::playout::Budget;
@@ -277,18 +277,12 @@ fn start_ari(
     shared: &Shared,
     statuses: &mut Statuses,
 ) -> Result<Vec<(Source, AriHandle)>> {
-    let calls = &plan.settings.calls;
-    let policy = Policy {
-        continue_on_close: calls.on_ai_close == OnAi::Continue,
-        continue_on_failure: calls.on_ai_failure == OnAi::Continue,
-    };
     plan.ari
         .iter()
         .map(|(pbx, _)| {
             Source::new(AriConfig {
                 status: status(statuses, &pbx.name, "ari"),
                 pbx: pbx.clone(),
-                policy,
                 max_calls: shared.max_calls,
                 permits: shared.permits.clone(),
                 ports: shared.ports.clone(),
@@ -334,6 +328,10 @@ fn call_config(
         answer_wait: calls.answer_wait.0,
         ringing: calls.ringing,
         drain_on_close: calls.drain_on_close.0,
+        departure: DeparturePolicy {
+            on_ai_close: calls.on_ai_close.departure(),
+            on_ai_failure: calls.on_ai_failure.departure(),
+        },
         prompt: plan.prompt.clone(),
         max_duration: calls.max_duration.0,
         silent_timeout: ai.silent_timeout,

@@ -133,7 +133,8 @@ impl Running {
         );
         let cname = format!("{}@trunkless", offer.id);
         let (signalling, remote) = (offer.leg.signalling, offer.remote);
-        let call = Call::new(Instant::now(), config, signalling, remote, seeds(), cname);
+        let (now, can_continue) = (Instant::now(), offer.can_continue);
+        let call = Call::new(now, config, signalling, remote, can_continue, seeds(), cname);
         Running {
             recordings: CallRecordings::new(config.recorder.clone(), &offer, &info),
             info,

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::ari::client::AriPbx;
+use crate::call::departure::Departure;
 use crate::call::{AnswerWhen, RecordPlan};
 use crate::config::recording::RecordingPlan;
 use crate::config::schema::{
-    Ai, Answer, HostPort, Mode, Pbx, PbxSip, Settings, Span, TransportWord,
+    Ai, Answer, HostPort, Mode, OnAi, Pbx, PbxSip, Settings, Span, TransportWord,
 };
 use crate::config::{ConfigError, ENV_PREFIX, Source};
 use crate::record::wav;
@@ -123,6 +124,15 @@ impl Answer {
         match self {
             Answer::WhenAiReady => AnswerWhen::AiReady,
             Answer::AtOnce => AnswerWhen::AtOnce,
+        }
+    }
+}
+
+impl OnAi {
+    pub fn departure(self) -> Departure {
+        match self {
+            OnAi::Hangup => Departure::HangUp,
+            OnAi::Continue => Departure::Continue,
         }
     }
 }

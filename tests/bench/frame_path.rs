@@ -1,19 +1,21 @@
 //! The pure way of a frame, without a socket: what a worker does between its system calls, for one
 //! call and both directions.
 
+#[path = "../fixtures/call_config.rs"]
+mod call_config;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use call_config::call_config;
 use trunkless::call::core::Call;
 use trunkless::call::words::{Input, Output, Seeds};
-use trunkless::call::{AnswerWhen, CallConfig, RemoteMedia, Signal};
+use trunkless::call::{RemoteMedia, Signal};
 use trunkless::media::g711::Law;
-use trunkless::media::playout::Budget;
 use trunkless::media::receiver::Format;
 use trunkless::media::sender::Sender;
 use trunkless::peer::pattern;
-use trunkless::stream::connect::{Target, TargetOptions};
 use trunkless::stream::twilio::{Encoder, decode};
 use trunkless::stream::{StreamInfo, ToAi};
 
@@ -53,7 +55,8 @@ impl FramePath {
             early: false,
         };
         let seeds = Seeds { ssrc: 1, sequence: 0, timestamp: 0 };
-        let call = Call::new(now, &config(), pbx.ip(), Some(remote), seeds, "bench".into());
+        let call =
+            Call::new(now, &call_config(), pbx.ip(), Some(remote), false, seeds, "bench".into());
         let info = StreamInfo {
             account_sid: "AC0".into(),
             call_sid: "CA0".into(),
@@ -123,25 +126,4 @@ pub fn media_from_ai() -> String {
     use base64::Engine as _;
     let payload = base64::engine::general_purpose::STANDARD.encode(pattern::frame(1, 2));
     format!(r#"{{"event":"media","streamSid":"{SID}","media":{{"payload":"{payload}"}}}}"#)
-}
-
-fn config() -> CallConfig {
-    CallConfig {
-        target: Target::new("ws://ai.test", &TargetOptions::default()).expect("a URL"),
-        account_sid: "AC0".into(),
-        parameters: Vec::new(),
-        answer: AnswerWhen::AiReady,
-        answer_wait: Duration::from_secs(2),
-        ringing: false,
-        drain_on_close: Duration::ZERO,
-        prompt: None,
-        max_duration: Duration::from_secs(6 * 3600),
-        silent_timeout: Duration::ZERO,
-        media_timeout: Duration::from_secs(30),
-        reorder_wait: Duration::from_millis(40),
-        playout_bytes: 4_800_000,
-        playout_budget: Budget::new(1 << 30),
-        record: None,
-        recorder: None,
-    }
 }

@@ -1,5 +1,7 @@
 //! Whole calls in virtual time over a seeded bad network. Each test prints its seed.
 
+#[path = "../fixtures/call_config.rs"]
+mod call_config;
 mod film;
 mod recording;
 mod world;

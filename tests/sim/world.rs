@@ -9,17 +9,16 @@ use bytes::Bytes;
 use trunkless::call::core::Call;
 use trunkless::call::end::EndReason;
 use trunkless::call::words::{Input, Output, Seeds};
-use trunkless::call::{AnswerWhen, CallConfig, RecordPlan, RemoteMedia, Signal};
+use trunkless::call::{CallConfig, RecordPlan, RemoteMedia, Signal};
 use trunkless::media::g711::Law;
-use trunkless::media::playout::Budget;
 use trunkless::media::receiver::Format;
 use trunkless::media::rtp::Packet;
 use trunkless::media::sender::Sender;
 use trunkless::peer::pattern;
 use trunkless::record::When;
-use trunkless::stream::connect::{Target, TargetOptions};
 use trunkless::stream::{FromAi, ToAi};
 
+use crate::call_config::call_config;
 use crate::film::Film;
 
 /// What the way from the PBX does to packets. Chances are per thousand.
@@ -34,25 +33,8 @@ pub struct Network {
 }
 
 pub fn config() -> CallConfig {
-    let target = Target::new("ws://ai.test", &TargetOptions::default()).expect("a URL");
-    CallConfig {
-        target,
-        account_sid: "AC0".into(),
-        parameters: Vec::new(),
-        answer: AnswerWhen::AiReady,
-        answer_wait: Duration::from_secs(2),
-        ringing: false,
-        drain_on_close: Duration::ZERO,
-        prompt: None,
-        max_duration: Duration::from_secs(6 * 3600),
-        silent_timeout: Duration::ZERO,
-        media_timeout: Duration::from_secs(30),
-        reorder_wait: Duration::from_millis(40),
-        playout_bytes: 4_800_000,
-        playout_budget: Budget::new(1 << 30),
-        record: Some(RecordPlan { when: When::Always, notice: Bytes::new() }),
-        recorder: None,
-    }
+    let record = Some(RecordPlan { when: When::Always, notice: Bytes::new() });
+    CallConfig { record, ..call_config() }
 }
 
 /// What came out, with its time in ms since the answer.
@@ -129,7 +111,7 @@ impl World {
         };
         let seeds = Seeds { ssrc: 1, sequence: 65_000, timestamp: u32::MAX - 5000 };
         let config = config();
-        let call = Call::new(now, &config, pbx().ip(), Some(remote), seeds, "sim".into());
+        let call = Call::new(now, &config, pbx().ip(), Some(remote), false, seeds, "sim".into());
         let mut world = World {
             call,
             now,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use trunkless::call::end::CallerFate;
+
 use crate::bridge::Rig;
 use crate::stream::{AGENT, Stream, What};
 use crate::wav::write_prompt;
@@ -91,7 +93,7 @@ async fn ai_dies_then_bye() {
         die(stream, how).await;
         assert_eq!(call.hung_up().await, format!("Q.850;cause={reason}"), "{how}");
         let record = rig.bridge.record().await;
-        assert!(record.reason.is_ai_failure(), "{how}");
+        assert!(record.reason.row().caller == CallerFate::AfterAiFailure, "{how}");
     }
 }
 

@@ -30,6 +30,7 @@ use crate::ari::client::rtp_capacity::RtpCapacity;
 use crate::ari::event::{self, Event};
 use crate::ari::flow::{After, Cause, Tell};
 use crate::ari::request::{Outcome, Request as Command};
+use crate::call::departure::Departure;
 use crate::call::end::EndReason;
 use crate::call::ports::PortPool;
 use crate::call::{Offer, RemoteMedia, Request, Signal};
@@ -41,14 +42,6 @@ use crate::telemetry::{COUNTERS, PbxStatus, Throttle};
 const OUTCOMES: usize = 256;
 /// Minimum time between log lines about events that can come in floods.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What becomes of callers whose AI has left them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// On in the dialplan rather than hung up.
-    pub continue_on_close: bool,
-    pub continue_on_failure: bool,
-}
 
 /// One PBX in ARI mode.
 #[derive(Clone)]
@@ -67,7 +60,6 @@ pub struct AriPbx {
 
 pub struct AriConfig {
     pub pbx: AriPbx,
-    pub policy: Policy,
     pub max_calls: usize,
     /// One for each call, of all PBXs.
     pub permits: Arc<Semaphore>,
@@ -338,9 +330,8 @@ impl Source {
         match internal {
             Internal::Request(call, Request::Answer) => self.feed(Input::Answer(call)),
             Internal::Request(call, Request::Ringing) => self.feed(Input::Ring(call)),
-            Internal::Request(call, Request::End { reason, talked }) => {
-                let after = self.after(reason, talked);
-                self.feed(Input::End(call, after));
+            Internal::Request(call, Request::End { reason, departure }) => {
+                self.feed(Input::End(call, after(reason, departure)));
             }
             Internal::Stop => self.feed(Input::Stop),
             Internal::Closed => self.feed(Input::Close),
@@ -356,19 +347,6 @@ impl Source {
                 });
             }
         }
-    }
-
-    /// Whether the caller is hung up or goes to the dialplan's next line.
-    fn after(&self, reason: EndReason, talked: bool) -> After {
-        let policy = &self.config.policy;
-        let onward = match reason {
-            EndReason::AiHangup => policy.continue_on_close,
-            reason if reason.is_ai_failure() && talked => policy.continue_on_failure,
-            EndReason::MaxDuration => false,
-            // a failure of ours or the PBX's is no reason to hang up on somebody
-            _ => true,
-        };
-        if onward { After::Continue(reason.label().to_owned()) } else { After::HangUp }
     }
 
     fn feed(&mut self, input: Input) {
@@ -493,6 +471,14 @@ impl Source {
         if link.signals.try_send(signal).is_err() {
             debug!(call = link.id, ?signal, "the call has ended or does not listen");
         }
+    }
+}
+
+/// What the PBX does with the caller at the end of a call.
+fn after(reason: EndReason, departure: Departure) -> After {
+    match departure {
+        Departure::HangUp => After::HangUp,
+        Departure::Continue => After::Continue(reason.label().to_owned()),
     }
 }
 

@@ -82,6 +82,7 @@ impl Source {
             leg,
             requests,
             signals,
+            can_continue: true,
             permit,
         };
         Ok((offer, host))

@@ -87,6 +87,8 @@ impl Endpoint {
             leg,
             requests,
             signals,
+            // a SIP device can only hang up
+            can_continue: false,
             permit,
         })
     }
