@@ -155,7 +155,7 @@ impl PbxStatus {
 }
 
 /// Limits a repeated log line to one per interval, so that a flood cannot fill the log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Throttle {
     interval: Duration,
     /// When the line was last written.

@@ -4,8 +4,9 @@
 //! on its way to the AI, [`playing`] the audio to the caller, [`limits`] the times that end a
 //! call, [`end`] the reasons, [`departure`] what becomes of the caller. [`run`] moves packets on
 //! the threads of [`worker`]; [`leg`] and [`ports`] own the RTP sockets. A source (SIP, ARI) hands
-//! over an [`Offer`]. [`recordings`] writes a call's audio. [`switchboard`] keeps the live calls.
+//! over an [`Offer`] that [`admission`] let in. [`recordings`] writes a call's audio. [`switchboard`] keeps the live calls.
 
+pub mod admission;
 pub mod core;
 pub mod departure;
 pub mod end;

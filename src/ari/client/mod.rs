@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, error, info, warn};
 
@@ -25,18 +25,19 @@ use crate::ari::api::{CallKey, Ids, Input, Output, RequestId, Settings};
 use crate::ari::application::{Application, prefix};
 use crate::ari::client::app_lock::AppLock;
 use crate::ari::client::link::{Link, LinkError, open};
+use crate::ari::client::offers::CONTINUES;
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::client::rtp_capacity::RtpCapacity;
 use crate::ari::event::{self, Event};
 use crate::ari::flow::{After, Cause, Tell};
 use crate::ari::request::{Outcome, Request as Command};
+use crate::call::admission::Admission;
 use crate::call::departure::Departure;
 use crate::call::end::EndReason;
-use crate::call::ports::PortPool;
-use crate::call::{Offer, RemoteMedia, Request, Signal};
+use crate::call::{RemoteMedia, Request, Signal};
 use crate::media::g711::Law;
 use crate::media::receiver::Format;
-use crate::telemetry::{COUNTERS, PbxStatus, Throttle};
+use crate::telemetry::{PbxStatus, Throttle};
 
 /// Outcomes that wait for the task; their senders wait in turn.
 const OUTCOMES: usize = 256;
@@ -61,10 +62,7 @@ pub struct AriPbx {
 pub struct AriConfig {
     pub pbx: AriPbx,
     pub max_calls: usize,
-    /// One for each call, of all PBXs.
-    pub permits: Arc<Semaphore>,
-    pub ports: PortPool,
-    pub offers: mpsc::Sender<Offer>,
+    pub admission: Admission,
     pub status: Arc<PbxStatus>,
 }
 
@@ -134,6 +132,7 @@ enum Wake {
 pub struct Source {
     config: AriConfig,
     name: Arc<str>,
+    admission: Admission,
     application: Application,
     rest: Rest,
     ids: Ids,
@@ -155,8 +154,6 @@ pub struct Source {
     outcomes_tx: mpsc::Sender<(RequestId, Outcome)>,
     closing: Option<oneshot::Sender<()>>,
     ended: watch::Sender<bool>,
-    /// Limits the log line about refused callers.
-    refusal_log: Throttle,
     /// Limits the log line about unreadable events.
     unreadable_log: Throttle,
 }
@@ -189,6 +186,7 @@ impl Source {
         let handle = AriHandle { internal: internal_tx.clone(), ended: ended_rx };
         let source = Source {
             name,
+            admission: config.admission.clone(),
             application: Application::new(settings),
             rest,
             ids,
@@ -208,7 +206,6 @@ impl Source {
             outcomes_tx,
             closing: None,
             ended,
-            refusal_log: Throttle::new(LOG_INTERVAL),
             unreadable_log: Throttle::new(LOG_INTERVAL),
             config,
         };
@@ -412,22 +409,13 @@ impl Source {
     }
 
     fn count_refusal(&mut self, why: &'static str) {
-        use std::sync::atomic::Ordering;
-        COUNTERS.offered.fetch_add(1, Ordering::Relaxed);
-        let reason = if why == "drain" { EndReason::Drain } else { EndReason::Overload };
-        COUNTERS.ended(reason);
-        if self.refusal_log.admits(Instant::now()) {
-            let (pbx, max_media) = (&*self.name, self.max_media);
-            match reason {
-                EndReason::Drain => info!(pbx, why, "callers go on in the dialplan"),
-                _ => warn!(
-                    pbx,
-                    why,
-                    "as many calls are up as max_media = {max_media} allows: callers go on \
-                     in the dialplan"
-                ),
-            }
-        }
+        self.admission.count();
+        let pbx = self.name.clone();
+        let (reason, why) = match why {
+            "drain" => (EndReason::Drain, "trunkless is shutting down".to_owned()),
+            _ => (EndReason::Overload, format!("max_media = {} calls are up", self.max_media)),
+        };
+        self.admission.refused(&pbx, reason, &why, CONTINUES);
     }
 
     fn tell(&mut self, call: CallKey, tell: Tell) {

@@ -12,11 +12,6 @@ use crate::media::receiver::Format;
 use crate::sip::agent::CallEnd;
 use crate::sip::sdp::{Codec, Remote};
 
-/// What a peer has written, no longer than a log line and a parameter bear.
-pub fn cut(text: &str) -> String {
-    text.chars().take(256).collect()
-}
-
 /// A call's name in the log and of its recording.
 pub fn short_id(seed: &str, unix: Duration) -> String {
     let digest = Md5::digest(seed);
