@@ -21,7 +21,7 @@ use crate::call::hearing::{Heard, Hearing};
 use crate::call::limits::{Limits, Milestones, State};
 use crate::call::playing::{DueFrame, Playing};
 use crate::call::words::{Input, Output, Seeds, Summary};
-use crate::call::{AnswerWhen, CallConfig, RecordPlan, RemoteMedia, Request, Signal};
+use crate::call::{AnswerWhen, CallConfig, RecordPlan, RemoteMedia, Signal, SourceRequest};
 use crate::media::dtmf::Origin;
 use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, Frame, Kind, SILENCE, Samples};
 use crate::media::g711::Law;
@@ -105,7 +105,7 @@ impl Call {
         match config.answer {
             AnswerWhen::AtOnce => call.answer(now),
             AnswerWhen::AiReady if config.ringing => {
-                call.out.push_back(Output::Request(Request::Ringing));
+                call.out.push_back(Output::Request(SourceRequest::Ringing));
             }
             AnswerWhen::AiReady => {}
         }
@@ -198,7 +198,7 @@ impl Call {
 
     fn answer(&mut self, now: Instant) {
         self.past.answer_wanted = Some(now);
-        self.out.push_back(Output::Request(Request::Answer));
+        self.out.push_back(Output::Request(SourceRequest::Answer));
     }
 
     /// Time 0.
@@ -458,7 +458,7 @@ impl Call {
     fn end(&mut self, reason: EndReason) {
         let connected = self.past.answered.is_some();
         if let Some(departure) = self.departure.departure(reason, connected, self.can_continue) {
-            self.out.push_back(Output::Request(Request::End { reason, departure }));
+            self.out.push_back(Output::Request(SourceRequest::End { reason, departure }));
         }
         if self.phase == Phase::Talking {
             self.out.push_back(Output::Ai(ToAi::Stop));

@@ -4,7 +4,8 @@
 //! on its way to the AI, [`playing`] the audio to the caller, [`limits`] the times that end a
 //! call, [`end`] the reasons, [`departure`] what becomes of the caller. [`run`] moves packets on
 //! the threads of [`worker`]; [`leg`] and [`ports`] own the RTP sockets. A source (SIP, ARI) hands
-//! over an [`Offer`] that [`admission`] let in. [`recordings`] writes a call's audio. [`switchboard`] keeps the live calls.
+//! over an [`Offer`] that [`admission`] let in. [`recordings`] writes a call's audio.
+//! [`switchboard`] keeps the live calls.
 
 pub mod admission;
 pub mod core;
@@ -69,7 +70,7 @@ pub enum Signal {
 
 /// What the call tells its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request {
+pub enum SourceRequest {
     Answer,
     Ringing,
     /// End the call: the source refuses a caller who was not answered yet.
@@ -80,7 +81,7 @@ pub enum Request {
 }
 
 /// Sends a call's requests to its source; never waits.
-pub type RequestSender = Box<dyn Fn(Request) + Send + Sync>;
+pub type RequestSender = Box<dyn Fn(SourceRequest) + Send + Sync>;
 
 /// A call that wants to be taken.
 pub struct Offer {

@@ -15,7 +15,7 @@ use crate::call::departure::DeparturePolicy;
 use crate::call::end::EndReason;
 use crate::call::run::{Record, run};
 use crate::call::worker::pool::Workers;
-use crate::call::{CallConfig, Command, Offer, Request};
+use crate::call::{CallConfig, Command, Offer, SourceRequest};
 use crate::record::recorder::Recorder;
 use crate::telemetry::COUNTERS;
 
@@ -71,7 +71,7 @@ impl Switchboard {
     fn start(&self, starter: &CallStarter, mut offer: Offer, config: Arc<CallConfig>) {
         let (stopped, records) = (starter.stopped.clone(), starter.records.clone());
         // kept here as well, to end the caller's side if the call panics
-        let requests: Arc<dyn Fn(Request) + Send + Sync> = Arc::from(offer.requests);
+        let requests: Arc<dyn Fn(SourceRequest) + Send + Sync> = Arc::from(offer.requests);
         let for_call = requests.clone();
         offer.requests = Box::new(move |request| for_call(request));
         let (id, switchboard) = (offer.id.clone(), self.clone());
@@ -94,7 +94,7 @@ impl Switchboard {
                     error!(call = id, "internal error: the call panicked and has ended");
                     let reason = EndReason::Internal;
                     if let Some(departure) = departure.departure(reason, true, can_continue) {
-                        requests(Request::End { reason, departure });
+                        requests(SourceRequest::End { reason, departure });
                     }
                 }
             }
@@ -147,6 +147,6 @@ impl Switchboard {
 fn refuse(offer: &Offer, reason: EndReason) {
     let departure = DeparturePolicy::default().departure(reason, false, offer.can_continue);
     if let Some(departure) = departure {
-        (offer.requests)(Request::End { reason, departure });
+        (offer.requests)(SourceRequest::End { reason, departure });
     }
 }

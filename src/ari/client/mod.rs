@@ -23,18 +23,18 @@ use tracing::{debug, error, info, warn};
 
 use crate::ari::api::{CallKey, Ids, Input, Output, RequestId, Settings};
 use crate::ari::application::{Application, prefix};
+use crate::ari::bridging::words::{After, Cause, Tell};
 use crate::ari::client::app_lock::AppLock;
 use crate::ari::client::link::{Link, LinkError, open};
 use crate::ari::client::offers::CONTINUES;
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::client::rtp_capacity::RtpCapacity;
 use crate::ari::event::{self, Event};
-use crate::ari::flow::{After, Cause, Tell};
-use crate::ari::request::{Outcome, Request as Command};
+use crate::ari::request::{Outcome, RestRequest};
 use crate::call::admission::Admission;
 use crate::call::departure::Departure;
 use crate::call::end::EndReason;
-use crate::call::{RemoteMedia, Request, Signal};
+use crate::call::{RemoteMedia, Signal, SourceRequest};
 use crate::media::g711::Law;
 use crate::media::receiver::Format;
 use crate::telemetry::{PbxStatus, Throttle};
@@ -67,7 +67,7 @@ pub struct AriConfig {
 }
 
 enum Internal {
-    Request(CallKey, Request),
+    Request(CallKey, SourceRequest),
     /// No more calls.
     Stop,
     /// Close, and tell when nothing of ours is left.
@@ -325,9 +325,9 @@ impl Source {
 
     fn on_internal(&mut self, internal: Internal) {
         match internal {
-            Internal::Request(call, Request::Answer) => self.feed(Input::Answer(call)),
-            Internal::Request(call, Request::Ringing) => self.feed(Input::Ring(call)),
-            Internal::Request(call, Request::End { reason, departure }) => {
+            Internal::Request(call, SourceRequest::Answer) => self.feed(Input::Answer(call)),
+            Internal::Request(call, SourceRequest::Ringing) => self.feed(Input::Ring(call)),
+            Internal::Request(call, SourceRequest::End { reason, departure }) => {
                 self.feed(Input::End(call, after(reason, departure)));
             }
             Internal::Stop => self.feed(Input::Stop),
@@ -364,7 +364,7 @@ impl Source {
     fn on_output(&mut self, output: Output) {
         let pbx = &*self.name;
         match output {
-            Output::Send(id, command) => self.send(id, command),
+            Output::Send(id, request) => self.send(id, request),
             Output::Offer(new) => self.on_offer(*new),
             Output::Refused(why) => self.count_refusal(why),
             Output::Tell(call, tell) => self.tell(call, tell),
@@ -396,13 +396,13 @@ impl Source {
         }
     }
 
-    fn send(&self, id: RequestId, command: Command) {
+    fn send(&self, id: RequestId, request: RestRequest) {
         let (rest, outcomes) = (self.rest.clone(), self.outcomes_tx.clone());
         let name = self.name.clone();
         tokio::spawn(async move {
-            let outcome = rest.run(&command).await;
+            let outcome = rest.run(&request).await;
             if !outcome.is_success() {
-                debug!(pbx = &*name, "{} {}", command.name(), outcome.text());
+                debug!(pbx = &*name, "{} {}", request.name(), outcome.text());
             }
             let _ = outcomes.send((id, outcome)).await;
         });

@@ -12,7 +12,7 @@ use crate::call::admission::clip;
 use crate::call::departure::Departure;
 use crate::call::end::EndReason;
 use crate::call::leg::Leg;
-use crate::call::{Offer, Request};
+use crate::call::{Offer, SourceRequest};
 
 /// What becomes of a refused caller, for the log.
 pub(super) const CONTINUES: &str = "the caller continues in the dialplan";
@@ -54,7 +54,7 @@ impl Source {
             CallLink { signals: admitted.signals_tx, remote: None, held: false, id: id.clone() };
         self.calls.insert(new.call, link);
         let (internal, call) = (self.internal_tx.clone(), new.call);
-        let requests = Box::new(move |request: Request| {
+        let requests = Box::new(move |request: SourceRequest| {
             if internal.try_send(Internal::Request(call, request)).is_err() {
                 warn!(call = id, ?request, "the ARI client does not take requests");
             }

@@ -12,6 +12,7 @@ mod accounts;
 mod api;
 mod in_dialog;
 mod receive;
+mod requests;
 mod uac;
 mod uas;
 

@@ -22,7 +22,7 @@ use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
 use crate::call::admission::Admission;
-use crate::call::{Request, Signal};
+use crate::call::{Signal, SourceRequest};
 use crate::sip::agent::{
     AccountConfig, AccountId, Agent, AgentConfig, CallKey, Command, Event, Input, Output, Route,
 };
@@ -59,7 +59,7 @@ const STRANGERS: Duration = Duration::from_secs(60);
 
 /// What others may tell the endpoint.
 enum Internal {
-    Request(CallKey, Request),
+    Request(CallKey, SourceRequest),
     Resolved(AccountId, Result<Vec<Route>, String>),
     /// A registrar's port is closed; whether it has ever been found open.
     Closed {
@@ -420,17 +420,17 @@ impl Endpoint {
         }
     }
 
-    fn on_request(&mut self, call: CallKey, request: Request) {
+    fn on_request(&mut self, call: CallKey, request: SourceRequest) {
         let Some(link) = self.calls.get_mut(&call) else { return };
         match request {
-            Request::Answer => {
+            SourceRequest::Answer => {
                 link.answered = true;
                 let rtp = link.rtp;
                 self.command(Command::Answer { call, rtp });
                 self.signal(call, Signal::Connected);
             }
-            Request::Ringing => self.command(Command::Ringing { call }),
-            Request::End { reason, .. } => {
+            SourceRequest::Ringing => self.command(Command::Ringing { call }),
+            SourceRequest::End { reason, .. } => {
                 let row = reason.row();
                 let command = match link.answered {
                     true => Command::Hangup { call, q850: row.q850, text: row.label },

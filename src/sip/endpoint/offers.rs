@@ -8,7 +8,7 @@ use tracing::warn;
 use crate::call::admission::clip;
 use crate::call::end::EndReason;
 use crate::call::leg::Leg;
-use crate::call::{Offer, Request};
+use crate::call::{Offer, SourceRequest};
 use crate::sip::agent::{CallKey, Command, Input, Invite};
 use crate::sip::endpoint::translate::{remote_media, short_id};
 use crate::sip::endpoint::{CallLink, Endpoint, Internal};
@@ -46,7 +46,7 @@ impl Endpoint {
         self.calls.insert(invite.call, link);
         let internal = self.internal_tx.clone();
         let call = invite.call;
-        let requests = Box::new(move |request: Request| {
+        let requests = Box::new(move |request: SourceRequest| {
             if internal.try_send(Internal::Request(call, request)).is_err() {
                 warn!(?call, ?request, "the SIP endpoint does not take requests");
             }
