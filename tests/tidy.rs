@@ -40,6 +40,7 @@ const PURE: &[&str] = &[
     "call/playing.rs",
     "call/words.rs",
     "call/worker/token.rs",
+    "stream/dialect.rs",
     "stream/frames.rs",
     "stream/twilio.rs",
     "record/align.rs",

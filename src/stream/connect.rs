@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Uri};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, error::UrlError};
 
-use crate::stream::twilio;
+use crate::stream::dialect::Dialect;
 use crate::stream::wire::Wire;
 use crate::tls::{TlsError, client_config};
 
@@ -41,6 +41,7 @@ const RETRY_FOR: Duration = Duration::from_millis(600);
 /// Where the AI is and how it is reached.
 #[derive(Clone)]
 pub struct Target {
+    pub dialect: Dialect,
     url: String,
     host: String,
     port: u16,
@@ -63,8 +64,9 @@ pub enum TargetError {
 /// Options of [`Target::new`].
 #[derive(Debug, Clone, Default)]
 pub struct TargetOptions {
+    pub dialect: Dialect,
     pub headers: Vec<(String, String)>,
-    /// Signs the handshake as Twilio does.
+    /// Signs the handshake, where the dialect has a signature.
     pub auth_token: Option<String>,
     /// PEM file with the only CA to be trusted; default: the system's.
     pub ca_file: Option<String>,
@@ -124,7 +126,7 @@ impl Target {
                 Some((Arc::new(client_config(options.ca_file.as_deref())?), server))
             }
         };
-        Ok(Target { url: url.to_owned(), host, port, tls, request })
+        Ok(Target { dialect: options.dialect, url: url.to_owned(), host, port, tls, request })
     }
 
     pub fn url(&self) -> &str {
@@ -243,11 +245,9 @@ fn request(url: &str, options: &TargetOptions) -> Result<Request, TargetError> {
         _ => TargetError::Url(url.to_owned()),
     })?;
     let headers = request.headers_mut();
-    headers.insert("User-Agent", HeaderValue::from_static(twilio::USER_AGENT));
-    if let Some(token) = &options.auth_token {
-        let value = HeaderValue::from_str(&twilio::signature(token, url));
-        headers
-            .insert("X-Twilio-Signature", value.map_err(|_| TargetError::Header(url.to_owned()))?);
+    for (name, value) in options.dialect.handshake_headers(url, options.auth_token.as_deref()) {
+        let value = HeaderValue::from_str(&value);
+        headers.insert(name, value.map_err(|_| TargetError::Header(url.to_owned()))?);
     }
     for (name, value) in &options.headers {
         let error = || TargetError::Header(name.clone());

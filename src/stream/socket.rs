@@ -17,9 +17,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::stream::connect::{MAX_MESSAGE_BYTES, Socket};
+use crate::stream::dialect::Codec;
 use crate::stream::frames::{self, Frames, Next};
-use crate::stream::twilio::{self, Encoder};
-use crate::stream::{FromAi, StreamInfo, ToAi};
+use crate::stream::{FromAi, ToAi};
 
 /// Audio that waits for a slow AI: 1 s; then the oldest is dropped.
 const MAX_AUDIO: usize = 50;
@@ -119,9 +119,9 @@ pub struct AiSocket {
     frames: Frames,
     /// Received, and not looked at yet: part of a frame, or what another turn has left.
     held: Vec<u8>,
-    encoder: Encoder,
+    codec: Box<dyn Codec>,
     queue: VecDeque<ToAi>,
-    /// `connected` and `start`, ahead of the queue.
+    /// The dialect's opening messages, ahead of the queue.
     opening: VecDeque<String>,
     queued_audio: usize,
     /// More than [`MAX_AUDIO`] while a burst from before `start` is on its way.
@@ -147,12 +147,12 @@ enum Farewell {
 }
 
 impl AiSocket {
-    pub fn new(now: Instant, mut socket: Socket, info: StreamInfo) -> AiSocket {
+    pub fn new(now: Instant, mut socket: Socket, codec: Box<dyn Codec>) -> AiSocket {
         AiSocket {
             held: socket.get_mut().begin(),
             socket,
             frames: Frames::new(MAX_MESSAGE_BYTES),
-            encoder: Encoder::new(info),
+            codec,
             queue: VecDeque::new(),
             opening: VecDeque::new(),
             queued_audio: 0,
@@ -165,11 +165,9 @@ impl AiSocket {
         }
     }
 
-    /// `connected` and `start`, back to back; `burst` frames of audio follow at once.
+    /// Sends the dialect's opening messages; `burst` frames of audio follow at once.
     pub fn start(&mut self, now: Instant, burst: usize) {
-        self.opening.push_back(twilio::CONNECTED.to_owned());
-        let start = self.encoder.start();
-        self.opening.push_back(start);
+        self.opening.extend(self.codec.opening());
         self.max_audio = MAX_AUDIO.max(burst);
         self.progress = now;
     }
@@ -351,7 +349,7 @@ impl AiSocket {
     }
 
     fn on_text(&mut self, text: &str, audio: &mut Vec<u8>, each: &mut dyn FnMut(FromAi<'_>)) {
-        let message = twilio::decode(text, &self.encoder.info().stream_sid, audio);
+        let message = self.codec.decode(text, audio);
         self.counts.ignored += u64::from(matches!(message, FromAi::Ignored(_)));
         each(message);
     }
@@ -429,7 +427,7 @@ impl AiSocket {
     fn encode(&mut self, message: &ToAi, scratch: &mut Scratch) {
         let mut text = std::mem::take(&mut scratch.text);
         text.clear();
-        self.encoder.encode(message, &mut text);
+        self.codec.encode(message, &mut text);
         scratch.write(&text);
         scratch.text = text;
     }

@@ -16,6 +16,7 @@ use trunkless::media::g711::Law;
 use trunkless::media::receiver::Format;
 use trunkless::media::sender::Sender;
 use trunkless::peer::pattern;
+use trunkless::stream::dialect::Codec as _;
 use trunkless::stream::twilio::{Encoder, decode};
 use trunkless::stream::{StreamInfo, ToAi};
 

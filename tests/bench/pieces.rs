@@ -20,6 +20,7 @@ use trunkless::media::receiver::{Format, Receiver};
 use trunkless::media::rtp::Packet;
 use trunkless::media::sender::Sender;
 use trunkless::sip::message::Message;
+use trunkless::stream::dialect::Codec as _;
 use trunkless::stream::twilio::{Encoder, decode};
 use trunkless::stream::{StreamInfo, ToAi};
 

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio_tungstenite::tungstenite::WebSocket;
 use tokio_tungstenite::tungstenite::protocol::Role;
+use trunkless::stream::dialect::Dialect;
 use trunkless::stream::socket::{AiSocket, Scratch, Stop};
 use trunkless::stream::wire::Wire;
 use trunkless::stream::{FromAi, StreamInfo};
@@ -140,7 +141,7 @@ impl Stream {
             stream_sid: "MZ".into(),
             parameters: Vec::new(),
         };
-        let ai = AiSocket::new(Instant::now(), socket, info);
+        let ai = AiSocket::new(Instant::now(), socket, Dialect::Twilio.codec(info));
         // from here on nothing waits
         server.set_nonblocking(true).unwrap();
         Stream { server, ai, bytes, sent, expected, heard: Vec::new() }
