@@ -1,8 +1,8 @@
 //! Asterisk's REST interface (ARI): calls that the dialplan sends into our Stasis application.
 //!
-//! [`event`], [`request`], [`bridging`] (one call), [`sweep`] (what is left behind), [`application`]
-//! (all of one PBX; [`api`] are its words) and [`rtp_range`] (what limits the PBX) are pure;
-//! [`client`] owns the connections.
+//! Pure: [`event`], [`request`], [`bridging`] (one call), [`application`] (all calls of one PBX;
+//! [`api`] has its inputs and outputs), [`sweep`] (objects left behind) and [`rtp_range`] (the PBX's
+//! RTP ports). [`client`] owns the connections.
 
 pub mod api;
 pub mod application;

@@ -175,7 +175,7 @@ impl Outcome {
         Some(info.status.startup_time)
     }
 
-    /// Of [`RestRequest::ExternalMedia`]: where the PBX wants our RTP. An unspecified address is the
+    /// For [`RestRequest::ExternalMedia`]: the PBX's RTP address. An unspecified address is the
     /// PBX's own, `pbx`.
     pub fn media_address(&self, pbx: IpAddr) -> Option<SocketAddr> {
         let channel: Channel =

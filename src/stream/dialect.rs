@@ -38,7 +38,7 @@ impl Dialect {
         }
     }
 
-    /// Names and values of the headers that the handshake with `url` carries. `auth_token` signs it.
+    /// Names and values of the headers of the handshake with `url`. `auth_token` signs it.
     pub fn handshake_headers(
         self,
         url: &str,
@@ -57,8 +57,8 @@ impl Dialect {
     }
 }
 
-/// An id of Twilio's shape (`CA…`, `MZ…`, `AC…`), derived from the PBX's id of the call, so that logs
-/// can be joined. The log, recordings and every dialect use the same ids.
+/// An id of Twilio's shape (`CA…`, `MZ…`, `AC…`), derived from the PBX's id of the call so that logs
+/// can be joined. The log, the recordings and every dialect use the same ids.
 pub fn sid(prefix: &str, of: &str) -> String {
     let digest = Md5::digest(format!("{prefix}:{of}"));
     digest.iter().fold(prefix.to_owned(), |mut sid, byte| {

@@ -156,7 +156,7 @@ impl Codec for Encoder {
 }
 
 impl Encoder {
-    /// Runs 50 times per second and call, so it is put together without the machinery of formatting.
+    /// Runs 50 times per second and call, so it avoids the formatting machinery.
     fn audio(&mut self, samples: &Samples, t_ms: u64, out: &mut BytesMut) {
         self.chunk += 1;
         let mut payload = [0u8; PAYLOAD_BYTES];

@@ -8,8 +8,8 @@
 //! end, or the caller has left ──> caller sent on or hung up ──> media and bridge deleted: finished
 //! ```
 //!
-//! Both objects are created at once, with ids that we choose, because their events may arrive before
-//! the responses. [`Bridging::step`] compares what is there with what is wanted and requests the
+//! Both objects are created at once, with ids that we choose, because their events may arrive
+//! before the responses. [`Bridging::step`] compares what is there with what is wanted and requests the
 //! difference, at the end of a call too. At most two requests are in flight.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
