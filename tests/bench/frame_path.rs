@@ -1,5 +1,5 @@
-//! The pure way of a frame, without a socket: what a worker does between its system calls, for one
-//! call and both directions.
+//! The frame path without sockets: the work of a worker between its system calls, for one call in
+//! both directions.
 
 #[path = "../fixtures/call_config.rs"]
 mod call_config;
@@ -23,27 +23,32 @@ use trunkless::stream::{StreamInfo, ToAi};
 const SID: &str = "MZ0123456789abcdef0123456789abcdef";
 const TICK: Duration = Duration::from_millis(20);
 
-/// One call that talks and listens.
+/// One call with audio in both directions.
 pub struct FramePath {
     call: Call,
+    /// Simulated time.
     now: Instant,
     pbx: SocketAddr,
     caller: Sender,
+    /// Packets sent by the caller.
     sent: u64,
     encoder: Encoder,
+    /// Buffer for encoded messages.
     text: BytesMut,
-    /// What the AI says, again and again.
+    /// The `media` message that the AI sends repeatedly.
     said: String,
+    /// Buffer for decoded audio.
     audio: Vec<u8>,
-    /// What has come out: messages to the AI, packets to the caller.
+    /// Audio messages sent to the AI.
     pub messages: u64,
+    /// RTP packets sent to the caller.
     pub packets: u64,
-    /// RTCP, which is no frame.
+    /// RTCP packets sent, which do not count as frames.
     pub reports: u64,
 }
 
 impl FramePath {
-    /// Not recorded: a recording takes a block of memory each 200 ms.
+    /// Creates a call that is not recorded, because a recording allocates a block every 200 ms.
     pub fn new() -> FramePath {
         let now = Instant::now();
         let pbx: SocketAddr = "10.0.0.2:4000".parse().expect("an address");
@@ -84,7 +89,8 @@ impl FramePath {
         path
     }
 
-    /// 20 ms: a packet of the caller's becomes a message, a message of the AI's becomes a packet.
+    /// Simulates 20 ms: a packet from the caller becomes a message, and a message from the AI
+    /// becomes a packet.
     pub fn tick(&mut self) {
         self.now += TICK;
         let packet = self.caller.audio(0, self.sent, &[0x55; 160], false);
@@ -96,7 +102,7 @@ impl FramePath {
         self.drain();
         self.call.handle(self.now, Input::Timeout { unix: Duration::from_secs(1_700_000_000) });
         self.drain();
-        // as the worker asks after each input
+        // a worker asks for the next timeout after each input
         for _ in 0..3 {
             std::hint::black_box(self.call.next_timeout());
         }
@@ -122,7 +128,7 @@ impl FramePath {
     }
 }
 
-/// A message as servers write it.
+/// Returns a `media` message as servers write it.
 pub fn media_from_ai() -> String {
     use base64::Engine as _;
     let payload = base64::engine::general_purpose::STANDARD.encode(pattern::frame(1, 2));
