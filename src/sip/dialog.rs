@@ -20,9 +20,9 @@ pub struct Dialog {
     pub call_id: String,
     pub local_tag: String,
     pub remote_tag: String,
-    /// From of our requests, including the tag.
+    /// The From of our requests, including the tag.
     local: String,
-    /// To of our requests, including the tag once it is known.
+    /// The To of our requests, including the tag once it is known.
     remote: String,
     /// Request-URI of our requests: the peer's latest Contact.
     remote_target: String,

@@ -104,7 +104,7 @@ impl Challenge {
     /// Returns the strongest of the challenges that we can answer (RFC 8760 §2.3).
     ///
     /// # Errors
-    /// Returns an error if we can answer none of them, or only some for a realm other than `realm`.
+    /// Returns an error if we can answer none of them, or only ones for another realm.
     pub fn best<'a>(
         values: impl Iterator<Item = &'a str>,
         realm: Option<&str>,

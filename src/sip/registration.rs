@@ -185,7 +185,7 @@ impl Registration {
         self.state == State::Stopped
     }
 
-    /// Handles the registrar's address: starts to register, unless an attempt is in progress.
+    /// Starts to register when the registrar's address is known, unless an attempt is in progress.
     pub fn on_resolved(&mut self, random: &mut Random) {
         if self.state == State::Idle {
             self.register(self.expires_s, random);

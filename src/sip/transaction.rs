@@ -213,8 +213,8 @@ impl Client {
         }
     }
 
-    /// Handles the sending of a CANCEL: starts a timer of 64·T1, because an INVITE that received a
-    /// 1xx has none and the peer may never send a final response (RFC 3261 §9.1).
+    /// Starts a timer of 64·T1 once a CANCEL is sent, because an INVITE that received a 1xx has
+    /// none and the peer may never send a final response (RFC 3261 §9.1).
     pub fn cancelled(&mut self, now: Instant) {
         if self.state == State::Proceeding {
             self.end.get_or_insert(now + T1_64);

@@ -216,7 +216,7 @@ impl Agent {
 
     pub(super) fn on_dialog_ack(&mut self, now: Instant, call_key: CallKey, request: &Message) {
         let Some(call) = self.calls.get_mut(&call_key) else { return };
-        // it may be a late copy of the ACK for an earlier INVITE
+        // a late copy of the ACK for an earlier INVITE does not count
         let expected = call.awaiting_ack.as_ref().is_some_and(|wait| wait.is_ack(request));
         if !expected || call.dialog.on_request(request) != Order::InOrder {
             return;

@@ -17,7 +17,7 @@ const OPEN: u32 = 2;
 /// The probe: a keep-alive (RFC 5626 §3.5.1), which every SIP server ignores.
 const KEEP_ALIVE: &[u8] = b"\r\n";
 
-/// Calls `closed` each time the port is found closed, with true if it has ever been found open.
+/// Calls `closed` each time the port is found closed, passing true if it has ever been open.
 /// Runs until `closed` returns false.
 pub async fn probe(remote: SocketAddr, closed: impl Fn(bool) -> bool) {
     let any: IpAddr = if remote.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
