@@ -57,8 +57,8 @@ impl Dialect {
     }
 }
 
-/// An id of Twilio's shape (`CA…`, `MZ…`, `AC…`), derived from the PBX's id of the call so that logs
-/// can be joined. The log, the recordings and every dialect use the same ids.
+/// An id of Twilio's shape (`CA…`, `MZ…`, `AC…`), derived from the PBX's id of the call so that
+/// logs can be joined. The log, the recordings and every dialect use the same ids.
 pub fn sid(prefix: &str, of: &str) -> String {
     let digest = Md5::digest(format!("{prefix}:{of}"));
     digest.iter().fold(prefix.to_owned(), |mut sid, byte| {

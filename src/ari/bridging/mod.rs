@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Both objects are created at once, with ids that we choose, because their events may arrive
-//! before the responses. [`Bridging::step`] compares what is there with what is wanted and requests the
-//! difference, at the end of a call too. At most two requests are in flight.
+//! before the responses. [`Bridging::step`] compares what is there with what is wanted and requests
+//! the difference, at the end of a call too. At most two requests are in flight.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod setup;
