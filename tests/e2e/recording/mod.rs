@@ -152,7 +152,7 @@ impl Scene {
     async fn end(&mut self) -> Vec<Recording> {
         self.hang_up().await;
         assert_eq!(self.bridge.terminate(20 * SECOND), 0);
-        assert_eq!(self.bridge.lines("a fault of ours"), [""; 0]);
+        assert_eq!(self.bridge.lines("internal error"), [""; 0]);
         self.finished()
     }
 

@@ -160,7 +160,7 @@ fn copied_to_a_folder() {
         );
         let mut bridge = lab::program(n, &text);
         // a disk that is not mounted: its folder is not made
-        bridge.wait_for("a b/calls: it is not there", 10 * SECOND);
+        bridge.wait_for("a b/calls: no such folder", 10 * SECOND);
         assert!(!folder.exists());
         std::fs::create_dir_all(&folder).unwrap();
         until("all are sent", 20 * SECOND, || recordings.waiting() == 0);
