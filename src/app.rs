@@ -205,7 +205,7 @@ fn serve(
     tokio::spawn(async move {
         let _ = AssertUnwindSafe(source).catch_unwind().await;
         COUNTERS.panics.fetch_add(1, Ordering::Relaxed);
-        error!("a fault of ours has ended a source of calls: trunkless stops");
+        error!("internal error: a call source panicked; shutting down");
         broken.send_replace(true);
     })
 }
