@@ -19,7 +19,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("peer/", &["peer", "sip", "media", "stream", "record"]),
     // settings become the parts' own types
     ("config/", &["config", "ari", "call", "media", "record", "sip", "stream", "tls"]),
-    ("telemetry", &["call"]),
+    ("telemetry/", &["telemetry"]),
     // a command shows what peers and calls hand out
     (
         "cli/",
@@ -65,6 +65,7 @@ const PURE: &[&str] = &[
 ];
 /// Files of those folders that own I/O, or only name the others.
 const NOT_PURE: &[&str] = &[
+    "sip/endpoint/counters.rs",
     "sip/endpoint/mod.rs",
     "sip/endpoint/offers.rs",
     "sip/endpoint/port_probe.rs",

@@ -17,6 +17,7 @@
 
 pub mod align;
 pub mod closer;
+pub mod counters;
 pub mod disk;
 pub mod health;
 pub mod layout;

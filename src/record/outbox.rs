@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -23,8 +22,7 @@ use crate::record::schedule::{Schedule, Target};
 use crate::record::sidecar::{Sidecar, Upload, rfc3339};
 use crate::record::upload::{UploadError, Uploader};
 use crate::record::webhook::{Webhook, WebhookError};
-use crate::record::{library, retention};
-use crate::telemetry::COUNTERS;
+use crate::record::{counters, library, retention};
 
 /// A webhook that is refused for so long is given up; an upload never is.
 const WEBHOOK_LIMIT: Duration = Duration::from_secs(3 * 86_400);
@@ -196,7 +194,7 @@ impl Outbox {
                 });
                 names.insert(task.id(), name);
             }
-            COUNTERS.outbox_waiting.store(schedule.len() as u64, Ordering::Relaxed);
+            counters::WAITING.set(schedule.len() as u64);
             let next = schedule.next(now).map_or(next_look, |at| at.min(next_look));
             tokio::select! {
                 () = this.news.notified() => {
@@ -210,7 +208,7 @@ impl Outbox {
                     }
                     // a panic is told by its hook
                     Err(fault) => if let Some(id) = names.remove(&fault.id()) {
-                        COUNTERS.outbox_errors.fetch_add(1, Ordering::Relaxed);
+                        counters::SEND_ERRORS.add(1);
                         schedule.failed(&id, None, Instant::now());
                     }
                 },
@@ -294,7 +292,7 @@ impl Outbox {
             uploader.sidecar(&entry.path, sidecar.text()).await?;
             (entry.uploaded, entry.multipart) = (Some(url.clone()), None);
             answered = true;
-            COUNTERS.uploads.fetch_add(1, Ordering::Relaxed);
+            counters::UPLOADS.add(1);
             info!(recording = id, url, "recording uploaded");
         }
         let noted = self.note_upload(id, entry, sidecar);
@@ -351,7 +349,7 @@ impl Outbox {
         let old = entry.since.saturating_add(WEBHOOK_LIMIT.as_secs()) < unix().as_secs();
         match webhook.tell(sidecar, location, unix()).await {
             Ok(()) => {
-                COUNTERS.webhooks.fetch_add(1, Ordering::Relaxed);
+                counters::WEBHOOKS.add(1);
             }
             Err(why @ WebhookError::Gone) => warn!(recording = id, %why, "webhook"),
             Err(why) if old && failures >= WEBHOOK_TRIES => {
@@ -419,7 +417,7 @@ fn note(schedule: &mut Schedule, (id, target, entry, result): Tried) {
         }
         Err(error) => error,
     };
-    COUNTERS.outbox_errors.fetch_add(1, Ordering::Relaxed);
+    counters::SEND_ERRORS.add(1);
     // read again, unless this knows more than its file
     let entry = entry.filter(|e| e.told || e.uploaded.is_some() || e.multipart.is_some());
     let own = schedule.failed(&id, entry, now);
