@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 const IMPORTS: &[(&str, &[&str])] = &[
     ("media/", &["media"]),
     ("stream/", &["media", "stream", "telemetry", "tls"]),
-    ("record/", &["media", "record", "telemetry"]),
+    ("folder", &[]),
+    ("outbox/", &["folder", "outbox"]),
+    ("record/", &["folder", "media", "outbox", "record", "telemetry"]),
     ("sip/endpoint/translate", &["sip", "call", "media"]),
     ("sip/endpoint", &["sip", "call", "media", "telemetry"]),
     ("sip/", &["sip"]),
@@ -15,7 +17,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("ari/", &["ari"]),
     ("call/", &["call", "media", "stream", "record", "telemetry"]),
     ("control/", &["control", "call", "record", "telemetry"]),
-    ("bench/", &["bench", "peer", "sip", "media", "stream", "record"]),
+    ("bench/", &["bench", "folder", "peer", "sip", "media", "stream", "record"]),
     ("peer/", &["peer", "sip", "media", "stream", "record"]),
     // settings become the parts' own types
     ("config/", &["config", "ari", "call", "media", "record", "sip", "stream", "tls"]),
@@ -23,7 +25,19 @@ const IMPORTS: &[(&str, &[&str])] = &[
     // a command shows what peers and calls hand out
     (
         "cli/",
-        &["cli", "app", "bench", "config", "peer", "call", "media", "record", "sip", "telemetry"],
+        &[
+            "cli",
+            "app",
+            "bench",
+            "config",
+            "folder",
+            "peer",
+            "call",
+            "media",
+            "record",
+            "sip",
+            "telemetry",
+        ],
     ),
 ];
 
@@ -43,11 +57,11 @@ const PURE: &[&str] = &[
     "stream/dialect.rs",
     "stream/frames.rs",
     "stream/twilio.rs",
+    "outbox/schedule.rs",
     "record/align.rs",
     "record/layout.rs",
     "record/notice.rs",
     "record/recording.rs",
-    "record/schedule.rs",
     "record/sidecar.rs",
     "record/wav.rs",
     "bench/figures.rs",

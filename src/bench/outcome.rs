@@ -16,7 +16,7 @@ use crate::bench::run::Options;
 use crate::bench::trace::Traced;
 use crate::bench::verdict;
 use crate::bench::waiting::grain_us;
-use crate::record::disk::Root;
+use crate::folder::Root;
 use crate::record::library;
 use crate::record::sidecar::State;
 

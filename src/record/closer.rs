@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{error, info, warn};
 
-use crate::record::disk::{Part, Root};
+use crate::folder::Root;
+use crate::record::disk::Part;
 use crate::record::health::{Alive, Health, Reminder};
 use crate::record::queue::Load;
 use crate::record::recorder::Settings;

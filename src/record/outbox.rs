@@ -16,9 +16,11 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 
-use crate::record::disk::{self, Root, incomplete, with_ending};
+use crate::folder::Root;
+use crate::outbox::entries::Entries;
+use crate::outbox::schedule::{self, Schedule};
+use crate::record::disk::{incomplete, with_ending};
 use crate::record::layout::OUTBOX;
-use crate::record::schedule::{Schedule, Target};
 use crate::record::sidecar::{Sidecar, Upload, rfc3339};
 use crate::record::upload::{UploadError, Uploader};
 use crate::record::webhook::{Webhook, WebhookError};
@@ -57,8 +59,23 @@ pub struct Entry {
     told: bool,
 }
 
-fn entry_path(id: &str) -> PathBuf {
-    Path::new(OUTBOX).join(format!("{id}.json"))
+fn entries(root: &Root) -> Entries<'_> {
+    Entries::new(root, OUTBOX)
+}
+
+/// Destinations of a recording, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Store,
+    Webhook,
+}
+
+impl schedule::Target for Target {
+    const ALL: &'static [Target] = &[Target::Store, Target::Webhook];
+
+    fn index(self) -> usize {
+        self as usize
+    }
 }
 
 /// Notes that a recording is to be sent.
@@ -73,30 +90,22 @@ pub fn put(root: &Root, id: &str, path: &Path, durable: bool) -> io::Result<()> 
 /// # Errors
 /// The kernel's.
 pub fn save(root: &Root, id: &str, entry: &Entry, durable: bool) -> io::Result<()> {
-    let text = serde_json::to_string(entry).map_err(io::Error::other)?;
-    root.replace(&entry_path(id), &text, durable)
+    entries(root).save(id, entry, durable)
 }
 
 /// The recordings that wait.
 pub fn ids(root: &Root) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(root.path().join(OUTBOX)) else { return Vec::new() };
-    let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-    let ours = names.filter(|n| !n.starts_with('.'));
-    ours.filter_map(|n| n.strip_suffix(".json").map(str::to_owned)).collect()
+    entries(root).ids()
 }
 
 /// # Errors
 /// The kernel's; `InvalidData` when it is none of ours.
 pub fn load(root: &Root, id: &str) -> io::Result<Entry> {
-    let file = entry_path(id);
-    let bad = |why: &dyn std::fmt::Display| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", file.display()))
-    };
-    let text = std::fs::read(root.path().join(&file))?;
-    let entry: Entry = serde_json::from_slice(&text).map_err(|e| bad(&e))?;
-    // it is ours, but may have been edited
+    let entry: Entry = entries(root).load(id)?;
+    // the file may have been edited
     let inside = entry.path.components().all(|part| matches!(part, Component::Normal(_)));
-    if inside { Ok(entry) } else { Err(bad(&"its path leads out of the directory")) }
+    let outside = || entries(root).invalid(id, &"its path leads out of the directory");
+    if inside { Ok(entry) } else { Err(outside()) }
 }
 
 fn unix() -> Duration {
@@ -220,11 +229,9 @@ impl Outbox {
     /// One process sends at a time: a second one waits until the first, which may be waiting for
     /// its last calls, has ended.
     async fn lock(&self) -> Option<File> {
-        let file = Path::new(OUTBOX).join(".lock");
         let mut told = false;
         loop {
-            let opened = self.root.create(&file).or_else(|_| self.root.open(&file));
-            match opened.and_then(|file| disk::lock(&file).map(|()| file)) {
+            match entries(&self.root).lock() {
                 Ok(file) => return Some(file),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return None,
                 Err(_) if !told => {
@@ -325,11 +332,7 @@ impl Outbox {
     }
 
     fn forget(&self, id: &str) -> io::Result<()> {
-        match self.root.remove(&entry_path(id)) {
-            // somebody else was quicker
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
+        entries(&self.root).remove(id)
     }
 
     /// True when the server took it, now.
@@ -406,7 +409,7 @@ impl Outbox {
 }
 
 /// Takes the result of a try, and tells what is wrong: the first time, and then ever more seldom.
-fn note(schedule: &mut Schedule, (id, target, entry, result): Tried) {
+fn note(schedule: &mut Schedule<Target, Entry>, (id, target, entry, result): Tried) {
     let now = Instant::now();
     let error = match result {
         Ok(sent) => {

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -13,10 +14,12 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
+use crate::folder::Root;
 use crate::record::closer::{Closing, Finished};
 use crate::record::counters;
-use crate::record::disk::{Part, Root};
+use crate::record::disk::Part;
 use crate::record::health::{Alive, Health, Reminder};
+use crate::record::layout::INCOMPLETE;
 use crate::record::queue::{Begin, Block, End, Job, Load};
 use crate::record::recorder::Settings;
 use crate::record::sidecar::{Interval, Sidecar, State};
@@ -329,7 +332,7 @@ impl Writer {
 
     /// Checks that audio can be written.
     fn check(&self) -> io::Result<()> {
-        self.root.probe()?;
+        self.root.probe(Path::new(INCOMPLETE))?;
         match self.blocked() {
             Some(why) => Err(io::Error::new(io::ErrorKind::StorageFull, why)),
             None => Ok(()),
