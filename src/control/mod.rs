@@ -1,7 +1,7 @@
 //! HTTP for machines that watch us: is the program alive, can it take calls, what has it counted.
 //! Owns I/O.
 
-mod metrics;
+pub mod metrics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
