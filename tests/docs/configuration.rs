@@ -257,7 +257,7 @@ fn defaults() {
             let mut all = minimal();
             let inner = table
                 .split('.')
-                .fold(Some(&mut all), |all, part| all?.get_mut(part).and_then(Value::as_table_mut));
+                .try_fold(&mut all, |all, part| all.get_mut(part).and_then(Value::as_table_mut));
             inner.expect("a table").remove(name);
             let error = match name {
                 "mode" => parsed(&all).err(),

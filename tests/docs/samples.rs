@@ -67,7 +67,7 @@ fn arguments(words: &[String]) -> Option<Vec<String>> {
         }
         ["sudo" | "nice" | "exec" | "docker", ..] => {
             let runs = ["run", "exec"].iter().any(|verb| words.contains(verb));
-            let at = words.iter().rposition(|word| is_trunkless(&word))?;
+            let at = words.iter().rposition(is_trunkless)?;
             if words[0] == "docker" && !runs { return None } else { &words[at + 1..] }
         }
         _ => return None,
