@@ -10,19 +10,20 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use crate::ari::client::{AriConfig, AriHandle, Policy, Source};
+use crate::ari::client::{AriConfig, AriHandle, Source};
+use crate::call::admission::Admission;
+use crate::call::departure::DeparturePolicy;
 use crate::call::ports::PortPool;
 use crate::call::run::Record;
 use crate::call::switchboard::{CallConfigs, CallStarter, Switchboard};
 use crate::call::worker::pool::Workers;
-use crate::call::{CallConfig, Command, Offer};
+use crate::call::{CallConfig, Command};
 use crate::config::resolve::{AiPlan, Plan};
-use crate::config::schema::OnAi;
 use crate::control::{self, Watched};
 use crate::media::frame::RATE;
 use crate::media::playout::Budget;
@@ -59,14 +60,6 @@ pub struct App {
     pub address: Option<SocketAddr>,
 }
 
-/// What all sources of calls share.
-struct Shared {
-    max_calls: usize,
-    permits: Arc<Semaphore>,
-    ports: PortPool,
-    offers: mpsc::Sender<Offer>,
-}
-
 impl App {
     /// Binds the sockets and starts to serve. Ended calls' records go to `records`, if given.
     ///
@@ -81,20 +74,16 @@ impl App {
         let max_calls = settings.calls.max;
         let range = settings.media.ports;
         let (offers, incoming) = mpsc::channel(max_calls);
-        let shared = Shared {
-            max_calls,
-            permits: Arc::new(Semaphore::new(max_calls)),
-            ports: PortPool::new(settings.sip.listen.ip(), range.first, range.last),
-            offers,
-        };
+        let ports = PortPool::new(settings.sip.listen.ip(), range.first, range.last);
+        let admission = Admission::new(max_calls, ports, offers);
         let configs = call_configs(&plan, recorder.as_ref());
         let (drain, pbxs) = (settings.calls.drain.0, configs.len());
         let mut statuses = Vec::new();
         let switchboard = Switchboard::default();
         let (stop, stopped) = watch::channel(false);
         let (http_listen, stopping) = (settings.http.listen, Arc::new(AtomicBool::new(false)));
-        let (sip, address) = start_sip(&plan, &shared, &mut statuses).await?;
-        let ari = start_ari(&plan, &shared, &mut statuses)?;
+        let (sip, address) = start_sip(&plan, &admission, &mut statuses).await?;
+        let ari = start_ari(&plan, &admission, &mut statuses)?;
         let http = match http_listen {
             None => None,
             Some(listen) => {
@@ -216,7 +205,7 @@ fn serve(
     tokio::spawn(async move {
         let _ = AssertUnwindSafe(source).catch_unwind().await;
         COUNTERS.panics.fetch_add(1, Ordering::Relaxed);
-        error!("a fault of ours has ended a source of calls: trunkless stops");
+        error!("internal error: a call source panicked; shutting down");
         broken.send_replace(true);
     })
 }
@@ -244,7 +233,7 @@ fn status(statuses: &mut Statuses, name: &str, mode: &'static str) -> Arc<PbxSta
 /// SIP is served when a PBX needs it.
 async fn start_sip(
     plan: &Plan,
-    shared: &Shared,
+    admission: &Admission,
     statuses: &mut Statuses,
 ) -> Result<(Option<(Endpoint, EndpointHandle)>, Option<SocketAddr>)> {
     if plan.sip.is_empty() {
@@ -252,10 +241,8 @@ async fn start_sip(
     }
     let config = EndpointConfig {
         listen: plan.settings.sip.listen,
-        max_calls: shared.max_calls,
-        permits: shared.permits.clone(),
-        ports: shared.ports.clone(),
-        offers: shared.offers.clone(),
+        max_calls: plan.settings.calls.max,
+        admission: admission.clone(),
         peers: plan
             .sip
             .iter()
@@ -274,25 +261,17 @@ async fn start_sip(
 
 fn start_ari(
     plan: &Plan,
-    shared: &Shared,
+    admission: &Admission,
     statuses: &mut Statuses,
 ) -> Result<Vec<(Source, AriHandle)>> {
-    let calls = &plan.settings.calls;
-    let policy = Policy {
-        continue_on_close: calls.on_ai_close == OnAi::Continue,
-        continue_on_failure: calls.on_ai_failure == OnAi::Continue,
-    };
     plan.ari
         .iter()
         .map(|(pbx, _)| {
             Source::new(AriConfig {
                 status: status(statuses, &pbx.name, "ari"),
                 pbx: pbx.clone(),
-                policy,
-                max_calls: shared.max_calls,
-                permits: shared.permits.clone(),
-                ports: shared.ports.clone(),
-                offers: shared.offers.clone(),
+                max_calls: plan.settings.calls.max,
+                admission: admission.clone(),
             })
         })
         .collect()
@@ -334,6 +313,10 @@ fn call_config(
         answer_wait: calls.answer_wait.0,
         ringing: calls.ringing,
         drain_on_close: calls.drain_on_close.0,
+        departure: DeparturePolicy {
+            on_ai_close: calls.on_ai_close.departure(),
+            on_ai_failure: calls.on_ai_failure.departure(),
+        },
         prompt: plan.prompt.clone(),
         max_duration: calls.max_duration.0,
         silent_timeout: ai.silent_timeout,

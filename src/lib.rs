@@ -1,11 +1,11 @@
 //! trunkless connects the calls on a PBX to a voice-AI pipeline over a WebSocket.
 //!
-//! A call's way: [`sip`] or [`ari`] takes it from the PBX and makes a [`call::Offer`] of it,
-//! [`call`] joins the RTP side ([`media`]) and the AI's WebSocket ([`stream`]), [`record`] keeps
-//! what was said.
-//! [`app`] puts the parts together from [`config`]. [`peer`] has the other side of each wire, for
-//! the demo and tests, and [`bench`] puts a bridge under load. ARCHITECTURE.md tells where to find
-//! what.
+//! The path of a call: [`sip`] or [`ari`] takes it from the PBX and turns it into a
+//! [`call::Offer`], [`call`] joins the RTP side ([`media`]) to the AI's WebSocket ([`stream`]), and
+//! [`record`] records both sides.
+//!
+//! [`app`] assembles the parts according to [`config`]. [`peer`] has the remote ends for the demo
+//! and the tests, and [`bench`] puts a bridge under load. ARCHITECTURE.md lists all modules.
 
 pub mod app;
 pub mod ari;

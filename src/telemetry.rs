@@ -1,5 +1,5 @@
-//! Logs and counters. Counters are plain atomics; who owns I/O adds to them, pure code returns
-//! counts.
+//! Logs and counters. Counters are plain atomics: modules that do I/O add to them, pure modules
+//! return counts.
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use crate::call::end::EndReason;
 use crate::call::words::Summary;
 
-/// What has happened since the program started.
+/// Counts since the program started.
 #[derive(Debug, Default)]
 pub struct Counters {
     pub offered: AtomicU64,
@@ -24,20 +24,25 @@ pub struct Counters {
     pub frames_late: AtomicU64,
     pub rtp_wrong_source: AtomicU64,
     pub ai_frames_dropped: AtomicU64,
-    /// Recordings finished, those with gaps among them, and those that a crash had left.
+    /// Recordings finished.
     pub recordings: AtomicU64,
+    /// Recordings finished with gaps.
     pub recordings_partial: AtomicU64,
+    /// Recordings that a crash left and the next start finished.
     pub recordings_repaired: AtomicU64,
-    /// Those that were given up.
+    /// Recordings given up.
     pub recordings_failed: AtomicU64,
-    /// Writes that the disk refused, and audio that found no room because of it.
+    /// Writes to the disk that failed.
     pub recording_errors: AtomicU64,
+    /// Audio that was not recorded because the disk failed or was too slow.
     pub recording_lost_ms: AtomicU64,
     pub uploads: AtomicU64,
     pub webhooks: AtomicU64,
-    /// Uploads and webhooks that failed and are tried again; recordings that wait for either.
+    /// Failed attempts at an upload or a webhook.
     pub outbox_errors: AtomicU64,
+    /// Recordings waiting for an upload or a webhook.
     pub outbox_waiting: AtomicU64,
+    /// Panics in a call, a source of calls or the recorder.
     pub panics: AtomicU64,
 }
 
@@ -84,7 +89,7 @@ impl Counters {
         self.ai_frames_dropped.fetch_add(ai_dropped, Ordering::Relaxed);
     }
 
-    /// `caller_hangup=3 ai_hangup=1`: the reasons that have occurred.
+    /// The end reasons that have occurred and their counts: `caller_hangup=3 ai_hangup=1`.
     pub fn ended_text(&self) -> String {
         let counts = EndReason::ALL.iter().zip(&self.ended);
         let seen =
@@ -92,13 +97,14 @@ impl Counters {
         seen.map(|(label, n)| format!("{label}={n}")).collect::<Vec<_>>().join(" ")
     }
 
-    /// Changes when there is something new to tell: an ended call, a dropped request.
+    /// A text that changes whenever the totals are worth logging again: after an ended call or a
+    /// dropped request.
     pub fn summary(&self) -> String {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         format!("{} {} {}", self.ended_text(), get(&self.strangers), get(&self.unreadable))
     }
 
-    /// One line with everything, for the log at the end and now and then.
+    /// Logs the totals in one line.
     pub fn log(&self) {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         tracing::info!(
@@ -124,12 +130,13 @@ impl Counters {
     }
 }
 
-/// How one PBX is doing, for whoever asks over HTTP.
+/// The state of one PBX, as the HTTP server reports it.
 #[derive(Debug)]
 pub struct PbxStatus {
     pub name: String,
     /// `sip` or `ari`.
     pub mode: &'static str,
+    /// True if calls can be taken, and the state in words.
     state: Mutex<(bool, String)>,
 }
 
@@ -139,7 +146,7 @@ impl PbxStatus {
         PbxStatus { name: name.to_owned(), mode, state }
     }
 
-    /// `ready`: calls from it can be taken.
+    /// Sets the state. `ready`: calls from this PBX can be taken.
     pub fn set(&self, ready: bool, state: impl Into<String>) {
         *self.lock() = (ready, state.into());
     }
@@ -148,14 +155,14 @@ impl PbxStatus {
         self.lock().clone()
     }
 
-    /// A panic elsewhere does not make the state wrong.
+    /// Locks the state. A panic elsewhere does not make it wrong, so poisoning is ignored.
     fn lock(&self) -> MutexGuard<'_, (bool, String)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Limits a repeated log line to one per interval, so that a flood cannot fill the log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Throttle {
     interval: Duration,
     /// When the line was last written.
@@ -167,7 +174,8 @@ impl Throttle {
         Throttle { interval, last: None }
     }
 
-    /// True if the line may be written at `now`; the next one then has to wait for the interval.
+    /// Returns true if the line may be written at `now`. The next one is then held back until the
+    /// interval has passed.
     pub fn admits(&mut self, now: Instant) -> bool {
         let admits = self.last.is_none_or(|at| now - at >= self.interval);
         if admits {
@@ -189,13 +197,13 @@ impl fmt::Display for Masked<'_> {
     }
 }
 
-/// Starts the log on standard error. `level`: a word or a tracing filter; `json`: one object a
-/// line.
+/// Starts logging to standard error. `level`: a level name or a tracing filter; `json`: one object
+/// per line.
 ///
 /// # Errors
-/// When the filter cannot be parsed.
+/// Returns an error if the filter cannot be parsed.
 pub fn init(level: &str, json: bool) -> Result<(), String> {
-    // it tells of each try; we tell once what is wrong
+    // object_store logs every attempt; we log a failure once
     let filter = EnvFilter::try_new(format!("object_store=warn,{level}"));
     let filter = filter.map_err(|e| format!("[log] level \"{level}\": {e}"))?;
     let builder = tracing_subscriber::fmt()
@@ -206,7 +214,7 @@ pub fn init(level: &str, json: bool) -> Result<(), String> {
         true => builder.json().flatten_event(true).try_init(),
         false => builder.with_target(false).try_init(),
     };
-    // a log that is set up already (tests) stays as it is
+    // fails if logging is already set up, as in tests
     drop(result);
     Ok(())
 }

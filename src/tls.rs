@@ -1,4 +1,4 @@
-//! TLS of our own connections: rustls with ring, and the CAs to be trusted. Owns file reading.
+//! TLS for the connections that we open: rustls with ring, and the trusted CAs. Owns file reading.
 
 use std::sync::Arc;
 
@@ -9,14 +9,15 @@ use rustls::pki_types::pem::PemObject;
 pub enum TlsError {
     #[error("cannot read CA file {path}: {why}")]
     CaFile { path: String, why: String },
-    #[error("TLS cannot be set up: {0}")]
+    #[error("cannot set up TLS: {0}")]
     Setup(String),
 }
 
-/// `ca_file`: a PEM file with the only CA to be trusted; default: the system's.
+/// Builds the TLS client configuration. `ca_file`: a PEM file with the only CAs to trust; without
+/// it, the system's CAs are trusted.
 ///
 /// # Errors
-/// [`TlsError`] says what is missing.
+/// Returns [`TlsError`] if no CA certificate can be loaded, or if TLS cannot be set up.
 pub fn client_config(ca_file: Option<&str>) -> Result<rustls::ClientConfig, TlsError> {
     let mut roots = rustls::RootCertStore::empty();
     match ca_file {

@@ -1,4 +1,5 @@
-//! `trunkless bench`, as a user runs it: small, and judged by what arrived, never by times.
+//! Small runs of `trunkless bench`, as a user would start it. They are judged by the frames that
+//! arrived, never by times.
 
 use std::process::{Command, Output};
 
@@ -6,7 +7,7 @@ use serde_json::Value;
 
 fn bench(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trunkless"));
-    command.arg("bench").args(arguments).output().expect("trunkless starts")
+    command.arg("bench").args(arguments).output().expect("starting trunkless")
 }
 
 #[track_caller]
@@ -38,7 +39,7 @@ fn five_calls_lose_nothing_and_are_recorded() {
 }
 
 #[test]
-fn calls_that_come_and_go_lose_nothing() {
+fn churning_calls_lose_nothing() {
     let arguments = ["--calls", "4", "--seconds", "6", "--hold", "4", "--rate", "4", "--json"];
     let output = bench(&arguments);
     let report = report(&output);
@@ -49,9 +50,9 @@ fn calls_that_come_and_go_lose_nothing() {
     assert!(output.status.success());
 }
 
-/// Their media channels are made, bridged and taken away by the stand-in's rules.
+/// The simulated Stasis decides how the media channels are created, bridged and deleted.
 #[test]
-fn callers_of_a_stasis_application_lose_nothing() {
+fn calls_over_ari_lose_nothing() {
     let output =
         bench(&["--source", "ari", "--calls", "5", "--seconds", "3", "--record", "--json"]);
     let steady = report(&output);
@@ -70,7 +71,7 @@ fn callers_of_a_stasis_application_lose_nothing() {
 }
 
 #[test]
-fn a_bridge_that_does_not_come_up_is_an_error() {
+fn a_bridge_that_exits_at_the_start_is_an_error() {
     let output = bench(&["--bridge", "echo broken; exit 7"]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("exit status: 7") && error.contains("broken"), "{error}");

@@ -1,13 +1,13 @@
 #!/bin/bash
-# Every test of this project, with one command, on a Debian 12 (or newer) machine with Rust:
+# Runs every test of this project on a machine with Debian 12 (or newer) and Rust:
 #
 #   tests/run.sh
 #
-# As root it installs what is missing; two real Asterisks and an S3 server are fetched once and kept
-# (see tests/README.md). FUZZ_SECONDS: how long each fuzz target runs, 60 if not set.
+# As root it installs missing packages. Two real Asterisks and an S3 server are fetched once and
+# cached (see tests/README.md). FUZZ_SECONDS sets how long each fuzz target runs (default: 60).
 #
-# A step that fails does not stop the others; the script fails at its end. What could not be had
-# here (no network, no docker) is in the last line, "NOT RUN: ..."; it is "ALL RUN" otherwise.
+# A failed step does not stop the others; the script fails at the end. The last line lists the steps
+# that could not run here (no network, no docker) as "NOT RUN: ..."; otherwise it is "ALL RUN".
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 export PATH="$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
@@ -27,7 +27,7 @@ step() { # NAME COMMAND...
   printf '== %s: %s, %d s\n' "$name" $word $((SECONDS - t0))
   return $rc
 }
-# Of a step whose output is kept. Who has the end of all this only is to know where to look.
+# Keeps the output of a step, so that the summary can show where it failed.
 kept() { # COMMAND...
   "$@" 2>&1 | tee "$log"
   return "${PIPESTATUS[0]}"
@@ -36,10 +36,10 @@ what_failed() {
   grep -A1 -E '^test .*FAILED$|^thread .* panicked at ' "$log" |
     grep -v '^--$' | cut -c1-160 | sed 's/^/          /' | head -n 20
 }
-# Of all the time of this machine's processors, in ticks: what its host has kept from it, and all.
+# Prints this machine's CPU time in ticks: the time stolen by its host, and the total.
 ticks() { awk '/^cpu / { for (i = 2; i <= 9; i++) all += $i; print $9, all }' /proc/stat; }
-# Tests that measure in milliseconds. Where the host of a virtual machine has taken a part of that
-# time, the few that have failed run once more, and the summary says so.
+# For tests that measure milliseconds. If the host of a virtual machine stole CPU time, up to eight
+# failed tests run once more, and the summary mentions it.
 by_the_clock() { # COMMAND... --
   local before names stolen
   before=$(ticks)
@@ -47,7 +47,7 @@ by_the_clock() { # COMMAND... --
   stolen=$(echo "$before $(ticks)" | awk '{ printf "%d", 100 * ($3 - $1) / ($4 - $2 + 1) }')
   mapfile -t names < <(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log")
   if [ "$stolen" = 0 ] || [ ${#names[@]} = 0 ] || [ ${#names[@]} -gt 8 ]; then return 1; fi
-  second+=("$(printf '          second try, the host kept %s %% of the machine: %s' "$stolen" "${names[*]}")")
+  second+=("$(printf '          second try, the host stole %s %% of the CPU time: %s' "$stolen" "${names[*]}")")
   printf '\n%s\n' "${second[-1]}"
   kept "$@" --exact "${names[@]}"
 }
@@ -60,7 +60,7 @@ skip() { # NAME WHY
 # ---- Rust ----
 have=$(rustc --version 2>/dev/null | cut -d' ' -f2)
 if [ -z "$have" ] || ! command -v cargo >/dev/null; then
-  echo "no Rust here: install $need or newer from https://rustup.rs, then run this again" >&2; exit 1
+  echo "Rust is missing: install $need or newer from https://rustup.rs, then run this again" >&2; exit 1
 fi
 if [ "$(printf '%s\n' $need "$have" | sort -V | head -1)" != $need ]; then
   echo "Rust $have is too old, $need is needed: rustup update stable (or https://rustup.rs), then run this again" >&2; exit 1
@@ -81,7 +81,7 @@ missing() {
 }
 packages() {
   local list; list=$(missing | paste -sd' ')
-  if [ -z "$list" ]; then echo "all there"; return 0; fi
+  if [ -z "$list" ]; then echo "all present"; return 0; fi
   echo "missing: $list"
   if ! command -v apt-get >/dev/null; then echo "no apt-get: this needs Debian 12 or newer" >&2; return 0; fi
   if [ "$(id -u)" != 0 ]; then echo "not root, so not installed; as root: apt-get install $list" >&2; return 0; fi
@@ -94,7 +94,7 @@ packages() {
 step "Debian packages" packages
 
 # ---- Asterisk ----
-asterisk() { # never fails: a suite that cannot be had is for "not run"
+asterisk() { # never fails: a version that cannot be fetched counts as "not run"
   local v
   for v in 16 22; do tests/e2e/lab/fetch.sh $v || no_e2e+="${no_e2e:+, }no Asterisk $v"; done
 }
@@ -107,7 +107,7 @@ for t in sipp ss unshare nsenter strace; do command -v $t >/dev/null || no_e2e+=
 
 # ---- the tests ----
 step "format" cargo fmt --check
-# --all-targets leaves out a target with "test = false", which e2e is
+# --all-targets leaves out targets with "test = false", such as e2e
 step "clippy" cargo clippy --all-targets -- -D warnings
 step "clippy, end-to-end tests" cargo clippy --test e2e -- -D warnings
 step "tests" by_the_clock cargo test --no-fail-fast --
@@ -119,8 +119,8 @@ else
   skip "end-to-end tests with Asterisk and S3" "$no_e2e"
 fi
 
-# stable has no sanitizers: -s none. The triple is given because a cargo-fuzz built for musl would
-# take its own.
+# -s none, because stable has no sanitizers. The triple is given because a cargo-fuzz built for musl
+# would use its own.
 no_fuzz=
 if ! command -v g++ >/dev/null; then
   no_fuzz="no g++"
@@ -134,7 +134,7 @@ elif ! targets=$(cargo fuzz list --fuzz-dir tests/fuzz) || [ -z "$targets" ]; th
   step "fuzzing" false
 else
   for t in $targets; do
-    # what a run finds goes to the first folder; the second is read only
+    # new inputs go to the first folder; the second is only read
     mkdir -p "tests/fuzz/corpus/$t"
     step "fuzz $t" cargo fuzz run --fuzz-dir tests/fuzz -s none --target "$host" "$t" \
       "tests/fuzz/corpus/$t" "tests/fuzz/seeds/$t" -- \
@@ -142,7 +142,7 @@ else
   done
 fi
 
-# Docker may be impossible in a container or without root: then 77, and the reason
+# In a container or without root, docker may be impossible: exit code 77, and the reason
 containers() {
   local rc=0
   tests/compose/run.sh >"$containers_log" 2>&1 || rc=$?
@@ -157,7 +157,7 @@ rm -f "$containers_log"
 [ -z "$no_containers" ] || skip "containers" "$no_containers"
 
 step "demo" timeout 300 cargo run --release -- demo
-# a machine that builds and tests is no place for figures: these runs fail only by loss
+# figures from a machine that builds and tests mean little: these runs fail only on loss
 step "bench, 100 calls, recorded" \
   cargo bench --bench calls -- --calls 100 --seconds 10 --through direct --record
 [ -n "$no_e2e" ] || step "bench, 50 calls through Asterisk 22" \

@@ -3,9 +3,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::ari::bridging::words::{After, Tell};
 use crate::ari::event::{Channel, Event};
-use crate::ari::flow::{After, Tell};
-use crate::ari::request::{Outcome, Request};
+use crate::ari::request::{Outcome, RestRequest};
 use crate::ari::sweep::Orphans;
 
 /// A call, within one application.
@@ -73,7 +73,7 @@ pub struct NewCall {
 
 #[derive(Debug, PartialEq)]
 pub enum Output {
-    Send(RequestId, Request),
+    Send(RequestId, RestRequest),
     Offer(Box<NewCall>),
     /// A caller that goes on in the dialplan at once.
     Refused(&'static str),

@@ -9,13 +9,14 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::ari::api::{CallKey, Input, NewCall, Output, RequestId, Settings};
+use crate::ari::bridging::Bridging;
+use crate::ari::bridging::words::{Action, After, Names, Step, Tell};
 use crate::ari::event::{Channel, Event};
-use crate::ari::flow::{Action, After, Flow, Names, Step, Tell};
-use crate::ari::request::{Outcome, Request};
+use crate::ari::request::{Outcome, RestRequest};
 use crate::ari::sweep::{Orphans, Sweep, is_ours};
 
 pub(super) enum Purpose {
-    Flow {
+    Bridging {
         call: CallKey,
         step: Step,
         generation: u8,
@@ -44,7 +45,7 @@ pub(super) enum Link {
 }
 
 pub(super) struct Call {
-    pub(super) flow: Flow,
+    pub(super) bridging: Bridging,
     pub(super) created: Instant,
     /// Until it is offered: what is still asked for.
     pub(super) asking: Option<Box<NewCall>>,
@@ -128,7 +129,7 @@ impl Application {
 
     pub fn next_timeout(&self) -> Option<Instant> {
         let sweep = self.sweep.next_timeout().filter(|_| self.link != Link::Down);
-        self.calls.values().filter_map(|c| c.flow.next_timeout()).chain(sweep).min()
+        self.calls.values().filter_map(|c| c.bridging.next_timeout()).chain(sweep).min()
     }
 
     pub fn handle(&mut self, now: Instant, input: Input) {
@@ -138,15 +139,19 @@ impl Application {
             Input::Event(event) => self.on_event(now, event),
             Input::Outcome(id, outcome) => self.on_outcome(now, id, outcome),
             Input::Accept(call, host) => {
-                self.flow(now, call, |flow, names| flow.begin(now, host, names));
+                self.bridging(now, call, |bridging, names| bridging.begin(now, host, names));
             }
-            Input::Answer(call) => self.flow(now, call, |flow, names| flow.answer(now, names)),
-            Input::Ring(call) => self.flow(now, call, |flow, _| {
-                let channel = flow.channel.clone();
-                let ring = Action::Send(Step::Extra, Request::Ring { channel });
-                if flow.is_waiting() { vec![ring] } else { vec![] }
+            Input::Answer(call) => {
+                self.bridging(now, call, |bridging, names| bridging.answer(now, names))
+            }
+            Input::Ring(call) => self.bridging(now, call, |bridging, _| {
+                let channel = bridging.channel.clone();
+                let ring = Action::Send(Step::Extra, RestRequest::Ring { channel });
+                if bridging.is_waiting() { vec![ring] } else { vec![] }
             }),
-            Input::End(call, after) => self.flow(now, call, |flow, names| flow.end(after, names)),
+            Input::End(call, after) => {
+                self.bridging(now, call, |bridging, names| bridging.end(after, names))
+            }
             Input::Stop => self.stopping = true,
             Input::Close => self.on_close(now),
             Input::Timeout => self.on_timeout(now),
@@ -160,8 +165,8 @@ impl Application {
             return;
         }
         self.link = Link::Up;
-        self.send(Purpose::Info, Request::Info);
-        self.send(Purpose::Extra, Request::EventFilter { app: self.names.app.clone() });
+        self.send(Purpose::Info, RestRequest::Info);
+        self.send(Purpose::Extra, RestRequest::EventFilter { app: self.names.app.clone() });
     }
 
     fn on_disconnected(&mut self) {
@@ -174,7 +179,7 @@ impl Application {
     }
 
     pub(super) fn tell_all(&mut self, tell: &Tell) {
-        let live = self.calls.iter().filter(|(_, c)| !c.flow.is_ending() && c.asking.is_none());
+        let live = self.calls.iter().filter(|(_, c)| !c.bridging.is_ending() && c.asking.is_none());
         let keys: Vec<CallKey> = live.map(|(key, _)| *key).collect();
         self.out.extend(keys.into_iter().map(|key| Output::Tell(key, tell.clone())));
     }
@@ -186,8 +191,8 @@ impl Application {
                 self.on_end(now, &channel);
             }
             Event::HangupRequest { channel } => {
-                self.of_caller(now, &channel, |flow, _| {
-                    flow.on_hangup_request();
+                self.of_caller(now, &channel, |bridging, _| {
+                    bridging.on_hangup_request();
                     vec![]
                 });
             }
@@ -195,9 +200,11 @@ impl Application {
             Event::Hold { channel, on } => self.tell_caller(&channel, Tell::Hold(on)),
             Event::BridgeDestroyed { bridge } => {
                 if let Some(call) = self.bridges.get(&bridge).copied() {
-                    self.flow(now, call, |flow, names| match flow.bridge_id(names) == bridge {
-                        true => flow.on_bridge_lost(now, names),
-                        false => vec![],
+                    self.bridging(now, call, |bridging, names| {
+                        match bridging.bridge_id(names) == bridge {
+                            true => bridging.on_bridge_lost(now, names),
+                            false => vec![],
+                        }
                     });
                 }
             }
@@ -214,18 +221,19 @@ impl Application {
     pub(super) fn on_start(&mut self, now: Instant, channel: Channel, args: Vec<String>) {
         if is_ours(&self.names.prefix, &channel.id) {
             return match self.channels.get(&channel.id).copied() {
-                Some(call) => {
-                    self.flow(now, call, |flow, names| match flow.media_id(names) == channel.id {
-                        true => flow.on_media_started(names),
+                Some(call) => self.bridging(now, call, |bridging, names| {
+                    match bridging.media_id(names) == channel.id {
+                        true => bridging.on_media_started(names),
                         false => vec![],
-                    })
-                }
+                    }
+                }),
                 // of a call that is over: its POST was answered too late
-                None => self.send(Purpose::Extra, Request::HangUp { channel: channel.id }),
+                None => self.send(Purpose::Extra, RestRequest::HangUp { channel: channel.id }),
             };
         }
         let known = self.channels.get(&channel.id).and_then(|call| self.calls.get(call));
-        if known.is_some_and(|c| c.flow.has_caller()) || channel.name.starts_with("UnicastRTP/") {
+        if known.is_some_and(|c| c.bridging.has_caller()) || channel.name.starts_with("UnicastRTP/")
+        {
             return; // told twice, or somebody else's
         }
         if !self.sweep.seen && self.link == Link::Up {
@@ -253,21 +261,21 @@ impl Application {
         self.last_key += 1;
         let call = self.last_key;
         let id = self.settings.ids.id(call);
-        let flow = Flow::new(channel.id.clone(), id.clone(), channel.is_up());
+        let bridging = Bridging::new(channel.id.clone(), id.clone(), channel.is_up());
         self.channels.insert(channel.id.clone(), call);
         let new = Box::new(NewCall { call, id, channel, args, variables: Vec::new() });
-        self.calls.insert(call, Call { flow, created: now, asking: None });
+        self.calls.insert(call, Call { bridging, created: now, asking: None });
         if let Some(why) = refused {
             self.out.push_back(Output::Refused(why));
             let after = After::Continue(why.to_owned());
-            return self.flow(now, call, |flow, names| flow.end(after, names));
+            return self.bridging(now, call, |bridging, names| bridging.end(after, names));
         }
         self.ask(call, new);
     }
 
     /// External media channels that are there or may be.
     fn media(&self) -> usize {
-        let held = self.calls.values().filter(|c| c.flow.holds_media() || c.asking.is_some());
+        let held = self.calls.values().filter(|c| c.bridging.holds_media() || c.asking.is_some());
         held.count() + self.sweep.media
     }
 
@@ -279,7 +287,7 @@ impl Application {
                 let (channel, name) = (new.channel.id.clone(), name.clone());
                 entry.asking = Some(new);
                 let purpose = Purpose::Variable { call, name: name.clone() };
-                self.send(purpose, Request::Variable { channel, name });
+                self.send(purpose, RestRequest::Variable { channel, name });
             }
             None => self.out.push_back(Output::Offer(new)),
         }
@@ -288,9 +296,9 @@ impl Application {
     fn on_variable(&mut self, now: Instant, call: CallKey, name: String, outcome: &Outcome) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let Some(mut new) = entry.asking.take() else { return };
-        if entry.flow.is_ending() {
+        if entry.bridging.is_ending() {
             // left before it was offered: nobody else will end it
-            return self.flow(now, call, |_, _| vec![]);
+            return self.bridging(now, call, |_, _| vec![]);
         }
         new.variables.push((name, outcome.value().unwrap_or_default()));
         // a PBX that does not answer now is not asked for the others
@@ -303,11 +311,11 @@ impl Application {
     fn on_end(&mut self, now: Instant, channel: &str) {
         self.early.retain(|(c, _)| c.id != channel);
         let Some(call) = self.channels.get(channel).copied() else { return };
-        self.flow(now, call, |flow, names| {
-            if flow.channel == channel {
-                flow.on_caller_left(names)
-            } else if flow.media_id(names) == channel {
-                flow.on_media_lost(now, names)
+        self.bridging(now, call, |bridging, names| {
+            if bridging.channel == channel {
+                bridging.on_caller_left(names)
+            } else if bridging.media_id(names) == channel {
+                bridging.on_media_lost(now, names)
             } else {
                 vec![]
             }
@@ -318,34 +326,35 @@ impl Application {
         &mut self,
         now: Instant,
         channel: &str,
-        act: impl FnOnce(&mut Flow, &Names) -> Vec<Action>,
+        act: impl FnOnce(&mut Bridging, &Names) -> Vec<Action>,
     ) {
         let Some(call) = self.channels.get(channel).copied() else { return };
-        if self.calls.get(&call).is_some_and(|c| c.flow.channel == channel) {
-            self.flow(now, call, act);
+        if self.calls.get(&call).is_some_and(|c| c.bridging.channel == channel) {
+            self.bridging(now, call, act);
         }
     }
 
     fn tell_caller(&mut self, channel: &str, tell: Tell) {
         let Some(call) = self.channels.get(channel).copied() else { return };
-        let caller = self.calls.get(&call).filter(|c| c.flow.channel == channel);
-        if caller.is_some_and(|c| !c.flow.is_ending()) {
+        let caller = self.calls.get(&call).filter(|c| c.bridging.channel == channel);
+        if caller.is_some_and(|c| !c.bridging.is_ending()) {
             self.out.push_back(Output::Tell(call, tell));
         }
     }
 
-    /// Lets one call's flow act, and does what it wants.
-    pub(super) fn flow(
+    /// Lets one call's bridging act, and does what it wants.
+    pub(super) fn bridging(
         &mut self,
         now: Instant,
         call: CallKey,
-        act: impl FnOnce(&mut Flow, &Names) -> Vec<Action>,
+        act: impl FnOnce(&mut Bridging, &Names) -> Vec<Action>,
     ) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
-        let actions = act(&mut entry.flow, &self.names);
-        let generation = entry.flow.generation();
+        let actions = act(&mut entry.bridging, &self.names);
+        let generation = entry.bridging.generation();
         let offered = entry.asking.is_none();
-        let (media, bridge) = (entry.flow.media_id(&self.names), entry.flow.bridge_id(&self.names));
+        let (media, bridge) =
+            (entry.bridging.media_id(&self.names), entry.bridging.bridge_id(&self.names));
         for action in actions {
             match action {
                 Action::Send(step, request) => {
@@ -355,7 +364,7 @@ impl Application {
                         Step::Bridge => drop(self.bridges.insert(bridge.clone(), call)),
                         _ => {}
                     }
-                    self.send(Purpose::Flow { call, step, generation }, request);
+                    self.send(Purpose::Bridging { call, step, generation }, request);
                 }
                 Action::Tell(tell) if offered => self.out.push_back(Output::Tell(call, tell)),
                 Action::Tell(_) => {}
@@ -372,7 +381,7 @@ impl Application {
 
     fn forget_finished(&mut self, call: CallKey) {
         let Some(entry) = self.calls.get(&call) else { return };
-        if entry.flow.is_finished() && entry.asking.is_none() {
+        if entry.bridging.is_finished() && entry.asking.is_none() {
             self.calls.remove(&call);
             self.channels.retain(|_, of| *of != call);
             self.bridges.retain(|_, of| *of != call);
@@ -380,7 +389,7 @@ impl Application {
         }
     }
 
-    pub(super) fn send(&mut self, purpose: Purpose, request: Request) {
+    pub(super) fn send(&mut self, purpose: Purpose, request: RestRequest) {
         self.last_request += 1;
         self.pending.insert(self.last_request, (purpose, request.name()));
         self.out.push_back(Output::Send(self.last_request, request));
@@ -393,11 +402,11 @@ impl Application {
             self.out.push_back(Output::Failed(name, outcome.clone()));
         }
         match purpose {
-            Purpose::Flow { call, step, generation } => {
-                self.flow(now, call, |flow, names| {
-                    match step.builds() && generation != flow.generation() {
+            Purpose::Bridging { call, step, generation } => {
+                self.bridging(now, call, |bridging, names| {
+                    match step.builds() && generation != bridging.generation() {
                         true => vec![],
-                        false => flow.on_outcome(now, step, &outcome, names),
+                        false => bridging.on_outcome(now, step, &outcome, names),
                     }
                 });
             }
@@ -411,7 +420,7 @@ impl Application {
                 self.on_reading(now, self.sweep.reading.bridges.is_some());
             }
             Purpose::OrphanReason(channel) => {
-                self.send(Purpose::OrphanCaller, Request::Continue { channel });
+                self.send(Purpose::OrphanCaller, RestRequest::Continue { channel });
             }
             Purpose::OrphanCaller => {
                 self.callers_leaving -= 1;
@@ -424,15 +433,15 @@ impl Application {
 
     pub(super) fn on_timeout(&mut self, now: Instant) {
         let due =
-            self.calls.iter().filter(|(_, c)| c.flow.next_timeout().is_some_and(|t| t <= now));
+            self.calls.iter().filter(|(_, c)| c.bridging.next_timeout().is_some_and(|t| t <= now));
         let due: Vec<CallKey> = due.map(|(key, _)| *key).collect();
         for call in due {
-            self.flow(now, call, |flow, names| flow.on_timeout(now, names));
+            self.bridging(now, call, |bridging, names| bridging.on_timeout(now, names));
         }
         if self.link != Link::Down && self.sweep.start(now) {
             let n = self.sweep.reading.number;
-            self.send(Purpose::Channels(n), Request::Channels);
-            self.send(Purpose::Bridges(n), Request::Bridges);
+            self.send(Purpose::Channels(n), RestRequest::Channels);
+            self.send(Purpose::Bridges(n), RestRequest::Bridges);
         }
     }
 }

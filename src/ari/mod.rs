@@ -1,14 +1,14 @@
 //! Asterisk's REST interface (ARI): calls that the dialplan sends into our Stasis application.
 //!
-//! [`event`], [`request`], [`flow`] (one call), [`sweep`] (what is left behind), [`application`]
-//! (all of one PBX; [`api`] are its words) and [`rtp_range`] (what limits the PBX) are pure;
-//! [`client`] owns the connections.
+//! Pure: [`event`], [`request`], [`bridging`] (one call), [`application`] (all calls of one PBX;
+//! [`api`] has its inputs and outputs), [`sweep`] (objects left behind) and [`rtp_range`] (the
+//! PBX's RTP ports). [`client`] owns the connections.
 
 pub mod api;
 pub mod application;
+pub mod bridging;
 pub mod client;
 pub mod event;
-pub mod flow;
 mod reconcile;
 pub mod request;
 pub mod rtp_range;

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use crate::ari::api::{CallKey, Output};
 use crate::ari::application::{Application, Call, Link, Purpose, WITHOUT_EVENTS};
+use crate::ari::bridging::words::{Cause, REASON, Tell};
 use crate::ari::event::Channel;
-use crate::ari::flow::{Cause, REASON, Tell};
-use crate::ari::request::Request;
+use crate::ari::request::RestRequest;
 use crate::ari::sweep::Orphans;
 
 /// In [`REASON`] for callers whom nobody owned.
@@ -27,7 +27,7 @@ impl Application {
             let old = self.calls.iter().filter(|(_, c)| c.created < before);
             let keys: Vec<CallKey> = old.map(|(key, _)| *key).collect();
             for call in keys {
-                self.flow(now, call, |flow, names| flow.on_restart(names));
+                self.bridging(now, call, |bridging, names| bridging.on_restart(names));
             }
         }
         if self.link == Link::Up {
@@ -84,10 +84,10 @@ impl Application {
         }
         let (calls, names) = (&self.calls, &self.names);
         let owned = |id: &str| {
-            let caller = |c: &Call| c.flow.channel == id && c.flow.has_caller();
+            let caller = |c: &Call| c.bridging.channel == id && c.bridging.has_caller();
             let call = self.channels.get(id).or_else(|| self.bridges.get(id));
             call.and_then(|call| calls.get(call)).is_some_and(|c| {
-                caller(c) || c.flow.media_id(names) == id || c.flow.bridge_id(names) == id
+                caller(c) || c.bridging.media_id(names) == id || c.bridging.bridge_id(names) == id
             })
         };
         let early: HashSet<&str> = self.early.iter().map(|(c, _)| c.id.as_str()).collect();
@@ -114,29 +114,34 @@ impl Application {
         channels: &HashMap<&str, &Channel>,
         bridges: &HashSet<&str>,
     ) {
-        let live = self.calls.get(&call).filter(|c| !c.flow.is_ending() && c.asking.is_none());
-        let here = live.and_then(|c| channels.get(c.flow.channel.as_str()));
+        let live = self.calls.get(&call).filter(|c| !c.bridging.is_ending() && c.asking.is_none());
+        let here = live.and_then(|c| channels.get(c.bridging.channel.as_str()));
         if here.is_some_and(|c| c.is_in(&self.names.app)) {
             self.out.push_back(Output::Tell(call, Tell::Back));
         }
-        self.flow(now, call, |flow, names| {
-            if flow.is_ending() {
+        self.bridging(now, call, |bridging, names| {
+            if bridging.is_ending() {
                 return vec![];
             }
-            match channels.get(flow.channel.as_str()) {
-                None => return flow.leave(Cause::CallerHangup, names),
-                Some(c) if !c.is_in(&names.app) => return flow.leave(Cause::Transferred, names),
+            match channels.get(bridging.channel.as_str()) {
+                None => return bridging.leave(Cause::CallerHangup, names),
+                Some(c) if !c.is_in(&names.app) => {
+                    return bridging.leave(Cause::Transferred, names);
+                }
                 Some(_) => {}
             }
-            let media = channels.get(flow.media_id(names).as_str());
+            let media = channels.get(bridging.media_id(names).as_str());
             match media {
-                None if flow.has_media_since(since) => return flow.on_media_lost(now, names),
-                Some(c) if c.is_in(&names.app) => return flow.on_media_started(names),
+                None if bridging.has_media_since(since) => {
+                    return bridging.on_media_lost(now, names);
+                }
+                Some(c) if c.is_in(&names.app) => return bridging.on_media_started(names),
                 _ => {}
             }
-            match flow.has_bridge_since(since) && !bridges.contains(flow.bridge_id(names).as_str())
+            match bridging.has_bridge_since(since)
+                && !bridges.contains(bridging.bridge_id(names).as_str())
             {
-                true => flow.on_bridge_lost(now, names),
+                true => bridging.on_bridge_lost(now, names),
                 false => vec![],
             }
         });
@@ -147,7 +152,7 @@ impl Application {
         self.callers_leaving += orphans.callers.len();
         for channel in orphans.callers.clone() {
             let (name, value) = (REASON, ORPHANED.to_owned());
-            let request = Request::SetVariable { channel: channel.clone(), name, value };
+            let request = RestRequest::SetVariable { channel: channel.clone(), name, value };
             self.send(Purpose::OrphanReason(channel), request);
         }
         self.doomed = orphans;
@@ -161,10 +166,10 @@ impl Application {
         }
         let doomed = std::mem::take(&mut self.doomed);
         for channel in doomed.media {
-            self.send(Purpose::Extra, Request::HangUp { channel });
+            self.send(Purpose::Extra, RestRequest::HangUp { channel });
         }
         for id in doomed.bridges {
-            self.send(Purpose::Extra, Request::DeleteBridge { id });
+            self.send(Purpose::Extra, RestRequest::DeleteBridge { id });
         }
     }
 }

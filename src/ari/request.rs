@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::ari::event::{Bridge, Channel, WANTED};
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Request {
+pub enum RestRequest {
     /// `host`: where its RTP is to go, ours.
     ExternalMedia {
         id: String,
@@ -136,22 +136,22 @@ impl Outcome {
         }
     }
 
-    /// Of [`Request::Channel`].
+    /// Of [`RestRequest::Channel`].
     pub fn channel(&self) -> Option<Channel> {
         self.is_success().then(|| serde_json::from_str(self.body()).ok())?
     }
 
-    /// Of [`Request::Channels`].
+    /// Of [`RestRequest::Channels`].
     pub fn channels(&self) -> Option<Vec<Channel>> {
         self.is_success().then(|| serde_json::from_str(self.body()).ok())?
     }
 
-    /// Of [`Request::Bridges`].
+    /// Of [`RestRequest::Bridges`].
     pub fn bridges(&self) -> Option<Vec<Bridge>> {
         self.is_success().then(|| serde_json::from_str(self.body()).ok())?
     }
 
-    /// Of [`Request::Variable`].
+    /// Of [`RestRequest::Variable`].
     pub fn value(&self) -> Option<String> {
         #[derive(Deserialize)]
         struct Value {
@@ -161,7 +161,7 @@ impl Outcome {
         Some(value.value)
     }
 
-    /// Of [`Request::Info`].
+    /// Of [`RestRequest::Info`].
     pub fn startup_time(&self) -> Option<String> {
         #[derive(Deserialize)]
         struct Status {
@@ -175,7 +175,7 @@ impl Outcome {
         Some(info.status.startup_time)
     }
 
-    /// Of [`Request::ExternalMedia`]: where the PBX wants our RTP. An unspecified address is the
+    /// For [`RestRequest::ExternalMedia`]: the PBX's RTP address. An unspecified address is the
     /// PBX's own, `pbx`.
     pub fn media_address(&self, pbx: IpAddr) -> Option<SocketAddr> {
         let channel: Channel =
@@ -187,25 +187,25 @@ impl Outcome {
     }
 }
 
-impl Request {
+impl RestRequest {
     /// Who the request is about, in words for the log.
     pub fn name(&self) -> &'static str {
         match self {
-            Request::ExternalMedia { .. } => "externalMedia",
-            Request::CreateBridge { .. } => "create bridge",
-            Request::AddChannel { .. } => "addChannel",
-            Request::Answer { .. } => "answer",
-            Request::Ring { .. } => "ring",
-            Request::SetVariable { .. } => "set variable",
-            Request::Variable { .. } => "variable",
-            Request::Continue { .. } => "continue",
-            Request::HangUp { .. } => "hang up",
-            Request::DeleteBridge { .. } => "delete bridge",
-            Request::Channel { .. } => "channel",
-            Request::Channels => "list channels",
-            Request::Bridges => "list bridges",
-            Request::Info => "info",
-            Request::EventFilter { .. } => "event filter",
+            RestRequest::ExternalMedia { .. } => "externalMedia",
+            RestRequest::CreateBridge { .. } => "create bridge",
+            RestRequest::AddChannel { .. } => "addChannel",
+            RestRequest::Answer { .. } => "answer",
+            RestRequest::Ring { .. } => "ring",
+            RestRequest::SetVariable { .. } => "set variable",
+            RestRequest::Variable { .. } => "variable",
+            RestRequest::Continue { .. } => "continue",
+            RestRequest::HangUp { .. } => "hang up",
+            RestRequest::DeleteBridge { .. } => "delete bridge",
+            RestRequest::Channel { .. } => "channel",
+            RestRequest::Channels => "list channels",
+            RestRequest::Bridges => "list bridges",
+            RestRequest::Info => "info",
+            RestRequest::EventFilter { .. } => "event filter",
         }
     }
 
@@ -213,11 +213,11 @@ impl Request {
     pub fn releases(&self) -> bool {
         matches!(
             self,
-            Request::Channel { .. }
-                | Request::SetVariable { .. }
-                | Request::Continue { .. }
-                | Request::HangUp { .. }
-                | Request::DeleteBridge { .. }
+            RestRequest::Channel { .. }
+                | RestRequest::SetVariable { .. }
+                | RestRequest::Continue { .. }
+                | RestRequest::HangUp { .. }
+                | RestRequest::DeleteBridge { .. }
         )
     }
 
@@ -225,7 +225,7 @@ impl Request {
         let of = |kind: &str, id: &str, verb: &str| format!("/{kind}/{}{verb}", encoded(id));
         let channel = |id: &str, verb: &str| of("channels", id, verb);
         let (method, path, query) = match self {
-            Request::ExternalMedia { id, app, host, format } => {
+            RestRequest::ExternalMedia { id, app, host, format } => {
                 let query = vec![
                     ("channelId", id.clone()),
                     ("app", app.clone()),
@@ -234,39 +234,41 @@ impl Request {
                 ];
                 (Method::Post, "/channels/externalMedia".to_owned(), query)
             }
-            Request::CreateBridge { id } => {
+            RestRequest::CreateBridge { id } => {
                 let query = vec![("type", "mixing".to_owned()), ("bridgeId", id.clone())];
                 (Method::Post, "/bridges".to_owned(), query)
             }
-            Request::AddChannel { bridge, channel } => {
+            RestRequest::AddChannel { bridge, channel } => {
                 let query = vec![("channel", channel.clone())];
                 (Method::Post, of("bridges", bridge, "/addChannel"), query)
             }
-            Request::Answer { channel: id } => (Method::Post, channel(id, "/answer"), vec![]),
-            Request::Ring { channel: id } => (Method::Post, channel(id, "/ring"), vec![]),
-            Request::SetVariable { channel: id, name, value } => {
+            RestRequest::Answer { channel: id } => (Method::Post, channel(id, "/answer"), vec![]),
+            RestRequest::Ring { channel: id } => (Method::Post, channel(id, "/ring"), vec![]),
+            RestRequest::SetVariable { channel: id, name, value } => {
                 let query = vec![("variable", (*name).to_owned()), ("value", value.clone())];
                 (Method::Post, channel(id, "/variable"), query)
             }
-            Request::Variable { channel: id, name } => {
+            RestRequest::Variable { channel: id, name } => {
                 (Method::Get, channel(id, "/variable"), vec![("variable", name.clone())])
             }
-            Request::Continue { channel: id } => (Method::Post, channel(id, "/continue"), vec![]),
-            Request::HangUp { channel: id } => {
+            RestRequest::Continue { channel: id } => {
+                (Method::Post, channel(id, "/continue"), vec![])
+            }
+            RestRequest::HangUp { channel: id } => {
                 (Method::Delete, channel(id, ""), vec![("reason", "normal".to_owned())])
             }
-            Request::DeleteBridge { id } => (Method::Delete, of("bridges", id, ""), vec![]),
-            Request::Channel { channel: id } => (Method::Get, channel(id, ""), vec![]),
-            Request::Channels => (Method::Get, "/channels".to_owned(), vec![]),
-            Request::Bridges => (Method::Get, "/bridges".to_owned(), vec![]),
-            Request::Info => {
+            RestRequest::DeleteBridge { id } => (Method::Delete, of("bridges", id, ""), vec![]),
+            RestRequest::Channel { channel: id } => (Method::Get, channel(id, ""), vec![]),
+            RestRequest::Channels => (Method::Get, "/channels".to_owned(), vec![]),
+            RestRequest::Bridges => (Method::Get, "/bridges".to_owned(), vec![]),
+            RestRequest::Info => {
                 (Method::Get, "/asterisk/info".to_owned(), vec![("only", "status".to_owned())])
             }
-            Request::EventFilter { app } => {
+            RestRequest::EventFilter { app } => {
                 (Method::Put, of("applications", app, "/eventFilter"), vec![])
             }
         };
-        let body = matches!(self, Request::EventFilter { .. }).then(event_filter);
+        let body = matches!(self, RestRequest::EventFilter { .. }).then(event_filter);
         Wire { method, path, query, body }
     }
 }
@@ -301,7 +303,7 @@ mod tests {
 
     #[test]
     fn what_goes_over_the_wire() {
-        let media = Request::ExternalMedia {
+        let media = RestRequest::ExternalMedia {
             id: "trunkless-a-m-1".into(),
             app: "a".into(),
             host: "[2001:db8::1]:4000".parse().unwrap(),
@@ -310,10 +312,10 @@ mod tests {
         let wire = media.wire();
         assert_eq!((wire.method, wire.path.as_str()), (Method::Post, "/channels/externalMedia"));
         assert!(wire.query.contains(&("external_host", "[2001:db8::1]:4000".to_owned())));
-        let odd = Request::Answer { channel: "a/../b?c%".into() };
+        let odd = RestRequest::Answer { channel: "a/../b?c%".into() };
         assert_eq!(odd.wire().path, "/channels/a%2F..%2Fb%3Fc%25/answer");
         assert!(
-            Request::EventFilter { app: "a".into() }.wire().body.unwrap().contains("StasisEnd")
+            RestRequest::EventFilter { app: "a".into() }.wire().body.unwrap().contains("StasisEnd")
         );
     }
 

@@ -148,7 +148,7 @@ enum Kind {
     Bridge,
 }
 
-/// Whether an id has the form that [`crate::ari::flow::Flow`] gives: `PREFIXm-SECONDS-HEX`, or b.
+/// True for an id of the form that [`crate::ari::bridging`] assigns: `PREFIXm-SECONDS-HEX`, or `b`.
 /// An application whose name begins like ours has other ids.
 pub fn is_ours(prefix: &str, id: &str) -> bool {
     let rest = id.strip_prefix(prefix);

@@ -1,8 +1,7 @@
-//! The AI's thread: a WebSocket server that speaks Twilio's dialect. Owns the sockets and the
-//! clock.
+//! The AI's thread: a WebSocket server for Twilio's dialect. Owns the sockets and the clock.
 //!
-//! The stream's one frame of greeting goes out with `start`; from then on each speaks by its slot
-//! in the ring, as [`speech`](crate::bench::speech) says.
+//! A stream sends a greeting of one frame as soon as `start` arrives. After that it sends at its
+//! slots in the ring, following [`speech`](crate::bench::speech).
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -22,36 +21,41 @@ use crate::bench::stamp::{Kind, Read, Stamp};
 use crate::bench::waiting::Waiting;
 use crate::bench::websocket::{self, BINARY, CLOSE, PING, PONG, TEXT};
 
-/// The thread's name: its CPU time is found by it.
+/// The thread's name, by which its CPU time is looked up.
 pub const THREAD: &str = "bench-ai";
+/// Longest wait before the phase is checked again.
 const IDLE_NS: u64 = 5_000_000;
+/// The listener's number in epoll; a stream has its place plus one.
 const LISTENER: u64 = 0;
-/// Base64 of a frame.
+/// Length of a frame in base64.
 const PAYLOAD_CHARS: usize = 216;
-/// Longest message of a bridge.
+/// Longest message accepted from a bridge, in bytes.
 const MAX_MESSAGE: usize = 60_000;
-/// What a bridge that reads nothing may leave unsent; then the stream is given up.
+/// A stream is dropped when more bytes than this are unsent because the bridge does not read.
 const MAX_PENDING: usize = 1 << 20;
 
-/// What the AI has heard and said.
+/// Results of this thread.
 #[derive(Debug, Default)]
 pub struct Said {
-    /// Judged frames sent to the callers, floods apart.
+    /// Judged frames sent to the callers, without those of floods.
     pub sent: u64,
+    /// Judged floods sent.
     pub floods: u64,
     pub tally: Tally,
     pub clears: Vec<Cleared>,
+    /// Lateness of this thread's sends against the schedule.
     pub own_lateness: Times,
-    /// Messages in the measured time.
+    /// Text messages received in the measured time.
     pub messages_in: u64,
-    /// Times that a bridge did not take what was sent at once.
+    /// Number of sends that a socket did not accept completely.
     pub blocked: u64,
-    /// Connections that were no WebSocket of this dialect, with the last reason.
+    /// Connections dropped because of an error.
     pub broken: u64,
+    /// The last reason for dropping one.
     pub why_broken: Option<&'static str>,
 }
 
-/// When `clear` was sent, and for which flood.
+/// A `clear` that was sent: the stream, the first frame of the flood, and the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cleared {
     pub sender: u32,
@@ -59,32 +63,42 @@ pub struct Cleared {
     pub at_us: u64,
 }
 
+/// One connection from the bridge.
 struct Stream {
     socket: TcpStream,
+    /// The stream's number in its stamps.
     number: u32,
+    /// True once the WebSocket handshake has been answered.
     upgraded: bool,
+    /// Time of the start message.
     started_us: Option<u64>,
-    /// The beginning of a message that is not whole yet.
+    /// The beginning of an incomplete message.
     inbox: Vec<u8>,
-    /// A `media` message, ready but for its payload, and `clear`.
+    /// A complete `media` message; its payload is replaced for each frame.
     media: Vec<u8>,
+    /// A complete `clear` message.
     clear: Vec<u8>,
+    /// Offset of the payload in `media`.
     payload_at: usize,
-    /// It is mu-law there, in a binary message, and not base64 in JSON.
+    /// True if audio is mu-law in binary messages, false if it is base64 in JSON.
     raw: bool,
+    /// Bytes that the socket has not accepted yet.
     unsent: Vec<u8>,
     speech: Speech,
+    /// Number of the next frame to send.
     frame: u32,
-    /// The first frame of the last judged flood.
+    /// First frame of the last flood, if it was judged and has not been cleared.
     flood: Option<u32>,
+    /// Account of the frames received.
     ledger: Ledger,
 }
 
 pub struct Ai {
     pub shared: Arc<Shared>,
     pub listener: TcpListener,
-    /// Calls at once.
+    /// Concurrent calls.
     pub calls: usize,
+    /// How long a call lasts; `None` if all last until the end.
     pub hold_us: Option<u64>,
 }
 
@@ -92,12 +106,12 @@ impl Ai {
     /// Runs until [`Phase::Stop`].
     ///
     /// # Errors
-    /// When epoll or the listener fails.
+    /// Returns any I/O error from epoll, the listener or a newly accepted socket.
     pub fn run(self) -> io::Result<Said> {
         let waiting = Waiting::new(self.calls)?;
         self.listener.set_nonblocking(true)?;
         waiting.watch(&self.listener, LISTENER)?;
-        // calls that end and calls that begin overlap
+        // ending calls overlap with new ones
         let places = self.calls + self.calls / 8 + 4;
         let mut server = Server {
             ring: Ring::new(places, self.shared.clock.now_ns() + 7_300_000),
@@ -131,15 +145,19 @@ impl Ai {
     }
 }
 
+/// State of the running thread.
 struct Server {
     ai: Ai,
     ring: Ring,
+    /// Streams by their place in the ring.
     streams: Vec<Option<Stream>>,
+    /// Number of the next stream.
     next_number: u32,
     said: Said,
     waiting: Waiting,
+    /// Buffer for messages other than a single frame.
     burst: Vec<u8>,
-    /// Where the audio stood in the last message.
+    /// Offset of the audio in the last message received.
     hint: usize,
 }
 
@@ -154,7 +172,7 @@ impl Server {
         socket.set_nodelay(true)?;
         let Some(place) = self.streams.iter().position(Option::is_none) else {
             self.said.broken += 1;
-            self.said.why_broken = Some("more connections than calls");
+            self.said.why_broken = Some("more connections than places for calls");
             return Ok(());
         };
         self.waiting.watch(&socket, place as u64 + 1)?;
@@ -180,7 +198,7 @@ impl Server {
         Ok(())
     }
 
-    /// Says what a stream has to say at its tick.
+    /// Sends what is due on a stream at its tick.
     fn speak(&mut self, due: Due, window: Window) {
         let Some(stream) = &mut self.streams[due.sender] else { return };
         let Some(up_us) = stream.started_us else { return };
@@ -220,13 +238,15 @@ impl Server {
         self.watch_writing(due.sender, true);
     }
 
+    /// Updates epoll when a stream begins (`on`) or stops having unsent bytes, and drops a stream
+    /// that has too many.
     fn watch_writing(&mut self, place: usize, on: bool) {
         let Some(stream) = &self.streams[place] else { return };
         if stream.unsent.is_empty() != on {
             let _ = self.waiting.watch_writing(&stream.socket, place as u64 + 1, on);
         }
         if stream.unsent.len() > MAX_PENDING {
-            self.give_up(place, "it does not read");
+            self.give_up(place, "the bridge does not read");
         }
     }
 
@@ -249,7 +269,7 @@ impl Server {
         let n = match stream.socket.read(&mut buffer[before..]) {
             Ok(n @ 1..) => before + n,
             Err(why) if why.kind() == ErrorKind::WouldBlock => before,
-            // the call is over
+            // the bridge closed the connection: the call is over
             Ok(0) | Err(_) => {
                 self.streams[place] = None;
                 return;
@@ -261,7 +281,7 @@ impl Server {
                 if let Some(stream) = &mut self.streams[place] {
                     stream.inbox.extend_from_slice(&buffer[used..n]);
                     if stream.inbox.len() > MAX_MESSAGE {
-                        self.give_up(place, "a message of more than 60 kB");
+                        self.give_up(place, "a message is longer than 60 kB");
                     }
                 }
             }
@@ -269,7 +289,7 @@ impl Server {
         }
     }
 
-    /// Takes all that is whole; how many bytes that was.
+    /// Handles all complete messages. Returns the number of bytes used.
     fn on_bytes(
         &mut self,
         place: usize,
@@ -281,7 +301,10 @@ impl Server {
         let mut at = 0;
         if !stream.upgraded {
             let Some((answer, end)) = websocket::accept(bytes)? else { return Ok(0) };
-            stream.socket.write_all(answer.as_bytes()).map_err(|_| "no handshake")?;
+            stream
+                .socket
+                .write_all(answer.as_bytes())
+                .map_err(|_| "the handshake answer could not be sent")?;
             stream.upgraded = true;
             at = end;
         }
@@ -327,7 +350,8 @@ impl Stream {
     ) -> Result<(), &'static str> {
         said.messages_in += u64::from(counting);
         let Some(payload) = websocket::media_payload(text, hint) else {
-            let value: Value = serde_json::from_slice(text).map_err(|_| "a message not JSON")?;
+            let value: Value =
+                serde_json::from_slice(text).map_err(|_| "a text message is not JSON")?;
             match value["event"].as_str() {
                 Some("start") => {
                     self.start(value["streamSid"].as_str().ok_or("start without streamSid")?);
@@ -357,8 +381,8 @@ impl Stream {
         }
     }
 
-    /// The same for Asterisk's chan_websocket, with `f(json)`: mu-law in binary messages. Source:
-    /// docs.asterisk.org, WebSocket channel.
+    /// Prepares the stream's messages for Asterisk's chan_websocket with `f(json)`: mu-law in
+    /// binary messages. Source: docs.asterisk.org, WebSocket channel.
     fn start_raw(&mut self) {
         self.raw = true;
         self.media.clear();
@@ -368,7 +392,7 @@ impl Stream {
         websocket::write(TEXT, br#"{"command":"FLUSH_MEDIA"}"#, &mut self.clear);
     }
 
-    /// Makes the stream's messages ready.
+    /// Prepares the stream's messages for Twilio's dialect.
     fn start(&mut self, stream_sid: &str) {
         let sid = Value::from(stream_sid);
         let before = format!(r#"{{"event":"media","streamSid":{sid},"media":{{"payload":""#);
@@ -381,7 +405,7 @@ impl Stream {
         websocket::write(TEXT, clear.as_bytes(), &mut self.clear);
     }
 
-    /// Writes the next frame into the message.
+    /// Writes the next frame into the `media` message.
     fn compose(&mut self, kind: Kind, now_us: u64, judged: bool) {
         let stamp =
             Stamp { sender: self.number, number: self.frame, sent_us: now_us, judged, kind };
@@ -396,14 +420,15 @@ impl Stream {
         debug_assert_eq!(written, Ok(PAYLOAD_CHARS));
     }
 
-    /// Sends these bytes, or the message; what the socket does not take waits, in order.
+    /// Sends these bytes, or with `None` the `media` message. Bytes that the socket does not accept
+    /// are queued in order.
     fn send(&mut self, bytes: Option<&[u8]>, said: &mut Said) {
         let bytes = bytes.unwrap_or(&self.media);
         if !self.unsent.is_empty() {
             self.unsent.extend_from_slice(bytes);
             return;
         }
-        // an error shows when it is read
+        // an error shows up at the next read
         let sent = (&self.socket).write(bytes).unwrap_or(0);
         if sent < bytes.len() {
             said.blocked += 1;

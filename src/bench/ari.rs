@@ -1,5 +1,5 @@
-//! [`Stasis`] behind HTTP: REST requests, and the events' WebSocket on the same port. Owns a
-//! listener, a thread and its runtime.
+//! [`Stasis`] behind HTTP: REST requests and the events WebSocket on one port. Owns a listener, a
+//! thread and its runtime.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,16 +27,17 @@ use crate::bench::callers;
 use crate::bench::signalling::{Signalling, Told};
 use crate::bench::stasis::Stasis;
 
-/// How a request for events begins.
+/// Start of a request for the events WebSocket.
 const EVENTS: &[u8] = b"GET /ari/events";
 
+/// State shared by the callers' thread and the server.
 struct Shared {
     stasis: Mutex<Stasis>,
-    /// Events wait.
+    /// Signalled when events are queued.
     events: Notify,
-    /// Rings when something has happened to a call.
+    /// An eventfd that is readable when something has happened to a call.
     bell: OwnedFd,
-    /// What the Authorization field must say.
+    /// The required value of the Authorization header.
     authorization: String,
 }
 
@@ -45,8 +46,8 @@ impl Shared {
         self.stasis.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// After something was done: whoever waits for its consequences is woken.
-    fn done(&self, stasis: &Stasis) {
+    /// Wakes the event socket and the callers' thread if a change has produced something for them.
+    fn notify(&self, stasis: &Stasis) {
         if !stasis.events.is_empty() {
             self.events.notify_one();
         }
@@ -55,20 +56,20 @@ impl Shared {
         }
     }
 
-    fn knows(&self, authorization: Option<&header::HeaderValue>) -> bool {
+    fn is_authorized(&self, authorization: Option<&header::HeaderValue>) -> bool {
         authorization.is_some_and(|field| field == &self.authorization)
     }
 }
 
-/// The callers' end of it.
+/// The callers' handle on the ARI server.
 pub struct Ari(Arc<Shared>);
 
 impl Ari {
-    /// Serves from now on, in a thread that ends with the process. Its CPU time counts as the
+    /// Starts serving, in a thread that ends with the process. The thread's CPU time counts as the
     /// callers'.
     ///
     /// # Errors
-    /// When the listener is of no use or no thread can be had.
+    /// Returns an error if the listener cannot be used or the thread cannot be started.
     pub fn start(listener: TcpListener, username: &str, password: &str) -> io::Result<Ari> {
         listener.set_nonblocking(true)?;
         let basic = BASE64.encode(format!("{username}:{password}"));
@@ -116,14 +117,14 @@ impl Signalling for Ari {
             return false;
         }
         stasis.enter(number, line, rtp);
-        self.0.done(&stasis);
+        self.0.notify(&stasis);
         true
     }
 
     fn hang_up(&mut self, _now: Instant, number: u32) {
         let mut stasis = self.0.lock();
         stasis.hang_up(number);
-        self.0.done(&stasis);
+        self.0.notify(&stasis);
     }
 
     fn told(&mut self) -> Option<Told> {
@@ -142,19 +143,19 @@ async fn serve(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
         let (shared, rest) = (shared.clone(), rest.clone());
         tokio::spawn(async move {
             let mut head = [0; EVENTS.len()];
-            // a head comes in one piece on this machine
+            // on loopback the request head arrives in one piece
             if tcp.set_nodelay(true).is_err() || tcp.peek(&mut head).await.is_err() {
                 return;
             }
             match head == EVENTS {
-                true => tell_events(tcp, &shared).await,
+                true => serve_events(tcp, &shared).await,
                 false => drop(rest.send((tcp, from)).await),
             }
         });
     }
 }
 
-/// Connections for REST.
+/// The REST connections, as a listener for axum, and the local address.
 struct Connections(mpsc::Receiver<(TcpStream, SocketAddr)>, io::Result<SocketAddr>);
 
 impl Listener for Connections {
@@ -175,7 +176,7 @@ impl Listener for Connections {
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response<Body> {
     let mut response = Response::new(Body::empty());
-    if !shared.knows(request.headers().get(header::AUTHORIZATION)) {
+    if !shared.is_authorized(request.headers().get(header::AUTHORIZATION)) {
         *response.status_mut() = StatusCode::UNAUTHORIZED;
         return response;
     }
@@ -185,7 +186,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             let query: BTreeMap<_, _> = url.query_pairs().into_owned().collect();
             let mut stasis = shared.lock();
             let reply = stasis.ask(request.method().as_str(), &path, &query);
-            shared.done(&stasis);
+            shared.notify(&stasis);
             reply
         }
         Err(_) => (400, serde_json::Value::Null),
@@ -199,12 +200,13 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     response
 }
 
-async fn tell_events(tcp: TcpStream, shared: &Shared) {
+/// Serves the events WebSocket until it closes.
+async fn serve_events(tcp: TcpStream, shared: &Shared) {
     let mut app = None;
-    // the type is the handshake's own, and as large as it is
+    // the size of the error type is up to tungstenite
     #[expect(clippy::result_large_err)]
     let look = |request: &server::Request, response: server::Response| {
-        if !shared.knows(request.headers().get(header::AUTHORIZATION)) {
+        if !shared.is_authorized(request.headers().get(header::AUTHORIZATION)) {
             let mut refusal = server::ErrorResponse::new(None);
             *refusal.status_mut() = StatusCode::UNAUTHORIZED;
             return Err(refusal);

@@ -1,5 +1,5 @@
-//! The program that is measured, as a process group of its own. Owns the process, its folder and
-//! its log.
+//! The program under measurement, in a separate process group. Owns the process, its folder and its
+//! log.
 
 use std::fs::File;
 use std::io;
@@ -11,16 +11,17 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// The last of a log that is shown when something goes wrong.
+/// Log lines shown when something goes wrong.
 const LOG_LINES: usize = 15;
-const LOOK: Duration = Duration::from_millis(2);
+/// Interval at which the end of the process is checked for.
+const POLL: Duration = Duration::from_millis(2);
 
-/// A folder for one bridge's files; it goes when this is dropped.
+/// A folder for one bridge's files, removed on drop.
 pub struct Folder(PathBuf);
 
 impl Folder {
     /// # Errors
-    /// When it cannot be made.
+    /// Returns an error if the folder cannot be created.
     pub fn make() -> io::Result<Folder> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -41,23 +42,25 @@ impl Drop for Folder {
     }
 }
 
-/// A running bridge; dropping it kills it and all that it has started.
+/// A running bridge. Dropping it kills the process and everything it started.
 pub struct Bridge {
     child: Child,
+    /// File with the output of the process.
     log: PathBuf,
     pub started: Instant,
+    /// True once the exit status has been collected.
     ended: bool,
 }
 
 impl Bridge {
-    /// Starts it, with its output in `log`.
+    /// Starts the bridge with its output in `log`.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// Returns an error if the log cannot be created or the process cannot be started.
     pub fn start(command: &mut Command, log: PathBuf) -> io::Result<Bridge> {
         let output = File::create(&log)?;
         let started = Instant::now();
-        // Ctrl-C is for us: we end it in order
+        // in a separate group, so that Ctrl-C reaches only the bench, which then ends the bridge
         let child = command
             .process_group(0)
             .stdin(Stdio::null())
@@ -71,7 +74,7 @@ impl Bridge {
         self.child.id()
     }
 
-    /// How it ended, when it has.
+    /// Returns the exit status if the process is no longer running.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         let status = self.child.try_wait().ok().flatten();
         self.ended |= status.is_some();
@@ -82,7 +85,7 @@ impl Bridge {
         std::fs::read_to_string(&self.log).is_ok_and(|log| log.contains(text))
     }
 
-    /// The last lines of its log.
+    /// Returns the last lines of the log.
     pub fn last_words(&self) -> String {
         let log = std::fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
@@ -90,7 +93,8 @@ impl Bridge {
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
-    /// SIGTERM, and its exit code; `None` when it had to be killed or a signal ended it.
+    /// Sends SIGTERM and returns the exit code; `None` if the process was still running after
+    /// `limit` or was ended by a signal.
     pub fn terminate(&mut self, limit: Duration) -> Option<i32> {
         self.signal(Signal::TERM);
         let begin = Instant::now();
@@ -98,7 +102,7 @@ impl Bridge {
             if let Some(status) = self.has_ended() {
                 return status.code().filter(|_| status.signal().is_none());
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL);
         }
         None
     }
@@ -112,7 +116,7 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        // also what is left of its group
+        // also kills what is left of the process group
         self.signal(Signal::KILL);
         if !self.ended {
             let _ = self.child.wait();

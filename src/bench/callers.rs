@@ -1,6 +1,6 @@
 //! The callers' thread: a PBX and all its phones. Owns the sockets and the clock.
 //!
-//! Each call has an RTP socket of its own and a slot in the ring that says when it sends.
+//! Each call has its own RTP socket and a slot in the ring that determines when it sends.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -20,64 +20,78 @@ use crate::bench::waiting::Waiting;
 use crate::media::rtp::Packet;
 use crate::media::sender::Sender;
 
-/// The thread's name: its CPU time is found by it.
+/// The thread's name, by which its CPU time is looked up.
 pub const THREAD: &str = "bench-callers";
-/// Longest wait without a look at what is asked of the thread.
+/// Longest wait before the phase is checked again.
 const IDLE_NS: u64 = 5_000_000;
-/// Calls hung up a second, at the end.
-const HANG_UPS_A_SECOND: u64 = 400;
+/// Calls hung up per second at the end.
+const HANG_UPS_PER_SECOND: u64 = 400;
+/// The signalling's number in epoll; a call has its slot plus one.
 const SIGNALLING: u64 = 0;
 
-/// What the callers have seen.
+/// Results of the callers' thread.
 #[derive(Debug, Default)]
 pub struct Heard {
+    /// Calls attempted.
     pub asked: u32,
     pub answered: u32,
-    /// Calls that were not answered, by their SIP status; 0 = none was received.
+    /// Unanswered calls by SIP status; 0 if no status was received.
     pub failed: BTreeMap<u16, u32>,
-    /// Calls that the other side ended.
+    /// Answered calls that the other side ended.
     pub dropped: u32,
     /// Judged frames sent to the AI.
     pub sent: u64,
-    /// RTP packets in the measured time, both ways, silence included.
+    /// RTP packets sent in the measured time.
     pub packets_out: u64,
+    /// RTP packets received in the measured time, including silence.
     pub packets_in: u64,
-    /// Packets that the kernel did not take, or the bridge's ports refused.
+    /// Packets not sent because the kernel returned an error, such as a port refused by the bridge.
     pub refused: u64,
     pub tally: Tally,
-    /// The AI's message to RTP, of paced frames.
+    /// From the AI's message to RTP, for paced frames.
     pub whole_way: Times,
-    /// The wait of paced frames for their slots.
+    /// Time that paced frames waited for their slots.
     pub slot_wait: Times,
-    /// The AI's message to RTP, of the first frame of a talkspurt.
+    /// From the AI's message to RTP, for the first frame of a talkspurt.
     pub talkspurt: Times,
+    /// Lateness of the received packets against their timestamps.
     pub lateness: Times,
-    /// Paced frames with silence before them that the AI did not send.
+    /// Paced frames after silence that the AI did not send.
     pub underruns: u64,
     pub invite_to_answer: Times,
     pub invite_to_packet: Times,
     pub invite_to_speech: Times,
     pub flood_ends: Vec<FloodEnd>,
-    /// Of our own frames, against the schedule.
+    /// Lateness of the callers' own frames against the schedule.
     pub own_lateness: Times,
-    /// First INVITE and last answer.
+    /// Time of the first INVITE.
     pub first_dial_us: Option<u64>,
+    /// Time of the last answer.
     pub last_answer_us: u64,
 }
 
+/// One call, from the INVITE on.
 struct Call {
+    /// The call's number in signalling and stamps.
     number: u32,
     rtp: UdpSocket,
     sender: Sender,
     payload_type: u8,
     dialled_us: u64,
     answered_us: Option<u64>,
+    /// True once this side has asked to hang up.
     hanging_up: bool,
+    /// Number of the next frame to send.
     frame: u32,
+    /// Account of the frames received.
     ledger: Ledger,
+    /// Reference for the lateness of received packets.
     envelope: Envelope,
+    /// Arrival of the last RTP packet.
     last_packet_us: Option<u64>,
+    /// True if that packet was not silence.
     speech_before: bool,
+    /// True once a frame of the AI has arrived.
     spoken_to: bool,
 }
 
@@ -85,11 +99,11 @@ pub struct Callers {
     pub shared: Arc<Shared>,
     pub signalling: Box<dyn Signalling>,
     pub local: IpAddr,
-    /// Calls at once.
+    /// Concurrent calls.
     pub calls: usize,
-    /// Calls set up a second.
+    /// Calls set up per second.
     pub rate: f64,
-    /// How long a call lasts; `None`: until all are hung up, and none follows it.
+    /// How long a call lasts before another follows it; `None` if all last until the end.
     pub hold_us: Option<u64>,
 }
 
@@ -97,11 +111,11 @@ impl Callers {
     /// Runs until [`Phase::Stop`].
     ///
     /// # Errors
-    /// When epoll or sockets fail.
+    /// Returns any I/O error from epoll or the sockets, or an error if a call cannot be dialled.
     pub fn run(self) -> io::Result<Heard> {
         let mut waiting = Waiting::new(self.calls)?;
         waiting.watch(&self.signalling.fd(), SIGNALLING)?;
-        let mut line = Lines {
+        let mut lines = Lines {
             ring: Ring::new(self.calls, self.shared.clock.now_ns()),
             slots: (0..self.calls).map(|_| None).collect(),
             slot_of: HashMap::new(),
@@ -112,21 +126,21 @@ impl Callers {
             plan: self,
         };
         let (mut ready, mut buffer) = (Vec::new(), [0; 2048]);
-        while line.plan.shared.phase() != Phase::Stop {
-            let until = line.round(&waiting)?;
-            waiting.wait(line.plan.shared.clock, until, &mut ready)?;
-            let window = line.plan.shared.window();
+        while lines.plan.shared.phase() != Phase::Stop {
+            let until = lines.round(&waiting)?;
+            waiting.wait(lines.plan.shared.clock, until, &mut ready)?;
+            let window = lines.plan.shared.window();
             for number in &ready {
                 match number {
-                    &SIGNALLING => line.plan.signalling.on_readable(Instant::now()),
-                    number => line.on_rtp((number - 1) as usize, window, &mut buffer),
+                    &SIGNALLING => lines.plan.signalling.on_readable(Instant::now()),
+                    number => lines.on_rtp((number - 1) as usize, window, &mut buffer),
                 }
             }
         }
-        for slot in 0..line.slots.len() {
-            line.close(slot);
+        for slot in 0..lines.slots.len() {
+            lines.close(slot);
         }
-        Ok(line.heard)
+        Ok(lines.heard)
     }
 }
 
@@ -137,20 +151,25 @@ impl Call {
     }
 }
 
+/// State of the running thread.
 struct Lines {
     plan: Callers,
     ring: Ring,
+    /// Calls by their place in the ring.
     slots: Vec<Option<Call>>,
-    /// By the calls' numbers.
+    /// The slot of each call, by the call's number.
     slot_of: HashMap<u32, usize>,
+    /// Free slots; the last one is used next.
     free: Vec<usize>,
+    /// Time of the next dial; 0 before the first and after the last.
     next_dial_us: u64,
+    /// Time of the next hang-up at the end.
     next_hang_up_us: u64,
     heard: Heard,
 }
 
 impl Lines {
-    /// Does all that is due; until when to wait for the next.
+    /// Does everything that is due. Returns when the next thing is due, in nanoseconds.
     fn round(&mut self, waiting: &Waiting) -> io::Result<u64> {
         let clock = self.plan.shared.clock;
         let window = self.plan.shared.window();
@@ -172,7 +191,7 @@ impl Lines {
             Phase::HangUp => self.hang_up_all(now, clock.now_us()),
             Phase::Wait | Phase::Stop => {}
         }
-        self.on_told(clock.now_us())?;
+        self.poll_signalling(clock.now_us())?;
         let idle = clock.now_ns() + IDLE_NS;
         let slots = &self.slots;
         let busy = |slot: usize| slots[slot].as_ref().is_some_and(|c| c.answered_us.is_some());
@@ -196,7 +215,7 @@ impl Lines {
             return Ok(());
         }
         let step_us = (1_000_000.0 / self.plan.rate) as u64;
-        // one that is late is not made up for by a burst
+        // a late dial is not followed by a burst to catch up
         let base = if self.next_dial_us + step_us < now_us { now_us } else { self.next_dial_us };
         self.next_dial_us = base + step_us;
         let Some(slot) = self.free.pop() else { return Ok(()) };
@@ -207,7 +226,9 @@ impl Lines {
         let address = rtp.local_addr()?;
         self.heard.first_dial_us.get_or_insert(now_us);
         if !self.plan.signalling.dial(now, number, slot, address) {
-            return Err(io::Error::other("nobody to call"));
+            return Err(io::Error::other(
+                "cannot dial: the bridge is not registered (SIP) or has no events open (ARI)",
+            ));
         }
         self.slot_of.insert(number, slot);
         self.slots[slot] = Some(Call {
@@ -244,17 +265,17 @@ impl Lines {
         if now_us < self.next_hang_up_us {
             return;
         }
-        // each round takes what has come due since the last: rounds are at most 5 ms apart
+        // hangs up the calls that became due since the last round; rounds are at most 5 ms apart
         let passed = now_us.saturating_sub(self.next_hang_up_us).min(20_000);
-        let many = (passed * HANG_UPS_A_SECOND / 1_000_000).max(1) as usize;
+        let many = (passed * HANG_UPS_PER_SECOND / 1_000_000).max(1) as usize;
         for call in self.slots.iter_mut().flatten().filter(|c| !c.hanging_up).take(many) {
             call.hanging_up = true;
             self.plan.signalling.hang_up(now, call.number);
         }
-        self.next_hang_up_us = now_us + 1_000_000 / HANG_UPS_A_SECOND;
+        self.next_hang_up_us = now_us + 1_000_000 / HANG_UPS_PER_SECOND;
     }
 
-    fn on_told(&mut self, now_us: u64) -> io::Result<()> {
+    fn poll_signalling(&mut self, now_us: u64) -> io::Result<()> {
         while let Some(told) = self.plan.signalling.told() {
             match told {
                 Told::Answered { number, line, audio } => {
@@ -279,7 +300,8 @@ impl Lines {
         Ok(())
     }
 
-    /// A call, with the RTP socket that it turns out to have: another call has the other one then.
+    /// Returns a call, on the RTP socket that it turns out to use. If that is not the one it was
+    /// dialled with, the two calls involved swap sockets.
     fn on_line(&mut self, number: u32, line: Option<usize>) -> Option<&mut Call> {
         let slot = *self.slot_of.get(&number)?;
         let line = line.unwrap_or(slot);
@@ -307,7 +329,7 @@ impl Lines {
         }
         let Some(slot) = self.slot_of.remove(&number) else { return };
         self.close(slot);
-        // none follows a call that is to last
+        // without a hold time, no call follows
         if self.plan.hold_us.is_some() {
             self.free.insert(0, slot);
         }
@@ -319,7 +341,7 @@ impl Lines {
         self.plan.shared.open_calls.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Sends the frame of a slot.
+    /// Sends a slot's next frame.
     fn play(&mut self, due: Due, window: Window) {
         let Some(call) = self.slots[due.sender].as_mut().filter(|c| !c.hanging_up) else { return };
         let Some(up_us) = call.answered_us else { return };
@@ -348,7 +370,7 @@ impl Lines {
         }
     }
 
-    /// Takes one packet: a second, if there is one, shows in the next round.
+    /// Reads one packet. epoll reports any further packet in the next round.
     fn on_rtp(&mut self, slot: usize, window: Window, buffer: &mut [u8]) {
         let Some(call) = &mut self.slots[slot] else { return };
         let Ok(n) = call.rtp.recv(buffer) else { return };
@@ -361,7 +383,7 @@ impl Lines {
     }
 }
 
-/// A packet to a caller; `counting`: within the measured time.
+/// Accounts for a packet to a caller. `counting` is true within the measured time.
 fn hear(call: &mut Call, heard: &mut Heard, packet: &Packet<'_>, now_us: u64, counting: bool) {
     let before_us = call.last_packet_us.replace(now_us);
     if before_us.is_none() {
@@ -402,7 +424,7 @@ fn hear(call: &mut Call, heard: &mut Heard, packet: &Packet<'_>, now_us: u64, co
     }
 }
 
-/// An even port, as RTP wants it (RFC 3550 §11).
+/// Returns a socket on an even port, as RFC 3550 §11 asks for RTP.
 fn rtp_socket(local: IpAddr) -> io::Result<UdpSocket> {
     loop {
         let socket = UdpSocket::bind((local, 0))?;

@@ -1,10 +1,10 @@
-//! Distributions of times, and how they are shown.
+//! Distributions of times, and the figures reported for them.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Times in microseconds, to three digits, up to two minutes.
+/// Times in microseconds, with three significant digits, up to two minutes.
 #[derive(Debug, Clone)]
 pub struct Times(Histogram<u64>);
 
@@ -12,7 +12,7 @@ const LONGEST_US: u64 = 120_000_000;
 
 impl Default for Times {
     fn default() -> Times {
-        Times(Histogram::new_with_bounds(1, LONGEST_US, 3).expect("the bounds are good"))
+        Times(Histogram::new_with_bounds(1, LONGEST_US, 3).expect("valid histogram bounds"))
     }
 }
 
@@ -25,7 +25,7 @@ impl Times {
         self.0.len()
     }
 
-    /// How many were longer, as a share of all; 0 when there are none.
+    /// Returns the share of times longer than `us`; 0 if nothing was recorded.
     pub fn share_over_us(&self, us: u64) -> f64 {
         let over = self.0.len() - self.0.count_between(0, us);
         over as f64 / self.0.len().max(1) as f64
@@ -35,7 +35,7 @@ impl Times {
         self.0.value_at_quantile(q) as f64 / 1000.0
     }
 
-    /// `None` when nothing was measured.
+    /// Returns the reported figures; `None` if nothing was recorded.
     pub fn spread(&self) -> Option<Spread> {
         (self.count() > 0).then(|| Spread {
             count: self.count(),

@@ -1,4 +1,4 @@
-//! How the program that is measured is started. Owns its configuration files.
+//! The command that starts the program under measurement. Owns its configuration files.
 
 use std::ffi::OsString;
 use std::io;
@@ -8,15 +8,19 @@ use std::process::Command;
 use crate::bench::bridge::Folder;
 use crate::bench::run::{Options, Program, Source};
 
-/// Who registers, or asks for ARI.
+/// Credentials for SIP registration or for ARI.
 pub const USERNAME: &str = "ai";
 pub const PASSWORD: &str = "bench";
-/// The ports of [`Program::Trunkless`]: below those that sockets of ours get from the kernel …
+/// RTP ports of [`Program::Trunkless`], below the range from which the kernel gives ports to the
+/// generator's sockets …
 const PORTS: &str = "10000-32767";
-/// … which are the PBX's.
+/// … which `rtp.conf` declares to be the PBX's.
 const PBX_PORTS: &str = "rtpstart = 32768\nrtpend = 60999";
 
-/// How the bridge is started.
+/// Returns the command that starts the bridge, after writing its configuration if none was given.
+///
+/// # Errors
+/// Returns any I/O error from writing the configuration.
 pub fn command(
     options: &Options,
     [pbx, listen]: [SocketAddr; 2],
@@ -33,7 +37,7 @@ pub fn command(
             let mut command = Command::new(binary);
             let ours = |name: &OsString| name.to_string_lossy().starts_with("TRUNKLESS_");
             if config.is_none() {
-                // a configuration of our own is not changed by the shell's
+                // environment variables must not override a generated configuration
                 let names = std::env::vars_os().map(|(name, _)| name).filter(ours);
                 names.for_each(|name| {
                     command.env_remove(name);
@@ -69,7 +73,7 @@ fn own_config(
     listen: SocketAddr,
     folder: &Folder,
 ) -> io::Result<String> {
-    // calls that end and calls that begin overlap
+    // ending calls overlap with new ones
     let max = options.calls + options.calls / 8 + 4;
     let source = match options.source {
         Source::Sip => format!(

@@ -1,46 +1,47 @@
-//! What became of the frames of one direction: which arrived, in which order, and whose they were.
+//! The account of frames received in one direction: which arrived, in what order, and from whom.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::bench::figures::Times;
 use crate::bench::stamp::{Kind, Read, Stamp};
 
-/// Over this a frame has missed its slot.
+/// A frame later than this has missed its slot.
 const LATE_US: u64 = 20_000;
-/// How far back a frame may come and still be told from one that was there already.
+/// How many frames behind the highest number a repeated frame is still recognised.
 const REMEMBERED: u32 = 64;
 
 /// One direction of all calls.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Judged frames that arrived, each once; those of floods apart.
+    /// Judged frames that arrived, each counted once, without those of floods.
     pub arrived: u64,
+    /// Judged frames of floods that arrived.
     pub flood_arrived: u64,
-    /// Judged floods of which something arrived.
+    /// Judged floods of which at least one frame arrived.
     pub floods: u64,
-    /// Frames missing between the first of a flood and the last of it that was played.
+    /// Frames missing within floods, before the last one that was played.
     pub flood_holes: u64,
-    /// By more than 20 ms.
+    /// Frames more than 20 ms late.
     pub late: u64,
-    /// After one with a higher number.
+    /// Frames that arrived after one with a higher number.
     pub swapped: u64,
-    /// The same one again.
+    /// Frames that arrived again.
     pub repeated: u64,
-    /// Neither ours to the last byte nor silence.
+    /// Frames that are neither intact stamps nor silence.
     pub damaged: u64,
-    /// Of another call.
+    /// Frames of another call.
     pub misrouted: u64,
-    /// Send stamp to arrival; towards the caller: less the wait for the slot.
+    /// Time from the send stamp to arrival; towards the caller, without the wait for the slot.
     pub added: Times,
 }
 
 impl Tally {
-    /// Of `sent` judged frames; those that are missing in floods too. A flood of which nothing
-    /// came counts as one frame.
+    /// Returns how many of `sent` judged frames were lost, plus the frames missing within floods. A
+    /// flood that did not arrive at all counts as one frame.
     pub fn lost(&self, sent: u64, floods: u64) -> u64 {
         sent.saturating_sub(self.arrived) + self.flood_holes + floods.saturating_sub(self.floods)
     }
 
-    /// A frame's time against its slot.
+    /// Records the latency of a frame.
     pub fn time(&mut self, added_us: u64) {
         self.added.add_us(added_us);
         self.late += u64::from(added_us > LATE_US);
@@ -50,36 +51,42 @@ impl Tally {
 /// A flood that is being played.
 #[derive(Debug, Clone, Copy)]
 struct Flood {
+    /// Number of the first frame.
     first: u32,
+    /// Frames that arrived.
     arrived: u32,
+    /// Position of the last frame that arrived, plus one.
     places: u32,
     judged: bool,
+    /// Arrival of the latest frame.
     last_us: u64,
 }
 
-/// When the last frame of a flood arrived that was then cleared.
+/// The end of a flood: when its last frame arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FloodEnd {
     pub sender: u32,
-    /// Number of its first frame: with the sender it says which flood.
+    /// Number of its first frame; identifies the flood together with the sender.
     pub first: u32,
     pub last_us: u64,
 }
 
-/// One direction of one call, where it arrives.
+/// The receiving end of one direction of one call.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// Who the first frame was of; every other must be of the same.
+    /// Sender of the first frame; all others must have the same.
     sender: Option<u32>,
+    /// Highest frame number so far.
     highest: Option<u32>,
-    /// Bit n: `highest - n` has arrived.
+    /// Bit n is set if frame `highest - n` has arrived.
     seen: u64,
     flood: Option<Flood>,
 }
 
 impl Ledger {
-    /// Takes a frame that arrived. `counting`: damage counts, for a damaged frame cannot say
-    /// whether it is judged. Returns our frame when it is the call's and new.
+    /// Accounts for a frame that arrived. Returns its stamp if it belongs to the call and is new.
+    /// Damage is counted only if `counting`, because a damaged frame does not show whether it is
+    /// judged.
     pub fn take(
         &mut self,
         tally: &mut Tally,
@@ -140,7 +147,7 @@ impl Ledger {
     fn flooded(&mut self, tally: &mut Tally, stamp: Stamp, place: u8, now_us: u64) {
         let first = stamp.number.wrapping_sub(u32::from(place));
         if self.flood.is_none_or(|f| f.first != first) {
-            // one that was never asked for ended without anybody's interest
+            // the end of the previous flood is not needed if another flood follows directly
             let _ = self.end_flood(tally);
             let judged = stamp.judged;
             self.flood = Some(Flood { first, arrived: 0, places: 0, judged, last_us: 0 });
@@ -153,7 +160,8 @@ impl Ledger {
         }
     }
 
-    /// The flood that was played, when there was one: call it when speech goes on, and at the end.
+    /// Closes the flood that was being played, if any. Called when paced speech continues and at
+    /// the end of the call.
     pub fn end_flood(&mut self, tally: &mut Tally) -> Option<FloodEnd> {
         let flood = self.flood.take()?;
         if flood.judged {
@@ -181,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_swapped_or_repeated_is_seen() {
+    fn lost_swapped_and_repeated_frames_are_counted() {
         let whole = feed(&[0, 1, 2, 3]);
         assert_eq!((whole.lost(4, 0), whole.swapped, whole.repeated), (0, 0, 0));
         let lost = feed(&[0, 1, 3]);
@@ -190,7 +198,7 @@ mod tests {
         assert_eq!((swapped.lost(4, 0), swapped.swapped, swapped.repeated), (0, 1, 0));
         let repeated = feed(&[0, 1, 1, 2, 0, 3]);
         assert_eq!((repeated.lost(4, 0), repeated.swapped, repeated.repeated), (0, 0, 2));
-        // one that is repeated does not stand in for one that is lost
+        // a repeated frame does not make up for a lost one
         assert_eq!(feed(&[0, 1, 1, 3]).lost(4, 0), 1);
         // a long gap, as after a clear
         let cleared = feed(&[0, 1, 300, 301, 299]);
@@ -198,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_and_other_calls_frames_are_seen() {
+    fn damaged_and_misrouted_frames_are_counted() {
         let (mut ledger, mut tally) = (Ledger::default(), Tally::default());
         ledger.take(&mut tally, Read::Ours(ours(0)), 0, true);
         ledger.take(&mut tally, Read::Damaged, 0, true);
@@ -210,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_are_not_judged_are_not_counted() {
+    fn unjudged_frames_are_not_counted() {
         let (mut ledger, mut tally) = (Ledger::default(), Tally::default());
         for number in [0, 2, 1, 1] {
             let stamp = Stamp { judged: false, ..ours(number) };
@@ -220,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cleared_flood_is_not_lost_and_a_hole_in_it_is() {
+    fn the_cleared_rest_of_a_flood_is_not_lost_but_a_hole_is() {
         let (mut ledger, mut tally) = (Ledger::default(), Tally::default());
         let flood = |place: u8| {
             Read::Ours(Stamp { kind: Kind::Flood(place), ..ours(100 + u32::from(place)) })
@@ -233,12 +241,12 @@ mod tests {
         assert_eq!(ledger.end_flood(&mut tally), None);
         assert_eq!((tally.flood_arrived, tally.flood_holes), (4, 1));
         assert_eq!(tally.lost(0, 1), 1);
-        // of the second nothing came
+        // nothing of the second flood arrived
         assert_eq!(tally.lost(0, 2), 2);
     }
 
     #[test]
-    fn late_is_over_20_ms() {
+    fn late_means_more_than_20_ms() {
         let mut tally = Tally::default();
         [19_999, 20_000, 20_001].iter().for_each(|us| tally.time(*us));
         assert_eq!(tally.late, 1);

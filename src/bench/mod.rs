@@ -1,14 +1,16 @@
-//! The instrument: many calls at once through a bridge, measured from outside.
+//! The load generator behind `trunkless bench`: many concurrent calls through a bridge, measured
+//! from outside.
 //!
-//! Two threads share the machine with the bridge that they measure, so each is one loop over epoll
-//! and a timer, with one system call a packet and no allocation on a frame's way: [`callers`] is
-//! the PBX with all its phones, [`ai`] the WebSocket server behind the bridge. Both send by an
-//! absolute clock ([`schedule`]), stamp every frame ([`stamp`]) and keep account of what comes
-//! ([`ledger`], [`pacing`]). [`run`] is one measurement from the bridge's start to its end,
-//! [`report`] what it found, [`ramp`] the climb until something gives.
+//! The generator's two threads share the machine with the bridge they measure. Each is therefore a
+//! single loop over epoll and a timer, with one system call per packet and no allocation on the
+//! frame path. [`callers`] is the PBX with all its phones; [`ai`] is the WebSocket server behind
+//! the bridge. Both send by an absolute clock ([`schedule`]), stamp every frame ([`stamp`]) and
+//! account for what arrives ([`ledger`], [`pacing`]). [`run`] is one measurement, from the start
+//! of the bridge to its end; [`report`] holds its results; [`ramp`] adds calls until something
+//! breaks.
 //!
-//! A *frame* is 20 ms of one call in one direction. A bridge that decodes mu-law must give the same
-//! bytes back: the stamps use none of the two that stand for zero.
+//! A *frame* is 20 ms of one call in one direction. A bridge that decodes and re-encodes mu-law
+//! must return the same bytes, so the stamps avoid both byte values that stand for zero.
 
 pub mod ai;
 pub mod ari;

@@ -1,4 +1,5 @@
-//! From what the threads and /proc have seen to a report. Owns the reading of recordings.
+//! Turns the results of the threads and the samples from /proc into a report. Owns the reading of
+//! recordings.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,24 +20,32 @@ use crate::record::disk::Root;
 use crate::record::library;
 use crate::record::sidecar::State;
 
-/// At one end of the measured time.
+/// A sample taken at the start or end of the measured time.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
     pub at: Instant,
+    /// Usage of the bridge.
     pub usage: Usage,
+    /// CPU time of the callers' thread.
     pub callers: Duration,
+    /// CPU time of the AI thread.
     pub ai: Duration,
+    /// Idle time of all cores.
     pub idle: Duration,
+    /// Time that the host took from all cores.
     pub stolen: Duration,
+    /// Calls in progress.
     pub calls: u32,
 }
 
-/// All but what the threads have counted.
+/// Everything in the report that the threads did not count.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome {
+    /// Length of the measured time.
     pub seconds: f64,
     pub start_ms: Option<f64>,
     pub binary_bytes: Option<u64>,
+    /// Usage of the bridge before the first call.
     pub before: Usage,
     pub at_open: Sample,
     pub at_close: Sample,
@@ -46,7 +55,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Of one core, over the measured time.
+    /// Returns CPU time as a percentage of one core over the measured time.
     fn percent(&self, from: Duration, to: Duration) -> f64 {
         to.saturating_sub(from).as_secs_f64() / self.seconds * 100.0
     }
@@ -113,7 +122,7 @@ fn calls(heard: &Heard) -> Calls {
 
 fn way(sent: u64, floods: u64, tally: &Tally) -> Way {
     Way {
-        // of floods nobody knows how many were to be played: those that were
+        // only the played part of a flood counts: how much should have been played is unknown
         sent: sent + tally.flood_arrived + tally.flood_holes,
         lost: tally.lost(sent, floods),
         late: tally.late,
@@ -130,7 +139,7 @@ fn bridge(outcome: &Outcome, frames: u64) -> BridgeUse {
     let (from, to) = (&at_open.usage, &at_close.usage);
     let per_frame = |from: u64, to: u64| to.saturating_sub(from) as f64 / frames.max(1) as f64;
     let frames_a_second = frames as f64 / outcome.seconds;
-    // both directions, 50 a second each
+    // a call has 50 frames per second in each direction
     let calls = (frames_a_second / 100.0).max(1.0);
     let (user, system) =
         (outcome.percent(from.user, to.user), outcome.percent(from.system, to.system));
@@ -157,8 +166,8 @@ fn bridge(outcome: &Outcome, frames: u64) -> BridgeUse {
     }
 }
 
-/// From sending `clear` to the arrival of the last frame of the flood that it ended; 0 when none
-/// came after it. A flood of which nothing came at all is none of these.
+/// Returns the times from sending `clear` to the arrival of the last frame of the flood that it
+/// ended; 0 if no frame arrived after it. Floods that did not arrive at all are left out.
 fn clear_to_silence(clears: &[Cleared], ends: &[FloodEnd]) -> Times {
     let ends: HashMap<(u32, u32), u64> =
         ends.iter().map(|end| ((end.sender, end.first), end.last_us)).collect();
@@ -171,10 +180,10 @@ fn clear_to_silence(clears: &[Cleared], ends: &[FloodEnd]) -> Times {
     times
 }
 
-/// How many recordings below a directory are whole and at least so long.
+/// Counts the recordings below a directory that are complete and last at least `seconds`.
 ///
 /// # Errors
-/// When the directory or a sidecar cannot be read.
+/// Returns an error if the directory or a sidecar cannot be read.
 pub fn complete_recordings(directory: &Path, seconds: f64) -> io::Result<u32> {
     let root = Root::new(directory.to_owned());
     let (mut complete, mut failed) = (0, None);

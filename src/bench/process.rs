@@ -1,14 +1,14 @@
-//! What processes use, from /proc, and the machine's name. Owns file reading.
+//! Resource usage of processes, and a description of the machine, from /proc. Owns file reading.
 
 use std::fs::read_to_string;
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// Ticks a second of the times in /proc: the same on every architecture of Linux (`USER_HZ`).
+/// Ticks per second of the times in /proc (`USER_HZ`): the same on every Linux architecture.
 const TICKS: u64 = 100;
 
-/// The fields of `/proc/PID/stat` that matter.
+/// The fields of `/proc/PID/stat` used here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stat {
     name: String,
@@ -19,7 +19,7 @@ struct Stat {
 }
 
 fn parse_stat(text: &str) -> Option<Stat> {
-    // the name may hold spaces and parentheses
+    // the name may contain spaces and parentheses
     let (name, rest) = text.split_once('(')?.1.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
@@ -33,13 +33,13 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
-/// The number behind a name in `/proc/PID/status`.
+/// Returns the number after a name in `/proc/PID/status`.
 fn status_field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Used so far, by some processes together.
+/// Resources used so far by a set of processes together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     pub user: Duration,
@@ -61,7 +61,7 @@ fn numbers_in(folder: &str) -> impl Iterator<Item = u32> {
     entries.filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
 
-/// A process and all below it.
+/// Returns a process and all its descendants.
 pub fn tree(root: u32) -> Vec<u32> {
     let parent = |pid: u32| {
         Some((pid, parse_stat(&read_to_string(format!("/proc/{pid}/stat")).ok()?)?.parent))
@@ -97,7 +97,7 @@ pub fn usage(processes: &[u32]) -> Usage {
     sum
 }
 
-/// CPU time of this process's threads of a name.
+/// Returns the CPU time of this process's threads with this name.
 pub fn own_thread(name: &str) -> Duration {
     let stat =
         |task: u32| parse_stat(&read_to_string(format!("/proc/self/task/{task}/stat")).ok()?);
@@ -105,8 +105,8 @@ pub fn own_thread(name: &str) -> Duration {
     numbers_in("/proc/self/task").filter_map(|task| of(stat(task)?)).sum()
 }
 
-/// Time that all cores together have had nothing to do, and time that their host has kept from
-/// them (proc(5): idle and iowait; steal).
+/// Returns the idle time of all cores together, and the time stolen by the host (proc(5): idle plus
+/// iowait; steal).
 pub fn machine_idle_and_stolen() -> [Duration; 2] {
     let text = read_to_string("/proc/stat").unwrap_or_default();
     let fields: Vec<u64> = text
@@ -120,7 +120,7 @@ pub fn machine_idle_and_stolen() -> [Duration; 2] {
     [ticks(4) + ticks(5), ticks(8)].map(|ticks| Duration::from_millis(ticks * 1000 / TICKS))
 }
 
-/// Where the figures were measured.
+/// The machine on which the figures were measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
     pub cores: usize,
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stat_with_a_hard_name() {
+    fn parses_a_stat_name_with_parentheses() {
         let text = "7 (a (b) c) S 3 7 7 0 -1 4 0 0 0 0 150 25 0 0 20 0 9 0 100 1 2";
         let stat = parse_stat(text).unwrap();
         assert_eq!((stat.name.as_str(), stat.parent, stat.threads), ("a (b) c", 3, 9));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn status_fields() {
+    fn parses_status_fields() {
         let text = "VmRSS:\t   5120 kB\nvoluntary_ctxt_switches:\t7\n\
                     nonvoluntary_ctxt_switches:\t8\n";
         assert_eq!(status_field(text, "VmRSS"), Some(5120));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process() {
+    fn reads_the_usage_of_this_process() {
         let own = std::process::id();
         assert_eq!(tree(own)[0], own);
         let usage = usage(&[own]);

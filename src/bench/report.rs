@@ -1,4 +1,4 @@
-//! What a measurement found, as text and as JSON with the same figures.
+//! The results of a measurement, as text and as JSON with the same figures.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
@@ -9,58 +9,65 @@ use serde::Serialize;
 use crate::bench::figures::Spread;
 use crate::bench::process::Machine;
 
-/// Times are `None` when nothing was measured.
+/// The results of a measurement. Times are `None` if nothing was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub machine: Machine,
-    /// Calls at once that were asked for.
+    /// Concurrent calls requested.
     pub calls_wanted: u32,
-    /// Of the measured time.
+    /// Length of the measured time.
     pub seconds: f64,
     pub recorded: bool,
     pub calls: Calls,
     pub to_ai: Way,
     pub to_caller: Way,
-    /// The AI's message to RTP, the wait for the slot included: where a bridge holds speech back as
-    /// a rule, it shows here and at the first frame of a talkspurt.
+    /// From the AI's message to RTP, including the wait for the slot. A bridge that always holds
+    /// speech back shows it here and in the first frame of a talkspurt.
     pub message_to_rtp: Option<Spread>,
-    /// The wait of the AI's frames for their 20 ms slots: of that, what the first frame of the
-    /// talkspurt took is the bridge's doing, the rest the AI's earliness.
+    /// Time that the AI's frames waited for their 20 ms slots. As much of it as the first frame of
+    /// the talkspurt took is due to the bridge; for the rest, the AI was early.
     pub slot_wait: Option<Spread>,
-    /// The AI's message to RTP, of the first frame of a talkspurt: nothing waits before it.
+    /// From the AI's message to RTP, for the first frame of a talkspurt: no other frame is queued
+    /// before it.
     pub talkspurt: Option<Spread>,
-    /// Lateness of the bridge's RTP packets, silence included, against their timestamps.
+    /// Lateness of the bridge's RTP packets, including silence, against their timestamps.
     pub rtp_lateness: Option<Spread>,
-    /// Frames of running speech with silence before them.
+    /// Frames of continuous speech that arrived after silence.
     pub silence_within_speech: u64,
+    /// From sending `clear` to the last frame of the audio that it ended.
     pub clear_to_silence: Option<Spread>,
+    /// Connections that the AI dropped because of an error.
     pub ai_connections_broken: u64,
+    /// The last reason for dropping one.
     pub ai_why_broken: Option<&'static str>,
-    /// Sends that the bridge's side did not take at once.
+    /// Number of sends that the AI's socket did not accept completely.
     pub ai_sends_blocked: u64,
+    /// RTP packets that could not be sent to the bridge.
     pub packets_refused: u64,
     pub bridge: BridgeUse,
     pub generator: Generator,
     pub recordings_complete: Option<u32>,
-    /// Of all cores over the measured time.
+    /// Idle share of all cores over the measured time.
     pub machine_idle_percent: f64,
-    /// What a virtual machine's host has kept from it: late frames may be the host's doing.
+    /// Steal time: the share of all cores that the host of a virtual machine withheld. Late frames
+    /// may be due to it.
     pub machine_stolen_percent: f64,
-    /// Why the figures are worth nothing; empty when they are valid.
+    /// Reasons why the figures are invalid; empty if they are valid.
     pub not_valid: Vec<String>,
-    /// What is wrong; empty when all is well.
+    /// Faults found; empty if there are none.
     pub faults: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Calls {
+    /// Calls attempted.
     pub asked: u32,
     pub answered: u32,
-    /// By SIP status; 0: none came.
+    /// Unanswered calls by SIP status; 0 if no status was received.
     pub failed_by_status: BTreeMap<u16, u32>,
-    /// Ended by the other side.
+    /// Answered calls that the other side ended.
     pub dropped: u32,
-    /// From the first INVITE to the last answer.
+    /// Average from the first INVITE to the last answer.
     pub answered_per_second: f64,
     pub invite_to_answer: Option<Spread>,
     pub invite_to_first_packet: Option<Spread>,
@@ -72,7 +79,7 @@ pub struct Calls {
 pub struct Way {
     pub sent: u64,
     pub lost: u64,
-    /// Over 20 ms after their slot.
+    /// Frames with more than 20 ms of added latency.
     pub late: u64,
     pub swapped: u64,
     pub repeated: u64,
@@ -81,7 +88,8 @@ pub struct Way {
     pub added: Option<Spread>,
 }
 
-/// The bridge's process and all that it has started. A frame is 20 ms of one call in one direction.
+/// Resources used by the bridge's process and its descendants. A frame is 20 ms of one call in one
+/// direction.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct BridgeUse {
     /// From exec until it was ready for calls.
@@ -94,23 +102,24 @@ pub struct BridgeUse {
     pub resident_kb: u64,
     pub resident_kb_per_call: f64,
     pub threads: u64,
-    /// Both directions, silence included, of the measured time.
+    /// RTP packets in the measured time, both directions, including silence.
     pub frames: u64,
     pub voluntary_switches_per_frame: f64,
     pub involuntary_switches_per_frame: f64,
     pub system_calls_per_frame: Option<f64>,
-    /// What counted them, or why nothing did.
+    /// The tool that counted them, or the reason why they were not measured.
     pub system_calls_by: &'static str,
     pub exit_code: Option<i32>,
 }
 
+/// Timing and CPU time of the load generator itself.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Generator {
     pub callers_lateness: Option<Spread>,
     pub ai_lateness: Option<Spread>,
     pub callers_cpu_percent: f64,
     pub ai_cpu_percent: f64,
-    /// What arrived is up to so much older than its time says.
+    /// Time resolution. With many calls, recorded arrival times are late by up to this much.
     pub grain_us: u64,
 }
 
@@ -123,13 +132,13 @@ impl Report {
         serde_json::to_string(self).expect("numbers and strings always serialise")
     }
 
-    /// CPU time of bridge and generator, of all cores.
+    /// Returns the CPU time of bridge and generator as a percentage of all cores.
     pub fn used_percent(&self) -> f64 {
         let generator = self.generator.callers_cpu_percent + self.generator.ai_cpu_percent;
         (self.cpu_percent() + generator) / self.machine.cores.max(1) as f64
     }
 
-    /// CPU time of the bridge, of one core.
+    /// Returns the CPU time of the bridge as a percentage of one core.
     pub fn cpu_percent(&self) -> f64 {
         self.bridge.cpu_user_percent + self.bridge.cpu_system_percent
     }
@@ -180,7 +189,7 @@ impl Report {
         let failed = calls.failed_by_status.iter().map(|(code, n)| format!(", {n} × {code}"));
         let _ = writeln!(
             out,
-            "  asked {}, answered {} ({:.1} a second){}, ended by the other side {}",
+            "  dialled {}, answered {} ({:.1} per second){}, ended by the other side {}",
             calls.asked,
             calls.answered,
             calls.answered_per_second,
@@ -189,7 +198,7 @@ impl Report {
         );
         line(out, "call to answer", &calls.invite_to_answer);
         line(out, "call to first RTP packet", &calls.invite_to_first_packet);
-        line(out, "call to first speech of the AI", &calls.invite_to_first_speech);
+        line(out, "call to first speech from the AI", &calls.invite_to_first_speech);
     }
 
     fn write_ways(&self, out: &mut String) {
@@ -198,24 +207,29 @@ impl Report {
             let _ = writeln!(
                 out,
                 "  frames sent {}, lost {}, late {}, swapped {}, repeated {}, damaged {}, \
-                 of another call {}",
+                 misrouted {}",
                 way.sent, way.lost, way.late, way.swapped, way.repeated, way.damaged, way.misrouted
             );
             line(out, "added latency", &way.added);
         }
-        line(out, "wait for the slot (not added)", &self.slot_wait);
-        line(out, "message to RTP, wait included", &self.message_to_rtp);
+        line(out, "wait for the slot (not included)", &self.slot_wait);
+        line(out, "message to RTP, including wait", &self.message_to_rtp);
         line(out, "first frame of a talkspurt", &self.talkspurt);
-        line(out, "RTP packets late by their clock", &self.rtp_lateness);
+        line(out, "RTP lateness against timestamps", &self.rtp_lateness);
         line(out, "clear to silence", &self.clear_to_silence);
-        let _ = writeln!(out, "  silence within speech: {}", self.silence_within_speech);
+        let _ =
+            writeln!(out, "  interruptions of speech by silence: {}", self.silence_within_speech);
         if let Some(why) = self.ai_why_broken {
-            let _ = writeln!(out, "  {} connections broke: {why}", self.ai_connections_broken);
+            let _ = writeln!(
+                out,
+                "  AI connections broken: {}; last reason: {why}",
+                self.ai_connections_broken
+            );
         }
         if self.ai_sends_blocked + self.packets_refused > 0 {
             let _ = writeln!(
                 out,
-                "  sends that were not taken: {} to the AI's socket, {} of RTP",
+                "  incomplete sends on the AI's sockets: {}; RTP packets not sent: {}",
                 self.ai_sends_blocked, self.packets_refused
             );
         }
@@ -223,15 +237,15 @@ impl Report {
 
     fn write_bridge(&self, out: &mut String) {
         let b = &self.bridge;
-        let _ = writeln!(out, "bridge (a frame: 20 ms of one call in one direction)");
-        let start = b.start_ms.map_or("not seen".to_owned(), |ms| format!("{ms:.0} ms"));
+        let _ = writeln!(out, "bridge (a frame is 20 ms of one call in one direction)");
+        let start = b.start_ms.map_or("not measured".to_owned(), |ms| format!("{ms:.0} ms"));
         let size =
             b.binary_bytes.map_or(String::new(), |n| format!(", binary {:.1} MB", n as f64 / 1e6));
-        let _ = writeln!(out, "  exec to registered {start}{size}");
+        let _ = writeln!(out, "  exec to ready: {start}{size}");
         let _ = writeln!(
             out,
             "  CPU user {:.1} %, system {:.1} % of one core; {:.3} % per call; \
-             machine idle {:.0} %, kept from it by its host {:.1} %",
+             machine idle {:.0} %, stolen by its host {:.1} %",
             b.cpu_user_percent,
             b.cpu_system_percent,
             b.cpu_percent_per_call,
@@ -240,7 +254,7 @@ impl Report {
         );
         let _ = writeln!(
             out,
-            "  resident {} kB, before the calls {} kB: {:.1} kB per call; {} threads",
+            "  resident {} kB ({} kB before the calls, {:.1} kB per call); {} threads",
             b.resident_kb, b.resident_before_kb, b.resident_kb_per_call, b.threads
         );
         let calls = match b.system_calls_per_frame {
@@ -261,11 +275,11 @@ impl Report {
     fn write_generator(&self, out: &mut String) {
         let g = &self.generator;
         let _ = writeln!(out, "generator");
-        line(out, "callers' frames late", &g.callers_lateness);
-        line(out, "AI's frames late", &g.ai_lateness);
+        line(out, "lateness of callers' frames", &g.callers_lateness);
+        line(out, "lateness of frames from the AI", &g.ai_lateness);
         let _ = writeln!(
             out,
-            "  CPU: callers {:.1} %, AI {:.1} % of one core; it looks each {} us",
+            "  CPU: callers {:.1} %, AI {:.1} % of one core; time resolution {} us",
             g.callers_cpu_percent, g.ai_cpu_percent, g.grain_us
         );
     }
@@ -311,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_the_units_in_its_keys() {
+    fn json_keys_contain_the_units() {
         let mut report = good();
         report.calls.failed_by_status.insert(503, 4);
         let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
@@ -322,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_is_named_and_times_are_none() {
+    fn every_fault_is_listed_and_late_frames_are_not_faults() {
         assert_eq!(faults(&good()), Vec::<String>::new());
         let changes: [fn(&mut Report); 10] = [
             |r| r.to_ai.lost = 1,
@@ -347,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_generator_is_said_in_the_text() {
+    fn the_text_reports_a_late_generator() {
         let mut report = good();
         assert!(report.to_string().contains("nothing lost"));
         report.not_valid.push("callers: p99 3.0 ms".to_owned());

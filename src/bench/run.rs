@@ -1,5 +1,5 @@
-//! One measurement: the bridge is started, calls come, the measured time passes, all ends in order.
-//! Owns the threads, the sockets' addresses and the clock.
+//! One measurement: starts the bridge, sets up calls, lets the measured time pass, shuts everything
+//! down. Owns the threads, the socket addresses and the clock.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -26,26 +26,29 @@ use crate::bench::trace::{Traced, count_system_calls};
 use crate::bench::waiting::Clock;
 use crate::peer::registrar::Registrar;
 
-/// Where callers and AI are, and where the bridge is told to be: all of 127/8 is this machine.
+/// Address of the callers and the AI. All of 127/8 is this machine.
 const OWN: [u8; 4] = [127, 0, 9, 1];
+/// Address that the bridge is configured to listen on.
 const BRIDGE: [u8; 4] = [127, 0, 64, 2];
+/// How long the bridge may take to become ready.
 const READY: Duration = Duration::from_secs(15);
-/// From the last answer to the measured time.
+/// Pause between the last answer and the measured time.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Until the last frames must have arrived.
+/// Pause after the measured time, for the last frames to arrive.
 const TAIL: Duration = Duration::from_millis(1500);
-const LOOK: Duration = Duration::from_millis(5);
+/// Interval at which conditions are checked.
+const POLL: Duration = Duration::from_millis(5);
 
-/// What is measured.
+/// The program under measurement.
 #[derive(Debug, Clone)]
 pub enum Program {
-    /// This program's `run`, with this configuration; `None`: one of our own.
+    /// `trunkless run` with this configuration; with `None`, a generated one.
     Trunkless { binary: PathBuf, config: Option<PathBuf> },
-    /// Another, by `sh -c`. Unless it registers, it is called after `settle`.
+    /// Another program, started with `sh -c`. If it does not register, calls start after `settle`.
     Other { command: String, settle: Duration },
 }
 
-/// What the bridge speaks with the PBX.
+/// The protocol between the bridge and the PBX.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Source {
     Sip,
@@ -57,19 +60,19 @@ pub enum Source {
 pub struct Pbx {
     pub address: SocketAddr,
     pub extension: String,
-    /// What the bridge's log says when it is ready for calls.
+    /// Text in the bridge's log that means it is ready for calls.
     pub ready: &'static str,
 }
 
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// At once.
+    /// Concurrent calls.
     pub calls: u32,
-    /// Of the measured time.
+    /// Length of the measured time.
     pub seconds: f64,
-    /// Calls set up a second.
+    /// Calls set up per second.
     pub rate: f64,
-    /// Calls last so long and are followed by others.
+    /// Churn: each call lasts this long, and another call follows it.
     pub hold: Option<Duration>,
     pub record: bool,
     pub source: Source,
@@ -77,15 +80,16 @@ pub struct Options {
     pub pbx: Option<Pbx>,
 }
 
-/// Measures once.
+/// Runs one measurement.
 ///
 /// # Errors
-/// When the bridge does not come up, or `cancelled`, or something of ours fails.
+/// Returns an error if the bridge does not start, if `cancelled` is set, or if the generator
+/// itself fails.
 pub fn run(options: &Options, cancelled: &AtomicBool) -> io::Result<Report> {
     raise_file_limit(u64::from(options.calls));
     let folder = Folder::make()?;
     let mut running = Running::start(options, cancelled, &folder)?;
-    let start_ms = running.ready()?;
+    let start_ms = running.wait_ready()?;
     let processes = process::tree(running.bridge.id());
     let before = process::usage(&processes);
     running.shared.enter(Phase::Dial);
@@ -95,14 +99,14 @@ pub fn run(options: &Options, cancelled: &AtomicBool) -> io::Result<Report> {
     };
     running.hang_up()?;
     running.shared.enter(Phase::Stop);
-    let (heard, said) = running.threads()?;
+    let (heard, said) = running.join_threads()?;
     let exit_code = running.bridge.terminate(Duration::from_secs(20));
     let own = matches!(options.program, Program::Trunkless { .. });
     if own && exit_code.is_none() {
-        return Err(io::Error::other("the bridge did not end within 20 s of SIGTERM"));
+        return Err(io::Error::other("the bridge did not exit within 20 s of SIGTERM"));
     }
     let window = at_open.at..at_close.at;
-    // in churn each is as long as its call
+    // with churn, a recording is as long as its call
     let seconds = options.hold.map_or(options.seconds, |hold| hold.as_secs_f64());
     let recordings = options
         .record
@@ -125,12 +129,15 @@ pub fn run(options: &Options, cancelled: &AtomicBool) -> io::Result<Report> {
     Ok(outcome::report(options, outcome, heard, said))
 }
 
+/// A measurement in progress.
 struct Running<'a> {
     options: &'a Options,
     cancelled: &'a AtomicBool,
     shared: Arc<Shared>,
     bridge: Bridge,
+    /// The callers' thread; `None` once joined.
     callers: Option<JoinHandle<io::Result<Heard>>>,
+    /// The AI's thread; `None` once joined.
     ai: Option<JoinHandle<io::Result<Said>>>,
 }
 
@@ -174,15 +181,16 @@ impl<'a> Running<'a> {
         Ok(Running { options, cancelled, shared, bridge, callers, ai })
     }
 
-    /// Waits until it is so, as long as all goes well.
-    fn until(
+    /// Waits until `condition`, which `what` names, is true. Fails if `limit` passes, if the bridge
+    /// or a generator thread ends, or if the measurement is cancelled.
+    fn wait_until(
         &mut self,
         limit: Duration,
         what: &str,
-        is_so: impl Fn(&Self) -> bool,
+        condition: impl Fn(&Self) -> bool,
     ) -> io::Result<()> {
         let begin = Instant::now();
-        while !is_so(self) {
+        while !condition(self) {
             if self.cancelled.load(Ordering::Relaxed) {
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted"));
             }
@@ -192,32 +200,36 @@ impl<'a> Running<'a> {
             ];
             if threads.contains(&true) {
                 self.shared.enter(Phase::Stop);
-                self.threads()?;
-                return Err(io::Error::other("a thread of the generator has ended"));
+                self.join_threads()?;
+                return Err(io::Error::other("a generator thread ended unexpectedly"));
             }
             if let Some(status) = self.bridge.has_ended() {
-                let words = self.bridge.last_words();
-                return Err(io::Error::other(format!("the bridge has ended, {status}:\n{words}")));
+                let log = self.bridge.last_words();
+                return Err(io::Error::other(format!(
+                    "the bridge exited ({status}); its log ends with:\n{log}"
+                )));
             }
             if begin.elapsed() > limit {
-                let words = self.bridge.last_words();
+                let log = self.bridge.last_words();
                 return Err(io::Error::other(format!(
-                    "{what}: not within {} s; the bridge's log ends with:\n{words}",
+                    "timed out after {} s waiting for: {what}; the bridge's log ends with:\n{log}",
                     limit.as_secs_f64()
                 )));
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL);
         }
         Ok(())
     }
 
+    /// Lets `time` pass, with the checks of [`Running::wait_until`].
     fn pass(&mut self, time: Duration) -> io::Result<()> {
         let begin = Instant::now();
-        self.until(time + READY, "waiting", |_| begin.elapsed() >= time)
+        self.wait_until(time + READY, "the end of a pause", |_| begin.elapsed() >= time)
     }
 
-    /// Until calls can come; how long after its start that was, in milliseconds.
-    fn ready(&mut self) -> io::Result<Option<f64>> {
+    /// Waits until the bridge is ready for calls. Returns the milliseconds from its start until
+    /// then, or `None` if the moment was not seen.
+    fn wait_ready(&mut self) -> io::Result<Option<f64>> {
         let since = |running: &Self, at_ns: u64| {
             let from = running.shared.clock.instant_ns(running.bridge.started);
             at_ns.saturating_sub(from) as f64 / 1e6
@@ -226,20 +238,20 @@ impl<'a> Running<'a> {
         let start_ms = match (&self.options.pbx, &self.options.program) {
             (Some(pbx), Program::Trunkless { .. }) => {
                 let ready = pbx.ready;
-                self.until(READY, ready, |r| r.bridge.log_holds(ready))?;
+                self.wait_until(READY, ready, |r| r.bridge.log_holds(ready))?;
                 Some(since(self, self.shared.clock.now_ns()))
             }
             (_, Program::Other { settle, .. }) => {
                 let begin = Instant::now();
                 let settle = *settle;
-                self.until(settle + READY, "settling", |r| {
+                self.wait_until(settle + READY, "the settle time to pass", |r| {
                     begin.elapsed() > settle || registered(r) > 0 && r.options.pbx.is_none()
                 })?;
                 let at_us = registered(self);
                 (at_us > 0).then(|| since(self, at_us * 1000))
             }
             (None, Program::Trunkless { .. }) => {
-                self.until(READY, "registration", |r| registered(r) > 0)?;
+                self.wait_until(READY, "a registration", |r| registered(r) > 0)?;
                 Some(since(self, registered(self) * 1000))
             }
         };
@@ -261,7 +273,7 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Opens the measured time now, and waits for its end.
+    /// Starts the measured time now and waits for its end.
     fn measure(&mut self) -> io::Result<(Sample, Sample)> {
         let length = Duration::from_secs_f64(self.options.seconds);
         let at_open = self.sample();
@@ -272,11 +284,11 @@ impl<'a> Running<'a> {
         Ok((at_open, self.sample()))
     }
 
-    /// All calls come up, and then the measured time begins.
+    /// Sets up all calls, then measures.
     fn steady(&mut self) -> io::Result<(Sample, Sample, Traced)> {
         let calls = self.options.calls;
         let limit = Duration::from_secs_f64(f64::from(calls) / self.options.rate + 45.0);
-        self.until(limit, "all calls answered or refused", |r| {
+        self.wait_until(limit, "all calls to be answered or refused", |r| {
             let [answered, failed] = [&r.shared.answered, &r.shared.failed];
             answered.load(Ordering::Relaxed) + failed.load(Ordering::Relaxed) >= calls
         })?;
@@ -288,10 +300,10 @@ impl<'a> Running<'a> {
         Ok((at_open, at_close, traced))
     }
 
-    /// Calls come and go, and the measured time is all of it.
+    /// Measures while calls come and go, from the first one on.
     fn churn(&mut self, hold: Duration) -> io::Result<(Sample, Sample, Traced)> {
         let (at_open, at_close) = self.measure()?;
-        self.until(hold + READY, "the last calls' ends", |r| {
+        self.wait_until(hold + READY, "the last calls to end", |r| {
             r.shared.open_calls.load(Ordering::Relaxed) == 0
         })?;
         Ok((at_open, at_close, Traced::NOT_STEADY))
@@ -300,15 +312,16 @@ impl<'a> Running<'a> {
     fn hang_up(&mut self) -> io::Result<()> {
         self.shared.enter(Phase::HangUp);
         let limit = Duration::from_secs_f64(f64::from(self.options.calls) / 100.0) + READY;
-        self.until(limit, "all calls hung up", |r| {
+        self.wait_until(limit, "all calls to be hung up", |r| {
             r.shared.open_calls.load(Ordering::Relaxed) == 0
         })?;
-        // the streams' ends come after the calls'
+        // the streams end after the calls
         self.pass(Duration::from_millis(200))
     }
 
-    fn threads(&mut self) -> io::Result<(Heard, Said)> {
-        let panicked = || io::Error::other("a thread of the generator has panicked");
+    /// Joins both generator threads and returns their results.
+    fn join_threads(&mut self) -> io::Result<(Heard, Said)> {
+        let panicked = || io::Error::other("a generator thread panicked");
         let callers = self.callers.take().ok_or_else(panicked)?;
         let ai = self.ai.take().ok_or_else(panicked)?;
         let (heard, said) = (callers.join(), ai.join());
@@ -316,7 +329,8 @@ impl<'a> Running<'a> {
     }
 }
 
-/// The PBX, or who dials a real one; and where the bridge finds ours.
+/// Returns the simulated PBX, or the user agent that dials the real one, and the address of the
+/// simulated PBX for the bridge's configuration.
 fn signalling(
     options: &Options,
     own: IpAddr,
@@ -331,7 +345,7 @@ fn signalling(
         (Some(Pbx { address, extension, .. }), _) => {
             Some(Callee { uri: format!("sip:{extension}@{address}"), address: *address })
         }
-        // until it registers
+        // called here unless it registers
         (None, Program::Other { .. }) => {
             Some(Callee { uri: format!("sip:{USERNAME}@{listen}"), address: listen })
         }
@@ -344,18 +358,19 @@ fn signalling(
     Ok((Box::new(telephony), address))
 }
 
-/// A port for the bridge's SIP. Two measurements at once are of little use, but no error.
+/// Returns a free SIP port for the bridge. The kernel chooses it, so that two measurements can run
+/// at once, although their figures are of little use.
 fn free_port() -> io::Result<SocketAddr> {
     UdpSocket::bind((IpAddr::from(BRIDGE), 0))?.local_addr()
 }
 
-/// A call has a socket to each side.
+/// Raises the limit on open files: a call needs a socket on each side.
 fn raise_file_limit(calls: u64) {
     let wanted = calls * 3 + 200;
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < wanted) {
         limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
-        // what is missing shows when a socket cannot be opened
+        // if the limit stays too low, opening a socket fails later
         let _ = setrlimit(Resource::Nofile, limit);
     }
 }

@@ -1,9 +1,10 @@
-//! Who sends when: every 20 ms each, spread evenly over these 20 ms, on an absolute clock.
+//! When each sender sends: every 20 ms, with the senders spread evenly over the 20 ms, on an
+//! absolute clock.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 const FRAME_NS: u64 = 20_000_000;
 
-/// Slot of a sender, and when it was due in nanoseconds since the common start.
+/// A sender that is due, and its due time in nanoseconds since the common start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Due {
     pub sender: usize,
@@ -11,13 +12,15 @@ pub struct Due {
 }
 
 /// A ring of senders. Tick `k` is due at `epoch + k · 20 ms / senders`, whatever happened before:
-/// being late once makes nobody late for ever.
+/// a delay never carries over to later ticks.
 #[derive(Debug)]
 pub struct Ring {
-    /// Which sender each place of the ring is. Neighbours in number are far apart in time, so that
-    /// a few senders are spread as evenly as all.
+    /// The sender at each place of the ring. Senders with adjacent numbers are far apart in time,
+    /// so that a few active senders are spread as evenly as all of them.
     order: Vec<usize>,
+    /// Time of tick 0, in nanoseconds since the common start.
     epoch_ns: u64,
+    /// The next tick.
     tick: u64,
 }
 
@@ -46,7 +49,7 @@ impl Ring {
         self.order[(tick % self.order.len() as u64) as usize]
     }
 
-    /// Takes the next place that is due by now.
+    /// Takes the next tick if it is due.
     pub fn take(&mut self, now_ns: u64) -> Option<Due> {
         let due = Due { sender: self.sender(self.tick), at_ns: self.at_ns(self.tick) };
         (due.at_ns <= now_ns).then(|| {
@@ -55,7 +58,7 @@ impl Ring {
         })
     }
 
-    /// When the next of the senders that are busy is due.
+    /// Returns when the next busy sender is due.
     pub fn next_ns(&self, busy: impl Fn(usize) -> bool) -> Option<u64> {
         let all = self.tick..self.tick + self.order.len() as u64;
         all.into_iter().find(|t| busy(self.sender(*t))).map(|t| self.at_ns(t))
@@ -67,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_sender_is_due_each_20_ms_and_all_are_spread() {
+    fn every_sender_is_due_every_20_ms_and_all_are_spread_evenly() {
         for senders in [1, 2, 7, 50, 300] {
             let mut ring = Ring::new(senders, 1000);
             let mut dues = Vec::new();
@@ -89,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_senders_do_not_wake_anybody() {
+    fn idle_senders_cause_no_wakeups() {
         let mut ring = Ring::new(4, 0);
         assert_eq!(ring.next_ns(|_| false), None);
         let first = ring.take(0).unwrap().sender;

@@ -1,23 +1,25 @@
-//! What the two threads and the measurement tell each other: a few atomics, read once a round.
+//! State shared by the two generator threads and the measurement: a few atomics, read once per
+//! round.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::bench::waiting::Clock;
 
-/// A call is judged from so long after its answer on …
+/// The frames of a call are judged from this long after its answer …
 pub const SETTLE_US: u64 = 1_000_000;
-/// … and, when its end is known, until so long before it.
+/// … until, if its end is known, this long before its end.
 pub const TAIL_US: u64 = 1_500_000;
 
+/// The phases of a measurement, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Registrations are taken.
+    /// Waiting for the bridge to register, or to open its ARI events.
     Wait,
-    /// Calls are set up, up to their number; in churn again and again.
+    /// Setting up calls, up to the requested number; with churn, continuously.
     Dial,
-    /// All calls are hung up.
+    /// Hanging up all calls.
     HangUp,
-    /// The threads end.
+    /// Ending the threads.
     Stop,
 }
 
@@ -26,17 +28,20 @@ const PHASES: [Phase; 4] = [Phase::Wait, Phase::Dial, Phase::HangUp, Phase::Stop
 #[derive(Debug)]
 pub struct Shared {
     pub clock: Clock,
+    /// Index of the current phase in [`PHASES`].
     phase: AtomicU8,
-    /// The measured time, in microseconds of the clock.
+    /// Start and end of the measured time, in microseconds of the clock.
     pub open_us: AtomicU64,
     pub close_us: AtomicU64,
-    /// When somebody first registered; 0 = nobody has.
+    /// Time at which the bridge first registered, or opened its ARI events; 0 before that.
     pub registered_us: AtomicU64,
+    /// Calls answered so far.
     pub answered: AtomicU32,
-    /// Not answered.
+    /// Calls that ended without an answer.
     pub failed: AtomicU32,
-    /// Calls now, from the INVITE on.
+    /// Calls in progress, from the INVITE on.
     pub open_calls: AtomicU32,
+    /// Connections that the AI has accepted so far.
     pub streams: AtomicU32,
 }
 
@@ -83,7 +88,8 @@ impl Window {
         (self.open_us..self.close_us).contains(&now_us)
     }
 
-    /// Whether a frame sent now is judged, in a call that came up and perhaps ends at these times.
+    /// True if a frame sent now is judged. `up_us` is when its call was answered; `ends_us` is when
+    /// it will end, if that is known.
     pub fn judges(self, now_us: u64, up_us: u64, ends_us: Option<u64>) -> bool {
         self.holds(now_us)
             && now_us >= up_us + SETTLE_US
@@ -96,13 +102,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_judged_in_the_window_and_away_from_the_calls_ends() {
+    fn frames_are_judged_in_the_window_and_away_from_the_ends_of_the_call() {
         let window = Window { open_us: 10_000_000, close_us: 20_000_000 };
         assert!(window.judges(10_000_000, 9_000_000, None));
         assert!(!window.judges(9_999_999, 0, None));
         assert!(!window.judges(20_000_000, 0, None));
-        assert!(!window.judges(11_000_000, 10_000_001, None), "it has not settled");
+        assert!(!window.judges(11_000_000, 10_000_001, None), "the call has not settled");
         assert!(window.judges(12_000_000, 0, Some(13_500_001)));
-        assert!(!window.judges(12_000_000, 0, Some(13_500_000)), "it ends soon");
+        assert!(!window.judges(12_000_000, 0, Some(13_500_000)), "the call ends soon");
     }
 }

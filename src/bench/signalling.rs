@@ -1,5 +1,4 @@
-//! How calls are set up and ended, whatever PBX and bridge speak with each other: SIP
-//! ([`telephony`]) or ARI ([`stasis`]).
+//! The interface for setting up and ending calls, over SIP ([`telephony`]) or ARI ([`stasis`]).
 //!
 //! [`telephony`]: crate::bench::telephony
 //! [`stasis`]: crate::bench::stasis
@@ -8,15 +7,15 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-/// Where a call's audio goes to, and its payload type.
+/// The destination of a call's audio, and its payload type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Audio {
     pub rtp: SocketAddr,
     pub payload_type: u8,
 }
 
-/// What has happened to a call. `line`: the RTP socket that it really has, where the bridge's order
-/// of doing things decides that.
+/// A change to a call. `line` is the RTP socket that the call really uses, if that depends on the
+/// order in which the bridge does things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told {
     Answered {
@@ -24,12 +23,12 @@ pub enum Told {
         line: Option<usize>,
         audio: Audio,
     },
-    /// Its audio goes elsewhere from now on.
+    /// The audio has a new destination.
     Moved {
         number: u32,
         audio: Audio,
     },
-    /// `code`: the SIP status that refused it, 0 for anything else.
+    /// `code` is the SIP status that refused the call, or 0 for any other end.
     Ended {
         number: u32,
         line: Option<usize>,
@@ -38,10 +37,10 @@ pub enum Told {
 }
 
 pub trait Signalling: Send {
-    /// Readable when there is something to see to.
+    /// Returns a descriptor that is readable when [`Signalling::on_readable`] has work to do.
     fn fd(&self) -> BorrowedFd<'_>;
 
-    /// Calls can come.
+    /// True once calls can be dialled.
     fn is_ready(&self) -> bool;
 
     fn next_timeout(&self) -> Option<Instant>;
@@ -50,10 +49,12 @@ pub trait Signalling: Send {
 
     fn on_readable(&mut self, now: Instant);
 
-    /// Begins call `number`. `rtp`: the socket of `line`. False while there is nobody to call.
+    /// Starts call `number`. `rtp` is the address of the socket `line`. Returns false if the bridge
+    /// cannot be called yet.
     fn dial(&mut self, now: Instant, number: u32, line: usize, rtp: SocketAddr) -> bool;
 
     fn hang_up(&mut self, now: Instant, number: u32);
 
+    /// Returns the next change to a call.
     fn told(&mut self) -> Option<Told>;
 }

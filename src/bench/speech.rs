@@ -1,19 +1,19 @@
-//! What the AI says, tick by tick of 20 ms: paced speech, then a second of audio in one piece,
-//! then `clear` in the middle of it, then a pause.
+//! The AI's speech, in ticks of 20 ms: paced speech, then a second of audio in one piece, then a
+//! `clear` in the middle of it, then a pause.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-/// Frames of a flood: a second.
+/// Frames in a flood: one second.
 pub const FLOOD_FRAMES: u8 = 50;
 /// Eight seconds of paced speech …
 const PACED: u32 = 400;
-/// … then the flood; 300 ms after it the clear …
+/// … then the flood, 300 ms later the clear …
 const CLEAR: u32 = PACED + 15;
-/// … and 400 ms later all from the beginning.
+/// … and 400 ms after that the cycle starts again.
 const CYCLE: u32 = CLEAR + 20;
-/// After the greeting's one frame: half a second, so that it stands alone.
+/// Pause of half a second after the greeting, so that its one frame stands alone.
 const BEFORE: u32 = 25;
 
-/// What is to be sent at a tick.
+/// The messages due at a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Say {
     Nothing,
@@ -24,22 +24,26 @@ pub enum Say {
     Clear,
 }
 
-/// One stream's place in the cycle.
+/// One stream's position in the cycle.
 #[derive(Debug, Clone, Copy)]
 pub struct Speech {
+    /// Ticks left until the cycle starts.
     wait: u32,
+    /// The next tick of the cycle.
     tick: u32,
+    /// True if the previous tick was paced speech.
     talking: bool,
 }
 
 impl Speech {
-    /// Streams begin at different places of the cycle, so that their floods do not coincide.
+    /// Creates a stream. Streams start at different points of the cycle, so that their floods do
+    /// not coincide.
     pub fn new(stream: u32) -> Speech {
         let tick = (f64::from(stream) * 0.618).fract() * f64::from(PACED);
         Speech { wait: BEFORE, tick: tick as u32, talking: false }
     }
 
-    /// What is said at the next tick.
+    /// Returns what is due at the next tick, and advances.
     pub fn say(&mut self) -> Say {
         if self.wait > 0 {
             self.wait -= 1;
@@ -63,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cycle() {
+    fn one_cycle() {
         let mut speech = Speech::new(0);
         let says: Vec<Say> = (0..BEFORE + 2 * CYCLE).map(|_| speech.say()).collect();
         let cycle = &says[BEFORE as usize..][..CYCLE as usize];
@@ -76,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_begin_apart_and_always_with_a_first_frame() {
+    fn streams_start_apart_and_always_with_a_first_frame() {
         let floods: std::collections::HashSet<usize> = (0..100)
             .map(|stream| {
                 let mut speech = Speech::new(stream);

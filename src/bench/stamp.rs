@@ -1,54 +1,55 @@
-//! What a frame carries: whose it is, its number, when it was sent, and a filler of these that is
-//! checked to the last byte.
+//! The content of a frame: its sender, its number, the time it was sent, and a filler derived from
+//! these. Every byte is checked on arrival.
 //!
-//! No byte has bit 6 set. So none is 0x7f or 0xff, mu-law's two zeros, of which a bridge that
-//! decodes and encodes again makes one; every other byte comes through such a bridge unchanged.
+//! No byte has bit 6 set, so none is 0x7f or 0xff, the two zeros of mu-law. A bridge that decodes
+//! and re-encodes merges these two; every other byte passes through such a bridge unchanged.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::media::frame::{FRAME_SAMPLES, SILENCE, Samples};
 
+/// First bytes of every stamp.
 const MARK: [u8; 4] = [0x92, 0x1a, 0x35, 0x87];
-/// Bytes of the filler: the whole words behind the fields.
+/// Offset of the filler, which follows the fields in 64-bit words.
 const FILLER: usize = 32;
 const WORDS: usize = (FRAME_SAMPLES - FILLER) / 8;
-/// Bits of each byte that may be set.
+/// The bits that may be set in each byte.
 const MASK: u64 = 0xbfbf_bfbf_bfbf_bfbf;
 
-/// One frame's facts.
+/// The fields of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    /// Number of the call, or of the AI's stream: below 2^24.
+    /// Number of the call or of the AI stream; below 2^24.
     pub sender: u32,
-    /// Of the frame, in its direction of its call: below 2^30.
+    /// Number of the frame in its direction of the call; below 2^30.
     pub number: u32,
-    /// Microseconds since the common start: below 2^42.
+    /// Microseconds since the common start; below 2^42.
     pub sent_us: u64,
-    /// Whether it is counted: sent in the measured time, by a call that has settled.
+    /// True if the frame counts: it was sent in the measured time by a call that has settled.
     pub judged: bool,
     pub kind: Kind,
 }
 
-/// What a frame is part of.
+/// The place of a frame in the audio.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// One of many, 20 ms after the one before.
+    /// A frame sent 20 ms after the previous one.
     Paced,
-    /// The first of a talkspurt: nothing of this call waits before it.
+    /// The first frame of a talkspurt: no other frame of the call is queued before it.
     First,
-    /// One of a second of audio that came in one piece; its place in it, from 0.
+    /// A frame of a flood, a second of audio sent in one piece; its position in it, from 0.
     Flood(u8),
 }
 
-/// What a frame turns out to be.
+/// The result of reading a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Read {
     Ours(Stamp),
     Silence,
-    /// Neither: changed on the way, or made up by the bridge.
+    /// Neither of these: changed on the way, or invented by the bridge.
     Damaged,
 }
 
-/// Writes `value` in 6 bits a byte, the highest first.
+/// Writes `value` with 6 bits per byte, most significant first.
 fn put(out: &mut [u8], value: u64) {
     let shifts = (0..out.len()).rev().map(|place| 6 * place);
     out.iter_mut().zip(shifts).for_each(|(byte, shift)| *byte = 0x80 | (value >> shift) as u8 & 63);
@@ -58,7 +59,7 @@ fn take(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |value, byte| value << 6 | u64::from(byte & 63))
 }
 
-/// The filler's words, each from the one before.
+/// Returns the words of the filler, each computed from the previous one.
 fn filler(seed: u64) -> impl Iterator<Item = u64> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..WORDS).map(move |_| {
@@ -70,7 +71,7 @@ fn filler(seed: u64) -> impl Iterator<Item = u64> {
 }
 
 impl Stamp {
-    /// The kind with its place in a flood, and whether it is judged.
+    /// Returns kind and `judged` as flags, and the position in a flood.
     fn flags(&self) -> (u64, u64) {
         let (kind, place) = match self.kind {
             Kind::Paced => (0, 0),
@@ -80,7 +81,7 @@ impl Stamp {
         (kind << 1 | u64::from(self.judged), place)
     }
 
-    /// Of all fields, so that none can change unseen.
+    /// Returns the filler's seed. It depends on all fields, so that no change goes unnoticed.
     fn seed(&self) -> u64 {
         let (flags, place) = self.flags();
         let whose = u64::from(self.sender) << 32 | u64::from(self.number);
@@ -102,7 +103,7 @@ impl Stamp {
         }
     }
 
-    /// Reads one, and checks every byte.
+    /// Reads a frame and checks every byte.
     pub fn read(samples: &[u8]) -> Read {
         let Some(samples) = samples.first_chunk::<FRAME_SAMPLES>().filter(|s| s.starts_with(&MARK))
         else {
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_counts() {
+    fn any_changed_bit_is_detected() {
         let mut frame = [0; 160];
         for kind in [Kind::Paced, Kind::First, Kind::Flood(49)] {
             let stamp = Stamp { kind, ..stamp() };
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_zero_of_mu_law_occurs() {
+    fn stamps_contain_neither_zero_of_mu_law() {
         let mut frame = [0; 160];
         for number in 0..500 {
             Stamp { number, ..stamp() }.write(&mut frame);

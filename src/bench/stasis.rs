@@ -1,8 +1,9 @@
-//! An Asterisk's Stasis side (pure): callers who wait in an application, external media channels,
-//! bridges. Requests come in as method, path and query, events go out as JSON text.
+//! A simulated Asterisk Stasis (pure): callers in an application, external media channels, bridges.
+//! Requests come in as method, path and query; events go out as JSON text.
 //!
-//! Shapes: Asterisk's `rest-api/api-docs/{events,channels,bridges}.json`. Whoever is in the same
-//! bridge hears each other: a caller's audio then goes through the socket of that media channel.
+//! The formats are those of Asterisk's `rest-api/api-docs/{events,channels,bridges}.json`. Channels
+//! in the same bridge hear each other: once a caller shares a bridge with a media channel, the
+//! caller's audio goes through that channel's socket.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,35 +25,44 @@ fn error(status: u16, message: &str) -> Reply {
 
 #[derive(Debug, Default)]
 struct Caller {
+    /// True once answered.
     up: bool,
-    /// It has left the application, or hung up.
+    /// True once the caller left the application or hung up.
     gone: bool,
-    /// Its bridge and media channel, from when both were in it.
+    /// Bridge and media channel of the caller; set when the bridge first holds both.
     talks: Option<(String, String)>,
-    /// The socket that the media channel had.
+    /// The socket of the media channel; set when that channel is deleted.
     line: Option<usize>,
 }
 
+/// An external media channel.
 #[derive(Debug)]
 struct Media {
+    /// The RTP socket of this channel.
     line: usize,
+    /// Address of that socket.
     rtp: SocketAddr,
+    /// The bridge's side of the audio.
     audio: Audio,
 }
 
 #[derive(Debug, Default)]
 pub struct Stasis {
-    /// The application whose events are open.
+    /// The application subscribed to events.
     app: Option<String>,
-    /// How often they were opened.
+    /// Number of subscriptions so far.
     opened: u32,
+    /// Callers by their number.
     callers: BTreeMap<u32, Caller>,
+    /// Media channels by their id.
     media: BTreeMap<String, Media>,
+    /// Channels in each bridge, by the bridge's id.
     bridges: BTreeMap<String, BTreeSet<String>>,
     /// RTP sockets without a media channel.
     free: Vec<(usize, SocketAddr)>,
-    /// In order, for whoever serves the events socket.
+    /// Events for the application that have not been sent yet, in order.
     pub events: VecDeque<String>,
+    /// Changes to calls that the callers' thread has not seen yet, in order.
     pub told: VecDeque<Told>,
 }
 
@@ -65,7 +75,7 @@ fn number_of(id: &str) -> Option<u32> {
 }
 
 impl Stasis {
-    /// Events of `app` go out from now on; what [`Stasis::close`] wants to know.
+    /// Subscribes `app` to events. Returns the number of this subscription, for [`Stasis::close`].
     pub fn open(&mut self, app: &str) -> u32 {
         self.app = Some(app.to_owned());
         self.events.clear();
@@ -73,7 +83,7 @@ impl Stasis {
         self.opened
     }
 
-    /// Unless they have been opened again.
+    /// Ends subscription number `opened`, unless a newer one has replaced it.
     pub fn close(&mut self, opened: u32) {
         self.app = self.app.take().filter(|_| self.opened != opened);
     }
@@ -82,20 +92,20 @@ impl Stasis {
         self.app.is_some()
     }
 
-    /// A caller comes to the application; `line` is one more socket for a media channel.
+    /// Lets a caller enter the application. `line` is one more socket for a media channel.
     pub fn enter(&mut self, number: u32, line: usize, rtp: SocketAddr) {
         self.free.push((line, rtp));
         self.callers.insert(number, Caller::default());
-        self.tell("StasisStart", &caller_id(number), json!({ "args": [] }));
+        self.emit_for("StasisStart", &caller_id(number), json!({ "args": [] }));
     }
 
     pub fn hang_up(&mut self, number: u32) {
-        self.tell("ChannelHangupRequest", &caller_id(number), json!({ "cause": 16 }));
+        self.emit_for("ChannelHangupRequest", &caller_id(number), json!({ "cause": 16 }));
         self.leave(number);
-        self.settle();
+        self.report_ended();
     }
 
-    /// Does what a request asks for. `path`: below `/ari`, in segments.
+    /// Handles a request. `path` holds the segments below `/ari`.
     pub fn ask(&mut self, method: &str, path: &[&str], query: &Query) -> Reply {
         let get = |name: &str| query.get(name).map_or("", String::as_str);
         let reply = match (method, path) {
@@ -121,7 +131,7 @@ impl Stasis {
             (_, ["channels", ..]) => error(404, "Channel not found"),
             _ => error(404, "Resource not found"),
         };
-        self.settle();
+        self.report_ended();
         reply
     }
 
@@ -151,14 +161,14 @@ impl Stasis {
             "alaw" => 8,
             _ => return error(422, "Provided format was not found"),
         };
-        let Ok(host) = get("external_host").parse() else { return error(400, "no host") };
+        let Ok(host) = get("external_host").parse() else { return error(400, "bad host") };
         if self.media.contains_key(&id) {
             return error(409, "Channel with given unique ID already exists");
         }
-        let Some((line, rtp)) = self.free.pop() else { return error(500, "no RTP socket left") };
+        let Some((line, rtp)) = self.free.pop() else { return error(500, "no free RTP socket") };
         let audio = Audio { rtp: host, payload_type };
         self.media.insert(id.clone(), Media { line, rtp, audio });
-        self.tell("StasisStart", &id, json!({ "args": [] }));
+        self.emit_for("StasisStart", &id, json!({ "args": [] }));
         (200, self.channel(&id))
     }
 
@@ -203,8 +213,8 @@ impl Stasis {
         match number_of(id) {
             Some(number) => self.leave(number),
             None => {
-                self.tell("StasisEnd", id, json!({}));
-                self.tell("ChannelDestroyed", id, json!({ "cause": 16 }));
+                self.emit_for("StasisEnd", id, json!({}));
+                self.emit_for("ChannelDestroyed", id, json!({ "cause": 16 }));
                 if let Some(media) = self.media.remove(id) {
                     let of =
                         |caller: &&mut Caller| caller.talks.as_ref().is_some_and(|t| t.1 == id);
@@ -223,15 +233,16 @@ impl Stasis {
 
     fn leave(&mut self, number: u32) {
         let id = caller_id(number);
-        self.tell("StasisEnd", &id, json!({}));
+        self.emit_for("StasisEnd", &id, json!({}));
         self.callers.entry(number).and_modify(|caller| caller.gone = true);
         self.bridges.values_mut().for_each(|members| {
             members.remove(&id);
         });
     }
 
-    /// A call has ended when nothing of it is left; a socket goes with it.
-    fn settle(&mut self) {
+    /// Reports the end of every caller who is gone and whose bridge and media channel are deleted,
+    /// together with the socket that becomes free.
+    fn report_ended(&mut self) {
         let is_over = |caller: &Caller| {
             let talks = caller.talks.as_ref();
             caller.gone
@@ -242,7 +253,7 @@ impl Stasis {
         let over = self.callers.iter().filter(|(_, caller)| is_over(caller));
         let over: Vec<u32> = over.map(|(number, _)| *number).collect();
         for number in over {
-            // one that never talked may have a media channel that is not known to be its own
+            // the media channel of a caller who never talked is unknown: any free socket will do
             let never = self.callers[&number].talks.is_none();
             let free = if never { self.free.pop().map(|(line, _)| line) } else { None };
             let Some(line) = self.callers[&number].line.or(free) else { continue };
@@ -284,7 +295,8 @@ impl Stasis {
         channel
     }
 
-    fn tell(&mut self, kind: &str, id: &str, mut event: Value) {
+    /// Emits an event about a channel, if the channel exists.
+    fn emit_for(&mut self, kind: &str, id: &str, mut event: Value) {
         if self.has(id) {
             event["channel"] = self.channel(id);
             self.emit(kind, event);
@@ -331,12 +343,12 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_of_the_media_channel_is_the_calls() {
+    fn a_call_gets_the_socket_of_its_media_channel() {
         let mut stasis = Stasis::default();
         stasis.open("bench");
         stasis.enter(1, 0, at(4000));
         stasis.enter(2, 1, at(4002));
-        // the first to ask gets any socket
+        // the first request gets any socket
         let (status, answer) = media(&mut stasis, "m1", "127.0.0.2:10000");
         assert_eq!(
             (status, &answer["channelvars"]["UNICASTRTP_LOCAL_PORT"]),
@@ -349,16 +361,16 @@ mod tests {
         let told = stasis.told.pop_front();
         assert_eq!(told, Some(Told::Answered { number: 1, line: Some(1), audio }));
         stasis.hang_up(1);
-        assert_eq!(stasis.told.pop_front(), None, "its media channel and bridge are there");
+        assert_eq!(stasis.told.pop_front(), None, "its media channel and bridge still exist");
         assert_eq!(stasis.ask("DELETE", &["channels", "m1"], &Query::new()), DONE);
         assert_eq!(stasis.ask("DELETE", &["bridges", "b1"], &Query::new()), DONE);
         let told = stasis.told.pop_front();
         assert_eq!(told, Some(Told::Ended { number: 1, line: Some(1), code: 0 }));
     }
 
-    /// Its socket may carry another's audio.
+    /// The socket that the caller was dialled with may carry another call's audio.
     #[test]
-    fn a_caller_who_never_talked_takes_a_socket_that_is_free() {
+    fn a_caller_who_never_talked_releases_any_free_socket() {
         let mut stasis = Stasis::default();
         stasis.open("bench");
         stasis.enter(1, 0, at(4000));
@@ -375,10 +387,10 @@ mod tests {
     }
 
     #[test]
-    fn events_tell_of_callers_and_media() {
+    fn events_cover_callers_and_media_channels() {
         let mut stasis = Stasis::default();
         stasis.enter(1, 0, at(4000));
-        assert!(stasis.events.is_empty(), "nobody listens");
+        assert!(stasis.events.is_empty(), "no subscription");
         stasis.open("bench");
         media(&mut stasis, "m", "127.0.0.2:10000");
         stasis.hang_up(1);

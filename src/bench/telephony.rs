@@ -1,4 +1,4 @@
-//! The PBX's signalling: a registrar, and one user agent for all calls. Owns its socket.
+//! SIP signalling of the PBX: a registrar and one user agent for all calls. Owns its socket.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -15,10 +15,10 @@ use crate::sip::flow::{Flow, Transport};
 use crate::sip::message::Message;
 use crate::sip::sdp::{Codec, Remote};
 
-/// Datagrams taken at once, so that frames do not wait for a burst of messages.
+/// Datagrams handled at a time, so that frames do not wait for a burst of SIP messages.
 const BATCH: usize = 8;
 
-/// Who is called: the URI, and where its messages go to.
+/// The called URI, and the address its requests are sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Callee {
     pub uri: String,
@@ -27,21 +27,27 @@ pub struct Callee {
 
 pub struct Telephony {
     socket: UdpSocket,
+    /// Address of the socket.
     local: IpAddr,
     agent: Agent,
     registrar: Registrar,
-    /// Known from the start, or since somebody has registered.
+    /// The callee: given at the start, or set by a registration.
     callee: Option<Callee>,
+    /// True once the bridge has registered.
     registered: bool,
+    /// Call numbers by the agent's keys.
     numbers: HashMap<CallKey, u32>,
+    /// The agent's keys by call number.
     keys: HashMap<u32, CallKey>,
+    /// Receive buffer.
     buffer: Vec<u8>,
+    /// Changes to calls that have not been returned yet.
     told: VecDeque<Told>,
 }
 
 impl Telephony {
     /// # Errors
-    /// When the socket is of no use.
+    /// Returns an error if the socket cannot be used or the kernel gives no random bytes.
     pub fn new(
         socket: UdpSocket,
         registrar: Registrar,
@@ -68,7 +74,7 @@ impl Telephony {
     }
 
     fn on_message(&mut self, now: Instant, remote: SocketAddr, data: &[u8]) {
-        // the registrar's requests are the only ones outside calls
+        // outside a call there are only REGISTER and OPTIONS, which are for the registrar
         let asks = [&b"REGISTER "[..], b"OPTIONS "].iter().any(|method| data.starts_with(method));
         if asks
             && let Ok((message, None)) = Message::parse(data)
@@ -89,7 +95,7 @@ impl Telephony {
         self.agent.handle(now, input);
         while let Some(output) = self.agent.poll() {
             match output {
-                // what the socket does not take is sent again, as after any loss
+                // a failed send counts as a lost packet: SIP sends it again
                 Output::Send { flow, data } => {
                     let _ = self.socket.send_to(&data, flow.remote);
                 }
@@ -103,7 +109,7 @@ impl Telephony {
         let number = |call: CallKey| self.numbers.get(&call).copied();
         let told = match event {
             Event::Answered { call, remote } => number(call).map(|number| {
-                let line = None; // as it was dialled
+                let line = None; // unchanged since dialling
                 Told::Answered { number, line, audio: audio(&remote) }
             }),
             Event::Media { call, remote } => {

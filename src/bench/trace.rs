@@ -1,15 +1,18 @@
-//! How many system calls processes make, counted by perf or strace, whichever is there. Owns the
+//! Counts the system calls of processes with perf or strace, whichever is installed. Owns the
 //! processes it starts.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+/// How long system calls are counted.
 const TIME: Duration = Duration::from_secs(2);
 
-/// System calls a second.
+/// The rate of system calls.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Traced {
+    /// System calls per second; `None` if not measured.
     pub a_second: Option<f64>,
+    /// The tool that counted them, or the reason why they were not measured.
     pub by: &'static str,
 }
 
@@ -19,10 +22,10 @@ impl Traced {
         Traced { a_second: None, by: "not measured: the number of calls is not steady" };
 }
 
-/// Counts them for two seconds.
+/// Counts the system calls of these processes for two seconds.
 pub fn count_system_calls(processes: &[u32]) -> Traced {
     let counted = by_perf(processes).map(|n| (n, "perf")).or_else(|| {
-        // it slows down what it looks at, so the frames of that time may be fewer
+        // strace slows the processes down, so there may be fewer frames meanwhile
         by_strace(processes).map(|n| (n, "strace"))
     });
     counted.map_or(Traced::NOT, |(count, by)| Traced {
@@ -61,7 +64,7 @@ fn by_strace(processes: &[u32]) -> Option<u64> {
     parse_strace(&String::from_utf8_lossy(&output.stderr))
 }
 
-/// The table's last line: `100.00 0.123 45 6789 12 total`.
+/// Reads the last line of the table: `100.00 0.123 45 6789 12 total`.
 fn parse_strace(text: &str) -> Option<u64> {
     let total = text.lines().rev().find(|l| l.trim_end().ends_with("total"))?;
     total.split_whitespace().nth(3)?.parse().ok()
@@ -72,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_perf_and_strace_say() {
+    fn parses_the_output_of_perf_and_strace() {
         assert_eq!(parse_perf("1234,,raw_syscalls:sys_enter,2000,100.00,,\n"), Some(1234));
         assert_eq!(parse_perf("<not counted>,,raw_syscalls:sys_enter,0,100.00,,\n"), None);
         assert_eq!(parse_perf("perf: not found"), None);

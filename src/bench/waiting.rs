@@ -1,7 +1,8 @@
-//! The common clock, and waiting for sockets or a moment. Owns the clock, an epoll and a timer.
+//! The common clock, and waiting for sockets or a point in time. Owns the clock, an epoll and a
+//! timer.
 //!
-//! A timer of its own, because epoll's timeout counts whole milliseconds on the kernels that this
-//! program still runs on. It is set again only when the moment has changed.
+//! A separate timer is used because on the older kernels that this program supports, epoll's
+//! timeout has a resolution of one millisecond. The timer is set only when the time has changed.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,24 +16,26 @@ use rustix::time::{
     timerfd_settime,
 };
 
-/// Events taken at once: few, so that what is due meanwhile does not wait long.
+/// Events taken at a time. Few, so that frames due in the meantime do not wait long.
 const BATCH: usize = 32;
-/// Moments are put off to the next multiple of this, so that what falls close together is done in
-/// one go: far below what is measured, and it saves most of the waking up.
+/// Wake-up times are rounded up to a multiple of this, so that events close together are handled in
+/// one go. It is far below the times that are measured, and saves most of the wake-ups.
 const GRAIN_NS: u64 = 100_000;
-/// With more calls than this the generator looks at its sockets each [`COARSE_NS`] instead of being
-/// woken by each: waking a thread is the larger part of what a packet costs its *sender*, so that a
-/// bridge would be charged for it. What arrives is up to so much older than its time says.
+/// With more calls than this, the generator polls its sockets every [`COARSE_NS`] instead of being
+/// woken by each packet. Waking a thread is the larger part of what a packet costs its *sender*, so
+/// the bridge would be charged for it.
 const MANY_CALLS: usize = 200;
+/// Polling interval with many calls. Arrival times are late by up to this much.
 const COARSE_NS: u64 = 500_000;
 
-/// The generator's grain, in microseconds, for so many calls.
+/// Returns the time resolution of the generator with this many calls, in microseconds.
 pub fn grain_us(calls: usize) -> u64 {
     (if calls > MANY_CALLS { COARSE_NS } else { GRAIN_NS }) / 1000
 }
+/// The timer's number in epoll.
 const TIMER: u64 = u64::MAX;
 
-/// Nanoseconds and microseconds since the common start.
+/// Time since the common start.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock(Instant);
 
@@ -49,25 +52,29 @@ impl Clock {
         self.now_ns() / 1000
     }
 
-    /// For what counts in instants.
+    /// Converts an `Instant` to nanoseconds of this clock.
     pub fn instant_ns(self, at: Instant) -> u64 {
         at.saturating_duration_since(self.0).as_nanos() as u64
     }
 }
 
+/// Waits for sockets or a point in time.
 pub struct Waiting {
     epoll: OwnedFd,
     timer: OwnedFd,
+    /// Time the timer is set to; `None` if it is not set or has fired.
     armed_ns: Option<u64>,
+    /// Buffer for the events of one call to epoll.
     events: Vec<Event>,
+    /// Time resolution: [`GRAIN_NS`], or [`COARSE_NS`] with many calls.
     grain_ns: u64,
-    /// All events there were have not been taken.
+    /// True if the last batch was full, so that more events may be pending.
     more: bool,
 }
 
 impl Waiting {
     /// # Errors
-    /// When the kernel has no more descriptors.
+    /// Returns an error if the kernel cannot create the descriptors.
     pub fn new(calls: usize) -> io::Result<Waiting> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
@@ -78,27 +85,28 @@ impl Waiting {
         Ok(Waiting { epoll, timer, armed_ns: None, events, grain_ns, more: false })
     }
 
-    /// Watches a socket for reading, under a number of the owner's. Closing it ends that.
+    /// Watches a socket for reading, under the caller's `number`, until the socket is closed.
     ///
     /// # Errors
-    /// What epoll_ctl(2) says.
+    /// Returns any error of epoll_ctl(2).
     pub fn watch(&self, socket: &impl AsFd, number: u64) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(number), EventFlags::IN)?)
     }
 
-    /// Whether it is watched for writing too.
+    /// Starts or stops watching a socket for writing as well.
     ///
     /// # Errors
-    /// What epoll_ctl(2) says.
+    /// Returns any error of epoll_ctl(2).
     pub fn watch_writing(&self, socket: &impl AsFd, number: u64, on: bool) -> io::Result<()> {
         let flags = if on { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
         Ok(epoll::modify(&self.epoll, socket, EventData::new_u64(number), flags)?)
     }
 
-    /// Waits until a socket is ready or the moment has come, and writes down which are ready.
+    /// Waits until a socket is ready or `until_ns` is reached, and fills `ready` with the numbers
+    /// of the ready sockets. With many calls, it returns at the next polling interval in any case.
     ///
     /// # Errors
-    /// What the kernel says, an interruption aside.
+    /// Returns any I/O error from the kernel except EINTR.
     pub fn wait(&mut self, clock: Clock, until_ns: u64, ready: &mut Vec<u64>) -> io::Result<()> {
         ready.clear();
         let coarse = self.grain_ns > GRAIN_NS;
@@ -129,7 +137,7 @@ impl Waiting {
         for event in &self.events {
             let data = event.data;
             match data.u64() {
-                // it stays ready until it is set again
+                // the timer stays readable until it is set again
                 TIMER => self.armed_ns = None,
                 number => ready.push(number),
             }

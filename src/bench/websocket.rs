@@ -1,5 +1,5 @@
-//! As much of a WebSocket server (RFC 6455) as the AI needs, without a copy or an allocation a
-//! message: the handshake's answer, the client's frames in place, the server's headers.
+//! As much of a WebSocket server (RFC 6455) as the AI needs, without a copy or an allocation per
+//! message: answers the handshake, reads the client's frames in place, writes the server's headers.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::ops::Range;
@@ -14,17 +14,18 @@ pub const PONG: u8 = 10;
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 
-/// The answer to a request for a WebSocket that ends at the returned byte; `None` while it is not
-/// whole.
+/// Returns the answer to a WebSocket request and the length of that request; `None` while the
+/// request is incomplete.
 ///
 /// # Errors
-/// When it is a whole request for something else.
+/// Returns an error if the complete request is not for a WebSocket.
 pub fn accept(request: &[u8]) -> Result<Option<(String, usize)>, &'static str> {
     let Some(end) = find(request, b"\r\n\r\n", 0) else { return Ok(None) };
-    let text = std::str::from_utf8(&request[..end]).map_err(|_| "a request that is not text")?;
+    let text = std::str::from_utf8(&request[..end]).map_err(|_| "the request is not UTF-8 text")?;
     let key = text.lines().filter_map(|line| line.split_once(':'));
     let key = key.filter(|(name, _)| name.trim().eq_ignore_ascii_case("sec-websocket-key"));
-    let key = key.map(|(_, value)| value.trim()).next().ok_or("a request for no WebSocket")?;
+    let key =
+        key.map(|(_, value)| value.trim()).next().ok_or("the request has no Sec-WebSocket-Key")?;
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {}\r\n\r\n",
@@ -33,23 +34,23 @@ pub fn accept(request: &[u8]) -> Result<Option<(String, usize)>, &'static str> {
     Ok(Some((answer, end + 4)))
 }
 
-/// A whole frame at the beginning of a buffer.
+/// A complete frame in a buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     pub opcode: u8,
-    /// Where its payload stands, unmasked by now.
+    /// Position of the payload, which has been unmasked.
     pub payload: Range<usize>,
 }
 
-/// Reads the client's frame that begins at `at`, and unmasks it; `None` while it is not whole.
+/// Reads the client's frame at `at` and unmasks its payload; `None` while the frame is incomplete.
 ///
 /// # Errors
-/// When it is in parts, or not masked.
+/// Returns an error if the frame is a fragment or is not masked.
 pub fn next_frame(buffer: &mut [u8], at: usize) -> Result<Option<Frame>, &'static str> {
     let rest = &buffer[at..];
     let [first, second, ..] = rest else { return Ok(None) };
     if first & FIN == 0 || second & MASKED == 0 {
-        return Err("a message in parts, or one that is not masked");
+        return Err("a frame is fragmented or not masked");
     }
     let opcode = first & 0x0f;
     let (length, header) = match second & 0x7f {
@@ -86,7 +87,7 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     words.into_remainder().iter_mut().zip(mask.iter().cycle()).for_each(|(byte, m)| *byte ^= m);
 }
 
-/// Adds a server's frame around a payload.
+/// Appends a server's frame with this payload.
 pub fn write(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
     out.push(FIN | opcode);
     match payload.len() {
@@ -110,16 +111,16 @@ fn find(text: &[u8], what: &[u8], from: usize) -> Option<usize> {
 
 const PAYLOAD: &[u8] = br#""payload":""#;
 
-/// The base64 of a `media` message; `None` for any other. `hint` is where it stood in the last one:
-/// messages of one bridge are alike.
+/// Returns the base64 of a `media` message; `None` for any other message. `hint` is its offset in
+/// the last one: the messages of one bridge are alike.
 pub fn media_payload<'a>(text: &'a [u8], hint: &mut usize) -> Option<&'a [u8]> {
-    // numbers in front of it may have grown by a digit or two
+    // the numbers before it may have gained a digit or two
     let near = (hint.saturating_sub(2)..*hint + 3)
         .find(|at| text.get(*at..).is_some_and(|rest| rest.starts_with(PAYLOAD)));
     let at = near.or_else(|| find(text, PAYLOAD, 0))?;
     *hint = at;
     let begin = at + PAYLOAD.len();
-    // a frame is 216 characters; anything else is looked through
+    // a frame has 216 characters; otherwise the end has to be searched for
     let end = match text.get(begin + 216) {
         Some(b'"') => begin + 216,
         _ => begin + text[begin..].iter().position(|b| *b == b'"')?,
@@ -162,7 +163,7 @@ mod tests {
             assert_eq!(two[second.payload], payload);
         }
         assert!(next_frame(&mut [0x81, 0, 0, 0], 0).is_err(), "not masked");
-        assert!(next_frame(&mut [0x01, 0x80, 0, 0, 0, 0], 0).is_err(), "in parts");
+        assert!(next_frame(&mut [0x01, 0x80, 0, 0, 0, 0], 0).is_err(), "fragmented");
     }
 
     #[test]

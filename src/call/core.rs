@@ -1,120 +1,103 @@
-//! What a call decides, without sockets and clocks: [`Call::handle`], then drain [`Call::poll`],
-//! then wait for the next input or [`Call::next_timeout`].
+//! The decisions of a call, without sockets and clocks: [`Call::handle`], then drain
+//! [`Call::poll`], then wait for the next input or [`Call::next_timeout`].
 //!
 //! ```text
-//! Connecting ──AI open, connected──> Talking ──AI closed──> Draining ──played──┐
-//!     │                                 │ ──AI failed──> Prompting ──played──┤
-//!     └──AI failed, cancelled ──> Ended <┴── hang-up, time-outs <──────────────┘
+//! Connecting ──AI open, caller connected──> Talking ──AI closed or failed──> Finishing ──played──┐
+//!     └──AI failed, cancelled──> Ended <───────┴──── hang-up, timeouts <───────────────────────┘
 //! ```
 //!
-//! The answer is asked for when the AI's socket is open, or at once; the source says when the
-//! caller is connected, and that is time 0.
+//! The answer is requested when the AI's socket is open, or at once; the source reports when the
+//! caller is connected, and that is time 0. [`Hearing`] is the way from the caller to the AI,
+//! [`Playing`] the way back; they return values, and every decision is made here.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::call::departure::DeparturePolicy;
 use crate::call::end::EndReason;
+use crate::call::hearing::{Heard, Hearing};
 use crate::call::limits::{Limits, Milestones, State};
+use crate::call::playing::{DueFrame, Playing};
 use crate::call::words::{Input, Output, Seeds, Summary};
-use crate::call::{AnswerWhen, CallConfig, RecordPlan, RemoteMedia, Request, Signal};
-use crate::media::dtmf::{DigitGate, Origin};
+use crate::call::{AnswerWhen, CallConfig, RecordPlan, RemoteMedia, Signal, SourceRequest};
+use crate::media::dtmf::Origin;
 use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, Frame, Kind, SILENCE, Samples};
-use crate::media::g711::{self, Law};
-use crate::media::pacer::Pacer;
-use crate::media::playout::Playout;
-use crate::media::receiver::Receiver;
+use crate::media::g711::Law;
 use crate::media::rtcp::Rtcp;
-use crate::media::sender::Sender;
 use crate::record::recording::Tap;
 use crate::record::{RecordCommand, When};
 use crate::stream::socket::Closed;
 use crate::stream::{FromAi, ToAi};
 
-/// Frames kept for an AI that is not there yet: 2 s.
-const MAX_PREROLL: usize = 100;
-/// So many packets from elsewhere, a second's worth, are no stray ones.
-const MISDIRECTED: u64 = 50;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// The AI's stream has not started.
     Connecting,
     Talking,
-    /// The AI has closed; what it had queued is played, until then.
-    Draining {
-        until: Instant,
-    },
-    /// The AI has failed; the prompt is played.
-    Prompting {
+    /// The AI is gone; the queued audio is played, until `until` at the latest, then the call ends.
+    Finishing {
         reason: EndReason,
+        until: Option<Instant>,
     },
     Ended,
 }
 
 pub struct Call {
     phase: Phase,
+    /// Outputs not polled yet.
     out: VecDeque<Output>,
-    receiver: Receiver,
-    playout: Playout,
-    sender: Sender,
+    hearing: Hearing,
+    playing: Playing,
     rtcp: Rtcp,
-    gate: DigitGate,
+    /// The PBX's side of the media, once it is known.
     remote: Option<RemoteMedia>,
-    pacer: Option<Pacer>,
-    /// Silence before time 0, where the PBX wants it.
-    early: Option<Pacer>,
     created: Instant,
+    /// The times of what has happened so far.
     past: Milestones,
+    /// The AI's WebSocket is open.
     ai_open: bool,
-    preroll: VecDeque<(u64, Frame)>,
-    preroll_digits: Vec<char>,
-    preroll_dropped: u64,
-    /// The caller's frames so far, and where the AI's audio stands.
-    frames: u64,
-    played: u64,
     limits: Limits,
+    /// Decides where the caller goes at the end.
+    departure: DeparturePolicy,
+    /// The source can return the caller to the dialplan.
+    can_continue: bool,
+    /// Played when the AI fails in mid-call, mu-law.
     prompt: Option<bytes::Bytes>,
     /// How this call is recorded, if it may be.
     record: Option<RecordPlan>,
+    /// A recording is being made, or paused.
     recording: bool,
-    /// What is left of the announcement that it is recorded.
-    notice: bytes::Bytes,
 }
 
 impl Call {
+    /// `can_continue`: the source can return the caller to the dialplan. `cname`: our name in RTCP.
     pub fn new(
         now: Instant,
         config: &CallConfig,
         signalling: std::net::IpAddr,
         remote: Option<RemoteMedia>,
+        can_continue: bool,
         seeds: Seeds,
         cname: String,
     ) -> Call {
         let mut call = Call {
             phase: Phase::Connecting,
             out: VecDeque::new(),
-            receiver: Receiver::new(signalling, config.reorder_wait),
-            playout: Playout::new(config.playout_bytes, config.playout_budget.clone()),
-            sender: Sender::new(seeds.ssrc, seeds.sequence, seeds.timestamp),
+            hearing: Hearing::new(signalling, config.reorder_wait),
+            playing: Playing::new(config, seeds),
             rtcp: Rtcp::new(cname),
-            gate: DigitGate::default(),
             remote: None,
-            pacer: None,
-            early: None,
             created: now,
             past: Milestones::default(),
             ai_open: false,
-            preroll: VecDeque::new(),
-            preroll_digits: Vec::new(),
-            preroll_dropped: 0,
-            frames: 0,
-            played: 0,
             limits: Limits::of(config),
+            departure: config.departure,
+            can_continue,
             prompt: config.prompt.clone(),
             record: config.record.clone(),
             recording: false,
-            notice: bytes::Bytes::new(),
         };
         if let Some(remote) = remote {
             call.set_remote(now, remote);
@@ -122,7 +105,7 @@ impl Call {
         match config.answer {
             AnswerWhen::AtOnce => call.answer(now),
             AnswerWhen::AiReady if config.ringing => {
-                call.out.push_back(Output::Request(Request::Ringing));
+                call.out.push_back(Output::Request(SourceRequest::Ringing));
             }
             AnswerWhen::AiReady => {}
         }
@@ -132,7 +115,7 @@ impl Call {
     pub fn poll(&mut self) -> Option<Output> {
         let output = self.out.pop_front();
         if output.is_none() {
-            self.out.clear(); // its first places again, which are in the cache
+            self.out.clear(); // starts again at its first slots, which are in the cache
         }
         output
     }
@@ -147,18 +130,18 @@ impl Call {
         }
         match input {
             Input::Rtp { from, data } => {
-                self.receiver.on_packet(now, from, data);
-                // the first packet may be quicker than the source's word
-                if self.early.is_some()
+                self.hearing.receiver.on_packet(now, from, data);
+                // the first packet may arrive before the source reports the connection
+                if self.playing.is_early()
                     && self.past.answer_wanted.is_some()
-                    && self.receiver.last_heard().is_some()
+                    && self.hearing.receiver.last_heard().is_some()
                 {
                     self.connected(now);
                 }
                 self.take_frames(now);
             }
             Input::Rtcp { data, unix } => {
-                self.rtcp.on_packet(now, unix, data, self.sender.ssrc());
+                self.rtcp.on_packet(now, unix, data, self.playing.sender.ssrc());
             }
             Input::AiOpen => {
                 self.ai_open = true;
@@ -167,7 +150,7 @@ impl Call {
                 }
                 self.start_stream(now);
             }
-            Input::AiFailed => self.ai_failed(now, EndReason::AiUnreachable),
+            Input::AiFailed => self.ai_failed(EndReason::AiUnreachable),
             Input::Ai(message) => self.on_ai(message),
             Input::AiClosed(closed) => self.on_ai_closed(now, closed),
             Input::Signal(signal) => self.on_signal(now, signal),
@@ -182,24 +165,22 @@ impl Call {
         if self.phase == Phase::Ended {
             return None;
         }
-        let playing = self.pacer.as_ref().map(|p| p.deadline(self.has_audio()));
-        let early = self.early.as_ref().map(|p| p.deadline(false));
-        let hearing = self.past.answered.and_then(|_| self.receiver.next_timeout());
+        let hearing = self.past.answered.and_then(|_| self.hearing.receiver.next_timeout());
         let limit = self.limit().map(|(at, _)| at);
-        let times = [playing, early, hearing, self.rtcp.next_timeout(), limit];
+        let times = [self.playing.next_timeout(), hearing, self.rtcp.next_timeout(), limit];
         times.into_iter().flatten().min()
     }
 
-    /// So long nothing has been heard that the timeline fills with silence now.
+    /// True if no RTP has arrived for long enough that the timeline is about to insert silence.
     pub fn misses_audio(&self, now: Instant) -> bool {
-        self.past.answered.is_some() && self.receiver.next_timeout().is_some_and(|at| at <= now)
+        let due = self.hearing.receiver.next_timeout();
+        self.past.answered.is_some() && due.is_some_and(|at| at <= now)
     }
 
-    /// RTP comes, but from another address than the PBX has named, and nothing is heard.
+    /// The source of RTP that is being dropped and the address announced by the PBX, if RTP keeps
+    /// arriving from elsewhere and none from there.
     pub fn misdirected(&self) -> Option<(SocketAddr, SocketAddr)> {
-        let counts = self.receiver.counts();
-        let deaf = counts.wrong_source >= MISDIRECTED && counts.sequence.received == 0;
-        self.receiver.source.refused().filter(|_| deaf)
+        self.hearing.misdirected()
     }
 
     pub fn summary(&self, now: Instant) -> Summary {
@@ -207,17 +188,17 @@ impl Call {
             talk: self.past.answered.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
             setup: self.past.answered.unwrap_or(now).saturating_duration_since(self.created),
             answered: self.past.answered.is_some(),
-            received: self.receiver.counts(),
-            packets_sent: self.sender.packets(),
-            preroll_dropped: self.preroll_dropped,
-            playout_discarded: self.playout.discarded_bytes,
+            received: self.hearing.receiver.counts(),
+            packets_sent: self.playing.sender.packets(),
+            preroll_dropped: self.hearing.preroll_dropped(),
+            playout_discarded: self.playing.playout.discarded_bytes,
             round_trip: self.rtcp.peer.and_then(|p| p.round_trip),
         }
     }
 
     fn answer(&mut self, now: Instant) {
         self.past.answer_wanted = Some(now);
-        self.out.push_back(Output::Request(Request::Answer));
+        self.out.push_back(Output::Request(SourceRequest::Answer));
     }
 
     /// Time 0.
@@ -225,26 +206,22 @@ impl Call {
         if self.past.answered.is_some() {
             return;
         }
-        if let Some(early) = self.early.take() {
-            self.sender.rebase(early.index());
-        }
         self.past.answered = Some(now);
-        self.pacer = Some(Pacer::new(now));
-        self.receiver.start(now);
+        self.playing.start(now);
+        self.hearing.receiver.start(now);
         self.rtcp.start(now);
         if self.record.as_ref().is_some_and(|plan| plan.when == When::Always) {
             self.on_record(RecordCommand::Start);
-            // what was quicker than the source's word
-            for (index, frame) in &self.preroll {
-                self.out.push_back(Output::Tap(caller_tap(*index, frame, None)));
-            }
-            let digits = self.preroll_digits.iter();
-            self.out.extend(digits.map(|digit| Output::Tap(Tap::Digit(*digit))));
+            // audio and digits that arrived before the source reported the connection
+            let (frames, digits) = self.hearing.preroll();
+            let frames = frames.iter().map(|(index, frame)| caller_tap(*index, frame, None));
+            let digits = digits.iter().map(|digit| Tap::Digit(*digit));
+            self.out.extend(frames.chain(digits).map(Output::Tap));
         }
         self.start_stream(now);
     }
 
-    /// Before time 0 there is nothing to record, and with `never` there is no plan.
+    /// Has no effect before time 0, when there is nothing to record, and without a plan.
     fn on_record(&mut self, command: RecordCommand) {
         let Some(plan) = self.record.as_ref().filter(|_| self.past.answered.is_some()) else {
             return;
@@ -253,13 +230,13 @@ impl Call {
             RecordCommand::Start if self.recording => return,
             RecordCommand::Start => {
                 self.recording = true;
-                self.notice = plan.notice.clone();
+                self.playing.announce(&plan.notice);
             }
             RecordCommand::Stop => self.recording = false,
             RecordCommand::Pause | RecordCommand::Resume => {}
         }
         let law = self.remote.map_or(Law::Mu, |r| r.format.law);
-        self.out.push_back(Output::Recording { command, index: self.played, law });
+        self.out.push_back(Output::Recording { command, index: self.playing.next_index(), law });
     }
 
     fn start_stream(&mut self, now: Instant) {
@@ -268,66 +245,53 @@ impl Call {
         }
         self.phase = Phase::Talking;
         self.past.ai_started = Some(now);
-        let preroll = std::mem::take(&mut self.preroll);
-        self.out.push_back(Output::AiStart { burst: preroll.len() });
-        for (index, frame) in preroll {
+        let (frames, digits) = self.hearing.take_preroll();
+        self.out.push_back(Output::AiStart { burst: frames.len() });
+        for (index, frame) in frames {
             self.out.push_back(Output::Ai(audio(index, frame.mu_law())));
         }
-        for digit in std::mem::take(&mut self.preroll_digits) {
-            self.out.push_back(Output::Ai(ToAi::Digit(digit)));
-        }
+        self.out.extend(digits.into_iter().map(|digit| Output::Ai(ToAi::Digit(digit))));
     }
 
     fn set_remote(&mut self, now: Instant, remote: RemoteMedia) {
-        self.receiver.set_remote(remote.rtp, remote.format);
+        self.hearing.receiver.set_remote(remote.rtp, remote.format);
         self.remote = Some(remote);
-        if remote.early && self.early.is_none() && self.past.answered.is_none() {
-            self.early = Some(Pacer::new(now));
+        if remote.early {
+            self.playing.start_early(now);
         }
     }
 
-    /// What the receiver has ready goes to the AI and into the recording.
+    /// Passes on all frames and digits that are ready.
     fn take_frames(&mut self, now: Instant) {
-        while let Some(frame) = self.receiver.next_frame() {
-            self.on_caller_frame(now, &frame);
-        }
-        while let Some(digit) = self.receiver.next_digit() {
-            self.on_digit(now, digit, Origin::Rtp);
+        while let Some(heard) = self.hearing.next(now) {
+            match heard {
+                Heard::Frame(index, frame) => self.on_caller_frame(now, index, frame),
+                Heard::Digit(digit) => self.on_digit(digit),
+            }
         }
     }
 
-    fn on_caller_frame(&mut self, now: Instant, frame: &Frame) {
-        let index = self.frames;
-        self.frames += 1;
+    fn on_caller_frame(&mut self, now: Instant, index: u64, frame: Frame) {
         if self.recording {
             let heard = self.past.answered.filter(|_| frame.kind == Kind::Heard);
             let heard_at = heard.map(|at| now.saturating_duration_since(at));
-            self.out.push_back(Output::Tap(caller_tap(index, frame, heard_at)));
+            self.out.push_back(Output::Tap(caller_tap(index, &frame, heard_at)));
         }
         match self.phase {
             Phase::Talking => self.out.push_back(Output::Ai(audio(index, frame.mu_law()))),
-            Phase::Connecting => {
-                if self.preroll.len() == MAX_PREROLL {
-                    self.preroll.pop_front();
-                    self.preroll_dropped += 1;
-                }
-                self.preroll.push_back((index, frame.clone()));
-            }
-            Phase::Draining { .. } | Phase::Prompting { .. } | Phase::Ended => {}
+            Phase::Connecting => self.hearing.keep_frame(index, frame),
+            Phase::Finishing { .. } | Phase::Ended => {}
         }
     }
 
-    fn on_digit(&mut self, now: Instant, digit: char, origin: Origin) {
-        if !self.gate.admits(now, digit, origin) {
-            return;
-        }
+    fn on_digit(&mut self, digit: char) {
         if self.recording {
             self.out.push_back(Output::Tap(Tap::Digit(digit)));
         }
         match self.phase {
             Phase::Talking => self.out.push_back(Output::Ai(ToAi::Digit(digit))),
-            Phase::Connecting if self.preroll_digits.len() < 32 => self.preroll_digits.push(digit),
-            _ => {}
+            Phase::Connecting => self.hearing.keep_digit(digit),
+            Phase::Finishing { .. } | Phase::Ended => {}
         }
     }
 
@@ -338,17 +302,17 @@ impl Call {
         }
         match message {
             FromAi::Audio(audio) => {
-                self.playout.push_audio(audio);
+                self.playing.playout.push_audio(audio);
             }
-            FromAi::Mark(name) => self.playout.push_mark(name),
-            FromAi::Clear => self.playout.clear(),
+            FromAi::Mark(name) => self.playing.playout.push_mark(name),
+            FromAi::Clear => self.playing.playout.clear(),
             FromAi::Ignored(_) => {}
         }
         self.return_marks();
     }
 
     fn return_marks(&mut self) {
-        while let Some(name) = self.playout.next_mark() {
+        while let Some(name) = self.playing.playout.next_mark() {
             if self.recording {
                 self.out.push_back(Output::Tap(Tap::Mark(name.clone())));
             }
@@ -359,42 +323,35 @@ impl Call {
     }
 
     fn on_ai_closed(&mut self, now: Instant, closed: &Closed) {
-        // one that has failed already is told to stop, and closes
-        if matches!(self.phase, Phase::Prompting { .. }) {
+        // an AI that failed was sent `stop`, and then closes
+        if matches!(self.phase, Phase::Finishing { .. }) {
             return;
         }
         match closed {
             Closed::Orderly(_) if self.phase == Phase::Talking => {
-                let until = now + self.limits.drain_on_close;
-                match self.has_audio() && until > now {
-                    true => self.phase = Phase::Draining { until },
-                    false => self.end(EndReason::AiHangup),
+                let (reason, until) = (EndReason::AiHangup, now + self.limits.drain_on_close);
+                match self.playing.has_audio() && until > now {
+                    true => self.phase = Phase::Finishing { reason, until: Some(until) },
+                    false => self.end(reason),
                 }
             }
-            Closed::Orderly(_) => self.ai_failed(now, EndReason::AiClosed),
-            Closed::Failed(_) => self.ai_failed(now, EndReason::AiClosed),
-            Closed::Protocol(_) => self.ai_failed(now, EndReason::AiProtocol),
-            Closed::Stalled => self.ai_failed(now, EndReason::AiTimeout),
+            Closed::Orderly(_) | Closed::Failed(_) => self.ai_failed(EndReason::AiClosed),
+            Closed::Protocol(_) => self.ai_failed(EndReason::AiProtocol),
+            Closed::Stalled => self.ai_failed(EndReason::AiTimeout),
         }
     }
 
-    /// The place where a transfer to a human will stand beside prompt and hang-up.
-    fn ai_failed(&mut self, _now: Instant, reason: EndReason) {
-        match (&self.prompt, self.past.answered) {
-            (Some(prompt), Some(_)) => {
-                if self.phase == Phase::Talking {
-                    self.out.push_back(Output::Ai(ToAi::Stop));
-                }
-                self.playout.clear();
-                while self.playout.next_mark().is_some() {}
-                self.playout.push_audio(prompt);
-                if !self.playout.has_audio() {
-                    return self.end(reason); // no room for it: rather no prompt than silence
-                }
-                self.phase = Phase::Prompting { reason };
-            }
-            _ => self.end(reason),
+    /// Plays the prompt, if there is one, to a connected caller; then ends the call.
+    fn ai_failed(&mut self, reason: EndReason) {
+        let connected = self.past.answered.is_some();
+        let prompt = self.prompt.take().filter(|prompt| connected && !prompt.is_empty());
+        let Some(prompt) = prompt else { return self.end(reason) };
+        if self.phase == Phase::Talking {
+            self.out.push_back(Output::Ai(ToAi::Stop));
         }
+        self.playing.drop_ai_audio();
+        self.playing.announce(&prompt);
+        self.phase = Phase::Finishing { reason, until: None };
     }
 
     fn on_signal(&mut self, now: Instant, signal: Signal) {
@@ -409,10 +366,12 @@ impl Call {
             Signal::Connected => self.connected(now),
             Signal::Digit(digit) => {
                 if self.remote.is_some_and(|r| r.early) {
-                    self.receiver.key_taken_out(now);
+                    self.hearing.receiver.key_taken_out(now);
                     self.take_frames(now);
                 }
-                self.on_digit(now, digit, Origin::Info);
+                if self.hearing.admits(now, digit, Origin::Info) {
+                    self.on_digit(digit);
+                }
             }
             Signal::PbxLost => (self.past.pbx_lost, self.past.pbx_back) = (Some(now), None),
             Signal::PbxBack => self.past.pbx_back = Some(now),
@@ -426,26 +385,27 @@ impl Call {
 
     fn on_timeout(&mut self, now: Instant, unix: Duration) {
         if self.past.answered.is_some() {
-            self.receiver.on_timeout(now);
+            self.hearing.receiver.on_timeout(now);
             self.take_frames(now);
         }
         if self.rtcp.next_timeout().is_some_and(|at| at <= now) {
             self.report(now, unix);
         }
         match self.limit().filter(|(at, _)| *at <= now) {
-            Some((_, reason @ EndReason::AiTimeout)) => self.ai_failed(now, reason),
+            Some((_, reason @ EndReason::AiTimeout)) => self.ai_failed(reason),
             Some((_, reason)) => self.end(reason),
             None => {}
         }
     }
 
     fn report(&mut self, now: Instant, unix: Duration) {
-        let lost = self.receiver.counts().sequence.lost;
+        let receiver = &self.hearing.receiver;
+        let lost = receiver.counts().sequence.lost;
         let passed =
             self.past.answered.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let index = (passed.as_micros() / FRAME_TIME.as_micros()) as u64;
-        let reception = self.receiver.reception();
-        let packet = self.rtcp.report(now, unix, &self.sender, index, reception, lost);
+        let (reception, sender) = (receiver.reception(), &self.playing.sender);
+        let packet = self.rtcp.report(now, unix, sender, index, reception, lost);
         let to = self.remote.map(|r| r.rtcp).filter(|to| !to.ip().is_unspecified());
         if let (Some(packet), Some(to)) = (packet, to) {
             self.out.push_back(Output::Rtcp { to, packet });
@@ -455,98 +415,50 @@ impl Call {
     /// The earliest of the times that end the call, and why it ends then.
     fn limit(&self) -> Option<(Instant, EndReason)> {
         let state = State {
-            heard: self.receiver.last_heard(),
+            heard: self.hearing.receiver.last_heard(),
             on_hold: self.remote.is_some_and(|r| !r.wants_audio || !r.sends_audio),
             talking: self.phase == Phase::Talking,
-            draining: match self.phase {
-                Phase::Draining { until } => Some(until),
+            finish_by: match self.phase {
+                Phase::Finishing { reason, until } => until.map(|until| (until, reason)),
                 _ => None,
             },
         };
         self.limits.earliest(&self.past, state)
     }
 
-    /// Silence before time 0.
-    fn play_early(&mut self, now: Instant) {
-        while let Some(early) = &mut self.early {
-            if self.phase == Phase::Ended || early.deadline(false) > now {
-                return;
+    /// Sends the frames that are due to the caller.
+    fn play(&mut self, now: Instant) {
+        while self.phase != Phase::Ended
+            && let Some(frame) = self.playing.next_frame(now)
+        {
+            self.send_frame(&frame);
+            self.return_marks();
+            if let Phase::Finishing { reason, .. } = self.phase
+                && frame.is_audio
+                && !self.playing.has_audio()
+            {
+                self.end(reason);
             }
-            let index = early.take(now, false).index;
-            self.send_frame(index, false, [SILENCE; FRAME_SAMPLES]);
         }
     }
 
-    fn send_frame(&mut self, index: u64, marker: bool, mut samples: Samples) {
-        let marker = marker || self.sender.packets() == 0;
-        if let Some(remote) = self.remote.filter(|r| r.wants_audio) {
-            if remote.format.law == Law::A {
-                g711::mu_to_a(&mut samples);
-            }
-            let payload_type = remote.format.payload_type;
-            let packet = self.sender.audio(payload_type, index, &samples, marker);
+    fn send_frame(&mut self, frame: &DueFrame) {
+        // on hold the caller hears the PBX
+        let remote = self.remote.filter(|remote| remote.wants_audio);
+        if let Some(remote) = remote {
+            let packet = self.playing.packet(&remote, frame);
             self.out.push_back(Output::Rtp { to: remote.rtp, packet });
         }
-    }
-
-    /// Sends what is due to the caller.
-    fn play(&mut self, now: Instant) {
-        self.play_early(now);
-        while let Some(pacer) = &mut self.pacer {
-            let audio = !self.notice.is_empty() || self.playout.has_audio();
-            if self.phase == Phase::Ended || pacer.deadline(audio) > now {
-                return;
-            }
-            let slot = pacer.take(now, audio);
-            let samples = self.next_samples();
-            self.played = slot.index + 1;
-            self.send_frame(slot.index, slot.marker, samples);
-            if self.recording {
-                // on hold the caller hears the PBX
-                let heard = self.remote.is_none_or(|r| r.wants_audio);
-                let samples = if heard { samples } else { [SILENCE; FRAME_SAMPLES] };
-                self.out.push_back(Output::Tap(Tap::Ai { index: slot.index, samples }));
-            }
-            self.return_marks();
-            if !self.has_audio() {
-                match self.phase {
-                    Phase::Draining { .. } if audio => self.end(EndReason::AiHangup),
-                    Phase::Prompting { reason } if audio => self.end(reason),
-                    _ => {}
-                }
-            }
+        if self.recording {
+            let samples = remote.map_or([SILENCE; FRAME_SAMPLES], |_| frame.samples);
+            self.out.push_back(Output::Tap(Tap::Ai { index: frame.index, samples }));
         }
-    }
-
-    /// The announcement goes before anything of the AI's, and its `clear` does not touch it.
-    fn next_samples(&mut self) -> Samples {
-        let mut samples = [SILENCE; FRAME_SAMPLES];
-        if self.notice.is_empty() {
-            return self.playout.next_frame().unwrap_or(samples);
-        }
-        let part = self.notice.split_to(self.notice.len().min(FRAME_SAMPLES));
-        samples[..part.len()].copy_from_slice(&part);
-        samples
-    }
-
-    /// There is something to be played.
-    fn has_audio(&self) -> bool {
-        !self.notice.is_empty() || self.playout.has_audio()
     }
 
     fn end(&mut self, reason: EndReason) {
-        let source_knows = matches!(
-            reason,
-            EndReason::CallerHangup
-                | EndReason::Cancelled
-                | EndReason::Transferred
-                | EndReason::NoAck
-                | EndReason::SessionExpired
-                | EndReason::BadMedia
-        );
-        if !source_knows {
-            let talked = self.past.answered.is_some();
-            self.out.push_back(Output::Request(Request::End { reason, talked }));
+        let connected = self.past.answered.is_some();
+        if let Some(departure) = self.departure.departure(reason, connected, self.can_continue) {
+            self.out.push_back(Output::Request(SourceRequest::End { reason, departure }));
         }
         if self.phase == Phase::Talking {
             self.out.push_back(Output::Ai(ToAi::Stop));

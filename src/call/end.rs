@@ -1,4 +1,4 @@
-//! Why a call ended: one table for SIP, Q.850, log and metrics.
+//! The reasons why calls end: one table for SIP, Q.850, log, metrics and the caller's fate.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use tracing::Level;
@@ -37,6 +37,20 @@ pub enum EndReason {
     Internal,
 }
 
+/// Where an end reason leaves the caller. [`crate::call::departure`] decides from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallerFate {
+    /// The source has ended or moved the call already.
+    Gone,
+    HungUp,
+    /// Goes on in the dialplan: a fault of trunkless or the PBX is not a reason to hang up.
+    Continues,
+    /// As `on_ai_close` is set.
+    AfterAiClose,
+    /// As `on_ai_failure` is set.
+    AfterAiFailure,
+}
+
 /// One row of the table.
 #[derive(Debug, Clone, Copy)]
 pub struct EndRow {
@@ -48,6 +62,7 @@ pub struct EndRow {
     /// In the Reason of our BYE.
     pub q850: u16,
     pub level: Level,
+    pub caller: CallerFate,
 }
 
 impl EndReason {
@@ -74,46 +89,39 @@ impl EndReason {
     ];
 
     pub fn row(self) -> EndRow {
+        use CallerFate::{AfterAiClose, AfterAiFailure, Continues, Gone, HungUp};
+        const INFO: Level = Level::INFO;
+        const WARN: Level = Level::WARN;
         const BUSY: &str = "Service Unavailable";
-        let (label, sip_status, sip_reason, q850, level) = match self {
-            EndReason::CallerHangup => {
-                ("caller_hangup", 487, "Request Terminated", 16, Level::INFO)
+        const TERMINATED: &str = "Request Terminated";
+        let (label, sip_status, sip_reason, q850, level, caller) = match self {
+            EndReason::CallerHangup => ("caller_hangup", 487, TERMINATED, 16, INFO, Gone),
+            EndReason::Cancelled => ("cancelled", 487, TERMINATED, 16, INFO, Gone),
+            EndReason::AiHangup => ("ai_hangup", 503, BUSY, 16, INFO, AfterAiClose),
+            EndReason::AiUnreachable => ("ai_unreachable", 503, BUSY, 38, WARN, AfterAiFailure),
+            EndReason::AiClosed => ("ai_closed", 503, BUSY, 38, WARN, AfterAiFailure),
+            EndReason::AiTimeout => ("ai_timeout", 503, BUSY, 38, WARN, AfterAiFailure),
+            EndReason::AiProtocol => ("ai_protocol", 503, BUSY, 111, WARN, AfterAiFailure),
+            EndReason::MediaTimeout => ("media_timeout", 503, BUSY, 44, WARN, Continues),
+            EndReason::PbxLost => ("pbx_lost", 503, BUSY, 27, WARN, Continues),
+            EndReason::PbxError => ("pbx_error", 503, BUSY, 38, WARN, Continues),
+            EndReason::Transferred => ("transferred", 487, TERMINATED, 16, INFO, Gone),
+            EndReason::NoAck => ("no_ack", 503, BUSY, 102, WARN, Gone),
+            EndReason::SessionExpired => ("session_expired", 503, BUSY, 102, WARN, Gone),
+            EndReason::BadMedia => ("bad_media", 488, "Not Acceptable Here", 88, WARN, Gone),
+            EndReason::MaxDuration => ("max_duration", 503, BUSY, 16, INFO, HungUp),
+            EndReason::Overload => ("overload", 503, BUSY, 42, WARN, Continues),
+            EndReason::NotRecorded => ("not_recorded", 503, BUSY, 41, WARN, Continues),
+            EndReason::Drain => ("drain", 503, BUSY, 31, INFO, Continues),
+            EndReason::Internal => {
+                ("internal", 500, "Server Internal Error", 41, Level::ERROR, Continues)
             }
-            EndReason::Cancelled => ("cancelled", 487, "Request Terminated", 16, Level::INFO),
-            EndReason::AiHangup => ("ai_hangup", 503, BUSY, 16, Level::INFO),
-            EndReason::AiUnreachable => ("ai_unreachable", 503, BUSY, 38, Level::WARN),
-            EndReason::AiClosed => ("ai_closed", 503, BUSY, 38, Level::WARN),
-            EndReason::AiTimeout => ("ai_timeout", 503, BUSY, 38, Level::WARN),
-            EndReason::AiProtocol => ("ai_protocol", 503, BUSY, 111, Level::WARN),
-            EndReason::MediaTimeout => ("media_timeout", 503, BUSY, 44, Level::WARN),
-            EndReason::PbxLost => ("pbx_lost", 503, BUSY, 27, Level::WARN),
-            EndReason::PbxError => ("pbx_error", 503, BUSY, 38, Level::WARN),
-            EndReason::Transferred => ("transferred", 487, "Request Terminated", 16, Level::INFO),
-            EndReason::NoAck => ("no_ack", 503, BUSY, 102, Level::WARN),
-            EndReason::SessionExpired => ("session_expired", 503, BUSY, 102, Level::WARN),
-            EndReason::BadMedia => ("bad_media", 488, "Not Acceptable Here", 88, Level::WARN),
-            EndReason::MaxDuration => ("max_duration", 503, BUSY, 16, Level::INFO),
-            EndReason::Overload => ("overload", 503, BUSY, 42, Level::WARN),
-            EndReason::NotRecorded => ("not_recorded", 503, BUSY, 41, Level::WARN),
-            EndReason::Drain => ("drain", 503, BUSY, 31, Level::INFO),
-            EndReason::Internal => ("internal", 500, "Server Internal Error", 41, Level::ERROR),
         };
-        EndRow { label, sip_status, sip_reason, q850, level }
+        EndRow { label, sip_status, sip_reason, q850, level, caller }
     }
 
     pub fn label(self) -> &'static str {
         self.row().label
-    }
-
-    /// Whether the AI is to blame: then `on_ai_failure` applies.
-    pub fn is_ai_failure(self) -> bool {
-        matches!(
-            self,
-            EndReason::AiUnreachable
-                | EndReason::AiClosed
-                | EndReason::AiTimeout
-                | EndReason::AiProtocol
-        )
     }
 }
 

@@ -33,8 +33,8 @@ pub struct State {
     pub on_hold: bool,
     /// The AI's stream is up.
     pub talking: bool,
-    /// The AI has closed; what it had queued is played, until then.
-    pub draining: Option<Instant>,
+    /// The latest time at which queued audio stops playing, and the reason the call ends with.
+    pub finish_by: Option<(Instant, EndReason)>,
 }
 
 /// The times of [`CallConfig`] that the decisions need; zero = never.
@@ -70,7 +70,7 @@ impl Limits {
         let lost = heard.max(past.pbx_lost).filter(|_| unsure && !state.on_hold);
         let unconnected = past.answer_wanted.filter(|_| past.answered.is_none());
         let times = [
-            state.draining.map(|until| (until, EndReason::AiHangup)),
+            state.finish_by,
             after(past.answered, self.max_duration, EndReason::MaxDuration),
             after(lost, LOST_AFTER, EndReason::PbxLost),
             after(unconnected, CONNECT_LIMIT, EndReason::PbxError),

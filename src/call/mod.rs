@@ -1,14 +1,20 @@
 //! The call: one caller talking to one AI, whatever the source.
 //!
-//! [`core`] decides (pure; [`words`] are its inputs and outputs), [`run`] moves packets on the
-//! threads of [`worker`], [`leg`] and [`ports`] own the RTP sockets, [`end`] says why a call
-//! ended. A source (SIP, ARI) hands over an [`Offer`]. [`limits`] are the times that end a call,
-//! [`recordings`] writes its audio. [`switchboard`] knows the live calls.
+//! [`core`] decides (pure; [`words`] are its inputs and outputs): [`hearing`] is the caller's audio
+//! on its way to the AI, [`playing`] the audio to the caller, [`limits`] the times that end a
+//! call, [`end`] the reasons, [`departure`] what becomes of the caller. [`run`] moves packets on
+//! the threads of [`worker`]; [`leg`] and [`ports`] own the RTP sockets. A source (SIP, ARI) hands
+//! over an [`Offer`] that [`admission`] let in. [`recordings`] writes a call's audio.
+//! [`switchboard`] keeps the live calls.
 
+pub mod admission;
 pub mod core;
+pub mod departure;
 pub mod end;
+mod hearing;
 pub mod leg;
 pub mod limits;
+mod playing;
 pub mod ports;
 pub mod recordings;
 pub mod run;
@@ -27,6 +33,7 @@ use crate::media::receiver::Format;
 use crate::record::recorder::Recorder;
 use crate::record::{RecordCommand, When};
 use crate::stream::connect::Target;
+use departure::{Departure, DeparturePolicy};
 use end::EndReason;
 use leg::Leg;
 
@@ -63,19 +70,18 @@ pub enum Signal {
 
 /// What the call tells its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request {
+pub enum SourceRequest {
     Answer,
     Ringing,
-    /// Refuse, where time 0 has not come yet; else hang up.
+    /// End the call: the source refuses a caller who was not answered yet.
     End {
         reason: EndReason,
-        /// Time 0 has come.
-        talked: bool,
+        departure: Departure,
     },
 }
 
 /// Sends a call's requests to its source; never waits.
-pub type RequestSender = Box<dyn Fn(Request) + Send + Sync>;
+pub type RequestSender = Box<dyn Fn(SourceRequest) + Send + Sync>;
 
 /// A call that wants to be taken.
 pub struct Offer {
@@ -93,6 +99,8 @@ pub struct Offer {
     pub leg: Leg,
     pub requests: RequestSender,
     pub signals: mpsc::Receiver<Signal>,
+    /// The source can return the caller to the dialplan.
+    pub can_continue: bool,
     /// Held while the call lives: admission.
     pub permit: OwnedSemaphorePermit,
 }
@@ -115,6 +123,7 @@ pub struct CallConfig {
     pub ringing: bool,
     /// How long queued audio is still played after an orderly close of the AI's.
     pub drain_on_close: Duration,
+    pub departure: DeparturePolicy,
     /// Played when the AI fails in mid-call, mu-law.
     pub prompt: Option<bytes::Bytes>,
     pub max_duration: Duration,

@@ -22,8 +22,9 @@ use crate::call::worker::event_loop::Live;
 use crate::call::worker::pool::Workers;
 use crate::call::{CallConfig, Command, Offer, Signal};
 use crate::stream::connect::{ConnectError, Socket};
+use crate::stream::dialect::{Dialect, sid};
 use crate::stream::socket::{AiSocket, Closed, Counts, Scratch, Stop};
-use crate::stream::{FromAi, StreamInfo, twilio};
+use crate::stream::{FromAi, StreamInfo};
 use crate::telemetry::{COUNTERS, Masked};
 
 /// Datagrams taken in one go where a standstill may have left many.
@@ -102,6 +103,7 @@ impl Cold {
 /// What belongs to one call while it runs.
 pub(super) struct Running {
     pub offer: Offer,
+    dialect: Dialect,
     info: StreamInfo,
     call: Call,
     recordings: CallRecordings,
@@ -133,9 +135,11 @@ impl Running {
         );
         let cname = format!("{}@trunkless", offer.id);
         let (signalling, remote) = (offer.leg.signalling, offer.remote);
-        let call = Call::new(Instant::now(), config, signalling, remote, seeds(), cname);
+        let (now, can_continue) = (Instant::now(), offer.can_continue);
+        let call = Call::new(now, config, signalling, remote, can_continue, seeds(), cname);
         Running {
             recordings: CallRecordings::new(config.recorder.clone(), &offer, &info),
+            dialect: config.target.dialect,
             info,
             call,
             offer,
@@ -269,7 +273,7 @@ impl Running {
     fn on_connected(&mut self, now: Instant, connected: Result<Socket, ConnectError>) {
         match connected {
             Ok(socket) => {
-                self.ai = Some(AiSocket::new(now, socket, self.info.clone()));
+                self.ai = Some(AiSocket::new(now, socket, self.dialect.codec(self.info.clone())));
                 self.call.handle(now, Input::AiOpen);
             }
             Err(error) => {
@@ -352,8 +356,8 @@ fn stream_info(offer: &Offer, config: &CallConfig) -> StreamInfo {
     parameters.extend(config.parameters.iter().cloned());
     StreamInfo {
         account_sid: config.account_sid.clone(),
-        call_sid: twilio::sid("CA", &offer.sid_seed),
-        stream_sid: twilio::sid("MZ", &offer.sid_seed),
+        call_sid: sid("CA", &offer.sid_seed),
+        stream_sid: sid("MZ", &offer.sid_seed),
         parameters,
     }
 }

@@ -11,10 +11,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
+use crate::call::departure::DeparturePolicy;
 use crate::call::end::EndReason;
 use crate::call::run::{Record, run};
 use crate::call::worker::pool::Workers;
-use crate::call::{CallConfig, Command, Offer, Request};
+use crate::call::{CallConfig, Command, Offer, SourceRequest};
 use crate::record::recorder::Recorder;
 use crate::telemetry::COUNTERS;
 
@@ -51,7 +52,7 @@ impl Switchboard {
         while let Some(offer) = offers.recv().await {
             let known = starter.configs.iter().find(|(name, _)| *name == offer.pbx);
             let Some(config) = known.map(|(_, config)| config.clone()) else {
-                (offer.requests)(Request::End { reason: EndReason::Internal, talked: false });
+                refuse(&offer, EndReason::Internal);
                 continue;
             };
             let recorded = config.record.as_ref().and(config.recorder.as_ref());
@@ -60,7 +61,7 @@ impl Switchboard {
                 COUNTERS.ended(reason);
                 let (call, pbx) = (&offer.id, &*offer.pbx);
                 warn!(call, pbx, "call refused: it could not be recorded");
-                (offer.requests)(Request::End { reason, talked: false });
+                refuse(&offer, reason);
                 continue;
             }
             self.start(&starter, offer, config);
@@ -70,12 +71,13 @@ impl Switchboard {
     fn start(&self, starter: &CallStarter, mut offer: Offer, config: Arc<CallConfig>) {
         let (stopped, records) = (starter.stopped.clone(), starter.records.clone());
         // kept here as well, to end the caller's side if the call panics
-        let requests: Arc<dyn Fn(Request) + Send + Sync> = Arc::from(offer.requests);
+        let requests: Arc<dyn Fn(SourceRequest) + Send + Sync> = Arc::from(offer.requests);
         let for_call = requests.clone();
         offer.requests = Box::new(move |request| for_call(request));
         let (id, switchboard) = (offer.id.clone(), self.clone());
         let workers = starter.workers.clone();
         let commands = self.add(&id);
+        let (departure, can_continue) = (config.departure, offer.can_continue);
         self.tasks.spawn(async move {
             let call = run(&workers, offer, config, commands, stopped);
             let result = AssertUnwindSafe(call).catch_unwind().await;
@@ -90,7 +92,10 @@ impl Switchboard {
                     COUNTERS.panics.fetch_add(1, Ordering::Relaxed);
                     COUNTERS.ended(EndReason::Internal);
                     error!(call = id, "internal error: the call panicked and has ended");
-                    requests(Request::End { reason: EndReason::Internal, talked: false });
+                    let reason = EndReason::Internal;
+                    if let Some(departure) = departure.departure(reason, true, can_continue) {
+                        requests(SourceRequest::End { reason, departure });
+                    }
                 }
             }
         });
@@ -135,5 +140,13 @@ impl Switchboard {
     /// Waits until the last call has ended.
     pub async fn wait(&self) {
         self.tasks.wait().await;
+    }
+}
+
+/// Ends an offered call that was not started.
+fn refuse(offer: &Offer, reason: EndReason) {
+    let departure = DeparturePolicy::default().departure(reason, false, offer.can_continue);
+    if let Some(departure) = departure {
+        (offer.requests)(SourceRequest::End { reason, departure });
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::call::end::EndReason;
-use crate::call::{Request, Signal};
+use crate::call::{Signal, SourceRequest};
 use crate::media::g711::Law;
 use crate::media::receiver;
 use crate::media::sender::AudioPacket;
@@ -40,7 +40,7 @@ pub enum Input<'a> {
 
 #[derive(Debug, PartialEq)]
 pub enum Output {
-    Request(Request),
+    Request(SourceRequest),
     Rtp {
         to: SocketAddr,
         packet: AudioPacket,

@@ -1,4 +1,4 @@
-//! `trunkless bench`: many calls at once, and what they cost. Owns the waiting for Ctrl-C.
+//! `trunkless bench`: many concurrent calls, and what they cost. Owns the wait for Ctrl-C.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,45 +16,45 @@ use crate::cli::{Stop, block_on};
 
 #[derive(Debug, Args)]
 pub struct BenchArguments {
-    /// Calls at once; with --ramp the most.
+    /// Concurrent calls; with --ramp, the maximum.
     #[arg(long, value_name = "N", default_value_t = 50)]
     calls: u32,
-    /// The measured time; it begins when all calls are up.
+    /// Duration of the measurement, which begins when all calls are up.
     #[arg(long, value_name = "S", default_value_t = 20.0)]
     seconds: f64,
-    /// Calls set up a second.
+    /// Calls set up per second.
     #[arg(long, value_name = "CPS", default_value_t = 50.0)]
     rate: f64,
-    /// Each call lasts so many seconds and is followed by another: at least 4.
+    /// Duration of a call, which is then followed by another: at least 4.
     #[arg(long, value_name = "SECONDS", conflicts_with = "ramp")]
     hold: Option<f64>,
-    /// The bridge records all calls; the recordings are checked.
+    /// Make the bridge record all calls, and check the recordings.
     #[arg(long)]
     record: bool,
-    /// More and more calls, until something gives.
+    /// Repeat with more and more calls, until a limit is reached.
     #[arg(long)]
     ramp: bool,
-    /// One JSON object instead of text.
+    /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
-    /// What the bridge speaks with the PBX: sip or ari.
+    /// Protocol between bridge and PBX: sip or ari.
     #[arg(long, default_value = "sip")]
     source: Source,
-    /// A real PBX, which the callers dial.
+    /// A real PBX for the callers to dial.
     #[arg(long, value_name = "HOST:PORT", requires = "extension")]
     pbx: Option<SocketAddr>,
-    /// What they dial there.
+    /// Extension to dial on that PBX.
     #[arg(long, value_name = "EXTENSION", requires = "pbx")]
     extension: Option<String>,
-    /// Configuration of the bridge; the AI's URL is put in by a variable.
+    /// Configuration file of the bridge; a variable overrides the AI's URL.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Another program in trunkless's place, for `sh -c`. It is told by BENCH_AI_URL,
-    /// BENCH_REGISTRAR (BENCH_ARI_URL with --source ari), BENCH_USERNAME, BENCH_PASSWORD,
-    /// BENCH_SIP_LISTEN and BENCH_CALLS.
+    /// Another program to measure instead of trunkless, run by `sh -c`. Its settings are in
+    /// BENCH_AI_URL, BENCH_REGISTRAR (BENCH_ARI_URL with --source ari), BENCH_USERNAME,
+    /// BENCH_PASSWORD, BENCH_SIP_LISTEN and BENCH_CALLS.
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["config", "record"])]
     bridge: Option<String>,
-    /// A bridge that does not register is called at BENCH_SIP_LISTEN after so many seconds.
+    /// If the bridge has not registered after this long, call it at BENCH_SIP_LISTEN.
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, requires = "bridge")]
     settle: f64,
 }
@@ -65,10 +65,10 @@ pub fn main(arguments: &BenchArguments) -> ExitCode {
 
 fn options(arguments: &BenchArguments) -> Result<Options> {
     let BenchArguments { calls, seconds, rate, hold, record, settle, .. } = *arguments;
-    // also what is no number is out of the range
+    // NaN is out of range as well
     let known = (1.0..1e6).contains(&seconds) && (0.1..1e4).contains(&rate);
     if calls == 0 || !known || hold.is_some_and(|h| !(4.0..1e6).contains(&h)) {
-        bail!("--calls from 1, --seconds from 1, --rate from 0.1, --hold from 4");
+        bail!("out of range: --calls and --seconds start at 1, --rate at 0.1, --hold at 4");
     }
     if arguments.pbx.is_some() && arguments.config.is_none() && arguments.bridge.is_none() {
         bail!("--pbx needs the bridge's configuration: give --config or --bridge");
@@ -79,7 +79,7 @@ fn options(arguments: &BenchArguments) -> Result<Options> {
             Program::Other { command: command.clone(), settle }
         }
         None => {
-            let binary = std::env::current_exe().context("where is this program?")?;
+            let binary = std::env::current_exe().context("cannot find the path of this program")?;
             Program::Trunkless { binary, config: arguments.config.clone() }
         }
     };
@@ -130,6 +130,6 @@ fn climb_and_print(options: &Options, json: bool, cancelled: &AtomicBool) -> std
         let knee = ramp.knee.as_deref().unwrap_or("not reached: give more --calls");
         println!("carried {} calls; knee: {knee}", ramp.calls_carried);
     }
-    // a ramp is meant to find where it breaks
+    // a ramp is expected to end with a step that fails
     Ok(ramp.calls_carried > 0)
 }

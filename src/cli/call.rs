@@ -1,4 +1,4 @@
-//! `trunkless call`: a SIP phone for a shell. Owns its clock.
+//! `trunkless call`: a SIP phone for the command line. Owns its clock.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -22,9 +22,9 @@ use crate::sip::uri::Uri;
 
 #[derive(Debug, Args)]
 pub struct CallArguments {
-    /// Who is called: sip:EXTENSION@HOST[:PORT]
+    /// URI to call: sip:EXTENSION@HOST[:PORT]
     uri: String,
-    /// The user to call as, and to authenticate as.
+    /// User name to call as and to authenticate as.
     #[arg(long, default_value = "trunkless-call")]
     user: String,
     /// Name of the environment variable with the password.
@@ -33,16 +33,16 @@ pub struct CallArguments {
     /// Audio to play: a WAV (8 kHz, mu-law or 16-bit PCM) or raw mu-law (.ulaw).
     #[arg(long, value_name = "FILE")]
     play: Option<PathBuf>,
-    /// Where to write what is heard, as a WAV.
+    /// WAV file to write the received audio to.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Hang up after so many seconds.
+    /// Hang up this many seconds after the answer.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Keys to press, one each 400 ms, from one second after the answer on.
+    /// Keys to press, one every 400 ms, starting one second after the answer.
     #[arg(long, value_name = "KEYS")]
     dtmf: Option<String>,
-    /// Our own address; default: the one on the route.
+    /// Local address to use; by default the route's.
     #[arg(long, value_name = "ADDRESS")]
     local: Option<IpAddr>,
 }
@@ -56,7 +56,7 @@ async fn place(arguments: &CallArguments) -> Result<ExitCode> {
         .map_err(|e| anyhow!("{}: {e}; write sip:EXTENSION@HOST[:PORT]", arguments.uri))?;
     let keys = arguments.dtmf.as_deref().unwrap_or("");
     if let Some(bad) = keys.chars().find(|c| dtmf::event_code(*c).is_none()) {
-        bail!("--dtmf: {bad} is no key; 0 to 9, *, #, A to D are");
+        bail!("--dtmf: {bad} is not a key; use 0 to 9, *, # and A to D");
     }
     if let Some(path) = &arguments.record {
         std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -75,13 +75,13 @@ async fn place(arguments: &CallArguments) -> Result<ExitCode> {
     config.source = Box::new(move |index| frame_of(audio.as_deref()?, index));
     let phone = Phone::start(config)
         .await
-        .with_context(|| format!("no socket on {}; give another --local", route.local))?;
+        .with_context(|| format!("cannot bind to {}; give another --local", route.local))?;
     println!("calling {} at {}", arguments.uri, route.remote);
     phone.command(PhoneCommand::Dial { uri: arguments.uri.clone(), target: route.remote });
     converse(phone, arguments, route.remote).await
 }
 
-/// Frame `index` of some audio; `None` behind its end.
+/// Frame `index` of `audio`, or `None` past its end.
 pub fn frame_of(audio: &[u8], index: u64) -> Option<Samples> {
     let rest = audio.get(index as usize * 160..).filter(|rest| !rest.is_empty())?;
     let mut samples = [SILENCE; 160];
@@ -113,7 +113,7 @@ async fn converse(
         };
         tokio::select! {
             event = phone.events.recv() => match event {
-                Some(PhoneEvent::Progress(code)) => println!("{code} ({target} is ringing)"),
+                Some(PhoneEvent::Progress(code)) => println!("{code} from {target}"),
                 Some(PhoneEvent::Answered { at }) => {
                     println!("answered");
                     answered = Some(at);
@@ -125,7 +125,7 @@ async fn converse(
                     return finish(arguments, &heard, &end, answered);
                 }
                 Some(_) => {}
-                None => bail!("the phone has ended"),
+                None => bail!("the phone stopped unexpectedly"),
             },
             () = sleep_until(deadline.into()) => {
                 deadline = far;
@@ -160,7 +160,9 @@ fn finish(
             None => "the other side hung up".to_owned(),
         },
         CallEnd::Refused { code: 401 | 407, reason } => {
-            format!("refused: 401 {reason}: wrong password, or give --user and --password-env")
+            format!(
+                "refused: 401 {reason}: wrong password, or --user and --password-env are missing"
+            )
         }
         CallEnd::Refused { code, reason } => format!("refused: {code} {reason}"),
         other => format!("{other:?}"),
@@ -187,7 +189,7 @@ fn read_audio(path: &Path) -> Result<Vec<u8>> {
     let file = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
     if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("wav")) {
         let channels = wav::read(&file).map_err(|e| anyhow!("{name}: {e}"))?;
-        return channels.into_iter().next().ok_or_else(|| anyhow!("{name} holds no audio"));
+        return channels.into_iter().next().ok_or_else(|| anyhow!("{name} contains no audio"));
     }
     Ok(file)
 }

@@ -25,7 +25,7 @@ pub fn main(arguments: &EchoAgentArguments) -> ExitCode {
             anyhow::anyhow!("cannot listen on {}: {e}; give another --listen", arguments.listen)
         })?;
         let mut stop = Stop::new()?;
-        info!(listen = %listener.local_addr()?, "echo agent is up");
+        info!(listen = %listener.local_addr()?, "echo agent is listening");
         tokio::select! {
             () = ai::serve(listener, None) => {}
             () = stop.asked() => {}

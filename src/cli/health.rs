@@ -1,5 +1,5 @@
-//! `trunkless health`: asks a running `trunkless run` how it is, for a container's health
-//! check. Owns a socket.
+//! `trunkless health`: checks a running `trunkless run`, for a container's health check. Owns a
+//! socket.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -14,14 +14,15 @@ use tokio::time::timeout;
 use crate::cli::{EXIT_CONFIG, block_on, environment};
 use crate::config::{Source, load};
 
+/// Time limit for the answer.
 const LIMIT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub struct HealthArguments {
-    /// Configuration file of the running program; its `[http] listen` is asked.
+    /// Configuration file of the running program; its `[http] listen` is queried.
     #[arg(long, default_value = "trunkless.toml")]
     config: PathBuf,
-    /// Fail when no PBX's calls can be taken, too.
+    /// Also fail if no calls can be taken.
     #[arg(long)]
     ready: bool,
 }
@@ -37,7 +38,7 @@ pub fn main(arguments: &HealthArguments) -> ExitCode {
     };
     let Some(listen) = listen else {
         let file = arguments.config.display();
-        eprintln!("{file}: http.listen: is missing: where to ask, as in \"127.0.0.1:8071\"");
+        eprintln!("{file}: http.listen: is missing; set it, for example to \"127.0.0.1:8071\"");
         return ExitCode::from(EXIT_CONFIG);
     };
     let path = if arguments.ready { "/readyz" } else { "/healthz" };
@@ -55,7 +56,7 @@ pub fn main(arguments: &HealthArguments) -> ExitCode {
     })
 }
 
-/// One that listens on all addresses is asked on loopback.
+/// The address to connect to: loopback if the program listens on all addresses.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -65,7 +66,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// HTTP/1.0, so that the answer ends with the connection.
+/// Sends a GET and returns the response. HTTP/1.0, so that the response ends with the connection.
 async fn ask(to: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(to).await?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {to}\r\n\r\n").as_bytes()).await?;

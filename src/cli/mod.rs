@@ -24,17 +24,17 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve: take calls from the PBXs and answer them with the AI.
+    /// Take calls from the PBXs and connect them to the AI.
     Run(run::RunArguments),
-    /// See it work: a whole call on this machine, with no PBX and no account.
+    /// Run a complete call on this machine, with no PBX and no account.
     Demo(demo::DemoArguments),
-    /// The bundled AI stand-in: greets, can be interrupted, echoes.
+    /// Run the bundled AI stand-in: it greets, can be interrupted, and echoes.
     EchoAgent(echo_agent::EchoAgentArguments),
     /// Place a test call, as a phone would.
     Call(call::CallArguments),
-    /// Measure: many calls at once through this program, or another bridge.
+    /// Measure many concurrent calls through this program or another bridge.
     Bench(bench::BenchArguments),
-    /// Ask a running `run` how it is: exit code 0 when it works.
+    /// Check a running `trunkless run`; exit code 0 if it is healthy.
     Health(health::HealthArguments),
     /// List, show and verify recordings.
     Recordings(recordings::RecordingsArguments),
@@ -42,10 +42,10 @@ enum Command {
 
 /// Exit code for a wrong configuration or command line.
 pub const EXIT_CONFIG: u8 = 2;
-/// Exit code when the only PBX's Stasis application has been taken by another program.
+/// Exit code when other programs took over every Stasis application and no PBX uses SIP mode.
 pub const EXIT_REPLACED: u8 = 3;
 
-/// The variables that are text.
+/// The environment variables that are valid UTF-8.
 fn environment() -> HashMap<String, String> {
     let all = std::env::vars_os();
     all.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
@@ -56,7 +56,7 @@ pub fn command() -> clap::Command {
     Arguments::command()
 }
 
-/// Parses the command line and does what it says.
+/// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run::main(&arguments),
@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// SIGTERM and Ctrl-C.
+/// Receives SIGTERM and Ctrl-C.
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
@@ -81,7 +81,7 @@ impl Stop {
         Ok(Stop { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for the next of either. Cancel-safe.
+    /// Waits for the next signal. Cancel-safe.
     async fn asked(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -90,7 +90,7 @@ impl Stop {
     }
 }
 
-/// Runs a command to its end; an error is printed once.
+/// Runs a command to completion and prints its error, if any.
 fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(command)) {

@@ -1,5 +1,4 @@
-//! `trunkless recordings`: what was recorded, and whether the files are what they should be. Owns
-//! file reading.
+//! `trunkless recordings`: lists, shows and verifies recordings. Owns file reading.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -18,40 +17,40 @@ use crate::record::wav::Encoding;
 use crate::record::{library, outbox};
 use crate::telemetry::Masked;
 
-/// What both tracks may be apart, in milliseconds: a frame, and what is left of jitter.
+/// The tracks may end at most this many milliseconds apart: one frame, plus residual jitter.
 const APART_MS: f64 = 25.0;
 
 #[derive(Debug, Args)]
 pub struct RecordingsArguments {
     #[command(subcommand)]
     command: Command,
-    /// Configuration file; its `[recording] directory` is looked at.
+    /// Configuration file; its `[recording] directory` is used.
     #[arg(long, global = true, default_value = "trunkless.toml")]
     config: PathBuf,
-    /// This directory, without a configuration file.
+    /// Directory of the recordings; no configuration file is read then.
     #[arg(long, global = true)]
     directory: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List recordings, the oldest first.
+    /// List recordings, oldest first.
     Ls {
-        /// One JSON object a line: the sidecars themselves.
+        /// Print the sidecars themselves, one JSON object per line.
         #[arg(long)]
         json: bool,
-        /// Of this PBX only.
+        /// Only recordings of calls from this PBX.
         #[arg(long)]
         pbx: Option<String>,
     },
-    /// Print one recording's sidecar and where its audio is.
+    /// Print one recording's sidecar and the path of its audio.
     Show {
         /// Its id, or its path.
         recording: String,
     },
-    /// Check length, alignment and hash; exit code 1 when one is not right.
+    /// Check length, alignment and hash; exit code 1 if any recording fails.
     Verify {
-        /// Ids or paths; all when none is given.
+        /// Ids or paths; all recordings by default.
         recordings: Vec<String>,
     },
 }
@@ -85,13 +84,13 @@ fn directory(arguments: &RecordingsArguments) -> Result<PathBuf, String> {
         return Ok(directory.clone());
     }
     let settings = Source::read(&arguments.config).and_then(|s| load(&s, &environment()));
-    let settings = settings.map_err(|e| format!("{e}, or the recordings' with --directory"))?;
+    let settings = settings.map_err(|e| format!("{e}; or give the recordings' --directory"))?;
     let file = arguments.config.display();
     let directory = settings.recording.directory.map(PathBuf::from);
     directory.ok_or_else(|| format!("{file}: recording.directory: is not set: nothing is recorded"))
 }
 
-/// Paths of all recordings.
+/// The paths of all recordings.
 fn all(root: &Root) -> anyhow::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     library::walk(root, &mut |path, _| paths.push(path.to_owned()))
@@ -102,7 +101,7 @@ fn all(root: &Root) -> anyhow::Result<Vec<PathBuf>> {
 fn list(root: &Root, json: bool, pbx: Option<&str>) -> anyhow::Result<bool> {
     let mut found = Vec::new();
     for path in all(root)? {
-        // a JSON file of somebody else's is none of ours
+        // skip JSON files that are not sidecars
         if let Ok(sidecar) = library::read(root, &path) {
             found.push((sidecar, path));
         }
@@ -138,7 +137,7 @@ fn list(root: &Root, json: bool, pbx: Option<&str>) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Without what could steer a terminal.
+/// `text` without control characters, which could affect the terminal.
 fn plain(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
@@ -164,9 +163,9 @@ fn verify(root: &Root, words: &[String]) -> anyhow::Result<bool> {
                 Ok(problems) => problems,
                 Err(error) => vec![error.to_string()],
             },
-            // a JSON file of somebody else's is none of ours
+            // skip JSON files that are not sidecars
             Err(_) if words.is_empty() && !root.exists(&file) => continue,
-            Err(error) => vec![format!("its sidecar cannot be read: {error}")],
+            Err(error) => vec![format!("cannot read its sidecar: {error}")],
         };
         match &problems[..] {
             [] => good += 1,
@@ -180,23 +179,25 @@ fn verify(root: &Root, words: &[String]) -> anyhow::Result<bool> {
         library::walk_files(root, "wav", &mut |path, _| {
             if !root.exists(&with_ending(path, "json")) {
                 bad += 1;
-                println!("{}: it has no sidecar", with_ending(path, "wav").display());
+                println!("{}: no sidecar", with_ending(path, "wav").display());
             }
         })?;
         let unfinished = leftovers(root).len();
         if unfinished > 0 {
-            println!("{unfinished} in incomplete/: being made, or left by a crash until a restart");
+            println!(
+                "{unfinished} in incomplete/: in progress, or left by a crash until a restart"
+            );
         }
         let waiting = outbox::ids(root).len();
         if waiting > 0 {
-            println!("{waiting} in outbox/: still to be sent");
+            println!("{waiting} in outbox/: waiting to be sent");
         }
     }
-    println!("{good} good, {bad} not");
+    println!("{good} valid, {bad} invalid");
     Ok(bad == 0)
 }
 
-/// What is wrong with a recording.
+/// Returns the problems found in a recording.
 fn check(root: &Root, path: &Path, sidecar: &Sidecar) -> std::io::Result<Vec<String>> {
     let mut problems = Vec::new();
     let audio = &sidecar.audio;
@@ -206,16 +207,16 @@ fn check(root: &Root, path: &Path, sidecar: &Sidecar) -> std::io::Result<Vec<Str
     (&file).take(58).read_to_end(&mut head)?;
     let encoding = Encoding::ALL.into_iter().find(|e| e.label() == audio.format);
     let Some(encoding) = encoding else {
-        return Ok(vec![format!("\"{}\" is no format", plain(&audio.format))]);
+        return Ok(vec![format!("format \"{}\" is unknown", plain(&audio.format))]);
     };
     let data = audio.samples.saturating_mul(2 * encoding.sample_bytes());
     let header = encoding.header(2, data);
     if length != audio.bytes || length != data.saturating_add(header.len() as u64) {
         problems.push(format!("length: {length} bytes, not {}", audio.bytes));
     } else if !head.starts_with(&header) {
-        problems.push("its header is not that of its sidecar".to_owned());
+        problems.push("header: does not match the sidecar".to_owned());
     }
-    // a crash may have left a part of a millisecond
+    // after a crash the length need not be a whole number of milliseconds
     if audio.samples / 8 != sidecar.duration_ms {
         let ms = audio.samples / 8;
         problems.push(format!("length: {ms} ms of audio, not {} ms", sidecar.duration_ms));
@@ -225,7 +226,7 @@ fn check(root: &Root, path: &Path, sidecar: &Sidecar) -> std::io::Result<Vec<Str
         problems.push(format!("alignment: the tracks end {apart:.0} ms apart"));
     }
     if sha256(File::open(root.path().join(with_ending(path, "wav")))?)? != audio.sha256 {
-        problems.push("hash: the audio is not what was recorded".to_owned());
+        problems.push("hash: the file is not what was recorded".to_owned());
     }
     Ok(problems)
 }

@@ -37,7 +37,7 @@ pub fn main(arguments: &RunArguments) -> ExitCode {
             eprintln!("{}: recording.directory: {why}", arguments.config.display());
             return ExitCode::from(EXIT_CONFIG);
         }
-        println!("{}: good", arguments.config.display());
+        println!("{}: valid", arguments.config.display());
         return ExitCode::SUCCESS;
     }
     let log = &plan.settings.log;
@@ -68,7 +68,7 @@ fn read(arguments: &RunArguments) -> Result<Plan, ConfigError> {
     resolve(&source, settings, &environment)
 }
 
-/// Until SIGTERM or Ctrl-C; a second one ends the calls at once.
+/// Serves until SIGTERM or Ctrl-C; a second signal ends the remaining calls at once.
 async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     raise_file_limit(plan.settings.calls.max);
     let mut stop = Stop::new()?;
@@ -83,8 +83,8 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// A call has two sockets for RTP, one for its AI and perhaps a recording; in ARI mode requests
-/// come and go besides.
+/// Raises the limit on open files to suit this many calls. A call has two RTP sockets, one to its
+/// AI and perhaps a recording; ARI mode also makes short-lived requests.
 fn raise_file_limit(calls: usize) {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let wanted = calls as u64 * 5 + 100;
@@ -96,6 +96,6 @@ fn raise_file_limit(calls: usize) {
     limit.current = limit.maximum.map_or(Some(wanted), |maximum| Some(wanted.min(maximum)));
     if setrlimit(Resource::Nofile, limit).is_err() || !enough(limit.current) {
         let limit = getrlimit(Resource::Nofile).current;
-        warn!(limit, wanted, "too few files may be open for [calls] max: raise ulimit -n");
+        warn!(limit, wanted, "open file limit is too low for [calls] max: raise ulimit -n");
     }
 }

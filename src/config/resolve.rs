@@ -8,10 +8,11 @@ use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::ari::client::AriPbx;
+use crate::call::departure::Departure;
 use crate::call::{AnswerWhen, RecordPlan};
 use crate::config::recording::RecordingPlan;
 use crate::config::schema::{
-    Ai, Answer, HostPort, Mode, Pbx, PbxSip, Settings, Span, TransportWord,
+    Ai, Answer, HostPort, Mode, OnAi, Pbx, PbxSip, Settings, Span, TransportWord,
 };
 use crate::config::{ConfigError, ENV_PREFIX, Source};
 use crate::record::wav;
@@ -19,7 +20,7 @@ use crate::sip::agent::AccountConfig;
 use crate::sip::flow::Transport;
 use crate::sip::registration;
 use crate::stream::connect::{Target, TargetOptions};
-use crate::stream::twilio;
+use crate::stream::dialect::{Dialect, sid};
 use crate::tls::TlsError;
 
 /// One PBX in SIP mode, ready to run.
@@ -123,6 +124,15 @@ impl Answer {
         match self {
             Answer::WhenAiReady => AnswerWhen::AiReady,
             Answer::AtOnce => AnswerWhen::AtOnce,
+        }
+    }
+}
+
+impl OnAi {
+    pub fn departure(self) -> Departure {
+        match self {
+            OnAi::Hangup => Departure::HangUp,
+            OnAi::Continue => Departure::Continue,
         }
     }
 }
@@ -244,6 +254,7 @@ impl Resolver<'_> {
             all.into_iter().collect::<Vec<(String, String)>>()
         };
         let options = TargetOptions {
+            dialect: Dialect::Twilio,
             headers: merged(&own.headers, &common.headers),
             auth_token: token.map(|t| t.expose_secret().to_owned()),
             ca_file: pick(&own.ca_file, &common.ca_file),
@@ -265,7 +276,8 @@ impl Resolver<'_> {
             self.source.error(&part, error.to_string())
         })?;
         let parameters = merged(&own.parameters, &common.parameters);
-        let long = parameters.iter().find(|(n, v)| n.len().max(v.len()) > twilio::MAX_PARAMETER);
+        let limit = options.dialect.max_parameter();
+        let long = parameters.iter().find(|(n, v)| n.len().max(v.len()) > limit);
         if let Some((long, _)) = long {
             let part = format!("{}.{long}", key("parameters", own.parameters.is_some()));
             return Err(self.source.error(&part, "names and values are under 500 characters"));
@@ -275,7 +287,7 @@ impl Resolver<'_> {
         Ok(AiPlan {
             target,
             account_sid: pick(&own.account_sid, &common.account_sid)
-                .unwrap_or_else(|| twilio::sid("AC", name)),
+                .unwrap_or_else(|| sid("AC", name)),
             parameters,
             x_headers: own.x_headers.clone().or(common.x_headers.clone()).unwrap_or_else(every),
             silent_timeout: silent.unwrap_or(Span(Duration::from_secs(15))).0,

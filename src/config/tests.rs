@@ -288,7 +288,7 @@ fn recordings_are_per_pbx_and_their_mistakes_are_told() {
         ("directory = \"/r\"\n[recording.webhook]\nurl = \"crm\"\n", "recording.webhook.url"),
         (
             "directory = \"/r\"\n[recording.webhook]\nurl = \"http://c/\"\nsecret = \"x\"\n",
-            "recording.webhook.secret: a secret is base64",
+            "recording.webhook.secret: must be base64",
         ),
         ("[pbx.main.recording]\nwhen = \"always\"\n", "[recording] directory"),
     ];

@@ -1,5 +1,4 @@
-//! HTTP for machines that watch us: is the program alive, can it take calls, what has it counted.
-//! Owns I/O.
+//! The HTTP server for monitoring: liveness, readiness and metrics. Owns I/O.
 
 pub mod metrics;
 
@@ -18,18 +17,20 @@ use tokio::net::TcpListener;
 use crate::record::recorder::Recorder;
 use crate::telemetry::{COUNTERS, PbxStatus};
 
-/// What is told.
+/// The state that the server reports.
 #[derive(Clone)]
 pub struct Watched {
     pub pbxs: Arc<[Arc<PbxStatus>]>,
-    /// Calls that are up.
+    /// Returns the number of calls in progress.
     pub calls: Arc<dyn Fn() -> usize + Send + Sync>,
+    /// True once the program is shutting down.
     pub stopping: Arc<std::sync::atomic::AtomicBool>,
+    /// `None` if nothing is to be recorded.
     pub recorder: Option<Recorder>,
 }
 
 impl Watched {
-    /// Calls of at least one PBX can be taken.
+    /// True if calls from at least one PBX can be taken.
     fn is_ready(&self) -> bool {
         !self.stopping.load(Ordering::Relaxed)
             && !self.recorder.as_ref().is_some_and(Recorder::refuses)
@@ -63,10 +64,10 @@ impl Watched {
     }
 }
 
-/// Opens the port; the future serves until it is dropped.
+/// Opens the port and returns a future that serves until it is dropped.
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// Returns an error if the address cannot be bound.
 pub async fn bind(
     listen: SocketAddr,
     watched: Watched,
@@ -81,7 +82,7 @@ pub async fn bind(
         .with_state(watched);
     Ok(async move {
         if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!("HTTP is not served any more: {error}");
+            tracing::error!("HTTP server stopped: {error}");
         }
     })
 }
@@ -90,12 +91,12 @@ fn answer(status: StatusCode, watched: &Watched) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], watched.json() + "\n").into_response()
 }
 
-/// The program works; 200, whatever its PBXs do.
+/// Liveness: 200 whatever the state of the PBXs.
 async fn health(State(watched): State<Watched>) -> Response {
     answer(StatusCode::OK, &watched)
 }
 
-/// 200 while calls can be taken, else 503.
+/// Readiness: 200 while calls can be taken, otherwise 503.
 async fn ready(State(watched): State<Watched>) -> Response {
     let ready = watched.is_ready();
     answer(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &watched)

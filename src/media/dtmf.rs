@@ -1,35 +1,38 @@
-//! Key presses: telephone-events (RFC 4733), one digit for each press however many packets tell of
-//! it.
+//! Key presses sent as telephone-events (RFC 4733): one digit per press, however many packets
+//! report it.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 const DIGITS: &[u8; 16] = b"0123456789*#ABCD";
-/// Most presses waiting to be read.
+/// At most this many presses are queued; further ones are dropped.
 const MAX_WAITING: usize = 32;
-/// The longest duration field; an event that lasts longer goes on under a new timestamp (§2.5.1.3).
+/// The largest value of the duration field. A longer event continues under a new timestamp
+/// (RFC 4733 §2.5.1.3).
 const SEGMENT: u32 = 0xffff;
 
-/// The event code of a key.
+/// The event code of a key; `None` if `digit` is not a DTMF key.
 pub fn event_code(digit: char) -> Option<u8> {
     DIGITS.iter().position(|d| char::from(*d) == digit.to_ascii_uppercase()).map(|i| i as u8)
 }
 
-/// An event packet's payload; volume −10 dBm0.
+/// The payload of an event packet, with volume −10 dBm0.
 pub fn payload(digit: char, duration: u16, end: bool) -> [u8; 4] {
     let [high, low] = duration.to_be_bytes();
     [event_code(digit).unwrap_or(0), if end { 0x8a } else { 0x0a }, high, low]
 }
 
-/// A step back of less than 10 s is a packet of an earlier press; a longer one a stream that has
-/// started its timestamps anew.
+/// A timestamp less than 10 s back belongs to an earlier press. A larger step back means that the
+/// stream restarted its timestamps.
 const RECENT: u32 = 80_000;
 
-/// Tells presses from the stream's event packets: a press is a new timestamp.
+/// Extracts key presses from event packets: every new timestamp is a press.
 #[derive(Debug, Default)]
 pub struct EventReceiver {
+    /// SSRC, timestamp and event code of the current press, or of its latest segment.
     last: Option<(u32, u32, u8)>,
+    /// Presses not read yet.
     waiting: VecDeque<char>,
 }
 
@@ -42,7 +45,7 @@ impl EventReceiver {
         {
             let step = timestamp.wrapping_sub(last_timestamp);
             let longer = step == SEGMENT && !marker && code == last_code;
-            // the same press, or a packet of one before
+            // a packet of this press, or of an earlier one
             if step == 0 || step > u32::MAX - RECENT {
                 return;
             }
@@ -62,35 +65,39 @@ impl EventReceiver {
     }
 }
 
-/// How a press was told.
+/// How the PBX reported a press.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     Rtp,
     Info,
 }
 
-/// Lets one press through where a PBX tells it twice, by RTP and by INFO; and no more than 20 a
-/// second.
+/// Passes each press once even if the PBX reports it twice, by RTP and by INFO, and passes at most
+/// 20 presses per second.
 #[derive(Debug, Default)]
 pub struct DigitGate {
+    /// The last press that passed.
     last: Option<(char, Origin, Instant)>,
+    /// Times of the presses that passed within the last second.
     recent: VecDeque<Instant>,
+    /// Presses that did not pass.
     pub dropped: u64,
 }
 
 impl DigitGate {
+    /// The same digit from the other origin within this time is the same press.
     const SAME: Duration = Duration::from_millis(500);
     const PER_SECOND: usize = 20;
 
     pub fn admits(&mut self, now: Instant, digit: char, origin: Origin) -> bool {
-        let told_already = self.last.is_some_and(|(last, by, at)| {
+        let duplicate = self.last.is_some_and(|(last, by, at)| {
             last == digit && by != origin && now.saturating_duration_since(at) < Self::SAME
         });
         while self.recent.front().is_some_and(|t| now.saturating_duration_since(*t).as_secs() >= 1)
         {
             self.recent.pop_front();
         }
-        if told_already || self.recent.len() >= Self::PER_SECOND {
+        if duplicate || self.recent.len() >= Self::PER_SECOND {
             self.dropped += 1;
             return false;
         }
@@ -114,14 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn one_digit_a_press() {
+    fn one_digit_per_press() {
         let press =
             |t, d| [(t, d, 160, false), (t, d, 320, false), (t, d, 480, true), (t, d, 480, true)];
         assert_eq!(digits(&[press(1000, '1'), press(3000, '1'), press(5000, '#')].concat()), "11#");
     }
 
     #[test]
-    fn lost_ends_stragglers_and_long_presses() {
+    fn lost_ends_late_packets_and_long_presses() {
         assert_eq!(digits(&[(1000, '1', 160, false), (9000, '2', 160, false)]), "12");
         assert_eq!(digits(&[(9000, '2', 160, false), (1000, '1', 480, true)]), "2");
         let long = [(1000, '*', 65535, false), (1000 + SEGMENT, '*', 160, true)];
@@ -129,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_ignored() {
+    fn malformed_events_are_ignored_and_the_queue_is_bounded() {
         let mut events = EventReceiver::default();
         events.on_packet(1, 5, true, &[]);
         events.on_packet(1, 5, true, &[16, 0, 0, 0]);
@@ -140,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn told_twice_is_pressed_once() {
+    fn a_press_reported_twice_passes_once_and_floods_are_limited() {
         let now = start();
         let mut gate = DigitGate::default();
         assert!(gate.admits(now, '1', Origin::Rtp));

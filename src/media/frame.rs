@@ -1,33 +1,33 @@
-//! 20 ms of audio.
+//! The audio frame: 20 ms of G.711 at 8 kHz.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;
 
 use crate::media::g711::{self, Law};
 
-/// Samples, and with mu-law bytes, of one frame.
+/// Samples per frame, and also bytes: a G.711 sample is one byte.
 pub const FRAME_SAMPLES: usize = 160;
 pub const FRAME_TIME: Duration = Duration::from_millis(20);
-/// Samples a second.
+/// Samples per second.
 pub const RATE: u64 = 8000;
-/// Mu-law silence.
+/// The mu-law byte for silence.
 pub const SILENCE: u8 = 0xff;
 
-/// Mu-law at 8 kHz.
+/// The samples of one frame, in mu-law unless a law is given with them.
 pub type Samples = [u8; FRAME_SAMPLES];
 
-/// Where a frame's audio comes from.
+/// The origin of a frame's audio.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// As received, wholly or in part.
+    /// Received, at least in part.
     Heard,
-    /// Made up for packets that were lost.
+    /// Synthesised in place of lost packets.
     Concealed,
-    /// Nothing was received.
+    /// Filled in because nothing was received.
     Silence,
 }
 
-/// One frame of the caller's timeline.
+/// A frame on the caller's timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// In `law`, as received.
@@ -37,6 +37,7 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// Returns the samples in mu-law, converted if necessary.
     pub fn mu_law(&self) -> Samples {
         match (self.law, self.kind) {
             (Law::Mu, _) => self.samples,
@@ -50,12 +51,12 @@ impl Frame {
     }
 }
 
-/// A duration as samples at 8 kHz, rounded down.
+/// The number of samples in `duration` at 8 kHz, rounded down.
 pub fn samples_in(duration: Duration) -> u64 {
     duration.as_micros() as u64 * RATE / 1_000_000
 }
 
-/// Loudness of mu-law audio in dBFS (0 = a full-scale square wave); −∞ for digital silence.
+/// The level (RMS) of mu-law audio in dBFS: 0 for a full-scale square wave, −∞ for digital silence.
 pub fn level_dbfs(samples: &[u8]) -> f64 {
     let energy: f64 = samples.iter().map(|s| f64::from(g711::decode(*s)).powi(2)).sum();
     let rms = (energy / samples.len().max(1) as f64).sqrt();
@@ -67,14 +68,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels() {
+    fn silence_is_minus_infinity_and_full_scale_is_zero() {
         assert_eq!(level_dbfs(&[SILENCE; 160]), f64::NEG_INFINITY);
         let loud = level_dbfs(&[0x80; 160]);
         assert!(loud > -0.5 && loud <= 0.0, "{loud}");
     }
 
     #[test]
-    fn durations() {
+    fn durations_convert_to_samples() {
         assert_eq!(samples_in(FRAME_TIME), FRAME_SAMPLES as u64);
         assert_eq!(samples_in(Duration::from_micros(125)), 1);
     }

@@ -1,4 +1,5 @@
-//! G.711: mu-law and A-law, by tables made once.
+//! G.711: conversions between mu-law, A-law and 16-bit linear, mostly by lookup tables that are
+//! built on first use.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::sync::LazyLock;
@@ -7,22 +8,26 @@ use audio_codec_algorithms::{
     convert_alaw_to_ulaw, convert_ulaw_to_alaw, decode_alaw, decode_ulaw, encode_alaw, encode_ulaw,
 };
 
-/// What an RTP payload carries.
+/// The companding law of an RTP payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Law {
     Mu,
     A,
 }
 
+/// A-law to mu-law.
 static FROM_A: LazyLock<[u8; 256]> = LazyLock::new(|| table(convert_alaw_to_ulaw));
+/// Mu-law to A-law.
 static TO_A: LazyLock<[u8; 256]> = LazyLock::new(|| table(convert_ulaw_to_alaw));
+/// Mu-law to 16-bit linear.
 static LINEAR: LazyLock<[i16; 256]> =
     LazyLock::new(|| std::array::from_fn(|i| decode_ulaw(i as u8)));
+/// A-law to 16-bit linear.
 static LINEAR_A: LazyLock<[i16; 256]> =
     LazyLock::new(|| std::array::from_fn(|i| decode_alaw(i as u8)));
 
 impl Law {
-    /// The byte that means silence; A-law has no zero, its quietest value stands for it.
+    /// The byte for silence. A-law has no zero, so its quietest value is used.
     pub fn silence(self) -> u8 {
         match self {
             Law::Mu => 0xff,
@@ -30,7 +35,7 @@ impl Law {
         }
     }
 
-    /// To 16-bit linear.
+    /// Decodes one sample to 16-bit linear.
     pub fn decode(self, sample: u8) -> i16 {
         match self {
             Law::Mu => decode(sample),
@@ -38,7 +43,7 @@ impl Law {
         }
     }
 
-    /// From 16-bit linear.
+    /// Encodes one 16-bit linear sample.
     pub fn encode(self, sample: i16) -> u8 {
         match self {
             Law::Mu => encode(sample),
@@ -46,7 +51,7 @@ impl Law {
         }
     }
 
-    /// Turns samples of this law into the other's, in place; nothing to do when it is the same.
+    /// Converts samples from this law to `to`, in place. Does nothing if the laws are the same.
     pub fn convert(self, to: Law, samples: &mut [u8]) {
         match (self, to) {
             (Law::A, Law::Mu) => a_to_mu(samples),
@@ -60,22 +65,22 @@ fn table(convert: fn(u8) -> u8) -> [u8; 256] {
     std::array::from_fn(|i| convert(i as u8))
 }
 
-/// Mu-law to 16-bit linear.
+/// Decodes one mu-law sample to 16-bit linear.
 pub fn decode(sample: u8) -> i16 {
     LINEAR[usize::from(sample)]
 }
 
-/// 16-bit linear to mu-law.
+/// Encodes one 16-bit linear sample as mu-law.
 pub fn encode(sample: i16) -> u8 {
     encode_ulaw(sample)
 }
 
-/// Turns A-law into mu-law in place.
+/// Converts A-law to mu-law in place.
 pub fn a_to_mu(samples: &mut [u8]) {
     samples.iter_mut().for_each(|s| *s = FROM_A[usize::from(*s)]);
 }
 
-/// Turns mu-law into A-law in place.
+/// Converts mu-law to A-law in place.
 pub fn mu_to_a(samples: &mut [u8]) {
     samples.iter_mut().for_each(|s| *s = TO_A[usize::from(*s)]);
 }
@@ -85,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_stays_silence() {
+    fn silence_and_levels_survive_conversion() {
         let mut samples = [0xff, 0x7f];
         mu_to_a(&mut samples);
         a_to_mu(&mut samples);

@@ -1,4 +1,4 @@
-//! Audio on its way: RTP in and out, in 20 ms frames of mu-law at 8 kHz.
+//! The audio path: RTP in and out, in 20 ms frames of G.711 at 8 kHz.
 //!
 //! Pure: packets, frames and `now` go in; packets, frames and deadlines come out.
 

@@ -1,27 +1,29 @@
-//! When each frame to the caller is due.
+//! The send schedule: when each frame to the caller is due.
 //!
-//! Silence keeps to the grid of the call: frame n at time 0 + n · 20 ms. Speech starts at once,
-//! between two ticks if need be, and then keeps 20 ms from frame to frame; the silence after it
-//! waits until the grid has caught up. So packets never run ahead of the clock by more than one
-//! frame.
+//! Silence keeps to the grid of the call: frame n at time 0 + n · 20 ms. Speech starts immediately,
+//! even between two ticks, and then keeps 20 ms between frames. The silence after it is not sent
+//! until the grid has caught up, so packets are never more than one frame ahead of the clock.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::{Duration, Instant};
 
 use crate::media::frame::FRAME_TIME;
 
-/// Being later than this means that the process stood still: go on from now, do not catch up.
+/// A frame later than this means that the process was stalled: continue from now, do not catch up.
 const STALL: Duration = Duration::from_millis(200);
 
+/// The send schedule of one call.
 #[derive(Debug)]
 pub struct Pacer {
+    /// Time 0 of the call.
     start: Instant,
     /// Number of the next frame; its RTP timestamp follows from it.
     index: u64,
+    /// The scheduled time of the last frame, and whether it was speech.
     last: Option<(Instant, bool)>,
 }
 
-/// What is due.
+/// The slot for one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
     pub index: u64,
@@ -44,7 +46,7 @@ impl Pacer {
         self.start + FRAME_TIME * u32::try_from(self.index).unwrap_or(u32::MAX)
     }
 
-    /// When the next frame is due, given whether audio waits.
+    /// When the next frame is due. `audio_waits`: there is speech to send, not silence.
     pub fn deadline(&self, audio_waits: bool) -> Instant {
         match self.last {
             Some((at, true)) if audio_waits => at + FRAME_TIME,
@@ -53,7 +55,7 @@ impl Pacer {
         }
     }
 
-    /// Takes the slot that is due now; the caller sends a frame in it.
+    /// Takes the slot that is due now. A frame must then be sent in it.
     pub fn take(&mut self, now: Instant, audio: bool) -> Slot {
         let due = self.deadline(audio);
         let talkspurt = audio && !matches!(self.last, Some((_, true)));
@@ -74,7 +76,8 @@ mod tests {
     use super::*;
     use crate::testing::start;
 
-    /// Runs to `until` ms with audio waiting at the given times; returns (ms, index, audio).
+    /// Runs to `until` ms; `audio_from` has the times at which frames are queued, and how many.
+    /// Returns (ms, index, audio) for each slot.
     fn run(audio_from: &[(u64, usize)], until: u64) -> Vec<(u64, u64, bool)> {
         let t0 = start();
         let mut pacer = Pacer::new(t0);

@@ -1,4 +1,4 @@
-//! What the AI wants the caller to hear: a queue of audio of any size and of marks between it.
+//! The playout queue: the AI's audio for the caller, in pieces of any size, with marks in between.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::media::frame::{FRAME_SAMPLES, SILENCE, Samples};
 
-/// Most marks that may wait; over it the oldest come back unplayed, so that none is lost.
+/// At most this many marks are queued. Beyond that, a new mark comes due at once, so that none is
+/// lost.
 const MAX_MARKS: usize = 10_000;
-/// What an empty queue may keep of its memory: 2 s of audio.
+/// An empty queue keeps at most this much memory: 2 s of audio.
 const KEPT_BYTES: usize = 16 * 1024;
 
-/// Bytes of audio that all calls together may have queued.
+/// The shared limit on the audio that all calls together have queued, in bytes.
 #[derive(Debug, Clone)]
 pub struct Budget {
     used: Arc<AtomicUsize>,
@@ -24,6 +25,7 @@ impl Budget {
         Budget { used: Arc::new(AtomicUsize::new(0)), limit }
     }
 
+    /// Reserves `bytes`. Returns false, reserving nothing, if that would exceed the limit.
     fn take(&self, bytes: usize) -> bool {
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > self.limit {
@@ -38,24 +40,26 @@ impl Budget {
     }
 }
 
+/// The playout queue of one call.
 #[derive(Debug)]
 pub struct Playout {
-    /// One ring for all audio, used again and again.
+    /// The queued audio, in one ring buffer that is reused.
     audio: VecDeque<u8>,
-    /// Bytes played or thrown away so far.
+    /// Bytes played or discarded so far.
     passed: u64,
-    /// Marks with the bytes that pass before each.
+    /// Queued marks; each comes due when `passed` reaches its number.
     marks: VecDeque<(u64, String)>,
+    /// The most audio that this call may queue.
     limit_bytes: usize,
     budget: Budget,
-    /// Marks that have come due, in order.
+    /// Marks that are due but not yet sent back, in order.
     due: VecDeque<String>,
-    /// Audio thrown away because the queue was full.
+    /// Audio discarded because the queue or the budget was full.
     pub discarded_bytes: u64,
 }
 
 impl Playout {
-    /// `limit_bytes`: how much audio one call may have queued (10 minutes on Twilio).
+    /// `limit_bytes`: the most audio that this call may queue (on Twilio, 10 minutes).
     pub fn new(limit_bytes: usize, budget: Budget) -> Playout {
         Playout {
             audio: VecDeque::new(),
@@ -68,7 +72,8 @@ impl Playout {
         }
     }
 
-    /// Queues mu-law audio. False when it was discarded because too much is queued already.
+    /// Queues mu-law audio. Returns false if any of it was discarded because the queue or the
+    /// budget is full.
     pub fn push_audio(&mut self, audio: &[u8]) -> bool {
         let room = self.limit_bytes.saturating_sub(self.audio.len());
         let mut taken = &audio[..audio.len().min(room)];
@@ -80,7 +85,8 @@ impl Playout {
         taken.len() == audio.len()
     }
 
-    /// Queues a mark: due when all audio before it has been played; at once when there is none.
+    /// Queues a mark. It comes due when all audio before it has been played, or at once if there is
+    /// none.
     pub fn push_mark(&mut self, name: String) {
         if self.audio.is_empty() || self.marks.len() >= MAX_MARKS {
             self.due.push_back(name);
@@ -89,7 +95,7 @@ impl Playout {
         }
     }
 
-    /// Throws all audio away; all marks come due (Twilio's `clear`).
+    /// Discards all audio; all marks come due (Twilio's `clear`).
     pub fn clear(&mut self) {
         self.pass(self.audio.len());
     }
@@ -102,8 +108,8 @@ impl Playout {
         self.audio.len()
     }
 
-    /// The next 20 ms: audio, filled up with silence where the queue runs dry. `None` when it is
-    /// empty. Marks after the last byte taken come due.
+    /// Takes the next 20 ms of audio, padded with silence if the queue has less. Returns `None` if
+    /// it is empty. Marks up to the end of the audio taken come due.
     pub fn next_frame(&mut self) -> Option<Samples> {
         let length = self.audio.len().min(FRAME_SAMPLES);
         if length == 0 {
@@ -118,7 +124,7 @@ impl Playout {
         Some(frame)
     }
 
-    /// The first `count` bytes have been played, or thrown away.
+    /// Removes the first `count` bytes, which have been played or are to be discarded.
     fn pass(&mut self, count: usize) {
         self.audio.drain(..count);
         self.passed += count as u64;
@@ -126,7 +132,7 @@ impl Playout {
         if self.audio.is_empty() {
             match self.audio.capacity() > KEPT_BYTES {
                 true => self.audio = VecDeque::new(),
-                false => self.audio.clear(), // its beginning again, which is in the cache
+                false => self.audio.clear(), // restart at the front, which is in the cache
             }
         } else if self.audio.capacity() > KEPT_BYTES.max(4 * self.audio.len()) {
             self.audio.shrink_to(2 * self.audio.len());
@@ -136,7 +142,7 @@ impl Playout {
         }
     }
 
-    /// A mark to be sent back.
+    /// The next mark to send back to the AI.
     pub fn next_mark(&mut self) -> Option<String> {
         self.due.pop_front()
     }
@@ -161,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn any_size_becomes_frames_and_the_rest_is_padded() {
+    fn audio_of_any_size_becomes_frames_and_the_last_is_padded() {
         let mut playout = playout();
         let all: Vec<u8> = (0..=199).collect();
         for piece in all.chunks(7) {
@@ -195,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn clear_gives_all_marks_back_in_order() {
+    fn clear_returns_all_marks_in_order() {
         let mut playout = playout();
         playout.push_audio(&[1; 500]);
         playout.push_mark("a".into());
@@ -206,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_a_call_and_of_all() {
+    fn the_limits_per_call_and_for_all_calls_hold() {
         let budget = Budget::new(1500);
         let mut one = Playout::new(1000, budget.clone());
         let mut two = Playout::new(1000, budget.clone());

@@ -1,4 +1,4 @@
-//! RTP from the PBX to the caller's frames and key presses.
+//! The receiving side of a call: turns RTP from the PBX into the caller's frames and key presses.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,7 @@ use crate::media::sequencer::{self, Delivery, Extent, Sequencer};
 use crate::media::source::SourceLock;
 use crate::media::timeline::{self, Audio, Timeline};
 
-/// Payload types in force, from the last accepted SDP.
+/// The payload types in use, from the last accepted SDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Format {
     pub law: Law,
@@ -22,35 +22,39 @@ pub struct Format {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// From an address that the PBX has not named.
+    /// Packets from an address that the PBX has not named.
     pub wrong_source: u64,
-    /// Not RTP, or a payload type that was not agreed.
+    /// Packets that are not RTP or have a payload type that was not negotiated.
     pub not_audio: u64,
     pub sequence: sequencer::Counts,
     pub timeline: timeline::Counts,
 }
 
 impl Counts {
-    /// Too late to be heard, whether found by number or by time.
+    /// Packets too late to be heard, by sequence number or by time.
     pub fn late(&self) -> u64 {
         self.sequence.late + self.timeline.late
     }
 }
 
+/// The receiving side of one call.
 #[derive(Debug)]
 pub struct Receiver {
     pub source: SourceLock,
+    /// `None` until an SDP has been accepted.
     format: Option<Format>,
     sequencer: Sequencer,
     core: Core,
+    /// See [`Counts`].
     wrong_source: u64,
+    /// See [`Counts`].
     not_audio: u64,
     jitter: Jitter,
-    /// When RTP of any agreed kind has last come, comfort noise included.
+    /// When RTP of any negotiated type last arrived, comfort noise included.
     alive: Option<Instant>,
 }
 
-/// What takes packets in order.
+/// The consumers of ordered packets.
 #[derive(Debug, Default)]
 struct Core {
     timeline: Timeline,
@@ -71,7 +75,7 @@ impl Receiver {
         }
     }
 
-    /// The peer's media address and formats, from an SDP that was accepted.
+    /// Sets the peer's media address and formats, from an accepted SDP.
     pub fn set_remote(&mut self, address: SocketAddr, format: Format) {
         if !address.ip().is_unspecified() {
             self.source.name(address);
@@ -80,7 +84,7 @@ impl Receiver {
         self.core.timeline.set_law(format.law);
     }
 
-    /// Time 0 of the call.
+    /// Starts the source filter and the timeline at time 0 of the call.
     pub fn start(&mut self, now: Instant) {
         self.source.start(now);
         self.core.timeline.start(now);
@@ -112,7 +116,7 @@ impl Receiver {
     }
 
     pub fn next_timeout(&self) -> Option<Instant> {
-        // what waits behind a gap has been received: its time is not to be filled
+        // packets held behind a gap were received, so their time must not be filled
         self.sequencer.next_timeout().or_else(|| self.core.timeline.next_timeout())
     }
 
@@ -130,12 +134,13 @@ impl Receiver {
         self.core.timeline.pop()
     }
 
-    /// A key that was pressed, once for each press.
+    /// The next key press.
     pub fn next_digit(&mut self) -> Option<char> {
         self.core.events.poll()
     }
 
-    /// A key was told by signalling, by a PBX that takes its packets out of the stream.
+    /// Handles a key press reported by signalling, from a PBX that removes its packets from the
+    /// stream.
     pub fn key_taken_out(&mut self, now: Instant) {
         if let Some(format) = self.format {
             let core = &mut self.core;
@@ -143,7 +148,7 @@ impl Receiver {
         }
     }
 
-    /// When RTP last came; time 0 when never.
+    /// When RTP last arrived, or time 0 if none has.
     pub fn last_heard(&self) -> Option<Instant> {
         self.alive.max(self.core.timeline.last_heard())
     }
@@ -157,7 +162,7 @@ impl Receiver {
         }
     }
 
-    /// For receiver reports: the stream's numbers and its jitter in timestamp units.
+    /// The stream's sequence numbers and its jitter in timestamp units, for receiver reports.
     pub fn reception(&self) -> Option<(Extent, u32)> {
         Some((self.sequencer.extent()?, self.jitter.value as u32))
     }
@@ -178,7 +183,7 @@ impl Core {
             }
             return;
         }
-        // comfort noise says that the caller is silent: the clock fills
+        // comfort noise means that the caller is silent: let our clock fill
         if delivery.payload_type != format.payload_type || delivery.payload.is_empty() {
             return;
         }
@@ -196,7 +201,9 @@ impl Core {
 /// Interarrival jitter (RFC 3550 §6.4.1), in timestamp units.
 #[derive(Debug, Default)]
 struct Jitter {
+    /// SSRC, arrival and timestamp of the last packet.
     last: Option<(u32, Instant, u32)>,
+    /// The current estimate.
     value: f64,
 }
 
@@ -208,7 +215,7 @@ impl Jitter {
             let passed = now.saturating_duration_since(at).as_secs_f64() * RATE as f64;
             let sent = f64::from(packet.timestamp.wrapping_sub(timestamp) as i32);
             let difference = (passed - sent).abs();
-            // a jump of the timestamps is no jitter
+            // a jump in the timestamps is not jitter
             if difference < RATE as f64 {
                 self.value += (difference - self.value) / 16.0;
             }
@@ -237,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn hears_the_named_source_only() {
+    fn only_the_named_source_is_heard() {
         let now = start();
         let mut receiver = receiver(FORMAT);
         receiver.start(now);
@@ -252,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_law_stays_as_it_is_until_mu_law_is_asked_for() {
+    fn a_law_is_kept_until_mu_law_is_requested() {
         let now = start();
         let mut receiver = receiver(Format { law: Law::A, payload_type: 8, ..FORMAT });
         let mut payload = [0x10; 160];
@@ -265,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_told_apart_from_audio() {
+    fn key_presses_are_not_audio() {
         let now = start();
         let mut receiver = receiver(FORMAT);
         let mut sender = Sender::new(7, 0, 0);

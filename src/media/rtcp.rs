@@ -1,4 +1,4 @@
-//! RTCP sender and receiver reports (RFC 3550 §6.4), one compound packet each five seconds.
+//! RTCP sender and receiver reports (RFC 3550 §6.4): one compound packet every five seconds.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::{Duration, Instant};
@@ -16,26 +16,32 @@ pub const INTERVAL: Duration = Duration::from_secs(5);
 /// Seconds from 1900 (NTP) to 1970 (Unix).
 const NTP_OFFSET: u64 = 2_208_988_800;
 
-/// What the peer's reports say of the way from us to it.
+/// The quality of our stream as the peer last reported it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct PeerReport {
+    /// Packets lost since the start of the stream.
     pub lost: u32,
-    /// Timestamp units.
+    /// In timestamp units.
     pub jitter: u32,
     pub round_trip: Option<Duration>,
 }
 
+/// The RTCP state of one call.
 #[derive(Debug)]
 pub struct Rtcp {
+    /// Our canonical name, sent in every report.
     cname: String,
+    /// When the next report is due; `None` before the start.
     next: Option<Instant>,
-    /// Middle 32 bits of the peer's last NTP time, and when it came.
+    /// Middle 32 bits of the NTP time in the peer's last sender report, and when it arrived.
     last_sr: Option<(u32, Instant)>,
+    /// Packets expected and packets lost, as of our last report.
     prior: (u64, u64),
+    /// The peer's latest report on our stream.
     pub peer: Option<PeerReport>,
 }
 
-/// Time since 1970 as NTP's 32.32 fixed point.
+/// Converts the time since 1970 to NTP's 32.32 fixed-point format.
 pub fn ntp(unix: Duration) -> u64 {
     let fraction = (u64::from(unix.subsec_nanos()) << 32) / 1_000_000_000;
     ((unix.as_secs() + NTP_OFFSET) << 32) | fraction
@@ -54,8 +60,8 @@ impl Rtcp {
         self.next
     }
 
-    /// The compound packet that is due. `index`: the frame that is played now; `unix`: wall clock;
-    /// `reception` and `lost`: what the receiver has seen.
+    /// Builds the report that is due, and schedules the next. `index`: the frame being played now;
+    /// `unix`: the wall clock; `reception` and `lost`: the receiver's figures.
     pub fn report(
         &mut self,
         now: Instant,
@@ -107,7 +113,7 @@ impl Rtcp {
             .delay_since_last_sender_report_timestamp(dlsr)
     }
 
-    /// Reads a compound packet of the peer; anything else is ignored. `unix`: wall clock.
+    /// Processes a compound packet from the peer and ignores anything else. `unix`: the wall clock.
     pub fn on_packet(&mut self, now: Instant, unix: Duration, data: &[u8], our_ssrc: u32) {
         let Ok(compound) = Compound::parse(data) else { return };
         for packet in compound.flatten() {
@@ -132,7 +138,7 @@ impl Rtcp {
         let now = (ntp(unix) >> 16) as u32;
         let units =
             now.wrapping_sub(lsr).wrapping_sub(block.delay_since_last_sender_report_timestamp());
-        // 16.16 seconds; more than 10 s is no round trip but a peer's broken clock
+        // in 1/65536 s; more than 10 s is not a round trip but a wrong clock at the peer
         let round_trip = (lsr != 0 && units < 10 << 16)
             .then(|| Duration::from_micros(u64::from(units) * 1_000_000 / 65_536));
         let lost = block.cumulative_lost();
@@ -148,7 +154,7 @@ mod tests {
     const UNIX: Duration = Duration::from_secs(1_800_000_000);
 
     #[test]
-    fn two_sides_measure_the_round_trip() {
+    fn two_reports_give_loss_jitter_and_round_trip() {
         let now = start();
         let (mut a, mut b) = (Rtcp::new("a".into()), Rtcp::new("b".into()));
         let (sender_a, sender_b) = (Sender::new(1, 0, 0), Sender::new(2, 0, 0));
@@ -168,7 +174,7 @@ mod tests {
     #[test]
     fn junk_is_ignored() {
         let mut rtcp = Rtcp::new("x".into());
-        // eight bytes that the crate `rtcp` 0.17.2 panics on
+        // eight bytes on which the crate `rtcp` 0.17.2 panics
         for junk in [&b"\x84\xce\0\x01\xd0\xa3\x0e\0"[..], b"", b"\x80", &[0xff; 1500]] {
             rtcp.on_packet(start(), UNIX, junk, 1);
         }

@@ -1,4 +1,4 @@
-//! RTP packets as they arrive (RFC 3550 §5.1): a bounds-checked view, nothing copied.
+//! Parsing of received RTP packets (RFC 3550 §5.1): a bounds-checked view, without copying.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 /// Payload type of comfort noise (RFC 3389).
@@ -15,11 +15,12 @@ pub struct Packet<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// `None` for anything that is not a whole RTP packet of version 2: STUN, DTLS, RTCP, junk.
+    /// Returns `None` for anything that is not a complete RTP version 2 packet: STUN, DTLS, RTCP,
+    /// junk.
     pub fn parse(data: &'a [u8]) -> Option<Packet<'a>> {
         let fixed: &[u8; 12] = data.first_chunk()?;
         let (first, second) = (fixed[0], fixed[1]);
-        // RTCP's packet types 192–223 look like a marker with payload types 64–95 (RFC 5761 §4)
+        // RTCP packet types 192–223 look like a marker bit with payload types 64–95 (RFC 5761 §4)
         if first >> 6 != 2 || (192..224).contains(&second) {
             return None;
         }
@@ -57,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn plain() {
+    fn a_plain_packet_is_parsed() {
         let data = base();
         let packet = Packet::parse(&data).unwrap();
         assert!(packet.marker);
@@ -67,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn csrc_extension_and_padding() {
+    fn csrcs_extension_and_padding_are_skipped() {
         let mut data = base();
         data[0] = 0xb1;
         data.splice(12..12, [1, 2, 3, 4, 0xbe, 0xde, 0, 1, 9, 9, 9, 9]);
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_cut_or_not_rtp() {
+    fn truncated_and_non_rtp_data_is_rejected() {
         let data = base();
         assert!((0..12).all(|n| Packet::parse(&data[..n]).is_none()));
         let change = |at: usize, value: u8| {
@@ -88,12 +89,11 @@ mod tests {
         assert!(change(1, 200), "RTCP");
         assert!(change(0, 0xa0) || Packet::parse(&base()).is_some());
         assert!(Packet::parse(&[0xbf; 12]).is_none());
-        // the datagram that the crate `rtp` 0.17.2 panics on
+        // a datagram on which the crate `rtp` 0.17.2 panics
         let killer = b"\x90\0\0\x01\0\0\0\x01\0\0\0\x01\xbe\xde\0\x01\x1f\x01\x02\x03";
         assert_eq!(Packet::parse(killer).unwrap().payload, b"");
     }
 
-    /// What the crate `rtp` writes, we read.
     #[test]
     fn reads_what_the_rtp_crate_writes() {
         let packet = rtp::packet::Packet {

@@ -1,4 +1,4 @@
-//! RTP packets that we send. The header is written by the crate `rtp`.
+//! Outgoing RTP packets. The header is written by the crate `rtp`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use rtp::header::Header;
@@ -7,25 +7,29 @@ use webrtc_util::marshal::Marshal;
 use crate::media::dtmf;
 use crate::media::frame::{FRAME_SAMPLES, Samples};
 
-/// Bytes of a header without CSRCs and extensions.
+/// Size of a header without CSRCs and extensions.
 const HEADER_BYTES: usize = 12;
-/// Timestamp units of a frame.
+/// Timestamp units per frame.
 const STEP: u32 = 160;
 
-/// A frame of 20 ms with its header.
+/// A 20 ms frame with its RTP header.
 pub type AudioPacket = [u8; HEADER_BYTES + FRAME_SAMPLES];
 
-/// Numbers, timestamps and counts of one stream of ours.
+/// One outgoing stream: its sequence numbers, timestamps and counts.
 #[derive(Debug)]
 pub struct Sender {
+    /// The header to be written next; its sequence number is that of the next packet.
     header: Header,
+    /// Timestamp of frame 0.
     first_timestamp: u32,
+    /// Packets sent, for sender reports.
     packets: u32,
+    /// Payload bytes sent, for sender reports.
     octets: u32,
 }
 
 impl Sender {
-    /// SSRC, first sequence number and first timestamp are to be random (RFC 3550 §5.1).
+    /// SSRC, first sequence number and first timestamp should be random (RFC 3550 §5.1).
     pub fn new(ssrc: u32, first_sequence: u16, first_timestamp: u32) -> Sender {
         let header =
             Header { version: 2, ssrc, sequence_number: first_sequence, ..Header::default() };
@@ -49,12 +53,12 @@ impl Sender {
         self.first_timestamp.wrapping_add((index as u32).wrapping_mul(STEP))
     }
 
-    /// What was frame `index` is frame 0 from now on: the timestamps run on.
+    /// Renumbers the frames so that frame `index` becomes frame 0. Timestamps continue unchanged.
     pub fn rebase(&mut self, index: u64) {
         self.first_timestamp = self.timestamp(index);
     }
 
-    /// The packet for frame `index`.
+    /// Builds the packet for frame `index`.
     pub fn audio(
         &mut self,
         payload_type: u8,
@@ -69,7 +73,7 @@ impl Sender {
         out
     }
 
-    /// Writes the header before a payload that is there already, and counts the packet.
+    /// Writes the header in front of the payload already in `out`, and counts the packet.
     fn write(&mut self, payload_type: u8, marker: bool, out: &mut [u8]) {
         self.header.payload_type = payload_type;
         self.header.marker = marker;
@@ -81,7 +85,8 @@ impl Sender {
         self.octets = self.octets.wrapping_add(payload as u32);
     }
 
-    /// The packets of one key press of 100 ms (RFC 4733 §2.5): one each 20 ms, the end three times.
+    /// Builds the packets of one 100 ms key press (RFC 4733 §2.5): one packet for every 20 ms, and
+    /// the end packet three times.
     pub fn key_press(&mut self, payload_type: u8, digit: char, index: u64) -> Vec<Vec<u8>> {
         let durations = [(160, false), (320, false), (480, false), (640, false)];
         let ends = [(800, true); 3];
@@ -103,7 +108,7 @@ mod tests {
     use crate::media::rtp::Packet;
 
     #[test]
-    fn numbers_and_timestamps_wrap() {
+    fn sequence_numbers_and_timestamps_wrap() {
         let mut sender = Sender::new(9, 65535, u32::MAX - 159);
         let out = sender.audio(0, 0, &[1; 160], true);
         let first = Packet::parse(&out).unwrap();

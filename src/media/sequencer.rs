@@ -1,6 +1,6 @@
-//! Puts RTP packets in order: waits a bounded time where one is missing, drops what came twice or
-//! too late, and follows a change of stream (new SSRC, or a jump in the numbers) after two packets
-//! in a row, without losing the first.
+//! Puts RTP packets in order. Waits a bounded time for a missing packet, drops duplicates and late
+//! packets, and follows a change of stream (a new SSRC, or a jump in the sequence numbers) after
+//! two consecutive packets, without losing the first.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
@@ -8,16 +8,17 @@ use std::time::{Duration, Instant};
 
 use crate::media::rtp::Packet;
 
-/// Packets held back behind a gap before it is given up.
+/// At most this many packets are held behind a gap; then the gap is given up.
 const MAX_HELD: usize = 50;
-/// Packets of a new stream that are held before two come in a row.
+/// At most this many packets of another stream are held until two arrive in a row.
 const MAX_PENDING: usize = 4;
-/// Packets of one key press, at most: what a PBX that takes keys out of the stream leaves out.
+/// The largest gap, in packets, that a PBX leaves when it removes a key press from the stream.
 const MAX_TAKEN_OUT: i64 = 200;
-/// A larger step is another stream, not loss or reordering (RFC 3550 A.1 uses 3000 and 100).
+/// A larger step in the sequence numbers means another stream, not loss or reordering (RFC 3550
+/// A.1 uses 3000 and 100).
 const MAX_JUMP: i64 = 1000;
 
-/// A packet in its place.
+/// A packet delivered in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery<'a> {
     pub marker: bool,
@@ -25,12 +26,13 @@ pub struct Delivery<'a> {
     pub ssrc: u32,
     pub timestamp: u32,
     pub payload: &'a [u8],
-    /// Packets missing right before this one.
+    /// Packets missing directly before this one.
     pub lost: u32,
-    /// First packet of a stream: its timestamps have nothing to do with those before.
+    /// True for the first packet of a stream, whose timestamps are unrelated to earlier ones.
     pub restarted: bool,
 }
 
+/// A copy of a packet that cannot be delivered yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Held {
     arrival: Instant,
@@ -79,40 +81,48 @@ pub struct Counts {
     pub foreign: u64,
 }
 
-/// For receiver reports: what has come of the current stream.
+/// The sequence numbers received of the current stream, for receiver reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     pub ssrc: u32,
-    /// Extended by the count of wraps (RFC 3550 §6.4.1).
+    /// The highest number, extended by the count of wraps (RFC 3550 §6.4.1).
     pub highest: u32,
+    /// The first number, extended likewise.
     pub first: u32,
 }
 
+/// The stream being received. Its sequence numbers are extended so that they do not wrap.
 #[derive(Debug)]
 struct Stream {
     ssrc: u32,
-    /// The next number expected, extended so that it does not wrap.
+    /// The next number to be delivered.
     next: i64,
+    /// The number of the first packet.
     first: i64,
-    /// Bit n: number `next - 1 - n` has come.
+    /// Bit n is set if number `next - 1 - n` was received.
     seen: u64,
 }
 
+/// The reordering buffer of one call.
 #[derive(Debug)]
 pub struct Sequencer {
+    /// How long to wait for a missing packet.
     wait: Duration,
+    /// The current stream; `None` before the first packet.
     stream: Option<Stream>,
+    /// Packets held behind a gap, by extended sequence number.
     held: BTreeMap<i64, Held>,
+    /// Packets of another stream, which becomes the current one when two arrive in a row.
     pending: Vec<Held>,
-    /// A packet of the current stream has come since the last pending one.
+    /// True if a packet of the current stream has arrived since the last pending one.
     interrupted: bool,
-    /// A gap that is due is no loss.
+    /// True if a gap before the next packet is a removed key press, not a loss.
     taken_out: bool,
     pub counts: Counts,
 }
 
 impl Sequencer {
-    /// `wait`: how long a missing packet is waited for.
+    /// `wait`: how long to wait for a missing packet.
     pub fn new(wait: Duration) -> Sequencer {
         Sequencer {
             wait,
@@ -131,7 +141,7 @@ impl Sequencer {
         Some(Extent { ssrc: stream.ssrc, highest: last as u32, first: stream.first as u32 })
     }
 
-    /// Takes a packet; `sink` gets what is in order now.
+    /// Processes a packet; `sink` receives every packet that is now in order.
     pub fn push(&mut self, now: Instant, packet: &Packet<'_>, sink: &mut impl FnMut(Delivery<'_>)) {
         self.counts.received += 1;
         let Some(stream) = &mut self.stream else {
@@ -178,8 +188,8 @@ impl Sequencer {
         }
     }
 
-    /// The PBX has taken the packets of a key press out of the stream: the gap that is there, or
-    /// comes with the next packet, is neither waited for nor a loss.
+    /// Excuses one gap, because the PBX removed the packets of a key press from the stream. The
+    /// present gap, or else the one before the next packet, is not waited for and is not a loss.
     pub fn key_taken_out(&mut self, sink: &mut impl FnMut(Delivery<'_>)) {
         match self.held.pop_first() {
             None => self.taken_out = true,
@@ -191,7 +201,7 @@ impl Sequencer {
         }
     }
 
-    /// When a gap is to be given up.
+    /// When the first gap is to be given up.
     pub fn next_timeout(&self) -> Option<Instant> {
         self.held.values().next().map(|h| h.arrival + self.wait)
     }
@@ -202,6 +212,7 @@ impl Sequencer {
         }
     }
 
+    /// Processes a packet that does not belong to the current stream.
     fn push_foreign(
         &mut self,
         now: Instant,
@@ -223,7 +234,7 @@ impl Sequencer {
         if !follows {
             return;
         }
-        // what was still held of the old stream is the last that is heard of it
+        // deliver what is still held of the old stream before leaving it
         while !self.held.is_empty() {
             self.give_up(sink);
         }
@@ -244,7 +255,7 @@ impl Sequencer {
     }
 
     fn begin(&mut self, ssrc: u32, first: u16, last: u16) {
-        // one cycle up, so that numbers just before the first are not negative
+        // start one cycle up, so that numbers just before the first are not negative
         let first = i64::from(first) + 0x1_0000;
         let span = i64::from(last.wrapping_sub(first as u16));
         self.stream = Some(Stream { ssrc, next: first + span + 1, first, seen: 1 });
@@ -252,6 +263,7 @@ impl Sequencer {
         self.pending.clear();
     }
 
+    /// Marks `number` as received; the number after it is expected next.
     fn advance(&mut self, number: i64) {
         if let Some(stream) = &mut self.stream {
             let step = number + 1 - stream.next;
@@ -260,7 +272,7 @@ impl Sequencer {
         }
     }
 
-    /// Delivers held packets that are in order now.
+    /// Delivers the held packets that are now in order.
     fn release(&mut self, sink: &mut impl FnMut(Delivery<'_>)) {
         while let Some(entry) = self.held.first_entry() {
             if self.stream.as_ref().is_none_or(|s| s.next != *entry.key()) {
@@ -272,7 +284,7 @@ impl Sequencer {
         }
     }
 
-    /// The first gap is not waited for any longer.
+    /// Gives up the first gap and counts its packets as lost.
     fn give_up(&mut self, sink: &mut impl FnMut(Delivery<'_>)) {
         let Some((number, held)) = self.held.pop_first() else { return };
         let expected = self.stream.as_ref().map_or(number, |s| s.next);
@@ -294,7 +306,7 @@ mod tests {
     struct Rig {
         sequencer: Sequencer,
         now: Instant,
-        /// Payload byte, lost, restarted.
+        /// Payload byte, `lost` and `restarted` of each delivery.
         out: Vec<(u8, u32, bool)>,
     }
 
@@ -334,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn in_order_goes_through_and_wraps() {
+    fn packets_in_order_pass_and_numbers_wrap() {
         let mut rig = Rig::new();
         for n in [65534, 65535, 0, 1] {
             rig.push(1, n);
@@ -344,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn reordered_and_doubled() {
+    fn packets_are_reordered_and_duplicates_dropped() {
         let mut rig = Rig::new();
         rig.push(1, 1).push(1, 3).push(1, 4).push(1, 3).push(1, 2).push(1, 2).push(1, 5);
         assert_eq!(rig.numbers(), [1, 2, 3, 4, 5]);
@@ -365,21 +377,21 @@ mod tests {
     }
 
     #[test]
-    fn a_new_stream_loses_nothing() {
+    fn a_change_of_stream_loses_nothing() {
         let mut rig = Rig::new();
         rig.push(1, 1).push(2, 100).push(2, 101).push(2, 102);
         assert_eq!(rig.out, [(1, 0, true), (100, 0, true), (101, 0, false), (102, 0, false)]);
-        // a straggler of the old one in between
+        // with a late packet of the old stream in between
         let mut rig = Rig::new();
         rig.push(1, 1).push(2, 100).push(1, 2).push(2, 101).push(2, 102);
         assert_eq!(rig.numbers(), [1, 2, 100, 101, 102]);
-        // and back
+        // and back to the first stream
         rig.push(1, 3).push(1, 4);
         assert_eq!(rig.numbers()[5..], [3, 4]);
     }
 
     #[test]
-    fn two_streams_at_once_do_not_take_turns() {
+    fn two_concurrent_streams_do_not_alternate() {
         let mut rig = Rig::new();
         for n in 0..100 {
             rig.push(1, n).push(2, 500 + n);
@@ -397,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_streams_hold_nothing() {
+    fn ten_thousand_ssrcs_are_not_held() {
         let mut rig = Rig::new();
         for ssrc in 0..10_000 {
             rig.push(ssrc, 7);
@@ -406,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_press_that_was_taken_out_is_no_loss() {
+    fn a_removed_key_press_is_not_a_loss() {
         let mut rig = Rig::new();
         rig.push(1, 10);
         rig.sequencer.key_taken_out(&mut |_| panic!("nothing is held"));
@@ -415,7 +427,7 @@ mod tests {
         rig.sequencer.key_taken_out(&mut |d| out.push((d.payload[0], d.lost, d.restarted)));
         assert_eq!(rig.out, [(10, 0, true), (18, 0, false), (19, 0, false)]);
         assert_eq!((out, rig.sequencer.counts.lost), (vec![(22, 0, false)], 0));
-        // only the next gap
+        // the gap after that is waited for again
         rig.push(1, 23).push(1, 25);
         assert_eq!(rig.out.len(), 4);
     }

@@ -1,9 +1,9 @@
-//! The caller's timeline: packets in order become frames without gaps.
+//! The caller's timeline: turns ordered packets into frames without gaps.
 //!
-//! While RTP flows, its timestamps are the clock: one frame in, one frame out, so that the sender's
-//! drift needs no correction. After 100 ms with nothing received our clock fills with silence, up
-//! to 40 ms before now. When RTP returns and its timestamps do not say how long it was away, our
-//! clock does, to a frame; what belongs to time that was filled already is late.
+//! While RTP flows, its timestamps are the clock: one frame in, one frame out, so the sender's
+//! drift needs no correction. After 100 ms without RTP, our own clock takes over and fills with
+//! silence up to 40 ms before now. If RTP then returns with timestamps that do not show how long it
+//! was away, our clock decides, to within a frame. Audio for time that was already filled is late.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -12,24 +12,26 @@ use std::time::{Duration, Instant};
 use crate::media::frame::{FRAME_SAMPLES, Frame, Kind, RATE, SILENCE, Samples, samples_in};
 use crate::media::g711::Law;
 
-/// Nothing received for so long: our clock takes over.
+/// After this long without RTP, our clock takes over.
 const FILL_AFTER: Duration = Duration::from_millis(100);
-/// How far behind now the clock fills: room for packets that are on their way.
+/// How far behind now our clock fills, to leave time for packets that are on their way.
 const FILL_BEHIND: Duration = Duration::from_millis(40);
-/// A step of the timestamps beyond the time that has passed, and still believed.
+/// A timestamp step is believed if it exceeds the time that has passed by no more than this.
 const TOLERANCE: Duration = Duration::from_millis(100);
-/// Packets that stay late for longer mean a longer way, and those that stay late by half a second
-/// and more a sender whose clock stood still: follow. A burst after a stall is over sooner than
-/// either.
+/// If packets stay late for longer than this, the network delay has grown: they are played, and the
+/// timeline shifts. The burst that follows a stall is over sooner.
 const LATE_LIMIT: Duration = Duration::from_secs(1);
+/// The same limit for packets that are late by more than [`FAR`]: there the sender's clock stood
+/// still.
 const FAR_LATE_LIMIT: Duration = Duration::from_millis(100);
+/// Half a second, in samples.
 const FAR: i64 = RATE as i64 / 2;
-/// Largest loss that is filled, in samples (2 s).
+/// The largest loss that is concealed, in samples (2 s).
 const MAX_LOSS: i64 = 2 * RATE as i64;
-/// Concealment: the last frame again, ever quieter, then silence.
+/// Gains for concealment: the last frame is repeated, fading out, and then silence follows.
 const FADE: [f32; 3] = [0.7, 0.4, 0.15];
 
-/// One stretch of audio as the sequencer delivers it, in the timeline's law.
+/// The audio of one packet as the sequencer delivers it, in the timeline's law.
 #[derive(Debug, Clone, Copy)]
 pub struct Audio<'a> {
     pub marker: bool,
@@ -44,27 +46,35 @@ pub struct Counts {
     pub heard_samples: u64,
     pub concealed_samples: u64,
     pub silence_samples: u64,
-    /// Packets for time that had been filled already.
+    /// Packets for time that was already filled.
     pub late: u64,
 }
 
+/// The timeline of one caller.
 #[derive(Debug)]
 pub struct Timeline {
+    /// Complete frames not read yet.
     frames: VecDeque<Frame>,
+    /// The law of the audio being received.
     law: Law,
+    /// The frame being filled.
     partial: Samples,
+    /// Samples in `partial` so far.
     partial_len: usize,
     partial_kind: Kind,
+    /// The last frame heard, which concealment repeats.
     last: Samples,
-    /// Timestamp right after the last audio heard.
+    /// Timestamp directly after the last audio heard.
     next_timestamp: Option<u32>,
-    /// Samples that the clock has filled since then.
+    /// Samples that our clock has filled since the last audio heard.
     filled: i64,
+    /// When the present run of late packets began.
     late_since: Option<Instant>,
-    /// Samples so far, and when and where the last audio came.
+    /// Samples on the timeline so far.
     position: u64,
+    /// When audio last arrived (time 0 if none has), and `position` at that moment.
     anchor: Option<(Instant, u64)>,
-    /// Time 0, and where the timeline stood then.
+    /// Time 0, and `position` at that moment.
     origin: Option<(Instant, u64)>,
     pub counts: Counts,
 }
@@ -90,13 +100,13 @@ impl Default for Timeline {
 }
 
 impl Timeline {
-    /// Time 0 of the call: from here on there is a frame for every 20 ms.
+    /// Starts the timeline at time 0 of the call: from then on there is a frame for every 20 ms.
     pub fn start(&mut self, now: Instant) {
         self.anchor.get_or_insert((now, self.position));
         self.origin.get_or_insert((now, self.position));
     }
 
-    /// The law of what comes from now on.
+    /// Sets the law of the audio that follows.
     pub fn set_law(&mut self, law: Law) {
         let before = std::mem::replace(&mut self.law, law);
         before.convert(law, &mut self.partial);
@@ -106,23 +116,24 @@ impl Timeline {
     pub fn pop(&mut self) -> Option<Frame> {
         let frame = self.frames.pop_front();
         if frame.is_none() {
-            self.frames.clear(); // its first place again, which is in the cache
+            self.frames.clear(); // restart at the front, which is in the cache
         }
         frame
     }
 
-    /// When audio was last heard.
+    /// When audio last arrived, or time 0 if none has.
     pub fn last_heard(&self) -> Option<Instant> {
         self.anchor.map(|(at, _)| at)
     }
 
+    /// Adds the audio of a packet, after filling or concealing the gap before it.
     pub fn push(&mut self, now: Instant, audio: Audio<'_>) {
         let mut samples = audio.samples;
         let elapsed =
             self.anchor.map_or(Duration::ZERO, |(at, _)| now.saturating_duration_since(at));
         let believed = samples_in(elapsed + TOLERANCE) as i64;
         let restarted = audio.restarted || (audio.marker && self.filled > 0);
-        // how far this audio begins after the last that was heard
+        // samples from the end of the last audio heard to the start of this
         let ahead = match self.next_timestamp {
             Some(next) if !restarted => i64::from(audio.timestamp.wrapping_sub(next) as i32),
             Some(_) if self.filled == 0 => 0,
@@ -155,8 +166,8 @@ impl Timeline {
         self.anchor = Some((now, self.position));
     }
 
-    /// A telephone-event packet: no audio, but the stream's time goes on for as long as the event
-    /// lasts.
+    /// Processes a telephone-event packet. It has no audio, but the stream's time advances for as
+    /// long as the event lasts.
     pub fn push_event(&mut self, now: Instant, timestamp: u32, duration: u16) {
         let (Some(next), Some((at, _))) = (self.next_timestamp, self.anchor) else { return };
         let end = timestamp.wrapping_add(u32::from(duration));
@@ -169,10 +180,10 @@ impl Timeline {
         }
     }
 
-    /// Whole frames of time that have passed and are not filled yet, in samples, when audio of this
-    /// length has just come: it is as long ago as it is long.
+    /// How much time has passed without being filled, in samples, rounded down to a frame boundary.
+    /// Audio of `length` samples has just arrived, so it began that long ago.
     fn frames_missing(&self, now: Instant, length: usize) -> u64 {
-        // from time 0 on, or each pause would take its part of a frame away
+        // counted from time 0: counted per pause, each would lose a part of a frame
         let Some((at, position)) = self.origin else { return 0 };
         let passed = samples_in(now.saturating_duration_since(at));
         let missing = (position + passed).saturating_sub(self.position + length as u64);
@@ -190,7 +201,7 @@ impl Timeline {
         Some(reached.max(at + FILL_AFTER))
     }
 
-    /// Fills with silence where nothing has come.
+    /// Fills the time for which nothing arrived with silence.
     pub fn on_timeout(&mut self, now: Instant) {
         while self.next_timeout().is_some_and(|at| at <= now) {
             let missing = self.missing();
@@ -199,7 +210,7 @@ impl Timeline {
         }
     }
 
-    /// Samples up to the end of the frame that is being filled.
+    /// Samples up to the end of the frame being filled.
     fn missing(&self) -> usize {
         FRAME_SAMPLES - self.partial_len
     }
@@ -211,7 +222,7 @@ impl Timeline {
             Kind::Silence => self.counts.silence_samples += samples.len() as u64,
         }
         self.position += samples.len() as u64;
-        // nearly always: a packet is a frame
+        // the usual case: one packet is one frame
         if self.partial_len == 0
             && let Ok(whole) = Samples::try_from(samples)
         {
@@ -250,7 +261,7 @@ impl Timeline {
         }
     }
 
-    /// Repeats the last frame, fading, for `count` lost samples.
+    /// Conceals `count` lost samples by repeating the last frame, fading out.
     fn conceal(&mut self, mut count: usize) {
         let (last, law) = (self.last, self.law);
         let mut step = 0;
@@ -312,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn one_in_one_out_whatever_the_sizes() {
+    fn packets_of_any_size_keep_every_sample() {
         let mut rig = Rig::new();
         let all: Vec<u8> = (0..=255).cycle().take(1600).collect();
         let mut at = 0;
@@ -340,12 +351,12 @@ mod tests {
         assert_eq!(rig.at(120).silences(), 1);
         assert_eq!(rig.at(1040).silences(), 46);
         rig.push(5_000_000, 1, 0, true);
-        // it ends now, and 20 ms before it were still to be filled
+        // the packet ends now, so the 20 ms before it are filled as well
         assert_eq!(rig.frames(), [(SILENCE, Kind::Silence), (1, Kind::Heard)]);
     }
 
     #[test]
-    fn the_first_packet_stands_where_it_was_said() {
+    fn the_first_packet_is_placed_where_it_was_spoken() {
         for (at_ms, silent) in [(0, 0), (19, 0), (20, 0), (39, 0), (40, 1), (85, 3)] {
             let mut rig = Rig::new();
             rig.at(at_ms).push(7_000, 1, 0, true);
@@ -353,9 +364,9 @@ mod tests {
         }
     }
 
-    /// A phone that sends nothing while its user is silent, then a marker or another SSRC.
+    /// A phone that suppresses silence, and resumes with a marker or with another SSRC.
     #[test]
-    fn pauses_of_any_kind_take_no_time_away() {
+    fn pauses_do_not_shorten_the_timeline() {
         for restarted in [false, true] {
             let mut rig = Rig::new();
             let (mut ms, mut frames) = (0, 0);
@@ -394,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_in_the_senders_stream_is_as_long_as_it_was() {
+    fn a_pause_shown_by_timestamps_keeps_its_length() {
         let mut rig = Rig::new();
         rig.push(0, 1, 0, true).at(1000).push(8000, 2, 0, false);
         let frames = rig.frames();
@@ -403,11 +414,11 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_makes_what_was_filled_late() {
+    fn after_a_stall_packets_for_filled_time_are_late() {
         let mut rig = Rig::new();
         rig.push(0, 1, 0, true).at(300);
         let filled = rig.silences();
-        // 15 packets come at once: those for filled time are dropped, the rest goes on
+        // 15 packets arrive at once: those for filled time are dropped, the rest are kept
         for n in 1..=15 {
             rig.push(n * 160, 2, 0, false);
         }
@@ -428,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_after_a_pause_goes_on_at_once() {
+    fn a_marker_after_a_pause_resumes_at_once() {
         let mut rig = Rig::new();
         rig.push(0, 1, 0, true).at(2000);
         rig.frames();
@@ -439,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_press_takes_its_time_without_a_gap() {
+    fn a_key_press_fills_its_own_time() {
         let mut rig = Rig::new();
         rig.push(0, 1, 0, true);
         for n in 1..=7u16 {
@@ -452,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn jumps_of_the_timestamps_are_no_time() {
+    fn timestamp_jumps_add_no_time() {
         let mut rig = Rig::new();
         rig.push(0, 1, 0, true).at(20).push(800_000, 2, 0, false).at(40).push(160, 3, 0, false);
         assert_eq!(rig.frames().len(), 3);

@@ -1,5 +1,5 @@
 //! The bundled AI stand-in: a WebSocket server that speaks the Twilio dialect, without a speech
-//! model. It greets, lets itself be interrupted, and echoes what it hears. Owns sockets.
+//! model. It plays a greeting, can be interrupted, and echoes what it hears. Owns sockets.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -19,21 +19,21 @@ use crate::media::frame::level_dbfs;
 
 /// The greeting: mu-law, 8 kHz.
 pub const GREETING: &[u8] = include_bytes!("../cli/assets/greeting.ulaw");
-/// Speech is louder than this …
+/// A frame louder than this counts as speech.
 const SPEECH_DBFS: f64 = -35.0;
-/// … for so many frames in a row.
+/// This many frames of speech in a row interrupt the greeting.
 const SPEECH_FRAMES: u32 = 5;
-/// Echoed frames between two marks: a second.
+/// Echoed frames between two marks: one second.
 const MARK_EVERY: u64 = 50;
 
-/// What happens on a stream, for whoever watches.
+/// An event on a stream, for the demo and the tests.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AgentEvent {
     Started {
         call_sid: String,
         parameters: Value,
     },
-    /// A frame of the caller.
+    /// A frame from the caller arrived.
     Heard {
         at: Instant,
         payload: Vec<u8>,
@@ -43,14 +43,14 @@ pub enum AgentEvent {
         at: Instant,
         payload: Vec<u8>,
     },
-    /// The caller has interrupted the greeting.
+    /// The caller interrupted the greeting.
     BargeIn,
     MarkReturned(String),
     Digit(String),
     Stopped,
 }
 
-/// Serves every connection until the listener fails.
+/// Serves every connection; never returns.
 pub async fn serve(listener: TcpListener, events: Option<mpsc::UnboundedSender<AgentEvent>>) {
     loop {
         match listener.accept().await {
@@ -63,21 +63,26 @@ pub async fn serve(listener: TcpListener, events: Option<mpsc::UnboundedSender<A
                 });
             }
             Err(why) => {
-                warn!(%why, "a connection could not be accepted");
+                warn!(%why, "cannot accept a connection");
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             }
         }
     }
 }
 
-/// One stream.
+/// The state of one stream.
 struct Conversation {
     socket: WebSocketStream<TcpStream>,
     stream_sid: String,
+    /// True from sending the greeting until its mark returns.
     greeting_pending: bool,
+    /// True once the greeting was interrupted and `clear` sent.
     cleared: bool,
+    /// Frames of speech in a row during the greeting.
     loud: u32,
+    /// Frames echoed.
     echoed: u64,
+    /// Marks sent since the greeting.
     marks: u64,
     events: Option<mpsc::UnboundedSender<AgentEvent>>,
 }
@@ -115,7 +120,7 @@ async fn talk(
             _ => {}
         }
     }
-    // both sides have said what they had to say
+    // close, and read until the peer has closed as well
     let _ = conversation.socket.close(None).await;
     while let Some(Ok(_)) = conversation.socket.next().await {}
     info!(%from, echoed = conversation.echoed, "ended");
@@ -123,7 +128,7 @@ async fn talk(
 }
 
 impl Conversation {
-    fn tell(&self, event: AgentEvent) {
+    fn emit(&self, event: AgentEvent) {
         if let Some(events) = &self.events {
             let _ = events.send(event);
         }
@@ -139,7 +144,7 @@ impl Conversation {
         self.send(json!({"event": "mark", "streamSid": sid, "mark": {"name": name}})).await
     }
 
-    /// True when the stream is to end.
+    /// Processes a message. Returns true if the stream is to end.
     async fn on_message(&mut self, at: Instant, message: &Value) -> Result<bool, String> {
         match message["event"].as_str().unwrap_or("") {
             "start" => {
@@ -148,7 +153,7 @@ impl Conversation {
                 let call_sid = start["callSid"].as_str().unwrap_or("").to_owned();
                 info!(call_sid, parameters = %start["customParameters"], "start");
                 let parameters = start["customParameters"].clone();
-                self.tell(AgentEvent::Started { call_sid, parameters });
+                self.emit(AgentEvent::Started { call_sid, parameters });
                 let payload = BASE64.encode(GREETING);
                 let sid = self.stream_sid.clone();
                 let media =
@@ -160,7 +165,7 @@ impl Conversation {
             "media" => {
                 let text = message["media"]["payload"].as_str().unwrap_or("");
                 let payload = BASE64.decode(text).map_err(|e| format!("media.payload: {e}"))?;
-                self.tell(AgentEvent::Heard { at, payload: payload.clone() });
+                self.emit(AgentEvent::Heard { at, payload: payload.clone() });
                 self.on_media(text, payload).await?;
             }
             "mark" => {
@@ -169,16 +174,16 @@ impl Conversation {
                 if name == "greeting" {
                     self.greeting_pending = false;
                 }
-                self.tell(AgentEvent::MarkReturned(name));
+                self.emit(AgentEvent::MarkReturned(name));
             }
             "dtmf" => {
                 let digit = message["dtmf"]["digit"].as_str().unwrap_or("").to_owned();
                 info!(digit, "dtmf");
-                self.tell(AgentEvent::Digit(digit));
+                self.emit(AgentEvent::Digit(digit));
             }
             "stop" => {
                 info!("stop");
-                self.tell(AgentEvent::Stopped);
+                self.emit(AgentEvent::Stopped);
                 return Ok(true);
             }
             _ => {}
@@ -193,13 +198,13 @@ impl Conversation {
             self.loud = if loud { self.loud + 1 } else { 0 };
             if self.loud >= SPEECH_FRAMES && !self.cleared {
                 self.cleared = true;
-                info!("the caller interrupts: clear");
-                self.tell(AgentEvent::BargeIn);
+                info!("caller interrupted the greeting: sending clear");
+                self.emit(AgentEvent::BargeIn);
                 self.send(json!({"event": "clear", "streamSid": sid})).await?;
             }
             return Ok(());
         }
-        self.tell(AgentEvent::Echoed { at: Instant::now(), payload });
+        self.emit(AgentEvent::Echoed { at: Instant::now(), payload });
         self.send(json!({"event": "media", "streamSid": sid, "media": {"payload": text}})).await?;
         self.echoed += 1;
         if self.echoed.is_multiple_of(MARK_EVERY) {

@@ -1,5 +1,5 @@
-//! The other side of each wire: a SIP phone with a small registrar, the AI stand-in, numbered
-//! audio. For the demo, `trunkless call`, benches and tests alike.
+//! The remote ends: a SIP phone with a small registrar, the AI stand-in, and numbered audio. Used
+//! by the demo, `trunkless call`, the benches and the tests.
 
 pub mod ai;
 pub mod pattern;

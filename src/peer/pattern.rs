@@ -1,5 +1,5 @@
-//! Numbered audio: every frame says which call and which frame it is, and is checked to the last
-//! byte.
+//! Numbered audio: every frame carries the number of its call and its own, and every byte is
+//! checked.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::media::frame::Samples;
@@ -23,7 +23,7 @@ pub fn frame(call: u32, index: u32) -> Samples {
     out
 }
 
-/// The call and index of a frame that is exactly one of ours.
+/// Returns the call and index of a frame, or `None` if it is not exactly as [`frame`] made it.
 pub fn read(samples: &[u8]) -> Option<(u32, u32)> {
     let word = |at: usize| Some(u32::from_be_bytes(*samples.get(at..)?.first_chunk()?));
     let (call, index) = (word(4)?, word(8)?);
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_counts() {
+    fn every_byte_is_checked() {
         let mut samples = frame(7, 42);
         assert_eq!(read(&samples), Some((7, 42)));
         samples[159] ^= 1;

@@ -1,5 +1,5 @@
-//! A SIP phone without a user: it dials, plays what it is given, reports all it hears. It can be a
-//! registrar too, and so a small PBX. Owns sockets.
+//! A SIP phone without a user: it dials, plays audio from a source, and reports everything it
+//! hears. It can also act as a registrar, and so as a small PBX. Owns sockets.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,13 +22,13 @@ use crate::sip::flow::{Flow, Transport};
 use crate::sip::message::Message;
 use crate::sip::sdp::{Codec, Direction, Remote};
 
-/// Gives the frame number `index`; `None` = silence.
+/// Returns frame number `index`, or `None` for silence.
 pub type AudioSource = Box<dyn FnMut(u64) -> Option<Samples> + Send>;
 
 pub struct PhoneConfig {
     /// Our address, for SIP and RTP.
     pub local: IpAddr,
-    /// 0 = any.
+    /// 0 picks a free port.
     pub sip_port: u16,
     pub user: String,
     pub password: Option<SecretString>,
@@ -39,7 +39,7 @@ pub struct PhoneConfig {
 }
 
 impl PhoneConfig {
-    /// A phone that offers PCMU and says nothing.
+    /// A phone that offers PCMU and sends silence.
     pub fn new(local: IpAddr, user: &str) -> PhoneConfig {
         PhoneConfig {
             local,
@@ -54,7 +54,7 @@ impl PhoneConfig {
     }
 }
 
-/// How keys are pressed.
+/// How key presses are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
     Rtp,
@@ -63,18 +63,18 @@ pub enum Keys {
 
 #[derive(Debug)]
 pub enum PhoneCommand {
-    /// `uri` is called at `target`.
+    /// Calls `uri` at the address `target`.
     Dial {
         uri: String,
         target: SocketAddr,
     },
     Press(char, Keys),
-    /// Hold, resume.
+    /// Holds or resumes the call.
     Direction(Direction),
     Hangup,
 }
 
-/// An RTP packet that was heard.
+/// A received RTP packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard {
     pub at: Instant,
@@ -84,13 +84,13 @@ pub struct Heard {
     pub ssrc: u32,
     pub marker: bool,
     pub payload_type: u8,
-    /// Mu-law, whatever the codec.
+    /// In mu-law, whatever the codec.
     pub samples: Vec<u8>,
 }
 
 #[derive(Debug)]
 pub enum PhoneEvent {
-    /// Somebody has registered here.
+    /// A client registered with this phone.
     Registered {
         contact: String,
     },
@@ -107,11 +107,11 @@ pub enum PhoneEvent {
     Ended(CallEnd),
 }
 
-/// A running phone; dropping it ends it at once.
+/// A running phone. Dropping it stops it at once.
 pub struct Phone {
     pub commands: mpsc::UnboundedSender<PhoneCommand>,
     pub events: mpsc::UnboundedReceiver<PhoneEvent>,
-    /// Where it takes SIP.
+    /// Its SIP address.
     pub address: SocketAddr,
     task: tokio::task::JoinHandle<()>,
 }
@@ -123,12 +123,14 @@ impl Drop for Phone {
 }
 
 impl Phone {
+    /// Opens the sockets and starts the phone.
+    ///
     /// # Errors
-    /// When its sockets cannot be opened.
+    /// Returns an error if its sockets cannot be opened.
     pub async fn start(config: PhoneConfig) -> io::Result<Phone> {
         let sip = UdpSocket::bind((config.local, config.sip_port)).await?;
         let rtp = rtp_socket(config.local).await?;
-        // before the reactor has said so once, nothing would be sent
+        // until the reactor has reported a socket as writable, `try_send_to` sends nothing
         sip.writable().await?;
         rtp.writable().await?;
         let address = sip.local_addr()?;
@@ -160,7 +162,7 @@ impl Phone {
     }
 }
 
-/// An even port, as RTP wants it (RFC 3550 §11).
+/// Opens a socket on an even port, as RTP expects (RFC 3550 §11).
 async fn rtp_socket(local: IpAddr) -> io::Result<UdpSocket> {
     loop {
         let socket = UdpSocket::bind((local, 0)).await?;
@@ -170,18 +172,22 @@ async fn rtp_socket(local: IpAddr) -> io::Result<UdpSocket> {
     }
 }
 
+/// The task of a phone, with at most one call.
 struct Line {
     config: PhoneConfig,
     agent: Agent,
     sip: UdpSocket,
     rtp: UdpSocket,
     sender: Sender,
+    /// The call that is being set up or in progress.
     call: Option<CallKey>,
+    /// The peer's media, once the call is answered.
     remote: Option<Remote>,
-    /// When frame 0 was sent.
+    /// When the call was answered and frame 0 was due.
     started: Option<Instant>,
+    /// Number of the next frame.
     index: u64,
-    /// Packets of key presses, to go out one a tick instead of audio.
+    /// Packets of key presses, in reverse order; one is sent per tick instead of audio.
     keys: Vec<Vec<u8>>,
     events: mpsc::UnboundedSender<PhoneEvent>,
 }
@@ -214,7 +220,7 @@ impl Line {
         }
     }
 
-    fn tell(&self, event: PhoneEvent) {
+    fn emit(&self, event: PhoneEvent) {
         let _ = self.events.send(event);
     }
 
@@ -236,14 +242,14 @@ impl Line {
             && let Ok((message, None)) = Message::parse(data)
             && let Some(response) = registrar.answer(&message)
         {
-            let before = message.method() == Some("REGISTER") && response.code() == Some(200);
+            let registration = message.method() == Some("REGISTER") && response.code() == Some(200);
             let _ = self.sip.try_send_to(&response.to_bytes(), remote);
-            if before {
+            if registration {
                 let event = match registrar.contact.clone() {
                     Some(contact) => PhoneEvent::Registered { contact },
                     None => PhoneEvent::Unregistered,
                 };
-                self.tell(event);
+                self.emit(event);
             }
             return;
         }
@@ -289,23 +295,23 @@ impl Line {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Progress { code, .. } => self.tell(PhoneEvent::Progress(code)),
+            Event::Progress { code, .. } => self.emit(PhoneEvent::Progress(code)),
             Event::Answered { remote, .. } => {
                 let at = Instant::now();
                 self.remote = Some(remote);
                 self.started = Some(at);
-                self.tell(PhoneEvent::Answered { at });
+                self.emit(PhoneEvent::Answered { at });
             }
             Event::Media { remote, .. } => self.remote = Some(remote),
             Event::Ended { end, .. } => {
                 (self.started, self.remote, self.call) = (None, None, None);
-                self.tell(PhoneEvent::Ended(end));
+                self.emit(PhoneEvent::Ended(end));
             }
             _ => {}
         }
     }
 
-    /// Sends the frame that is due: the next of a key press, or audio.
+    /// Sends the packet that is due: the next one of a key press, or audio.
     fn play(&mut self) {
         let index = self.index;
         self.index += 1;
@@ -323,7 +329,7 @@ impl Line {
         let at = Instant::now();
         let _ = self.rtp.try_send_to(&packet, remote.rtp);
         if let Some(samples) = samples {
-            self.tell(PhoneEvent::Sent { at, samples });
+            self.emit(PhoneEvent::Sent { at, samples });
         }
     }
 
@@ -334,7 +340,7 @@ impl Line {
         if packet.payload_type == Codec::Pcma.payload_type() {
             g711::a_to_mu(&mut samples);
         }
-        self.tell(PhoneEvent::Heard(Heard {
+        self.emit(PhoneEvent::Heard(Heard {
             at,
             from,
             sequence: packet.sequence,

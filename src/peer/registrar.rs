@@ -1,20 +1,22 @@
-//! A small registrar: enough of a PBX for the demo and the tests.
+//! A small registrar: as much of a PBX as the demo and the tests need.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::sip::digest::{Algorithm, Challenge, Credentials, Qop, Signed, verify};
 use crate::sip::header::{NameAddr, parse_number};
 use crate::sip::message::Message;
 
+/// A registrar for a single user.
 pub struct Registrar {
     username: String,
     password: String,
+    /// The challenge sent with every 401; its nonce never changes.
     challenge: Challenge,
-    /// The contact that is registered now.
+    /// The contact registered at present.
     pub contact: Option<String>,
 }
 
 impl Registrar {
-    /// Challenges as Asterisk's chan_pjsip does: MD5 with qop=auth.
+    /// Challenges like Asterisk's chan_pjsip: MD5 with qop=auth.
     pub fn new(username: &str, password: &str, nonce: String) -> Registrar {
         let challenge = Challenge {
             realm: "asterisk".to_owned(),
@@ -32,7 +34,7 @@ impl Registrar {
         }
     }
 
-    /// The answer to a REGISTER or OPTIONS; `None` for anything else.
+    /// Returns the response to a REGISTER or OPTIONS, and `None` for anything else.
     pub fn answer(&mut self, request: &Message) -> Option<Message> {
         match request.method()? {
             "OPTIONS" => Some(Message::response(request, 200, "OK", "registrar")),

@@ -1,9 +1,10 @@
-//! Keeps the caller's track beside the AI's when their clocks differ.
+//! Keeps the caller's track in step with the AI's when their clocks differ.
 //!
-//! The AI's track is paced by our clock, the caller's frames come by his: at 100 ppm they are 60 ms
-//! apart after ten minutes. A frame belongs where it ended when it came; each is late by some
-//! transit time, and the least of two seconds does not depend on jitter. When that has moved by
-//! more than a frame for ten seconds, so is the track, where the caller is quiet if he soon is.
+//! The AI's track is paced by our clock, the caller's frames by the caller's: at 100 ppm the tracks
+//! are 60 ms apart after ten minutes. Ideally a frame would end, in the file, at the moment it
+//! arrived. Each frame is later than that by its transit time; the minimum over two seconds does
+//! not depend on jitter. Once that minimum has been off by more than a frame for ten seconds, the
+//! track is shifted, if possible where the caller is quiet.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;
@@ -12,34 +13,37 @@ use crate::media::frame::{FRAME_TIME, Samples};
 use crate::media::g711::Law;
 
 const FRAME_US: i64 = FRAME_TIME.as_micros() as i64;
-/// Heard frames whose least is taken, and such parts that are judged together; the first time one.
+/// Received frames per part: each part yields one minimum.
 const PART: u32 = 100;
+/// Parts that are judged together. The first judgement uses only one.
 const PARTS: u32 = 5;
-/// What the first judgement may be off: where in its frame the first packet came.
+/// Largest offset that the first judgement may accept as normal: the first packet may arrive
+/// anywhere within its frame.
 const BIAS_US: i64 = FRAME_US / 2;
-/// A quieter frame than this (of 32768) hides the step.
+/// A frame with all samples below this (of 32768) is quiet enough to hide a step.
 const QUIET: i16 = 400;
-/// So many frames are waited for a quiet one.
+/// Frames to wait for a quiet one before stepping anyway.
 const PATIENCE: u32 = 250;
 
-/// Where a frame of the caller's belongs.
+/// Position of a caller frame in the track.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     At(u64),
-    /// There, and in the frame before it: time was missing.
+    /// Here and at the position before it, to fill in missing time.
     Twice(u64),
-    /// Left out: there was too much time.
+    /// Dropped, to remove surplus time.
     Nowhere,
 }
 
-/// Frames that are being judged.
+/// Lateness of the frames since the last judgement.
 #[derive(Debug, Default)]
 struct Window {
     frames: u32,
+    /// Finished parts.
     parts: u32,
-    /// Of this part.
+    /// Minimum of the current part.
     least: Option<i64>,
-    /// Of the parts before it: the extremes of their leasts.
+    /// Lowest and highest minimum of the finished parts.
     span: Option<(i64, i64)>,
 }
 
@@ -59,23 +63,27 @@ impl Window {
     }
 }
 
+/// Measures how far the caller's clock drifts, and decides where each frame goes.
 #[derive(Debug, Default)]
 pub struct Aligner {
+    /// Added to a frame's index to get its position in the track.
     shift: i64,
+    /// Lateness that counts as aligned, from the first judgement.
     reference: Option<i64>,
     window: Window,
-    /// Frames that are due to be put in, or, below zero, left out; and how long they have waited.
+    /// Frames still to insert or, if negative, to drop.
     due: i64,
+    /// Frames since `due` was set.
     waited: u32,
-    /// Steps taken.
+    /// Frames inserted or dropped so far.
     pub steps: u32,
-    /// How far the caller's track was from its place at the last judgement, in microseconds.
+    /// Track offset at the last judgement, in microseconds, less the steps since.
     pub offset_us: i64,
 }
 
 impl Aligner {
-    /// `index`: the frame's number on the caller's timeline. `heard_at`: when it came, after the
-    /// call's time 0, for frames that were heard.
+    /// Returns where a frame goes. `index` is its number on the caller's timeline, `heard_at` its
+    /// arrival after the call's time 0, if it was received and not made up.
     pub fn place(
         &mut self,
         index: u64,
@@ -86,7 +94,7 @@ impl Aligner {
         if let Some(at) = heard_at {
             let at_us = at.as_micros() as i64;
             let late_us = at_us - (index as i64 + self.shift + 1) * FRAME_US;
-            // a recording that begins in mid-call: what has gathered so far is taken out at once
+            // a recording that starts mid-call: corrects the drift so far in one go
             let apart = self.reference.is_none() && self.window.frames == 0 && self.steps == 0;
             if apart && late_us.abs() > 3 * FRAME_US {
                 self.shift += late_us / FRAME_US;
@@ -103,7 +111,7 @@ impl Aligner {
         }
     }
 
-    /// The track is so far behind that its place is written already: it goes on from here.
+    /// Moves the track ahead by `frames`, because its position has already been written.
     pub fn move_on(&mut self, frames: u64) {
         self.shift += frames as i64;
         (self.window, self.due) = (Window::default(), 0);
@@ -117,9 +125,9 @@ impl Aligner {
         }
         let Some((low, high)) = std::mem::take(&mut self.window).span else { return };
         let reference = *self.reference.get_or_insert(low.clamp(-BIAS_US, BIAS_US));
-        // what was so for a while only is over, or will pass
+        // only an offset that all parts share counts: any other is over, or will pass
         self.offset_us = if low > reference { low - reference } else { (high - reference).min(0) };
-        // steps that are due already are not asked for twice
+        // steps that are already due are not scheduled twice
         if self.offset_us.abs() > FRAME_US && self.due == 0 {
             (self.due, self.waited) = (self.offset_us / FRAME_US, 0);
         }
@@ -131,9 +139,9 @@ impl Aligner {
         if !quiet && self.waited < PATIENCE {
             return 0;
         }
-        // what was judged before the step says nothing any more
+        // measurements from before the step no longer apply
         self.window = Window::default();
-        // time is put in at once, and left out a frame at a time
+        // missing time is inserted all at once, surplus is dropped one frame at a time
         let step = if self.due > 0 { self.due } else { -1 };
         self.due -= step;
         self.steps += step.unsigned_abs() as u32;
@@ -148,7 +156,7 @@ mod tests {
 
     const LOUD: Samples = [0x10; 160];
 
-    /// Where the last frames of a call are placed, off from where they belong, in microseconds.
+    /// Largest misplacement of a frame during a call, in microseconds, and the number of steps.
     fn drift(ppm: i64, minutes: u64, samples: &Samples) -> (i64, u32) {
         let mut aligner = Aligner::default();
         let mut worst = 0;
@@ -166,12 +174,12 @@ mod tests {
     }
 
     #[test]
-    fn one_clock_is_never_corrected() {
+    fn equal_clocks_are_never_corrected() {
         assert_eq!(drift(0, 60, &LOUD), (0, 0));
     }
 
     #[test]
-    fn two_clocks_stay_within_a_frame_or_so() {
+    fn drifting_clocks_stay_within_two_frames() {
         for ppm in [-200, -50, 50, 200] {
             let (worst, steps) = drift(ppm, 60, &LOUD);
             assert!(worst < 2 * FRAME_US, "{ppm} ppm: {worst} us");
@@ -180,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_frame_is_preferred() {
+    fn steps_prefer_a_quiet_frame() {
         let mut aligner = Aligner { due: 1, ..Aligner::default() };
         for index in 0..10 {
             assert_eq!(aligner.place(index, None, Law::Mu, &LOUD), Place::At(index));
@@ -192,9 +200,9 @@ mod tests {
         assert_eq!(aligner.place(13, None, Law::A, &[0xd5; 160]), Place::At(13));
     }
 
-    /// What a drifting clock has done before the recording began.
+    /// The drift from before the recording started is corrected at once.
     #[test]
-    fn one_that_begins_in_mid_call_is_right_from_the_first_frame() {
+    fn a_recording_started_mid_call_is_aligned_from_the_first_frame() {
         for behind_ms in [-250i64, -90, 90, 250, 2000] {
             let mut aligner = Aligner::default();
             for index in 60_000..63_000u64 {

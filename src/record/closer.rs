@@ -1,5 +1,6 @@
-//! The thread that finishes recordings: hash, sidecar, their place; what the disk is asked to keep;
-//! what a crash has left; what is old. Owns files and a thread's loop.
+//! The thread that finishes recordings: computes the hash, writes the sidecar and moves both files
+//! to their place. It also syncs the disk, repairs what a crash left behind, and has old recordings
+//! deleted. Owns files and a thread's loop.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,50 +21,55 @@ use crate::record::sidecar::{Sidecar, State};
 use crate::record::{outbox, repair, retention};
 use crate::telemetry::COUNTERS;
 
+/// First wait before moving a recording is tried again; doubled each time, up to the last.
 const RETRY: Duration = Duration::from_secs(1);
-/// Between two tries at most.
 const MAX_RETRY: Duration = Duration::from_secs(8);
-/// Interval of looking for what is old, and for what another process has left.
+/// Interval of looking for old recordings, and for those that another process left unfinished.
 const TIDY: Duration = Duration::from_secs(3600);
-/// The same, when there are more that cannot be moved than may hold their files open.
+/// Time to the next look once more than `MAX_WAITING` recordings could not be moved.
 const TIDY_SOON: Duration = Duration::from_secs(60);
+/// Recordings that may wait to be moved, with their files open.
 const MAX_WAITING: usize = 100;
-/// A clock that has been set by more is not asked how old things are.
+/// After the clock was changed by more than this, it is not used to judge the age of recordings.
 const CLOCK_STEP: Duration = Duration::from_secs(86_400);
 
-/// What the writer hands over.
+/// A message from the writer.
 pub enum Finished {
     Recording(Box<Closing>),
+    /// Answered once everything sent before has been moved to its place, or has failed.
     Flush(SyncSender<()>),
 }
 
-/// A recording on its way to its place.
+/// A recording that is fully written, and is to be moved to its place.
 pub struct Closing {
     pub part: Part,
     pub sidecar: Sidecar,
-    /// Without ending, below the directory.
+    /// Final path below the directory, without extension.
     pub path: PathBuf,
 }
 
+/// State of the thread.
 pub struct Closer {
     root: Root,
     settings: Arc<Settings>,
     health: Arc<Health>,
     load: Arc<Load>,
-    /// Told that the outbox has something new.
+    /// Called when the outbox has a new entry.
     finished: Box<dyn Fn() + Send>,
-    /// Those that could not be moved yet.
+    /// Recordings that could not be moved yet.
     waiting: Vec<Closing>,
-    /// What a crash has left, one after the other: finished calls go first.
+    /// Ids of recordings left by a crash. They are repaired one by one while no finished recording
+    /// is queued.
     leftovers: VecDeque<String>,
-    /// Looks for what is old.
+    /// The thread that deletes old recordings, if it was started.
     sweeper: Option<JoinHandle<()>>,
     next_tidy: Instant,
+    /// Current wait between two attempts to move the recordings in `waiting`.
     retry: Duration,
-    told: Reminder,
-    told_sync: Reminder,
-    /// Both clocks at the last look.
-    looked: (Instant, SystemTime),
+    move_reminder: Reminder,
+    sync_reminder: Reminder,
+    /// Both clocks when `tidy` last ran.
+    last_tidy: (Instant, SystemTime),
 }
 
 impl Closer {
@@ -76,8 +82,8 @@ impl Closer {
     ) -> Closer {
         let (waiting, leftovers, sweeper) = (Vec::new(), VecDeque::new(), None);
         let finished = Box::new(finished);
-        let (next_tidy, looked) = (Instant::now(), (Instant::now(), SystemTime::now()));
-        let (told, told_sync) = (Reminder::default(), Reminder::default());
+        let (next_tidy, last_tidy) = (Instant::now(), (Instant::now(), SystemTime::now()));
+        let (move_reminder, sync_reminder) = (Reminder::default(), Reminder::default());
         Closer {
             root,
             settings,
@@ -89,9 +95,9 @@ impl Closer {
             sweeper,
             next_tidy,
             retry: RETRY,
-            told,
-            told_sync,
-            looked,
+            move_reminder,
+            sync_reminder,
+            last_tidy,
         }
     }
 
@@ -138,7 +144,7 @@ impl Closer {
         if self.durable() { self.settings.fsync } else { TIDY }
     }
 
-    /// One call for all recordings: a file at a time would be a journal commit each.
+    /// Syncs the whole filesystem at once: syncing each file would cost a journal commit per file.
     fn sync(&mut self) {
         if self.durable()
             && self.load.take_unsynced()
@@ -146,9 +152,9 @@ impl Closer {
             && error.kind() != io::ErrorKind::NotFound
         {
             COUNTERS.recording_errors.fetch_add(1, Ordering::Relaxed);
-            self.load.wrote(); // it is asked for again
-            if self.told_sync.is_due() {
-                error!(%error, "the disk has not kept what was written");
+            self.load.wrote(); // so that the next sync tries again
+            if self.sync_reminder.is_due() {
+                error!(%error, "recordings not synced to disk; retrying");
             }
         }
     }
@@ -164,24 +170,24 @@ impl Closer {
         match part.publish(sidecar, path, durable, announce) {
             Ok(place) => {
                 self.health.over(&id);
-                tell(sidecar, &place);
+                log_finished(sidecar, &place);
                 if wanted {
                     (self.finished)();
                 }
             }
             Err(error) => {
                 COUNTERS.recording_errors.fetch_add(1, Ordering::Relaxed);
-                if self.told.is_due() {
+                if self.move_reminder.is_due() {
                     error!(
                         recording = id, %error, waiting = self.waiting.len() + 1,
-                        "a recording cannot be moved to its place yet; tried again"
+                        "recording not moved to its place; retrying"
                     );
                 }
                 self.health.closing(Some(error.to_string()));
                 if self.waiting.len() < MAX_WAITING {
                     self.waiting.push(closing);
                 } else {
-                    // it is on the disk, and found there again
+                    // the next look finds it on disk and repairs it
                     self.health.over(&id);
                     self.next_tidy = self.next_tidy.min(Instant::now() + TIDY_SOON);
                 }
@@ -199,7 +205,7 @@ impl Closer {
         match self.waiting.is_empty() {
             true => {
                 self.health.closing(None);
-                (self.retry, self.told) = (RETRY, Reminder::default());
+                (self.retry, self.move_reminder) = (RETRY, Reminder::default());
             }
             false => self.retry = (self.retry * 2).min(MAX_RETRY),
         }
@@ -224,32 +230,32 @@ impl Closer {
         repair::clear(&self.root);
         self.leftovers = repair::leftovers(&self.root).into();
         let limits = retention::Limits { age: self.settings.keep, bytes: self.settings.keep_bytes };
-        // a wrong clock would make everything old
+        // by a wrong clock, all recordings might seem old
         let (now, wall) = (Instant::now(), SystemTime::now());
-        let (before, wall_before) = std::mem::replace(&mut self.looked, (now, wall));
+        let (before, wall_before) = std::mem::replace(&mut self.last_tidy, (now, wall));
         let expected = wall_before + (now - before);
         let apart = wall.duration_since(expected).unwrap_or_else(|error| error.duration());
         if apart > CLOCK_STEP {
-            warn!("the clock has been set: old recordings are looked for in an hour");
+            warn!("system clock changed: no recordings are deleted until the next hourly check");
             return;
         }
         let busy = self.sweeper.as_ref().is_some_and(|sweeper| !sweeper.is_finished());
         if busy || (limits.age.is_none() && limits.bytes.is_none()) {
             return;
         }
-        // a million files take seconds to look at
+        // in its own thread, because scanning a million files takes seconds
         let root = self.root.clone();
         let sweep = move || match retention::sweep(&root, limits, SystemTime::now()) {
             Ok(0) => {}
             Ok(deleted) => info!(deleted, "old recordings deleted"),
-            Err(error) => warn!(%error, "old recordings cannot be looked for"),
+            Err(error) => warn!(%error, "old recordings not deleted: cannot read the directory"),
         };
         let sweeper = thread::Builder::new().name("retention".to_owned()).spawn(sweep);
-        self.sweeper = sweeper.map_err(|error| warn!(%error, "no thread for retention")).ok();
+        self.sweeper = sweeper.map_err(|error| warn!(%error, "retention thread not started")).ok();
     }
 }
 
-fn tell(sidecar: &Sidecar, place: &Path) {
+fn log_finished(sidecar: &Sidecar, place: &Path) {
     COUNTERS.recordings.fetch_add(1, Ordering::Relaxed);
     let lost_ms: u64 = sidecar.gaps.iter().map(|gap| gap.to_ms - gap.from_ms).sum();
     let seconds = sidecar.duration_ms as f64 / 1000.0;

@@ -1,5 +1,6 @@
-//! The recordings' directory: files are made under `incomplete/`, and moved to their place when
-//! they are whole. Names below it are never followed through a symbolic link. Owns files.
+//! The recordings' directory. Files are created under `incomplete/`, and moved to their place when
+//! they are complete. Files below the directory are never created, opened or moved through a
+//! symbolic link. Owns files.
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -18,7 +19,7 @@ use crate::record::wav::Encoding;
 
 const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
 const FOLDER_MODE: u32 = 0o750;
-/// A piece of a file that is read or filled at once.
+/// Bytes of a file that are read or filled at a time.
 const PIECE: usize = 65_536;
 
 /// The recordings' directory.
@@ -40,76 +41,77 @@ impl Root {
         &self.path
     }
 
-    /// Opens it, or a folder below it; `make`: what is missing is made.
+    /// Opens the directory, or a folder below it. With `make`, missing folders are created.
     ///
     /// # Errors
-    /// The kernel's, with the folder's name; a symbolic link below the directory is one.
+    /// Returns any I/O error, with the folder's path. A symbolic link below the directory is an
+    /// error.
     pub fn folder(&self, relative: &Path, make: bool) -> io::Result<OwnedFd> {
         let mut path = self.path.clone();
-        let told = |path: &Path, error: io::Error| {
+        let with_path = |path: &Path, error: io::Error| {
             io::Error::new(error.kind(), format!("{}: {error}", path.display()))
         };
         if make {
             let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&path);
-            made.map_err(|error| told(&path, error))?;
+            made.map_err(|error| with_path(&path, error))?;
         }
         let root = rustix::fs::open(&path, folder_flags(), Mode::empty());
-        let mut folder = root.map_err(|error| told(&path, error.into()))?;
+        let mut folder = root.map_err(|error| with_path(&path, error.into()))?;
         for part in relative.components() {
             let Component::Normal(name) = part else {
-                return Err(io::Error::other("a folder's name leads out of the directory"));
+                return Err(io::Error::other("path leads out of the recordings' directory"));
             };
             path.push(name);
             if make {
                 match rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(FOLDER_MODE)) {
                     Ok(()) | Err(Errno::EXIST) => {}
-                    Err(error) => return Err(told(&path, error.into())),
+                    Err(error) => return Err(with_path(&path, error.into())),
                 }
             }
             let flags = folder_flags() | OFlags::NOFOLLOW;
             let next = rustix::fs::openat(&folder, name, flags, Mode::empty());
-            folder = next.map_err(|error| told(&path, error.into()))?;
+            folder = next.map_err(|error| with_path(&path, error.into()))?;
         }
         Ok(folder)
     }
 
-    /// The folder that a path below the directory stands in, and its last part.
+    /// Opens the folder of a path below the directory, and returns it with the file name.
     fn parent(&self, path: &Path, make: bool) -> io::Result<(OwnedFd, String)> {
         let name = path.file_name().and_then(|n| n.to_str());
-        let name = name.ok_or_else(|| io::Error::other("a recording without a name"))?;
+        let name = name.ok_or_else(|| io::Error::other("recording path without a file name"))?;
         Ok((self.folder(path.parent().unwrap_or(Path::new("")), make)?, name.to_owned()))
     }
 
-    /// Makes a file that must not be there yet.
+    /// Creates a file that must not exist yet.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns any I/O error from the kernel.
     pub fn create(&self, path: &Path) -> io::Result<File> {
         let (folder, name) = self.parent(path, true)?;
         create(&folder, &name)
     }
 
-    /// Opens a file, for reading and, where it is allowed, writing.
+    /// Opens a file for reading and, where permitted, writing.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns any I/O error from the kernel.
     pub fn open(&self, path: &Path) -> io::Result<File> {
         let (folder, name) = self.parent(path, false)?;
         open(&folder, &name)
     }
 
-    /// Writes a small file whole: readers see the old one or the new one.
+    /// Replaces a small file atomically: readers see either the old contents or the new.
     ///
     /// # Errors
-    /// The kernel's; then the old one is still there.
+    /// Returns any I/O error; the old file is still there then.
     pub fn replace(&self, path: &Path, text: &str, durable: bool) -> io::Result<()> {
         self.replace_with(path, durable, |file| file.write_all(text.as_bytes()))
     }
 
-    /// The same, with whatever `fill` writes.
+    /// Same as [`Root::replace`], with contents written by `fill`.
     ///
     /// # Errors
-    /// The kernel's; then the old one is still there.
+    /// Returns any I/O error; the old file is still there then.
     pub fn replace_with(
         &self,
         path: &Path,
@@ -132,16 +134,16 @@ impl Root {
         result
     }
 
-    /// Moves a file to a place where none is yet.
+    /// Moves a file to a path that is not in use yet.
     ///
     /// # Errors
-    /// The kernel's; `AlreadyExists` when one is there.
+    /// Returns any I/O error, and `AlreadyExists` if the path is in use.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let (old, old_name) = self.parent(from, false)?;
         let (new, new_name) = self.parent(to, true)?;
         let (o, n) = (old_name.as_str(), new_name.as_str());
         match rustix::fs::renameat_with(&old, o, &new, n, RenameFlags::NOREPLACE) {
-            // a filesystem that cannot do that
+            // the filesystem does not support NOREPLACE
             Err(Errno::INVAL | Errno::NOSYS) => {
                 if rustix::fs::statat(&new, n, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
                     return Err(io::ErrorKind::AlreadyExists.into());
@@ -152,7 +154,7 @@ impl Root {
         }
     }
 
-    /// Asks the disk to keep what was moved into, or out of, the folder of a path.
+    /// Syncs the folder of a path, so that moves into and out of it survive a power cut.
     fn sync_folder_of(&self, path: &Path) -> io::Result<()> {
         let (folder, _) = self.parent(path, false)?;
         Ok(rustix::fs::fsync(&folder)?)
@@ -162,32 +164,34 @@ impl Root {
         std::fs::symlink_metadata(self.path.join(path)).is_ok()
     }
 
+    /// Deletes a file.
+    ///
     /// # Errors
-    /// The kernel's.
+    /// Returns any I/O error from the kernel.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
         let (folder, name) = self.parent(path, false)?;
         Ok(rustix::fs::unlinkat(&folder, &name, AtFlags::empty())?)
     }
 
-    /// Asks the kernel to put all that was written on the disk, and waits.
+    /// Syncs the whole filesystem, and waits for it.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns any I/O error from the kernel.
     pub fn sync(&self) -> io::Result<()> {
         let folder = rustix::fs::open(&self.path, folder_flags(), Mode::empty())?;
         Ok(rustix::fs::syncfs(&folder)?)
     }
 
-    /// What is free for us, in percent of the filesystem; `None` where that is not known.
+    /// Returns the space that we may still use, in percent of the filesystem; `None` if unknown.
     pub fn free_percent(&self) -> Option<f64> {
         let found = rustix::fs::statvfs(&self.path).ok().filter(|found| found.f_blocks > 0)?;
         Some(100.0 * found.f_bavail as f64 / found.f_blocks as f64)
     }
 
-    /// Tries whether some audio could be written now.
+    /// Checks that audio can be written now, by writing a file.
     ///
     /// # Errors
-    /// Why not.
+    /// Returns the I/O error that prevents it.
     pub fn probe(&self) -> io::Result<()> {
         let folder = self.folder(Path::new(INCOMPLETE), true)?;
         let name = format!(".probe-{}", std::process::id());
@@ -214,12 +218,12 @@ fn open(folder: &OwnedFd, name: &str) -> io::Result<File> {
     }
 }
 
-/// `incomplete/ID.wav` or `incomplete/ID.json`.
+/// Returns the path `incomplete/ID.wav` or `incomplete/ID.json`.
 pub fn incomplete(id: &str, ending: &str) -> PathBuf {
     Path::new(INCOMPLETE).join(format!("{id}.{ending}"))
 }
 
-/// A path with an ending behind its name, whatever dots the name has.
+/// Appends an extension to a path; dots already in the name are kept.
 pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
@@ -227,26 +231,27 @@ pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// A recording that is being made. Locked, so that another process does not take it for a leftover.
+/// The files of a recording in progress. The audio file is locked, so that another process does not
+/// take it for a leftover of a crash.
 pub struct Part {
     root: Root,
     id: String,
-    /// The sidecar as it is so far, for whoever finds this after a crash.
-    story: String,
+    /// Text of the sidecar as of the start, for the repair after a crash.
+    sidecar_text: String,
     encoding: Encoding,
     file: File,
-    /// Bytes of samples that the file holds.
+    /// Bytes of samples in the file.
     data: u64,
-    /// Where it is being moved to.
+    /// Final path, once the files are prepared for it and until they have been moved.
     place: Option<PathBuf>,
-    /// The hash of the whole file when it held so much data.
+    /// Hash of the whole file, and the value of `data` that it belongs to.
     hash: Option<(u64, String)>,
 }
 
-/// A filesystem without locks has no second process to be kept away.
+/// Locks a file. On filesystems without locking this succeeds: no other process is assumed.
 ///
 /// # Errors
-/// `WouldBlock` when another process has it.
+/// Returns `WouldBlock` if another process holds the lock.
 pub fn lock(file: &File) -> io::Result<()> {
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
@@ -254,21 +259,26 @@ pub fn lock(file: &File) -> io::Result<()> {
     }
 }
 
-/// It is there, nobody makes it, and it holds no audio.
+/// Returns true if the file exists, is not being written, and contains no audio.
 fn is_empty(root: &Root, path: &Path) -> bool {
     let small = |file: &File| file.metadata().is_ok_and(|m| m.len() <= 58);
     root.open(path).is_ok_and(|file| small(&file) && lock(&file).is_ok())
 }
 
 impl Part {
-    /// Makes `incomplete/ID.wav` and `incomplete/ID.json`, or neither.
+    /// Creates `incomplete/ID.wav` and `incomplete/ID.json`, or neither.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn create(root: &Root, id: &str, story: String, encoding: Encoding) -> io::Result<Part> {
+    /// Returns any I/O error from the kernel.
+    pub fn create(
+        root: &Root,
+        id: &str,
+        sidecar_text: String,
+        encoding: Encoding,
+    ) -> io::Result<Part> {
         let (path, json) = (incomplete(id, "wav"), incomplete(id, "json"));
         let file = match root.create(&path) {
-            // an attempt of ours that could not be cleared away
+            // left by a failed attempt that could not be cleaned up
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_empty(root, &path) => {
                 root.remove(&path)?;
                 root.create(&path)?
@@ -277,39 +287,44 @@ impl Part {
         };
         let made = lock(&file)
             .and_then(|()| file.write_all_at(&encoding.header(2, 0), 0))
-            .and_then(|()| root.replace(&json, &story, false));
+            .and_then(|()| root.replace(&json, &sidecar_text, false));
         if let Err(error) = made {
             let _ = root.remove(&path);
             return Err(error);
         }
         let (root, id) = (root.clone(), id.to_owned());
-        Ok(Part { root, id, story, encoding, file, data: 0, place: None, hash: None })
+        Ok(Part { root, id, sidecar_text, encoding, file, data: 0, place: None, hash: None })
     }
 
-    /// One that a crash has left: what it holds of whole samples is its data.
+    /// Takes over a recording left by a crash, with all whole samples in its file.
     ///
     /// # Errors
-    /// The kernel's; `WouldBlock` when it is still being made.
-    pub fn adopt(root: &Root, id: &str, story: String, encoding: Encoding) -> io::Result<Part> {
+    /// Returns any I/O error, and `WouldBlock` if another process is still writing it.
+    pub fn adopt(
+        root: &Root,
+        id: &str,
+        sidecar_text: String,
+        encoding: Encoding,
+    ) -> io::Result<Part> {
         let file = root.open(&incomplete(id, "wav"))?;
         lock(&file)?;
         let data = file.metadata()?.len().saturating_sub(encoding.header_bytes());
         let data = data - data % (2 * encoding.sample_bytes());
         let (root, id) = (root.clone(), id.to_owned());
-        Ok(Part { root, id, story, encoding, file, data, place: None, hash: None })
+        Ok(Part { root, id, sidecar_text, encoding, file, data, place: None, hash: None })
     }
 
-    /// Samples of each channel.
+    /// Returns the number of samples per channel.
     pub fn samples(&self) -> u64 {
         self.data / (2 * self.encoding.sample_bytes())
     }
 
-    /// Writes samples at their place, given in samples of one channel, and the header for what the
-    /// file holds then. What lies before them and was never written becomes silence. To be tried
-    /// again from the same place when it fails.
+    /// Writes samples at position `at`, counted in samples per channel, and updates the header. Any
+    /// gap before that position is filled with silence. After an error, the same call can be
+    /// repeated.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns any I/O error from the kernel.
     pub fn write(&mut self, at: u64, samples: &[u8]) -> io::Result<()> {
         if self.file.metadata()?.nlink() == 0 {
             self.rescue()?;
@@ -327,9 +342,10 @@ impl Part {
         self.file.write_all_at(&self.encoding.header(2, self.data), 0)
     }
 
-    /// The file, or its folder, is gone, but we still hold what was in it: written anew.
+    /// Recreates the file after it or its folder was deleted, from the deleted file that we still
+    /// have open.
     fn rescue(&mut self) -> io::Result<()> {
-        let mut new = Part::create(&self.root, &self.id, self.story.clone(), self.encoding)?;
+        let mut new = Part::create(&self.root, &self.id, self.sidecar_text.clone(), self.encoding)?;
         let copied = (|| {
             self.file.seek(SeekFrom::Start(0))?;
             new.file.seek(SeekFrom::Start(0))?;
@@ -343,11 +359,12 @@ impl Part {
         Ok(())
     }
 
-    /// Moves it to its place, with its sidecar; `announce` is called when both are ready to be
-    /// moved and know their names. Can be tried again when it fails.
+    /// Moves the recording and its sidecar to their place, and returns the final path. `announce`
+    /// is called once both files are complete and the path is known, just before they are moved.
+    /// After an error, the call can be repeated.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns any I/O error from the kernel or from `announce`.
     pub fn publish(
         &mut self,
         sidecar: &mut Sidecar,
@@ -370,20 +387,20 @@ impl Part {
             && let Err(error) = self.root.rename(&from, &to)
         {
             if error.kind() == io::ErrorKind::AlreadyExists {
-                self.place = None; // somebody was quicker: another name
+                self.place = None; // the name was taken meanwhile: choose another
             }
             return Err(error);
         }
         if !self.stands_at(&to)? {
             self.place = None;
-            return Err(io::Error::other("the file is gone: it is written again"));
+            return Err(io::Error::other("audio file disappeared; writing it again"));
         }
-        // with its sidecar it is there for everybody, and may be gone the next moment
+        // with its sidecar in place, others may use or delete the recording at any time
         move_pair(&self.root, &self.id, &place, durable)?;
         Ok(place)
     }
 
-    /// Makes both files what they will be.
+    /// Completes both files under `incomplete/`: the WAV header, and the final sidecar.
     fn prepare(&mut self, sidecar: &mut Sidecar, place: &Path, durable: bool) -> io::Result<()> {
         if !self.stands_at(&incomplete(&self.id, "wav"))? {
             self.rescue()?;
@@ -391,7 +408,7 @@ impl Part {
         self.file.write_all_at(&self.encoding.header(2, self.data), 0)?;
         let length = self.encoding.header_bytes() + self.data;
         if self.file.metadata()?.len() > length {
-            self.file.set_len(length)?; // half a sample of a crash
+            self.file.set_len(length)?; // cuts an incomplete sample left by a crash
         }
         if durable {
             self.file.sync_data()?;
@@ -406,14 +423,14 @@ impl Part {
         self.root.replace(&incomplete(&self.id, "json"), &sidecar.text(), durable)
     }
 
-    /// This very file, and no other, has that name.
+    /// Returns true if the path leads to the file that we have open, and not to another.
     fn stands_at(&self, path: &Path) -> io::Result<bool> {
         let held = self.file.metadata()?;
         let named = std::fs::symlink_metadata(self.root.path.join(path));
         Ok(named.is_ok_and(|n| (n.dev(), n.ino()) == (held.dev(), held.ino())))
     }
 
-    /// Read once, however often it is tried to move the file.
+    /// Returns the hash of the file, which is read only once even if moving it is tried repeatedly.
     fn sha256(&mut self) -> io::Result<String> {
         if let Some((_, hash)) = self.hash.as_ref().filter(|(data, _)| *data == self.data) {
             return Ok(hash.clone());
@@ -425,11 +442,11 @@ impl Part {
     }
 }
 
-/// Moves `incomplete/ID.wav` and then `incomplete/ID.json` to their place; what has been moved
-/// already stays.
+/// Moves `incomplete/ID.wav` and then `incomplete/ID.json` to their place. A file that has already
+/// been moved is skipped.
 ///
 /// # Errors
-/// The kernel's.
+/// Returns any I/O error from the kernel.
 pub fn move_pair(root: &Root, id: &str, path: &Path, durable: bool) -> io::Result<()> {
     for ending in ["wav", "json"] {
         let from = incomplete(id, ending);
@@ -438,11 +455,11 @@ pub fn move_pair(root: &Root, id: &str, path: &Path, durable: bool) -> io::Resul
         }
     }
     if durable {
-        // both are in their place: a disk that cannot say so is no reason to move them again
+        // both files are in place, so a failed sync does not fail the move
         let folders = [with_ending(path, "wav"), incomplete(id, "wav")];
         let synced = folders.iter().try_for_each(|folder| root.sync_folder_of(folder));
         if let Err(error) = synced.or_else(not_found) {
-            warn!(recording = id, %error, "the disk has not kept where a recording is");
+            warn!(recording = id, %error, "recording moved, but its folder not synced to disk");
         }
     }
     Ok(())
@@ -452,7 +469,7 @@ fn not_found(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-/// A path where nothing is yet: itself, or with -2 behind it.
+/// Returns the first unused path: the given one, or the one with -2, -3, … appended.
 fn free_name(root: &Root, path: &Path) -> io::Result<PathBuf> {
     let taken = |p: &Path| ["wav", "json"].iter().any(|e| root.exists(&with_ending(p, e)));
     let others = (2..1000).map(|n| {
@@ -464,10 +481,10 @@ fn free_name(root: &Root, path: &Path) -> io::Result<PathBuf> {
     all.find(|p| !taken(p)).ok_or_else(|| io::ErrorKind::AlreadyExists.into())
 }
 
-/// In hex.
+/// Returns the SHA-256 in hex.
 ///
 /// # Errors
-/// The reader's.
+/// Returns any error from the reader.
 pub fn sha256(mut reader: impl Read) -> io::Result<String> {
     let (mut hash, mut piece) = (Sha256::new(), vec![0; PIECE]);
     loop {

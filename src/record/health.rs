@@ -1,5 +1,5 @@
-//! Whether recordings can be made, for admission and whoever asks over HTTP; which are being made.
-//! Owns a reading of the clock.
+//! The state of recording, for admission and the HTTP interface: current trouble, and which
+//! recordings are in progress. Owns a reading of the clock.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -11,20 +11,23 @@ use tracing::error;
 
 use crate::telemetry::COUNTERS;
 
-/// Interval of a line that says that nothing has changed.
+/// Interval at which a log line is repeated while the trouble lasts.
 const REMIND: Duration = Duration::from_secs(60);
 
+/// Trouble with recordings, and the recordings in progress.
 #[derive(Debug)]
 pub struct Health {
+    /// Why audio cannot be written.
     writing: Mutex<Option<String>>,
+    /// Why finished recordings cannot be moved to their place.
     closing: Mutex<Option<String>>,
-    /// A thread has ended by a fault of ours.
+    /// Set once a recording thread has panicked.
     fault: Mutex<Option<String>>,
-    /// Ids that this process is making or moving.
+    /// Ids of the recordings that this process is writing or moving.
     live: Mutex<HashSet<String>>,
 }
 
-/// A panic elsewhere does not make a word wrong.
+/// Locks a mutex, poisoned or not: a panic elsewhere does not invalidate the value.
 fn lock<T>(place: &Mutex<T>) -> MutexGuard<'_, T> {
     place.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -32,8 +35,8 @@ fn lock<T>(place: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Default for Health {
     fn default() -> Health {
         Health {
-            // until the writer has looked
-            writing: Mutex::new(Some("the disk has not answered yet".to_owned())),
+            // until the writer's first check
+            writing: Mutex::new(Some("the disk has not been checked yet".to_owned())),
             closing: Mutex::default(),
             fault: Mutex::default(),
             live: Mutex::default(),
@@ -42,24 +45,28 @@ impl Default for Health {
 }
 
 impl Health {
+    /// Sets or clears the trouble with writing audio.
     pub fn writing(&self, trouble: Option<String>) {
         *lock(&self.writing) = trouble;
     }
 
+    /// Sets or clears the trouble with moving finished recordings.
     pub fn closing(&self, trouble: Option<String>) {
         *lock(&self.closing) = trouble;
     }
 
-    /// Why recordings are in trouble.
+    /// Returns why recordings are failing, or `None` if they are not.
     pub fn trouble(&self) -> Option<String> {
         let of = |place: &Mutex<Option<String>>| lock(place).clone();
         of(&self.fault).or_else(|| of(&self.writing)).or_else(|| of(&self.closing))
     }
 
+    /// Marks a recording as in progress.
     pub fn begun(&self, id: &str) {
         lock(&self.live).insert(id.to_owned());
     }
 
+    /// Marks a recording as no longer in progress.
     pub fn over(&self, id: &str) {
         lock(&self.live).remove(id);
     }
@@ -69,25 +76,27 @@ impl Health {
     }
 }
 
-/// Held by a thread: should it panic, that is told.
+/// Guard held by a recording thread; reports the thread's panic.
 pub struct Alive(pub Arc<Health>);
 
 impl Drop for Alive {
     fn drop(&mut self) {
         if thread::panicking() {
             COUNTERS.panics.fetch_add(1, Ordering::Relaxed);
-            error!("a fault of ours has ended the recorder: nothing is recorded until a restart");
-            *lock(&self.0.fault) = Some("a fault of ours has ended the recorder".to_owned());
+            error!(
+                "internal error: a recording thread panicked; restart trunkless to record again"
+            );
+            *lock(&self.0.fault) = Some("internal error: a recording thread panicked".to_owned());
         }
     }
 }
 
-/// Says now and then what would otherwise be said every second.
+/// Limits a log line to one per minute. Holds the time of the last one.
 #[derive(Debug, Default)]
 pub struct Reminder(Option<Instant>);
 
 impl Reminder {
-    /// True the first time, and when a minute has passed since.
+    /// Returns true if the line is due: the first time, and then a minute after the last.
     pub fn is_due(&mut self) -> bool {
         let due = self.0.is_none_or(|at| at.elapsed() > REMIND);
         if due {

@@ -1,4 +1,4 @@
-//! Where a recording's files go: a template of generated names. Nothing that came over the network
+//! Paths of recordings, from a template with generated names. Nothing received from the network
 //! becomes part of a path.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Longest id that is taken over; ours are shorter.
+/// Longer ids are cut; the ids that trunkless generates are shorter.
 const MAX_ID: usize = 64;
 const WORDS: [&str; 7] = ["date", "year", "month", "day", "hour", "pbx", "id"];
-/// Folders of ours beside the recordings.
+/// Folder for recordings in progress, below the recordings' directory.
 pub const INCOMPLETE: &str = "incomplete";
+/// Folder for the outbox's entries, below the recordings' directory.
 pub const OUTBOX: &str = "outbox";
 
-/// `{date}/{pbx}/{id}`: folders below the recordings' directory, and the name without its ending.
+/// A path template such as `{date}/{pbx}/{id}`: folders below the recordings' directory, and the
+/// file name without its extension.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout(String);
 
@@ -29,7 +31,7 @@ impl FromStr for Layout {
     fn from_str(text: &str) -> Result<Layout, String> {
         let words = WORDS.map(|w| format!("{{{w}}}")).join(" ");
         let wrong = |why: &str| {
-            Err(format!("\"{text}\": {why}; write folders and a name with {words}, UTC"))
+            Err(format!("\"{text}\": {why}; use folders and a name made of {words} (UTC)"))
         };
         if !text.contains("{id}") {
             return wrong("{id} is missing");
@@ -41,23 +43,23 @@ impl FromStr for Layout {
         }
         let first = text.split('/').next().unwrap_or_default();
         if [INCOMPLETE, OUTBOX].contains(&first) {
-            return wrong("this folder is used for recordings that are being made or sent");
+            return wrong("this folder is reserved for recordings in progress or to be sent");
         }
         let plain = WORDS.iter().fold(text.to_owned(), |t, w| t.replace(&format!("{{{w}}}"), ""));
         let good = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
         match plain.chars().all(good) {
             true if text.len() <= 200 => Ok(Layout(text.to_owned())),
-            true => wrong("it is too long"),
-            false => wrong("letters, digits, - and _ are allowed"),
+            true => wrong("it is longer than 200 bytes"),
+            false => wrong("only letters, digits, -, _ and . are allowed"),
         }
     }
 }
 
 impl Layout {
-    /// `unix`: when the recording began. The path has no ending and is relative.
+    /// Returns the path of a recording that started at `unix`: relative, without extension.
     pub fn path(&self, unix: Duration, pbx: &str, id: &str) -> PathBuf {
         let at = UNIX_EPOCH.checked_add(unix).unwrap_or(UNIX_EPOCH);
-        // 2026-11-24T15:29:25Z, or a longer year that nobody will see
+        // 2026-11-24T15:29:25Z; only years after 9999 are longer
         let time = humantime::format_rfc3339_seconds(at).to_string();
         let part = |from: usize, to: usize| time.get(from..to).unwrap_or("0").to_owned();
         let values =
@@ -67,7 +69,7 @@ impl Layout {
     }
 }
 
-/// Letters, digits, dashes and underscores; anything else is an underscore.
+/// Replaces everything but letters, digits and dashes with underscores, and cuts long words.
 pub fn clean(word: &str) -> String {
     let good = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
     let clean: String = word.chars().take(MAX_ID).map(good).collect();
@@ -108,7 +110,6 @@ mod tests {
         }
     }
 
-    /// Whatever the id is made of, the file stays where it belongs.
     #[test]
     fn no_id_leads_out_of_the_directory() {
         let layout = Layout::default();

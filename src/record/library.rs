@@ -1,4 +1,4 @@
-//! The finished recordings below a directory. Owns file reading.
+//! Finds finished recordings below a directory. Owns file reading.
 
 use std::fs::Metadata;
 use std::io;
@@ -8,23 +8,22 @@ use crate::record::disk::Root;
 use crate::record::layout::{INCOMPLETE, OUTBOX};
 use crate::record::sidecar::Sidecar;
 
-/// Folders within folders that are looked at.
+/// Levels of folders that are searched.
 const DEPTH: usize = 16;
 
-/// Calls `found` with each sidecar's path below the root, without its ending, and what the
-/// filesystem says of it. Symbolic links and hidden names are left alone. The order is that of
-/// names within a folder.
+/// Calls `found` with each sidecar's path below the root, without extension, and its metadata.
+/// Symbolic links and hidden names are skipped. Names within a folder are in sorted order.
 ///
 /// # Errors
-/// When the directory itself cannot be read.
+/// Returns an error if the directory itself cannot be read.
 pub fn walk(root: &Root, found: &mut dyn FnMut(&Path, &Metadata)) -> io::Result<()> {
     walk_files(root, "json", found)
 }
 
-/// The same with files of another ending.
+/// Same as [`walk`], for files with another extension.
 ///
 /// # Errors
-/// When the directory itself cannot be read.
+/// Returns an error if the directory itself cannot be read.
 pub fn walk_files(
     root: &Root,
     ending: &str,
@@ -62,20 +61,21 @@ fn walk_folder(
     }
 }
 
-/// Reads a sidecar; the path has no ending.
+/// Reads a sidecar; `path` is without extension.
 ///
 /// # Errors
-/// What the kernel or the JSON reader says.
+/// Returns any I/O error, or an error if the file is not a valid sidecar.
 pub fn read(root: &Root, path: &Path) -> io::Result<Sidecar> {
     let text = std::fs::read(root.path().join(crate::record::disk::with_ending(path, "json")))?;
     let read = serde_json::from_slice(&text);
     read.map_err(|e| io::Error::other(format!("{}.json: {e}", path.display())))
 }
 
-/// The recording with an id, or the one at a path, with or without ending.
+/// Finds a recording by its id, or by its path with or without extension. Returns the path below
+/// the root, without extension.
 ///
 /// # Errors
-/// When the directory cannot be read, or there is none.
+/// Returns an error if the directory cannot be read, and `NotFound` if there is no such recording.
 pub fn find(root: &Root, word: &str) -> io::Result<PathBuf> {
     let plain = word.strip_suffix(".json").or_else(|| word.strip_suffix(".wav")).unwrap_or(word);
     let plain = Path::new(plain);

@@ -1,5 +1,5 @@
-//! Recordings: a stereo WAV of each call, the caller left, the AI as it was played right, and a
-//! JSON sidecar that tells its story.
+//! Call recordings: a stereo WAV with the caller on the left and the AI, as it was played, on the
+//! right, plus a JSON sidecar that describes the call.
 //!
 //! ```text
 //! call ──Tap──> recording ──blocks──> writer (thread) ──finished──> closer (thread) ──> outbox
@@ -7,11 +7,13 @@
 //!                                                                    DATE/PBX/ID.json    webhook
 //! ```
 //!
-//! [`recording`] lays both tracks side by side, [`align`] keeps them together when clocks drift,
-//! [`wav`], [`sidecar`], [`layout`] and [`notice`] are what files hold and are called: all pure.
-//! [`recorder`] is what calls ask; [`writer`] and [`closer`] are the threads, [`health`] how they
-//! are, [`disk`] the files, [`repair`] what a crash has left, [`retention`] the old ones,
-//! [`library`] finds one, [`outbox`] sends them elsewhere, by its [`schedule`] (pure).
+//! Calls use [`recorder`] and reach the writer through [`queue`]. [`recording`] lays both tracks
+//! side by side, and [`align`] keeps them in step when clocks drift. [`wav`] and [`sidecar`] are
+//! the file formats, [`layout`] the file names, [`notice`] the beep; these are all pure.
+//! [`writer`] and [`closer`] are the threads, [`health`] their state, and [`disk`] the files.
+//! [`repair`] finishes what a crash left behind, [`retention`] deletes old recordings and
+//! [`library`] finds one. [`outbox`] sends recordings by [`upload`] and [`webhook`]; [`schedule`]
+//! (pure) decides when.
 
 pub mod align;
 pub mod closer;
@@ -33,23 +35,23 @@ pub mod wav;
 pub mod webhook;
 pub mod writer;
 
-/// What can be asked of a call's recording while the call is up.
+/// A command to a call's recording while the call is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordCommand {
-    /// Begin one; nothing when one is being made.
+    /// Starts a recording; ignored while one is running.
     Start,
-    /// Both tracks are silence until `Resume`, and keys are not noted.
+    /// Replaces both tracks with silence, and drops key presses, until `Resume`.
     Pause,
     Resume,
-    /// Close it; a later `Start` begins another.
+    /// Closes the recording; a later `Start` begins another.
     Stop,
 }
 
-/// Which calls are recorded.
+/// When the recording of a call starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
-    /// From the answer on.
+    /// When the call is answered.
     Always,
-    /// From [`RecordCommand::Start`] on.
+    /// On [`RecordCommand::Start`].
     OnCommand,
 }

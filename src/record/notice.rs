@@ -1,4 +1,4 @@
-//! The beep that tells a caller that he is recorded.
+//! The beep that announces the recording to the caller.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use bytes::Bytes;
@@ -6,15 +6,16 @@ use bytes::Bytes;
 use crate::media::frame::RATE;
 use crate::media::g711;
 
-/// What recorders on telephone lines use (47 CFR 64.501: 1400 Hz, a fifth of a second and more).
+/// The tone of recorders on telephone lines (47 CFR 64.501: 1400 Hz for at least a fifth of a
+/// second).
 const HERTZ: f64 = 1400.0;
 const SECONDS: f64 = 0.4;
-/// Of full scale, some 15 dB below speech's peaks.
+/// Fraction of full scale: about 15 dB below the peaks of speech.
 const LEVEL: f64 = 0.15;
-/// The tone's ends are faded, so that they do not click.
+/// Seconds of fade at either end, so that the tone does not click.
 const FADE: f64 = 0.005;
 
-/// Mu-law, 0.4 s.
+/// Returns 0.4 s of tone in mu-law.
 pub fn beep() -> Bytes {
     let rate = RATE as f64;
     let samples = (SECONDS * rate) as usize;
@@ -33,7 +34,7 @@ mod tests {
     use crate::media::frame::level_dbfs;
 
     #[test]
-    fn it_is_heard_and_ends() {
+    fn the_beep_has_the_right_length_and_level() {
         let beep = beep();
         assert_eq!(beep.len(), 3200);
         let level = level_dbfs(&beep);

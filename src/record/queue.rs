@@ -1,5 +1,5 @@
-//! From calls to the writer: a queue whose audio is bounded. A call never waits: what does not fit
-//! is left out, and the file has silence of the same length there.
+//! The queue from the calls to the writer, with a limit on queued audio. A call never waits: a
+//! block that does not fit is dropped, and the file has silence of the same length there.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::media::g711::Law;
 use crate::record::sidecar::Sidecar;
 use crate::telemetry::COUNTERS;
 
-/// What the writer is told; `key` is the recording's number.
+/// A message to the writer; `key` is the recording's number.
 pub enum Job {
     Begin {
         key: u64,
@@ -24,78 +24,84 @@ pub enum Job {
         key: u64,
         end: Box<End>,
     },
-    /// Answered when all that was told before is on the disk, or cannot be.
+    /// Answered once everything sent before is on disk, or has failed to be written.
     Flush(SyncSender<()>),
 }
 
+/// Start of a recording.
 pub struct Begin {
-    /// As it is so far: who, when, and the file's name.
+    /// The sidecar as far as it is known at the start.
     pub sidecar: Sidecar,
-    /// Where it is to go, without ending, below the recordings' directory.
+    /// Final path below the recordings' directory, without extension.
     pub path: PathBuf,
     pub law: Law,
 }
 
-/// Some frames of both tracks.
+/// Consecutive frames of both tracks.
 pub struct Block {
-    /// Frames before it.
+    /// Frames in the file before this block.
     pub first: u64,
     pub frames: u64,
-    /// Interleaved, in the recording's law; none: silence.
+    /// Interleaved, in the recording's law; empty for silence.
     pub samples: Vec<u8>,
 }
 
+/// End of a recording.
 pub struct End {
     pub sidecar: Sidecar,
     /// The file's length in frames.
     pub frames: u64,
 }
 
-/// The calls' end of the queue.
+/// The sending end of the queue, for calls.
 #[derive(Clone)]
 pub struct Queue {
     jobs: Sender<Job>,
     load: Arc<Load>,
 }
 
-/// How full it is.
+/// Fill level of the queue, shared by both ends and the closer.
 #[derive(Debug)]
 pub struct Load {
+    /// Blocks sent, and neither written nor given up yet.
     pending: AtomicUsize,
+    /// Maximum of `pending`.
     limit: usize,
+    /// Blocks dropped so far because the queue was full.
     overflows: AtomicU64,
+    /// True if data was written since the disk was last synced.
     unsynced: AtomicBool,
 }
 
 impl Load {
-    /// Something was written that the disk has not been asked to keep.
+    /// Notes that there is written data to be synced.
     pub fn wrote(&self) {
         self.unsynced.store(true, Ordering::Relaxed);
     }
 
-    /// Whether there was any; from now on there is none.
+    /// Returns true if there is written data to be synced, and clears that note.
     pub fn take_unsynced(&self) -> bool {
         self.unsynced.swap(false, Ordering::Relaxed)
     }
 
-    /// A block is written, or given up.
+    /// Takes one block off the count: it was written or given up.
     pub fn done(&self) {
         self.pending.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Blocks that were left out so far.
+    /// Returns the number of blocks dropped so far because the queue was full.
     pub fn overflows(&self) -> u64 {
         self.overflows.load(Ordering::Relaxed)
     }
 
-    /// So full that a disk that hangs is the likely cause.
+    /// Returns true if the queue is more than half full: most likely the disk hangs.
     pub fn is_high(&self) -> bool {
         self.pending.load(Ordering::Relaxed) * 2 > self.limit
     }
 }
 
 impl Queue {
-    /// `limit`: blocks that may wait.
+    /// Creates a queue that holds at most `limit` blocks.
     pub fn new(limit: usize) -> (Queue, Receiver<Job>) {
         let (jobs, receiver) = channel();
         let load = Load {
@@ -111,7 +117,7 @@ impl Queue {
         self.load.clone()
     }
 
-    /// False when there was no room.
+    /// Queues a block; returns false, and drops it, if the queue is full.
     pub fn block(&self, key: u64, block: Block) -> bool {
         let load = &self.load;
         if load.pending.fetch_add(1, Ordering::Relaxed) >= load.limit {
@@ -124,9 +130,9 @@ impl Queue {
         true
     }
 
-    /// Never refused: there are few of these for each call.
+    /// Queues a job without checking the limit: apart from blocks, there are few per call.
     pub fn send(&self, job: Job) {
-        // the writer ends after its senders
+        // the writer only ends once all senders are gone
         let _ = self.jobs.send(job);
     }
 }

@@ -1,5 +1,5 @@
-//! What calls know of recording: they ask for a [`Recording`], the rest is done elsewhere. Owns the
-//! threads' start and the reading of the clock.
+//! The entry point for calls: they get their [`Recording`]s here. Owns the threads' start and the
+//! reading of the clock.
 
 use std::io;
 use std::path::PathBuf;
@@ -22,48 +22,50 @@ use crate::record::sidecar::{CallInfo, Sidecar};
 use crate::record::wav::Encoding;
 use crate::record::writer::Writer;
 
-/// Seconds of all calls' audio that may wait for the disk.
+/// Seconds of audio per call that may wait for the disk; all calls share the sum.
 const QUEUE_SECONDS: usize = 10;
-/// How long the end of the program waits for the disk.
+/// How long a flush, as at shutdown, waits for the disk.
 const FLUSH: Duration = Duration::from_secs(20);
 
-/// What recordings are to be.
+/// Settings of all recordings.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub directory: PathBuf,
     pub layout: Layout,
-    /// `None`: the call's own law, nothing is transcoded.
+    /// `None` keeps the call's own G.711 law, without transcoding.
     pub encoding: Option<Encoding>,
-    /// Interval at which the disk is asked to keep what was written; zero: never.
+    /// Interval of syncing to disk; zero for never.
     pub fsync: Duration,
-    /// Free space, in percent, that is left alone.
+    /// Free space, in percent of the disk, that recordings must leave.
     pub keep_free_percent: f64,
-    /// Older recordings are deleted.
+    /// Age at which recordings are deleted.
     pub keep: Option<Duration>,
-    /// When all together are larger, the oldest are deleted.
+    /// Size of all recordings above which the oldest are deleted.
     pub keep_bytes: Option<u64>,
-    /// New calls are refused while nothing can be recorded.
+    /// Refuse new calls while they cannot be recorded.
     pub require: bool,
-    /// Finished recordings are sent somewhere.
+    /// Upload finished recordings, or send a webhook.
     pub outbox: bool,
     pub max_calls: usize,
 }
 
-/// Makes [`Recording`]s; cloned for every PBX.
+/// Starts [`Recording`]s; cloned for every PBX.
 #[derive(Clone)]
 pub struct Recorder {
     queue: Queue,
+    /// Number of the next recording, shared by all clones.
     next_key: Arc<AtomicU64>,
     settings: Arc<Settings>,
     health: Arc<Health>,
 }
 
 impl Recorder {
-    /// Starts the threads. A directory that cannot be used is trouble, and tried again, but no
-    /// error: calls can be taken. `finished` is told when the outbox has something new.
+    /// Starts the threads. An unusable directory is not an error, because calls can be taken all
+    /// the same: it is reported by [`Recorder::trouble`] and tried again. `finished` is called when
+    /// the outbox has a new entry.
     ///
     /// # Errors
-    /// When a thread cannot be started.
+    /// Returns an error if a thread cannot be started.
     pub fn new(settings: Settings, finished: impl Fn() + Send + 'static) -> io::Result<Recorder> {
         let limit = settings.max_calls.max(1) * QUEUE_SECONDS * 50 / BLOCK_FRAMES as usize;
         let (queue, jobs) = Queue::new(limit);
@@ -81,7 +83,7 @@ impl Recorder {
         Ok(Recorder { queue, next_key: Arc::default(), settings, health })
     }
 
-    /// A recording that begins with the call's frame number `first`, `nth` of its call.
+    /// Starts the `nth` recording of a call, beginning with the call's frame number `first`.
     pub fn start(&self, call: &CallInfo, nth: u32, law: Law, first: u64) -> Recording {
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
         let id = if nth == 1 { call.id.clone() } else { format!("{}-{nth}", call.id) };
@@ -98,23 +100,26 @@ impl Recorder {
         Recording::new(key, self.queue.clone(), sidecar, law, first)
     }
 
-    /// Why nothing can be recorded at the moment.
+    /// Returns why nothing can be recorded at the moment, or `None` if it can.
     pub fn trouble(&self) -> Option<String> {
-        let hangs = || "the disk does not keep up, or hangs".to_owned();
+        let hangs = || "the disk is too slow, or hangs".to_owned();
         self.health.trouble().or_else(|| self.queue.load().is_high().then(hangs))
     }
 
-    /// New calls are not to be taken: they could not be recorded.
+    /// Returns true if new calls must be refused because they could not be recorded.
     pub fn refuses(&self) -> bool {
         self.settings.require && self.trouble().is_some()
     }
 
-    /// Waits until everything handed over so far is on the disk, or cannot be; 20 s at most.
+    /// Waits until everything queued so far is on disk or has failed; 20 s at most.
     pub fn flush(&self) {
         let (done, wait) = sync_channel(1);
         self.queue.send(Job::Flush(done));
         if wait.recv_timeout(FLUSH).is_err() {
-            error!("the disk does not answer: recordings are finished at the next start");
+            error!(
+                "recordings not finished: the disk hangs or is too slow; they are repaired at the \
+                 next start"
+            );
         }
     }
 }
@@ -139,7 +144,7 @@ mod tests {
         CallInfo { id: "17-ab".into(), pbx: "main".into(), ..CallInfo::default() }
     }
 
-    /// `frames` of both tracks, numbered by their first byte.
+    /// Records `frames` on both tracks; the samples' value is the frame's number.
     fn talk(recording: &mut Recording, frames: std::ops::Range<u64>) {
         for index in frames {
             let samples = [index as u8; 160];
@@ -153,7 +158,7 @@ mod tests {
         recorder.flush();
     }
 
-    /// The only recording: sidecar, and both tracks.
+    /// Returns the sidecar and both tracks of the only recording.
     fn only(directory: &Path) -> (Sidecar, Vec<Vec<u8>>) {
         let root = Root::new(directory.to_owned());
         let mut paths = Vec::new();
@@ -186,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn each_format_holds_the_same() {
+    fn every_format_holds_the_same_audio() {
         for encoding in wav::Encoding::ALL {
             let directory = tempfile::tempdir().unwrap();
             let settings = recordings(directory.path());
@@ -201,9 +206,9 @@ mod tests {
         }
     }
 
-    /// The same id twice, as after a clock that was set back: nothing is written over.
+    /// The same id is used three times, as may happen when the clock is set back.
     #[test]
-    fn nothing_is_written_over() {
+    fn recordings_are_never_overwritten() {
         let directory = tempfile::tempdir().unwrap();
         let recorder = recorder(recordings(directory.path()));
         for _ in 0..3 {
@@ -222,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_goes_away_takes_nothing_with_it() {
+    fn no_audio_is_lost_when_the_directory_is_removed_or_renamed() {
         let parent = tempfile::tempdir().unwrap();
         let directory = parent.path().join("recordings");
         for gone in ["removed", "renamed"] {
@@ -243,9 +248,8 @@ mod tests {
         }
     }
 
-    /// A link that somebody puts into the directory leads nowhere.
     #[test]
-    fn links_are_not_followed() {
+    fn symbolic_links_in_the_directory_are_not_followed() {
         let (directory, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let linked = directory.path().join("incomplete");
         std::os::unix::fs::symlink(target.path(), &linked).unwrap();
@@ -256,7 +260,7 @@ mod tests {
         talk(&mut recording, 0..20);
         recorder.flush();
         assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0);
-        // it comes back by itself
+        // recovers without a restart
         std::fs::remove_file(&linked).unwrap();
         finish(&recorder, recording);
         assert_eq!(only(directory.path()).1[0].len(), 20 * 160);
@@ -264,11 +268,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_free_on_the_disk_is_left_to_others() {
+    fn keep_free_percent_is_left_free() {
         let directory = tempfile::tempdir().unwrap();
         let settings = Settings { keep_free_percent: 100.0, ..recordings(directory.path()) };
         let recorder = recorder(Settings { require: true, ..settings });
-        assert!(recorder.refuses()); // nobody knows yet
+        assert!(recorder.refuses()); // the disk has not been checked yet
         recorder.flush();
         let trouble = recorder.trouble().expect("there is trouble");
         assert!(trouble.contains("keep_free_percent"), "{trouble}");

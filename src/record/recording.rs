@@ -1,4 +1,4 @@
-//! One call's recording: both tracks side by side, in blocks for the writer.
+//! A recording of one call: lays both tracks side by side, and hands them to the writer in blocks.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -11,25 +11,26 @@ use crate::record::align::{Aligner, Place};
 use crate::record::queue::{Block, End, Job, Queue};
 use crate::record::sidecar::{Event, Interval, Network, Sidecar, State, What};
 
-/// Frames in a block: 200 ms, so that a crash takes little.
+/// Frames per block: 200 ms, so that a crash loses little.
 pub const BLOCK_FRAMES: u64 = 10;
 const BLOCK_BYTES: usize = BLOCK_FRAMES as usize * FRAME_SAMPLES * 2;
-/// How far one track may be ahead of the other: what a standstill of this process may bring.
+/// Frames by which one track may be ahead of the other, as after a stall of this process.
 const WINDOW: u64 = 10 * BLOCK_FRAMES;
 const MAX_EVENTS: usize = 10_000;
+/// Total bytes of the marks' names.
 const MAX_NAMES: usize = 1 << 20;
 
-/// What a recording is made of. Frames are numbered from the call's time 0 on.
+/// Input of a recording. Frames are numbered from the call's time 0.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Tap {
-    /// `heard_at`: when a frame that was heard came, after time 0.
+    /// `heard_at`: arrival after time 0, for a frame that was received and not made up.
     Caller {
         index: u64,
         law: Law,
         samples: Samples,
         heard_at: Option<Duration>,
     },
-    /// What the caller was played, mu-law.
+    /// A frame that was played to the caller, mu-law.
     Ai {
         index: u64,
         samples: Samples,
@@ -44,31 +45,37 @@ enum Track {
     Ai,
 }
 
-/// What is known when it ends.
+/// Details for the sidecar that are known only at the end.
 #[derive(Debug, Clone, Copy)]
 pub struct Ending {
-    /// The call's reason, or another word for the sidecar.
+    /// The call's end reason, or another word for the sidecar.
     pub reason: &'static str,
     pub network: Option<Network>,
 }
 
+/// A recording in progress. Dropping it ends it too.
 pub struct Recording {
+    /// The recording's number in the queue.
     key: u64,
     queue: Queue,
+    /// The sidecar so far; completed at the end.
     sidecar: Sidecar,
+    /// Law of the blocks.
     law: Law,
     /// The call's frame at which the file begins.
     first: u64,
     /// The file's frame at which the first of `blocks` begins.
     base: u64,
-    /// Those that no track has touched yet are empty.
+    /// Blocks not handed over yet; a block is empty until a track writes to it.
     blocks: VecDeque<Vec<u8>>,
-    /// Where each track stands.
+    /// The file's next frame on each track.
     next: [u64; 2],
     aligner: Aligner,
+    /// The file's frame at which the current pause began.
     paused_at: Option<u64>,
-    /// Bytes of the marks' names.
+    /// Bytes of the marks' names so far.
     named: usize,
+    /// True once the writer has been sent the end.
     ended: bool,
 }
 
@@ -77,7 +84,8 @@ fn ms(frames: u64) -> u64 {
 }
 
 impl Recording {
-    /// `first`: the call's frame at which the file begins. The writer has been told of it.
+    /// Creates a recording for which the writer already has a [`Job::Begin`]. `first` is the call's
+    /// frame at which the file begins.
     pub fn new(key: u64, queue: Queue, sidecar: Sidecar, law: Law, first: u64) -> Recording {
         Recording {
             key,
@@ -95,11 +103,12 @@ impl Recording {
         }
     }
 
+    /// Adds audio or an event.
     pub fn tap(&mut self, tap: Tap) {
         match tap {
             Tap::Caller { index, law, mut samples, heard_at } => {
                 let mut place = self.aligner.place(index, heard_at, law, &samples);
-                // rather out of place than not at all
+                // its position has been handed over already: better late in the file than lost
                 let written = self.first + self.base;
                 if let Place::At(at) | Place::Twice(at) = place
                     && at < written
@@ -123,7 +132,7 @@ impl Recording {
                 self.put(Track::Ai, index, &samples);
             }
             Tap::Digit(digit) => {
-                // the keys of a paused recording are what it is paused for
+                // recordings are paused in order to hide keys
                 if self.paused_at.is_none() {
                     self.event(Track::Caller, What::Dtmf(digit));
                 }
@@ -148,7 +157,7 @@ impl Recording {
         self.paused_at.is_some()
     }
 
-    /// `Start` and `Stop` are for whoever owns this.
+    /// Pauses or resumes; the owner of this recording handles `Start` and `Stop`.
     pub fn command(&mut self, command: RecordCommand) {
         match command {
             RecordCommand::Pause if self.paused_at.is_none() => {
@@ -190,16 +199,17 @@ impl Recording {
         }
     }
 
-    /// Hands over what the other track will not reach any more.
+    /// Makes room for frame `at`, by handing over blocks even if one track has not filled them.
     fn make_room(&mut self, at: u64) {
         while at >= self.base + WINDOW {
-            // a standstill of hours is one piece of silence
+            // a stall of hours is handed over as one block of silence
             let far = (at - self.base - WINDOW) / BLOCK_FRAMES + 1;
             let blocks = if self.blocks.is_empty() { far } else { 1 };
             self.hand_over(blocks * BLOCK_FRAMES);
         }
     }
 
+    /// Queues the next `frames` for the writer, or notes a gap if the queue is full.
     fn hand_over(&mut self, frames: u64) {
         let first = self.base;
         self.base += frames;
@@ -214,12 +224,12 @@ impl Recording {
         }
     }
 
-    /// Audio that found no room so far, in milliseconds.
+    /// Returns the milliseconds of audio lost so far because the queue was full.
     pub fn lost_ms(&self) -> u64 {
         self.sidecar.gaps.iter().map(|gap| gap.to_ms - gap.from_ms).sum()
     }
 
-    /// Hands the rest over and closes it; the id of the recording.
+    /// Hands over the remaining audio, ends the recording and returns its id.
     pub fn finish(mut self, ending: Ending) -> String {
         self.end(ending);
         self.sidecar.id.clone()
@@ -244,7 +254,7 @@ impl Recording {
 }
 
 impl Drop for Recording {
-    /// A call that ended by a fault of ours has a recording all the same.
+    /// Ends the recording of a call that panicked.
     fn drop(&mut self) {
         if !self.ended {
             self.end(Ending { reason: "internal", network: None });
@@ -291,7 +301,7 @@ mod tests {
             self.recording.as_mut().unwrap().command(command);
         }
 
-        /// The first byte of each frame, caller and AI, as the writer would lay them down, and the
+        /// Returns the first byte of each frame, caller and AI, as in the written file, and the
         /// sidecar.
         fn finish(mut self) -> (Vec<(u8, u8)>, Sidecar) {
             let ending = Ending { reason: "caller_hangup", network: None };
@@ -311,15 +321,15 @@ mod tests {
                         frames.resize(end.frames as usize, (SILENCE, SILENCE));
                         return (frames, end.sidecar);
                     }
-                    _ => panic!("what is this?"),
+                    _ => panic!("unexpected job"),
                 }
             }
-            panic!("no end")
+            panic!("the recording did not end")
         }
     }
 
     #[test]
-    fn both_tracks_side_by_side_whoever_is_ahead() {
+    fn tracks_are_side_by_side_whichever_is_ahead() {
         for ahead in [-60i64, -7, 0, 7, 60] {
             let mut rig = Rig::new(1000, Law::Mu, 0);
             for n in -70..210i64 {
@@ -338,11 +348,11 @@ mod tests {
     }
 
     #[test]
-    fn a_standstill_and_a_track_that_ends_early_are_silence() {
+    fn a_stall_and_a_track_that_ends_early_become_silence() {
         let mut rig = Rig::new(1000, Law::Mu, 0);
         rig.caller(0, 1);
         rig.ai(0, 2);
-        // an hour in which the machine slept
+        // the machine was suspended for an hour
         rig.ai(180_000, 3);
         let (frames, sidecar) = rig.finish();
         assert_eq!((frames.len(), frames[0], frames[180_000]), (180_001, (1, 2), (SILENCE, 3)));
@@ -351,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_silence_of_the_same_length() {
+    fn dropped_blocks_become_silence_of_the_same_length() {
         let mut rig = Rig::new(2, Law::Mu, 0);
         for n in 0..45 {
             rig.caller(n, 5);
@@ -389,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_begins_in_mid_call_begins_there() {
+    fn a_recording_started_mid_call_begins_there() {
         let mut rig = Rig::new(1000, Law::Mu, 500);
         for n in 495..520 {
             rig.caller(n, 5);
@@ -400,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_without_an_end_it_ends_all_the_same() {
+    fn dropping_a_recording_ends_it() {
         let mut rig = Rig::new(1000, Law::Mu, 0);
         rig.caller(0, 1);
         drop(rig.recording.take());
@@ -412,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_law_is_kept_and_the_ais_mu_law_made_so() {
+    fn the_callers_a_law_is_kept_and_the_ais_mu_law_converted() {
         let mut rig = Rig::new(1000, Law::A, 0);
         let (law, samples) = (Law::A, [0x12; FRAME_SAMPLES]);
         let tap = Tap::Caller { index: 0, law, samples, heard_at: None };

@@ -1,6 +1,6 @@
-//! What a crash has left under `incomplete/`: each recording gets its header, its sidecar with
-//! `truncated`, and its place. One that another process still makes is locked, and left alone.
-//! Owns files.
+//! Repairs the recordings that a crash left under `incomplete/`: each gets a valid header and a
+//! sidecar with the state `truncated`, and is moved to its place. Recordings that another process
+//! is still writing are locked, and left alone. Owns files.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
@@ -14,15 +14,15 @@ use crate::record::layout::{INCOMPLETE, Layout};
 use crate::record::sidecar::{CallInfo, Sidecar, State};
 use crate::record::wav::Encoding;
 
-/// As in [`Sidecar::end_reason`] of a call whose end nobody saw.
+/// [`Sidecar::end_reason`] of a recording that was cut off by a crash.
 const KILLED: &str = "internal_kill";
-/// Nothing of ours is being replaced for so long.
+/// A temporary file older than this is no longer in use.
 const STALE: Duration = Duration::from_secs(3600);
 
 type Announce<'a> = &'a dyn Fn(&Path) -> io::Result<()>;
 
-/// Closes one; false when there was nothing to close. What fails is told in the log, and tried
-/// again at the next look.
+/// Repairs one recording; returns true if it was repaired. A failure is logged, and the repair is
+/// tried again at the next look.
 pub fn repair(
     root: &Root,
     layout: &Layout,
@@ -37,10 +37,10 @@ pub fn repair(
             info!(recording = id, state, seconds, file = sidecar.path, "recording repaired");
             true
         }
-        // another process makes it
+        // another process is still writing it
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
         Err(error) => {
-            warn!(recording = id, %error, "a recording cannot be repaired");
+            warn!(recording = id, %error, "recording not repaired; retrying within an hour");
             false
         }
     }
@@ -51,7 +51,7 @@ fn names(root: &Root) -> Vec<String> {
     entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()
 }
 
-/// Ids of what is under `incomplete/`.
+/// Returns the ids of all recordings under `incomplete/`.
 pub fn leftovers(root: &Root) -> Vec<String> {
     let names = names(root);
     let ids = names.iter().filter(|n| !n.starts_with('.')).filter_map(|n| {
@@ -61,7 +61,7 @@ pub fn leftovers(root: &Root) -> Vec<String> {
     ids.collect::<BTreeSet<String>>().into_iter().collect()
 }
 
-/// Deletes small files that were being replaced in a crash.
+/// Deletes temporary files left by a crash.
 pub fn clear(root: &Root) {
     let stale = |n: &&String| n.starts_with('.') && (n.ends_with(".new") || n.contains(".probe-"));
     for name in names(root).iter().filter(stale) {
@@ -80,11 +80,11 @@ fn close(
     durable: bool,
     announce: Announce<'_>,
 ) -> io::Result<Option<Sidecar>> {
-    let story = story(root, id);
+    let stored = read_sidecar(root, id);
     let wav = incomplete(id, "wav");
     let has_audio = root.exists(&wav);
-    match story {
-        // it was whole already, and on its way
+    match stored {
+        // it was complete, and about to be moved
         Some(sidecar) if sidecar.state != State::Recording => {
             if has_audio {
                 drop(Part::adopt(root, id, String::new(), Encoding::Mu)?);
@@ -94,20 +94,20 @@ fn close(
             Ok(Some(sidecar))
         }
         Some(_) if !has_audio => {
-            warn!(recording = id, "a recording's audio is gone, its sidecar is deleted");
+            warn!(recording = id, "recording's audio file is missing: deleting its sidecar");
             root.remove(&incomplete(id, "json"))?;
             Ok(None)
         }
-        story => {
+        stored => {
             if !has_audio && !root.exists(&incomplete(id, "json")) {
-                return Ok(None); // it was finished meanwhile
+                return Ok(None); // finished in the meantime
             }
-            let said = story.as_ref().map(|sidecar| sidecar.audio.format.clone());
-            let known = Encoding::ALL.into_iter().find(|e| said.as_deref() == Some(e.label()));
+            let format = stored.as_ref().map(|sidecar| sidecar.audio.format.clone());
+            let known = Encoding::ALL.into_iter().find(|e| format.as_deref() == Some(e.label()));
             let encoding = known.map_or_else(|| encoding(root, id), Ok)?;
-            let sidecar = match story {
+            let sidecar = match stored {
                 Some(sidecar) => sidecar,
-                None => stranger(root, layout, id)?,
+                None => new_sidecar(root, layout, id)?,
             };
             let mut part = Part::adopt(root, id, sidecar.text(), encoding)?;
             let mut sidecar = Sidecar {
@@ -123,26 +123,27 @@ fn close(
     }
 }
 
-/// The sidecar as it was when the recording began, if it can be read.
-fn story(root: &Root, id: &str) -> Option<Sidecar> {
+/// Returns the sidecar under `incomplete/`, if it can be read and its path is valid.
+fn read_sidecar(root: &Root, id: &str) -> Option<Sidecar> {
     let mut text = String::new();
     root.open(&incomplete(id, "json")).ok()?.read_to_string(&mut text).ok()?;
     let sidecar: Sidecar = serde_json::from_str(&text).ok()?;
-    // its path is ours, but the file may have been edited
+    // we wrote the path, but the file may have been edited since
     let inside = Path::new(&sidecar.path).components();
     let mut parts = inside.map(|part| matches!(part, std::path::Component::Normal(_)));
     parts.all(|good| good).then_some(sidecar)
 }
 
+/// Returns the encoding given by the header of the audio file.
 fn encoding(root: &Root, id: &str) -> io::Result<Encoding> {
     let mut head = [0; 22];
-    // a file that ends in its header holds no audio
+    // a file that ends within its header has no audio, so the encoding does not matter
     let _ = root.open(&incomplete(id, "wav"))?.read_exact(&mut head);
     Ok(Encoding::of(u16::from_le_bytes([head[20], head[21]])))
 }
 
-/// A sidecar for a recording without one.
-fn stranger(root: &Root, layout: &Layout, id: &str) -> io::Result<Sidecar> {
+/// Creates a sidecar for a recording that has none.
+fn new_sidecar(root: &Root, layout: &Layout, id: &str) -> io::Result<Sidecar> {
     let changed = root.open(&incomplete(id, "wav"))?.metadata()?.modified()?;
     let unix = changed.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let path = layout.path(unix, "unknown", id);
@@ -163,8 +164,8 @@ mod tests {
     use crate::record::wav;
     use crate::testing::recordings;
 
-    /// What a call of 50 frames leaves under `incomplete/` when the program is killed, copied out
-    /// from under it.
+    /// Returns a directory with the files that a call of 50 frames leaves under `incomplete/` when
+    /// the program is killed. They are copied while the recorder is still running.
     fn crashed(settings: impl FnOnce(Settings) -> Settings) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         let recorder = Recorder::new(settings(recordings(directory.path())), || {}).unwrap();
@@ -186,15 +187,15 @@ mod tests {
     }
 
     fn repaired(directory: &Path) -> (u64, Vec<PathBuf>) {
-        let told = RefCell::new(Vec::new());
+        let announced = RefCell::new(Vec::new());
         let announce = |path: &Path| {
-            told.borrow_mut().push(path.to_owned());
+            announced.borrow_mut().push(path.to_owned());
             Ok(())
         };
         let root = Root::new(directory.to_owned());
         let close = |id: &String| repair(&root, &Layout::default(), id, true, &announce);
         let count = leftovers(&root).iter().filter(|id| close(id)).count() as u64;
-        (count, told.into_inner())
+        (count, announced.into_inner())
     }
 
     fn read(directory: &Path, path: &Path) -> (Sidecar, Vec<u8>) {
@@ -208,12 +209,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_has_left_is_closed() {
+    fn recordings_left_by_a_crash_are_repaired() {
         for encoding in [None, Some(Encoding::A), Some(Encoding::Pcm16)] {
             let directory = crashed(|settings| Settings { encoding, ..settings });
-            let (count, told) = repaired(directory.path());
-            assert_eq!((count, told.len(), left(directory.path())), (1, 1, 0));
-            let (sidecar, audio) = read(directory.path(), &told[0]);
+            let (count, announced) = repaired(directory.path());
+            assert_eq!((count, announced.len(), left(directory.path())), (1, 1, 0));
+            let (sidecar, audio) = read(directory.path(), &announced[0]);
             assert_eq!((sidecar.state, &*sidecar.end_reason), (State::Truncated, KILLED));
             assert_eq!(
                 (sidecar.duration_ms, audio.len(), &*sidecar.call.pbx),
@@ -223,24 +224,24 @@ mod tests {
         }
     }
 
-    /// A file that ends anywhere: whole samples are kept, whatever its header says.
+    /// The length of the file counts, not the one in its header.
     #[test]
-    fn a_file_that_ends_anywhere() {
+    fn whole_samples_are_kept_wherever_a_file_ends() {
         for length in [0, 10, 30, 57, 58, 59, 61, 5000, 16_057] {
             let directory = crashed(|settings| settings);
             let file = directory.path().join(incomplete("17-ab", "wav"));
             let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
             file.set_len(length).unwrap();
-            let (count, told) = repaired(directory.path());
+            let (count, announced) = repaired(directory.path());
             assert_eq!(count, 1);
-            let (sidecar, audio) = read(directory.path(), &told[0]);
+            let (sidecar, audio) = read(directory.path(), &announced[0]);
             let samples = length.saturating_sub(58) / 2;
             assert_eq!((audio.len() as u64, sidecar.audio.samples), (samples, samples), "{length}");
         }
     }
 
     #[test]
-    fn one_without_its_sidecar_is_kept_all_the_same() {
+    fn a_recording_without_a_valid_sidecar_is_repaired() {
         for text in [None, Some("{\"version\""), Some("")] {
             let directory = crashed(|settings| settings);
             let json = directory.path().join(incomplete("17-ab", "json"));
@@ -248,30 +249,29 @@ mod tests {
                 Some(text) => std::fs::write(json, text).unwrap(),
                 None => std::fs::remove_file(json).unwrap(),
             }
-            let (count, told) = repaired(directory.path());
+            let (count, announced) = repaired(directory.path());
             assert_eq!((count, left(directory.path())), (1, 0));
-            let (sidecar, audio) = read(directory.path(), &told[0]);
+            let (sidecar, audio) = read(directory.path(), &announced[0]);
             assert_eq!((&*sidecar.call.id, audio.len()), ("17-ab", 8000));
         }
     }
 
-    /// A sidecar that was edited does not lead out of the directory.
     #[test]
-    fn a_path_that_leads_elsewhere_is_not_followed() {
+    fn an_edited_sidecar_does_not_lead_out_of_the_directory() {
         let directory = crashed(|settings| settings);
         let json = directory.path().join(incomplete("17-ab", "json"));
         let text = std::fs::read_to_string(&json).unwrap();
         let mut sidecar: Sidecar = serde_json::from_str(&text).unwrap();
         sidecar.path = "../../etc/cron.d/x".into();
         std::fs::write(&json, sidecar.text()).unwrap();
-        let (count, told) = repaired(directory.path());
+        let (count, announced) = repaired(directory.path());
         assert_eq!(count, 1);
-        assert!(told[0].to_str().unwrap().contains("/unknown/17-ab"), "{told:?}");
+        assert!(announced[0].to_str().unwrap().contains("/unknown/17-ab"), "{announced:?}");
     }
 
-    /// Killed between the two moves, and between the last header and the first of them.
+    /// Killed between the two moves, or between the final sidecar and the first move.
     #[test]
-    fn a_finished_one_on_its_way_goes_on_as_it_was() {
+    fn an_interrupted_move_is_completed() {
         for moved in [false, true] {
             let directory = crashed(|settings| settings);
             let json = directory.path().join(incomplete("17-ab", "json"));
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_still_being_made_is_left_alone() {
+    fn a_recording_in_progress_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let recorder = Recorder::new(recordings(directory.path()), || {}).unwrap();
         let call = CallInfo { id: "17-ab".into(), pbx: "main".into(), ..CallInfo::default() };

@@ -1,5 +1,5 @@
-//! Old recordings are deleted: by age, and by the size of all. What waits to be sent elsewhere is
-//! kept, and so is any file that is not a recording. Owns files.
+//! Deletes old recordings, by age and by total size. Recordings still to be sent are kept, and so
+//! are files that are not recordings. Owns files.
 
 use std::collections::HashSet;
 use std::io;
@@ -9,9 +9,11 @@ use std::time::{Duration, SystemTime};
 use crate::record::disk::{Root, with_ending};
 use crate::record::{library, outbox};
 
+/// Limits above which recordings are deleted.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub age: Option<Duration>,
+    /// Size of all recordings together.
     pub bytes: Option<u64>,
 }
 
@@ -21,10 +23,10 @@ struct Found {
     path: PathBuf,
 }
 
-/// Deletes what is over the limits; how many recordings.
+/// Deletes recordings above the limits, and returns how many.
 ///
 /// # Errors
-/// When the directory cannot be read.
+/// Returns an error if the directory cannot be read.
 pub fn sweep(root: &Root, limits: Limits, now: SystemTime) -> io::Result<u64> {
     let mut all = Vec::new();
     library::walk(root, &mut |path, json| {
@@ -36,7 +38,7 @@ pub fn sweep(root: &Root, limits: Limits, now: SystemTime) -> io::Result<u64> {
     all.sort_by_key(|found| found.changed);
     let sum = |all: &[Found]| all.iter().map(|found| found.bytes).sum::<u64>();
     let waiting: HashSet<String> = outbox::ids(root).into_iter().collect();
-    // a JSON file of somebody else's is none of ours, and does not count either
+    // a JSON file that is not a sidecar is neither deleted nor counted
     let ours = |found: &Found| {
         library::read(root, &found.path).is_ok_and(|sidecar| !waiting.contains(&sidecar.id))
     };
@@ -59,10 +61,10 @@ pub fn sweep(root: &Root, limits: Limits, now: SystemTime) -> io::Result<u64> {
     Ok(deleted)
 }
 
-/// Deletes a recording, and the folders that are empty then.
+/// Deletes a recording, and any folders that are empty afterwards.
 ///
 /// # Errors
-/// The kernel's.
+/// Returns any I/O error.
 pub fn delete(root: &Root, path: &Path) -> io::Result<()> {
     for ending in ["wav", "json"] {
         match std::fs::remove_file(root.path().join(with_ending(path, ending))) {
@@ -72,7 +74,7 @@ pub fn delete(root: &Root, path: &Path) -> io::Result<()> {
     }
     let folders = path.ancestors().skip(1).filter(|f| !f.as_os_str().is_empty());
     for folder in folders {
-        // one that holds something stays
+        // fails for a folder that is not empty
         if std::fs::remove_dir(root.path().join(folder)).is_err() {
             break;
         }
@@ -91,7 +93,7 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
 
-    /// Recordings 0 to 4, each a day older than the one before it, of some 3300 bytes.
+    /// Recordings 0 to 4 of about 3300 bytes; each is a day older than the one before it.
     fn five() -> (tempfile::TempDir, Root, SystemTime) {
         let directory = tempfile::tempdir().unwrap();
         let recorder = Recorder::new(recordings(directory.path()), || {}).unwrap();
@@ -120,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_go_and_the_young_stay() {
+    fn recordings_above_the_age_limit_are_deleted() {
         let (_directory, root, now) = five();
         let limits = Limits { age: Some(DAY * 5 / 2), bytes: None };
         assert_eq!(sweep(&root, limits, now).unwrap(), 2);
@@ -128,19 +130,19 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go_when_all_are_too_large() {
+    fn the_oldest_are_deleted_when_the_total_is_too_large() {
         let (_directory, root, now) = five();
         let limits = Limits { age: None, bytes: Some(9_500) };
         assert_eq!(sweep(&root, limits, now).unwrap(), 3);
         assert_eq!(names(&root), ["0", "1"]);
         let nothing = Limits { age: None, bytes: Some(0) };
         assert_eq!(sweep(&root, nothing, now).unwrap(), 2);
-        // and their folders with them
+        // the empty folders are deleted too
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
     }
 
     #[test]
-    fn what_waits_to_be_sent_and_what_is_not_ours_stays() {
+    fn recordings_to_be_sent_and_other_files_are_kept() {
         let (_directory, root, now) = five();
         let path = library::find(&root, "4").unwrap();
         outbox::put(&root, "4", &path, false).unwrap();
@@ -148,7 +150,7 @@ mod tests {
         std::fs::write(&strange, "{}").unwrap();
         let file = std::fs::File::open(&strange).unwrap();
         file.set_modified(now - DAY * 100).unwrap();
-        // what cannot be deleted is no reason to delete the others
+        // the size of other files does not count
         std::fs::write(root.path().join("notes.wav"), vec![0; 1_000_000]).unwrap();
         let limits = Limits { age: None, bytes: Some(900_000) };
         assert_eq!(sweep(&root, limits, now).unwrap(), 0);

@@ -1,12 +1,12 @@
-//! When which recording is sent. Each one that fails waits, ever longer. What it is sent to has a
-//! gate: while that is closed, because nobody answers there, one recording at a time asks, and the
-//! others wait.
+//! Decides when each recording is sent. After each failure, a recording waits longer. Each target
+//! has a gate, which closes when the target does not respond: then only one recording at a time
+//! tries it, and the others wait.
 //!
 //! ```text
 //!          success                failure
 //!   ┌─────────────────> open ───────────────┐
 //!   │                                       v
-//! asking <──────── wait is over ───────── closed
+//! trying <──────── wait is over ───────── closed
 //!   │                                       ^
 //!   └───────────────── failure ─────────────┘
 //! ```
@@ -17,50 +17,62 @@ use std::time::{Duration, Instant};
 
 use crate::record::outbox::Entry;
 
-/// Recordings that are sent at the same time.
+/// Maximum number of recordings that are sent at the same time.
 pub const AT_ONCE: usize = 4;
-/// Waits between a recording's tries, and between asking at a closed gate: doubled from the first
-/// to the last.
+/// Wait after the first failure, of a recording or at a gate. It doubles with each failure.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// Longest wait of a recording.
 const LAST_WAIT: Duration = Duration::from_secs(300);
+/// Longest wait at a gate.
 const LAST_GATE_WAIT: Duration = Duration::from_secs(30);
 
-/// Where a recording is sent to, in this order.
+/// Destinations of a recording, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     Store,
     Webhook,
 }
 
+/// State of a target.
 #[derive(Debug, Clone, Copy, Default)]
 struct Gate {
-    /// None: it is open.
+    /// Failures since the gate was last open.
     failures: u32,
+    /// When the next recording may try the target; `None` while the gate is open.
     until: Option<Instant>,
 }
 
+/// A recording to be sent.
 #[derive(Debug)]
 struct Waiting {
+    /// Failures at the current target.
     failures: u32,
+    /// Not to be sent before this time.
     at: Instant,
     target: Target,
+    /// True while it is being sent.
     running: bool,
-    /// What is known of it that its file may not hold.
+    /// The outbox entry as of the last attempt, which may be newer than its file.
     entry: Option<Entry>,
 }
 
-/// How often it has failed, and when it is tried again; for the log.
+/// Number of failures, and the wait until the next attempt, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failed {
     pub failures: u32,
     pub wait: Duration,
 }
 
+/// The recordings to be sent, and the gates of both targets.
 #[derive(Debug)]
 pub struct Schedule {
+    /// The first target of each recording.
     first: Target,
+    /// All recordings to be sent, by id, including those being sent now.
     waiting: BTreeMap<String, Waiting>,
+    /// Recordings being sent now.
     running: usize,
+    /// Indexed by [`Target`].
     gates: [Gate; 2],
 }
 
@@ -69,12 +81,12 @@ fn wait(failures: u32, last: Duration) -> Duration {
 }
 
 impl Schedule {
-    /// `first`: where each recording goes first.
+    /// Creates an empty schedule. `first` is the first target of each recording.
     pub fn new(first: Target) -> Schedule {
         Schedule { first, waiting: BTreeMap::new(), running: 0, gates: Default::default() }
     }
 
-    /// One that waits; nothing when it is known.
+    /// Adds a recording to be sent. Does nothing if it is already known.
     pub fn add(&mut self, id: String, now: Instant) {
         let (target, entry) = (self.first, None);
         let new = Waiting { failures: 0, at: now, target, running: false, entry };
@@ -89,18 +101,20 @@ impl Schedule {
         self.waiting.is_empty()
     }
 
-    /// When the gate lets somebody through; `None`: it is closed, and somebody asks already.
+    /// Returns when a gate lets the next recording through; `None` if it is closed and one
+    /// recording is already trying.
     fn passable(&self, target: Target, now: Instant) -> Option<Instant> {
-        let asks = || self.waiting.values().any(|w| w.running && w.target == target);
+        let is_tried = || self.waiting.values().any(|w| w.running && w.target == target);
         match self.gates[target as usize].until {
             None => Some(now),
-            Some(_) if asks() => None,
+            Some(_) if is_tried() => None,
             until => until,
         }
     }
 
-    /// The recording to be sent now, and how often it has failed; it is running then. Those that
-    /// have never failed come first, so that a bad one is in nobody's way.
+    /// Picks the recording to be sent now, and returns it with its target, entry and number of
+    /// failures. Those with the fewest failures come first, so that a bad one does not hold up the
+    /// others.
     pub fn start(&mut self, now: Instant) -> Option<(String, Target, Option<Entry>, u32)> {
         if self.running >= AT_ONCE {
             return None;
@@ -115,7 +129,7 @@ impl Schedule {
         Some((id.clone(), next.target, next.entry.take(), next.failures))
     }
 
-    /// When `start` may have something again, if nothing happens before.
+    /// Returns when `start` may have a recording again, if nothing happens before.
     pub fn next(&self, now: Instant) -> Option<Instant> {
         if self.running >= AT_ONCE {
             return None;
@@ -125,7 +139,7 @@ impl Schedule {
         idle.filter_map(|w| gates[w.target as usize].map(|gate| gate.max(w.at))).min()
     }
 
-    /// It was sent there, and goes to the next target, or there is none.
+    /// Notes that a recording was sent. It continues with the `next` target, or is done.
     pub fn sent(&mut self, id: &str, entry: Option<Entry>, next: Option<Target>, now: Instant) {
         self.running -= 1;
         match (self.waiting.get_mut(id), next) {
@@ -138,12 +152,12 @@ impl Schedule {
         }
     }
 
-    /// Somebody answers there; true when nobody did before.
+    /// Opens a gate because the target responded. Returns true if the gate was closed.
     pub fn answers(&mut self, target: Target) -> bool {
         std::mem::take(&mut self.gates[target as usize]).until.is_some()
     }
 
-    /// It could not be sent.
+    /// Notes that a recording could not be sent, and schedules the next attempt.
     pub fn failed(&mut self, id: &str, entry: Option<Entry>, now: Instant) -> Failed {
         self.running -= 1;
         let Some(one) = self.waiting.get_mut(id) else {
@@ -157,7 +171,8 @@ impl Schedule {
         Failed { failures: one.failures, wait }
     }
 
-    /// Nobody answers there; nothing when others have found that out at the same time.
+    /// Closes a gate because the target does not respond. Returns `None` if another recording has
+    /// just closed it.
     pub fn close(&mut self, target: Target, now: Instant) -> Option<Failed> {
         let gate = &mut self.gates[target as usize];
         if gate.until.is_some_and(|until| until > now) {
@@ -187,10 +202,10 @@ mod tests {
     }
 
     #[test]
-    fn a_few_at_once_and_none_twice() {
+    fn four_are_sent_at_once_and_none_twice() {
         let (mut schedule, now) = schedule(6);
         assert_eq!(started(&mut schedule, now), ["00000", "00001", "00002", "00003"]);
-        assert_eq!(schedule.next(now), None, "four are on their way");
+        assert_eq!(schedule.next(now), None, "four are being sent");
         schedule.add("00000".to_owned(), now);
         schedule.sent("00001", None, None, now);
         schedule.sent("00002", None, Some(Target::Webhook), now);
@@ -198,9 +213,9 @@ mod tests {
         assert_eq!(schedule.len(), 5);
     }
 
-    /// Waits grow, but a bad recording is in nobody's way.
+    /// The waits grow, and a bad recording does not hold up the others.
     #[test]
-    fn a_bad_one_is_tried_ever_more_seldom() {
+    fn a_failing_recording_is_tried_at_growing_intervals() {
         let (mut schedule, mut now) = schedule(1);
         let mut waits = Vec::new();
         for _ in 0..40 {
@@ -216,10 +231,10 @@ mod tests {
         assert_eq!(started(&mut schedule, now), ["00001", "00002", "00003", "00004"]);
     }
 
-    /// Ten thousand wait, and nobody answers for an hour: one asks every half minute, and all go
-    /// when there is an answer.
+    /// Ten thousand recordings wait, and the target does not respond for an hour. One recording
+    /// tries every half minute; once the target responds, all are sent.
     #[test]
-    fn one_asks_while_nobody_answers() {
+    fn only_one_tries_while_the_target_does_not_respond() {
         let (mut schedule, mut now) = schedule(10_000);
         let end = now + 3600 * SECOND;
         let mut tries = 0;
@@ -227,7 +242,7 @@ mod tests {
             let ids = started(&mut schedule, now);
             assert_eq!(ids.len(), if tries == 0 { 4 } else { 1 });
             tries += ids.len();
-            // they end together, or while a new one waits
+            // attempts that run at the same time close the gate once
             let closed = ids.iter().filter_map(|id| {
                 schedule.failed(id, None, now);
                 schedule.close(Target::Store, now)
@@ -239,11 +254,11 @@ mod tests {
         assert!((120..140).contains(&tries), "{tries}");
         assert_eq!(started(&mut schedule, now).len(), 1);
         assert!(schedule.answers(Target::Store));
-        assert!(!schedule.answers(Target::Store), "said once");
+        assert!(!schedule.answers(Target::Store), "reported once");
         assert_eq!(started(&mut schedule, now).len(), 3);
     }
 
-    /// A webhook that hangs holds up no upload.
+    /// A webhook that hangs does not hold up the uploads.
     #[test]
     fn each_target_has_its_own_gate() {
         let (mut schedule, now) = schedule(100);

@@ -1,4 +1,4 @@
-//! The JSON file beside a recording.
+//! The sidecar: a JSON file beside each recording.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::path::Path;
@@ -9,17 +9,17 @@ use serde::{Deserialize, Serialize};
 /// Changes when a field changes its meaning.
 pub const VERSION: u32 = 1;
 
-/// How a recording came to its end.
+/// State of a recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It is being made.
+    /// In progress.
     Recording,
-    /// Whole.
+    /// Finished without gaps.
     Complete,
-    /// Closed in order, but `gaps` could not be written and are silence.
+    /// Finished, but the `gaps` could not be written and are silence.
     Partial,
-    /// The program or the machine stopped while it was made.
+    /// Cut off because the program or the machine stopped.
     Truncated,
 }
 
@@ -34,37 +34,38 @@ impl State {
     }
 }
 
-/// Which call.
+/// The recorded call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallInfo {
-    /// As in the log.
+    /// The call's id in the log.
     pub id: String,
     pub call_sid: String,
     pub stream_sid: String,
-    /// The PBX's name of it: SIP Call-ID, or the channel's id.
+    /// The PBX's own id: the SIP Call-ID, or the channel's id.
     pub native_id: String,
     pub pbx: String,
     pub from_number: String,
     pub to_number: String,
 }
 
+/// The audio file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audio {
-    /// The file's name, beside this one.
+    /// File name; the file is in the sidecar's folder.
     pub file: String,
-    /// `mulaw`, `alaw` or `pcm16`, 8 kHz, in a WAV.
+    /// `mulaw`, `alaw` or `pcm16`; always a WAV at 8 kHz.
     pub format: String,
-    /// Left and right.
+    /// Names of the left and the right channel.
     pub channels: Vec<String>,
-    /// Of each channel.
+    /// Samples per channel.
     pub samples: u64,
-    /// The whole file's size.
+    /// Size of the whole file.
     pub bytes: u64,
-    /// The whole file's, in hex.
+    /// Hash of the whole file, in hex.
     pub sha256: String,
 }
 
-/// What the network did to the caller's audio, in packets and milliseconds.
+/// Network statistics of the call's audio, in packets and milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     pub packets_in: u64,
@@ -72,30 +73,31 @@ pub struct Network {
     pub lost: u64,
     pub late: u64,
     pub duplicates: u64,
-    /// Made up for lost packets.
+    /// Audio made up for lost packets.
     pub concealed_ms: u64,
-    /// Nothing came: hold, or a silent phone.
+    /// Time without packets: hold, or a phone that sends nothing.
     pub silence_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub round_trip_ms: Option<u64>,
 }
 
-/// How the caller's track was kept beside the AI's.
+/// How the caller's track was kept in step with the AI's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Alignment {
-    /// Frames that were put in or left out.
+    /// Frames inserted or dropped.
     pub steps: u32,
-    /// How far apart the two were in the end.
+    /// Offset between the tracks at the end.
     pub offset_ms: f64,
 }
 
+/// A part of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interval {
     pub from_ms: u64,
     pub to_ms: u64,
 }
 
-/// Something that happened, at its place in the file.
+/// An event, at its position in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     pub at_ms: u64,
@@ -103,52 +105,54 @@ pub struct Event {
     pub what: What,
 }
 
+/// The kind of an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
     /// The caller pressed a key.
     Dtmf(char),
-    /// The AI's audio was played up to this mark.
+    /// The AI's audio before this mark has been played.
     Mark(String),
 }
 
-/// Where it was sent.
+/// Where and when the audio was uploaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upload {
     pub url: String,
     pub at: String,
 }
 
-/// The whole file.
+/// The contents of a sidecar.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sidecar {
     pub version: u32,
-    /// The recording's: the call's id, with -2 for its second recording.
+    /// Id of the recording: the call's id, followed by -2 for its second recording, and so on.
     pub id: String,
     pub state: State,
     pub call: CallInfo,
-    /// When the file's first sample was heard, RFC 3339, UTC.
+    /// Time of the file's first sample: RFC 3339, UTC.
     pub started_at: String,
-    /// So long after the call's answer.
+    /// The same, as time since the call's answer.
     pub start_ms: u64,
     pub duration_ms: u64,
-    /// The call's, as in the log; `recording_stopped`, or `internal_kill` after a crash.
+    /// The call's end reason, as in the log; or `recording_stopped`, or `internal_kill` after a
+    /// crash.
     pub end_reason: String,
-    /// Where both files are below the recordings' directory, without ending.
+    /// Path of both files below the recordings' directory, without extension.
     pub path: String,
     pub audio: Audio,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
     pub alignment: Alignment,
-    /// Silence because of `pause`.
+    /// Silence because recording was paused.
     pub pauses: Vec<Interval>,
-    /// Silence because it could not be written in time.
+    /// Silence because the audio could not be written in time.
     pub gaps: Vec<Interval>,
     pub events: Vec<Event>,
-    /// Events beyond the first 10,000.
+    /// Events left out: beyond 10,000 events, or 1 MiB of mark names.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub events_dropped: u64,
-    /// Times that the disk refused a write.
+    /// Failed attempts to write to the disk.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub write_errors: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -161,7 +165,7 @@ fn is_zero(n: &u64) -> bool {
 }
 
 impl Sidecar {
-    /// Of a recording that begins now; `path` is relative and without ending.
+    /// Creates the sidecar of a recording that starts now; `path` is relative, without extension.
     pub fn begun(id: &str, call: CallInfo, unix: Duration, path: &Path) -> Sidecar {
         Sidecar {
             version: VERSION,
@@ -188,7 +192,7 @@ impl Sidecar {
         }
     }
 
-    /// As the file holds it, a line a field.
+    /// Returns the text of the file, with one line per field.
     pub fn text(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
         text.push('\n');
@@ -196,7 +200,7 @@ impl Sidecar {
     }
 }
 
-/// `2026-11-24T15:29:25.123Z`.
+/// Formats a time as `2026-11-24T15:29:25.123Z`.
 pub fn rfc3339(unix: Duration) -> String {
     let at = UNIX_EPOCH.checked_add(unix).unwrap_or(UNIX_EPOCH);
     humantime::format_rfc3339_millis(at).to_string()

@@ -1,9 +1,9 @@
-//! Copies finished recordings to an S3-compatible store or another folder, and makes sure that what
-//! arrived is what was recorded. Owns I/O.
+//! Copies finished recordings to an S3-compatible store or another folder, and verifies the copy.
+//! Owns I/O.
 //!
-//! A file that is not what its sidecar says is not sent. Each request carries a SHA-256 that the
-//! store checks. Then its ETag is compared, which is the MD5 of the object (of its parts' MD5s
-//! after a multipart upload); where a store has other ETags, the object is read back and hashed.
+//! A file that does not match its sidecar is not sent. Each request carries a SHA-256 that the
+//! store checks. Then the ETag is compared, which is the MD5 of the object (or of its parts' MD5s
+//! after a multipart upload). If the store uses other ETags, the object is read back and hashed.
 
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom};
@@ -32,14 +32,14 @@ use crate::record::outbox::{self, Entry};
 use crate::record::sidecar::{Audio, Sidecar};
 use crate::record::webhook::chain;
 
-/// Larger files go in parts of this size; S3 wants at least 5 MiB.
+/// Larger files are sent in parts of this size; S3 requires at least 5 MiB.
 const PART: u64 = 8 << 20;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// No byte for so long.
+/// A request fails once nothing has been received for this long.
 const READ_LIMIT: Duration = Duration::from_secs(20);
-/// One request with its body.
+/// Time limit of a request with its body.
 const LIMIT: Duration = Duration::from_secs(600);
-/// Of a store's error text, which may be a page.
+/// Characters kept of a store's error text, which may be a whole page.
 const MAX_ERROR: usize = 300;
 
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +50,9 @@ pub enum UploadError {
     Store(String),
     #[error("{0}")]
     Disk(#[from] std::io::Error),
-    #[error("the file here is not what was recorded: its SHA-256 differs from its sidecar's")]
+    #[error("the local file was changed: its length or SHA-256 is not the one in its sidecar")]
     Changed,
-    #[error("what arrived is not what was sent: {0}")]
+    #[error("the uploaded copy is damaged: {0}")]
     Damaged(&'static str),
 }
 
@@ -62,7 +62,7 @@ impl From<object_store::Error> for UploadError {
     }
 }
 
-/// One line: the request, and of the XML that a store answers with its code and message.
+/// Shortens an error to one line: the request, and the code and message of the store's XML.
 fn readable(text: &str) -> String {
     let text = text.split_once("Error performing ").map_or(text, |(_, rest)| rest);
     let (request, why) = match (text.split_once(" in "), text.split_once(" - ")) {
@@ -84,17 +84,17 @@ fn readable(text: &str) -> String {
     format!("{request}{why}")
 }
 
-/// Where to.
+/// Destination of uploads.
 #[derive(Debug, Clone, Default)]
 pub struct UploadSettings {
     /// `s3://bucket/prefix` or `file:///folder`.
     pub url: String,
-    /// Of a store that is not Amazon's: `http://minio:9000`.
+    /// Address of a store other than Amazon's, such as `http://minio:9000`.
     pub endpoint: Option<String>,
     pub region: Option<String>,
     pub access_key_id: Option<String>,
     pub secret_access_key: Option<SecretString>,
-    /// For https.
+    /// TLS settings for https.
     pub tls: Option<rustls::ClientConfig>,
 }
 
@@ -104,18 +104,21 @@ enum Store {
     Folder(Root),
 }
 
+/// Uploads files to one destination.
 #[derive(Debug)]
 pub struct Uploader {
     store: Store,
+    /// Beginning of all object keys: empty, or with a slash at the end.
     prefix: String,
+    /// The destination without a slash at the end.
     url: String,
 }
 
-/// Hands our own HTTP client to the store's.
+/// Makes the store use our HTTP client.
 #[derive(Debug)]
-struct Ours(reqwest::Client);
+struct SharedClient(reqwest::Client);
 
-impl HttpConnector for Ours {
+impl HttpConnector for SharedClient {
     fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
         Ok(HttpClient::new(self.0.clone()))
     }
@@ -127,7 +130,7 @@ fn setup(error: impl std::fmt::Display) -> UploadError {
 
 impl Uploader {
     /// # Errors
-    /// [`UploadError::Setup`] with what is wrong.
+    /// Returns [`UploadError::Setup`] if a setting is invalid.
     pub fn new(settings: &UploadSettings) -> Result<Uploader, UploadError> {
         let url = settings.url.trim_end_matches('/').to_owned();
         if let Some(folder) = url.strip_prefix("file://").filter(|f| f.starts_with('/')) {
@@ -136,12 +139,12 @@ impl Uploader {
         }
         let Some(place) = url.strip_prefix("s3://").filter(|p| !p.is_empty()) else {
             let why = "write \"s3://bucket/prefix\" or \"file:///folder\"";
-            return Err(setup(format!("\"{url}\" is no place to upload to: {why}")));
+            return Err(setup(format!("\"{url}\" is not an upload destination: {why}")));
         };
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
         let store = s3(settings, bucket)?;
         if Key::from(prefix).as_ref() != prefix {
-            let why = "the prefix has an empty folder, or a letter that stores do not take";
+            let why = "the prefix has an empty folder, or a character not allowed in object keys";
             return Err(setup(format!("\"{url}\": {why}")));
         }
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
@@ -153,10 +156,10 @@ impl Uploader {
         Key::from(format!("{}{}", self.prefix, path.to_string_lossy()))
     }
 
-    /// Uploads a recording's audio; where it is then.
+    /// Uploads a recording's audio, and returns its URL.
     ///
     /// # Errors
-    /// What the store, the network or the disk says; to be tried again.
+    /// Returns any error from the store, the network or the disk. The upload can be repeated.
     pub async fn audio(
         &self,
         root: &Root,
@@ -181,13 +184,13 @@ impl Uploader {
     /// Uploads a recording's sidecar.
     ///
     /// # Errors
-    /// As for the audio.
+    /// Returns errors as [`Uploader::audio`] does.
     pub async fn sidecar(&self, path: &Path, text: String) -> Result<(), UploadError> {
         match &self.store {
             Store::Folder(folder) => {
                 let path = with_ending(path, "json");
-                is_there(folder)?;
-                folder.replace(&path, &text, true).map_err(|error| elsewhere(&error))
+                check_folder(folder)?;
+                folder.replace(&path, &text, true).map_err(|error| store_error(&error))
             }
             Store::S3(s3) => {
                 let payload = PutPayload::from(Bytes::from(text));
@@ -198,28 +201,29 @@ impl Uploader {
     }
 }
 
-/// The folder may be a disk that is not mounted: it is not made.
-fn is_there(folder: &Root) -> Result<(), UploadError> {
+/// Checks that the folder exists. It is never created, because it may be on a disk that is not
+/// mounted.
+fn check_folder(folder: &Root) -> Result<(), UploadError> {
     match folder.path().is_dir() {
         true => Ok(()),
-        false => Err(UploadError::Store(format!("{}: it is not there", folder.path().display()))),
+        false => Err(UploadError::Store(format!("{}: no such folder", folder.path().display()))),
     }
 }
 
-fn elsewhere(error: &std::io::Error) -> UploadError {
+fn store_error(error: &std::io::Error) -> UploadError {
     UploadError::Store(error.to_string())
 }
 
-/// Copies into another folder, and reads back what it holds then.
+/// Copies the file into another folder, and reads the copy back to verify it.
 fn copy(folder: &Root, path: &Path, file: &Local) -> Result<(), UploadError> {
-    is_there(folder)?;
+    check_folder(folder)?;
     let mut from = &*file.file;
     let copied = folder.replace_with(path, true, |to| {
         from.seek(SeekFrom::Start(0))?;
         std::io::copy(&mut from, to).map(drop)
     });
-    copied.map_err(|error| elsewhere(&error))?;
-    let hash = folder.open(path).and_then(sha256).map_err(|error| elsewhere(&error))?;
+    copied.map_err(|error| store_error(&error))?;
+    let hash = folder.open(path).and_then(sha256).map_err(|error| store_error(&error))?;
     match hash == file.sha256 {
         true => Ok(()),
         false => Err(UploadError::Damaged("its SHA-256 differs")),
@@ -231,6 +235,8 @@ fn options(kind: &'static str) -> PutOptions {
     PutOptions { attributes, ..PutOptions::default() }
 }
 
+/// Uploads a file in several parts. The entry in the outbox holds the upload's id, so that an
+/// unfinished one can be aborted after a restart.
 async fn in_parts(
     s3: &AmazonS3,
     key: &Key,
@@ -240,11 +246,11 @@ async fn in_parts(
     entry: &mut Entry,
 ) -> Result<(), UploadError> {
     if let Some(old) = entry.multipart.clone() {
-        // it may be there, and only the answer was lost
+        // it may have succeeded, with only the response lost
         if verify(s3, key, file).await.is_ok() {
             return Ok(());
         }
-        // gone is as good; one that was only not reached is not to be forgotten
+        // if the store refuses, start a new upload; if it was not reached, keep the id and retry
         match s3.abort_multipart(key, &old).await {
             Err(error) if !refuses(&error) => return Err(error.into()),
             _ => {}
@@ -255,8 +261,8 @@ async fn in_parts(
     let upload = s3.create_multipart_opts(key, options).await?;
     entry.multipart = Some(upload.clone());
     if let Err(error) = outbox::save(root, id, entry, true) {
-        // a full disk is no reason to send nothing
-        warn!(recording = id, %error, "the outbox cannot be written to");
+        // the upload continues even on a full disk
+        warn!(recording = id, %error, "outbox entry not saved; the upload continues");
     }
     let mut done = Vec::new();
     for n in 0..file.parts() {
@@ -272,7 +278,7 @@ async fn in_parts(
     }
 }
 
-/// Whether the store holds what the file holds.
+/// Checks that the stored object is equal to the file.
 async fn verify(s3: &AmazonS3, key: &Key, file: &Local) -> Result<(), UploadError> {
     let found = s3.head(key).await?;
     if found.size != file.length {
@@ -291,7 +297,7 @@ async fn verify(s3: &AmazonS3, key: &Key, file: &Local) -> Result<(), UploadErro
     }
 }
 
-/// Whether a store has answered that it will not, ever.
+/// Returns true if the store gave a final refusal, which a retry would not change.
 fn refuses(error: &object_store::Error) -> bool {
     use object_store::Error::{Generic, NotFound, PermissionDenied, Unauthenticated};
     match error {
@@ -302,7 +308,7 @@ fn refuses(error: &object_store::Error) -> bool {
 }
 
 fn s3(settings: &UploadSettings, bucket: &str) -> Result<AmazonS3, UploadError> {
-    // reqwest comes without one; a second call changes nothing
+    // reqwest comes without a crypto provider; a second call has no effect
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder()
         .connect_timeout(CONNECT_LIMIT)
@@ -313,16 +319,16 @@ fn s3(settings: &UploadSettings, bucket: &str) -> Result<AmazonS3, UploadError> 
         Some(tls) => client.tls_backend_preconfigured(tls.clone()),
         None => client.tls_certs_only([]),
     };
-    // without keys: AWS_… variables, or the role of the machine
+    // without keys, uses the AWS_… variables or the instance's role
     let base = match settings.access_key_id {
         Some(_) => AmazonS3Builder::new(),
         None => AmazonS3Builder::from_env(),
     };
     let mut builder = base
-        .with_http_connector(Ours(client.build().map_err(setup)?))
+        .with_http_connector(SharedClient(client.build().map_err(setup)?))
         .with_bucket_name(bucket)
         .with_checksum_algorithm(Checksum::SHA256)
-        // the outbox tries again, and for longer
+        // few retries here, because the outbox retries for longer
         .with_retry(RetryConfig {
             backoff: BackoffConfig::default(),
             max_retries: 2,
@@ -344,17 +350,18 @@ fn s3(settings: &UploadSettings, bucket: &str) -> Result<AmazonS3, UploadError> 
     builder.build().map_err(setup)
 }
 
-/// A recording's file, which is what its sidecar says.
+/// A recording's audio file that matches its sidecar.
 #[derive(Clone)]
 struct Local {
     file: Arc<File>,
     length: u64,
     sha256: String,
-    /// As S3 makes it: the MD5, or that of the parts' MD5s and their number.
+    /// ETag as S3 computes it: the MD5, or that of the parts' MD5s followed by their number.
     e_tag: String,
 }
 
 impl Local {
+    /// Opens the file, and checks that it matches its sidecar.
     async fn open(root: &Root, path: PathBuf, audio: &Audio) -> Result<Local, UploadError> {
         let (root, length, sha256) = (root.clone(), audio.bytes, audio.sha256.clone());
         let read = move || {
@@ -410,7 +417,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_one_line() {
+    fn errors_are_shortened_to_one_line() {
         let put = "Error performing PUT http://m:9000/rec/a.wav in 4.04ms, after 2 retries, \
                    max_retries: 2, retry_timeout: 20s  - ";
         let xml = "<?xml version=\"1.0\"?>\n<Error>\n<Code>SlowDown</Code><Message>Please reduce\n\
@@ -433,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn places_to_upload_to() {
+    fn invalid_destinations_are_refused() {
         let new = |url: &str| {
             Uploader::new(&UploadSettings { url: url.to_owned(), ..UploadSettings::default() })
         };

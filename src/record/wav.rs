@@ -1,11 +1,12 @@
-//! WAV at 8 kHz with mu-law, A-law or 16-bit PCM samples (format tags 7, 6, 1): the header, and
-//! reading a file back. Source: Microsoft's RIFF specification, "fact" chunk for non-PCM formats.
+//! WAV files at 8 kHz with mu-law, A-law or 16-bit PCM samples (format tags 7, 6, 1): writes the
+//! header and reads files. Source: Microsoft's RIFF specification, including the "fact" chunk of
+//! non-PCM formats.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::media::frame::RATE;
 use crate::media::g711::{self, Law};
 
-/// What a sample is in the file.
+/// Format of the samples in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     Mu,
@@ -25,7 +26,7 @@ impl From<Law> for Encoding {
 impl Encoding {
     pub const ALL: [Encoding; 3] = [Encoding::Mu, Encoding::A, Encoding::Pcm16];
 
-    /// As in the sidecar.
+    /// Returns the name used in the sidecar.
     pub fn label(self) -> &'static str {
         match self {
             Encoding::Mu => "mulaw",
@@ -42,7 +43,7 @@ impl Encoding {
         }
     }
 
-    /// The encoding with a format tag; mu-law when there is no such.
+    /// Returns the encoding with a format tag; mu-law for an unknown tag.
     pub fn of(tag: u16) -> Encoding {
         Encoding::ALL.into_iter().find(|e| e.tag() == tag).unwrap_or(Encoding::Mu)
     }
@@ -51,7 +52,7 @@ impl Encoding {
         if self == Encoding::Pcm16 { 2 } else { 1 }
     }
 
-    /// The byte that silence consists of.
+    /// Returns the byte that silence consists of.
     pub fn silence(self) -> u8 {
         match self {
             Encoding::Mu => Law::Mu.silence(),
@@ -64,8 +65,8 @@ impl Encoding {
         self.header(2, 0).len() as u64
     }
 
-    /// The header of a file with `data_bytes` of interleaved samples. Above 4 GiB it says as much
-    /// as its fields can hold.
+    /// Returns the header of a file with `data_bytes` of interleaved samples. Above 4 GiB, the size
+    /// fields hold the largest value they can.
     pub fn header(self, channels: u16, data_bytes: u64) -> Vec<u8> {
         let (rate, size) = (RATE as u32, self.sample_bytes() as u16);
         let data = u32::try_from(data_bytes).unwrap_or(u32::MAX);
@@ -93,7 +94,7 @@ impl Encoding {
         out
     }
 
-    /// G.711 samples of `law` as this file holds them.
+    /// Converts G.711 samples of `law` to this encoding.
     pub fn from_law(self, law: Law, mut samples: Vec<u8>) -> Vec<u8> {
         match self {
             Encoding::Mu => law.convert(Law::Mu, &mut samples),
@@ -111,16 +112,16 @@ pub enum WavError {
     #[error("not a WAV file")]
     NotWav,
     #[error(
-        "only 8 kHz mu-law, A-law or 16-bit PCM can be used; make one with: \
+        "unsupported format: use 8 kHz mu-law, A-law or 16-bit PCM, made for example with: \
          sox IN -r 8000 -c 1 -e mu-law OUT.wav"
     )]
     Format,
 }
 
-/// One channel's mu-law samples for each channel of a file: 8 kHz, G.711 or 16-bit PCM.
+/// Reads a WAV file with 8 kHz G.711 or 16-bit PCM, and returns each channel's samples as mu-law.
 ///
 /// # Errors
-/// [`WavError`] for anything else.
+/// Returns a [`WavError`] for anything else.
 pub fn read(file: &[u8]) -> Result<Vec<Vec<u8>>, WavError> {
     if file.get(..4) != Some(b"RIFF") || file.get(8..12) != Some(b"WAVE") {
         return Err(WavError::NotWav);
@@ -170,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_files_can_be_read() {
         for encoding in Encoding::ALL {
             let data = encoding.from_law(Law::Mu, vec![0x81, 0x99, 0x82, 0x98, 0x83, 0x97]);
             let mut file = encoding.header(2, data.len() as u64);
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_and_foreign_files() {
+    fn truncated_and_foreign_files_are_errors() {
         let file = Encoding::Mu.header(1, 100);
         for n in 0..file.len() {
             assert!(read(&file[..n]).is_err(), "{n}");

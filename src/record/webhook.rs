@@ -1,4 +1,4 @@
-//! Tells somebody's server that a recording is finished: a POST signed as Standard Webhooks asks
+//! Notifies a server of a finished recording: a POST signed according to Standard Webhooks
 //! (<https://www.standardwebhooks.com>, HMAC-SHA-256 over id, time and body). Owns I/O.
 
 use std::time::Duration;
@@ -13,37 +13,41 @@ use sha2::Sha256;
 
 use crate::record::sidecar::{Sidecar, rfc3339};
 
+/// Time limit of a request.
 const LIMIT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, thiserror::Error)]
 pub enum WebhookError {
     #[error("the HTTP client cannot be set up: {0}")]
     Setup(String),
-    /// It is not printed: it may hold a token.
-    #[error("is no http or https URL")]
+    /// The URL is not printed, because it may contain a token.
+    #[error("must be an http or https URL")]
     Url,
-    #[error("a secret is base64 after whsec_, of 24 to 64 bytes: openssl rand -base64 32")]
+    #[error("must be base64 of 24 to 64 bytes, optionally after whsec_ (openssl rand -base64 32)")]
     Secret,
     #[error("{0}")]
     Http(String),
-    #[error("the server answers {0}")]
+    #[error("the server answered {0}")]
     Status(StatusCode),
-    /// 410: it wants no more of them.
-    #[error("the server answers 410 Gone: nothing more is sent for this recording")]
+    /// 410: the server refuses further attempts.
+    #[error("the server answered 410 Gone: no more attempts for this recording")]
     Gone,
 }
 
+/// A webhook's address and signing key.
 pub struct Webhook {
     url: String,
+    /// Requests are not signed without one.
     key: Option<Vec<u8>>,
     client: reqwest::Client,
 }
 
 impl Webhook {
-    /// `secret`: `whsec_` and base64; without one nothing is signed.
+    /// Creates a webhook. `secret` is base64, usually after `whsec_`; without one, requests are not
+    /// signed.
     ///
     /// # Errors
-    /// What is wrong with URL or secret.
+    /// Returns an error if the URL or the secret is invalid, or the HTTP client cannot be set up.
     pub fn new(
         url: &str,
         secret: Option<&SecretString>,
@@ -54,7 +58,7 @@ impl Webhook {
             return Err(WebhookError::Url);
         }
         let key = secret.map(|s| key(s.expose_secret())).transpose()?;
-        // reqwest comes without one; a second call changes nothing
+        // reqwest comes without a crypto provider; a second call has no effect
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = reqwest::Client::builder()
             .timeout(LIMIT)
@@ -68,10 +72,12 @@ impl Webhook {
         Ok(Webhook { url: url.to_owned(), key, client })
     }
 
-    /// `location`: where the recording is. `unix`: now.
+    /// Sends the notification. `location` is where the recording is stored, `unix` the current
+    /// time.
     ///
     /// # Errors
-    /// What the server or the way to it says; to be tried again but for [`WebhookError::Gone`].
+    /// Returns an error if the request failed. It can be repeated, except after
+    /// [`WebhookError::Gone`].
     pub async fn tell(
         &self,
         sidecar: &Sidecar,
@@ -96,7 +102,7 @@ impl Webhook {
             request = request.header("webhook-signature", signature(key, &id, &seconds, &body));
         }
         let answer = request.body(body).send().await;
-        // its text holds the URL, and that may hold a token
+        // the error's text has the URL in it, which may contain a token
         let answer = answer.map_err(|e| WebhookError::Http(chain(&e.without_url())))?;
         match answer.status() {
             StatusCode::GONE => Err(WebhookError::Gone),
@@ -106,7 +112,7 @@ impl Webhook {
     }
 }
 
-/// An error with its causes.
+/// Returns an error's text with its causes.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -127,7 +133,7 @@ fn key(secret: &str) -> Result<Vec<u8>, WebhookError> {
 }
 
 fn signature(key: &[u8], id: &str, seconds: &str, body: &str) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of any length will do");
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.update(format!("{id}.{seconds}.{body}").as_bytes());
     format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
 }
@@ -136,9 +142,9 @@ fn signature(key: &[u8], id: &str, seconds: &str, body: &str) -> String {
 mod tests {
     use super::*;
 
-    /// The example of the Standard Webhooks libraries' own tests.
+    /// The example comes from the tests of the Standard Webhooks libraries.
     #[test]
-    fn signed_as_the_standard_says() {
+    fn signatures_follow_the_standard() {
         let key = key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let id = "msg_p5jXN8AQM9LWM0D4loKWxJek";
         let signed = signature(&key, id, "1614265330", "{\"test\": 2432232314}");
@@ -146,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_and_urls() {
+    fn invalid_secrets_and_urls_are_refused() {
         for bad in ["", "short", "whsec_AAAA", "not base64 at all, but long enough for a key!"] {
             assert!(key(bad).is_err(), "{bad}");
         }

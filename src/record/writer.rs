@@ -1,8 +1,8 @@
 //! The thread that writes recordings while their calls are up. Owns files and a thread.
 //!
-//! A disk that is slow, full, read-only or gone never reaches a call. Blocks that cannot be written
-//! wait, every second one try; when the queue is full of them, calls leave theirs out and the files
-//! have silence of the same length there.
+//! A disk that is slow, full, read-only or gone never affects a call. Blocks that cannot be written
+//! wait here and are tried again every second. Once the queue is full of them, calls drop new
+//! blocks, and the files have silence of the same length there.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -23,36 +23,43 @@ use crate::record::sidecar::{Interval, Sidecar, State};
 use crate::record::wav::Encoding;
 use crate::telemetry::COUNTERS;
 
-/// After the first block of many: the others come soon, and are written in one go.
+/// Wait after the first block, so that those that follow soon are written in one go.
 const GATHER: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_secs(1);
 /// How long a queue that overflowed counts as trouble.
 const OVERFLOW_TROUBLE: Duration = Duration::from_secs(5);
+/// Interval of checking the disk while it works.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
-/// Blocks that one recording may have waiting: 30 s, so that one bad file leaves room for others.
+/// Blocks of one recording that may wait: 30 s, so that one bad file leaves room for the others.
 const MAX_WAITING: usize = 150;
-/// A recording whose call is over and that cannot be written for so long is given up, and so are
-/// the oldest when there are more.
+/// Give up a recording that could not be written for this long and whose call is over.
 const GIVE_UP: Duration = Duration::from_secs(600);
+/// With more of them than this, the oldest are given up earlier.
 const MAX_ENDED: usize = 1000;
 const FRAME_SAMPLES: u64 = crate::media::frame::FRAME_SAMPLES as u64;
 
-/// A recording whose call is up, or whose last blocks wait for the disk.
+/// A recording whose call is up, or whose last blocks are waiting for the disk.
 struct Open {
     begin: Box<Begin>,
     encoding: Encoding,
+    /// The files, once they could be created.
     part: Option<Part>,
+    /// Blocks not written yet.
     waiting: VecDeque<Block>,
+    /// Set once the call has sent the recording's end.
     end: Option<Box<End>>,
-    /// What was left out because too much waited.
+    /// Audio dropped because too many blocks were waiting.
     gaps: Vec<Interval>,
+    /// After a failure: time of the next attempt.
     retry_at: Option<Instant>,
+    /// Time of the first failure since the last success.
     failing_since: Option<Instant>,
+    /// Failed attempts so far.
     errors: u64,
 }
 
 impl Open {
-    /// One more block, or a gap.
+    /// Adds a block, or a gap if too many blocks are waiting.
     fn push(&mut self, block: Block, load: &Load) {
         if self.waiting.len() < MAX_WAITING {
             return self.waiting.push_back(block);
@@ -66,7 +73,7 @@ impl Open {
         }
     }
 
-    /// The sidecar of one that is written to its end.
+    /// Returns the sidecar, once all blocks have been written.
     fn finished(&mut self, end: End) -> Sidecar {
         let mut sidecar = end.sidecar;
         sidecar.write_errors = self.errors;
@@ -78,7 +85,7 @@ impl Open {
         sidecar
     }
 
-    /// Writes what waits.
+    /// Writes the waiting blocks.
     fn write(&mut self, root: &Root, load: &Load) -> io::Result<()> {
         let part = match &mut self.part {
             Some(part) => part,
@@ -111,26 +118,34 @@ fn write_block(part: &mut Part, block: &Block, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Trouble with the disk as a whole.
 #[derive(Default)]
 struct Trouble {
-    /// Since when.
+    /// When it began; `None` while the disk works.
     since: Option<Instant>,
-    told: Reminder,
+    reminder: Reminder,
+    /// When the queue last overflowed.
     overflowed: Option<Instant>,
 }
 
+/// State of the thread.
 pub struct Writer {
     root: Root,
     settings: Arc<Settings>,
     health: Arc<Health>,
     load: Arc<Load>,
+    /// Unfinished recordings, by key.
     open: HashMap<u64, Open>,
+    /// Channel to the closer.
     closing: Sender<Finished>,
     trouble: Trouble,
-    /// Told of a file that fails while the disk works.
+    /// Limits the log line about a file that fails while the disk works.
     bad_file: Reminder,
+    /// Overflows of the queue seen so far.
     seen_overflows: u64,
+    /// Time of the next check while the disk works.
     next_probe: Instant,
+    /// Earliest time at which another failed write leads to a check of the disk.
     next_check: Instant,
 }
 
@@ -162,7 +177,7 @@ impl Writer {
         let _alive = Alive(self.health.clone());
         match self.check() {
             Ok(()) => self.health.writing(None),
-            Err(error) => self.set(&error),
+            Err(error) => self.report(&error),
         }
         let mut next_tick = Instant::now() + TICK;
         loop {
@@ -219,7 +234,8 @@ impl Writer {
         }
     }
 
-    /// Writes what waits, where it is not waited for the next try, or everywhere.
+    /// Writes the waiting blocks of all recordings. Those that failed less than a second ago are
+    /// left out, unless `everywhere` is true.
     fn write_all(&mut self, everywhere: bool) {
         let now = Instant::now();
         let blocked = self.blocked();
@@ -255,7 +271,7 @@ impl Writer {
             self.close(key);
         }
         match (blocked, worst) {
-            (Some(why), _) => self.set(&io::Error::new(io::ErrorKind::StorageFull, why)),
+            (Some(why), _) => self.report(&io::Error::new(io::ErrorKind::StorageFull, why)),
             (None, Some((id, error))) => self.failed(&id, &error),
             (None, None) => {}
         }
@@ -279,21 +295,22 @@ impl Writer {
         }
         let overflowed = self.trouble.overflowed.is_some_and(|at| at.elapsed() < OVERFLOW_TROUBLE);
         match self.trouble.since {
-            None if overflowed => self.set(&io::Error::other("the disk is too slow")),
-            // before the next call finds out
+            None if overflowed => self.report(&io::Error::other("the disk is too slow")),
+            // otherwise checks the disk now and then, so that trouble shows before the next call
             None if self.next_probe > Instant::now() => {}
             Some(_) if overflowed => {}
             _ => {
                 self.next_probe = Instant::now() + PROBE_EVERY;
                 match self.check() {
                     Ok(()) => self.recovered(),
-                    Err(error) => self.set(&error),
+                    Err(error) => self.report(&error),
                 }
             }
         }
     }
 
-    /// Those that nothing more can be done for: what the disk has of them is closed by the repair.
+    /// Gives up ended recordings that could not be written for too long, or of which there are too
+    /// many. The repair later finishes what is on disk.
     fn give_up(&mut self) {
         let ended = |open: &Open| open.end.as_ref().and(open.failing_since);
         let mut all: Vec<(Instant, u64)> =
@@ -307,11 +324,11 @@ impl Writer {
             COUNTERS.recordings_failed.fetch_add(1, Ordering::Relaxed);
             let id = &open.begin.sidecar.id;
             self.health.over(id);
-            error!(recording = id, "a recording could not be written to its end and is given up");
+            error!(recording = id, "recording given up: its last audio could not be written");
         }
     }
 
-    /// Whether some audio could be written.
+    /// Checks that audio can be written.
     fn check(&self) -> io::Result<()> {
         self.root.probe()?;
         match self.blocked() {
@@ -320,48 +337,50 @@ impl Writer {
         }
     }
 
-    /// The disk belongs to others, too: some of it is left to them.
+    /// Returns why nothing may be written: the last of the disk is left to other programs.
     fn blocked(&self) -> Option<String> {
         let floor = self.settings.keep_free_percent;
         let free = self.root.free_percent().filter(|free| *free < floor)?;
-        Some(format!("only {free:.1} % of the disk are free, and keep_free_percent is {floor}"))
+        Some(format!("only {free:.1} % of the disk is free, and keep_free_percent is {floor}"))
     }
 
-    /// A file cannot be written: is it this one, or the disk?
+    /// Finds out whether a failed write is due to the file or to the whole disk.
     fn failed(&mut self, id: &str, error: &io::Error) {
         if self.trouble.since.is_some() || self.next_check > Instant::now() {
             return;
         }
         self.next_check = Instant::now() + TICK;
         match self.check() {
-            Err(error) => self.set(&error),
+            Err(error) => self.report(&error),
             Ok(()) if self.bad_file.is_due() => {
-                error!(recording = id, %error, "a recording cannot be written, others can");
+                error!(recording = id, %error, "recording cannot be written, but the disk works");
             }
             Ok(()) => {}
         }
     }
 
-    fn set(&mut self, error: &io::Error) {
+    /// Logs trouble with the disk, at most once a minute, and reports it to `health`.
+    fn report(&mut self, error: &io::Error) {
         let (directory, why) = (self.root.path().display().to_string(), error.to_string());
-        if self.trouble.told.is_due() {
-            let so = match self.settings.require {
+        if self.trouble.reminder.is_due() {
+            let effect = match self.settings.require {
                 true => "new calls are refused ([recording] require)",
-                false => "calls go on",
+                false => "calls continue",
             };
             let lost_ms = COUNTERS.recording_lost_ms.load(Ordering::Relaxed);
             error!(
                 directory,
-                why, lost_ms, "recordings cannot be written, {so}; tried again every second"
+                why, lost_ms, "recordings cannot be written; {effect}; retrying every second"
             );
         }
         self.trouble.since.get_or_insert_with(Instant::now);
         self.health.writing(Some(format!("{directory}: {why}")));
     }
 
+    /// Reports the end of the trouble, if there was any.
     fn recovered(&mut self) {
         if let Some(since) = self.trouble.since {
-            info!(trouble_s = since.elapsed().as_secs(), "recordings are written again");
+            info!(trouble_s = since.elapsed().as_secs(), "recordings can be written again");
             self.trouble = Trouble::default();
         }
         self.health.writing(None);
@@ -372,7 +391,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         let left = self.open.len();
         if left > 0 {
-            warn!(left, "recordings that could not be written to their end");
+            warn!(left, "recordings not finished; they are repaired at the next start");
         }
     }
 }

@@ -1,16 +1,17 @@
-//! Dialog state (RFC 3261 §12): identifiers, sequence numbers, route set, remote target.
+//! Dialog state (RFC 3261 §12): identifiers, sequence numbers, route set and remote target.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::sip::header::NameAddr;
 use crate::sip::message::Message;
 
-/// Whether an in-dialog request may be acted on.
+/// The result of checking the From tag and CSeq of an in-dialog request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
+    /// The request may be processed.
     InOrder,
-    /// Older than one that we have seen: 500 (RFC 3261 §12.2.2).
+    /// The CSeq number is not higher than the last one: answer 500 (RFC 3261 §12.2.2).
     OutOfOrder,
-    /// The From tag is not the dialog's: 481.
+    /// The From tag is not the dialog's: answer 481.
     NotOurs,
 }
 
@@ -19,17 +20,22 @@ pub struct Dialog {
     pub call_id: String,
     pub local_tag: String,
     pub remote_tag: String,
-    /// From and To as they stand in our requests, tags included.
+    /// The From of our requests, including the tag.
     local: String,
+    /// The To of our requests, including the tag once it is known.
     remote: String,
+    /// Request-URI of our requests: the peer's latest Contact.
     remote_target: String,
+    /// Route values of our requests, in order.
     route_set: Vec<String>,
+    /// CSeq number of our latest request.
     local_cseq: u32,
+    /// CSeq number of the peer's latest request.
     remote_cseq: Option<u32>,
 }
 
 impl Dialog {
-    /// For an INVITE that we are to answer; it has passed [`Message::parse`]'s checks.
+    /// Creates the dialog for an incoming INVITE, in which [`Message::parse`] found no fault.
     pub fn from_invite(invite: &Message, local_tag: String) -> Dialog {
         let remote = invite.get("From").unwrap_or("").to_owned();
         let from = invite.from();
@@ -47,7 +53,7 @@ impl Dialog {
         }
     }
 
-    /// For an INVITE that we send; the remote tag comes with the response.
+    /// Creates the dialog for an INVITE that we send; the remote tag comes with the response.
     pub fn to_invite(call_id: String, local: String, local_tag: String, uri: &str) -> Dialog {
         Dialog {
             call_id,
@@ -62,7 +68,7 @@ impl Dialog {
         }
     }
 
-    /// Takes tag, target and routes from a 1xx or 2xx to our INVITE.
+    /// Takes the remote tag, target and route set from a 1xx or 2xx to our INVITE.
     pub fn on_response(&mut self, response: &Message) {
         if let Some(to) = response.to()
             && let Some(tag) = to.tag()
@@ -75,14 +81,15 @@ impl Dialog {
         self.refresh_target(response);
     }
 
-    /// Target refresh (RFC 3261 §12.2): re-INVITE, UPDATE and their 2xx.
+    /// Takes the remote target from a target refresh (RFC 3261 §12.2): a re-INVITE, an UPDATE or
+    /// their 2xx.
     pub fn refresh_target(&mut self, message: &Message) {
         if let Some(contact) = message.contact() {
             self.remote_target = contact.uri;
         }
     }
 
-    /// Checks a request from the peer and takes its number.
+    /// Checks a request from the peer and, if it is in order, stores its CSeq number.
     pub fn on_request(&mut self, request: &Message) -> Order {
         let from = request.from();
         if from.as_ref().and_then(NameAddr::tag).unwrap_or("") != self.remote_tag {
@@ -99,7 +106,7 @@ impl Dialog {
         Order::InOrder
     }
 
-    /// A request within the dialog. ACK takes the number of its INVITE, `cseq`.
+    /// Builds a request within the dialog. For an ACK, `ack_of` is the CSeq number of its INVITE.
     pub fn request(&mut self, method: &str, via: String, ack_of: Option<u32>) -> Message {
         let number = ack_of.unwrap_or_else(|| {
             self.local_cseq += 1;
@@ -153,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn order_and_tags_of_the_peers_requests() {
+    fn checks_the_order_and_tag_of_the_peers_requests() {
         let mut dialog = Dialog::from_invite(&invite(), "ours".into());
         assert_eq!(dialog.on_request(&from_peer(8, "other")), Order::NotOurs);
         assert_eq!(dialog.on_request(&from_peer(9, "theirs")), Order::InOrder);

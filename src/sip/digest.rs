@@ -1,4 +1,4 @@
-//! Digest authentication (RFC 7616, RFC 8760; RFC 2069 for challenges without qop, as chan_sip
+//! Digest authentication (RFC 7616, RFC 8760; RFC 2069 for challenges without qop, which chan_sip
 //! sends).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256, Sha512_256};
 
 use crate::sip::header::{quote, split_outside, unquote};
 
-/// Hash functions by rising strength.
+/// Hash algorithms, in ascending order of strength.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Algorithm {
     Md5,
@@ -47,13 +47,13 @@ impl Algorithm {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Qop {
-    /// No qop in the challenge: RFC 2069's response.
+    /// The challenge has no qop; the response is computed as in RFC 2069.
     Absent,
     Auth,
     AuthInt,
 }
 
-/// One usable challenge of a 401 or 407.
+/// A challenge from a 401 or 407 that we can answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Challenge {
     pub realm: String,
@@ -66,15 +66,15 @@ pub struct Challenge {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChallengeError {
-    #[error("no challenge with an algorithm and qop that we know (MD5, SHA-256, SHA-512-256)")]
+    #[error("no challenge with a supported algorithm (MD5, SHA-256, SHA-512-256) and qop")]
     Unsupported,
-    #[error("the challenge is for realm \"{0}\", not for the configured one")]
+    #[error("the challenge is for realm \"{0}\", not the configured realm")]
     WrongRealm(String),
 }
 
 impl Challenge {
-    /// A `WWW-Authenticate` or `Proxy-Authenticate` value; `None` when it is not one that we can
-    /// answer.
+    /// Parses a `WWW-Authenticate` or `Proxy-Authenticate` value. Returns `None` for a challenge
+    /// that we cannot answer.
     pub fn parse(value: &str) -> Option<Challenge> {
         let fields = parse_fields(value)?;
         let get = |name: &str| fields.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
@@ -101,10 +101,10 @@ impl Challenge {
         })
     }
 
-    /// The strongest of several challenges that we know how to answer (RFC 8760 §2.3).
+    /// Returns the strongest of the challenges that we can answer (RFC 8760 §2.3).
     ///
     /// # Errors
-    /// When none can be used, or all are for a realm other than the pinned one.
+    /// Returns an error if we can answer none of them, or only ones for another realm.
     pub fn best<'a>(
         values: impl Iterator<Item = &'a str>,
         realm: Option<&str>,
@@ -116,7 +116,8 @@ impl Challenge {
     }
 }
 
-/// `Digest a="b", c=d`: lower-case names, unquoted values. `None` for another scheme.
+/// Parses `Digest a="b", c=d` into lower-case names and unquoted values. Returns `None` for any
+/// other scheme.
 pub fn parse_fields(value: &str) -> Option<Vec<(String, String)>> {
     let (scheme, rest) = value.trim().split_once([' ', '\t'])?;
     if !scheme.eq_ignore_ascii_case("Digest") {
@@ -130,14 +131,14 @@ pub fn parse_fields(value: &str) -> Option<Vec<(String, String)>> {
     Some(pairs.collect())
 }
 
-/// Who we are to a registrar.
+/// User name and password for the response to a challenge.
 #[derive(Clone, Copy)]
 pub struct Credentials<'a> {
     pub username: &'a str,
     pub password: &'a str,
 }
 
-/// What is authenticated.
+/// The parts of a request that the digest covers.
 #[derive(Debug, Clone, Copy)]
 pub struct Signed<'a> {
     pub method: &'a str,
@@ -145,10 +146,11 @@ pub struct Signed<'a> {
     pub body: &'a str,
 }
 
-/// A challenge that is being answered: counts the uses of its nonce.
+/// A challenge that we are answering, with a count of the uses of its nonce.
 #[derive(Debug, Clone)]
 pub struct Session {
     pub challenge: Challenge,
+    /// Number of uses of the nonce so far; sent as `nc`.
     nonce_count: u32,
 }
 
@@ -157,7 +159,7 @@ impl Session {
         Session { challenge, nonce_count: 0 }
     }
 
-    /// The `Authorization` value for a request; each call uses the nonce once more.
+    /// Returns the `Authorization` value for a request. Each call counts as one use of the nonce.
     pub fn authorize(&mut self, signed: Signed<'_>, who: Credentials<'_>, cnonce: &str) -> String {
         self.nonce_count += 1;
         let challenge = &self.challenge;
@@ -183,7 +185,7 @@ impl Session {
     }
 }
 
-/// The `response` field (RFC 7616 §3.4.1).
+/// Computes the `response` parameter (RFC 7616 §3.4.1).
 fn response(
     challenge: &Challenge,
     signed: Signed<'_>,
@@ -208,7 +210,7 @@ fn response(
     }
 }
 
-/// The registrar's side: whether an `Authorization` value answers `challenge` with this password.
+/// The registrar's check: true if the `Authorization` value answers `challenge` with this password.
 pub fn verify(
     challenge: &Challenge,
     authorization: &str,
@@ -234,7 +236,7 @@ mod tests {
         Credentials { username: "Mufasa", password: "Circle of Life" };
     const GET: Signed<'static> = Signed { method: "GET", uri: "/dir/index.html", body: "" };
 
-    /// RFC 7616 §3.9.1, both algorithms.
+    /// RFC 7616 §3.9.1, with both algorithms.
     #[test]
     fn rfc7616_vectors() {
         let cnonce = "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ";
@@ -256,9 +258,9 @@ mod tests {
         }
     }
 
-    /// The exchange that a real chan_sip accepted.
+    /// An exchange that a real chan_sip accepted.
     #[test]
-    fn without_qop_as_chan_sip() {
+    fn answers_a_chan_sip_challenge_without_qop() {
         let challenge =
             Challenge::parse(r#"Digest algorithm=MD5, realm="asterisk", nonce="32a8239f""#)
                 .unwrap();
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn best_of_several_in_any_order() {
+    fn picks_the_strongest_challenge_in_any_order() {
         let all = [
             "Basic realm=\"x\"",
             "Digest realm=\"a\", nonce=\"1\", algorithm=SHA-256, qop=\"auth\"",
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nonce_is_counted() {
+    fn uses_of_the_nonce_are_counted() {
         let challenge = Challenge::parse("Digest realm=\"a\", nonce=\"1\", qop=auth").unwrap();
         let mut session = Session::new(challenge);
         session.authorize(GET, MUFASA, "c");

@@ -1,4 +1,4 @@
-//! Where a message came from or goes to: transport and remote address.
+//! The source or destination of a message: transport and remote address.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fmt;
@@ -11,7 +11,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// As it stands in a Via.
+    /// Returns the transport's name in a Via header field.
     pub fn via(self) -> &'static str {
         match self {
             Transport::Udp => "UDP",
@@ -19,14 +19,14 @@ impl Transport {
         }
     }
 
-    /// Reliable transports carry no retransmissions (RFC 3261 §17).
+    /// True if transactions do not retransmit over this transport (RFC 3261 §17).
     pub fn reliable(self) -> bool {
         self == Transport::Tcp
     }
 }
 
-/// A remote address over a transport. Answers and in-dialog requests go where the peer's message
-/// came from, as a PBX behind NAT needs (RFC 3581).
+/// A remote address and its transport. Responses and in-dialog requests go to the address that the
+/// peer's message came from, because the PBX may be behind NAT (RFC 3581).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Flow {
     pub transport: Transport,

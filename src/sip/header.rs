@@ -1,9 +1,11 @@
-//! Header field values that a user agent reads: Via, name-addr, CSeq, parameters, option tags.
+//! Parses the header field values that a user agent needs: Via, name-addr, CSeq, parameters and
+//! option tags.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::sip::uri::{Host, Param, Uri, parse_host_port};
 
-/// The compact forms of RFC 3261 §7.3.3 and of the extensions in use, and their full names.
+/// Compact header field names, from RFC 3261 §7.3.3 and the extensions in use, with their full
+/// names.
 const COMPACT: [(&str, &str); 15] = [
     ("a", "Accept-Contact"),
     ("b", "Referred-By"),
@@ -22,7 +24,7 @@ const COMPACT: [(&str, &str); 15] = [
     ("x", "Session-Expires"),
 ];
 
-/// The full name for a compact one; any other name as it is.
+/// Returns the full form of a compact name, and any other name unchanged.
 pub fn full_name(name: &str) -> &str {
     COMPACT
         .iter()
@@ -30,13 +32,13 @@ pub fn full_name(name: &str) -> &str {
         .map_or(name, |(_, full)| full)
 }
 
-/// `token` of RFC 3261 §25.1.
+/// True if `text` is a `token` (RFC 3261 §25.1).
 pub fn is_token(text: &str) -> bool {
     !text.is_empty()
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&b))
 }
 
-/// Splits at `separator` where it stands outside quotes and angle brackets. `None` when a quote or
+/// Splits at each `separator` outside quotes and angle brackets. Returns `None` if a quote or
 /// bracket is left open.
 pub fn split_outside(text: &str, separator: char) -> Option<Vec<&str>> {
     let (mut quoted, mut angle, mut escaped, mut start) = (false, false, false, 0);
@@ -59,7 +61,7 @@ pub fn split_outside(text: &str, separator: char) -> Option<Vec<&str>> {
     (!quoted && !angle).then_some(parts)
 }
 
-/// Undoes a quoted-string; text without quotes is returned as it is.
+/// Decodes a quoted-string; text without quotes is returned unchanged.
 pub fn unquote(text: &str) -> String {
     let Some(inner) = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')) else {
         return text.to_owned();
@@ -72,7 +74,7 @@ pub fn unquote(text: &str) -> String {
     out
 }
 
-/// A quoted-string with `"` and `\` escaped and control characters dropped.
+/// Returns `text` as a quoted-string, with `"` and `\` escaped and control characters dropped.
 pub fn quote(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars().filter(|c| !c.is_control()) {
@@ -85,7 +87,7 @@ pub fn quote(text: &str) -> String {
     out
 }
 
-/// `;name=value` parameters, the first element of `parts` left out.
+/// Parses `name=value` parameters that have been split at `;`.
 fn parse_params(parts: &[&str]) -> Option<Vec<Param>> {
     parts
         .iter()
@@ -103,7 +105,7 @@ pub fn find_param<'a>(params: &'a [Param], name: &str) -> Option<&'a str> {
     params.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_deref().unwrap_or(""))
 }
 
-/// One Via (RFC 3261 §20.42).
+/// One Via value (RFC 3261 §20.42).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Via {
     pub transport: String,
@@ -131,11 +133,11 @@ impl Via {
     }
 }
 
-/// From, To, Contact, Route … (RFC 3261 §20.10): a display name, a URI and parameters.
+/// A value of From, To, Contact, Route … (RFC 3261 §20.10): a display name, a URI and parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameAddr {
     pub display: Option<String>,
-    /// As written: its scheme may be one that we do not know.
+    /// The URI as written; its scheme may be one that we do not support.
     pub uri: String,
     pub params: Vec<Param>,
 }
@@ -145,8 +147,8 @@ impl NameAddr {
         let text = text.trim();
         let open = find_angle(text)?;
         let Some(open) = open else {
-            // addr-spec form: parameters belong to the header field, and neither ',' nor '?' may
-            // occur
+            // addr-spec form: parameters belong to the header field, and the URI may not contain
+            // ',' or '?'
             let parts = split_outside(text, ';')?;
             let uri = parts[0];
             if uri.contains([',', '?', ' ', '\t', '"']) || !uri.contains(':') {
@@ -178,13 +180,14 @@ impl NameAddr {
         find_param(&self.params, "tag")
     }
 
-    /// The user part of the URI, where it is a SIP URI that has one.
+    /// Returns the user part, if the URI is a SIP URI that has one.
     pub fn user(&self) -> Option<String> {
         Uri::parse(&self.uri).ok()?.user_text()
     }
 }
 
-/// Where the `<` stands that opens the URI: outside the quoted display name. `None` = open quote.
+/// Returns the position of the `<` that opens the URI, after any quoted display name: `Some(None)`
+/// for text without `<`, `None` if a quote is left open.
 fn find_angle(text: &str) -> Option<Option<usize>> {
     if let Some(rest) = text.strip_prefix('"') {
         let end = closing_quote(rest)? + 2;
@@ -193,7 +196,7 @@ fn find_angle(text: &str) -> Option<Option<usize>> {
     Some(text.find('<'))
 }
 
-/// The byte where the quote that was opened just before `text` closes.
+/// Returns the position of the closing quote; the opening one is just before `text`.
 fn closing_quote(text: &str) -> Option<usize> {
     let mut escaped = false;
     for (i, c) in text.char_indices() {
@@ -207,7 +210,7 @@ fn closing_quote(text: &str) -> Option<usize> {
     None
 }
 
-/// `314159 INVITE`: a number under 2^31 (RFC 3261 §8.1.1.5) and a method.
+/// Parses a number below 2^31 (RFC 3261 §8.1.1.5) and a method, as in `314159 INVITE`.
 pub fn parse_cseq(text: &str) -> Option<(u32, &str)> {
     let (number, method) = text.trim().split_once([' ', '\t'])?;
     let number = parse_number(number)?;
@@ -215,7 +218,8 @@ pub fn parse_cseq(text: &str) -> Option<(u32, &str)> {
     (number < 1 << 31 && is_token(method)).then_some((number, method))
 }
 
-/// Digits only, no sign; what does not fit 32 bits is refused, never wrapped.
+/// Parses an unsigned number of digits only. A number that does not fit in 32 bits is rejected,
+/// never wrapped.
 pub fn parse_number(text: &str) -> Option<u32> {
     let text = text.trim();
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
@@ -224,14 +228,14 @@ pub fn parse_number(text: &str) -> Option<u32> {
     text.parse().ok()
 }
 
-/// `100rel, timer`: lower-case option tags.
+/// Returns the option tags in values such as `100rel, timer`, in lower case.
 pub fn option_tags<'a>(values: impl Iterator<Item = &'a str>) -> Vec<String> {
     let tags = values.flat_map(|v| v.split(','));
     tags.map(|t| t.trim().to_ascii_lowercase()).filter(|t| !t.is_empty()).collect()
 }
 
-/// A delta-seconds value with parameters: `Session-Expires: 1800;refresher=uac`, `Retry-After: 5
-/// (busy)`.
+/// Parses delta-seconds with parameters, as in `Session-Expires: 1800;refresher=uac` or
+/// `Retry-After: 5 (busy)`.
 pub fn parse_seconds(text: &str) -> Option<(u32, Vec<Param>)> {
     let parts = split_outside(text, ';')?;
     let number = parts[0].split(['(', ' ']).next()?;

@@ -1,7 +1,7 @@
-//! SIP messages (RFC 3261 §7): read from bytes, checked, built and written.
+//! SIP messages (RFC 3261 §7): parsing, validation, construction and serialization.
 //!
-//! [`Message::parse`] reads what can be read and keeps the first fault, so that a bad request can
-//! be answered with the right status while a bad response is dropped.
+//! [`Message::parse`] reads as much as it can and returns the first fault with the message, so that
+//! a bad request can be answered with the right status and a bad response dropped.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::sip::header::{
@@ -9,12 +9,12 @@ use crate::sip::header::{
 };
 use crate::sip::uri::{Uri, UriError};
 
-/// Largest message that is read: a UDP datagram's size, and the limit on a TCP stream.
+/// Largest message accepted: the maximum size of a UDP datagram, and the limit on a TCP stream.
 pub const MAX_MESSAGE_BYTES: usize = 65_535;
-/// Most header field lines that a message may have.
+/// Maximum number of header field lines in a message.
 pub const MAX_HEADERS: usize = 128;
 
-/// The methods that we answer with 405 rather than 501 when they are not allowed.
+/// Methods that are answered with 405 rather than 501 if they are not allowed.
 const KNOWN: [&str; 14] = [
     "INVITE",
     "ACK",
@@ -38,7 +38,7 @@ pub enum Start {
     Response { code: u16, reason: String },
 }
 
-/// What is wrong with a request, as the status that says so.
+/// A fault in a message: the status code for the response, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     pub code: u16,
@@ -48,12 +48,13 @@ pub struct Fault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     pub start: Start,
-    /// Full names as received, compact ones expanded; values unfolded and trimmed.
+    /// Names and values. Names are as received, with compact forms expanded; values are unfolded
+    /// and trimmed.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-/// Nothing that could be answered: no start line, or no header block.
+/// The data has no start line or no header block, or exceeds a limit, so it cannot be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a SIP message: {0}")]
 pub struct Unreadable(pub &'static str);
@@ -64,8 +65,8 @@ impl Message {
         Message { start, headers: Vec::new(), body: Vec::new() }
     }
 
-    /// A response to `request` with its Via, From, To, Call-ID and CSeq (RFC 3261 §8.2.6.2).
-    /// `to_tag` is added when the To has none.
+    /// Builds a response to `request` with its Via, From, To, Call-ID and CSeq (RFC 3261 §8.2.6.2).
+    /// `to_tag` is added if the To has no tag, except in a 100.
     pub fn response(request: &Message, code: u16, reason: &str, to_tag: &str) -> Message {
         let start = Start::Response { code, reason: reason.to_owned() };
         let mut response = Message { start, headers: Vec::new(), body: Vec::new() };
@@ -83,7 +84,8 @@ impl Message {
         response
     }
 
-    /// Adds a header field; line breaks in the value are replaced, so that no value adds a line.
+    /// Adds a header field. Line breaks in the value become spaces, so that a value cannot inject a
+    /// header line.
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Message {
         self.push(name, value);
         self
@@ -127,19 +129,19 @@ impl Message {
         out
     }
 
-    /// The first value of a header field, whatever its case.
+    /// Returns the first value of a header field; the case of `name` does not matter.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.all(name).next()
     }
 
-    /// All values of a header field, one for each line.
+    /// Returns all values of a header field, one per line.
     pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
         let name = name.to_owned();
         let named = self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(&name));
         named.map(|(_, v)| v.as_str())
     }
 
-    /// All values of a comma-separated header field.
+    /// Returns all values of a comma-separated header field.
     pub fn list(&self, name: &str) -> Vec<String> {
         let lines = self.all(name).filter_map(|line| split_outside(line, ','));
         lines.flatten().filter(|v| !v.is_empty()).map(str::to_owned).collect()
@@ -196,24 +198,25 @@ impl Message {
         NameAddr::parse(split_outside(line, ',')?.first()?)
     }
 
-    /// `application/sdp` of `application/sdp; charset=…`, lower case.
+    /// Returns the media type without parameters and in lower case: `application/sdp` for
+    /// `application/sdp; charset=…`.
     pub fn content_type(&self) -> Option<String> {
         Some(self.get("Content-Type")?.split(';').next()?.trim().to_ascii_lowercase())
     }
 
-    /// Reads one message. On a datagram (`stream` false) octets after Content-Length are ignored
-    /// and too few of them are a fault (RFC 3261 §18.3); on a stream the caller has cut exactly one
-    /// message.
+    /// Parses one message. In a datagram, bytes after Content-Length are ignored and a body shorter
+    /// than Content-Length is a fault (RFC 3261 §18.3). From a stream, the caller passes exactly
+    /// one message.
     ///
     /// # Errors
-    /// [`Unreadable`] when there is nothing to answer: drop and count it.
+    /// Returns [`Unreadable`] if the data cannot be answered; the caller drops and counts it.
     pub fn parse(data: &[u8]) -> Result<(Message, Option<Fault>), Unreadable> {
         if data.len() > MAX_MESSAGE_BYTES {
             return Err(Unreadable("too large"));
         }
         let start_at = data.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
         let data = &data[start_at..];
-        let (head, body) = split_head(data).ok_or(Unreadable("no end of headers"))?;
+        let (head, body) = split_head(data).ok_or(Unreadable("no blank line after the headers"))?;
         let head = String::from_utf8_lossy(head);
         let mut lines = head.split("\r\n").flat_map(|l| l.split('\n'));
         let (start, mut fault) = parse_start(lines.next().unwrap_or(""))?;
@@ -236,14 +239,15 @@ impl Message {
         Ok((message, fault))
     }
 
-    /// What every message must have (RFC 3261 §8.1.1 and §20), in a form that can be used.
+    /// Checks that the mandatory header fields (RFC 3261 §8.1.1 and §20) are present and
+    /// well-formed.
     fn check(&self) -> Result<(), Fault> {
         let fault = |reason| Err(Fault { code: 400, reason });
         for name in ["From", "To", "Call-ID", "CSeq"] {
             match self.all(name).count() {
                 1 => {}
                 0 => return fault("From, To, Call-ID or CSeq is missing"),
-                _ => return fault("From, To, Call-ID or CSeq is given more than once"),
+                _ => return fault("From, To, Call-ID or CSeq occurs more than once"),
             }
         }
         if self.call_id().is_empty() || self.call_id().contains(char::is_whitespace) {
@@ -265,21 +269,22 @@ impl Message {
         }
         let Start::Request { method, uri } = &self.start else { return Ok(()) };
         if method != cseq_method {
-            return fault("the CSeq's method is not the request's");
+            return fault("CSeq method does not match the request method");
         }
         let hops = self.get("Max-Forwards");
         if hops.is_some_and(|v| parse_number(v).is_none_or(|n| n > 255)) {
-            return fault("Max-Forwards is not a number up to 255");
+            return fault("Max-Forwards is not a number from 0 to 255");
         }
         match Uri::parse(uri) {
-            Ok(uri) if uri.headers.is_some() => fault("header fields in the Request-URI"),
+            Ok(uri) if uri.headers.is_some() => fault("Request-URI contains header fields"),
             Ok(_) => Ok(()),
             Err(UriError::Scheme) => Err(Fault { code: 416, reason: "Unsupported URI Scheme" }),
             Err(UriError::Syntax) => fault("malformed Request-URI"),
         }
     }
 
-    /// True when a response could be built and routed: a Via, From, To, Call-ID and CSeq are there.
+    /// True if a response can be built and routed: the message is a request other than ACK, with a
+    /// Via, From, To, Call-ID and CSeq.
     pub fn can_be_answered(&self) -> bool {
         let has = |name| self.get(name).is_some_and(|v| !v.is_empty());
         self.method().is_some_and(|m| m != "ACK")
@@ -291,12 +296,13 @@ impl Message {
     }
 }
 
+/// Records a 400, unless there is a fault already, and returns `length`.
 fn bad(fault: &mut Option<Fault>, reason: &'static str, length: usize) -> usize {
     fault.get_or_insert(Fault { code: 400, reason });
     length
 }
 
-/// Header block and body; the blank line may be CRLF CRLF or, leniently, LF LF.
+/// Splits the header block from the body at CRLF CRLF or, leniently, at LF LF.
 fn split_head(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let crlf = data.windows(4).position(|w| w == b"\r\n\r\n").map(|i| (i, i + 4));
     let lf = data.windows(2).position(|w| w == b"\n\n").map(|i| (i, i + 2));
@@ -315,7 +321,7 @@ fn parse_start(line: &str) -> Result<(Start, Option<Fault>), Unreadable> {
         if version != Some("2.0") || !(100..700).contains(&code) {
             return Err(Unreadable("malformed status line"));
         }
-        let code = u16::try_from(code).map_err(|_| Unreadable("status code"))?;
+        let code = u16::try_from(code).map_err(|_| Unreadable("invalid status code"))?;
         return Ok((Start::Response { code, reason: reason.to_owned() }, None));
     }
     let parts: Vec<&str> = line.split(' ').collect();
@@ -331,11 +337,11 @@ fn parse_start(line: &str) -> Result<(Start, Option<Fault>), Unreadable> {
         }
         _ => Some(Fault { code: 400, reason: "malformed request line" }),
     };
-    // the middle as it came: with `fault` set nobody acts on it
+    // the URI is taken as it is, because it is not used if `fault` is set
     Ok((Start::Request { method, uri: parts[1].to_owned() }, fault))
 }
 
-/// Header lines with continuation lines joined (RFC 3261 §7.3.1).
+/// Parses header lines, joining continuation lines (RFC 3261 §7.3.1).
 fn unfold<'a>(
     lines: impl Iterator<Item = &'a str>,
     fault: &mut Option<Fault>,
@@ -343,7 +349,8 @@ fn unfold<'a>(
     let mut headers: Vec<(String, String)> = Vec::new();
     for line in lines {
         if line.contains('\r') {
-            // a value that is copied into our answer must not end a line for somebody else
+            // the value may be copied into our response, where another parser could take the CR
+            // for the end of a line
             bad(fault, "bare carriage return in a header line", 0);
         }
         let line = line.replace('\r', " ");
@@ -385,7 +392,7 @@ mod tests {
         i: c1@10.77.7.2\r\nCSeq: 102 INVITE\r\nSubject: one\r\n  two\r\nl: 4\r\n\r\nbodytrailing";
 
     #[test]
-    fn reads_compact_folded_and_trailing() {
+    fn parses_compact_and_folded_headers_and_drops_trailing_bytes() {
         let (message, fault) = Message::parse(INVITE.as_bytes()).unwrap();
         assert_eq!(fault, None);
         assert_eq!(message.get("subject"), Some("one two"));
@@ -397,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn response_copies_and_tags() {
+    fn a_response_copies_headers_and_adds_a_to_tag() {
         let (request, _) = Message::parse(INVITE.as_bytes()).unwrap();
         let response = Message::response(&request, 200, "OK", "ours");
         assert_eq!(response.to().unwrap().tag(), Some("ours"));
@@ -406,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_named_and_answerable() {
+    fn each_fault_has_a_status_and_can_be_answered() {
         let table = [
             ("SIP/2.0\r\nv", "SIP/7.0\r\nv", 505),
             ("CSeq: 102 INVITE", "CSeq: 102 BYE", 400),
@@ -425,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_cannot_add_a_line() {
+    fn a_value_cannot_inject_a_header_line() {
         let bare = INVITE.replace("one\r\n", "one\rEvil: 1\r\n");
         let (message, fault) = Message::parse(bare.as_bytes()).unwrap();
         assert_eq!(fault.map(|f| f.code), Some(400));
@@ -435,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_things_do_not_panic() {
+    fn unreadable_data_is_an_error() {
         for junk in ["", "\r\n\r\n", "SIP/2.0 9999 x\r\n\r\n", "GARBAGE\r\n\r\n", "\0\u{1}\r\n\r\n"]
         {
             assert!(Message::parse(junk.as_bytes()).is_err(), "{junk:?}");

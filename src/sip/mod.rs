@@ -1,6 +1,6 @@
-//! SIP user agent (RFC 3261 and friends), for one that lives beside a PBX.
+//! A SIP user agent (RFC 3261 and related RFCs) that runs next to a PBX.
 //!
-//! Everything is pure except [`endpoint`], which owns the sockets and queries the DNS: bytes and
+//! Everything is pure except [`endpoint`], which owns the sockets and queries DNS: bytes and
 //! `now: Instant` go in, bytes and events come out. [`agent::Agent`] ties the parts together.
 
 pub mod agent;

@@ -1,4 +1,4 @@
-//! Address ranges in configuration: `192.0.2.7` or `192.0.2.0/24`.
+//! IP addresses and address ranges in the configuration: `192.0.2.7` or `192.0.2.0/24`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::IpAddr;

@@ -1,10 +1,10 @@
-//! Tags, branches, cnonces: a counter hashed with a secret key, so that they are unpredictable
-//! with a random key and repeatable in tests with a fixed one.
+//! Generates tags, branches and cnonces by hashing a counter with a secret key. They are
+//! unpredictable with a random key, and repeatable in tests with a fixed one.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use sha2::{Digest, Sha256};
 
-/// A deterministic generator: SHA-256 over a secret key and a counter.
+/// A deterministic generator that computes SHA-256 over a secret key and a counter.
 #[derive(Clone)]
 pub struct Random {
     key: [u8; 32],
@@ -27,18 +27,18 @@ impl Random {
         u64::from_be_bytes(word)
     }
 
-    /// 16 lower-case hex digits: 64 bits, as From and To tags, Call-IDs and cnonces need
-    /// (RFC 3261 §19.3 asks for at least 32).
+    /// Returns 16 lower-case hex digits (64 bits) for a From or To tag, a Call-ID or a cnonce.
+    /// RFC 3261 §19.3 requires at least 32 bits.
     pub fn token(&mut self) -> String {
         format!("{:016x}", self.next_u64())
     }
 
-    /// A Via branch with RFC 3261's magic cookie.
+    /// Returns a Via branch with RFC 3261's magic cookie.
     pub fn branch(&mut self) -> String {
         format!("z9hG4bK{}", self.token())
     }
 
-    /// A number in `low..high`; `low` when the range is empty.
+    /// Returns a number in `low..high`, or `low` if the range is empty.
     pub fn range(&mut self, low: u64, high: u64) -> u64 {
         if high <= low { low } else { low + self.next_u64() % (high - low) }
     }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_repeatable_and_does_not_repeat_itself() {
+    fn the_same_key_gives_the_same_distinct_tokens() {
         let (mut a, mut b) = (Random::new([7; 32]), Random::new([7; 32]));
         let tokens: Vec<String> = (0..100).map(|_| a.token()).collect();
         assert!(tokens.iter().all(|t| *t == b.token()));

@@ -1,17 +1,18 @@
-//! One registration (RFC 3261 §10.2) and the watch over its registrar.
+//! One registration (RFC 3261 §10.2) and the monitoring of its registrar.
 //!
 //! ```text
-//!             ┌──────── 5xx, time-out ────────> Waiting (backoff) ──┐
+//!             ┌──────── 5xx, timeout ─────────> Waiting (backoff) ──┐
 //! Registering ┤                                                     ├──> Registering
 //!   ^         └─ wrong password, 403, 404 … ──> Waiting (slow) ─────┘
 //!   │ 200
-//!   v         OPTIONS silent or port unreachable
+//!   v         OPTIONS unanswered or port closed
 //! Registered ──────────────────────────────> Lost: REGISTER once a second
-//!   ^                                          │ any answer
+//!   ^                                          │ 2xx or challenge
 //!   └── Registering (add) <── Removing <───────┘
 //! ```
-//! The way back goes over `Expires: 0` because Asterisk keeps a contact that it found unreachable
-//! unavailable until its next qualify; removing and adding it makes it available at once.
+//! After a loss, the contact is first removed with `Expires: 0`. Asterisk keeps a contact that it
+//! found unreachable marked as unavailable until the next qualify; removing the contact and adding
+//! it again makes it available at once.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -25,58 +26,59 @@ use crate::sip::header::{find_param, parse_number, parse_seconds};
 use crate::sip::message::Message;
 use crate::sip::random::Random;
 
-/// How long an OPTIONS may stay unanswered.
+/// The registrar counts as lost if an OPTIONS stays unanswered for this long.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Interval of REGISTER while the registrar is lost.
+/// Interval between REGISTERs while the registrar is lost.
 const LOST_RETRY: Duration = Duration::from_secs(1);
-/// REGISTERs to a lost registrar between two look-ups of its name.
+/// Number of REGISTERs to a lost registrar between two lookups of its name.
 const LOST_LOOKUP: u32 = 9;
 /// First wait after an error; doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// Wait after a refusal that will not go away by itself.
+/// Wait after a refusal that will not go away without a change of configuration.
 const SLOW_RETRY: Duration = Duration::from_secs(60);
 /// Longest `Retry-After` that is honoured.
 const RETRY_AFTER_MAX_S: u32 = 300;
-/// Refusals of a registrar that was lost that are put down to its start.
+/// Number of 403s and 404s from a lost registrar that are ignored, because it may be starting.
 const STARTING: u32 = 10;
-/// How often credentials are offered in one cycle before they count as wrong.
+/// Number of times that credentials are offered in one cycle before they count as wrong.
 const TRIES: u32 = 2;
 
 #[derive(Clone)]
 pub struct Settings {
-    /// Request-URI: `sip:pbx.example:5060`.
+    /// Request-URI of REGISTER, as in `sip:pbx.example:5060`.
     pub registrar_uri: String,
     pub auth_username: String,
     pub password: SecretString,
-    /// Answer challenges for this realm only.
+    /// If set, only challenges for this realm are answered.
     pub realm: Option<String>,
     pub expires_s: u32,
-    /// Interval of OPTIONS to the registrar; zero = none.
+    /// Interval between OPTIONS to the registrar; zero disables them.
     pub keepalive: Duration,
 }
 
-/// What the rest of the program and the log should know; sent on change only.
+/// The status of the registration, for the log and the rest of the program. Reported only when it
+/// changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
     Registered {
         expires_s: u32,
     },
-    /// The registrar refuses us; another try comes after the wait.
+    /// The registrar refused the REGISTER; the next attempt follows after `retry`.
     Refused {
         code: u16,
         hint: String,
         retry: Duration,
     },
-    /// It answers with an error or not at all.
+    /// The registrar's name cannot be resolved, or it answers with an error or not at all.
     Failing {
         why: String,
     },
-    /// It was there and is silent now.
+    /// The registrar answered before and has stopped answering.
     Lost {
         why: &'static str,
     },
-    /// Another device has registered as the same user.
+    /// Another device is registered as the same user.
     Conflict {
         contact: String,
     },
@@ -90,29 +92,33 @@ pub enum Action {
         authorization: Option<(&'static str, String)>,
     },
     Options,
-    /// Look the registrar's name up again.
+    /// Resolve the registrar's name again.
     Resolve,
     Changed(Status),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// The registrar's address is not known yet, or is being looked up again.
     Idle,
-    /// A REGISTER is out.
+    /// A REGISTER is outstanding.
     Registering,
     Registered {
         refresh: Instant,
     },
+    /// The last attempt failed.
     Waiting {
         until: Instant,
     },
     Lost {
+        /// Time of the next REGISTER.
         next: Instant,
-        /// REGISTERs until the name is looked up again.
+        /// Number of REGISTERs until the name is looked up again.
         lookup_in: u32,
     },
-    /// `Expires: 0` is out, to be followed by a REGISTER.
+    /// A REGISTER with `Expires: 0` is outstanding, to be followed by a normal one.
     Removing,
+    /// A REGISTER with `Expires: 0` is outstanding, after which the registration stops.
     Stopping,
     Stopped,
 }
@@ -120,19 +126,27 @@ enum State {
 pub struct Registration {
     settings: Settings,
     state: State,
+    /// Actions to be returned by [`Registration::poll`].
     actions: VecDeque<Action>,
+    /// The header field for our credentials and the challenge they answer.
     auth: Option<(&'static str, Session)>,
-    /// Credentials refused in this cycle.
+    /// Number of times that our credentials were rejected in this cycle.
     refused: u32,
-    /// 403s and 404s since the registrar was lost.
+    /// Number of 403s and 404s since the registrar was lost.
     refusals_lost: u32,
+    /// Number of `stale=true` challenges in this cycle.
     stale: u32,
+    /// The expiry we ask for; a 423 may raise it.
     expires_s: u32,
+    /// Wait after the next error.
     backoff: Duration,
+    /// The status last reported.
     status: Option<Status>,
+    /// Time of the next OPTIONS.
     keepalive_at: Option<Instant>,
+    /// Time of the first OPTIONS that is still unanswered.
     options_sent: Option<Instant>,
-    /// How the registrar sees us (Via received, rport).
+    /// Our address as the registrar sees it (`received` and `rport` of the Via).
     seen_as: Option<(String, String)>,
 }
 
@@ -171,7 +185,7 @@ impl Registration {
         self.state == State::Stopped
     }
 
-    /// The registrar's address is known (again): start, where nothing is under way.
+    /// Starts to register when the registrar's address is known, unless an attempt is in progress.
     pub fn on_resolved(&mut self, random: &mut Random) {
         if self.state == State::Idle {
             self.register(self.expires_s, random);
@@ -186,11 +200,12 @@ impl Registration {
         }
     }
 
-    /// Sends `Expires: 0` where we are, or may be, registered.
+    /// Sends `Expires: 0` if we are, or may be, registered.
     pub fn stop(&mut self, random: &mut Random) {
         (self.refused, self.stale) = (0, 0);
-        self.quiet();
-        // a REGISTER that is out may have been taken, and a lost registrar may know us still
+        self.stop_keepalive();
+        // an outstanding REGISTER may have been accepted, and a lost registrar may still have our
+        // contact
         let perhaps =
             matches!(self.state, State::Registering | State::Removing | State::Lost { .. });
         if self.is_registered() || perhaps {
@@ -201,7 +216,7 @@ impl Registration {
         }
     }
 
-    /// A final response to one of our REGISTERs.
+    /// Handles a final response to one of our REGISTERs.
     pub fn on_response(
         &mut self,
         now: Instant,
@@ -223,7 +238,7 @@ impl Registration {
                     self.expires_s = minimum.max(20);
                     self.register(self.expires_s, random);
                 }
-                _ => self.refuse(now, code, "423 without a usable Min-Expires".to_owned(), random),
+                _ => self.refuse(now, code, "the 423 has no usable Min-Expires".to_owned(), random),
             },
             // a PBX that is starting may not know its users yet
             403 | 404 if self.is_starting() => {}
@@ -237,7 +252,7 @@ impl Registration {
                 };
                 self.refuse(now, code, hint, random);
             }
-            // still starting: it is asked again in a second
+            // the PBX may still be starting; the next REGISTER follows within a second
             _ if matches!(self.state, State::Lost { .. }) => {}
             _ => {
                 let after = response.get("Retry-After").and_then(parse_seconds).map(|(s, _)| s);
@@ -247,12 +262,12 @@ impl Registration {
                     let asked = Duration::from_secs(u64::from(seconds.min(RETRY_AFTER_MAX_S)));
                     *until = (*until).max(now + asked + jitter);
                 }
-                self.change(Status::Failing { why: format!("the registrar answers {code}") });
+                self.change(Status::Failing { why: format!("the registrar answered {code}") });
             }
         }
     }
 
-    /// No answer to a REGISTER within 64·T1.
+    /// Handles a REGISTER without a response within 64·T1.
     pub fn on_register_timeout(&mut self, now: Instant, random: &mut Random) {
         match self.state {
             State::Registering | State::Removing => {
@@ -264,23 +279,23 @@ impl Registration {
         }
     }
 
-    /// Any answer to our OPTIONS: the registrar is there.
+    /// Handles a response to our OPTIONS. Any response shows that the registrar is running.
     pub fn on_options_answered(&mut self, response: &Message) {
         self.options_sent = None;
         if self.notice_address(response) && matches!(self.state, State::Registered { .. }) {
-            // a NAT in between has given us another port, or we have another address: calls would
-            // go to the old one. The route is looked up again for the Contact's sake
+            // a NAT gave us another port, or our address changed, so calls would go to the old one;
+            // the route is looked up again because the Contact depends on it
             self.state = State::Idle;
             (self.refused, self.stale) = (0, 0);
             self.actions.push_back(Action::Resolve);
         }
     }
 
-    /// ICMP says that nobody listens there.
+    /// Handles an ICMP port unreachable or a failed TCP connection.
     pub fn on_unreachable(&mut self, now: Instant) {
         match self.state {
             State::Lost { .. } | State::Stopped | State::Idle => {}
-            // nobody is there who could still know us
+            // no registrar is running that could still have our contact
             State::Stopping => self.state = State::Stopped,
             _ => self.lose(now, "its port is closed"),
         }
@@ -309,13 +324,13 @@ impl Registration {
         match self.state {
             State::Registered { refresh } if refresh <= now => self.begin(random),
             State::Waiting { until } if until <= now => {
-                // the name may stand for another address by now
+                // the name may resolve to another address by now
                 self.state = State::Idle;
                 self.actions.push_back(Action::Resolve);
             }
             State::Lost { next, lookup_in } if next <= now => {
                 if lookup_in == 0 {
-                    // it may have come back at another address
+                    // the registrar may have come back at another address
                     self.actions.push_back(Action::Resolve);
                 }
                 let lookup_in = lookup_in.checked_sub(1).unwrap_or(LOST_LOOKUP);
@@ -373,11 +388,11 @@ impl Registration {
         let granted = granted(response, contact).unwrap_or(self.expires_s);
         if granted == 0 {
             self.wait(now, random);
-            self.change(Status::Failing { why: "the registrar granted no time".to_owned() });
+            self.change(Status::Failing { why: "the registrar granted an expiry of 0".to_owned() });
             return;
         }
         self.backoff = BACKOFF_MIN;
-        // at 70–80 % of what was granted, so that many registrations do not come at once
+        // a random 70–80 % of the granted time, so that many registrations do not refresh at once
         let part = u64::from(granted) * 1000 * random.range(70, 80) / 100;
         self.state = State::Registered { refresh: now + Duration::from_millis(part) };
         if !self.settings.keepalive.is_zero() && self.keepalive_at.is_none() {
@@ -428,7 +443,7 @@ impl Registration {
         }
         let retry = SLOW_RETRY + Duration::from_millis(random.range(0, 5000));
         self.state = State::Waiting { until: now + retry };
-        self.quiet();
+        self.stop_keepalive();
         self.change(Status::Refused { code, hint, retry: SLOW_RETRY });
     }
 
@@ -441,32 +456,32 @@ impl Registration {
         self.backoff = (base * 2).min(BACKOFF_MAX);
         let jitter = random.range(0, base.as_millis() as u64 / 2);
         self.state = State::Waiting { until: now + base + Duration::from_millis(jitter) };
-        self.quiet();
+        self.stop_keepalive();
     }
 
     fn lose(&mut self, now: Instant, why: &'static str) {
         if matches!(self.state, State::Stopping | State::Stopped) {
             return;
         }
-        self.quiet();
+        self.stop_keepalive();
         self.refusals_lost = 0;
         // the first REGISTER goes out at once
         self.state = State::Lost { next: now, lookup_in: LOST_LOOKUP };
         self.change(Status::Lost { why });
     }
 
-    /// For the first refusals after the registrar was lost.
+    /// Counts a 403 or 404. True for the first ones after the registrar was lost.
     fn is_starting(&mut self) -> bool {
         self.refusals_lost += 1;
         matches!(self.state, State::Lost { .. }) && self.refusals_lost <= STARTING
     }
 
-    /// No keepalive until we are registered again.
-    fn quiet(&mut self) {
+    /// Sends no OPTIONS until we are registered again.
+    fn stop_keepalive(&mut self) {
         (self.keepalive_at, self.options_sent) = (None, None);
     }
 
-    /// True when the registrar sees us at another address than before.
+    /// Stores our address as the registrar sees it. Returns true if it changed.
     fn notice_address(&mut self, response: &Message) -> bool {
         let Some(via) = response.top_via() else { return false };
         let value = |name| find_param(&via.params, name).unwrap_or("").to_owned();
@@ -476,9 +491,10 @@ impl Registration {
         moved
     }
 
+    /// Reports a new status.
     fn change(&mut self, status: Status) {
         let same = match (&self.status, &status) {
-            // a try after another: one line is enough
+            // one log line is enough for repeated attempts
             (Some(Status::Refused { code: a, .. }), Status::Refused { code: b, .. }) => a == b,
             (Some(Status::Registered { .. }), Status::Registered { .. }) => true,
             (Some(before), after) => before == after,

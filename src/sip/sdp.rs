@@ -1,4 +1,4 @@
-//! Offer and answer for one audio stream (RFC 4566, RFC 3264): PCMU, PCMA and telephone-event.
+//! SDP offer and answer for one audio stream (RFC 4566, RFC 3264): PCMU, PCMA and telephone-event.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::{IpAddr, SocketAddr};
@@ -58,7 +58,7 @@ impl Direction {
         }
     }
 
-    /// The same stream from the other side.
+    /// Returns the direction as seen from the other side.
     pub fn reversed(self) -> Direction {
         match self {
             Direction::SendOnly => Direction::RecvOnly,
@@ -68,20 +68,22 @@ impl Direction {
     }
 }
 
-/// What the peer's SDP says about the one audio stream that we take.
+/// The peer's side of the audio stream, from its SDP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
-    /// Where our RTP goes.
+    /// Destination of our RTP.
     pub rtp: SocketAddr,
+    /// Destination of our RTCP.
     pub rtcp: SocketAddr,
     pub codec: Codec,
     pub payload_type: u8,
-    /// telephone-event/8000, where offered (RFC 4733).
+    /// Payload type of telephone-event/8000, if offered (RFC 4733).
     pub dtmf_payload_type: Option<u8>,
-    /// As the peer sees it; `Inactive` also for `c=0.0.0.0` (RFC 2543 hold).
+    /// Direction from the peer's point of view; `Inactive` also for `c=0.0.0.0` (RFC 2543 hold).
     pub direction: Direction,
-    /// Which of the m= lines it is, and how many there are with their own text for the answer.
+    /// Index of the audio stream in `lines`.
     index: usize,
+    /// Media, protocol and formats of each m= line, which the answer repeats.
     lines: Vec<(String, String, String)>,
 }
 
@@ -95,7 +97,7 @@ pub enum SdpError {
     Address,
 }
 
-/// Our side of the stream.
+/// Our side of the audio stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Local {
     pub rtp: SocketAddr,
@@ -104,10 +106,10 @@ pub struct Local {
 }
 
 impl Remote {
-    /// Reads an offer or an answer.
+    /// Parses an offer or an answer.
     ///
     /// # Errors
-    /// [`SdpError`]; all are answered with 488.
+    /// Returns an [`SdpError`], which is answered with 488.
     pub fn parse(body: &[u8]) -> Result<Remote, SdpError> {
         let session = Session::parse(body).map_err(|_| SdpError::Syntax)?;
         let lines: Vec<(String, String, String)> = session
@@ -126,9 +128,9 @@ impl Remote {
         Err(error)
     }
 
-    /// Whether RTP may be sent there: nothing unspecified, multicast or link-local, and loopback
-    /// only when the PBX itself is on loopback (else an SDP could aim our RTP at this host's
-    /// services).
+    /// True if RTP may be sent to this address. Multicast, broadcast and link-local addresses are
+    /// refused, and loopback unless the PBX itself is on loopback (otherwise an SDP could aim our
+    /// RTP at services on this host). An unspecified address is accepted only on hold.
     pub fn is_acceptable(&self, signalling: IpAddr) -> bool {
         let ip = self.rtp.ip();
         if ip.is_unspecified() {
@@ -141,17 +143,18 @@ impl Remote {
         !link_local && !ip.is_multicast() && (!ip.is_loopback() || signalling.is_loopback())
     }
 
-    /// Whether RTP of the peer's is to be expected.
+    /// True if we can expect RTP from the peer.
     pub fn sends_audio(&self) -> bool {
         matches!(self.direction, Direction::SendRecv | Direction::SendOnly)
     }
 
-    /// Whether the peer wants to hear us.
+    /// True if the peer accepts audio from us.
     pub fn wants_audio(&self) -> bool {
         matches!(self.direction, Direction::SendRecv | Direction::RecvOnly)
     }
 
-    /// The answer to this offer: the same m= lines, all but ours refused (RFC 3264 §6).
+    /// Returns the answer to this offer: the same m= lines, all rejected except the audio stream
+    /// (RFC 3264 §6).
     pub fn answer(&self, local: &Local) -> String {
         let mut out = session_part(local);
         for (i, (media, proto, fmt)) in self.lines.iter().enumerate() {
@@ -166,14 +169,14 @@ impl Remote {
     }
 }
 
-/// Our offer: both codecs, PCMU first (for INVITEs and re-INVITEs without SDP, and for calls we
-/// make).
+/// Returns our offer, for INVITEs and re-INVITEs that arrive without SDP and for outgoing calls.
+/// `codecs` are in order of preference.
 pub fn offer(local: &Local, codecs: &[Codec]) -> String {
     let codecs: Vec<(Codec, u8)> = codecs.iter().map(|c| (*c, c.payload_type())).collect();
     session_part(local) + &audio_part(local, &codecs, Some(101), Direction::SendRecv)
 }
 
-/// All codecs that we speak, in our order of preference.
+/// All codecs we support, in our order of preference.
 pub fn all_codecs() -> &'static [Codec] {
     &Codec::ALL
 }
@@ -206,13 +209,13 @@ fn audio_part(
     out + &format!("a=ptime:20\r\na={}\r\n", direction.name())
 }
 
-/// What one audio m= section says; `index` and `lines` are the caller's to fill.
+/// Reads one audio m= section; the caller fills in `index` and `lines`.
 fn audio(session: &Session, media: &Media) -> Result<Remote, SdpError> {
     let connection = media.connections.first().or(session.connection.as_ref());
     let address = connection.ok_or(SdpError::Address)?.connection_address.as_str();
     let ip: IpAddr =
         address.split('/').next().unwrap_or("").parse().map_err(|_| SdpError::Address)?;
-    // an IPv4-mapped address is judged, and sent to, as what it stands for
+    // an IPv4-mapped address is checked and used as the IPv4 address in it
     let ip = ip.to_canonical();
     let types: Vec<u8> =
         media.fmt.split_ascii_whitespace().filter_map(|t| t.parse().ok()).collect();
@@ -226,7 +229,7 @@ fn audio(session: &Session, media: &Media) -> Result<Remote, SdpError> {
         Some(name) => matches!(name.strip_prefix(codec.name()), Some("/8000" | "/8000/1")),
         None => pt == codec.payload_type(),
     };
-    // our order of preference, not the offer's: mu-law passes through untouched
+    // our order of preference, not the offer's, because mu-law passes through unchanged
     let pick = |codec: Codec| types.iter().find(|pt| is_codec(**pt, codec)).map(|pt| (codec, *pt));
     let (codec, payload_type) =
         Codec::ALL.into_iter().find_map(pick).ok_or(SdpError::NoCommonCodec)?;
@@ -249,14 +252,15 @@ fn audio(session: &Session, media: &Media) -> Result<Remote, SdpError> {
     })
 }
 
-/// `a=rtcp:PORT [IN IP4 ADDRESS]` (RFC 3605), else the port after RTP's.
+/// Returns the port of `a=rtcp:PORT [IN IP4 ADDRESS]` (RFC 3605), or else the port after RTP's,
+/// at RTP's address.
 fn rtcp_address(media: &Media, rtp: SocketAddr) -> SocketAddr {
     let default = SocketAddr::new(rtp.ip(), rtp.port().saturating_add(1));
     let attribute = media.attributes.iter().find(|a| a.attribute == "rtcp");
     let Some(value) = attribute.and_then(|a| a.value.as_deref()) else { return default };
     let mut words = value.split_ascii_whitespace();
     let port = words.next().and_then(|p| p.parse().ok()).unwrap_or(default.port());
-    // RTCP elsewhere than RTP is not followed: an address needs the same checks as RTP's
+    // an RTCP address other than RTP's is ignored, because it would need the same checks
     SocketAddr::new(rtp.ip(), port)
 }
 
@@ -278,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_asterisk() {
+    fn answers_an_offer_from_asterisk() {
         let remote = parse(ASTERISK).unwrap();
         assert_eq!((remote.codec, remote.payload_type), (Codec::Pcmu, 0));
         assert_eq!(remote.dtmf_payload_type, Some(101));
@@ -302,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn other_lines_are_refused_in_place() {
+    fn other_media_lines_are_rejected_in_place() {
         let video = "m=video 4000 RTP/AVP 97\r\na=rtpmap:97 H264/90000\r\n";
         let (head, audio) = ASTERISK.split_once("m=audio").unwrap();
         let remote = parse(&format!("{head}{video}m=audio{audio}")).unwrap();
@@ -312,9 +316,9 @@ mod tests {
         assert!(v < a);
     }
 
-    /// Offers that are unusual but fine, and those that are not.
+    /// Unusual offers, with the error for those that are not acceptable.
     #[test]
-    fn offers() {
+    fn unusual_offers() {
         let table: [(&str, &str, Option<SdpError>); 12] = [
             ("8 0 101", "8 101", None),
             ("8 0 101", "0", None),
@@ -338,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_addresses() {
+    fn unsafe_media_addresses_are_not_acceptable() {
         let pbx = "10.0.0.2".parse().unwrap();
         for ip in ["224.1.1.1", "127.0.0.1", "169.254.1.1", "255.255.255.255"] {
             let remote = parse(&ASTERISK.replace("c=IN IP4 10.0.0.2", &format!("c=IN IP4 {ip}")));
@@ -350,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn own_offer_can_be_read_back() {
+    fn our_own_offer_can_be_parsed() {
         let text = offer(&local(), all_codecs());
         assert_eq!(parse(&text).unwrap().rtp, local().rtp);
         let v6 = Local { rtp: "[::1]:20002".parse().unwrap(), ..local() };

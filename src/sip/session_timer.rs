@@ -1,4 +1,4 @@
-//! Session timers (RFC 4028): who refreshes, when, and when a session is given up.
+//! Session timers (RFC 4028): the refresher, the time of the refresh, and the expiry.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::sip::header::{find_param, parse_number, parse_seconds};
 use crate::sip::message::Message;
 
-/// The smallest interval that we accept (RFC 4028 §5 recommends at least 90 s).
+/// Smallest session interval we accept, in seconds (RFC 4028 §5 recommends at least 90 s).
 pub const MIN_SE: u32 = 90;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,21 +19,22 @@ pub enum Refresher {
 pub struct SessionTimer {
     pub interval_s: u32,
     pub refresher: Refresher,
-    /// When the last refresh was.
+    /// Time of the last refresh.
     since: Instant,
+    /// Time of the next attempt, after a refresh that failed.
     retry_at: Option<Instant>,
 }
 
-/// What an INVITE or UPDATE asks for.
+/// The session timer that an INVITE or UPDATE asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {
     Nothing,
-    /// Answer 422 with `Min-SE`.
+    /// The interval is below [`MIN_SE`]: answer 422 with `Min-SE`.
     TooSmall,
     Timer(SessionTimer),
 }
 
-/// What a timer asks for.
+/// The action that is due when a timer fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
     Nothing,
@@ -42,8 +43,8 @@ pub enum Due {
 }
 
 impl SessionTimer {
-    /// Reads an incoming request. `was` is the dialog's timer so far: a refresh keeps the roles
-    /// where it does not name a refresher.
+    /// Reads the timer from an incoming request. `was` is the dialog's present timer: a refresh
+    /// that names no refresher keeps the roles.
     pub fn asked(request: &Message, was: Option<&SessionTimer>, now: Instant) -> Asked {
         let Some(value) = request.get("Session-Expires") else { return Asked::Nothing };
         let Some((interval_s, params)) = parse_seconds(value) else { return Asked::Nothing };
@@ -58,7 +59,7 @@ impl SessionTimer {
         Asked::Timer(SessionTimer { interval_s, refresher, since: now, retry_at: None })
     }
 
-    /// Reads a 2xx to our own INVITE, re-INVITE or UPDATE: there `uac` is us.
+    /// Reads the timer from a 2xx to our INVITE, re-INVITE or UPDATE, where we are the `uac`.
     pub fn from_response(response: &Message, now: Instant) -> Option<SessionTimer> {
         let (interval_s, params) = parse_seconds(response.get("Session-Expires")?)?;
         let peer = find_param(&params, "refresher") == Some("uas");
@@ -71,7 +72,7 @@ impl SessionTimer {
         })
     }
 
-    /// Adds what a 2xx to the peer's request must say (RFC 4028 §9).
+    /// Adds the header fields required in a 2xx to the peer's request (RFC 4028 §9).
     pub fn add_to_response(&self, response: &mut Message) {
         match self.refresher {
             Refresher::Us => {
@@ -84,7 +85,7 @@ impl SessionTimer {
         }
     }
 
-    /// Adds what our refresh must say: we stay the refresher.
+    /// Adds the header fields required in our refresh, in which we remain the refresher.
     pub fn add_to_request(&self, request: &mut Message) {
         request.push("Session-Expires", format!("{};refresher=uac", self.interval_s));
         request.push("Min-SE", MIN_SE.to_string());
@@ -94,7 +95,8 @@ impl SessionTimer {
         (self.since, self.retry_at) = (now, None);
     }
 
-    /// After a 422 to our refresh (RFC 4028 §7.3). False when that asks for nothing longer.
+    /// Raises the interval to the Min-SE of a 422 to our refresh (RFC 4028 §7.3), up to one day.
+    /// Returns false if that is not longer than the present interval.
     pub fn raise_to(&mut self, response: &Message) -> bool {
         let minimum = response.get("Min-SE").and_then(|v| parse_number(v.split(';').next()?));
         let minimum = minimum.unwrap_or(0).min(86_400);
@@ -103,7 +105,8 @@ impl SessionTimer {
         raised
     }
 
-    /// After a refresh that failed for a while (491): try again soon; the expiry stays where it is.
+    /// Schedules another attempt after a refresh that failed, for instance with 491. The expiry
+    /// does not change.
     pub fn postpone(&mut self, now: Instant) {
         self.retry_at = Some(now + Duration::from_secs(3));
     }
@@ -113,7 +116,8 @@ impl SessionTimer {
         self.retry_at.map_or(half, |retry| retry.max(half))
     }
 
-    /// A little before the interval ends (RFC 4028 §10): a third of it, at most 32 s.
+    /// Returns the time at which the session expires: before the end of the interval (RFC 4028
+    /// §10), by a third of it but at most 32 s.
     pub fn expires_at(&self) -> Instant {
         let interval = Duration::from_secs(u64::from(self.interval_s));
         self.since + interval - (interval / 3).min(Duration::from_secs(32))
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn refresh_at_half_and_give_up_before_the_end() {
+    fn refreshes_at_half_the_interval_and_expires_before_its_end() {
         let now = start();
         let at = |s| now + Duration::from_secs(s);
         let ours =

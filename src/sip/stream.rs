@@ -1,21 +1,22 @@
-//! Cuts messages out of a TCP stream by Content-Length (RFC 3261 §18.3), with limits.
+//! Splits a TCP stream into messages by Content-Length (RFC 3261 §18.3), with a size limit.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::sip::header::{full_name, parse_number};
 use crate::sip::message::MAX_MESSAGE_BYTES;
 
-/// The stream cannot be followed any longer: close the connection.
+/// The stream can no longer be split into messages; the connection must be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
     #[error("a message is larger than 65,535 bytes")]
     TooLarge,
-    #[error("a message has no usable Content-Length")]
+    #[error("a message's Content-Length is missing, repeated or not a number")]
     NoLength,
 }
 
-/// What arrived and is not yet a whole message.
+/// Collects bytes from the stream until they form a complete message.
 #[derive(Debug, Default)]
 pub struct Framer {
+    /// Bytes received after the last message returned.
     buffer: Vec<u8>,
 }
 
@@ -24,16 +25,16 @@ impl Framer {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Whether nothing of a next message has come yet.
+    /// True if no bytes of the next message have arrived.
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    /// The next whole message, if there is one. Keep-alive line breaks between messages
+    /// Returns the next complete message, if there is one. Keep-alive line breaks between messages
     /// (RFC 5626 §3.5.1) are skipped.
     ///
     /// # Errors
-    /// [`StreamError`] when the stream is lost.
+    /// Returns a [`StreamError`] if the stream can no longer be split into messages.
     pub fn next_message(&mut self) -> Result<Option<Vec<u8>>, StreamError> {
         let breaks = self.buffer.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
         self.buffer.drain(..breaks);
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_byte_at_a_time_and_two_at_once() {
+    fn splits_single_bytes_and_two_messages_at_once() {
         let one = b"BYE sip:a@b SIP/2.0\r\nl: 3\r\n\r\nabc";
         let mut framer = Framer::default();
         let mut found = 0;
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn limits() {
+    fn a_bad_length_or_a_large_message_is_an_error() {
         let table: [(&[u8], StreamError); 4] = [
             (b"BYE sip:a@b SIP/2.0\r\n\r\n", StreamError::NoLength),
             (b"BYE sip:a@b SIP/2.0\r\nl: 1\r\nContent-Length: 2\r\n\r\n", StreamError::NoLength),

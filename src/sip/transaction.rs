@@ -1,16 +1,16 @@
 //! The four transaction state machines (RFC 3261 §17, with RFC 6026's Accepted state).
 //!
-//! Pure: each takes `now` and says what to do. Timer letters are the RFC's.
+//! Pure: each takes `now` and returns the action that is due. Timer letters are the RFCs'.
 //!
 //! ```text
 //! INVITE server:      Proceeding ──2xx──> Accepted ──L──> Terminated
 //!                         └──3xx-6xx──> Completed ──ACK──> Confirmed ──I──> Terminated
-//!                                        (G: resend, H: give up)
+//!                                        (G: resend, H: time out)
 //! non-INVITE server:  Trying ──1xx──> Proceeding ──final──> Completed ──J──> Terminated
 //! INVITE client:      Calling ──1xx──> Proceeding ──2xx──> Accepted ──M──> Terminated
-//!                       (A: resend, B: give up)  └──3xx-6xx──> Completed ──D──> Terminated
+//!                       (A: resend, B: time out) └──3xx-6xx──> Completed ──D──> Terminated
 //! non-INVITE client:  Trying ──1xx──> Proceeding ──final──> Completed ──K──> Terminated
-//!                       (E: resend, F: give up)
+//!                       (E: resend, F: time out)
 //! ```
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -18,13 +18,13 @@ use std::time::{Duration, Instant};
 
 use crate::sip::message::Message;
 
-/// Round-trip estimate (RFC 3261 §17.1.1.1).
+/// Estimated round-trip time (RFC 3261 §17.1.1.1).
 pub const T1: Duration = Duration::from_millis(500);
-/// Longest retransmission interval of requests other than INVITE and of responses to INVITE.
+/// Maximum retransmission interval for requests other than INVITE and for responses to INVITE.
 pub const T2: Duration = Duration::from_secs(4);
-/// How long a message stays in the network.
+/// Maximum time a message remains in the network.
 pub const T4: Duration = Duration::from_secs(5);
-/// Timers B, F, H, J, L, M and the wait for an ACK.
+/// 64·T1: timers B, D, F, H, J, L and M, and the wait for the ACK of a 2xx.
 pub const T1_64: Duration = Duration::from_secs(32);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,21 +38,25 @@ pub enum State {
     Terminated,
 }
 
-/// What a timer asks for.
+/// The action that is due when a timer fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
     Nothing,
-    /// Send the last message once more.
+    /// Retransmit the last message.
     Resend,
-    /// No answer within 64·T1: for a client 408, for an INVITE server a missing ACK.
+    /// 64·T1 passed without a final response (for a client, the same as a 408) or without an ACK
+    /// (for an INVITE server).
     TimedOut,
 }
 
-/// Retransmission: interval doubles up to a limit.
+/// A retransmission timer, whose interval doubles up to a limit.
 #[derive(Debug, Clone, Copy)]
 struct Resend {
+    /// Time of the next retransmission.
     at: Instant,
+    /// Present interval.
     interval: Duration,
+    /// Maximum interval.
     limit: Duration,
 }
 
@@ -67,15 +71,19 @@ impl Resend {
     }
 }
 
-/// A server transaction, INVITE or not.
+/// A server transaction, for an INVITE or another request.
 #[derive(Debug)]
 pub struct Server {
+    /// True if the request is an INVITE.
     invite: bool,
+    /// True if the transport is reliable.
     reliable: bool,
     pub state: State,
     /// The last response, for retransmissions.
     response: Option<Vec<u8>>,
+    /// Timer G.
     resend: Option<Resend>,
+    /// Timer H, I, J or L.
     end: Option<Instant>,
 }
 
@@ -85,7 +93,7 @@ impl Server {
         Server { invite, reliable, state, response: None, resend: None, end: None }
     }
 
-    /// Takes a response to be sent now; the caller sends it.
+    /// Handles a response; the caller sends it.
     pub fn respond(&mut self, now: Instant, code: u16, bytes: &[u8]) {
         self.response = Some(bytes.to_vec());
         if code < 200 {
@@ -94,7 +102,8 @@ impl Server {
             self.state = State::Completed;
             self.end = Some(if self.reliable { now } else { now + T1_64 }); // J
         } else if code < 300 {
-            // the dialog resends 2xx until the ACK; we only absorb the INVITE's retransmissions
+            // the dialog resends the 2xx until the ACK; the transaction only absorbs retransmitted
+            // INVITEs
             self.state = State::Accepted;
             self.end = Some(now + T1_64); // L
         } else {
@@ -104,7 +113,7 @@ impl Server {
         }
     }
 
-    /// What to send again when the request arrives again.
+    /// Returns the response to resend for a retransmitted request.
     pub fn on_retransmission(&self) -> Option<&[u8]> {
         match self.state {
             State::Proceeding | State::Completed => self.response.as_deref(),
@@ -112,7 +121,7 @@ impl Server {
         }
     }
 
-    /// An ACK for a response of 300 or more.
+    /// Handles the ACK for a response of 300 or above.
     pub fn on_ack(&mut self, now: Instant) {
         if self.invite && self.state == State::Completed {
             self.state = State::Confirmed;
@@ -140,14 +149,19 @@ impl Server {
     }
 }
 
-/// A client transaction, INVITE or not. The caller has sent the request.
+/// A client transaction, for an INVITE or another request. The caller sends the request.
 #[derive(Debug)]
 pub struct Client {
+    /// True if the request is an INVITE.
     invite: bool,
+    /// True if the transport is reliable.
     reliable: bool,
     pub state: State,
+    /// The request, for retransmissions.
     pub request: Vec<u8>,
+    /// Timer A or E.
     resend: Option<Resend>,
+    /// Timer B, D, F, K or M.
     end: Option<Instant>,
 }
 
@@ -164,8 +178,8 @@ impl Client {
         }
     }
 
-    /// A response has come. True when the user should see it: retransmitted finals are absorbed,
-    /// but not 2xx to INVITE, each of which wants its ACK (RFC 6026 §7.2).
+    /// Handles a response. Returns true if it goes to the transaction user: retransmitted final
+    /// responses are absorbed, except a 2xx to INVITE, each of which needs an ACK (RFC 6026 §7.2).
     pub fn on_response(&mut self, now: Instant, code: u16) -> bool {
         let open = matches!(self.state, State::Calling | State::Trying | State::Proceeding);
         if code < 200 {
@@ -199,8 +213,8 @@ impl Client {
         }
     }
 
-    /// A CANCEL is out: an INVITE that has seen a 1xx has no timer, but the peer need not answer it
-    /// any more (RFC 3261 §9.1).
+    /// Starts a timer of 64·T1 once a CANCEL is sent, because an INVITE that received a 1xx has
+    /// none and the peer may never send a final response (RFC 3261 §9.1).
     pub fn cancelled(&mut self, now: Instant) {
         if self.state == State::Proceeding {
             self.end.get_or_insert(now + T1_64);
@@ -236,18 +250,21 @@ fn resend_due(resend: &mut Option<Resend>, now: Instant) -> Due {
     }
 }
 
-/// Resends a 2xx to INVITE until its ACK comes (RFC 3261 §13.3.1.4).
+/// Resends a 2xx to INVITE until its ACK arrives (RFC 3261 §13.3.1.4).
 #[derive(Debug)]
 pub struct AwaitAck {
-    /// The INVITE's number, which its ACK shares.
+    /// CSeq number of the INVITE, which its ACK shares.
     cseq: Option<u32>,
+    /// The 2xx.
     pub response: Vec<u8>,
+    /// Time of the next retransmission.
     resend: Resend,
+    /// Time at which the wait for the ACK ends.
     end: Instant,
 }
 
 impl AwaitAck {
-    /// On every transport: the ACK of a 2xx is end to end.
+    /// Starts resending, on reliable transports too, because the ACK of a 2xx is end to end.
     pub fn new(now: Instant, invite: &Message, response: Vec<u8>) -> AwaitAck {
         let cseq = invite.cseq().map(|(number, _)| number);
         AwaitAck { cseq, response, resend: Resend::start(now, T2), end: now + T1_64 }
@@ -278,7 +295,7 @@ mod tests {
     use super::*;
     use crate::testing::start;
 
-    /// Runs the timers until the end: when something was due, in ms.
+    /// Runs the timers until none is left. Returns each action that was due and its time in ms.
     macro_rules! timeline {
         ($machine:expr, $t0:expr) => {{
             let mut seen = Vec::new();
@@ -311,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_follow_timers_a_b_and_e_f() {
+    fn clients_use_timers_a_b_e_and_f() {
         let t0 = start();
         let mut invite = Client::new(t0, true, false, Vec::new());
         let times: Vec<u64> = timeline!(invite, t0).iter().map(|(t, _)| *t).collect();
@@ -324,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn final_responses_are_seen_once_but_2xx_to_invite_each_time() {
+    fn final_responses_are_passed_on_once_but_a_2xx_to_invite_each_time() {
         let t0 = start();
         let mut options = Client::new(t0, false, false, Vec::new());
         assert!(options.on_response(t0, 100) && options.on_response(t0, 200));
@@ -336,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_2xx_is_resent_from_t1_to_t2() {
+    fn a_2xx_is_resent_at_intervals_from_t1_to_t2() {
         let t0 = start();
         let mut wait = AwaitAck::new(t0, &Message::request("INVITE", "sip:a"), Vec::new());
         let mut times = Vec::new();

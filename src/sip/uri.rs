@@ -1,10 +1,11 @@
-//! SIP URIs (RFC 3261 §19.1), strict where leniency would let two parties read one URI differently.
+//! SIP URIs (RFC 3261 §19.1). Parsing is strict wherever leniency would let two parties read the
+//! same URI differently.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Why a URI could not be used; `Scheme` is answered with 416, `Syntax` with 400.
+/// The reason a URI was rejected. `Scheme` is answered with 416, `Syntax` with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UriError {
     #[error("URI scheme is not sip or sips")]
@@ -20,7 +21,7 @@ pub enum Host {
 }
 
 impl Host {
-    /// `example.com`, `192.0.2.1` or `[2001:db8::1]`.
+    /// Parses `example.com`, `192.0.2.1` or `[2001:db8::1]`.
     pub fn parse(text: &str) -> Option<Host> {
         if let Some(inner) = text.strip_prefix('[') {
             let ip: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
@@ -29,7 +30,7 @@ impl Host {
         if let Ok(ip) = text.parse() {
             return match ip {
                 IpAddr::V4(_) => Some(Host::Ip(ip)),
-                // RFC 5118 §4.1: an IPv6 reference needs its brackets
+                // RFC 5118 §4.1: an IPv6 reference must be in brackets
                 IpAddr::V6(_) => None,
             };
         }
@@ -55,7 +56,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// `host[:port]`, brackets round IPv6.
+/// Parses `host[:port]`, with IPv6 addresses in brackets.
 pub fn parse_host_port(text: &str) -> Option<(Host, Option<u16>)> {
     let split = match text.rfind(']') {
         Some(end) => text[end..].find(':').map(|i| end + i),
@@ -74,12 +75,12 @@ pub type Param = (String, Option<String>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uri {
     pub secure: bool,
-    /// As written, escapes kept; [`Uri::user_text`] undoes them.
+    /// The user as written, with its %-escapes; [`Uri::user_text`] decodes them.
     pub user: Option<String>,
     pub host: Host,
     pub port: Option<u16>,
     pub params: Vec<Param>,
-    /// What stood after `?`, if anything.
+    /// The header fields after `?`, if any.
     pub headers: Option<String>,
 }
 
@@ -100,7 +101,7 @@ impl Uri {
         {
             return Err(UriError::Syntax);
         }
-        // userinfo may hold ';' and '?', so the '@' is looked for first
+        // userinfo may contain ';' and '?', so split at the '@' first
         let (user, rest) = match rest.rsplit_once('@') {
             Some(("", _)) => return Err(UriError::Syntax),
             Some((user, rest)) if !user.contains('@') => (Some(user), rest),
@@ -119,7 +120,7 @@ impl Uri {
         Ok(Uri { secure, user, host, port, params, headers })
     }
 
-    /// The user part with %-escapes undone (lossy where they are not UTF-8).
+    /// Returns the user part with its %-escapes decoded (lossily if they are not UTF-8).
     pub fn user_text(&self) -> Option<String> {
         self.user.as_deref().map(unescape)
     }
@@ -152,7 +153,7 @@ impl fmt::Display for Uri {
     }
 }
 
-/// `name` or `name=value` without quotes.
+/// Parses `name` or `name=value`, without quotes.
 fn parse_param(text: &str) -> Option<Param> {
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, Some(value.to_owned())),
@@ -170,7 +171,7 @@ fn escapes_ok(text: &str) -> bool {
     })
 }
 
-/// Undoes %-escapes; `text` has well-formed ones only.
+/// Decodes %-escapes, which [`escapes_ok`] has checked.
 fn unescape(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let bytes = text.as_bytes();
@@ -191,7 +192,7 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Escapes what may not stand in a user part (RFC 3261 §25.1, `user`).
+/// Escapes the characters that are not allowed in a user part (RFC 3261 §25.1, `user`).
 pub fn escape_user(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -209,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_all_parts() {
+    fn parses_all_components() {
         let uri = Uri::parse("sips:al%69ce;x?y:pw@[2001:db8::10]:5070;transport=tcp;lr").unwrap();
         assert!(uri.secure);
         assert_eq!(uri.user_text().unwrap(), "alice;x?y");
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_cannot_be_one() {
+    fn rejects_malformed_uris() {
         for bad in [
             "sip:",
             "sip:@host",
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_a_user() {
+    fn escapes_a_user_part() {
         assert_eq!(escape_user("a b@c%"), "a%20b%40c%25");
     }
 }

@@ -17,30 +17,31 @@ use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Uri};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, error::UrlError};
 
-use crate::stream::twilio;
+use crate::stream::dialect::Dialect;
 use crate::stream::wire::Wire;
 use crate::tls::{TlsError, client_config};
 
-/// Non-blocking: whoever has it asks the kernel when there is something to do.
+/// A non-blocking socket; its owner asks the kernel when it is ready.
 pub type Socket = tungstenite::WebSocket<Wire>;
 
-/// What the kernel may hold of our messages: so little that a slow AI shows soon, in our own queue,
-/// where the oldest audio can still be dropped. The kernel doubles it.
+/// Send buffer in the kernel, which doubles this value. It is small so that a slow AI soon shows in
+/// our own queue, where the oldest audio can still be dropped.
 const SEND_BUFFER_BYTES: u32 = 8 * 1024;
-/// Data unacknowledged for so long means that the AI's host is gone.
+/// If data is unacknowledged for this long, the AI's host is gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
-/// Ten minutes of audio in one message, in base64, and some air.
+/// Ten minutes of audio in one message, in base64, with room to spare.
 pub const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
-/// How long one of several addresses is waited for.
+/// Time limit for one of several addresses, apart from the last.
 const OTHERS_WAIT: Duration = Duration::from_millis(400);
 /// Pause between two attempts.
 const RETRY: Duration = Duration::from_millis(250);
-/// An AI that is restarted is back within so long, or a human is the better answer.
+/// An AI that restarts is back within this time; otherwise the caller is better off with a human.
 const RETRY_FOR: Duration = Duration::from_millis(600);
 
-/// Where the AI is and how it is reached.
+/// The AI's address, and how to connect to it.
 #[derive(Clone)]
 pub struct Target {
+    pub dialect: Dialect,
     url: String,
     host: String,
     port: u16,
@@ -63,12 +64,13 @@ pub enum TargetError {
 /// Options of [`Target::new`].
 #[derive(Debug, Clone, Default)]
 pub struct TargetOptions {
+    pub dialect: Dialect,
     pub headers: Vec<(String, String)>,
-    /// Signs the handshake as Twilio does.
+    /// Signs the handshake, where the dialect has a signature.
     pub auth_token: Option<String>,
-    /// PEM file with the only CA to be trusted; default: the system's.
+    /// PEM file with the only trusted CA; by default, the system's CAs are trusted.
     pub ca_file: Option<String>,
-    /// Name for SNI and certificate, when it is not the URL's host.
+    /// Name for SNI and the certificate, if it is not the URL's host.
     pub tls_server_name: Option<String>,
 }
 
@@ -90,7 +92,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether the next attempt may do better: not after a refusal that will stay one.
+    /// Returns true if another attempt may succeed, and false for a lasting refusal.
     fn may_pass(&self) -> bool {
         match self {
             ConnectError::Dns(..) | ConnectError::Tcp(..) => true,
@@ -102,7 +104,7 @@ impl ConnectError {
 
 impl Target {
     /// # Errors
-    /// [`TargetError`] says which part of the configuration is wrong.
+    /// Returns a [`TargetError`] for the part of the configuration that is invalid.
     pub fn new(url: &str, options: &TargetOptions) -> Result<Target, TargetError> {
         let bad_url = || TargetError::Url(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| bad_url())?;
@@ -124,17 +126,17 @@ impl Target {
                 Some((Arc::new(client_config(options.ca_file.as_deref())?), server))
             }
         };
-        Ok(Target { url: url.to_owned(), host, port, tls, request })
+        Ok(Target { dialect: options.dialect, url: url.to_owned(), host, port, tls, request })
     }
 
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Dials, again and again where that may help, for at most `limit` in all.
+    /// Connects within `limit`, and retries where that may help.
     ///
     /// # Errors
-    /// The last attempt's [`ConnectError`].
+    /// Returns the [`ConnectError`] of the last attempt, or a timeout.
     pub async fn connect(&self, limit: Duration) -> Result<Socket, ConnectError> {
         let begin = Instant::now();
         let deadline = begin + limit;
@@ -164,7 +166,7 @@ impl Target {
         let mut last = dns("no address".to_owned());
         let count = addresses.len();
         for (n, address) in addresses.into_iter().enumerate() {
-            // a dead address must leave time for the next
+            // an address that does not respond must leave time for the next
             let share = if n + 1 < count { OTHERS_WAIT } else { Duration::MAX };
             let stream = match timeout(share, tcp(address)).await {
                 Ok(stream) => stream,
@@ -178,7 +180,8 @@ impl Target {
         Err(last)
     }
 
-    /// What is sent at once by a quick server, right behind its answer, stays in the `Wire`.
+    /// Performs the TLS and WebSocket handshakes. Data that a quick server sends right behind its
+    /// response stays in the `Wire`.
     async fn handshake(&self, stream: TcpStream) -> Result<Socket, ConnectError> {
         let failed = |error: io::Error| ConnectError::Handshake(error.to_string());
         let stream = stream.into_std().map_err(failed)?;
@@ -191,7 +194,7 @@ impl Target {
             }
             ready(&watched, &mut wire).await.map_err(ConnectError::Tls)?;
         }
-        // it reads seldom (see socket), and the default would be 128 KiB a call
+        // the library rarely reads (see socket), and its default would be 128 KiB per call
         let config = WebSocketConfig::default()
             .read_buffer_size(1024)
             .write_buffer_size(0)
@@ -215,14 +218,15 @@ impl Target {
     }
 }
 
-/// Waits until what has stopped can go on. `watched` is the same connection, known to the reactor.
+/// Waits until a handshake that would block can continue. `watched` is the same connection,
+/// registered with the reactor.
 async fn ready(watched: &TcpStream, wire: &mut Wire) -> io::Result<()> {
     let interest = match wire.tcp().blocked_on_write {
         true => Interest::WRITABLE,
         false => Interest::READABLE,
     };
     watched.ready(interest).await?;
-    // forgotten before the next try, or what comes between would be missed
+    // clears the readiness before the next attempt, so that no event in between is missed
     let _ = watched.try_io(interest, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
     wire.readable_at_length();
     Ok(())
@@ -243,11 +247,9 @@ fn request(url: &str, options: &TargetOptions) -> Result<Request, TargetError> {
         _ => TargetError::Url(url.to_owned()),
     })?;
     let headers = request.headers_mut();
-    headers.insert("User-Agent", HeaderValue::from_static(twilio::USER_AGENT));
-    if let Some(token) = &options.auth_token {
-        let value = HeaderValue::from_str(&twilio::signature(token, url));
-        headers
-            .insert("X-Twilio-Signature", value.map_err(|_| TargetError::Header(url.to_owned()))?);
+    for (name, value) in options.dialect.handshake_headers(url, options.auth_token.as_deref()) {
+        let value = HeaderValue::from_str(&value);
+        headers.insert(name, value.map_err(|_| TargetError::Header(url.to_owned()))?);
     }
     for (name, value) in &options.headers {
         let error = || TargetError::Header(name.clone());
@@ -259,7 +261,7 @@ fn request(url: &str, options: &TargetOptions) -> Result<Request, TargetError> {
     Ok(request)
 }
 
-/// The same request with a key of its own for each handshake (RFC 6455 §4.1).
+/// Returns the request with a new key, as each handshake needs one (RFC 6455 §4.1).
 fn fresh_key(request: &Request) -> Request {
     let mut request = request.clone();
     let key = tungstenite::handshake::client::generate_key();

@@ -1,6 +1,6 @@
-//! WebSocket frames (RFC 6455 §5.2) as far as the quick way of a stream needs them: where one ends,
-//! whether it is a whole text message, and how one of ours is written. All others are left to the
-//! WebSocket library, whole.
+//! WebSocket frames (RFC 6455 §5.2), as far as the fast path of a stream needs them: finds the end
+//! of a frame, recognizes whole text messages, and writes our own. All other frames are passed on
+//! whole to the WebSocket library.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 const FIN: u8 = 0x80;
@@ -11,27 +11,29 @@ const BINARY: u8 = 2;
 const CONTROL: u8 = 8;
 const RESERVED: u8 = 0x70;
 const MASKED: u8 = 0x80;
-/// A control frame is not longer.
+/// Longest payload of a control frame.
 const MAX_CONTROL_BYTES: u64 = 125;
 
-/// What received bytes begin with.
+/// The first frame of the received bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next<'a> {
-    /// A message of one frame; `taken`: the frame's length.
+    /// A text message in a single frame; `taken` is the length of the frame.
     Text { payload: &'a [u8], taken: usize },
-    /// Another frame, or part of a message.
+    /// Any other frame, including a fragment of a message.
     Frame { taken: usize },
-    /// More bytes are needed.
+    /// An incomplete frame: more bytes are needed.
     Partial,
-    /// It breaks a rule, or says that it is longer than any message may be.
+    /// A protocol violation, or a frame longer than any message may be.
     Bad,
 }
 
-/// Follows one direction of a stream from frame to frame.
+/// Follows the received half of a stream from frame to frame.
 #[derive(Debug)]
 pub struct Frames {
+    /// Maximum payload of a frame.
     max_bytes: u64,
-    /// A message is on its way in parts: whatever comes in between is not for us to judge.
+    /// True within a fragmented message. Frames that arrive in between are then left to the
+    /// library, even if they look like whole messages.
     in_parts: bool,
 }
 
@@ -40,6 +42,7 @@ impl Frames {
         Frames { max_bytes: max_bytes as u64, in_parts: false }
     }
 
+    /// Examines the first frame of `bytes`.
     pub fn next<'a>(&mut self, bytes: &'a [u8]) -> Next<'a> {
         let &[first, second, ref rest @ ..] = bytes else { return Next::Partial };
         let (length, head) = match (second & !MASKED, rest) {
@@ -54,7 +57,7 @@ impl Frames {
         let (opcode, fin) = (first & OPCODE, first & FIN != 0);
         let known = matches!(opcode & !CONTROL, CONTINUATION | TEXT | BINARY);
         let bad_control = opcode & CONTROL != 0 && (!fin || length > MAX_CONTROL_BYTES);
-        // no extension is agreed on, and a server does not mask
+        // no extension is negotiated, and servers do not mask
         let odd = first & RESERVED != 0 || second & MASKED != 0;
         if !known || bad_control || odd || length > self.max_bytes {
             return Next::Bad;
@@ -75,7 +78,7 @@ impl Frames {
     }
 }
 
-/// Appends a text message of a client's, in one frame (§5.3: every client masks).
+/// Appends a client's text message in a single frame (§5.3: every client masks).
 pub fn write_text(text: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
     out.push(FIN | TEXT);
     match text.len() {
@@ -92,7 +95,7 @@ pub fn write_text(text: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
     out.extend_from_slice(&mask);
     let from = out.len();
     out.extend_from_slice(text);
-    // eight bytes at a time, which the compiler makes wider still
+    // eight bytes at a time; the compiler makes it even more
     let [a, b, c, d] = mask;
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
     let (words, rest) = out[from..].as_chunks_mut::<8>();
@@ -106,7 +109,7 @@ mod tests {
     use tokio_tungstenite::tungstenite::protocol::Role;
     use tokio_tungstenite::tungstenite::{Message, WebSocket};
 
-    /// What the library writes, as a server or as a client.
+    /// Returns the bytes that the library writes, as a server or as a client.
     fn written(role: Role, messages: &[Message]) -> Vec<u8> {
         let mut out = std::io::Cursor::new(Vec::new());
         let mut socket = WebSocket::from_raw_socket(&mut out, role, None);
@@ -149,12 +152,12 @@ mod tests {
         }
         let masked = written(Role::Client, &[Message::Text("masked".into())]);
         assert_eq!(frames.next(&masked), Next::Bad);
-        // reserved bits and opcodes, a ping in parts, a ping of 126 bytes
+        // reserved bits and opcodes, a fragmented ping, a ping of 126 bytes
         for bad in [[0xc1, 1], [0x83, 1], [0x8b, 0], [0x09, 0]] {
             assert_eq!(frames.next(&bad), Next::Bad, "{bad:x?}");
         }
         assert_eq!(frames.next(&[0x89, 126, 0, 126]), Next::Bad);
-        // a message in three parts, a ping between
+        // a message in three fragments, with a ping in between
         for (bytes, text) in [
             (&[0x01, 1, b'a'][..], false),
             (&[0x81, 1, b'b'], false),

@@ -1,22 +1,24 @@
-//! A quick look at small JSON objects: strings are borrowed, nothing is built. It understands less
-//! than JSON on purpose, and says so by `None`: whoever asks has a real parser for the rest.
+//! A fast reader for small JSON objects: it borrows strings, and builds nothing. It deliberately
+//! supports only part of JSON, and returns `None` for the rest, which needs a full parser.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use memchr::memchr;
 
-/// Objects within objects.
+/// Maximum nesting of objects.
 const MAX_DEPTH: usize = 4;
 
-/// A place in a text.
+/// A position in a text.
 #[derive(Debug)]
 pub struct Cursor<'a> {
+    /// The text from here on.
     rest: &'a str,
+    /// Objects around this position.
     depth: usize,
 }
 
 impl<'a> Cursor<'a> {
-    /// Reads a text that is one object. `each` is given every key of it and takes its value, by
-    /// [`Cursor::string`], [`Cursor::object`] or [`Cursor::skip`].
+    /// Reads a text that is a single object. `each` is called with every key, and must consume the
+    /// value with [`Cursor::string`], [`Cursor::object`] or [`Cursor::skip`].
     pub fn read(
         text: &'a str,
         each: &mut dyn FnMut(&mut Cursor<'a>, &'a str) -> Option<()>,
@@ -27,7 +29,7 @@ impl<'a> Cursor<'a> {
         cursor.rest.is_empty().then_some(())
     }
 
-    /// The next byte, which is of a character of one byte when it is less than 0x80.
+    /// Returns the next byte. Below 0x80, it is a whole character.
     fn peek(&self) -> Option<u8> {
         self.rest.as_bytes().first().copied()
     }
@@ -38,7 +40,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// `what`: of ASCII.
+    /// Skips white space and then the ASCII byte `what`; returns `None` if there is another byte.
     fn eat(&mut self, what: u8) -> Option<()> {
         self.space();
         if self.peek() != Some(what) {
@@ -48,6 +50,7 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
+    /// Reads an object, with `each` as in [`Cursor::read`].
     pub fn object(
         &mut self,
         each: &mut dyn FnMut(&mut Cursor<'a>, &'a str) -> Option<()>,
@@ -72,11 +75,11 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
-    /// A string without escapes.
+    /// Reads a string without escapes.
     pub fn string(&mut self) -> Option<&'a str> {
         self.eat(b'"')?;
         let (text, rest) = self.rest.split_at(memchr(b'"', self.rest.as_bytes())?);
-        // without an early end, so that many bytes are looked at in one instruction
+        // without an early exit, so that many bytes are checked per instruction
         if text.bytes().fold(false, |odd, byte| odd | (byte == b'\\') | (byte < b' ')) {
             return None;
         }
@@ -84,7 +87,7 @@ impl<'a> Cursor<'a> {
         Some(text)
     }
 
-    /// Any value but a list, a negative number and one with a fraction.
+    /// Skips a value. Arrays, negative numbers, fractions and exponents are not supported.
     pub fn skip(&mut self) -> Option<()> {
         self.space();
         match self.peek()? {
@@ -92,7 +95,7 @@ impl<'a> Cursor<'a> {
             b'{' => self.object(&mut |cursor, _| cursor.skip()),
             b'1'..=b'9' => {
                 self.rest = self.rest.trim_start_matches(|c: char| c.is_ascii_digit());
-                // what a number goes on with is not for here
+                // fractions and exponents are left to the full parser
                 (!self.rest.starts_with(['.', 'e', 'E'])).then_some(())
             }
             _ => {
@@ -136,7 +139,7 @@ mod tests {
         assert_eq!(keys("{}"), Some(vec![]));
     }
 
-    /// Whatever it takes is JSON for the real parser too.
+    /// Every text that is accepted is valid JSON for a full parser too.
     #[test]
     fn what_is_taken_is_json() {
         let pieces =

@@ -1,6 +1,8 @@
-//! The AI's WebSocket: what is said over it, one file a dialect, and the socket itself.
+//! The AI's WebSocket: [`dialect`] is the protocol on it, one file per dialect; [`socket`] is the
+//! socket itself.
 
 pub mod connect;
+pub mod dialect;
 mod frames;
 mod json;
 pub mod socket;

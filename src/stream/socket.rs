@@ -1,10 +1,10 @@
-//! One stream's WebSocket: a bounded queue of ours before the sink, so that a slow AI never holds
-//! up what plays audio. Nothing here waits: [`AiSocket::pump`] sends what the kernel takes,
-//! [`AiSocket::read`] reads what is there. Owns I/O.
+//! The WebSocket of one stream, behind a bounded queue, so that a slow AI never holds up playout.
+//! Nothing here blocks: [`AiSocket::pump`] sends what the kernel accepts, [`AiSocket::read`] reads
+//! what has arrived. Owns I/O.
 //!
-//! Text messages of one frame, which is all that streams consist of, are written and read here, in
-//! memory that all streams of a worker share; anything else, and the ends, are the WebSocket
-//! library's.
+//! Text messages in a single frame, which is all that streams consist of, are written and read
+//! here, in memory shared by all streams of a worker. Anything else, and the end of the stream, is
+//! left to the WebSocket library.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,21 +17,22 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::stream::connect::{MAX_MESSAGE_BYTES, Socket};
+use crate::stream::dialect::Codec;
 use crate::stream::frames::{self, Frames, Next};
-use crate::stream::twilio::{self, Encoder};
-use crate::stream::{FromAi, StreamInfo, ToAi};
+use crate::stream::{FromAi, ToAi};
 
-/// Audio that waits for a slow AI: 1 s; then the oldest is dropped.
+/// Audio frames (1 s) that may wait for a slow AI; then the oldest is dropped.
 const MAX_AUDIO: usize = 50;
-/// Marks and key presses that wait.
+/// Marks and key presses that may wait.
 const MAX_CONTROL: usize = 20_000;
-/// An AI that has taken nothing for so long is given up.
+/// Give up an AI that has accepted nothing for this long.
 const STALLED: Duration = Duration::from_secs(5);
-/// How long the farewell may take.
+/// Time limit for closing a stream.
 pub const FAREWELL: Duration = Duration::from_secs(2);
-/// Bytes given to the kernel at once, and a message: what it does not take can no more be dropped.
+/// Bytes passed to the kernel at once, exceeded by at most one message. The limit is low because
+/// messages that were passed on can no longer be dropped.
 const CHUNK_BYTES: usize = 2 * 1024;
-/// A longer message leaves no buffer of its size behind.
+/// Capacity that the audio buffer may keep after a long message.
 const KEPT_BYTES: usize = 16 * 1024;
 /// Bytes read at once.
 const INPUT_BYTES: usize = 16 * 1024;
@@ -39,47 +40,53 @@ const INPUT_BYTES: usize = 16 * 1024;
 /// How a stream ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closed {
-    /// A close frame: 1000, 1001 or without a code.
+    /// A close frame with code 1000 or 1001, or without a code.
     Orderly(String),
-    /// Reset, end of file, or a close frame that tells of a failure.
+    /// A reset, an end of file, or a close frame with any other code.
     Failed(String),
-    /// What came is not WebSocket.
+    /// The received data is not valid WebSocket.
     Protocol(String),
-    /// Nothing of ours was taken for 5 s.
+    /// The AI accepted nothing for 5 s.
     Stalled,
 }
 
-/// Why [`AiSocket::read`] has stopped.
+/// Why [`AiSocket::read`] stopped.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Nothing more is there now.
+    /// Nothing more to read now.
     Empty,
-    /// More is there, for another turn.
+    /// More to read in another turn.
     Turn,
-    /// The end. What was asked for before it may still be answered, up to
-    /// [`AiSocket::answer_close`].
+    /// End of the stream. Earlier messages can still be answered until [`AiSocket::answer_close`].
     Closed(Closed),
 }
 
+/// Messages that were lost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Frames of 20 ms that a slow AI did not get.
+    /// Frames of 20 ms dropped because the AI was too slow.
     pub dropped_audio: u64,
+    /// Other messages dropped for the same reason.
     pub dropped_control: u64,
     /// Messages that were not understood.
     pub ignored: u64,
 }
 
-/// Memory for what is written and what is read, the same for many streams: it stays in the
-/// processor's cache, which that of a thousand streams does not. Nothing stays in it between two
-/// looks at a stream.
+/// Buffers for writing and reading, shared by many streams. Shared, they stay in the processor's
+/// cache; separate buffers of a thousand streams would not. They hold no data from one turn of a
+/// stream to the next.
 pub struct Scratch {
+    /// The text of the message being encoded.
     text: BytesMut,
-    /// Frames that go out with the next [`AiSocket::pump`].
+    /// Frames to be sent by the next [`AiSocket::pump`].
     frames: Vec<u8>,
+    /// Received bytes.
     input: Box<[u8]>,
+    /// Decoded audio of a message.
     audio: Vec<u8>,
+    /// Random bytes, four for each mask.
     masks: [u8; 256],
+    /// Bytes of `masks` not used yet.
     masks_left: usize,
 }
 
@@ -97,10 +104,10 @@ impl Default for Scratch {
 }
 
 impl Scratch {
-    /// A mask that nobody can foresee (RFC 6455 §10.3), so that no proxy on the way can be fooled.
+    /// Returns an unpredictable mask (RFC 6455 §10.3), so that no proxy on the way can be fooled.
     fn mask(&mut self) -> [u8; 4] {
         if self.masks_left < 4 {
-            // without new ones the old ones must do: they are no secret from the AI
+            // if this fails, the old ones are used again: they are not secret from the AI anyway
             let _ = getrandom::fill(&mut self.masks);
             self.masks_left = self.masks.len();
         }
@@ -108,51 +115,57 @@ impl Scratch {
         *self.masks[self.masks_left..].first_chunk().unwrap_or(&[0; 4])
     }
 
+    /// Appends a text message to the frames.
     fn write(&mut self, text: &[u8]) {
         let mask = self.mask();
         frames::write_text(text, mask, &mut self.frames);
     }
 }
 
+/// The WebSocket of one stream.
 pub struct AiSocket {
     socket: Socket,
     frames: Frames,
-    /// Received, and not looked at yet: part of a frame, or what another turn has left.
+    /// Received bytes not processed yet: part of a frame, or what the last turn did not get to.
     held: Vec<u8>,
-    encoder: Encoder,
+    codec: Box<dyn Codec>,
+    /// Messages waiting to be sent.
     queue: VecDeque<ToAi>,
-    /// `connected` and `start`, ahead of the queue.
+    /// The dialect's opening messages, sent before the queue.
     opening: VecDeque<String>,
+    /// Audio messages in `queue`.
     queued_audio: usize,
-    /// More than [`MAX_AUDIO`] while a burst from before `start` is on its way.
+    /// Limit of `queued_audio`: above [`MAX_AUDIO`] while a burst from before `start` is being
+    /// sent.
     max_audio: usize,
+    /// When a message last left the queue, or the queue was last empty.
     progress: Instant,
-    /// The kernel does not take more for now.
+    /// True while the kernel accepts no more data.
     blocked: bool,
-    /// Something was left behind when it did not.
+    /// True if data from before that is still to be flushed.
     unflushed: bool,
     farewell: Farewell,
     pub counts: Counts,
 }
 
-/// How far the end of a stream is.
+/// How far the stream has been closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Farewell {
     No,
-    /// What is queued goes out before the close frame.
+    /// Sending the queue, before our close frame.
     Sending,
-    /// The close frame is out, or as good as; the AI's is waited for.
+    /// Waiting for the AI's close frame: ours has been sent, or nothing more can be sent.
     Waiting,
     Done,
 }
 
 impl AiSocket {
-    pub fn new(now: Instant, mut socket: Socket, info: StreamInfo) -> AiSocket {
+    pub fn new(now: Instant, mut socket: Socket, codec: Box<dyn Codec>) -> AiSocket {
         AiSocket {
             held: socket.get_mut().begin(),
             socket,
             frames: Frames::new(MAX_MESSAGE_BYTES),
-            encoder: Encoder::new(info),
+            codec,
             queue: VecDeque::new(),
             opening: VecDeque::new(),
             queued_audio: 0,
@@ -165,17 +178,15 @@ impl AiSocket {
         }
     }
 
-    /// `connected` and `start`, back to back; `burst` frames of audio follow at once.
+    /// Queues the dialect's opening messages; `burst` frames of audio follow at once.
     pub fn start(&mut self, now: Instant, burst: usize) {
-        self.opening.push_back(twilio::CONNECTED.to_owned());
-        let start = self.encoder.start();
-        self.opening.push_back(start);
+        self.opening.extend(self.codec.opening());
         self.max_audio = MAX_AUDIO.max(burst);
         self.progress = now;
     }
 
-    /// Sends a message with the next [`AiSocket::pump`], or queues it; over the bound the oldest of
-    /// its kind is dropped and counted.
+    /// Sends a message with the next [`AiSocket::pump`], or queues it. If the queue is full, the
+    /// oldest message of the same kind is dropped and counted.
     pub fn send(&mut self, now: Instant, message: ToAi, scratch: &mut Scratch) {
         let idle = self.queue.is_empty() && self.opening.is_empty() && self.is_open();
         let room = scratch.frames.len() < CHUNK_BYTES;
@@ -206,28 +217,28 @@ impl AiSocket {
         self.queue.push_back(message);
     }
 
-    /// When an AI that takes nothing is to be given up ([`Closed::Stalled`]), unless it takes
-    /// something.
+    /// Returns when the AI is to be given up ([`Closed::Stalled`]), unless it accepts something
+    /// first.
     pub fn stalls_at(&self) -> Option<Instant> {
         (!self.queue.is_empty()).then(|| self.progress + STALLED)
     }
 
-    /// The kernel is to say when it takes more.
+    /// Returns true if the kernel is to be asked when it accepts more data.
     pub fn wants_write(&self) -> bool {
         self.blocked
     }
 
-    /// The kernel says that there is something to read, and perhaps that nothing more will come.
+    /// Notes that the kernel has something to read. `ending`: nothing more will follow.
     pub fn readable(&mut self, ending: bool) {
         self.socket.get_mut().readable(ending);
     }
 
-    /// The kernel takes more.
+    /// Notes that the kernel accepts more data.
     pub fn writable(&mut self) {
         self.blocked = false;
     }
 
-    /// Reads messages, at most `limit` of them, and gives each to `each`.
+    /// Reads up to `limit` messages, and calls `each` with every one.
     pub fn read(
         &mut self,
         scratch: &mut Scratch,
@@ -236,7 +247,7 @@ impl AiSocket {
     ) -> Stop {
         let mut left = limit;
         let Scratch { input, audio, .. } = scratch;
-        // an answer of minutes in one message is rare, and its memory is not kept
+        // one message with minutes of audio is rare, so its memory is not kept
         if audio.capacity() > KEPT_BYTES {
             *audio = Vec::new();
         }
@@ -256,7 +267,7 @@ impl AiSocket {
                 return self.read_library(&mut left, audio, each);
             }
             match self.socket.get_mut().receive(input) {
-                // the library is to see the end
+                // the end of the stream is for the library to see
                 Ok(0) => self.socket.get_mut().hand_over(&[]),
                 Ok(n) if self.held.is_empty() => {
                     let (taken, stop) = self.take(&input[..n], &mut left, audio, each);
@@ -272,17 +283,18 @@ impl AiSocket {
         }
     }
 
-    /// There was more to read than one turn takes.
+    /// Returns true if there was more to read than one turn allows.
     pub fn is_starved(&self) -> bool {
         self.socket.get_ref().starved()
     }
 
-    /// Nothing can be read now.
+    /// Returns why nothing can be read now.
     fn pause(&self) -> Stop {
         if self.is_starved() { Stop::Turn } else { Stop::Empty }
     }
 
-    /// Takes the whole frames that `bytes` begins with; how many bytes that were, and why no more.
+    /// Processes the whole frames at the start of `bytes`. Returns the number of bytes used, and
+    /// the reason if reading has to stop.
     fn take(
         &mut self,
         bytes: &[u8],
@@ -312,7 +324,7 @@ impl AiSocket {
             };
             at += taken;
             self.socket.get_mut().give(&rest[..taken]);
-            let mut frame = usize::MAX; // one, and nothing behind it
+            let mut frame = usize::MAX; // no limit: the library has this one frame and no more
             if let stop @ Stop::Closed(_) = self.read_library(&mut frame, audio, each) {
                 return (at, Some(stop));
             }
@@ -321,7 +333,7 @@ impl AiSocket {
         (at, (at < bytes.len()).then_some(Stop::Turn))
     }
 
-    /// What the library has read.
+    /// Reads messages with the library.
     fn read_library(
         &mut self,
         left: &mut usize,
@@ -351,18 +363,18 @@ impl AiSocket {
     }
 
     fn on_text(&mut self, text: &str, audio: &mut Vec<u8>, each: &mut dyn FnMut(FromAi<'_>)) {
-        let message = twilio::decode(text, &self.encoder.info().stream_sid, audio);
+        let message = self.codec.decode(text, audio);
         self.counts.ignored += u64::from(matches!(message, FromAi::Ignored(_)));
         each(message);
     }
 
-    /// Answers the AI's close frame, if there was one; nothing goes out behind that.
+    /// Answers the AI's close frame, if there was one. Nothing is sent after that.
     pub fn answer_close(&mut self) {
         let _ = self.flush();
         self.give_up();
     }
 
-    /// Nothing more can be said.
+    /// Clears the queue, because nothing more can be sent.
     fn give_up(&mut self) {
         self.queue.clear();
         self.opening.clear();
@@ -374,10 +386,10 @@ impl AiSocket {
         self.farewell < Farewell::Waiting
     }
 
-    /// Sends what is queued, as far as the kernel takes it.
+    /// Sends what is queued, as far as the kernel accepts it.
     ///
     /// # Errors
-    /// How the stream has ended.
+    /// Returns how the stream ended.
     pub fn pump(&mut self, now: Instant, scratch: &mut Scratch) -> Result<(), Closed> {
         let pumped = self.try_pump(now, scratch).map_err(|error| closed(&error));
         scratch.frames.clear();
@@ -388,10 +400,10 @@ impl AiSocket {
         if self.blocked {
             return Ok(());
         }
-        // first what is older
+        // older data first
         if self.unflushed {
             self.flush()?;
-            // the answer to the AI's close frame may have been in it
+            // the answer to the AI's close frame may have been part of it
             if !self.socket.can_write() {
                 self.give_up();
                 scratch.frames.clear();
@@ -405,7 +417,7 @@ impl AiSocket {
                     self.queued_audio -= usize::from(matches!(message, ToAi::Audio { .. }));
                     self.encode(&message, scratch);
                 } else {
-                    self.queue.clear(); // its first place again, which is in the cache
+                    self.queue.clear(); // starts over at its first slot, which is in the cache
                     break;
                 }
                 self.progress = now;
@@ -429,7 +441,7 @@ impl AiSocket {
     fn encode(&mut self, message: &ToAi, scratch: &mut Scratch) {
         let mut text = std::mem::take(&mut scratch.text);
         text.clear();
-        self.encoder.encode(message, &mut text);
+        self.codec.encode(message, &mut text);
         scratch.write(&text);
         scratch.text = text;
     }
@@ -449,18 +461,19 @@ impl AiSocket {
         Ok(())
     }
 
-    /// From now on it goes to its end: what is queued, a close frame (1000), the AI's.
+    /// Starts closing the stream: sends what is queued and a close frame (1000), then waits for the
+    /// AI's.
     pub fn bid_farewell(&mut self) {
-        // one that has closed takes nothing more
+        // later states remain: an AI that has closed accepts nothing more
         self.farewell = self.farewell.max(Farewell::Sending);
         let held = std::mem::take(&mut self.held);
         self.socket.get_mut().hand_over(&held);
     }
 
-    /// Goes on with the farewell; true when nothing is left to do.
+    /// Continues closing the stream; returns true once nothing is left to do.
     pub fn farewell(&mut self, now: Instant, scratch: &mut Scratch) -> bool {
         if self.try_pump(now, scratch).is_err() {
-            // an AI that has closed takes nothing more, but may have something on the way
+            // an AI that has closed accepts nothing more, but may have sent something before
             self.queue.clear();
             self.opening.clear();
         }
@@ -474,14 +487,14 @@ impl AiSocket {
             let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
             match self.socket.close(Some(frame)) {
                 Err(error) if would_block(&error) => self.block(),
-                // the AI has closed first, and its close frame has been answered
+                // the AI closed first, and its close frame has been answered
                 _ => {}
             }
         }
         while matches!(self.farewell, Farewell::Sending | Farewell::Waiting) {
             match self.socket.read() {
                 Ok(Message::Close(_)) => self.answer_close(),
-                // a pong may be owed
+                // a pong may be due
                 Ok(_) => drop(self.flush()),
                 Err(error) if would_block(&error) => break,
                 Err(_) => self.farewell = Farewell::Done,
@@ -515,7 +528,7 @@ fn closed(error: &tungstenite::Error) -> Closed {
     use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
     match error {
         E::ConnectionClosed | E::AlreadyClosed => Closed::Orderly("closed".into()),
-        // the kernel has found out first that nothing is taken (TCP_USER_TIMEOUT)
+        // the kernel noticed first that nothing is accepted (TCP_USER_TIMEOUT)
         E::Io(why) if why.kind() == io::ErrorKind::TimedOut => Closed::Stalled,
         E::Io(_) | E::Protocol(ResetWithoutClosingHandshake) => Closed::Failed(error.to_string()),
         _ => Closed::Protocol(error.to_string()),

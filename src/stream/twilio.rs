@@ -12,11 +12,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::BytesMut;
 use hmac::{Hmac, KeyInit, Mac};
-use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 
 use crate::media::frame::Samples;
+use crate::stream::dialect::Codec;
 use crate::stream::json::Cursor;
 use crate::stream::{FromAi, StreamInfo, ToAi};
 
@@ -26,7 +26,7 @@ static BASE64: LazyLock<base64::engine::simd::Simd> =
     LazyLock::new(|| base64::engine::simd::Simd::standard(base64::engine::general_purpose::PAD));
 
 /// As Twilio's media servers call themselves.
-pub const USER_AGENT: &str = "Twilio.TmeWs/1.0";
+const USER_AGENT: &str = "Twilio.TmeWs/1.0";
 /// Always the first message.
 pub const CONNECTED: &str = r#"{"event":"connected","protocol":"Call","version":"1.0.0"}"#;
 /// A frame in base64.
@@ -36,13 +36,10 @@ const MAX_MARK: usize = 1024;
 /// Longest name and value of a parameter, in characters.
 pub const MAX_PARAMETER: usize = 499;
 
-/// Ids of Twilio's shape, derived from what the PBX calls the call, so that logs can be joined.
-pub fn sid(prefix: &str, of: &str) -> String {
-    let digest = Md5::digest(format!("{prefix}:{of}"));
-    digest.iter().fold(prefix.to_owned(), |mut sid, byte| {
-        let _ = write!(sid, "{byte:02x}");
-        sid
-    })
+/// The handshake headers of Twilio's media servers; with an auth token, the request is signed.
+pub fn handshake_headers(url: &str, auth_token: Option<&str>) -> Vec<(&'static str, String)> {
+    let signature = auth_token.map(|token| ("X-Twilio-Signature", signature(token, url)));
+    [("User-Agent", USER_AGENT.to_owned())].into_iter().chain(signature).collect()
 }
 
 /// The value of `X-Twilio-Signature` for a stream's URL: base64(HMAC-SHA1(token, URL + sorted
@@ -94,10 +91,6 @@ impl Encoder {
         Encoder { info, sequence: 0, chunk: 0 }
     }
 
-    pub fn info(&self) -> &StreamInfo {
-        &self.info
-    }
-
     pub fn start(&mut self) -> String {
         self.sequence += 1;
         let StreamInfo { account_sid, call_sid, stream_sid, parameters } = &self.info;
@@ -118,10 +111,20 @@ impl Encoder {
             r#"{{"event":"start","sequenceNumber":"{sequence}","start":{start},"streamSid":"{stream_sid}"}}"#
         )
     }
+}
 
-    /// Writes the text of one message behind what `out` holds. Numbered when written, so that
-    /// nothing dropped before leaves a gap.
-    pub fn encode(&mut self, message: &ToAi, out: &mut BytesMut) {
+impl Codec for Encoder {
+    /// `connected` and `start`, which Twilio sends back to back.
+    fn opening(&mut self) -> Vec<String> {
+        vec![CONNECTED.to_owned(), self.start()]
+    }
+
+    fn decode<'a>(&self, text: &str, audio: &'a mut Vec<u8>) -> FromAi<'a> {
+        decode(text, &self.info.stream_sid, audio)
+    }
+
+    /// Messages are numbered when they are written, so dropped messages leave no gap.
+    fn encode(&mut self, message: &ToAi, out: &mut BytesMut) {
         self.sequence += 1;
         let (sequence, sid) = (self.sequence, &self.info.stream_sid);
         // a BytesMut grows: writing to it cannot fail
@@ -150,8 +153,10 @@ impl Encoder {
             }
         };
     }
+}
 
-    /// 50 times a second and call: put together without the machinery of formatting.
+impl Encoder {
+    /// Runs 50 times per second and call, so it avoids the formatting machinery.
     fn audio(&mut self, samples: &Samples, t_ms: u64, out: &mut BytesMut) {
         self.chunk += 1;
         let mut payload = [0u8; PAYLOAD_BYTES];
@@ -385,12 +390,5 @@ mod tests {
             signature("12345", "wss://ai.example.com/media"),
             "YN500Ddw+RvOiEk6SQN7QePYQ+g="
         );
-    }
-
-    #[test]
-    fn sids_have_twilios_shape() {
-        let sid = sid("MZ", "call-1@pbx");
-        assert_eq!(sid.len(), 34);
-        assert!(sid.starts_with("MZ") && sid[2..].bytes().all(|b| b.is_ascii_hexdigit()));
     }
 }

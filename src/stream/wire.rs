@@ -1,7 +1,7 @@
-//! The bytes below a stream's WebSocket: TCP, with TLS or without, never waiting. Owns I/O.
+//! The bytes below a stream's WebSocket: TCP with or without TLS, non-blocking. Owns I/O.
 //!
-//! Two read and write here: the stream itself, which knows where frames end, and the WebSocket
-//! library, which gets the frames that are not simple ([`Wire::give`]) and writes control frames.
+//! Both the stream and the WebSocket library read and write here. The stream knows where frames
+//! end; the library gets the frames that are not simple ([`Wire::give`]) and writes control frames.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -13,24 +13,24 @@ use rustix::net::{RecvFlags, SendFlags};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-/// Bytes read in one go: the other calls of a worker have their turn after so many.
+/// Bytes read per turn; after that, it is the turn of the worker's other calls.
 const TURN: usize = 16 * 1024;
-/// What an empty buffer may keep of its memory.
+/// Capacity that an empty buffer may keep.
 const KEPT_BYTES: usize = 1024;
 
-/// A non-blocking connection, read only while the kernel is known to have something: a read that
-/// does not fill the buffer has emptied the socket, and the next one would be a system call for
-/// nothing.
+/// A non-blocking connection that is read only while the kernel is known to have data. A read that
+/// does not fill the buffer has emptied the socket, so another would waste a system call.
 #[derive(Debug)]
 pub struct Tcp {
     stream: TcpStream,
+    /// True once the socket has been emptied, until the kernel reports more.
     drained: bool,
     /// Bytes left of this turn.
     left: usize,
-    /// The peer sends nothing more: a short read is no sign of an empty socket then, the end may be
-    /// behind it.
+    /// True if the peer sends nothing more. A short read then does not mean that the socket is
+    /// empty, because the end of the stream may follow.
     ending: bool,
-    /// The last call that would have had to wait was a write.
+    /// True if the last call that would have blocked was a write.
     pub blocked_on_write: bool,
 }
 
@@ -46,12 +46,12 @@ impl Read for Tcp {
         if self.drained || self.left == 0 {
             return Err(self.blocked(false));
         }
-        // not read(2): on a socket it takes a longer way
+        // not read(2), which takes a longer path on a socket
         let received = rustix::net::recv(&self.stream, &mut *buffer, RecvFlags::empty());
         match received.map_err(io::Error::from) {
             Ok((_, n)) => {
                 self.left = self.left.saturating_sub(n);
-                // 0 is the end, and is to be seen again
+                // 0 is the end of the stream, which the next read must see again
                 self.drained = n > 0 && n < buffer.len() && !self.ending;
                 Ok(n)
             }
@@ -77,31 +77,32 @@ impl Write for Tcp {
     }
 }
 
+/// The connection.
 #[derive(Debug)]
 enum Way {
     Plain(Tcp),
     Tls(Box<StreamOwned<ClientConnection, Tcp>>),
 }
 
-/// What the library may read.
+/// The source of the library's reads.
 #[derive(Debug)]
 enum Reads {
-    /// The head of the answer to the handshake. What comes right behind it is kept.
+    /// The head of the handshake's response. Bytes that arrive right behind it are kept back.
     Head(Head),
-    /// What it is given.
+    /// Only bytes passed to [`Wire::give`].
     Given,
     /// The connection itself.
     All,
 }
 
-/// How far a head is: it ends with an empty line, and lines end with LF, or CR LF, as the library
-/// has it too.
+/// Parser state within a head, which ends with an empty line. Lines end with LF or CR LF, as for
+/// the library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Head {
     /// Line ends before the first line.
     Before,
     Line,
-    /// A line has ended; the CR of an empty one has perhaps been seen.
+    /// At the start of a line; with `cr`, behind a CR.
     Empty {
         cr: bool,
     },
@@ -109,6 +110,7 @@ enum Head {
 }
 
 impl Head {
+    /// Returns the state after another byte.
     fn then(self, byte: u8) -> Head {
         match (self, byte) {
             (Head::Before, b'\r' | b'\n') => Head::Before,
@@ -120,22 +122,22 @@ impl Head {
     }
 }
 
-/// What a WebSocket reads and writes.
+/// The byte stream below a WebSocket.
 #[derive(Debug)]
 pub struct Wire {
     way: Way,
     reads: Reads,
-    /// For the library; during the handshake: what came behind its end.
+    /// Bytes for the library to read; at the end of the handshake, the bytes received behind it.
     given: VecDeque<u8>,
-    /// The rest of frames that have gone out in part: before anything else.
+    /// The rest of frames that were sent in part. It goes out before anything else.
     rest: Vec<u8>,
 }
 
 impl Wire {
-    /// `stream` is connected and non-blocking.
+    /// Wraps a connected, non-blocking `stream`.
     ///
     /// # Errors
-    /// rustls', when the name or the settings do not allow a connection.
+    /// Returns a rustls error if the name or the settings do not allow a connection.
     pub fn new(
         stream: TcpStream,
         tls: Option<&(Arc<ClientConfig>, ServerName<'static>)>,
@@ -157,22 +159,22 @@ impl Wire {
         Ok(Wire { way, reads: Reads::Head(Head::Before), given: VecDeque::new(), rest: Vec::new() })
     }
 
-    /// The handshake is over; what has come behind it.
+    /// Ends the handshake, and returns the bytes received behind it.
     pub fn begin(&mut self) -> Vec<u8> {
         match self.reads {
-            // an end that the library knows and we do not: it may hold what comes behind it
+            // the library found an end of the head that we did not: it may have the bytes behind it
             Reads::Head(_) => self.reads = Reads::All,
             Reads::Given | Reads::All => {}
         }
         std::mem::take(&mut self.given).into()
     }
 
-    /// The library is to read this next.
+    /// Gives the library a frame to read next.
     pub fn give(&mut self, frame: &[u8]) {
         self.given.extend(frame);
     }
 
-    /// From now on the library reads all, and this first.
+    /// Lets the library read everything from now on, starting with `bytes`.
     pub fn hand_over(&mut self, bytes: &[u8]) {
         self.give(bytes);
         self.reads = Reads::All;
@@ -182,10 +184,11 @@ impl Wire {
         matches!(self.reads, Reads::All)
     }
 
-    /// Reads from the connection, past the library.
+    /// Reads from the connection, bypassing the library.
     ///
     /// # Errors
-    /// `WouldBlock` when there is nothing for now, and the kernel's or rustls'.
+    /// Returns `WouldBlock` if there is nothing to read now, and any error from the kernel or
+    /// rustls.
     pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.way {
             Way::Plain(tcp) => tcp.read(buffer),
@@ -193,11 +196,11 @@ impl Wire {
         }
     }
 
-    /// Sends whole frames, past the library; false when some of it has to wait for
+    /// Sends whole frames, bypassing the library. Returns false if some bytes must wait for
     /// [`Write::flush`].
     ///
     /// # Errors
-    /// The kernel's or rustls', `WouldBlock` aside.
+    /// Returns any error from the kernel or rustls, except `WouldBlock`.
     pub fn send(&mut self, frames: &[u8]) -> io::Result<bool> {
         let mut left = frames;
         while self.rest.is_empty() && !left.is_empty() {
@@ -222,7 +225,7 @@ impl Wire {
         }
     }
 
-    /// Sends what is left of frames.
+    /// Sends the rest of frames that were sent in part.
     fn settle(&mut self) -> io::Result<()> {
         while !self.rest.is_empty() {
             let rest = std::mem::take(&mut self.rest);
@@ -236,10 +239,10 @@ impl Wire {
         Ok(())
     }
 
-    /// Shakes hands, as far as that goes without waiting; nothing to do without TLS.
+    /// Performs the TLS handshake as far as possible without blocking. Does nothing without TLS.
     ///
     /// # Errors
-    /// `WouldBlock` when the peer's turn has come, or what has gone wrong.
+    /// Returns `WouldBlock` while it is the peer's turn, and any error of the handshake.
     pub fn shake_hands(&mut self) -> io::Result<()> {
         match &mut self.way {
             Way::Plain(_) => Ok(()),
@@ -259,14 +262,14 @@ impl Wire {
         }
     }
 
-    /// The kernel says that there is something to read, and perhaps that nothing more will come.
+    /// Begins a turn, because the kernel has something to read. `ending`: nothing more will follow.
     pub fn readable(&mut self, ending: bool) {
         let tcp = self.tcp();
         (tcp.drained, tcp.left) = (false, TURN);
         tcp.ending |= ending;
     }
 
-    /// Something may be left to read, for another turn.
+    /// Returns true if the turn ended before the socket was empty.
     pub fn starved(&self) -> bool {
         let tcp = match &self.way {
             Way::Plain(tcp) => tcp,
@@ -275,7 +278,8 @@ impl Wire {
         !tcp.drained && tcp.left == 0
     }
 
-    /// As [`Wire::readable`], without turns: for a handshake, which nobody else waits for.
+    /// Same as [`Wire::readable`], with an unlimited turn: for handshakes, which do not hold up
+    /// other calls.
     pub fn readable_at_length(&mut self) {
         let tcp = self.tcp();
         (tcp.drained, tcp.left) = (false, usize::MAX);

@@ -1,10 +1,10 @@
-//! `trunkless bench` through a real Asterisk of the lab, or without one.
+//! Runs `trunkless bench` through a real Asterisk from the lab, or without one.
 //!
 //!     cargo bench --bench calls -- [--through 22|16|chan_sip|ari22|ari16|direct] \
-//!         [what `trunkless bench` takes]
+//!         [arguments of `trunkless bench`]
 //!
-//! Callers, Asterisk, bridge and AI share the machine and its clock. `direct` leaves Asterisk out:
-//! what remains is the bridge itself.
+//! Callers, Asterisk, bridge and AI share one machine and its clock. `direct` leaves out Asterisk,
+//! so that only the bridge is measured.
 
 #![allow(dead_code, reason = "the modules are shared with the end-to-end tests")]
 
@@ -21,17 +21,21 @@ use bridge::Setup;
 
 const BRIDGE: &str = "127.0.64.2:5070";
 
-/// The PBX, kept running; the bridge's configuration; where it takes its calls from; where callers
-/// dial, and what is dialled.
+/// A PBX and the settings for a measurement through it.
 struct Scene {
+    /// Keeps the PBX running.
     _asterisk: Asterisk,
+    /// The bridge's configuration.
     config: String,
+    /// Value of `--source`.
     source: &'static str,
+    /// Address that the callers dial.
     address: SocketAddr,
+    /// Extension that they dial there.
     extension: &'static str,
 }
 
-/// With the drop-in files of ARI mode.
+/// Starts Asterisk with the drop-in files of ARI mode.
 fn ari(calls: u32, version: u8) -> Scene {
     let vars = [("DROPIN", "ari")];
     let asterisk = Asterisk::start_with(version, "bench", "127.0.64.1", &vars);
@@ -51,7 +55,7 @@ fn sip(calls: u32, version: u8, chan_sip: bool) -> Scene {
         registrar: registrar.to_string(),
         username: if chan_sip { "cc100" } else { "ai" },
         password: "bridgesecret",
-        // the bench puts its own in
+        // replaced by the bench
         ai: "ws://127.0.0.1:9".to_owned(),
         listen: BRIDGE.to_owned(),
         tables: format!("[calls]\nmax = {}\n", calls + 10),
@@ -78,21 +82,21 @@ fn main() {
     let mut words: Vec<String> = std::env::args().skip(1).filter(|w| w != "--bench").collect();
     let through = words.iter().position(|w| w == "--through").map(|at| {
         words.remove(at);
-        assert!(at < words.len(), "--through what?");
+        assert!(at < words.len(), "--through needs a value");
         words.remove(at)
     });
     let calls = words.iter().position(|w| w == "--calls").and_then(|at| words.get(at + 1));
-    let calls = calls.map_or(50, |n| n.parse().expect("a number of calls"));
+    let calls = calls.map_or(50, |n| n.parse().expect("--calls needs a number"));
     let through = through.unwrap_or_else(|| "22".to_owned());
     let directory = tempfile::tempdir().expect("a temporary folder");
     let mut bench = Command::new(env!("CARGO_BIN_EXE_trunkless"));
-    // the lab's own variables, which are no keys of the program's
+    // these variables belong to the lab and are not configuration keys
     bench.env_remove("TRUNKLESS_CACHE").env_remove("TRUNKLESS_LAB_RUN");
     bench.arg("bench").args(words);
     let scene = scene(&through, calls);
     if let Some(scene) = &scene {
         let config = directory.path().join("trunkless.toml");
-        std::fs::write(&config, &scene.config).expect("the configuration can be written");
+        std::fs::write(&config, &scene.config).expect("writing the configuration");
         bench.args(["--source", scene.source, "--extension", scene.extension]);
         bench.args(["--pbx", &scene.address.to_string(), "--config"]).arg(config);
     }

@@ -1,46 +1,54 @@
-//! The pure way of a frame, without a socket: what a worker does between its system calls, for one
-//! call and both directions.
+//! The frame path without sockets: the work of a worker between its system calls, for one call in
+//! both directions.
+
+#[path = "../fixtures/call_config.rs"]
+mod call_config;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use call_config::call_config;
 use trunkless::call::core::Call;
 use trunkless::call::words::{Input, Output, Seeds};
-use trunkless::call::{AnswerWhen, CallConfig, RemoteMedia, Signal};
+use trunkless::call::{RemoteMedia, Signal};
 use trunkless::media::g711::Law;
-use trunkless::media::playout::Budget;
 use trunkless::media::receiver::Format;
 use trunkless::media::sender::Sender;
 use trunkless::peer::pattern;
-use trunkless::stream::connect::{Target, TargetOptions};
+use trunkless::stream::dialect::Codec as _;
 use trunkless::stream::twilio::{Encoder, decode};
 use trunkless::stream::{StreamInfo, ToAi};
 
 const SID: &str = "MZ0123456789abcdef0123456789abcdef";
 const TICK: Duration = Duration::from_millis(20);
 
-/// One call that talks and listens.
+/// One call with audio in both directions.
 pub struct FramePath {
     call: Call,
+    /// Simulated time.
     now: Instant,
     pbx: SocketAddr,
     caller: Sender,
+    /// Packets sent by the caller.
     sent: u64,
     encoder: Encoder,
+    /// Buffer for encoded messages.
     text: BytesMut,
-    /// What the AI says, again and again.
+    /// The `media` message that the AI sends repeatedly.
     said: String,
+    /// Buffer for decoded audio.
     audio: Vec<u8>,
-    /// What has come out: messages to the AI, packets to the caller.
+    /// Audio messages sent to the AI.
     pub messages: u64,
+    /// RTP packets sent to the caller.
     pub packets: u64,
-    /// RTCP, which is no frame.
+    /// RTCP packets sent, which do not count as frames.
     pub reports: u64,
 }
 
 impl FramePath {
-    /// Not recorded: a recording takes a block of memory each 200 ms.
+    /// Creates a call that is not recorded, because a recording allocates a block every 200 ms.
     pub fn new() -> FramePath {
         let now = Instant::now();
         let pbx: SocketAddr = "10.0.0.2:4000".parse().expect("an address");
@@ -53,7 +61,8 @@ impl FramePath {
             early: false,
         };
         let seeds = Seeds { ssrc: 1, sequence: 0, timestamp: 0 };
-        let call = Call::new(now, &config(), pbx.ip(), Some(remote), seeds, "bench".into());
+        let call =
+            Call::new(now, &call_config(), pbx.ip(), Some(remote), false, seeds, "bench".into());
         let info = StreamInfo {
             account_sid: "AC0".into(),
             call_sid: "CA0".into(),
@@ -80,7 +89,8 @@ impl FramePath {
         path
     }
 
-    /// 20 ms: a packet of the caller's becomes a message, a message of the AI's becomes a packet.
+    /// Simulates 20 ms: a packet from the caller becomes a message, and a message from the AI
+    /// becomes a packet.
     pub fn tick(&mut self) {
         self.now += TICK;
         let packet = self.caller.audio(0, self.sent, &[0x55; 160], false);
@@ -92,7 +102,7 @@ impl FramePath {
         self.drain();
         self.call.handle(self.now, Input::Timeout { unix: Duration::from_secs(1_700_000_000) });
         self.drain();
-        // as the worker asks after each input
+        // a worker asks for the next timeout after each input
         for _ in 0..3 {
             std::hint::black_box(self.call.next_timeout());
         }
@@ -118,30 +128,9 @@ impl FramePath {
     }
 }
 
-/// A message as servers write it.
+/// Returns a `media` message as servers write it.
 pub fn media_from_ai() -> String {
     use base64::Engine as _;
     let payload = base64::engine::general_purpose::STANDARD.encode(pattern::frame(1, 2));
     format!(r#"{{"event":"media","streamSid":"{SID}","media":{{"payload":"{payload}"}}}}"#)
-}
-
-fn config() -> CallConfig {
-    CallConfig {
-        target: Target::new("ws://ai.test", &TargetOptions::default()).expect("a URL"),
-        account_sid: "AC0".into(),
-        parameters: Vec::new(),
-        answer: AnswerWhen::AiReady,
-        answer_wait: Duration::from_secs(2),
-        ringing: false,
-        drain_on_close: Duration::ZERO,
-        prompt: None,
-        max_duration: Duration::from_secs(6 * 3600),
-        silent_timeout: Duration::ZERO,
-        media_timeout: Duration::from_secs(30),
-        reorder_wait: Duration::from_millis(40),
-        playout_bytes: 4_800_000,
-        playout_budget: Budget::new(1 << 30),
-        record: None,
-        recorder: None,
-    }
 }

@@ -1,8 +1,8 @@
-//! What the pieces of a frame's way cost, each alone and all together, and reading SIP.
+//! The cost of each piece of the frame path, of the whole path, and of parsing SIP.
 //!
 //!     cargo bench --bench pieces [-- NAME]
 //!     cargo bench --bench pieces -- frames COUNT    (for callgrind: tests/bench/instructions.sh)
-//!     cargo bench --bench pieces -- floor CALLS     (what the kernel alone takes)
+//!     cargo bench --bench pieces -- floor CALLS     (the kernel alone)
 
 mod floor;
 mod frame_path;
@@ -20,6 +20,7 @@ use trunkless::media::receiver::{Format, Receiver};
 use trunkless::media::rtp::Packet;
 use trunkless::media::sender::Sender;
 use trunkless::sip::message::Message;
+use trunkless::stream::dialect::Codec as _;
 use trunkless::stream::twilio::{Encoder, decode};
 use trunkless::stream::{StreamInfo, ToAi};
 
@@ -30,7 +31,7 @@ fn main() {
     if let [_, frames, count] = &words[..]
         && frames == "frames"
     {
-        let count: u64 = count.parse().expect("a number of frames");
+        let count: u64 = count.parse().expect("COUNT is not a number");
         let mut path = FramePath::new();
         (0..count).for_each(|_| path.tick());
         println!("{} messages, {} packets", path.messages, path.packets);
@@ -39,7 +40,7 @@ fn main() {
     if let [_, floor, calls] = &words[..]
         && floor == "floor"
     {
-        return floor::print(calls.parse().expect("a number of calls")).expect("sockets");
+        return floor::print(calls.parse().expect("CALLS is not a number")).expect("socket error");
     }
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(300))
@@ -111,7 +112,7 @@ fn stream(criterion: &mut Criterion) {
             black_box(decode(black_box(&said), SID, &mut audio));
         });
     });
-    // what the quick reader leaves to the general one
+    // a message that the fast parser leaves to the general one
     let odd = said.replacen("\"media\"", "\"m\\u0065dia\"", 1);
     criterion.bench_function("Twilio: decode a frame with escapes", |b| {
         b.iter(|| {

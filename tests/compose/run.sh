@@ -1,19 +1,19 @@
 #!/bin/bash
-# The image and both compose files, tried for real:
+# Tests the image and both compose files:
 #
 #   tests/compose/run.sh
 #
-# It builds the images, starts docker-compose.lab.yml (Asterisk, trunkless, AI stand-in, a phone
-# that calls), looks at that call, stops trunkless while another one is up, and looks at what a
-# container of docker-compose.yml may do.
+# It builds the images, starts docker-compose.lab.yml (Asterisk, trunkless, an AI stand-in, a phone
+# that calls), checks that call, stops trunkless during another one, and checks the privileges of
+# the container in docker-compose.yml.
 #
-# On Debian, as root, it installs what is missing and starts a docker daemon of its own when none
-# answers (data in ${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-~/.cache}/trunkless}/docker, kept for the
-# next time). Where no image registry can be reached it makes the base images itself. Nothing is
-# touched but containers, networks, volumes and images whose names begin with trunkless-lab.
+# On Debian, as root, it installs missing packages and starts a private docker daemon if none
+# answers (its data is in ${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-~/.cache}/trunkless}/docker and kept
+# for the next run). Where no image registry can be reached, it makes the base images itself. It
+# touches only containers, networks, volumes and images whose names begin with trunkless-lab.
 #
-# Exit code: 0 all is well, 1 something is not, 77 there is no container engine to be had here, or
-# nothing to make images of (the last line says why).
+# Exit code: 0 success, 1 failure, 77 not run because a container engine or a base image is missing
+# (the last line gives the reason).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$PATH:/usr/sbin:/sbin:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
@@ -23,7 +23,7 @@ image=trunkless-lab
 export TRUNKLESS_IMAGE=$image TRUNKLESS_LAB_IMAGE=trunkless-lab-asterisk DRAIN=5s
 lab=() host=() engine='' bridge0='' name='' since=0
 
-part() { # NAME: what comes next; tells how long the part before took
+part() { # NAME: starts a part of the test, and prints how long the previous one took
   [ -z "$name" ] || printf '== %s: %d s\n' "$name" $((SECONDS - since))
   name=${1-} since=$SECONDS
   [ -z "$name" ] || printf '\n== %s\n' "$name"
@@ -40,13 +40,13 @@ finish() {
   set +e
   docker info >/dev/null 2>&1 || lab=()
   if [ $rc = 1 ] && [ ${#lab[@]} != 0 ]; then
-    echo "---- what the containers said last ----"
+    echo "---- last lines of the containers' logs ----"
     "${lab[@]}" logs --no-color --tail 40 2>&1 | cut -c1-250
     "${host[@]}" logs --no-color --tail 20 2>&1 | cut -c1-250
   fi >&2
   [ ${#lab[@]} = 0 ] || down
   if [ "$engine" ]; then
-    # what newer builds have replaced
+    # images replaced by newer builds
     docker image prune -f --filter until=72h >/dev/null
     kill "$engine"; wait "$engine"
     # dockerd leaves these behind
@@ -69,7 +69,7 @@ part "engine"
 updated=
 install() { # PACKAGE...
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    cannot "missing here: $*; as root on Debian it would be installed"
+    cannot "missing: $*; installed automatically only as root on Debian"
   fi
   export DEBIAN_FRONTEND=noninteractive
   if [ -z "$updated" ]; then apt-get -qq update >"$scratch/apt" 2>&1 && updated=yes; fi
@@ -77,38 +77,39 @@ install() { # PACKAGE...
     tail -5 "$scratch/apt" >&2; cannot "apt-get cannot install $*"; }
 }
 start_engine() {
-  [ "$(id -u)" = 0 ] || cannot "no docker daemon answers, and only root could start one"
+  [ "$(id -u)" = 0 ] || cannot "no docker daemon answers, and only root can start one"
   command -v dockerd >/dev/null || install docker.io
-  # installed is started, where there is a systemd
+  # with systemd, installing it starts it
   if docker info >/dev/null 2>&1; then return; fi
   unset DOCKER_HOST DOCKER_CONTEXT
   local n old
-  # of a run that was killed
+# left by a killed run
   old=$(cat "$cache/dockerd.pid" 2>/dev/null || true)
   if [ "$old" ] && [ "$(cat "/proc/$old/comm" 2>/dev/null)" = dockerd ]; then
     kill "$old"
     for n in $(seq 50); do [ -d "/proc/$old" ] || break; sleep 0.2; done
   fi
   ip link show docker0 >/dev/null 2>&1 || bridge0=made
-  # All its own: a daemon of this machine that is only not running now keeps its containers. In a
-  # session of its own: Ctrl-C is for this script, which needs it for cleaning up.
+  # Its directories and socket are private: if this machine's own daemon is just stopped, its
+  # containers are not touched. It runs in a new session, because Ctrl-C must reach only this
+  # script, which needs the daemon for cleaning up.
   setsid dockerd --data-root "$cache/docker" --exec-root "$scratch/run" \
     --pidfile "$cache/dockerd.pid" --host "unix://$scratch/sock" >"$cache/dockerd.log" 2>&1 9>&- &
   engine=$!
   export DOCKER_HOST=unix://$scratch/sock
   for n in $(seq 60); do
-    if docker info >/dev/null 2>&1; then echo "a docker daemon of our own, after $n s"; return; fi
+    if docker info >/dev/null 2>&1; then echo "private docker daemon up after $n s"; return; fi
     kill -0 $engine 2>/dev/null || break
     sleep 1
   done
   tail -5 "$cache/dockerd.log" >&2
-  cannot "dockerd does not start here"
+  cannot "dockerd does not start"
 }
 command -v docker >/dev/null || install docker.io
 docker info >/dev/null 2>&1 || start_engine
 if docker compose version >/dev/null 2>&1; then dc=(docker compose); else
   command -v docker-compose >/dev/null || install docker-compose
-  # a newer Debian's package brings the plugin
+  # on newer Debian the package contains the plugin
   if docker compose version >/dev/null 2>&1; then dc=(docker compose); else dc=(docker-compose); fi
 fi
 docker version --format 'docker {{.Server.Version}}, client {{.Client.Version}}'
@@ -117,16 +118,16 @@ lab=("${dc[@]}" -p trunkless-lab -f docker-compose.lab.yml)
 host=("${dc[@]}" -p trunkless-lab-host -f docker-compose.yml -f tests/compose/host.yml)
 export LAB_SECRET=$scratch/pbx_password
 printf CHANGE-ME >"$LAB_SECRET"
-# as docker-compose.yml tells: compose mounts it as it is, mode and owner included. Who is not root
-# cannot give it away.
+# as docker-compose.yml asks for: compose mounts it as it is, with mode and owner. Without root, the
+# owner cannot be changed.
 chmod 755 "$scratch"; chmod 444 "$LAB_SECRET"
 if chown 10001 "$LAB_SECRET" 2>/dev/null; then chmod 400 "$LAB_SECRET"; fi
-down # of an interrupted run
+down # what an interrupted run left
 
 part "configuration"
 for file in docker-compose.yml docker-compose.lab.yml; do
-  "${dc[@]}" -f $file config >"$scratch/config" || fail "$file is not accepted"
-  echo "$file: good"
+  "${dc[@]}" -f $file config >"$scratch/config" || fail "$file is invalid"
+  echo "$file: ok"
 done
 
 # ---- images ----
@@ -134,7 +135,7 @@ part "base images"
 base() { # IMAGE KIND SUITE: prints the image to use
   docker image inspect "$1" >/dev/null 2>&1 && { echo "$1"; return; }
   timeout 600 docker pull -q "$1" >/dev/null 2>"$scratch/pull" && { echo "$1"; return; }
-  echo "no $1 to be had ($(tail -1 "$scratch/pull" | cut -c1-80)...): made here" >&2
+  echo "cannot pull $1 ($(tail -1 "$scratch/pull" | cut -c1-80)...): building a replacement" >&2
   tests/compose/base-images.sh "$2" "$3" "$image-$2" >&2 && echo "$image-$2"
 }
 if ! docker image inspect $image-debian $image-rust >/dev/null 2>&1; then
@@ -144,7 +145,7 @@ if ! docker image inspect $image-debian $image-rust >/dev/null 2>&1; then
 fi
 RUST_IMAGE=$(base rust:1-slim-bookworm rust bookworm) || cannot "no base image with Rust"
 export RUST_IMAGE
-# the smaller half beside the larger: Asterisk while trunkless is compiled
+# the smaller image in parallel with the larger: Asterisk's is built while trunkless compiles
 (
   DEBIAN_IMAGE=$(base debian:forky-slim debian forky) || exit 77
   export DEBIAN_IMAGE
@@ -157,40 +158,40 @@ part "images"
 wait $asterisk || {
   [ $? != 77 ] || cannot "no base image for Asterisk"
   tail -30 "$scratch/asterisk.log" >&2; fail "Asterisk's image cannot be built"; }
-# cargo's own times: dependencies, program; none when both were there
+# cargo's own times for dependencies and program; none if both were cached
 grep -ho 'target(s) in .*' "$scratch/trunkless.log" | sed 's/^.* in/compiled in/' || true
 size=$(docker image inspect --format '{{.Size}}' $image)
 printf 'image of trunkless: %d.%d MB, of Asterisk: %d MB\n' $((size / 1000000)) \
   $((size / 100000 % 10)) \
   $(($(docker image inspect --format '{{.Size}}' $TRUNKLESS_LAB_IMAGE) / 1000000))
-[ "$size" -lt 20000000 ] || fail "the image has grown beyond 20 MB"
+[ "$size" -lt 20000000 ] || fail "the image is larger than 20 MB"
 
-part "what is in the image"
+part "contents of the image"
 docker run --rm $image --version
 docker create --name trunkless-lab-long $image >/dev/null
 docker export trunkless-lab-long | tar -t >"$scratch/files"
 docker rm trunkless-lab-long >/dev/null
 if grep -E '(^|/)(sh|bash|dash|ash|busybox|apt|dpkg|su)$|/s?bin/' "$scratch/files"; then
-  fail "the image holds a shell or other programs"
+  fail "the image contains a shell or other programs"
 fi
 if docker run --rm --entrypoint /bin/sh $image -c true 2>/dev/null; then fail "a shell runs"; fi
 echo "$(grep -vc '/$' "$scratch/files") files, no shell"
 
 # ---- the lab ----
-logged() { # SERVICE PATTERN: how often
+logged() { # SERVICE PATTERN: counts matching log lines
   "${lab[@]}" logs --no-color "$1" 2>/dev/null | grep -cE -- "$2" || true
 }
-expect() { # SERVICE PATTERN [TIMES]: in its log, now or soon
+expect() { # SERVICE PATTERN [TIMES]: waits until the pattern is in the log
   local n
   for n in $(seq 100); do
     if [ "$(logged "$1" "$2")" -ge "${3:-1}" ]; then echo "$1: $2"; return; fi
     sleep 0.2
   done
-  fail "$1 did not say: $2"
+  fail "not in the log of $1: $2"
 }
 code() { docker inspect --format '{{.State.ExitCode}}' "$1"; }
 id() { "${lab[@]}" ps -aq "$1"; }
-phone() { # WORDS...: another call, without waiting for what it would depend on
+phone() { # SECONDS ARGS...: makes another call, without waiting for the services it depends on
   "${lab[@]}" run --no-deps "${@:2}" caller call sip:8010@asterisk --user phone \
     --password-env PHONE_PASSWORD --seconds "$1"
 }
@@ -201,7 +202,7 @@ part "up, and the call of the lab"
 expect caller 'answered$'
 expect caller 'we hung up'
 heard=$("${lab[@]}" logs --no-color caller | sed -n 's/.*level -\([0-9]*\).*/\1/p')
-[ "${heard:-99}" -lt 40 ] || fail "the phone heard nothing of the AI: -${heard:-?} dBFS"
+[ "${heard:-99}" -lt 40 ] || fail "the phone did not hear the AI: -${heard:-?} dBFS"
 echo "the phone heard the AI: -$heard dBFS"
 expect bridge 'call offered'
 expect bridge 'call ended.*reason="caller_hangup" answered=true'
@@ -225,7 +226,7 @@ docker logs trunkless-lab-long >"$scratch/long" 2>&1
 grep 'the other side hung up' "$scratch/long" || fail "the human did not get the call"
 
 part "a call without trunkless"
-phone 30 -T --rm >"$scratch/without" 2>&1 || fail "nobody answered"
+phone 30 -T --rm >"$scratch/without" 2>&1 || fail "the call was not answered"
 grep 'the other side hung up' "$scratch/without" || fail "the human did not get the call"
 expect asterisk 'a human takes the call' 2
 
@@ -240,7 +241,7 @@ for service in asterisk echo-agent; do
 done
 
 # ---- docker-compose.yml ----
-part "docker-compose.yml: what the container may do"
+part "docker-compose.yml: the container's privileges"
 "${host[@]}" up -d >"$scratch/up" 2>&1 || { cat "$scratch/up" >&2; fail "it does not start"; }
 own=$("${host[@]}" ps -aq trunkless)
 state() { docker inspect --format "{{$1}}" "$own"; }
@@ -250,10 +251,10 @@ for _ in $(seq 60); do
 done
 [ "$(state .State.Health.Status)" = healthy ] || fail "it is $(state .State.Health.Status)"
 if docker exec "$own" /trunkless health --ready --config /etc/trunkless/trunkless.toml; then
-  fail "it calls itself ready without a PBX"
+  fail "it reports ready without a PBX"
 fi
 process=/proc/$(state .State.Pid)
-if [ -r "$process/status" ]; then # not with an engine in another machine
+if [ -r "$process/status" ]; then # not if the engine runs on another machine
   grep -E '^(Uid|Gid|CapPrm|CapEff|CapBnd|NoNewPrivs|Seccomp):' "$process/status" >"$scratch/may"
   sed 's/^/  /' "$scratch/may"
   [ "$(sed -n 's/^[UG]id://p' "$scratch/may" | tr -s '\t\n' ' ')" = \

@@ -1,4 +1,4 @@
-//! An AI that speaks numbered audio and checks what it hears: a real WebSocket server.
+//! An AI that sends numbered audio and records what it receives: a real WebSocket server.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,21 +13,23 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use trunkless::peer::pattern;
 
-/// What one stream has told the AI.
+/// Everything the AI has received on one stream.
 #[derive(Debug, Clone, Default)]
 pub struct Stream {
     pub parameters: Value,
-    /// What was told, in order: the events' names, keys with theirs, runs of numbered audio as one.
+    /// The events in order: their names, key presses with the key, and one entry per run of
+    /// numbered audio.
     pub story: Vec<String>,
-    /// Each frame heard.
+    /// All frames received.
     pub frames: Vec<Vec<u8>>,
     pub timestamps: Vec<u64>,
-    /// When each frame was heard, and each numbered frame said where the plan is paced.
+    /// When each frame was received.
     pub heard_at: Vec<Instant>,
+    /// When each numbered frame was sent, if the plan is paced.
     pub said_at: Vec<Instant>,
     pub digits: String,
     pub stopped: bool,
-    /// Close code, once closed; 0 for an end without a close frame.
+    /// The close code, once closed; 0 for an end without a close frame.
     pub closed: Option<u16>,
 }
 
@@ -39,23 +41,24 @@ impl Stream {
     }
 }
 
-/// What an AI does with a call.
+/// The AI's behaviour in a call.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Numbered frames to say: how many, after so many heard.
+    /// How many numbered frames to send.
     pub say: u32,
+    /// Start sending after this many frames received.
     pub after_heard: usize,
-    /// One frame for each that is heard, instead of all at once.
+    /// Send one frame per frame received, instead of all at once.
     pub paced: bool,
-    /// Close when so many frames have been heard.
+    /// Close after this many frames received.
     pub close_after: Option<usize>,
-    /// Drop the connection when so many frames have been heard.
+    /// Drop the connection after this many frames received.
     pub drop_after: Option<usize>,
-    /// The call's number in the audio that is said; taken from what is heard when `None`.
+    /// The call number in the audio sent; `None` takes it from the audio received.
     pub call: Option<u32>,
-    /// Not all at once, but so many frames ahead of what is heard.
+    /// Stay this many frames ahead of those received, instead of sending all at once.
     pub ahead: Option<u32>,
-    /// Send a mark behind each message of audio, named by the frames said so far.
+    /// Send a mark after each message of audio, named after the number of frames sent so far.
     pub marks: bool,
 }
 
@@ -102,7 +105,7 @@ impl Ai {
         self.streams.lock().expect("no panic elsewhere").clone()
     }
 
-    /// Waits until the first stream is as wanted.
+    /// Waits until the first stream satisfies `wanted` and returns it.
     pub async fn until(
         &self,
         what: &str,
@@ -120,7 +123,7 @@ impl Ai {
         };
         match tokio::time::timeout(limit, wait).await {
             Ok(stream) => stream,
-            Err(_) => panic!("the AI has not seen within {limit:?}: {what}"),
+            Err(_) => panic!("not seen by the AI within {limit:?}: {what}"),
         }
     }
 }
@@ -131,8 +134,9 @@ struct Talk {
     all: Arc<Mutex<Vec<Stream>>>,
     index: usize,
     sid: String,
-    /// Numbered frames said so far.
+    /// Numbered frames sent so far.
     said: u32,
+    /// The call number to send as, once known.
     call: Option<u32>,
 }
 
@@ -174,8 +178,8 @@ impl Talk {
         change(&mut self.all.lock().expect("no panic elsewhere")[self.index]);
     }
 
-    /// Adds to the story.
-    fn tell(&self, value: &Value) {
+    /// Adds a message to the story.
+    fn add_to_story(&self, value: &Value) {
         let name = value["event"].as_str().unwrap_or("none");
         let payload = value["media"]["payload"].as_str().map(|p| BASE64.decode(p));
         let line = match (name, payload) {
@@ -194,10 +198,11 @@ impl Talk {
         });
     }
 
-    /// Takes a message; how many frames have been heard when it was one.
+    /// Processes a message. Returns the number of frames received so far if it was one, otherwise
+    /// 0.
     fn hear(&mut self, at: Instant, value: &Value) -> usize {
         let mut heard = 0;
-        self.tell(value);
+        self.add_to_story(value);
         match value["event"].as_str() {
             Some("start") => {
                 self.sid = value["streamSid"].as_str().expect("a streamSid").to_owned();
@@ -226,7 +231,7 @@ impl Talk {
         heard
     }
 
-    /// What is said after so many frames heard.
+    /// The messages to send once `heard` frames have been received.
     fn answer(&mut self, heard: usize) -> Vec<Message> {
         let Some(call) = self.call.filter(|_| heard >= self.plan.after_heard) else {
             return Vec::new();

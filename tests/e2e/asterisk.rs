@@ -1,4 +1,4 @@
-//! A real Asterisk, run by `lab/ast.sh` on a loopback address of its own.
+//! A real Asterisk, run by `lab/ast.sh` on its own loopback address.
 #![allow(dead_code)] // each test uses some of it
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,14 +13,15 @@ pub struct Asterisk {
 }
 
 impl Asterisk {
-    /// Starts version 16 or 22; returns when it is fully booted. One left over by a killed test run
-    /// under the same name goes first.
+    /// Starts version 16 or 22 and returns once it is fully booted. An instance of the same name
+    /// that a killed test run left is stopped first.
     pub fn start(version: u8, name: &str, ip: &str) -> Asterisk {
         Asterisk::start_with(version, name, ip, &[])
     }
 
-    /// The same, with variables of the configuration set (`RTP_HI`, see `lab/ast.sh`).
-    /// `("DROPIN", "ari")` runs the shipped files of ARI mode: one such instance at a time.
+    /// Like [`Asterisk::start`], with variables of the configuration set (`RTP_HI`, see
+    /// `lab/ast.sh`). `("DROPIN", "ari")` runs the shipped files of ARI mode: only one such
+    /// instance at a time.
     pub fn start_with(version: u8, name: &str, ip: &str, vars: &[(&str, &str)]) -> Asterisk {
         let tree = cache().join(format!("asterisk-{version}"));
         assert!(
@@ -30,7 +31,7 @@ impl Asterisk {
             tree.display()
         );
         let ip_addr: IpAddr = ip.parse().expect("an IP address");
-        // the shipped http.conf is for a bridge on the PBX's own host
+        // the shipped http.conf assumes a bridge on the PBX's own host
         let shipped = vars.contains(&("DROPIN", "ari"));
         let http_ip = if shipped { Ipv4Addr::LOCALHOST.into() } else { ip_addr };
         let http = SocketAddr::new(http_ip, 8088);
@@ -57,18 +58,18 @@ impl Asterisk {
         SocketAddr::new(self.ip, 5160)
     }
 
-    /// HTTP and ARI, as `trunkless` with the password `arisecret`; from the shipped files
-    /// `CHANGE-ME`, and as `foreign` with `foreignsecret`.
+    /// HTTP and ARI. The user is `trunkless` with the password `arisecret`; with the shipped files
+    /// the password is `CHANGE-ME`, and there is a user `foreign` with `foreignsecret`.
     pub fn http_addr(&self) -> SocketAddr {
         self.http
     }
 
-    /// What one console command prints.
+    /// The output of a console command.
     pub fn cli(&self, command: &str) -> String {
         ast(&["cli", &self.name, command])
     }
 
-    /// Channels that exist now: one for each leg of a call.
+    /// The number of channels now, one per call leg.
     pub fn channels(&self) -> usize {
         let out = self.cli("core show channels count");
         out.lines()
@@ -76,17 +77,18 @@ impl Asterisk {
             .unwrap_or_else(|| panic!("no channel count in {out:?}"))
     }
 
-    /// How each call to the bridge ended so far, as `ANSWER 16`: `DIALSTATUS` and the cause.
+    /// The outcome of each call to the bridge so far: `DIALSTATUS` and hangup cause, as in `ANSWER
+    /// 16`.
     pub fn dials(&self) -> Vec<String> {
         self.verbose("LAB-DIAL ")
     }
 
-    /// What led each call to the drop-ins' humans, as `stasis=FAILED reason= dial=`.
+    /// Why each call went to the drop-ins' humans, as in `stasis=FAILED reason= dial=`.
     pub fn humans(&self) -> Vec<String> {
         self.verbose("LAB-HUMAN ")
     }
 
-    /// The rest of each line that the dialplan wrote with this beginning.
+    /// The rest of each line from the dialplan that begins with `begin`.
     pub fn verbose(&self, begin: &str) -> Vec<String> {
         let begin = format!("app_verbose.c: {begin}");
         let log = self.log();
@@ -94,7 +96,7 @@ impl Asterisk {
         lines.map(|(_, rest)| rest.to_owned()).collect()
     }
 
-    /// The log's warnings and errors, without their times and threads.
+    /// The warnings and errors in the log, without times and threads.
     pub fn complaints(&self) -> Vec<String> {
         let log = self.log();
         let bad = log.lines().filter(|l| l.contains("] WARNING[") || l.contains("] ERROR["));
@@ -120,17 +122,17 @@ impl Asterisk {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// A crash: nobody is told, the ports close.
+    /// Crashes the instance: no peer is notified, the ports close.
     pub fn kill(&self) {
         ast(&["kill", &self.name]);
     }
 
-    /// An orderly stop: calls are hung up first.
+    /// Stops the instance cleanly: calls are hung up first.
     pub fn stop(&self) {
         ast(&["stop", &self.name]);
     }
 
-    /// Starts once more after `kill` or `stop`, with or without the registrations it had.
+    /// Starts the instance again after `kill` or `stop`, with or without its registrations.
     pub fn again(&self, wipe_astdb: bool) {
         let mut args = vec!["again", self.name.as_str()];
         args.extend(wipe_astdb.then_some("--wipe-astdb"));
@@ -147,7 +149,7 @@ impl Drop for Asterisk {
                 run_dir().join(&self.name).join("log/full").display()
             );
         }
-        // no panic here: it would hide the one that is under way
+        // must not panic: that would hide the panic in progress
         let _ = run(&["stop", &self.name]);
     }
 }

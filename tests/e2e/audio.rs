@@ -1,4 +1,4 @@
-//! What is said arrives, byte for byte, and what is pressed too.
+//! Audio arrives byte for byte, and so do key presses.
 
 use std::time::Duration;
 
@@ -43,23 +43,22 @@ async fn whole_call(pbx: Pbx, n: u8) {
 }
 
 #[test]
-fn whole_call_chan_sip_16() {
+fn a_complete_call_through_chan_sip_16() {
     block_on(whole_call(Pbx::Sip16, 31));
 }
 
 #[test]
-fn whole_call_pjsip_16() {
+fn a_complete_call_through_pjsip_16() {
     block_on(whole_call(Pbx::Pjsip16, 32));
 }
 
 #[test]
-fn whole_call_pjsip_22() {
+fn a_complete_call_through_pjsip_22() {
     block_on(whole_call(Pbx::Pjsip22, 33));
 }
 
-/// The AI closes: the caller gets a BYE.
 #[test]
-fn the_ai_hangs_up() {
+fn the_caller_gets_bye_when_the_ai_closes() {
     block_on(async {
         for (pbx, n) in Pbx::ALL.into_iter().zip(34..) {
             let asterisk = pbx.start(n);
@@ -76,9 +75,9 @@ fn the_ai_hangs_up() {
     });
 }
 
-/// Hold is music with another SSRC through Asterisk; nothing of what is said around it is lost.
+/// Asterisk turns hold into music with another SSRC.
 #[test]
-fn hold_and_resume() {
+fn no_audio_is_lost_before_or_after_hold() {
     block_on(async {
         for (pbx, n) in Pbx::ALL.into_iter().zip(37..) {
             let asterisk = pbx.start(n);
@@ -112,9 +111,9 @@ fn hold_and_resume() {
     });
 }
 
-/// Keys by INFO: from the caller (Asterisk turns it into RFC 4733) and to the bridge.
+/// Key presses in INFO, from the caller (Asterisk converts them to RFC 4733) and to the bridge.
 #[test]
-fn keys_by_info() {
+fn key_presses_in_info_are_reported() {
     block_on(async {
         let pbx = Pbx::Pjsip22;
         let asterisk = pbx.start(40);

@@ -1,4 +1,4 @@
-//! The program itself, as a process of its own, with a configuration file and a log.
+//! The program as a separate process, with a configuration file and a log.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub struct Bridge {
     _directory: tempfile::TempDir,
 }
 
-/// What a test wants of its bridge.
+/// The settings of a test's bridge.
 pub struct Setup {
     /// `host:port` of the registrar.
     pub registrar: String,
@@ -20,10 +20,11 @@ pub struct Setup {
     pub password: &'static str,
     /// The AI's URL.
     pub ai: String,
-    /// SIP listens here.
+    /// The address where SIP listens.
     pub listen: String,
-    /// Further lines: whole tables, and keys of `[pbx.main.sip]`.
+    /// Further tables.
     pub tables: String,
+    /// Further keys of `[pbx.main.sip]`.
     pub sip_keys: String,
 }
 
@@ -49,12 +50,12 @@ impl Bridge {
         Bridge::run(&setup.config())
     }
 
-    /// With a configuration file of this text.
+    /// Starts the program with this configuration text.
     pub fn run(text: &str) -> Bridge {
         Bridge::run_under(&[], text)
     }
 
-    /// The same, started by another program that becomes it: `strace -D …`.
+    /// Like [`Bridge::run`], but through another program that turns into this one: `strace -D …`.
     pub fn run_under(program: &[&str], text: &str) -> Bridge {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (config, log) = (directory.path().join("trunkless.toml"), directory.path().join("log"));
@@ -65,7 +66,7 @@ impl Bridge {
             .args(&words[1..])
             .args(["run", "--config"])
             .arg(&config)
-            // the lab's own variables, which are no keys of the program's
+            // the lab's variables, which are not configuration keys of the program
             .env_remove("TRUNKLESS_CACHE")
             .env_remove("TRUNKLESS_LAB_RUN")
             .stdin(Stdio::null())
@@ -76,20 +77,20 @@ impl Bridge {
         Bridge { child, log, _directory: directory }
     }
 
-    /// The same, and waits until it is registered.
+    /// Starts the program and waits until it has registered.
     pub fn registered(setup: &Setup) -> Bridge {
         let bridge = Bridge::start(setup);
         bridge.wait_for("registered pbx=\"main\"", Duration::from_secs(10));
         bridge
     }
 
-    /// SIGKILL: nobody is told.
+    /// Kills the program with SIGKILL: no peer is notified.
     pub fn kill(&mut self) {
         self.child.kill().expect("it can be killed");
         let _ = self.child.wait();
     }
 
-    /// Waits until it has ended by itself; its exit code.
+    /// Waits until the program ends by itself and returns its exit code.
     pub fn exit_code(&mut self, limit: Duration) -> i32 {
         let begin = Instant::now();
         loop {
@@ -105,7 +106,7 @@ impl Bridge {
         std::fs::read_to_string(&self.log).expect("the log can be read")
     }
 
-    /// The lines that hold a text.
+    /// The log lines that contain a text.
     pub fn lines(&self, text: &str) -> Vec<String> {
         self.log().lines().filter(|l| l.contains(text)).map(str::to_owned).collect()
     }
@@ -119,7 +120,7 @@ impl Bridge {
         }
     }
 
-    /// A field of the one line that the only call has left.
+    /// A field of the `call ended` line of the only call.
     pub fn ended(&self, field: &str) -> String {
         self.wait_for("call ended", Duration::from_secs(5));
         let lines = self.lines("call ended");
@@ -128,7 +129,7 @@ impl Bridge {
         value.split(' ').next().expect("a value").trim_matches('"').to_owned()
     }
 
-    /// CPU time used so far, by /proc/PID/stat in ticks of 10 ms.
+    /// The CPU time used so far, from /proc/PID/stat in ticks of 10 ms.
     pub fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
         let stat = stat.expect("the process runs");
@@ -143,7 +144,7 @@ impl Bridge {
         assert!(sent.success());
     }
 
-    /// SIGTERM; returns its exit code.
+    /// Sends SIGTERM and returns the exit code.
     pub fn terminate(&mut self, limit: Duration) -> i32 {
         self.signal("TERM");
         self.exit_code(limit)

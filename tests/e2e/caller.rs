@@ -1,4 +1,4 @@
-//! A caller at the other side of the PBX, with numbered audio.
+//! A caller on the other side of the PBX, who sends numbered audio.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,15 +10,17 @@ use trunkless::peer::phone::{Heard, Phone, PhoneCommand, PhoneConfig, PhoneEvent
 use trunkless::sip::agent::CallEnd;
 use trunkless::sip::sdp::Codec;
 
-/// Frames of silence before the numbers begin: the PBX needs a moment to join its two legs.
+/// Frames of silence before the numbered ones: the PBX needs a moment to join its two legs.
 pub const LEAD: u64 = 25;
 
 pub struct Caller {
     phone: Phone,
-    /// While false the caller says nothing, and the numbers stand still.
+    /// While false, the caller is silent and the frame numbers do not advance.
     talking: Arc<AtomicBool>,
     pub heard: Vec<Heard>,
+    /// The numbers of the numbered frames sent.
     pub sent: Vec<u32>,
+    /// When each frame was sent, silence included.
     pub sent_at: Vec<Instant>,
     pub dialled: Instant,
     pub answered: Option<Instant>,
@@ -26,7 +28,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Calls `extension` at `pbx`, saying `frames` numbered frames as call `call`.
+    /// Calls `extension` at `pbx` and sends `frames` numbered frames as call number `call`.
     pub async fn dial(
         from: &str,
         pbx: SocketAddr,
@@ -51,7 +53,8 @@ impl Caller {
         Caller::start(config, pbx, extension, call, frames, LEAD).await
     }
 
-    /// Calls the bridge itself, from the number `call`, and talks from the first packet on.
+    /// Calls the bridge directly, with `call` as the caller's number, and talks from the first
+    /// packet on.
     pub async fn dial_direct(from: &str, bridge: SocketAddr, call: u32, frames: u32) -> Caller {
         let local: IpAddr = from.parse().expect("an address");
         let config = PhoneConfig::new(local, &call.to_string());
@@ -91,7 +94,7 @@ impl Caller {
         self.talking.store(on, Ordering::Relaxed);
     }
 
-    /// Takes events until `wanted` or the limit; true when it was reached.
+    /// Processes events until `wanted` is true; returns false if the limit passes first.
     pub async fn until(&mut self, limit: Duration, wanted: impl Fn(&Caller) -> bool) -> bool {
         let deadline = tokio::time::Instant::now() + limit;
         while !wanted(self) {
@@ -130,7 +133,7 @@ impl Caller {
         }
     }
 
-    /// Whether the last of `frames` numbered frames of `call` has been heard lately.
+    /// True if the last of `frames` numbered frames of `call` is among the last three heard.
     pub fn heard_last(&self, call: u32, frames: u32) -> bool {
         let lately = self.heard.iter().rev().take(3);
         lately.filter_map(|h| pattern::read(&h.samples)).any(|read| read == (call, frames - 1))

@@ -1,5 +1,5 @@
 //! The files of `asterisk/` and `dialplan/` as they are shipped, in real Asterisks: they load
-//! without a complaint, they bring a call to the AI, and without an AI to a human.
+//! without warnings, and they take a call to the AI, or to a human if there is none.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -21,10 +21,10 @@ use crate::{assert_all, assert_no_channels, block_on};
 
 const SECOND: Duration = Duration::from_secs(1);
 const CALLER: &str = "127.0.9.1";
-/// The ARI user of the shipped file.
+/// ARI user and password in the shipped file.
 const LOGIN: &str = "trunkless:CHANGE-ME";
 
-/// Each snippet: its mode, whose dialplan it is for, its file, and the extension that it makes.
+/// Mode, target dialplan, file and extension of each snippet.
 const SNIPPETS: [(&str, &str, &str, &str); 8] = [
     ("ari", "asterisk", "asterisk/extensions_ari.conf", "8010@from-carrier"),
     ("pjsip", "asterisk", "asterisk/extensions_pjsip.conf", "8010@from-carrier"),
@@ -36,8 +36,8 @@ const SNIPPETS: [(&str, &str, &str, &str); 8] = [
     ("pjsip", "vicidial", "vicidial/custom_dialplan_pjsip.conf", "8012@default"),
 ];
 
-/// The configuration of each mode, a console command that shows it, and a line of the answer,
-/// words only.
+/// Mode and file of each configuration, a console command that shows it, and a line of the output
+/// with single spaces.
 const CONFIGURATIONS: [(&str, &str, &str, &str); 4] = [
     ("ari", "ari/http.conf", "http show status", "Server Enabled and Bound to 127.0.0.1:8088"),
     ("ari", "ari/ari.conf", "ari show user trunkless", "Read only?: No"),
@@ -74,9 +74,9 @@ fn conf_files(folder: &str) -> BTreeSet<String> {
     found
 }
 
-/// Every file, in every Asterisk that it is for.
+/// Loads every file in every Asterisk it is for.
 #[test]
-fn every_file_loads_without_a_complaint() {
+fn every_file_loads_without_warnings() {
     let snippets: BTreeSet<String> = SNIPPETS.map(|(_, _, file, _)| file.to_owned()).into();
     assert_eq!(conf_files("dialplan"), snippets, "this test runs every snippet");
     let files: BTreeSet<String> = CONFIGURATIONS.map(|(_, file, ..)| file.to_owned()).into();
@@ -85,7 +85,7 @@ fn every_file_loads_without_a_complaint() {
         let usual = Asterisk::start(version, "e2e-71", "127.0.71.1").complaints();
         for (mode, dialplan, file, extension) in SNIPPETS {
             if (mode, version) == ("sip", 22) {
-                continue; // there is no chan_sip any more
+                continue; // Asterisk 22 has no chan_sip
             }
             let asterisk = start(version, 71, mode, dialplan);
             let new = asterisk.complaints().into_iter().filter(|c| !usual.contains(c));
@@ -93,14 +93,14 @@ fn every_file_loads_without_a_complaint() {
             assert!(new.is_empty(), "{file} in {version}: {new:#?}");
             let path = format!("dialplan/{file}");
             let same = asterisk.config(&format!("dropin/{path}")) == shipped(&path);
-            assert!(same, "{path} is run as it is shipped");
+            assert!(same, "{path} runs as it is shipped");
             let shown = asterisk.cli(&format!("dialplan show {extension}"));
             let name = file.rsplit('/').next().expect("a name");
             assert!(shown.contains(&format!("[{name}:")), "{file} in {version}: {shown}");
             for (_, file, command, wanted) in CONFIGURATIONS.iter().filter(|c| c.0 == mode) {
                 let path = format!("asterisk/{file}");
                 let same = asterisk.config(&format!("dropin/{path}")) == shipped(&path);
-                assert!(same, "{path} is run as it is shipped");
+                assert!(same, "{path} runs as it is shipped");
                 let shown = asterisk.cli(command);
                 let mut lines = shown.lines().map(|l| l.split_whitespace().collect::<Vec<_>>());
                 let found = lines.any(|words| words.join(" ").contains(wanted));
@@ -110,20 +110,20 @@ fn every_file_loads_without_a_complaint() {
     }
 }
 
-/// VICIdial's admin page drops backslashes and apostrophes from a dialplan entry, and in old
-/// versions semicolons: nothing may hang on them.
+/// VICIdial's admin page drops backslashes and apostrophes from a dialplan entry, and old versions
+/// also semicolons: the snippets must not depend on them.
 #[test]
-fn nothing_is_lost_in_vicidials_admin_page() {
+fn the_snippets_survive_vicidials_admin_page() {
     for file in conf_files("dialplan").iter().filter(|f| f.starts_with("vicidial/")) {
         let text = String::from_utf8(shipped(&format!("dialplan/{file}"))).expect("text");
         assert!(text.is_ascii() && !text.contains(['\\', '\'', '\r', '\t']), "{file}");
         for line in text.lines() {
             assert!(line.rfind(';').is_none_or(|at| at == 0), "{file}: a comment after {line}");
-            // without its semicolon a comment must be nothing that Asterisk understands
+            // without its semicolon, a comment must not mean anything to Asterisk
             let comment = line.strip_prefix(';').map(str::trim_start).unwrap_or("");
             assert!(!comment.contains('=') && !comment.starts_with(['[', '#']), "{file}: {line}");
         }
-        // the text is pasted into a context of VICIdial's, so its own ones come last
+        // the text is pasted into one of VICIdial's contexts, so its own contexts come last
         let own = text.find("\n[").unwrap_or(text.len());
         assert!(text.find("\nexten").is_some_and(|exten| exten < own), "{file}");
     }
@@ -145,7 +145,7 @@ async fn to_the_humans(asterisk: &Asterisk, extension: &str, limit: Duration) ->
     took
 }
 
-/// A bridge that registers as the files say.
+/// The setup of a bridge that registers as in the shipped files.
 fn setup(asterisk: &Asterisk, n: u8, mode: &str, ai: &str) -> Setup {
     let registrar = if mode == "sip" { asterisk.chansip_addr() } else { asterisk.sip_addr() };
     Setup {
@@ -159,7 +159,7 @@ fn setup(asterisk: &Asterisk, n: u8, mode: &str, ai: &str) -> Setup {
     }
 }
 
-/// A call with numbered audio both ways, to its last frame; returns what the AI was told.
+/// Makes a call with numbered audio both ways, to the last frame; returns what the AI received.
 async fn to_the_ai(asterisk: &Asterisk, extension: &str, ai: &Ai, bridge: &Bridge) -> Stream {
     let mut caller = Caller::dial(CALLER, asterisk.sip_addr(), extension, 1, 100).await;
     caller.answered().await;
@@ -174,8 +174,8 @@ async fn to_the_ai(asterisk: &Asterisk, extension: &str, ai: &Ai, bridge: &Bridg
     heard
 }
 
-/// Extension 8010 in SIP mode through the life of a bridge: not there, up, without its AI,
-/// killed in mid-call, dead.
+/// Extension 8010 in SIP mode with a bridge that is absent, up, without its AI, killed in mid-call,
+/// and dead.
 async fn sip_mode(version: u8, n: u8, mode: &str) {
     let asterisk = start(version, n, mode, "asterisk");
     let who = format!("{mode} on {version}");
@@ -203,33 +203,33 @@ async fn sip_mode(version: u8, n: u8, mode: &str) {
     drop(bridge);
     let killed = Instant::now();
     let took = to_the_humans(&asterisk, "8010", 12 * SECOND).await;
-    println!("{who}: at the moment of its death the humans are heard after {took:?}");
+    println!("{who}: right after the kill the humans are heard after {took:?}");
     assert!(caller.until(10 * SECOND, |c| c.ended.is_some()).await, "{who}: dead air");
     assert!(matches!(caller.ended, Some(CallEnd::Bye { .. })), "{who}: {:?}", caller.ended);
     tokio::time::sleep((5 * SECOND).saturating_sub(killed.elapsed())).await;
     let took = to_the_humans(&asterisk, "8010", 2 * SECOND).await;
-    println!("{who}: 5 s after its death the humans are heard after {took:?}");
+    println!("{who}: 5 s after the kill the humans are heard after {took:?}");
     assert!(took < SECOND, "{who}: {took:?}");
     println!("{who}: {:?}", asterisk.humans());
     assert_no_channels(&asterisk);
 }
 
 #[test]
-fn sip_mode_chan_sip_16() {
+fn sip_mode_reaches_the_ai_or_a_human_through_chan_sip_16() {
     block_on(sip_mode(16, 72, "sip"));
 }
 
 #[test]
-fn sip_mode_pjsip_16() {
+fn sip_mode_reaches_the_ai_or_a_human_through_pjsip_16() {
     block_on(sip_mode(16, 73, "pjsip"));
 }
 
 #[test]
-fn sip_mode_pjsip_22() {
+fn sip_mode_reaches_the_ai_or_a_human_through_pjsip_22() {
     block_on(sip_mode(22, 74, "pjsip"));
 }
 
-/// The PBX ends the caller's leg by itself, by the shipped RTP timeout.
+/// The PBX itself ends the caller's leg, through the shipped RTP timeout.
 #[test]
 fn a_killed_bridge_leaves_no_dead_air() {
     block_on(async {
@@ -249,9 +249,9 @@ fn a_killed_bridge_leaves_no_dead_air() {
     });
 }
 
-/// FreePBX: from a phone and by an inbound route, whose number reaches the AI.
+/// FreePBX: calls from a phone and through an inbound route, whose number reaches the AI.
 #[test]
-fn freepbx_in_sip_mode() {
+fn freepbx_reaches_the_ai_or_a_human_in_sip_mode() {
     block_on(async {
         for (version, n) in [(16, 77), (22, 78)] {
             let asterisk = start(version, n, "pjsip", "freepbx");
@@ -269,9 +269,9 @@ fn freepbx_in_sip_mode() {
     });
 }
 
-/// VICIdial: the AI is told whose call it is, and without it the lead's call goes to the in-group.
+/// VICIdial: the AI receives the lead's data, and without the AI the call goes to the in-group.
 #[test]
-fn vicidial_in_sip_mode() {
+fn vicidial_reaches_the_ai_or_the_in_group_in_sip_mode() {
     block_on(async {
         let cases = [
             (16, 79, "sip", "8001", "8011"),
@@ -300,9 +300,8 @@ fn vicidial_in_sip_mode() {
     });
 }
 
-/// No program is connected to ARI: the caller is with a human within a second.
 #[test]
-fn ari_mode_without_a_bridge() {
+fn without_a_bridge_in_ari_mode_callers_reach_a_human_within_a_second() {
     block_on(async {
         for (version, n) in [(16, 82), (22, 83)] {
             for (dialplan, extensions) in [
@@ -327,7 +326,7 @@ fn ari_mode_without_a_bridge() {
     });
 }
 
-/// The status of a request below /ari.
+/// Sends a request below /ari and returns the status.
 fn ari(at: SocketAddr, login: &str, method: &str, path: &str) -> String {
     let mut socket = TcpStream::connect(at).expect("a connection");
     let login = base64::engine::general_purpose::STANDARD.encode(login);
@@ -337,14 +336,14 @@ fn ari(at: SocketAddr, login: &str, method: &str, path: &str) -> String {
     );
     socket.write_all(request.as_bytes()).expect("it is written");
     let mut answer = String::new();
-    // one connection too many is closed without an answer, or reset
+    // a connection above the limit is closed without an answer, or reset
     let _ = socket.read_to_string(&mut answer);
     answer.split(' ').nth(1).unwrap_or("none").to_owned()
 }
 
-/// The shipped user is let in and may write, and more connections fit than Asterisk's default.
+/// The shipped user may log in and write, and more connections fit than with Asterisk's default.
 #[test]
-fn ari_lets_its_user_in() {
+fn ari_admits_the_shipped_user() {
     for (version, n) in [(16, 84), (22, 85)] {
         let asterisk = start(version, n, "ari", "asterisk");
         let at = asterisk.http_addr();
@@ -361,8 +360,8 @@ fn ari_lets_its_user_in() {
     }
 }
 
-/// A program in the bridge's place takes one call of the application, and is gone; the call stays
-/// in Stasis as it came. Returns its `StasisStart`.
+/// Connects to ARI in place of the bridge, waits for one call and disconnects; the call stays in
+/// Stasis. Returns its `StasisStart`.
 async fn next_call(asterisk: &Asterisk, caller: impl Future<Output = Caller>) -> (Value, Caller) {
     let at = asterisk.http_addr();
     let url = format!("ws://{at}/ari/events?app=trunkless&api_key=trunkless:CHANGE-ME");
@@ -385,10 +384,10 @@ async fn next_call(asterisk: &Asterisk, caller: impl Future<Output = Caller>) ->
     (start, caller)
 }
 
-/// The arguments say whose call it is, whatever a caller calls himself; a call that is sent on
-/// reaches a human, and why is in the log.
+/// The arguments identify the call, whatever name the caller has. A call that is sent back reaches
+/// a human, and the reason is in the log.
 #[test]
-fn ari_snippets_tell_and_take_calls_back() {
+fn ari_snippets_pass_arguments_and_take_calls_back() {
     let lead = ["vici_call_id=V1231456150000402027", "lead_id=0000402027"];
     let cases: [(&str, &str, &[&str], &[&str]); 6] = [
         ("asterisk", "8010", &["did=8010"], &[]),
@@ -420,13 +419,17 @@ fn ari_snippets_tell_and_take_calls_back() {
                 assert_eq!(
                     caller.answered.is_some(),
                     answered,
-                    "{who}: no Answer() of the snippet's"
+                    "{who}: the snippet itself must not answer"
                 );
                 let reason =
                     format!("channels/{id}/variable?variable=TRUNKLESS_REASON&value=overload");
                 assert_eq!(ari(asterisk.http_addr(), LOGIN, "POST", &reason), "204", "{who}");
-                let go_on = format!("channels/{id}/continue");
-                assert_eq!(ari(asterisk.http_addr(), LOGIN, "POST", &go_on), "204", "{who}");
+                let continue_path = format!("channels/{id}/continue");
+                assert_eq!(
+                    ari(asterisk.http_addr(), LOGIN, "POST", &continue_path),
+                    "204",
+                    "{who}"
+                );
                 let tone = caller.until(2 * SECOND, hears_the_tone).await;
                 assert!(tone, "{who}: {:?}", caller.ended);
                 assert_eq!(asterisk.humans(), ["stasis=SUCCESS reason=overload dial="], "{who}");

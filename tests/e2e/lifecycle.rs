@@ -1,4 +1,4 @@
-//! Registration through crashes and refusals, fallbacks, the end of the program.
+//! Registration through crashes and refusals, the dialplan's fallbacks, and shutdown.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::{Pbx, assert_no_channels, block_on};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Calls again and again until one is answered; returns how long after `since`.
+/// Calls repeatedly until a call is answered; returns the time since `since`.
 async fn first_answer(pbx: Pbx, asterisk: &crate::asterisk::Asterisk, since: Instant) -> Duration {
     while since.elapsed() < 15 * SECOND {
         let mut caller =
@@ -27,10 +27,9 @@ async fn first_answer(pbx: Pbx, asterisk: &crate::asterisk::Asterisk, since: Ins
     panic!("{pbx:?}: no call was answered within 15 s of the restart");
 }
 
-/// Asterisk crashes and comes back, with and without its memory of registrations, quickly and
-/// slowly.
+/// Asterisk crashes and returns, with and without its stored registrations, at once and after 5 s.
 #[test]
-fn answered_within_three_seconds_of_a_restart() {
+fn calls_are_answered_within_three_seconds_of_a_restart() {
     block_on(async {
         for (pbx, n) in Pbx::ALL.into_iter().zip(41..) {
             let asterisk = pbx.start(n);
@@ -51,7 +50,7 @@ fn answered_within_three_seconds_of_a_restart() {
 }
 
 #[test]
-fn a_wrong_password_is_one_line_and_no_hammering() {
+fn a_wrong_password_is_logged_once_and_retried_slowly() {
     block_on(async {
         for (pbx, n) in Pbx::ALL.into_iter().zip(44..) {
             let asterisk = pbx.start(n);
@@ -68,9 +67,9 @@ fn a_wrong_password_is_one_line_and_no_hammering() {
     });
 }
 
-/// The AI is not there: the dialplan goes on at its next line.
+/// The AI is unreachable: the dialplan continues at its next line.
 #[test]
-fn without_an_ai_the_dialplan_goes_on() {
+fn without_an_ai_the_dialplan_continues() {
     block_on(async {
         let asterisk = Pbx::Pjsip22.start(47);
         let bridge = Bridge::registered(&Pbx::Pjsip22.setup(&asterisk, 47, "ws://127.0.0.1:9"));
@@ -87,9 +86,9 @@ fn without_an_ai_the_dialplan_goes_on() {
     });
 }
 
-/// The AI dies in mid-call: a BYE, never dead air.
+/// The AI fails in mid-call: the caller gets a BYE, never dead air.
 #[test]
-fn an_ai_that_dies_ends_the_call() {
+fn an_ai_that_fails_ends_the_call() {
     block_on(async {
         let asterisk = Pbx::Pjsip22.start(48);
         let ai = Ai::start(Plan { drop_after: Some(50), ..Plan::default() }).await;
@@ -103,7 +102,7 @@ fn an_ai_that_dies_ends_the_call() {
     });
 }
 
-/// SIGTERM: the registration goes at once, calls may end by themselves, the exit code is 0.
+/// On SIGTERM the bridge unregisters at once, live calls may finish, and the exit code is 0.
 #[test]
 fn sigterm_unregisters_and_drains() {
     block_on(async {
@@ -119,7 +118,7 @@ fn sigterm_unregisters_and_drains() {
         caller.wait(SECOND).await;
         let contacts = asterisk.cli("pjsip show contacts");
         assert!(!contacts.contains("sip:ai@"), "{contacts}");
-        assert_eq!(caller.ended, None, "the call goes on");
+        assert_eq!(caller.ended, None, "the call continues");
         caller.hang_up().await;
         let (code, bridge) = ended.join().expect("the bridge ends");
         assert_eq!(code, 0);
@@ -127,7 +126,7 @@ fn sigterm_unregisters_and_drains() {
     });
 }
 
-/// Asterisk is killed in mid-call: the call ends, and it is said why.
+/// Asterisk is killed in mid-call: the call ends with the reason `pbx_lost`.
 #[test]
 fn a_killed_pbx_ends_its_calls() {
     block_on(async {

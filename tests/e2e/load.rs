@@ -1,4 +1,4 @@
-//! Fifty calls at once, each with its own numbered audio: nothing lost, nothing swapped.
+//! Fifty calls at once, each with its own numbered audio: nothing is lost or swapped.
 
 use std::time::Duration;
 
@@ -36,7 +36,11 @@ async fn fifty(pbx: Pbx, n: u8) {
     for (caller, call) in callers.iter().zip(1..) {
         assert_all(&caller.numbers(call), FRAMES, &format!("caller {call}"));
         let foreign = caller.heard.iter().filter_map(|h| pattern::read(&h.samples));
-        assert_eq!(foreign.filter(|(c, _)| *c != call).count(), 0, "caller {call} hears another");
+        assert_eq!(
+            foreign.filter(|(c, _)| *c != call).count(),
+            0,
+            "caller {call} hears another call"
+        );
     }
     assert_no_channels(&asterisk);
     bridge.wait_for("call ended", SECOND);
@@ -65,9 +69,9 @@ fn fifty_calls_through_chan_sip_16() {
     block_on(fifty(Pbx::Sip16, 63));
 }
 
-/// A phone that is not ours, and many calls a second: sipp's own scenario, five hundred calls.
+/// A foreign phone and many calls per second: sipp's built-in scenario, 500 calls.
 #[test]
-fn calls_of_sipp() {
+fn five_hundred_calls_of_sipp_succeed() {
     block_on(async {
         let pbx = Pbx::Pjsip22;
         let asterisk = pbx.start(65);

@@ -1,5 +1,5 @@
-//! Real calls through real Asterisk 16 (chan_sip, chan_pjsip) and 22 (chan_pjsip), with the
-//! program as a process of its own. `tests/run.sh` fetches what this needs.
+//! Real calls through real Asterisk 16 (chan_sip, chan_pjsip) and 22 (chan_pjsip), with the program
+//! as a separate process. `tests/run.sh` fetches what this needs.
 
 #[allow(dead_code, reason = "the bench uses the rest")]
 mod ai;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use asterisk::Asterisk;
 use bridge::Setup;
 
-/// Which channel driver of which Asterisk.
+/// An Asterisk version and one of its channel drivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pbx {
     Sip16,
@@ -33,7 +33,7 @@ pub enum Pbx {
 impl Pbx {
     pub const ALL: [Pbx; 3] = [Pbx::Sip16, Pbx::Pjsip16, Pbx::Pjsip22];
 
-    /// An instance of its own, at `127.0.N.1`.
+    /// Starts a separate instance at `127.0.N.1`.
     pub fn start(self, n: u8) -> Asterisk {
         let version = if self == Pbx::Pjsip22 { 22 } else { 16 };
         Asterisk::start(version, &format!("e2e-{n}"), &format!("127.0.{n}.1"))
@@ -44,7 +44,7 @@ impl Pbx {
         if self == Pbx::Sip16 { "710" } else { "700" }
     }
 
-    /// A bridge's setup for the plain extension; SIP listens on `127.0.N.2`.
+    /// The setup of a bridge that registers as the usual extension; SIP listens on `127.0.N.2`.
     pub fn setup(self, asterisk: &Asterisk, n: u8, ai: &str) -> Setup {
         let (registrar, username) = match self {
             Pbx::Sip16 => (asterisk.chansip_addr(), "cc100"),
@@ -77,7 +77,7 @@ pub fn assert_no_channels(asterisk: &Asterisk) {
     }
 }
 
-/// `0, 1, 2 … n-1`, nothing missing, nothing twice.
+/// Asserts that `numbers` is `0, 1, 2 … n-1`: none missing, none twice.
 pub fn assert_all(numbers: &[u32], n: u32, who: &str) {
     let wanted: Vec<u32> = (0..n).collect();
     let missing: Vec<&u32> = wanted.iter().filter(|w| !numbers.contains(w)).collect();

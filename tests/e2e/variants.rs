@@ -1,4 +1,4 @@
-//! The extension in its variants: algorithms, codecs, timers, direct media, TCP, headers.
+//! Variants of the extension: digest algorithms, codecs, timers, direct media, TCP, headers.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{Pbx, assert_all, block_on};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A short call to one variant; returns what the AI heard, after checking the audio both ways.
+/// Makes a short call to one variant and checks the audio both ways; returns what the AI received.
 async fn short_call(
     asterisk: &crate::asterisk::Asterisk,
     n: u8,
@@ -37,7 +37,7 @@ async fn short_call(
 }
 
 #[test]
-fn sha256_only() {
+fn registration_works_with_sha_256_only() {
     block_on(async {
         let asterisk = Pbx::Pjsip22.start(51);
         short_call(&asterisk, 51, "ai-sha256", "v-ai-sha256", "127.0.9.1", "").await;
@@ -45,7 +45,7 @@ fn sha256_only() {
 }
 
 #[test]
-fn tcp_100rel_and_rtp_timeout() {
+fn calls_work_over_tcp_and_with_100rel() {
     block_on(async {
         for (pbx, n) in [(Pbx::Pjsip16, 52), (Pbx::Pjsip22, 53)] {
             let asterisk = pbx.start(n);
@@ -56,9 +56,9 @@ fn tcp_100rel_and_rtp_timeout() {
     });
 }
 
-/// With direct media RTP goes past Asterisk, from an address that a re-INVITE names.
+/// With direct media, RTP bypasses Asterisk and comes from the address in a re-INVITE.
 #[test]
-fn direct_media() {
+fn direct_media_loses_no_audio() {
     block_on(async {
         for (pbx, n) in [(Pbx::Pjsip16, 54), (Pbx::Pjsip22, 55)] {
             let asterisk = pbx.start(n);
@@ -69,7 +69,7 @@ fn direct_media() {
     });
 }
 
-/// An AI that says nothing must not look like a dead leg: `rtp_timeout = 5` on the PBX's side.
+/// A silent AI must not look like a dead leg: the PBX has `rtp_timeout = 5`.
 #[test]
 fn silence_is_sent_while_the_ai_is_quiet() {
     block_on(async {
@@ -88,7 +88,7 @@ fn silence_is_sent_while_the_ai_is_quiet() {
 }
 
 #[test]
-fn alaw_is_turned_into_mulaw_and_back() {
+fn a_law_is_converted_to_mu_law_and_back() {
     block_on(async {
         let asterisk = Pbx::Pjsip22.start(57);
         let ai = Ai::start(Plan { say: 50, ..Plan::default() }).await;
@@ -102,7 +102,7 @@ fn alaw_is_turned_into_mulaw_and_back() {
         caller.wait(2 * SECOND).await;
         caller.hang_up().await;
         let heard = ai.until("the close", 5 * SECOND, |s| s.closed.is_some()).await;
-        // A-law keeps all but the lowest steps of mu-law: compare loudness, frame by frame
+        // A-law keeps all but the lowest steps of mu-law, so the loudness of each frame is compared
         let loud = |frame: &[u8]| trunkless::media::frame::level_dbfs(frame) > -20.0;
         let ai_heard = heard.frames.iter().filter(|f| loud(f)).count();
         let caller_heard = caller.heard.iter().filter(|h| loud(&h.samples)).count();
@@ -122,9 +122,10 @@ fn headers_become_parameters() {
     });
 }
 
-/// Over one whole session interval of 90 s: UPDATE from chan_pjsip, re-INVITE from chan_sip.
+/// Calls outlast a session interval of 90 s: chan_pjsip refreshes with UPDATE, chan_sip with
+/// re-INVITE.
 #[test]
-fn session_timers() {
+fn session_timers_are_refreshed() {
     block_on(async {
         let (sixteen, twenty_two) = (Pbx::Pjsip16.start(59), Pbx::Pjsip22.start(60));
         let mut calls = Vec::new();
@@ -156,7 +157,7 @@ fn session_timers() {
     });
 }
 
-/// The test caller as a user runs it: an extension with a password, audio there and back.
+/// The test caller as a user runs it: an extension with a password, audio both ways.
 #[test]
 fn the_test_caller_authenticates_and_records() {
     let asterisk = Pbx::Pjsip22.start(66);
@@ -182,7 +183,7 @@ fn the_test_caller_authenticates_and_records() {
     let heard = trunkless::record::wav::read(&std::fs::read(&record).expect("a recording"));
     let heard = heard.expect("a WAV").remove(0);
     let back = heard.chunks(160).filter(|f| trunkless::peer::pattern::read(f).is_some()).count();
-    assert!(back > 100, "{back} frames of ours came back: {text}");
+    assert!(back > 100, "only {back} frames came back: {text}");
     let (code, text) = call("wrong");
     assert_eq!(code, Some(1));
     assert!(text.contains("refused: 401"), "{text}");

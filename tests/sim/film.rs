@@ -1,4 +1,4 @@
-//! The recording of a call, laid down in memory as the writer lays it down in a file.
+//! The recording of a call, assembled in memory as the writer assembles it in a file.
 
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -10,12 +10,15 @@ use trunkless::record::queue::{Job, Queue};
 use trunkless::record::recording::{Ending, Recording, Tap};
 use trunkless::record::sidecar::{CallInfo, Sidecar};
 
+/// A recording in progress.
 pub struct Film {
+    /// `None` once finished.
     recording: Option<Recording>,
+    /// The jobs for the writer.
     jobs: Receiver<Job>,
 }
 
-/// A finished recording.
+/// A finished recording, with its tracks separated.
 pub struct Developed {
     pub caller: Vec<u8>,
     pub ai: Vec<u8>,
@@ -40,8 +43,9 @@ impl Film {
         self.recording.iter_mut().for_each(|r| r.command(command));
     }
 
+    /// Finishes the recording.
     pub fn develop(&mut self) -> Developed {
-        let recording = self.recording.take().expect("not yet finished");
+        let recording = self.recording.take().expect("already finished");
         recording.finish(Ending { reason: "caller_hangup", network: None });
         let (mut data, mut story, mut frames) = (Vec::new(), None, 0);
         for job in self.jobs.try_iter() {
@@ -56,6 +60,10 @@ impl Film {
         }
         data.resize(frames as usize * 2 * FRAME_SAMPLES, SILENCE);
         let track = |n: usize| data.iter().skip(n).step_by(2).copied().collect();
-        Developed { caller: track(0), ai: track(1), sidecar: story.expect("an end") }
+        Developed {
+            caller: track(0),
+            ai: track(1),
+            sidecar: story.expect("the recording sent no end"),
+        }
     }
 }

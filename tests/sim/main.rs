@@ -1,5 +1,7 @@
-//! Whole calls in virtual time over a seeded bad network. Each test prints its seed.
+//! Whole calls in virtual time over a bad network with a random seed. Each test prints its seed.
 
+#[path = "../fixtures/call_config.rs"]
+mod call_config;
 mod film;
 mod recording;
 mod world;
@@ -14,14 +16,14 @@ use trunkless::stream::FromAi;
 use trunkless::stream::socket::Closed;
 use world::{Network, World, seeded::Random};
 
-/// The AI's timeline has no gap, whatever has happened.
+/// Asserts that the timeline of the audio to the AI has no gap.
 fn assert_clock(world: &World) {
     for (n, (t_ms, _)) in world.heard.ai.iter().enumerate() {
         assert_eq!(*t_ms, n as u64 * 20, "frame {n}");
     }
 }
 
-/// Numbers only rise: nothing is heard twice or out of order.
+/// Asserts that frame numbers only increase: no frame is heard twice or out of order.
 fn assert_order(world: &World) {
     let numbers: Vec<u32> = world.heard.ai.iter().filter_map(|(_, n)| *n).collect();
     assert!(numbers.windows(2).all(|w| w[0] < w[1]), "out of order");
@@ -38,7 +40,7 @@ fn a_good_network_loses_nothing() {
 }
 
 #[test]
-fn loss_is_counted_exactly_and_takes_no_time_away() {
+fn loss_is_counted_and_does_not_shorten_the_timeline() {
     for (seed, loss) in [(2, 10), (3, 50), (4, 200)] {
         let network = Network { loss, jitter: Duration::from_millis(5), ..Network::default() };
         let mut world = World::new(seed, network);
@@ -55,7 +57,7 @@ fn loss_is_counted_exactly_and_takes_no_time_away() {
 }
 
 #[test]
-fn jitter_reorder_and_duplicates_within_the_wait_lose_nothing() {
+fn jitter_reordering_and_duplicates_within_the_reorder_wait_lose_nothing() {
     for seed in 10..20 {
         let jitter = Duration::from_millis(38);
         let network = Network { jitter, duplicate: 50, ..Network::default() };
@@ -95,7 +97,7 @@ fn an_hour_of_drift_builds_no_delay() {
 }
 
 #[test]
-fn what_the_ai_says_is_paced_whatever_the_sizes() {
+fn audio_from_the_ai_is_paced_whatever_the_message_sizes() {
     for seed in 40..45 {
         let mut world = World::new(seed, Network::default());
         world.run_to(1_003);
@@ -113,20 +115,20 @@ fn what_the_ai_says_is_paced_whatever_the_sizes() {
             world.heard.caller.iter().filter(|(_, _, n)| n.is_some()).collect();
         let numbers: Vec<u32> = said.iter().filter_map(|(_, _, n)| *n).collect();
         assert_eq!(numbers, (0..500).collect::<Vec<_>>());
-        assert!(said[0].0 < 1_004.0, "the first frame goes at once: {}", said[0].0);
+        assert!(said[0].0 < 1_004.0, "the first frame was not sent at once: {}", said[0].0);
         for pair in said.windows(2) {
             assert!((pair[1].0 - pair[0].0 - 20.0).abs() < 0.01, "{pair:?}");
         }
         let (at, name) = &world.heard.marks[0];
         assert_eq!((name.as_str(), *at), ("end", said[499].0));
         for pair in world.heard.caller.windows(2) {
-            assert_eq!(pair[1].1.wrapping_sub(pair[0].1), 160, "no gap in our timestamps");
+            assert_eq!(pair[1].1.wrapping_sub(pair[0].1), 160, "gap in the RTP timestamps");
         }
     }
 }
 
 #[test]
-fn clear_works_on_the_next_packet() {
+fn clear_takes_effect_with_the_next_packet() {
     let mut world = World::new(50, Network::default());
     world.run_to(1_000);
     let all: Vec<u8> = (0..500).flat_map(|n| pattern::frame(9, n)).collect();
@@ -141,23 +143,26 @@ fn clear_works_on_the_next_packet() {
     let before = world.heard.caller.iter().filter(|(_, _, n)| n.is_some()).count();
     world.run_to(3_000);
     let after = world.heard.caller.iter().filter(|(_, _, n)| n.is_some()).count();
-    assert_eq!(after, before, "no old audio after the clear");
+    assert_eq!(after, before, "old audio after the clear");
     let silent = world.heard.caller.iter().filter(|(at, ..)| *at > 2_010.0).count();
-    assert!((48..=50).contains(&silent), "{silent} packets of silence in the second after it");
+    assert!(
+        (48..=50).contains(&silent),
+        "{silent} packets of silence in the second after the clear"
+    );
 }
 
 #[test]
-fn rtp_that_stops_ends_the_call_after_the_limit() {
+fn a_call_ends_when_rtp_is_missing_for_longer_than_the_limit() {
     let mut world = World::new(60, Network { loss: 1000, ..Network::default() });
     world.run_to(29_000);
     assert_eq!(world.heard.ended, None);
-    assert_eq!(world.heard.ai.len(), 1448, "silence, up to 40 ms before now");
+    assert_eq!(world.heard.ai.len(), 1448, "silence up to 40 ms before the present");
     world.run_to(31_000);
     assert_eq!(world.heard.ended, Some(EndReason::MediaTimeout));
 }
 
 #[test]
-fn endings() {
+fn each_way_of_closing_the_stream_has_its_end_reason() {
     let table = [
         (Closed::Orderly("1000".into()), EndReason::AiHangup),
         (Closed::Failed("reset".into()), EndReason::AiClosed),
@@ -172,10 +177,10 @@ fn endings() {
     }
 }
 
-/// A PBX that was lost for a moment: a call whose RTP flows on lives, also through a later pause;
-/// one that the PBX has forgotten does not come back and ends.
+/// The PBX is lost for a moment. A call whose RTP continues survives, even if its RTP pauses later.
+/// A call whose RTP does not return ends: the PBX no longer has it.
 #[test]
-fn a_pbx_that_comes_back() {
+fn a_call_survives_the_loss_of_the_pbx_only_if_its_rtp_continues() {
     let mut world = World::new(80, Network::default());
     world.run_to(1_000);
     world.feed(Input::Signal(Signal::PbxLost));

@@ -1,4 +1,4 @@
-//! Ten minutes of a bad network, and both tracks are still side by side.
+//! The two tracks of a recording stay aligned over ten minutes on a bad network.
 
 use std::time::Duration;
 
@@ -10,17 +10,19 @@ use trunkless::stream::FromAi;
 
 use crate::world::{Network, World};
 
+/// The AI's source number in the frame pattern.
 const AGENT: u32 = 9;
 const MINUTES: u64 = 10;
 const FRAMES: u64 = MINUTES * 3000;
 
-/// Ten minutes with numbered frames both ways; what is asked in between, at these seconds.
+/// Runs a call of ten minutes with numbered frames in both directions. `asked` holds actions and
+/// the seconds at which they happen.
 fn call(seed: u64, network: Network, early: bool, asked: &[(u64, Ask)]) -> World {
     talk(World::with(seed, network, early), asked)
 }
 
 fn talk(mut world: World, asked: &[(u64, Ask)]) -> World {
-    // nine and a half minutes: more may not be queued
+    // nine and a half minutes: the playout queue takes no more than ten
     let frames = (0..FRAMES as u32 - 1500).flat_map(|n| pattern::frame(AGENT, n));
     world.say(FromAi::Audio(&Vec::from_iter(frames)));
     for (second, ask) in asked {
@@ -34,14 +36,16 @@ fn talk(mut world: World, asked: &[(u64, Ask)]) -> World {
     world
 }
 
+/// An action during the call.
 #[derive(Clone, Copy)]
 enum Ask {
+    /// Turns total packet loss on or off.
     Silence(bool),
     Record(RecordCommand),
 }
 
-/// Where each numbered frame is found: its place in the file, and its number. Frames whose bytes
-/// are not wholly those of the sequence are none.
+/// Returns the position in the track and the number of every numbered frame. Frames with any wrong
+/// byte are left out.
 fn found(track: &[u8], source: u32) -> Vec<(i64, i64)> {
     let frames = track.chunks_exact(FRAME_SAMPLES).enumerate();
     frames
@@ -53,42 +57,49 @@ fn found(track: &[u8], source: u32) -> Vec<(i64, i64)> {
         .collect()
 }
 
-/// Every frame that came is there, within a frame of where it was said (`drift_ppm`: by the
-/// caller's clock), and the AI's are where they were played.
+/// Asserts that the caller's frames keep their distance from the time at which they were spoken, by
+/// the caller's clock, to within a frame (two with drift or a new SSRC), and that the AI's frames
+/// are where they were played.
 fn assert_aligned(world: &mut World, drift_ppm: i64) {
     let limit = match (drift_ppm, world.restarts) {
         (0, false) => 20_000,
-        // a drifting clock is within a frame, and a frame more while a quiet place is waited for;
-        // a packet lost right after another SSRC's first makes that one wait for it
+        // with drift, one more frame, because the correction waits for a quiet moment; with a new
+        // SSRC, because its first packet is delayed if the second is lost
         _ => 40_000,
     };
     let film = world.film.develop();
     assert_eq!(film.caller.len(), film.ai.len());
     assert_eq!(film.caller.len() as u64 / FRAME_SAMPLES as u64, film.sidecar.duration_ms / 20);
     let ai = found(&film.ai, AGENT);
-    // the first frame is played before the AI has said anything
-    assert!(ai.iter().all(|(place, number)| *place == number + 1), "the AI's track");
-    assert!(ai.len() as u64 >= FRAMES - 1501, "{} of the AI's frames", ai.len());
+    // the first frame is played before there is audio from the AI
+    assert!(
+        ai.iter().all(|(place, number)| *place == number + 1),
+        "frames of the AI are misplaced"
+    );
+    assert!(ai.len() as u64 >= FRAMES - 1501, "only {} frames from the AI", ai.len());
     let caller = found(&film.caller, 7);
-    // where time was missing a frame stands twice
-    let twice = i64::from(drift_ppm == 0);
-    assert!(caller.windows(2).all(|w| w[0].1 + twice <= w[1].1), "the caller's order");
+    // with drift, a frame may be repeated to make up for missing time
+    let step = i64::from(drift_ppm == 0);
+    assert!(
+        caller.windows(2).all(|w| w[0].1 + step <= w[1].1),
+        "frames of the caller are out of order"
+    );
     let off = |(place, number): &(i64, i64)| {
         let said_us = number * 20_000 - number * 20_000 * drift_ppm / 1_000_000;
         place * 20_000 - said_us
     };
     let (least, most) = (caller.iter().map(off).min(), caller.iter().map(off).max());
-    let (Some(least), Some(most)) = (least, most) else { panic!("nothing was heard") };
+    let (Some(least), Some(most)) = (least, most) else { panic!("no frames from the caller") };
     println!(
-        "{} caller's frames, {least} to {most} us off, {:?}",
+        "{} frames from the caller, {least} to {most} us off, {:?}",
         caller.len(),
         film.sidecar.alignment
     );
-    assert!(most - least <= limit, "the tracks move by {} us", most - least);
+    assert!(most - least <= limit, "the tracks drift apart by {} us", most - least);
 }
 
 #[test]
-fn loss_and_jitter_do_not_part_the_tracks() {
+fn tracks_stay_aligned_under_loss_and_jitter() {
     for (seed, early) in [(66, false), (67, true)] {
         let jitter = Duration::from_millis(30);
         let network = Network { loss: 20, jitter, duplicate: 10, ..Network::default() };
@@ -101,7 +112,7 @@ fn loss_and_jitter_do_not_part_the_tracks() {
 }
 
 #[test]
-fn silences_do_not_part_the_tracks() {
+fn tracks_stay_aligned_across_gaps_in_rtp() {
     let silences = [(60, 75), (120, 121), (200, 229), (300, 301), (400, 415)];
     let asked: Vec<(u64, Ask)> = silences
         .iter()
@@ -114,9 +125,9 @@ fn silences_do_not_part_the_tracks() {
     }
 }
 
-/// Phones that send nothing while their user is silent, and begin again in either way.
+/// Phones send nothing while their user is silent, and then resume with the same or a new SSRC.
 #[test]
-fn talkspurts_do_not_part_the_tracks() {
+fn tracks_stay_aligned_across_talkspurts() {
     for (seed, every, restarts) in [(75, 2, false), (76, 1, false), (77, 2, true), (78, 1, true)] {
         let jitter = Duration::from_millis(15);
         let network = Network { loss: 5, jitter, ..Network::default() };
@@ -127,7 +138,7 @@ fn talkspurts_do_not_part_the_tracks() {
 }
 
 #[test]
-fn another_clock_does_not_part_the_tracks() {
+fn tracks_stay_aligned_under_clock_drift() {
     for (seed, drift_ppm) in [(80, 100), (81, -100), (82, 300), (83, -300)] {
         let jitter = Duration::from_millis(15);
         let network = Network { loss: 20, jitter, drift_ppm, ..Network::default() };
@@ -136,7 +147,7 @@ fn another_clock_does_not_part_the_tracks() {
 }
 
 #[test]
-fn a_pause_leaves_the_rest_where_it_was() {
+fn a_pause_does_not_move_the_rest() {
     let asked =
         [(100, Ask::Record(RecordCommand::Pause)), (130, Ask::Record(RecordCommand::Resume))];
     let mut world = call(90, Network::default(), false, &asked);

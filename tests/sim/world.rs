@@ -1,4 +1,5 @@
-//! A PBX, a call and an AI in virtual time, with a seeded bad network between PBX and call.
+//! A PBX, a call and an AI in virtual time, with a bad network between PBX and call. A seed makes
+//! the network repeatable.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,89 +10,80 @@ use bytes::Bytes;
 use trunkless::call::core::Call;
 use trunkless::call::end::EndReason;
 use trunkless::call::words::{Input, Output, Seeds};
-use trunkless::call::{AnswerWhen, CallConfig, RecordPlan, RemoteMedia, Signal};
+use trunkless::call::{CallConfig, RecordPlan, RemoteMedia, Signal};
 use trunkless::media::g711::Law;
-use trunkless::media::playout::Budget;
 use trunkless::media::receiver::Format;
 use trunkless::media::rtp::Packet;
 use trunkless::media::sender::Sender;
 use trunkless::peer::pattern;
 use trunkless::record::When;
-use trunkless::stream::connect::{Target, TargetOptions};
 use trunkless::stream::{FromAi, ToAi};
 
+use crate::call_config::call_config;
 use crate::film::Film;
 
-/// What the way from the PBX does to packets. Chances are per thousand.
+/// Impairments of the path from the PBX.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Network {
+    /// Lost packets per thousand.
     pub loss: u32,
+    /// Duplicated packets per thousand.
     pub duplicate: u32,
-    /// Each packet is late by up to so much.
+    /// Each packet is delayed by a random time up to this.
     pub jitter: Duration,
-    /// The caller's clock is faster by so many parts per million.
+    /// How much faster the caller's clock is, in parts per million.
     pub drift_ppm: i64,
 }
 
 pub fn config() -> CallConfig {
-    let target = Target::new("ws://ai.test", &TargetOptions::default()).expect("a URL");
-    CallConfig {
-        target,
-        account_sid: "AC0".into(),
-        parameters: Vec::new(),
-        answer: AnswerWhen::AiReady,
-        answer_wait: Duration::from_secs(2),
-        ringing: false,
-        drain_on_close: Duration::ZERO,
-        prompt: None,
-        max_duration: Duration::from_secs(6 * 3600),
-        silent_timeout: Duration::ZERO,
-        media_timeout: Duration::from_secs(30),
-        reorder_wait: Duration::from_millis(40),
-        playout_bytes: 4_800_000,
-        playout_budget: Budget::new(1 << 30),
-        record: Some(RecordPlan { when: When::Always, notice: Bytes::new() }),
-        recorder: None,
-    }
+    let record = Some(RecordPlan { when: When::Always, notice: Bytes::new() });
+    CallConfig { record, ..call_config() }
 }
 
-/// What came out, with its time in ms since the answer.
+/// Output of the call. Times are in ms since the answer.
 #[derive(Debug, Default)]
 pub struct Heard {
-    /// `timestamp` of each media message, and the number of the frame in it where it is numbered.
+    /// `timestamp` of each media message to the AI, and the number of its frame if it has one.
     pub ai: Vec<(u64, Option<u32>)>,
     pub digits: String,
     pub marks: Vec<(f64, String)>,
-    /// Time, RTP timestamp, number.
+    /// Time, RTP timestamp and frame number of each packet to the caller.
     pub caller: Vec<(f64, u32, Option<u32>)>,
     pub ended: Option<EndReason>,
 }
 
 pub struct World {
     pub call: Call,
+    /// Current virtual time.
     pub now: Instant,
+    /// Time of the answer.
     pub t0: Instant,
     pub heard: Heard,
     pub film: Film,
-    /// Packets that the network has lost.
+    /// Packets lost by the network.
     pub lost: u64,
     network: Network,
     random: seeded::Random,
+    /// The caller's RTP sender.
     sender: Sender,
+    /// Packet slots of the caller so far, including those in which the phone was paused.
     sent: u64,
+    /// Packets in transit: arrival, packet count, bytes.
     on_the_way: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>>,
-    /// Numbered frames begin at 0 and go on while this is true.
+    /// While true, the caller sends numbered frames; otherwise silence.
     pub talking: bool,
-    /// Of each so many seconds the caller's phone sends nothing in the last half second, and begins
-    /// again with a marker; 0: it always sends.
+    /// In every period of this many seconds, the caller's phone sends nothing during the last half
+    /// second and resumes with a marker. With 0 it always sends.
     pub pauses_every: u64,
-    /// It begins with another SSRC and timestamp then.
+    /// True if the phone resumes with a new SSRC and timestamp.
     pub restarts: bool,
+    /// True while the phone sends nothing.
     paused: bool,
+    /// Number of the next numbered frame.
     number: u32,
 }
 
-/// A small generator, so that a seed repeats a run.
+/// A small random number generator, so that a run can be repeated from its seed.
 pub mod seeded {
     pub struct Random(pub u64);
 
@@ -110,12 +102,12 @@ pub fn pbx() -> SocketAddr {
 }
 
 impl World {
-    /// A call that is answered, with the AI's stream started, at time 0.
+    /// Creates a call that is answered at time 0, with the AI's stream started.
     pub fn new(seed: u64, network: Network) -> World {
         World::with(seed, network, false)
     }
 
-    /// `early`: RTP flows before time 0, as in ARI mode.
+    /// Creates such a call. With `early`, RTP may flow before the answer, as in ARI mode.
     pub fn with(seed: u64, network: Network, early: bool) -> World {
         println!("seed {seed}, {network:?}");
         let now = Instant::now();
@@ -129,7 +121,7 @@ impl World {
         };
         let seeds = Seeds { ssrc: 1, sequence: 65_000, timestamp: u32::MAX - 5000 };
         let config = config();
-        let call = Call::new(now, &config, pbx().ip(), Some(remote), seeds, "sim".into());
+        let call = Call::new(now, &config, pbx().ip(), Some(remote), false, seeds, "sim".into());
         let mut world = World {
             call,
             now,
@@ -153,7 +145,7 @@ impl World {
         world
     }
 
-    /// Whether the network loses everything from now on.
+    /// Turns the loss of all packets on or off.
     pub fn silence(&mut self, on: bool) {
         self.network.loss = if on { 1000 } else { 0 };
     }
@@ -185,7 +177,7 @@ impl World {
         self.feed(Input::Ai(message));
     }
 
-    /// When the caller's next packet leaves the PBX.
+    /// Returns when the caller's next packet leaves the PBX.
     fn next_packet(&self) -> Instant {
         let ideal = self.sent as i64 * 20_000;
         let micros = ideal - ideal * self.network.drift_ppm / 1_000_000;
@@ -226,13 +218,14 @@ impl World {
         }
     }
 
-    /// Lets time pass until `ms` after the answer.
+    /// Advances time to `ms` after the answer, or until the call ends.
     pub fn run_to(&mut self, ms: u64) {
         let end = self.t0 + Duration::from_millis(ms);
         loop {
             let arrival = self.on_the_way.peek().map(|Reverse((at, ..))| *at);
             let times = [Some(self.next_packet()), arrival, self.call.next_timeout()];
-            let next = times.into_iter().flatten().min().expect("the caller always talks");
+            let next =
+                times.into_iter().flatten().min().expect("the caller always has a next packet");
             if next > end || self.heard.ended.is_some() {
                 self.now = end;
                 return;

@@ -1,4 +1,4 @@
-//! What should answer a message: statuses, silence, or both.
+//! The expected answer to a message: statuses, silence, or either.
 
 use std::collections::HashMap;
 
@@ -6,15 +6,16 @@ use crate::subject::Found;
 
 #[derive(Debug, Clone, Default)]
 pub struct Expected {
-    /// Any of these; with none and no silence, any one answer.
+    /// Allowed statuses. If empty and `silence` is false, any single answer is allowed.
     codes: Vec<u16>,
+    /// True if no answer is allowed.
     silence: bool,
-    /// Nothing may come of it but the answer.
+    /// True if the message must not be offered as a call.
     reject: bool,
 }
 
 impl Expected {
-    /// Reads a sentence: three-digit numbers are statuses; `silence` and `dropped` mean no answer.
+    /// Parses a sentence: three-digit numbers are statuses; `silence` and `dropped` mean no answer.
     fn parse(text: &str, reject: bool) -> Expected {
         let dropped = text.contains("dropped");
         let words = text.split(|c: char| !c.is_ascii_digit());
@@ -22,7 +23,7 @@ impl Expected {
         let mut codes: Vec<u16> = if dropped { Vec::new() } else { codes.collect() };
         let mut silence = dropped || text.contains("silence");
         if text.contains("or ignore") {
-            // then it is an INVITE for somebody who is not here
+            // if ignored, the rest is an INVITE for an unknown user
             codes.push(404);
         }
         if reject && codes.is_empty() && !dropped {
@@ -42,8 +43,9 @@ impl Expected {
     }
 }
 
-/// A table of tabs: the name, and in column `answer` the sentence. A third column before it, where
-/// there is one, says `reject` for what must not be acted on. Lines with `#` are comments.
+/// Parses a table with tab-separated columns: the name comes first, the sentence is in column
+/// `answer`. If `answer` is beyond the third column, the third contains `reject` for messages that
+/// must not be acted on. Lines starting with `#` are comments.
 pub fn parse_table(text: &str, answer: usize) -> HashMap<String, Expected> {
     let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
     let rows = lines.map(|line| {
@@ -54,27 +56,27 @@ pub fn parse_table(text: &str, answer: usize) -> HashMap<String, Expected> {
     rows.collect()
 }
 
-/// By file name; the numbers are RFC 5118's sections.
+/// Returns the expected answer by file name. The numbers are sections of RFC 5118.
 pub fn rfc5118(name: &str) -> Option<Expected> {
     Some(match name {
-        // 4.1: a reference needs its brackets
+        // 4.1: an IPv6 reference needs brackets
         "ipv6-bad" => Expected::parse("400 or silence", true),
         "ipv6-good" => Expected::parse("405", false),
-        // 4.2, 4.3: the ambiguous one is valid all the same: its port is part of the address
+        // 4.2, 4.3: the ambiguous one is still valid: the port is read as part of the address
         "port-ambiguous" | "port-unambiguous" => Expected::parse("405", false),
-        // 4.4, 4.5: received with brackets (as some write it) and without
+        // 4.4, 4.5: received with brackets, as some implementations write it, and without
         "via-received-param-with-delim" => Expected::parse("481", false),
         "via-received-param-no-delim" => Expected::parse("200", false),
-        // 4.6: no codec of ours; the uncut copy declares more octets than there are
+        // 4.6: no supported codec; the original declares more octets than it has
         "ipv6-in-sdp" => Expected::parse("400", true),
         "ipv6-in-sdp.len-fixed" => Expected::parse("488", true),
-        // 4.7: both families side by side
+        // 4.7: both address families side by side
         "mult-ip-in-header" => Expected::parse("481", false),
         // 4.8: the audio line is IPv4 and PCMU, so it is a call
         "mult-ip-in-sdp" | "mult-ip-in-sdp.len-fixed" => Expected::parse("100", false),
-        // 4.9: no codec of ours
+        // 4.9: no supported codec
         "ipv4-mapped-ipv6" | "ipv4-mapped-ipv6.len-fixed" => Expected::parse("488", true),
-        // 4.10: the grammar's old mistake, three colons, is refused
+        // 4.10: the three colons allowed by the old, wrong grammar are refused
         "ipv6-bug-abnf-3-colons" => Expected::parse("400 or silence", true),
         "ipv6-correct-abnf-2-colons" => Expected::parse("200", false),
         _ => return None,

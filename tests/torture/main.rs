@@ -1,7 +1,7 @@
-//! Messages that are hard to read, fed to the agent as its PBX would send them: our own fixtures,
-//! the corpora of RFC 4475 and RFC 5118 where they are at hand, and mutations of them all.
+//! Messages that are hard to parse, fed to the agent as if its PBX had sent them: our own fixtures,
+//! the corpora of RFC 4475 and RFC 5118 if they are present, and mutations of all of these.
 //!
-//! The corpora are looked for at `TRUNKLESS_CORPORA`, else at `../shared/corpora`.
+//! The corpora are expected in `TRUNKLESS_CORPORA`, or in `../shared/corpora` if that is not set.
 
 mod expect;
 mod mutate;
@@ -23,7 +23,7 @@ fn corpus(name: &str) -> Option<PathBuf> {
     folder.is_dir().then_some(folder)
 }
 
-/// Name (without its ending) and bytes of each message in a folder.
+/// Returns the name, without `ending`, and the bytes of each message in a folder.
 fn messages(folder: &Path, ending: &str) -> Vec<(String, Vec<u8>)> {
     let entries = std::fs::read_dir(folder).expect("a folder of messages");
     let mut all: Vec<(String, Vec<u8>)> = entries
@@ -37,7 +37,7 @@ fn messages(folder: &Path, ending: &str) -> Vec<(String, Vec<u8>)> {
     all
 }
 
-/// Feeds each message to a fresh agent; panics with all that answer otherwise than expected.
+/// Feeds each message to a fresh agent. Panics with a list of all unexpected answers.
 fn run(
     corpus: &str,
     messages: &[(String, Vec<u8>)],
@@ -47,7 +47,7 @@ fn run(
     let mut wrong = Vec::new();
     for (name, data) in messages {
         let Some(expected) = expected(name) else {
-            wrong.push(format!("{name}: nothing says what should answer it"));
+            wrong.push(format!("{name}: no expected answer is defined"));
             continue;
         };
         let mut subject = Subject::new(who);
@@ -56,7 +56,7 @@ fn run(
             wrong.push(format!("{name}: expected {expected:?}, found {found:?}"));
         }
         if !subject.is_alive() {
-            wrong.push(format!("{name}: the agent does not answer OPTIONS any more"));
+            wrong.push(format!("{name}: the agent no longer answers OPTIONS"));
         }
     }
     println!("{corpus}: {} messages, {} wrong", messages.len(), wrong.len());
@@ -65,18 +65,18 @@ fn run(
 }
 
 #[test]
-fn own_fixtures() {
+fn own_fixtures_are_answered_as_expected() {
     let table = std::fs::read_to_string(fixtures().join("expect.tsv")).expect("a table");
     let table = expect::parse_table(&table, 1);
     let messages = messages(&fixtures(), ".sip");
     run("own fixtures", &messages, Who::Extension, |name| table.get(name).cloned());
-    assert_eq!(table.len(), messages.len(), "a row of the table has no message");
+    assert_eq!(table.len(), messages.len(), "the table and the messages differ in number");
 }
 
 #[test]
-fn rfc4475() {
+fn rfc4475_messages_are_answered_as_expected() {
     let Some(folder) = corpus("rfc4475") else {
-        return println!("rfc4475: skipped, the corpus is not here");
+        return println!("rfc4475: skipped, the corpus is not present");
     };
     let table = std::fs::read_to_string(folder.join("expect.tsv")).expect("a table");
     let table = expect::parse_table(&table, 3);
@@ -85,15 +85,15 @@ fn rfc4475() {
 }
 
 #[test]
-fn rfc5118() {
+fn rfc5118_messages_are_answered_as_expected() {
     let Some(folder) = corpus("rfc5118") else {
-        return println!("rfc5118: skipped, the corpus is not here");
+        return println!("rfc5118: skipped, the corpus is not present");
     };
     run("rfc5118", &messages(&folder, ".dat"), Who::Trunk, expect::rfc5118);
 }
 
 #[test]
-fn mutations() {
+fn mutated_messages_do_not_break_the_agent() {
     let mut seeds = messages(&fixtures(), ".sip");
     for name in ["rfc4475", "rfc5118"] {
         seeds.extend(corpus(name).iter().flat_map(|folder| messages(folder, ".dat")));

@@ -1,14 +1,14 @@
-//! Good and bad messages with a few octets changed, by a seeded generator.
+//! Feeds the agent messages with a few random changes. The random generator has a fixed seed.
 
 use std::time::{Duration, Instant};
 
 use crate::subject::{MAX_CALLS, Subject, Who};
 
 const MESSAGES: usize = 300_000;
-/// A slow machine makes fewer of them; the order is the same everywhere.
+/// Time limit. A slow machine gets through fewer messages, but in the same order.
 const TIME: Duration = Duration::from_secs(4);
 const SEED: u64 = 0x5eed_4475_5118;
-/// What matters to a parser is more telling than any octet.
+/// Pieces of text that matter to a parser and so find more errors than random octets.
 const PIECES: [&[u8]; 24] = [
     b"\r\n",
     b"\r\n\r\n",
@@ -36,7 +36,7 @@ const PIECES: [&[u8]; 24] = [
     b"SIP/2.0",
 ];
 
-/// xorshift64*: repeatable, and good enough to choose octets.
+/// The random generator, xorshift64*: repeatable, and good enough to choose octets.
 struct Dice(u64);
 
 impl Dice {
@@ -72,10 +72,10 @@ pub fn run(seeds: &[Vec<u8>]) {
     println!("mutations: {made} messages, seed {SEED:#x}");
     for subject in &mut subjects {
         assert!(subject.is_alive());
-        // longer than any session timer that a mutation may have asked for would be years
+        // not long enough for every call to end: a mutation may ask for a session timer of years
         subject.wait(Duration::from_secs(200));
         let open = subject.agent.transaction_count();
-        assert!(open <= MAX_CALLS + 4, "{open} transactions are left");
+        assert!(open <= MAX_CALLS + 4, "{open} transactions are still open");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The agent under test and what comes of a message.
+//! The agent under test, and its reaction to a message.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,25 +12,29 @@ use trunkless::sip::registration::Settings;
 
 pub const MAX_CALLS: usize = 50;
 
+/// The kind of account that the agent has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
-    /// Registered as one user, `ai`.
+    /// Registers as the user `ai`.
     Extension,
-    /// Any user is ours.
+    /// Does not register, and accepts calls to any user.
     Trunk,
 }
 
-/// What came of a message.
+/// The agent's reaction to a message.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Statuses that were sent.
+    /// Statuses of the responses sent.
     pub codes: Vec<u16>,
+    /// Calls offered to the application.
     pub offers: usize,
 }
 
 pub struct Subject {
     pub agent: Agent,
+    /// Current virtual time.
     pub now: Instant,
+    /// OPTIONS requests sent by [`Subject::is_alive`].
     probes: u32,
 }
 
@@ -67,7 +71,7 @@ impl Subject {
         self.input(Input::Message { flow, data })
     }
 
-    /// Lets time pass, from timer to timer.
+    /// Advances time, firing every timer that becomes due.
     pub fn wait(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(at) = self.agent.next_timeout().filter(|at| *at <= end) {
@@ -77,7 +81,7 @@ impl Subject {
         self.now = end;
     }
 
-    /// Whether a good OPTIONS is answered 200.
+    /// Returns true if a valid OPTIONS is answered with 200.
     pub fn is_alive(&mut self) -> bool {
         self.probes += 1;
         let n = self.probes;
@@ -90,7 +94,8 @@ impl Subject {
         self.feed(text.as_bytes()).codes == [200]
     }
 
-    /// Calls that are offered are answered and refused in turn, in the next step of the loop.
+    /// Passes an input to the agent and returns its reaction. Calls offered by the agent are then
+    /// answered or rejected alternately; the output of that is discarded.
     fn input(&mut self, input: Input<'_>) -> Found {
         self.agent.handle(self.now, input);
         let mut found = Found::default();

@@ -1,5 +1,5 @@
-//! From the INVITE to the answer: the AI is dialled first, and a call without AI is refused so that
-//! the PBX can send it elsewhere.
+//! From the INVITE to the answer: the AI is dialled first, and without it the call is refused so
+//! that the PBX can route it elsewhere.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,14 @@ use crate::stream::AGENT;
 
 const SHORT: &str = "[calls]\nanswer_wait = \"600ms\"";
 
-/// A refusal that a dialplan takes as "try the next": 503, without a promise when to come again.
+/// Asserts a refusal that makes a dialplan try the next route: 503 without a Retry-After.
 fn assert_503(response: &Message) {
     assert_eq!(response.code(), Some(503), "{response:?}");
     assert_eq!(response.get("Retry-After"), None);
 }
 
 #[tokio::test]
-async fn nobody_listens_then_503_within_answer_wait() {
+async fn a_call_is_refused_with_503_when_the_ai_is_unreachable() {
     let rig = Rig::new(SHORT).await;
     let Rig { ai, bridge, pbx, .. } = rig;
     drop(ai);
@@ -28,7 +28,7 @@ async fn nobody_listens_then_503_within_answer_wait() {
     let begin = Instant::now();
     call.invite().await;
     assert_503(&call.refused().await);
-    // it has been tried again before giving up
+    // the bridge retried before giving up
     assert!(begin.elapsed() > Duration::from_millis(300), "{:?}", begin.elapsed());
     let record = bridge.record().await;
     assert_eq!(record.reason.label(), "ai_unreachable");
@@ -36,7 +36,7 @@ async fn nobody_listens_then_503_within_answer_wait() {
 }
 
 #[tokio::test]
-async fn no_answer_to_the_handshake_then_503_after_answer_wait() {
+async fn a_call_is_refused_with_503_when_the_handshake_outlasts_answer_wait() {
     let rig = Rig::new(SHORT).await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     let begin = Instant::now();
@@ -49,7 +49,7 @@ async fn no_answer_to_the_handshake_then_503_after_answer_wait() {
 }
 
 #[tokio::test]
-async fn a_refusal_that_stays_one_is_not_repeated() {
+async fn a_permanent_refusal_by_the_ai_is_not_retried() {
     let rig = Rig::new("[calls]\nanswer_wait = \"5s\"").await;
     for status in ["403 Forbidden", "401 Unauthorized", "404 Not Found", "200 OK"] {
         let mut call = rig.pbx.call(&rig.bridge).await;
@@ -61,7 +61,7 @@ async fn a_refusal_that_stays_one_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_just_restarting_is_tried_again() {
+async fn an_ai_server_that_is_restarting_is_retried() {
     let rig = Rig::new("").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.invite().await;
@@ -74,7 +74,7 @@ async fn a_server_that_is_just_restarting_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_in_the_handshake_is_refused_or_tried_again() {
+async fn a_call_is_refused_with_503_when_the_connection_breaks_in_the_handshake() {
     let rig = Rig::new(SHORT).await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.invite().await;
@@ -83,14 +83,14 @@ async fn a_connection_that_breaks_in_the_handshake_is_refused_or_tried_again() {
 }
 
 #[tokio::test]
-async fn a_slow_handshake_is_waited_for() {
+async fn the_call_is_answered_after_a_slow_handshake() {
     let rig = Rig::new("").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.invite().await;
     let trying = call.response(1, "INVITE", 100).await;
     assert_eq!(trying.code(), Some(100));
     let handshake = rig.ai.handshake().await;
-    // no RTP and no 200 before the AI is there
+    // neither RTP nor a 200 until the AI is connected
     pass(Duration::from_millis(500)).await;
     assert!(call.media.packets().is_empty());
     let opened = Instant::now();
@@ -104,7 +104,7 @@ async fn a_slow_handshake_is_waited_for() {
 }
 
 #[tokio::test]
-async fn at_once_what_the_caller_says_before_the_ai_is_there_is_kept() {
+async fn early_audio_and_digits_are_kept_when_calls_are_answered_at_once() {
     let rig = Rig::new("[calls]\nanswer = \"at_once\"").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.invite().await;
@@ -121,7 +121,7 @@ async fn at_once_what_the_caller_says_before_the_ai_is_there_is_kept() {
     call.say(20..30).await;
     assert_eq!(stream.heard(30).await, Vec::from_iter(0..30));
     stream.pressed("5").await;
-    assert_eq!(stream.frames()[0].0, 0, "all of it: from time 0 on");
+    assert_eq!(stream.frames()[0].0, 0, "everything from time 0 on");
     stream.play_frames(0..5).await;
     assert_eq!(call.media.numbered(AGENT, 5).await, [0, 1, 2, 3, 4]);
     assert_continuous(&call.media.packets());
@@ -131,7 +131,7 @@ async fn at_once_what_the_caller_says_before_the_ai_is_there_is_kept() {
 }
 
 #[tokio::test]
-async fn at_once_without_ai_then_bye() {
+async fn a_call_answered_at_once_ends_with_bye_when_the_ai_refuses() {
     let rig = Rig::new("[calls]\nanswer = \"at_once\"").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.invite().await;
@@ -142,7 +142,7 @@ async fn at_once_without_ai_then_bye() {
 }
 
 #[tokio::test]
-async fn at_once_and_hung_up_before_the_ai_is_there_then_no_start() {
+async fn a_call_answered_at_once_and_hung_up_early_sends_no_start() {
     let rig = Rig::new("[calls]\nanswer = \"at_once\"").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.invite().await;
@@ -154,7 +154,7 @@ async fn at_once_and_hung_up_before_the_ai_is_there_then_no_start() {
 }
 
 #[tokio::test]
-async fn cancel_while_the_ai_is_dialled_then_487_and_no_start() {
+async fn a_cancel_while_the_ai_is_dialled_gets_487_and_no_start() {
     let rig = Rig::new("").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.invite().await;
@@ -167,7 +167,7 @@ async fn cancel_while_the_ai_is_dialled_then_487_and_no_start() {
 }
 
 #[tokio::test]
-async fn cancel_that_crosses_the_200_changes_nothing() {
+async fn a_cancel_that_crosses_the_200_changes_nothing() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     call.cancel().await;
@@ -179,7 +179,7 @@ async fn cancel_that_crosses_the_200_changes_nothing() {
 }
 
 #[tokio::test]
-async fn bye_instead_of_ack() {
+async fn a_bye_instead_of_an_ack_ends_the_call() {
     let rig = Rig::new("").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.invite().await;
@@ -191,7 +191,7 @@ async fn bye_instead_of_ack() {
 }
 
 #[tokio::test]
-async fn bye_while_it_rings_then_487() {
+async fn a_bye_while_ringing_ends_the_invite_with_487() {
     let rig = Rig::new("[calls]\nringing = true").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.invite().await;
@@ -206,7 +206,7 @@ async fn bye_while_it_rings_then_487() {
 }
 
 #[tokio::test]
-async fn invite_without_sdp_gets_our_offer() {
+async fn an_invite_without_sdp_gets_our_offer() {
     let rig = Rig::new("").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.offer = None;

@@ -1,4 +1,4 @@
-//! Audio both ways: nothing lost, nothing changed, nothing out of order.
+//! Audio in both directions: nothing is lost, changed or reordered.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 #[tokio::test]
-async fn whole_call_both_ways_byte_exact() {
+async fn audio_is_byte_exact_in_both_directions() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     stream.play_frames(0..50).await;
     call.say(0..50).await;
     assert_eq!(stream.heard(50).await, Vec::from_iter(0..50));
     assert_eq!(call.media.numbered(AGENT, 50).await, Vec::from_iter(0..50));
-    // one frame of audio is 20 ms of the audio clock
+    // each frame is 20 ms on the audio clock
     let first = stream.positions()[0].0;
     let expected = (0..50).map(|i| (first + 20 * u64::from(i), i));
     assert_eq!(stream.positions(), Vec::from_iter(expected));
@@ -35,7 +35,7 @@ async fn whole_call_both_ways_byte_exact() {
 }
 
 #[tokio::test]
-async fn rtp_flows_from_the_200_on_in_speech_and_silence() {
+async fn rtp_flows_from_the_200_on_through_speech_and_silence() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     call.media.until("silence", |h| h.is_silence()).await;
@@ -58,11 +58,11 @@ async fn rtp_flows_from_the_200_on_in_speech_and_silence() {
 }
 
 #[tokio::test]
-async fn the_first_frame_after_silence_goes_out_at_once() {
+async fn the_first_frame_after_silence_is_sent_at_once() {
     let rig = Rig::new("").await;
     let (call, stream) = rig.call().await;
     steady("delay of the first frame", async || {
-        // right after a packet of silence: the next tick of the grid is 20 ms away
+        // right after a packet of silence, when the next one would be due in 20 ms
         let tick = call.media.next().await;
         stream.play_frames(0..1).await;
         let heard = call.media.until("speech", |h| h.at > tick.at && !h.is_silence()).await;
@@ -77,7 +77,7 @@ async fn the_first_frame_after_silence_goes_out_at_once() {
 }
 
 #[tokio::test]
-async fn media_of_any_size() {
+async fn media_messages_may_have_any_size() {
     let rig = Rig::new("").await;
     let (call, stream) = rig.call().await;
     let audio = agent_frames(0..40);
@@ -95,7 +95,7 @@ async fn media_of_any_size() {
 }
 
 #[tokio::test]
-async fn the_rest_of_a_frame_is_silence() {
+async fn an_incomplete_frame_is_filled_up_with_silence() {
     let rig = Rig::new("").await;
     let (call, stream) = rig.call().await;
     stream.play(&[0x55; 40]).await;
@@ -104,7 +104,7 @@ async fn the_rest_of_a_frame_is_silence() {
 }
 
 #[tokio::test]
-async fn ten_seconds_in_one_message() {
+async fn one_message_may_hold_ten_seconds() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     stream.play_frames(0..500).await;
@@ -119,7 +119,7 @@ async fn ten_seconds_in_one_message() {
 }
 
 #[tokio::test]
-async fn fragmented_messages() {
+async fn fragmented_messages_are_reassembled() {
     let rig = Rig::new("").await;
     let (call, stream) = rig.call().await;
     for index in 0..10 {
@@ -141,7 +141,7 @@ async fn fragmented_messages() {
 }
 
 #[tokio::test]
-async fn a_law_calls() {
+async fn a_law_calls_are_converted() {
     let rig = Rig::new("").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.offer = Some(sdp(call.media.address(), "8 101", "sendrecv"));
@@ -151,7 +151,7 @@ async fn a_law_calls() {
     let answer = call.answered().await;
     let answer = String::from_utf8(answer.body).unwrap();
     assert!(answer.contains("RTP/AVP 8 101\r\na=rtpmap:8 PCMA/8000"), "{answer}");
-    // samples that both laws have, and the same ones after either conversion
+    // samples that survive conversion in either direction
     let mut tone = [0u8; 160];
     tone.iter_mut().enumerate().for_each(|(i, s)| *s = 0x80 + (i % 32) as u8);
     g711::mu_to_a(&mut tone);

@@ -1,5 +1,5 @@
-//! The bridge under test, started from a configuration as a user writes it, and the addresses of a
-//! test. Every test has loopback addresses of its own, so that no packet of one reaches another.
+//! The bridge under test, started from a configuration as a user would write it, and the addresses
+//! of a test. Each test has its own loopback addresses, so that its packets cannot reach another.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -31,12 +31,12 @@ pub enum Net {
 
 impl Net {
     pub fn new() -> Net {
-        // another run of the tests at the same time must not be met either
+        // keeps concurrent runs of the tests apart
         let process = 16 + (std::process::id() % 200) as u8;
         Net::V4 { process, test: NEXT.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// Further ones, for those who need more than the four below.
+    /// Address number `n` of this test; 1 to 4 have names below.
     pub fn host(self, n: u8) -> IpAddr {
         match self {
             Net::V4 { process, test } => Ipv4Addr::new(127, process, test, n).into(),
@@ -62,13 +62,15 @@ impl Net {
 }
 
 pub struct Bridge {
+    /// The running program.
     app: App,
+    /// Records of ended calls that the test has not taken yet.
     records: Mutex<mpsc::UnboundedReceiver<Record>>,
 }
 
 impl Bridge {
-    /// A bridge that registers with the PBX at `pbx` and dials `ai`. `config`: TOML that is laid
-    /// over the plain configuration.
+    /// Starts a bridge that registers with the PBX at `pbx` and dials `ai`. The TOML in `config`
+    /// overrides the plain configuration.
     pub async fn start(net: Net, pbx: SocketAddr, ai: SocketAddr, config: &str) -> Bridge {
         let listen = SocketAddr::new(net.bridge(), 0);
         let plain = format!(
@@ -81,7 +83,7 @@ impl Bridge {
         Bridge::launch(&plain, config).await
     }
 
-    /// `config`: TOML that is laid over `plain`.
+    /// Starts a bridge from the TOML in `plain`, overridden by that in `config`.
     pub async fn launch(plain: &str, config: &str) -> Bridge {
         let mut tables: toml::Table = toml::from_str(plain).unwrap();
         lay_over(&mut tables, toml::from_str(config).unwrap());
@@ -94,32 +96,32 @@ impl Bridge {
         Bridge { app, records: Mutex::new(records) }
     }
 
-    /// Where it serves SIP.
+    /// The bridge's SIP address.
     pub fn address(&self) -> SocketAddr {
         self.app.address.expect("SIP is served")
     }
 
-    /// The record of the next call that has ended.
+    /// Waits for the next call to end and returns its record.
     pub async fn record(&self) -> Record {
         let record = timeout(Duration::from_secs(10), async {
-            self.records.lock().await.recv().await.expect("the app lives")
+            self.records.lock().await.recv().await.expect("the app is running")
         });
-        record.await.expect("a call has ended")
+        record.await.expect("a call ends")
     }
 
-    /// Asks something of the only call that is up.
+    /// Sends a recording command to the only live call.
     pub fn record_command(&self, command: RecordCommand) {
         let calls = self.app.calls();
         assert_eq!(calls.len(), 1, "{calls:?}");
         assert!(self.app.command(&calls[0], Command::Record(command)));
     }
 
-    /// Why the next call has ended.
+    /// Waits for the next call to end and returns the reason.
     pub async fn end(&self) -> &'static str {
         self.record().await.reason.label()
     }
 
-    /// Returns when no PBX will ever send it a call again.
+    /// Waits until no PBX will send this bridge a call any more.
     pub async fn useless(&self) {
         self.app.useless().await;
     }
@@ -129,7 +131,7 @@ impl Bridge {
         self.app.shutdown(std::future::pending()).await;
     }
 
-    /// The same; returns the records that nobody has taken.
+    /// Shuts the bridge down and returns the records not taken so far.
     pub async fn all_records(self) -> Vec<Record> {
         self.app.shutdown(std::future::pending()).await;
         let mut records = self.records.into_inner();
@@ -139,7 +141,7 @@ impl Bridge {
                 all.push(record);
             }
         };
-        timeout(Duration::from_secs(10), rest).await.expect("the app has ended");
+        timeout(Duration::from_secs(10), rest).await.expect("the app ends");
         all
     }
 }
@@ -155,7 +157,7 @@ fn lay_over(below: &mut toml::Table, above: toml::Table) {
     }
 }
 
-/// All three parties.
+/// A PBX, an AI and the bridge between them.
 pub struct Rig {
     pub net: Net,
     pub pbx: Pbx,
@@ -177,7 +179,7 @@ impl Rig {
         Rig { net, pbx, ai, bridge }
     }
 
-    /// A call that is up.
+    /// Sets up a call and returns both ends.
     pub async fn call(&self) -> (Call, Stream) {
         let mut call = self.pbx.call(&self.bridge).await;
         call.invite().await;

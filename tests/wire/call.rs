@@ -1,4 +1,4 @@
-//! One call of the PBX to the bridge: raw SIP text, and RTP.
+//! One call from the PBX to the bridge: raw SIP text, and RTP.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use trunkless::sip::message::Message;
 use crate::media::{Media, Talker};
 use crate::pbx::{Shared, Wire, take};
 
-/// The call number of what the PBX says, in numbered audio.
+/// The call number in the caller's numbered audio.
 pub const CALLER: u32 = 1;
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
-/// One audio stream at `address`; `formats` as in the m= line.
+/// An SDP with one audio stream at `address`; `formats` is written as in the m= line.
 pub fn sdp(address: SocketAddr, formats: &str, direction: &str) -> String {
     let (ip, port) = (address.ip(), address.port());
     let family = if ip.is_ipv4() { "IP4" } else { "IP6" };
@@ -27,7 +27,7 @@ pub fn sdp(address: SocketAddr, formats: &str, direction: &str) -> String {
     )
 }
 
-/// The address that an SDP names.
+/// The media address in an SDP.
 pub fn media_address(sdp: &[u8]) -> SocketAddr {
     let text = std::str::from_utf8(sdp).unwrap();
     let value = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).expect(name);
@@ -36,24 +36,29 @@ pub fn media_address(sdp: &[u8]) -> SocketAddr {
     SocketAddr::new(ip, port)
 }
 
-/// One call of the PBX to the bridge.
+/// One call from the PBX to the bridge.
 pub struct Call {
     wire: Wire,
     shared: Arc<Shared>,
     pub bridge: SocketAddr,
+    /// The PBX's SIP address.
     local: SocketAddr,
     pub id: String,
+    /// The PBX's tag.
     tag: String,
+    /// The bridge's tag; empty until known.
     pub to_tag: String,
-    /// Request-URI: the bridge's Contact, once it is known.
+    /// The Request-URI: the bridge's Contact, once known.
     pub target: String,
+    /// CSeq number of the last request.
     pub cseq: u32,
+    /// Via branch of the last INVITE; its CANCEL and the ACK of a refusal repeat it.
     invite_branch: String,
-    /// Further header lines of the INVITE.
+    /// Extra header lines of the INVITE.
     pub headers: String,
-    /// SDP of the INVITE.
+    /// SDP of the INVITE; without it, the bridge makes the offer.
     pub offer: Option<String>,
-    /// Where the bridge takes RTP.
+    /// The bridge's RTP address, once the call is answered.
     pub rtp: Option<SocketAddr>,
     pub talker: Talker,
     pub media: Media,
@@ -87,7 +92,7 @@ impl Call {
         }
     }
 
-    /// Becomes a forgery of another call.
+    /// Takes on the identity of another call in order to forge requests in it.
     pub fn take_names(&mut self, of: &Call) {
         self.id = of.id.clone();
         self.tag = of.tag.clone();
@@ -96,7 +101,7 @@ impl Call {
         self.cseq = of.cseq + 10;
     }
 
-    /// The text of a request of this dialog.
+    /// The text of a request in this dialog.
     fn text(&self, method: &str, cseq: u32, branch: &str, headers: &str, body: &str) -> String {
         let (local, wire, id) = (self.local, self.wire.name(), &self.id);
         let (ip, tag, target, bridge) = (local.ip(), &self.tag, &self.target, self.bridge);
@@ -130,7 +135,7 @@ impl Call {
         format!("z9hG4bK{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Sends a request within the dialog and does not wait for its answer; returns its CSeq.
+    /// Sends a request in the dialog without waiting for the answer; returns its CSeq number.
     pub async fn send(&mut self, method: &str, headers: &str, body: &str) -> u32 {
         self.cseq += 1;
         let branch = Call::new_branch();
@@ -148,7 +153,7 @@ impl Call {
         self.response(cseq, method, 200).await
     }
 
-    /// The answer with a status of at least `code` to the request with this number.
+    /// Waits for the answer to request `cseq` with a status of at least `code`.
     pub async fn response(&self, cseq: u32, method: &str, code: u16) -> Message {
         let ours = |m: &Message| {
             m.code().is_some_and(|c| c >= code)
@@ -165,7 +170,7 @@ impl Call {
         self.send("INVITE", &headers, &offer).await;
     }
 
-    /// Waits for the 200, takes it in and acknowledges it.
+    /// Waits for the 200, takes tag, target and RTP address from it, and acknowledges it.
     pub async fn answered(&mut self) -> Message {
         let response = self.answered_without_ack().await;
         self.ack("").await;
@@ -181,7 +186,7 @@ impl Call {
         response
     }
 
-    /// The ACK of a 200, a request of its own.
+    /// Sends the ACK of a 200, which is a separate request with a new branch.
     pub async fn ack(&mut self, body: &str) {
         let text = self.text("ACK", self.cseq, &Call::new_branch(), "", body);
         self.wire.send(self.bridge, text.as_bytes()).await;
@@ -199,7 +204,7 @@ impl Call {
         response
     }
 
-    /// A re-INVITE that is accepted; returns the 200.
+    /// Sends a re-INVITE, which must be accepted; returns the 200.
     pub async fn reinvite(&mut self, headers: &str, sdp: &str) -> Message {
         self.send("INVITE", headers, sdp).await;
         self.answered().await
@@ -216,20 +221,20 @@ impl Call {
         assert_eq!(response.code(), Some(200), "{response:?}");
     }
 
-    /// Waits for the bridge's BYE, which has been answered, and returns its Reason.
+    /// Waits for the bridge's BYE, which the PBX has answered, and returns its Reason.
     pub async fn hung_up(&self) -> String {
         let ours = |m: &Message| m.method() == Some("BYE") && m.call_id() == self.id;
         let bye = self.shared.inbox.wait("BYE", |inbox| take(inbox, ours)).await;
         bye.get("Reason").unwrap_or("none").to_owned()
     }
 
-    /// Says frames `frames` of the caller's numbered audio.
+    /// Sends frames `frames` of numbered audio to the bridge.
     pub async fn say(&mut self, frames: std::ops::Range<u32>) {
         let to = self.rtp.expect("the call is answered");
         self.media.say(to, &mut self.talker, CALLER, frames).await;
     }
 
-    /// Sends a packet of the caller's stream.
+    /// Sends an RTP packet to the bridge.
     pub async fn send_rtp(&self, packet: &[u8]) {
         self.media.send(self.rtp.expect("the call is answered"), packet).await;
     }

@@ -1,5 +1,5 @@
-//! What Twilio would send, byte for byte: each message is read, written anew as Twilio writes it,
-//! and compared.
+//! Checks messages byte for byte: each one is parsed, written again as Twilio writes it, and
+//! compared.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -8,27 +8,38 @@ use trunkless::media::frame::Samples;
 
 use crate::stream::What;
 
-/// Knows what may come next.
+/// The state of one stream, which decides the messages that may come next.
 #[derive(Default)]
 pub struct Checker {
+    /// `connected` has been received.
     connected: bool,
+    /// `stop` has been received.
     stopped: bool,
+    /// The `streamSid` from `start`.
     sid: String,
     account_and_call: (String, String),
+    /// Sequence number of the last message after `connected`.
     sequence: u64,
+    /// Chunk number of the last `media`.
     chunk: u64,
-    /// The audio clock at the last frame.
+    /// Timestamp of the last `media`.
     t_ms: Option<u64>,
+    /// Frames may be missing.
     may_skip: bool,
 }
 
 impl Checker {
-    /// For a server that has not read in time: frames may be missing, on the audio clock as well.
+    /// For a server that reads too slowly: frames may be missing, which shows in the timestamps
+    /// too.
     pub fn that_may_skip() -> Checker {
         Checker { may_skip: true, ..Checker::default() }
     }
 
-    /// Takes the next message; an error says what is wrong with it.
+    /// Checks the next message.
+    ///
+    /// # Errors
+    ///
+    /// Returns what is wrong with the message.
     pub fn check(&mut self, text: &str) -> Result<What, String> {
         let wrong = |why: &str| Err(format!("{why}: {text}"));
         let value: Value = serde_json::from_str(text).map_err(|e| format!("{e}: {text}"))?;
@@ -97,7 +108,7 @@ impl Checker {
         let samples = Samples::try_from(audio).map_err(|a| format!("{} bytes", a.len()))?;
         let stated = value["media"]["timestamp"].as_str().and_then(|t| t.parse().ok());
         let t_ms = stated.ok_or("timestamp is not a number in a string")?;
-        // the clock stands at a multiple of 20 ms when the stream starts, and never runs back
+        // the clock starts at a multiple of 20 ms and never runs backwards
         let next = self.t_ms.map_or(t_ms, |t| t + 20);
         let skips = self.may_skip && t_ms >= next;
         if (t_ms != next && !skips) || !t_ms.is_multiple_of(20) {
@@ -168,7 +179,7 @@ impl Checker {
     }
 }
 
-/// Two capitals and 32 digits of lower-case hexadecimal.
+/// True for `prefix` followed by 32 lower-case hexadecimal digits.
 fn is_sid(text: &str, prefix: &str) -> bool {
     let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     text.strip_prefix(prefix).is_some_and(|rest| rest.len() == 32 && rest.bytes().all(hex))

@@ -1,4 +1,4 @@
-//! Key presses, however the PBX tells of them.
+//! Key presses, in each way a PBX may signal them.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::call::Call;
 
 const RELAY: &str = "Content-Type: application/dtmf-relay\r\n";
 
-/// Presses a key for 100 ms; packet `i` of it is sent `keep(i)` times.
+/// Presses a key for 100 ms and sends packet `i` of it `keep(i)` times.
 async fn press(call: &mut Call, event: u8, keep: impl Fn(usize) -> usize) {
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
     for (i, packet) in call.talker.press(event).into_iter().enumerate() {
@@ -25,7 +25,7 @@ async fn info(call: &mut Call, digit: &str) {
 }
 
 #[tokio::test]
-async fn a_press_in_rtp_is_told_once() {
+async fn a_key_press_in_rtp_is_reported_once() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     call.say(0..3).await;
@@ -33,25 +33,25 @@ async fn a_press_in_rtp_is_told_once() {
         press(&mut call, code, |_| 1).await;
     }
     stream.pressed("09*#D").await;
-    // the stream's audio goes on after the presses
+    // the audio continues after the presses
     call.say(3..6).await;
     assert_eq!(stream.heard(6).await, [0, 1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]
-async fn lost_and_doubled_packets_of_a_press_change_nothing() {
+async fn lost_and_duplicated_packets_of_a_key_press_change_nothing() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     call.say(0..3).await;
     press(&mut call, 1, |_| 2).await; // each twice
-    press(&mut call, 2, |i| usize::from(i == 6)).await; // only the last end is left
-    press(&mut call, 2, |i| usize::from(i == 0)).await; // only the beginning is left
+    press(&mut call, 2, |i| usize::from(i == 6)).await; // only the last packet
+    press(&mut call, 2, |i| usize::from(i == 0)).await; // only the first packet
     press(&mut call, 3, |i| usize::from(i % 2 == 1)).await;
     stream.pressed("1223").await;
 }
 
 #[tokio::test]
-async fn info_is_a_press_too() {
+async fn a_key_press_in_info_is_reported() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     for digit in ["1", "*", "#", "D", "11"] {
@@ -63,7 +63,7 @@ async fn info_is_a_press_too() {
 }
 
 #[tokio::test]
-async fn told_both_ways_is_pressed_once() {
+async fn a_key_press_in_rtp_and_info_is_reported_once() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     for (code, digit) in [(1, "1"), (1, "1"), (2, "2")] {
@@ -77,7 +77,7 @@ async fn told_both_ways_is_pressed_once() {
 }
 
 #[tokio::test]
-async fn keys_without_audio_around_them() {
+async fn a_key_press_without_audio_is_reported() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     press(&mut call, 7, |_| 1).await;

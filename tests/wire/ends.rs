@@ -1,13 +1,15 @@
-//! How calls end, whoever ends them.
+//! How calls end, whichever side ends them.
 
 use std::time::Duration;
+
+use trunkless::call::end::CallerFate;
 
 use crate::bridge::Rig;
 use crate::stream::{AGENT, Stream, What};
 use crate::wav::write_prompt;
 
 #[tokio::test]
-async fn caller_hangs_up_then_stop_and_close_1000() {
+async fn the_ai_gets_stop_and_close_1000_when_the_caller_hangs_up() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     stream.play_frames(0..100).await;
@@ -18,12 +20,12 @@ async fn caller_hangs_up_then_stop_and_close_1000() {
     stream.stopped().await;
     assert!(stream.marks().is_empty());
     assert_eq!(rig.bridge.end().await, "caller_hangup");
-    // nothing is sent to a caller who has gone
+    // no RTP is sent after the caller hung up
     while !call.media.is_quiet(Duration::from_millis(60)).await {}
 }
 
 #[tokio::test]
-async fn ai_closes_then_bye() {
+async fn the_caller_gets_bye_when_the_ai_closes() {
     for code in [1000, 1001] {
         let rig = Rig::new("").await;
         let (call, stream) = rig.call().await;
@@ -35,7 +37,7 @@ async fn ai_closes_then_bye() {
 }
 
 #[tokio::test]
-async fn what_is_queued_is_played_before_the_bye() {
+async fn queued_audio_is_played_before_the_bye() {
     let rig = Rig::new("[calls]\ndrain_on_close = \"5s\"").await;
     let (call, stream) = rig.call().await;
     stream.play_frames(0..20).await;
@@ -46,7 +48,7 @@ async fn what_is_queued_is_played_before_the_bye() {
 }
 
 #[tokio::test]
-async fn what_is_queued_is_played_no_longer_than_configured() {
+async fn queued_audio_is_played_no_longer_than_drain_on_close() {
     let rig = Rig::new("[calls]\ndrain_on_close = \"100ms\"").await;
     let (call, stream) = rig.call().await;
     stream.play_frames(0..500).await;
@@ -55,8 +57,8 @@ async fn what_is_queued_is_played_no_longer_than_configured() {
     assert!(call.media.numbered(AGENT, 1).await.len() < 100);
 }
 
-/// How an AI may die, and what the BYE says then.
-const DEATHS: [(&str, &str); 7] = [
+/// Ways in which an AI may fail, and the Reason of the BYE for each.
+const FAILURES: [(&str, &str); 7] = [
     ("reset", "38;text=\"ai_closed\""),
     ("end without a close frame", "38;text=\"ai_closed\""),
     ("close 1011", "38;text=\"ai_closed\""),
@@ -66,7 +68,7 @@ const DEATHS: [(&str, &str); 7] = [
     ("not UTF-8", "111;text=\"ai_protocol\""),
 ];
 
-async fn die(stream: Stream, how: &str) {
+async fn fail(stream: Stream, how: &str) {
     match how {
         "reset" => return stream.reset().await,
         "end without a close frame" => stream.hang_up(),
@@ -83,30 +85,30 @@ async fn die(stream: Stream, how: &str) {
 }
 
 #[tokio::test]
-async fn ai_dies_then_bye() {
+async fn the_caller_gets_bye_when_the_ai_fails() {
     let rig = Rig::new("").await;
-    for (how, reason) in DEATHS {
+    for (how, reason) in FAILURES {
         let (call, stream) = rig.call().await;
         stream.play_frames(0..100).await;
-        die(stream, how).await;
+        fail(stream, how).await;
         assert_eq!(call.hung_up().await, format!("Q.850;cause={reason}"), "{how}");
         let record = rig.bridge.record().await;
-        assert!(record.reason.is_ai_failure(), "{how}");
+        assert!(record.reason.row().caller == CallerFate::AfterAiFailure, "{how}");
     }
 }
 
 #[tokio::test]
-async fn ai_dies_then_the_prompt_is_played_before_the_bye() {
+async fn the_prompt_is_played_before_the_bye_when_the_ai_fails() {
     let (directory, prompt) = write_prompt(10);
     let rig = Rig::new(&format!("[calls]\nprompt = {prompt:?}")).await;
-    for (how, reason) in [DEATHS[0], DEATHS[2], DEATHS[4]] {
+    for (how, reason) in [FAILURES[0], FAILURES[2], FAILURES[4]] {
         let (call, stream) = rig.call().await;
         stream.play_frames(0..100).await;
         call.media.numbered(AGENT, 5).await;
-        die(stream, how).await;
+        fail(stream, how).await;
         assert_eq!(call.hung_up().await, format!("Q.850;cause={reason}"), "{how}");
         let heard = call.media.numbered(AGENT, 10).await;
-        // the prompt's frames are numbered from 1000 on; nothing of the AI's stands behind them
+        // the prompt's frames are numbered from 1000 on; no AI audio follows them
         let (ai, rest) = heard.split_at(heard.len() - 10);
         assert_eq!(rest, Vec::from_iter(1000..1010), "{how}");
         assert_eq!(ai, Vec::from_iter(0..ai.len() as u32), "{how}");
@@ -134,11 +136,11 @@ async fn a_second_call_is_not_disturbed_by_the_end_of_the_first() {
 }
 
 #[tokio::test]
-async fn an_ai_that_never_says_goodbye_does_not_hold_up_the_next_call() {
+async fn an_ai_that_never_closes_does_not_hold_up_the_next_call() {
     let rig = Rig::new("[calls]\nmax = 1").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.invite().await;
-    // accepted by hand: nobody answers the close frame
+    // accepted by hand, so that the close frame is not answered
     let mut handshake = rig.ai.handshake().await;
     handshake.accept().await;
     call.answered().await;

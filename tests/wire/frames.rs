@@ -1,5 +1,5 @@
-//! A stream's messages, whatever frames they come in and however TCP cuts them: what is read is
-//! what was said, in order, with nothing of another stream in it.
+//! The messages of a stream arrive complete and in order, with nothing of another stream in them,
+//! whatever frames they come in and however TCP cuts them.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio_tungstenite::tungstenite::WebSocket;
 use tokio_tungstenite::tungstenite::protocol::Role;
+use trunkless::stream::dialect::Dialect;
 use trunkless::stream::socket::{AiSocket, Scratch, Stop};
 use trunkless::stream::wire::Wire;
 use trunkless::stream::{FromAi, StreamInfo};
@@ -24,7 +25,7 @@ impl Random {
     }
 }
 
-/// What a message becomes.
+/// A message as the bridge reads it.
 #[derive(Debug, Clone, PartialEq)]
 enum Said {
     Audio(Vec<u8>),
@@ -58,7 +59,8 @@ fn frame(first: u8, payload: &[u8], out: &mut Vec<u8>) {
     out.extend(payload);
 }
 
-/// A message and its bytes: mostly one frame, sometimes parts with a ping between them.
+/// Appends a random message to `out`, usually as one frame, sometimes as fragments with a ping
+/// between them. Returns how the bridge should read it; `None` for a ping.
 fn message(random: &mut Random, out: &mut Vec<u8>) -> Option<Said> {
     let text = |what: String, out: &mut Vec<u8>, random: &mut Random| {
         if random.below(4) > 0 {
@@ -100,16 +102,21 @@ fn message(random: &mut Random, out: &mut Vec<u8>) -> Option<Said> {
 }
 
 struct Stream {
+    /// The AI's end of the connection.
     server: TcpStream,
     ai: AiSocket,
+    /// Everything the server sends.
     bytes: Vec<u8>,
+    /// How many of `bytes` have been sent.
     sent: usize,
+    /// The messages in `bytes`.
     expected: Vec<Said>,
+    /// The messages read so far.
     heard: Vec<Said>,
 }
 
 impl Stream {
-    /// Its first bytes come right behind the answer to the handshake.
+    /// Opens a stream whose first bytes directly follow the answer to the handshake.
     fn open(random: &mut Random) -> Stream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -122,7 +129,7 @@ impl Stream {
         let sent = random.below(200);
         server.write_all(b"HTTP/1.1 101 Switching Protocols\r\na: b\r\n\r\n").unwrap();
         server.write_all(&bytes[..sent]).unwrap();
-        // the head is read as the library reads it
+        // the head is read as the WebSocket library does
         client.set_nonblocking(true).unwrap();
         let mut wire = Wire::new(client, None).unwrap();
         let mut head = Vec::new();
@@ -140,13 +147,13 @@ impl Stream {
             stream_sid: "MZ".into(),
             parameters: Vec::new(),
         };
-        let ai = AiSocket::new(Instant::now(), socket, info);
-        // from here on nothing waits
+        let ai = AiSocket::new(Instant::now(), socket, Dialect::Twilio.codec(info));
+        // from here on nothing blocks
         server.set_nonblocking(true).unwrap();
         Stream { server, ai, bytes, sent, expected, heard: Vec::new() }
     }
 
-    /// The server says a little, or takes a pong.
+    /// The server sends some of its bytes and reads pongs.
     fn speak(&mut self, random: &mut Random) {
         let limit = if random.below(3) == 0 { 20_000 } else { 700 };
         let end = (self.sent + random.below(limit)).min(self.bytes.len());
@@ -165,15 +172,15 @@ impl Stream {
 }
 
 #[test]
-fn messages_come_whole_however_they_are_cut() {
+fn messages_arrive_complete_however_they_are_cut() {
     for seed in 1..60 {
         let mut random = Random(seed);
         let mut scratch = Scratch::default();
         let mut streams: Vec<Stream> = (0..3).map(|_| Stream::open(&mut random)).collect();
-        // a read that would wait is an error of the test's otherwise
+        // a message that never arrives must not loop forever
         let begin = Instant::now();
         while streams.iter().any(|s| s.heard.len() < s.expected.len()) {
-            assert!(begin.elapsed().as_secs() < 20, "seed {seed}: not all was heard");
+            assert!(begin.elapsed().as_secs() < 20, "seed {seed}: messages are missing");
             let index = random.below(3);
             streams[index].speak(&mut random);
             let index = random.below(3);

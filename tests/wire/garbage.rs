@@ -1,4 +1,4 @@
-//! What an AI may say wrong without an end of the call.
+//! Invalid messages from the AI that do not end the call.
 
 use tokio_tungstenite::tungstenite::Message;
 
@@ -6,7 +6,7 @@ use crate::bridge::Rig;
 use crate::stream::AGENT;
 
 #[tokio::test]
-async fn garbage_is_ignored_and_the_call_goes_on() {
+async fn invalid_messages_are_ignored_and_the_call_continues() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     let other = "MZ00000000000000000000000000000000";
@@ -45,7 +45,7 @@ async fn garbage_is_ignored_and_the_call_goes_on() {
     stream.play_frames(20..30).await;
     call.say(0..10).await;
     assert_eq!(stream.heard(10).await, Vec::from_iter(0..10));
-    // none of it cleared or changed what was queued
+    // none of them cleared or changed the queued audio
     assert_eq!(call.media.numbered(AGENT, 30).await, Vec::from_iter(0..30));
     call.bye().await;
     stream.stopped().await;
@@ -54,7 +54,7 @@ async fn garbage_is_ignored_and_the_call_goes_on() {
 }
 
 #[tokio::test]
-async fn more_fields_than_twilio_reads_are_no_fault() {
+async fn unknown_fields_are_ignored() {
     let rig = Rig::new("").await;
     let (call, stream) = rig.call().await;
     let media = stream.media(&crate::stream::agent_frames(0..5));
@@ -67,7 +67,7 @@ async fn more_fields_than_twilio_reads_are_no_fault() {
 }
 
 #[tokio::test]
-async fn escaped_slashes_in_the_payload() {
+async fn escaped_slashes_in_the_payload_are_decoded() {
     let rig = Rig::new("").await;
     let (call, stream) = rig.call().await;
     let media = stream.media(&crate::stream::agent_frames(0..5));

@@ -1,4 +1,5 @@
-//! What the AI learns before the first frame: the handshake's header fields, ids and parameters.
+//! Everything the AI receives before the first frame: header fields of the handshake, ids and
+//! parameters.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -27,7 +28,7 @@ async fn the_handshake_is_signed_and_has_the_configured_headers() {
 }
 
 #[tokio::test]
-async fn the_parameters_tell_who_calls_whom() {
+async fn the_parameters_name_caller_callee_and_headers() {
     let config = "[ai]\nparameters = { campaign = \"demo\", more = \"common\" }\n\
                   [pbx.main.ai]\nparameters = { more = \"own\" }";
     let rig = Rig::new(config).await;
@@ -52,7 +53,7 @@ async fn the_parameters_tell_who_calls_whom() {
 }
 
 #[tokio::test]
-async fn the_pbx_says_who_calls() {
+async fn p_asserted_identity_names_the_caller() {
     let rig = Rig::new("[ai]\nx_headers = [\"X-Lead-ID\"]").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.headers = "P-Asserted-Identity: \"Bob\" <sip:+15550177@pbx>\r\n\

@@ -1,4 +1,4 @@
-//! re-INVITEs: hold, resume, and media that moves.
+//! re-INVITEs: hold, resume, and a new media address.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::media::{Media, assert_continuous, indices};
 use crate::stream::AGENT;
 
 #[tokio::test]
-async fn hold_and_resume() {
+async fn hold_stops_audio_and_resume_restores_it() {
     let rig = Rig::new("").await;
     for direction in ["sendonly", "inactive"] {
         let (mut call, stream) = rig.call().await;
@@ -17,7 +17,7 @@ async fn hold_and_resume() {
         let answer = call.reinvite("", &sdp(call.media.address(), "0 8 101", direction)).await;
         let expected = if direction == "sendonly" { "a=recvonly" } else { "a=inactive" };
         assert!(String::from_utf8(answer.body).unwrap().contains(expected));
-        // what was on its way may still arrive; then nothing does
+        // packets already on their way may still arrive; then the stream is quiet
         while !call.media.is_quiet(Duration::from_millis(80)).await {}
         let before = stream.frames().len();
         stream.listen(200).await;
@@ -27,7 +27,7 @@ async fn hold_and_resume() {
         call.talker.marker = true;
         call.say(10..20).await;
         assert_eq!(stream.heard(20).await, Vec::from_iter(0..20));
-        // the bridge's own clock went on while nothing was sent
+        // the bridge's own clock kept running while nothing was sent
         call.media.next().await;
         let packets = call.media.packets();
         let [before, after] = [&packets[heard_before - 1], &packets[heard_before]];
@@ -42,7 +42,7 @@ async fn hold_and_resume() {
 }
 
 #[tokio::test]
-async fn hold_in_the_old_way() {
+async fn a_connection_address_of_zero_means_hold() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     let address = call.media.address();
@@ -58,14 +58,14 @@ async fn hold_in_the_old_way() {
 }
 
 #[tokio::test]
-async fn what_the_ai_says_on_hold_is_heard_by_nobody_but_marks_come_back() {
+async fn ai_audio_on_hold_is_not_sent_but_marks_come_back() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     call.reinvite("", &sdp(call.media.address(), "0", "inactive")).await;
     while !call.media.is_quiet(Duration::from_millis(80)).await {}
     stream.play_frames(0..5).await;
-    stream.mark("played to nobody").await;
-    stream.marked("played to nobody").await;
+    stream.mark("played on hold").await;
+    stream.marked("played on hold").await;
     assert!(indices(&call.media.packets(), AGENT).is_empty());
 }
 
@@ -74,13 +74,13 @@ async fn media_moves_to_another_address_and_back() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     call.say(0..5).await;
-    // direct media: the far end's own address, which is not the PBX's
+    // direct media: the far end's address, not the PBX's
     let far = Media::open(rig.net.stranger()).await;
     call.reinvite("", &sdp(far.address(), "0 101", "sendrecv")).await;
     far.next().await;
     stream.play_frames(0..5).await;
     assert_eq!(far.numbered(AGENT, 5).await, [0, 1, 2, 3, 4]);
-    // packets of both ends are heard while the signalling crosses with the media
+    // packets from both ends are accepted, since signalling and media may cross
     let to = call.rtp.unwrap();
     far.say(to, &mut call.talker, crate::call::CALLER, 5..10).await;
     call.say(10..15).await;
@@ -97,7 +97,7 @@ async fn media_moves_to_another_address_and_back() {
 }
 
 #[tokio::test]
-async fn reinvite_without_sdp_gets_our_offer() {
+async fn a_reinvite_without_sdp_gets_our_offer() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     call.send("INVITE", "", "").await;
@@ -111,7 +111,7 @@ async fn reinvite_without_sdp_gets_our_offer() {
 }
 
 #[tokio::test]
-async fn an_offer_that_cannot_be_taken_changes_nothing() {
+async fn an_unacceptable_offer_changes_nothing() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     for formats in ["9", "18 101", "101"] {

@@ -1,11 +1,11 @@
-//! What a monitor asks the bridge.
+//! HTTP requests to the bridge, as a monitor sends them.
 
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Status and body of a GET.
+/// Sends a GET and returns status and body.
 pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
@@ -19,7 +19,7 @@ pub async fn status(address: SocketAddr, path: &str) -> u16 {
     get(address, path).await.0
 }
 
-/// An address where nobody listens yet.
+/// An address where nothing listens yet.
 pub fn free(ip: IpAddr) -> SocketAddr {
     std::net::TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
 }

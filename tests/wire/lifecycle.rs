@@ -1,4 +1,4 @@
-//! The end of the program: registrations are given back, calls may end by themselves.
+//! Shutdown: the bridge unregisters and lets live calls finish.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use crate::bridge::Rig;
 use crate::stream::AGENT;
 
 #[tokio::test]
-async fn shutdown_gives_the_registration_back() {
+async fn shutdown_unregisters() {
     let Rig { pbx, bridge, .. } = Rig::new("").await;
     let begin = Instant::now();
     bridge.shutdown().await;
@@ -15,7 +15,7 @@ async fn shutdown_gives_the_registration_back() {
 }
 
 #[tokio::test]
-async fn shutdown_waits_for_calls_and_takes_no_new_ones() {
+async fn shutdown_waits_for_live_calls_and_refuses_new_ones() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     let mut late = rig.pbx.call(&rig.bridge).await;
@@ -54,7 +54,7 @@ async fn shutdown_ends_calls_after_the_drain_time() {
 }
 
 #[tokio::test]
-async fn shutdown_while_the_ai_is_dialled_refuses_the_call() {
+async fn shutdown_refuses_a_call_whose_ai_is_still_being_dialled() {
     let rig = Rig::new("[calls]\ndrain = \"100ms\"\nanswer_wait = \"10s\"").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.invite().await;

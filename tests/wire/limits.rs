@@ -1,4 +1,4 @@
-//! Times and amounts that end a call or are thrown away.
+//! Limits of time and size: what ends a call, and what is discarded.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::strict::Ai;
 use crate::wav::write_prompt;
 
 #[tokio::test]
-async fn an_ai_that_says_nothing_has_failed() {
+async fn an_ai_that_sends_nothing_has_failed() {
     let rig = Rig::new("[ai]\nsilent_timeout = \"300ms\"").await;
     let (call, stream) = rig.call().await;
     assert_eq!(call.hung_up().await, "Q.850;cause=38;text=\"ai_timeout\"");
@@ -28,7 +28,7 @@ async fn an_ai_that_says_nothing_has_failed() {
 }
 
 #[tokio::test]
-async fn an_ai_that_has_said_anything_may_be_silent() {
+async fn an_ai_that_has_sent_anything_may_be_silent() {
     let rig = Rig::new("[ai]\nsilent_timeout = \"300ms\"").await;
     let (mut call, stream) = rig.call().await;
     stream.mark("here").await;
@@ -39,12 +39,12 @@ async fn an_ai_that_has_said_anything_may_be_silent() {
 }
 
 #[tokio::test]
-async fn a_silent_ai_is_told_to_stop_before_the_prompt() {
+async fn a_silent_ai_gets_stop_before_the_prompt() {
     let (directory, prompt) = write_prompt(10);
     let config = format!("[ai]\nsilent_timeout = \"200ms\"\n[calls]\nprompt = {prompt:?}");
     let rig = Rig::new(&config).await;
     let (call, stream) = rig.call().await;
-    // as many servers do, this one closes as soon as it is told to stop
+    // like many servers, this one closes as soon as it receives `stop`
     stream.until_stop().await;
     stream.close(1000).await;
     call.hung_up().await;
@@ -55,17 +55,17 @@ async fn a_silent_ai_is_told_to_stop_before_the_prompt() {
 }
 
 #[tokio::test]
-async fn no_rtp_for_long_ends_the_call() {
+async fn missing_rtp_ends_the_call_after_media_timeout() {
     let rig = Rig::new("[calls]\nmedia_timeout = \"400ms\"").await;
     let (mut call, stream) = rig.call().await;
     call.say(0..25).await;
-    assert_eq!(stream.heard(25).await.len(), 25, "it lives while RTP comes");
+    assert_eq!(stream.heard(25).await.len(), 25, "the call lasts while RTP arrives");
     assert_eq!(call.hung_up().await, "Q.850;cause=44;text=\"media_timeout\"");
     stream.stopped().await;
 }
 
 #[tokio::test]
-async fn no_rtp_on_hold_and_right_after_it_is_no_fault() {
+async fn missing_rtp_on_hold_and_right_after_it_is_tolerated() {
     let rig = Rig::new("[calls]\nmedia_timeout = \"300ms\"").await;
     let (mut call, stream) = rig.call().await;
     call.reinvite("", &sdp(call.media.address(), "0", "inactive")).await;
@@ -80,7 +80,7 @@ async fn no_rtp_on_hold_and_right_after_it_is_no_fault() {
 }
 
 #[tokio::test]
-async fn a_silent_ai_is_to_blame_even_on_hold() {
+async fn a_silent_ai_times_out_even_on_hold() {
     let rig =
         Rig::new("[calls]\nmedia_timeout = \"200ms\"\n[ai]\nsilent_timeout = \"500ms\"").await;
     let (mut call, stream) = rig.call().await;
@@ -90,7 +90,7 @@ async fn a_silent_ai_is_to_blame_even_on_hold() {
 }
 
 #[tokio::test]
-async fn no_call_is_longer_than_configured() {
+async fn no_call_is_longer_than_max_duration() {
     let rig = Rig::new("[calls]\nmax_duration = \"400ms\"").await;
     let (mut call, stream) = rig.call().await;
     stream.play_frames(0..100).await;
@@ -102,7 +102,7 @@ async fn no_call_is_longer_than_configured() {
 }
 
 #[tokio::test]
-async fn more_audio_than_may_be_queued_is_discarded_and_counted() {
+async fn audio_beyond_the_queue_limit_is_discarded_and_counted() {
     let rig = Rig::new("[calls]\nplayout_minutes = 1").await;
     let (mut call, stream) = rig.call().await;
     stream.play(&vec![0x55; 70 * 8000]).await;
@@ -117,22 +117,22 @@ async fn more_audio_than_may_be_queued_is_discarded_and_counted() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_large_ends_the_call() {
+async fn an_oversized_message_ends_the_call() {
     let rig = Rig::new("").await;
     let (call, stream) = rig.call().await;
-    // only the frame's head: 9 MiB are announced
+    // only a frame header that announces 9 MiB
     let mut head = vec![0x81, 127];
     head.extend_from_slice(&(9u64 << 20).to_be_bytes());
     stream.write_raw(&head);
     assert_eq!(call.hung_up().await, "Q.850;cause=111;text=\"ai_protocol\"");
 }
 
-/// Pings, then empty fragments of a message.
+/// Floods first with pings, then with empty fragments of a message.
 #[tokio::test]
 async fn an_ai_that_floods_does_not_hold_up_other_calls() {
     let rig = Rig::new("").await;
     let mut calls = Vec::new();
-    // more than a machine has workers
+    // more calls than a machine has worker threads
     for _ in 0..12 {
         calls.push(rig.call().await);
     }
@@ -157,13 +157,13 @@ async fn an_ai_that_floods_does_not_hold_up_other_calls() {
     }
 }
 
-/// Thousands of marks that come due at once are megabytes of answers, and other calls go on.
+/// Thousands of marks due at once mean megabytes of answers; other calls must not suffer.
 #[tokio::test]
-async fn thousands_of_marks_come_back_in_order_and_hold_up_nobody() {
+async fn thousands_of_marks_come_back_in_order_and_do_not_hold_up_other_calls() {
     const MARKS: usize = 9_000;
     let rig = Rig::new("").await;
     let mut others = Vec::new();
-    // more than a machine has workers
+    // more calls than a machine has worker threads
     for _ in 0..12 {
         others.push(rig.call().await);
     }
@@ -178,7 +178,7 @@ async fn thousands_of_marks_come_back_in_order_and_hold_up_nobody() {
     let begin = Instant::now();
     let media = json!({"payload": BASE64.encode(agent_frames(0..250))});
     let text = |value: serde_json::Value| Message::Text(value.to_string().into());
-    // each character of the name is six in JSON
+    // each control character in the name takes six bytes in JSON
     let name = |n: usize| format!("{n}{}", "\u{1}".repeat(500));
     sink.feed(text(json!({"event": "media", "media": media}))).await.unwrap();
     for n in 0..MARKS {
@@ -209,7 +209,7 @@ async fn thousands_of_marks_come_back_in_order_and_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn an_ai_that_never_reads_is_given_up_after_5_s_and_playout_is_not_held_up() {
+async fn an_ai_that_never_reads_times_out_after_5_s_while_playout_continues() {
     let net = Net::new();
     let ai = Ai::with_buffer(net.ai(), Some(2048)).await;
     let rig = Rig::with(net, Pbx::udp(net.pbx()).await, ai, "").await;
@@ -233,7 +233,7 @@ async fn an_ai_that_never_reads_is_given_up_after_5_s_and_playout_is_not_held_up
 }
 
 #[tokio::test]
-async fn an_ai_that_pauses_loses_the_oldest_audio_only_and_the_clock_stays_true() {
+async fn an_ai_that_pauses_reading_loses_only_the_oldest_audio_and_the_clock_stays_exact() {
     let net = Net::new();
     let ai = Ai::with_buffer(net.ai(), Some(2048)).await;
     let rig = Rig::with(net, Pbx::udp(net.pbx()).await, ai, "").await;
@@ -251,7 +251,7 @@ async fn an_ai_that_pauses_loses_the_oldest_audio_only_and_the_clock_stays_true(
     let positions = stream.positions();
     let lost = 160 - positions.len();
     let first = positions[0];
-    assert_eq!(first.1, 0, "what was on its way already is not lost");
+    assert_eq!(first.1, 0, "audio already on its way is not lost");
     let late = positions.iter().find(|(t, i)| *t != first.0 + 20 * u64::from(*i));
     assert_eq!(late, None, "the time of each frame");
     assert!(positions.windows(2).all(|p| p[0].1 < p[1].1));

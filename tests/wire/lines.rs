@@ -1,5 +1,4 @@
-//! The log lines of the program, as far as they come from the test's own thread. All tasks of a
-//! test run there.
+//! The program's log lines, captured on the test's own thread, where all of a test's tasks run.
 
 use std::cell::RefCell;
 use std::io;
@@ -16,8 +15,9 @@ static SET_UP: Once = Once::new();
 pub struct Lines(Arc<Log<String>>);
 
 impl Lines {
-    /// Those from now on. One subscriber for all threads: with one for each, what a line's first
-    /// use decides on one thread would hold for the others too.
+    /// Captures the lines from now on. All threads share one subscriber: whether a log statement is
+    /// enabled is decided on its first use, so with one subscriber per thread the first thread
+    /// would decide for all.
     pub fn new() -> Lines {
         SET_UP.call_once(|| {
             let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO);
@@ -29,13 +29,13 @@ impl Lines {
         Lines(lines)
     }
 
-    /// Waits for a line with this in it.
+    /// Waits for a line that contains `part`.
     pub async fn until(&self, part: &str) -> String {
         let has = |lines: &mut Vec<String>| lines.iter().find(|l| l.contains(part)).cloned();
         self.0.wait(part, has).await
     }
 
-    /// Those so far with this in them.
+    /// The lines so far that contain `part`.
     pub fn with(&self, part: &str) -> Vec<String> {
         self.0.look(|lines| lines.iter().filter(|l| l.contains(part)).cloned().collect())
     }

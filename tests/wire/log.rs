@@ -1,4 +1,4 @@
-//! What has happened on a wire, for a test to look at and to wait for.
+//! A log of what happened on a connection, for a test to read and to wait on.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Longer than anything that a test waits for: reached only when the test has failed.
+/// Longer than any test has to wait; reached only by a test that fails.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A list that grows; whoever waits is woken by each change.
+/// A growing list; each change wakes those who wait on it.
 pub struct Log<T> {
     items: Mutex<Vec<T>>,
     changed: watch::Sender<()>,
@@ -25,17 +25,19 @@ impl<T> Log<T> {
         self.changed.send_replace(());
     }
 
-    /// Looks at what there is, and may take some of it out.
+    /// Passes the items to `see`, which may take some of them out.
     pub fn look<R>(&self, see: impl FnOnce(&mut Vec<T>) -> R) -> R {
         see(&mut self.items.lock().unwrap())
     }
 
-    /// Waits until `see` finds what it looks for; panics with `what` when that does not come.
+    /// Waits until `see` returns something; panics with `what` after `LIMIT`.
     pub async fn wait<R>(&self, what: &str, mut see: impl FnMut(&mut Vec<T>) -> Option<R>) -> R {
-        self.within(LIMIT, &mut see).await.unwrap_or_else(|| panic!("{what}: nothing of the kind"))
+        self.within(LIMIT, &mut see)
+            .await
+            .unwrap_or_else(|| panic!("{what}: not seen within {LIMIT:?}"))
     }
 
-    /// Like [`Log::wait`], but what does not come in time is `None`.
+    /// Like [`Log::wait`], but returns `None` after `limit`.
     pub async fn within<R>(
         &self,
         limit: Duration,
@@ -47,15 +49,15 @@ impl<T> Log<T> {
                 if let Some(found) = self.look(&mut see) {
                     return found;
                 }
-                changed.changed().await.expect("the sender lives in self");
+                changed.changed().await.expect("the sender is in self");
             }
         };
         timeout(limit, found).await.ok()
     }
 }
 
-/// Runs `test` until it succeeds, up to five times: for the few tests that look at milliseconds,
-/// which a busy machine may spoil but a fault of ours spoils each time.
+/// Runs `test` until it succeeds, at most five times. For the few tests that measure milliseconds:
+/// a busy machine may spoil one run, but a real fault spoils them all.
 pub async fn steady(what: &str, mut test: impl AsyncFnMut() -> Result<(), String>) {
     let mut failures = Vec::new();
     for _ in 0..5 {
@@ -67,7 +69,7 @@ pub async fn steady(what: &str, mut test: impl AsyncFnMut() -> Result<(), String
     panic!("{what}: {failures:?}");
 }
 
-/// Waits for `time` on the clock of the tests, for what must not happen meanwhile.
+/// Waits for `time` on tokio's clock, while something must not happen.
 pub async fn pass(time: Duration) {
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + time, time);
     ticks.tick().await;

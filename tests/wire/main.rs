@@ -1,7 +1,7 @@
-//! The bridge in this process, from its configuration's text on, with real sockets on loopback: a
-//! scripted PBX (`pbx`, `call`, `media`; with ARI: `ari`) on one side, a strict Twilio server
-//! (`strict`, `stream`, `checker`) on the other. Every test has addresses of its own and is named
-//! by the behaviour that it shows.
+//! Runs the bridge in this process, started from configuration text, with real sockets on loopback:
+//! a scripted PBX (`pbx`, `call`, `media`; for ARI: `ari`) on one side, a strict Twilio server
+//! (`strict`, `stream`, `checker`) on the other. Each test has its own addresses and is named after
+//! the behaviour it checks.
 
 mod bridge;
 mod call;

@@ -1,4 +1,4 @@
-//! Marks and clear: what the AI learns of what the caller has heard.
+//! Marks and clear: how the AI learns what the caller has heard.
 
 use std::time::Instant;
 
@@ -10,14 +10,14 @@ use crate::log::steady;
 use crate::media::Heard;
 use crate::stream::AGENT;
 
-/// Frames of speech that had been heard at `at`.
+/// The number of speech frames that had been received at `at`.
 fn heard_at(call: &Call, at: Instant) -> usize {
     let speech = |h: &&Heard| h.at <= at && !h.is_silence();
     call.media.packets().iter().filter(speech).count()
 }
 
 #[tokio::test]
-async fn marks_come_back_when_what_is_before_them_is_played() {
+async fn marks_come_back_when_the_audio_before_them_is_played() {
     steady("marks within one frame", async || {
         let rig = Rig::new("").await;
         let (call, stream) = rig.call().await;
@@ -29,7 +29,7 @@ async fn marks_come_back_when_what_is_before_them_is_played() {
         for (name, frames) in [("five", 5), ("eight", 8), ("all", 20)] {
             let at = stream.marked(name).await;
             call.media.numbered(AGENT, frames).await;
-            // it comes with its packet; the one after that is 20 ms away
+            // the mark comes back with its packet; the next packet is 20 ms later
             let heard = heard_at(&call, at);
             if !(frames - 1..=frames + 1).contains(&heard) {
                 late.push((name, heard));
@@ -54,7 +54,7 @@ async fn marks_come_back_at_once_when_nothing_is_queued() {
 }
 
 #[tokio::test]
-async fn a_mark_for_each_frame_keeps_the_order() {
+async fn one_mark_per_frame_keeps_the_order() {
     let rig = Rig::new("").await;
     let (call, stream) = rig.call().await;
     for index in 0..20 {
@@ -87,7 +87,7 @@ async fn clear_returns_all_marks_and_silences_the_next_packet() {
         let heard = call.media.numbered(AGENT, 1).await;
         let late = heard.len() - heard_at(&call, cleared) - 5;
         let old = heard.iter().filter(|i| **i < 200).count();
-        // in order and without a hole, then what was queued after the clear
+        // in order and without gaps, then the audio queued after the clear
         assert_eq!(heard[..old], Vec::from_iter(0..old as u32));
         assert_eq!(heard[old..], [200, 201, 202, 203, 204]);
         if late <= 1 { Ok(()) } else { Err(format!("{late} frames after the clear")) }
@@ -96,7 +96,7 @@ async fn clear_returns_all_marks_and_silences_the_next_packet() {
 }
 
 #[tokio::test]
-async fn after_a_clear_the_stream_goes_on_as_before() {
+async fn playout_continues_normally_after_a_clear() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     for round in 0..5 {

@@ -1,4 +1,4 @@
-//! The PBX's RTP: a pair of sockets that collects what comes and sends numbered audio on a clock of
+//! The PBX's RTP: a pair of sockets that collects incoming packets and sends numbered audio every
 //! 20 ms.
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,11 +14,11 @@ use trunkless::peer::pattern;
 
 use crate::log::Log;
 
-/// A sender that is later than this goes on from now instead of catching up, as a PBX's clock that
-/// stood still does, and says so with the marker.
+/// A sender later than this does not catch up but continues from now and sets the marker, like a
+/// PBX whose clock stood still.
 const LATE: Duration = Duration::from_millis(50);
 
-/// An RTP packet that has come.
+/// A received RTP packet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Heard {
     pub at: Instant,
@@ -32,7 +32,7 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// Its payload as mu-law.
+    /// The payload as mu-law.
     pub fn samples(&self) -> Vec<u8> {
         let mut samples = self.payload.clone();
         if self.payload_type == 8 {
@@ -42,7 +42,7 @@ impl Heard {
     }
 
     pub fn is_silence(&self) -> bool {
-        // A-law's silence has no mu-law sample of exactly its level
+        // no mu-law sample has exactly the level of A-law silence
         let silence = if self.payload_type == 8 { 0xd5 } else { SILENCE };
         self.payload.iter().all(|s| *s == silence)
     }
@@ -50,7 +50,7 @@ impl Heard {
 
 pub struct Media {
     pub rtp: Arc<UdpSocket>,
-    /// Kept open so that RTCP meets a socket.
+    /// Kept open so that RTCP finds a socket.
     _rtcp: Option<UdpSocket>,
     pub heard: Arc<Log<Heard>>,
     reader: tokio::task::JoinHandle<()>,
@@ -67,7 +67,7 @@ impl Media {
         Media::bind(ip)
     }
 
-    /// The same from outside of a task, where a runtime has been entered.
+    /// Like [`Media::open`], but usable outside a task: the caller has entered a runtime.
     pub fn bind(ip: IpAddr) -> Media {
         let bind = |port: u16| {
             let socket = std::net::UdpSocket::bind((ip, port))?;
@@ -90,10 +90,10 @@ impl Media {
         self.rtp.send_to(packet, to).await.unwrap();
     }
 
-    /// Says frames `frames` of call `number`, one each 20 ms.
+    /// Sends frames `frames` of call `number`, one every 20 ms.
     pub async fn say(&self, to: SocketAddr, talker: &mut Talker, number: u32, frames: Range<u32>) {
         let mut ticks = interval(Duration::from_millis(20));
-        // after a pause; the timestamps may have stood still meanwhile
+        // this may follow a pause in which the timestamps stood still
         talker.marker = true;
         for index in frames {
             let due = ticks.tick().await;
@@ -110,24 +110,24 @@ impl Media {
         self.heard.look(|heard| heard.clone())
     }
 
-    /// Waits for the first packet that `good` likes.
+    /// Returns the first packet that satisfies `good`, waiting for it if necessary.
     pub async fn until(&self, what: &str, good: impl Fn(&Heard) -> bool) -> Heard {
         self.heard.wait(what, |heard| heard.iter().find(|h| good(h)).cloned()).await
     }
 
-    /// Waits for a packet that comes from now on.
+    /// Waits for the next packet; earlier ones do not count.
     pub async fn next(&self) -> Heard {
         let before = self.heard.look(|heard| heard.len());
         self.heard.wait("one more RTP packet", |heard| heard.get(before).cloned()).await
     }
 
-    /// Whether no packet comes for `time`.
+    /// True if no packet arrives within `time`.
     pub async fn is_quiet(&self, time: Duration) -> bool {
         timeout(time, self.next()).await.is_err()
     }
 
-    /// Waits for `count` frames that are not silence and returns their numbers in the order in
-    /// which they came; panics at a frame that is not one of call `number` to the last byte.
+    /// Waits for `count` frames other than silence and returns the numbers of all so far, in order
+    /// of arrival. Panics at a frame that differs by even one byte from those of call `number`.
     pub async fn numbered(&self, number: u32, count: usize) -> Vec<u32> {
         let what = format!("{count} frames of audio in RTP");
         self.heard
@@ -139,7 +139,7 @@ impl Media {
     }
 }
 
-/// The numbers of the frames that are not silence.
+/// The numbers of all frames other than silence; panics at a frame not from call `number`.
 pub fn indices(heard: &[Heard], number: u32) -> Vec<u32> {
     let audio = heard.iter().filter(|h| !h.is_silence());
     audio
@@ -150,8 +150,8 @@ pub fn indices(heard: &[Heard], number: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The stream has no gap in its numbers and none in its timestamps, but where the bridge itself was
-/// held up for long.
+/// Asserts that sequence numbers and timestamps have no gaps. Timestamps may jump by whole frames
+/// where packets are over 150 ms apart: there the bridge itself was held up.
 pub fn assert_continuous(heard: &[Heard]) {
     for pair in heard.windows(2) {
         let [a, b] = pair else { continue };
@@ -190,13 +190,13 @@ pub struct Talker {
     pub sequence: u16,
     pub timestamp: u32,
     pub payload_type: u8,
-    /// For the next packet.
+    /// Sets the marker bit of the next packet.
     pub marker: bool,
 }
 
 impl Talker {
     pub fn new(ssrc: u32) -> Talker {
-        // numbers and timestamps wrap within the first frames, as they may
+        // both wrap within the first frames
         let (sequence, timestamp) = (u16::MAX - 5, u32::MAX - 1000);
         Talker { ssrc, sequence, timestamp, payload_type: 0, marker: true }
     }
@@ -211,7 +211,7 @@ impl Talker {
         packet
     }
 
-    /// A packet with the current timestamp, which stays.
+    /// Writes a packet with the current timestamp and does not advance it.
     pub fn write(&mut self, payload_type: u8, payload: &[u8]) -> Vec<u8> {
         let marker = if std::mem::take(&mut self.marker) { 0x80 } else { 0 };
         let mut out = vec![0x80, payload_type | marker];
@@ -223,7 +223,8 @@ impl Talker {
         out
     }
 
-    /// The packets of a key press of 100 ms (RFC 4733): four while it lasts, the end three times.
+    /// The packets of a 100 ms key press (RFC 4733): four during the press, then the end packet
+    /// three times.
     pub fn press(&mut self, event: u8) -> Vec<Vec<u8>> {
         self.marker = true;
         let steps = [(160, 0x0a), (320, 0x0a), (480, 0x0a), (640, 0x0a)];

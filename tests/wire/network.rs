@@ -1,4 +1,4 @@
-//! RTP as networks deliver it, and whose RTP is heard.
+//! RTP as networks deliver it, and the sources it is accepted from.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::call::{CALLER, Call};
 use crate::log::pass;
 use crate::media::{Media, Talker};
 
-/// The packets of the caller's frames `frames`, not sent yet.
+/// Builds packets for the caller's frames `frames` without sending them.
 fn packets(call: &mut Call, frames: std::ops::Range<u32>) -> Vec<Vec<u8>> {
     frames.map(|index| call.talker.packet(&pattern::frame(CALLER, index))).collect()
 }
 
-/// Sends packets in this order, one each 20 ms.
+/// Sends packets in this order, one every 20 ms.
 async fn send(call: &Call, packets: &[Vec<u8>], order: &[usize]) {
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
     for i in order {
@@ -25,7 +25,7 @@ async fn send(call: &Call, packets: &[Vec<u8>], order: &[usize]) {
 }
 
 #[tokio::test]
-async fn a_stranger_is_not_heard() {
+async fn rtp_from_a_stranger_is_ignored() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     let stranger = Media::open(rig.net.stranger()).await;
@@ -51,7 +51,7 @@ async fn another_port_of_the_pbx_is_learned_right_after_the_answer() {
     let to = call.rtp.unwrap();
     other.say(to, &mut call.talker, CALLER, 0..15).await;
     assert_eq!(stream.heard(15).await, Vec::from_iter(0..15));
-    // what we send goes where the SDP says, whatever comes from elsewhere
+    // our RTP goes to the address in the SDP, wherever theirs comes from
     assert!(other.packets().is_empty());
 }
 
@@ -72,7 +72,7 @@ async fn another_port_of_the_pbx_is_not_learned_later() {
 }
 
 #[tokio::test]
-async fn another_ssrc_goes_on_without_losing_a_frame() {
+async fn a_new_ssrc_loses_no_frame() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     for round in 0..3 {
@@ -86,7 +86,7 @@ async fn another_ssrc_goes_on_without_losing_a_frame() {
 }
 
 #[tokio::test]
-async fn reordered_and_doubled_packets() {
+async fn reordered_and_duplicated_packets_are_sorted_out() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     let packets = packets(&mut call, 0..20);
@@ -105,7 +105,7 @@ async fn lost_packets_are_concealed_and_the_timeline_stays_exact() {
     let packets = packets(&mut call, 0..30);
     let lost = [5, 12, 13, 20];
     let order: Vec<usize> = (0..30).filter(|i| !lost.contains(i)).collect();
-    // the others in time, the lost ones as pauses
+    // lost packets leave a pause, the others are on time
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
     for (i, packet) in packets.iter().enumerate() {
         ticks.tick().await;
@@ -132,13 +132,14 @@ async fn lost_packets_are_concealed_and_the_timeline_stays_exact() {
 }
 
 #[tokio::test]
-async fn a_pause_is_silence_and_the_audio_clock_goes_on() {
+async fn a_pause_becomes_silence_and_the_audio_clock_keeps_running() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     call.say(0..5).await;
     stream.hears(4).await;
     stream.listen(300).await;
-    // discontinuous transmission: numbers go on, timestamps count the pause, the marker tells of it
+    // discontinuous transmission: sequence numbers continue, timestamps include the pause, and the
+    // marker is set
     call.talker.timestamp = call.talker.timestamp.wrapping_add(2400);
     call.talker.marker = true;
     call.say(5..10).await;
@@ -150,7 +151,7 @@ async fn a_pause_is_silence_and_the_audio_clock_goes_on() {
 }
 
 #[tokio::test]
-async fn no_rtp_at_all_is_silence_for_the_ai() {
+async fn without_any_rtp_the_ai_receives_silence() {
     let rig = Rig::new("").await;
     let (_call, stream) = rig.call().await;
     stream.listen(400).await;
@@ -166,7 +167,7 @@ async fn junk_on_the_rtp_port_is_dropped() {
     let mut other_type = Talker::new(77);
     let mut packet = other_type.write(0, &[1; 160]);
     let cut = packet[..11].to_vec();
-    packet[0] = 0x90; // an extension that is not there
+    packet[0] = 0x90; // announces an extension that is missing
     let foreign = other_type.write(18, &[1; 20]);
     for junk in [&b""[..], b"\0", &cut, &foreign, b"\0\x01\0\0STUN", &[0xff; 1500]] {
         call.send_rtp(junk).await;
@@ -178,11 +179,11 @@ async fn junk_on_the_rtp_port_is_dropped() {
 }
 
 #[tokio::test]
-async fn packets_of_other_lengths() {
+async fn packets_of_other_lengths_are_cut_into_frames() {
     let rig = Rig::new("").await;
     let (mut call, stream) = rig.call().await;
     let audio: Vec<u8> = (0..30).flat_map(|index| pattern::frame(CALLER, index)).collect();
-    // 10, 30, 60 ms a packet, and odd ones
+    // 10, 30 and 60 ms per packet, and odd lengths
     let mut rest = &audio[..];
     for size in [80, 80, 240, 240, 480, 1, 159, 7, 313, 960].into_iter().cycle() {
         let (piece, after) = rest.split_at(size.min(rest.len()));

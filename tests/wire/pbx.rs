@@ -1,4 +1,4 @@
-//! A PBX of the tests' own: it answers requests and keeps all that comes.
+//! A scripted PBX: it answers requests and keeps every message it receives.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -15,14 +15,14 @@ use crate::bridge::Bridge;
 use crate::call::Call;
 use crate::log::Log;
 
-/// Decides what a request is answered with.
+/// Decides the answer to a request; `None` sends none.
 pub type Answer = Box<dyn FnMut(&Message) -> Option<Message> + Send>;
 
-/// What SIP goes over.
+/// The SIP transport.
 #[derive(Clone)]
 pub enum Wire {
     Udp(Arc<UdpSocket>),
-    /// The one connection that the bridge has made.
+    /// The bridge's connection, once it has opened one.
     Tcp(Arc<tokio::sync::Mutex<Option<OwnedWriteHalf>>>),
 }
 
@@ -47,12 +47,15 @@ impl Wire {
     }
 }
 
-/// What the PBX's task shares with the test.
+/// State shared between the PBX's task and the test.
 pub struct Shared {
+    /// Messages received and not yet taken by the test, responses included.
     pub inbox: Log<Message>,
+    /// Answers each request except ACK.
     answer: Mutex<Answer>,
+    /// While true, incoming messages are neither answered nor kept.
     silent: AtomicBool,
-    /// TCP connections that the bridge has made.
+    /// TCP connections opened by the bridge so far.
     connections: AtomicU32,
 }
 
@@ -90,12 +93,12 @@ impl Pbx {
         Pbx { address, wire, shared, task }
     }
 
-    /// From now on requests are answered with what `answer` gives.
+    /// Answers all further requests with `answer`.
     pub fn answer_with(&self, answer: impl FnMut(&Message) -> Option<Message> + Send + 'static) {
         *self.shared.answer.lock().unwrap() = Box::new(answer);
     }
 
-    /// Neither hears nor answers anything while this is true.
+    /// While `silent` is true, ignores everything that arrives.
     pub fn be_silent(&self, silent: bool) {
         self.shared.silent.store(silent, Ordering::Relaxed);
     }
@@ -104,19 +107,20 @@ impl Pbx {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// Takes the next request with this method out of what has come; it has been answered already.
+    /// Waits for the next request with this method and takes it out of the inbox. The PBX has
+    /// already answered it.
     pub async fn request(&self, method: &str) -> Message {
         let wanted = |m: &Message| m.method() == Some(method);
         self.shared.inbox.wait(method, |inbox| take(inbox, wanted)).await
     }
 
-    /// Whether none with this method comes for `time`.
+    /// True if no request with this method arrives within `time`.
     pub async fn none_of(&self, method: &str, time: Duration) -> bool {
         let wanted = |m: &Message| m.method() == Some(method);
         self.shared.inbox.within(time, |inbox| take(inbox, wanted)).await.is_none()
     }
 
-    /// Whether nothing comes that has not been taken out yet, for `time`.
+    /// True if the inbox is empty and stays so for `time`.
     pub async fn hears_nothing(&self, time: Duration) -> bool {
         self.shared.inbox.within(time, |inbox| inbox.pop()).await.is_none()
     }
@@ -126,12 +130,12 @@ impl Pbx {
         self.request("REGISTER").await
     }
 
-    /// A call to the bridge, not sent yet.
+    /// Returns a call to the bridge whose INVITE has not been sent yet.
     pub async fn call(&self, bridge: &Bridge) -> Call {
         Call::new(self.wire.clone(), self.shared.clone(), self.address, bridge.address()).await
     }
 
-    /// A call with the names of another one, which is not ours.
+    /// Returns a call of this PBX that forges the Call-ID, tags and target of another PBX's call.
     pub async fn forge(&self, of: &Call) -> Call {
         let (wire, shared) = (self.wire.clone(), self.shared.clone());
         let mut call = Call::new(wire, shared, self.address, of.bridge).await;
@@ -190,7 +194,7 @@ async fn serve_tcp(listener: TcpListener, wire: Wire, shared: Arc<Shared>) {
     }
 }
 
-/// The PBX that has nothing against anything.
+/// Accepts every request with a 200.
 pub fn accept(request: &Message) -> Option<Message> {
     let mut response = Message::response(request, 200, "OK", "pbx");
     if request.method() == Some("REGISTER") {

@@ -1,4 +1,4 @@
-//! Recordings hold what was heard and what was played, side by side.
+//! Recordings hold the audio that the caller and the AI heard, side by side.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ struct Found {
     sidecar: Sidecar,
     caller: Vec<u8>,
     ai: Vec<u8>,
-    /// The file as it is.
+    /// The raw bytes of the WAV file.
     bytes: Vec<u8>,
 }
 
@@ -37,7 +37,7 @@ fn find(directory: &Path, id: &str) -> Found {
     Found { sidecar, caller, ai, bytes }
 }
 
-/// Hangs up and waits for the end of everything.
+/// Hangs up, waits for the call's record and shuts the bridge down.
 async fn end(rig: Rig, mut call: Call, stream: Stream) -> Record {
     call.bye().await;
     stream.stopped().await;
@@ -46,14 +46,14 @@ async fn end(rig: Rig, mut call: Call, stream: Stream) -> Record {
     record
 }
 
-/// Numbers of a caller's or AI's frames.
+/// The frame numbers in `track` that belong to call number `of`.
 fn numbers(track: &[u8], of: u32) -> Vec<u32> {
     let frames = track.chunks_exact(160).filter_map(pattern::read);
     frames.filter(|(from, _)| *from == of).map(|(_, number)| number).collect()
 }
 
 #[tokio::test]
-async fn both_voices_are_recorded_as_they_were_heard() {
+async fn both_sides_are_recorded_as_they_were_heard() {
     let directory = tempfile::tempdir().unwrap();
     let rig = Rig::new(&config(&directory, "")).await;
     let (mut call, stream) = rig.call().await;
@@ -74,7 +74,7 @@ async fn both_voices_are_recorded_as_they_were_heard() {
     let found = find(directory.path(), &record.recordings[0]);
     let (caller, ai) = (&found.caller, &found.ai);
     assert_eq!(caller.len(), ai.len());
-    // one side may be a frame or two longer than what the other was told
+    // the recording may be a frame or two longer than what either side received
     assert!(caller[..heard.len()] == heard, "the caller's channel");
     assert!(caller[heard.len()..].iter().all(|s| *s == 0xff));
     assert!(ai[..played.len()] == played, "the AI's channel");
@@ -87,12 +87,12 @@ async fn both_voices_are_recorded_as_they_were_heard() {
     else {
         panic!("{events:?}")
     };
-    // thirty frames, and the silence before the first of them
+    // thirty frames, plus the silence before them
     assert!(name == "greeting" && (600..1000).contains(mark), "{name} {mark}");
 }
 
 #[tokio::test]
-async fn commands_begin_pause_and_end_recordings() {
+async fn commands_start_pause_and_stop_recordings() {
     let directory = tempfile::tempdir().unwrap();
     let rig = Rig::new(&config(&directory, "when = \"on_command\"")).await;
     let (mut call, stream) = rig.call().await;
@@ -112,10 +112,10 @@ async fn commands_begin_pause_and_end_recordings() {
     }
     let record = end(rig, call, stream).await;
     assert_eq!(record.recordings, [record.id.clone(), format!("{}-2", record.id)]);
-    // 0-19 before it; 20-39 in it; 40-59 paused; 60-79 in it; 80-99 after it
+    // frames 0-19 before it, 20-39 recorded, 40-59 paused, 60-79 recorded, 80-99 after it
     let first = find(directory.path(), &record.recordings[0]);
     let heard = numbers(&first.caller, 1);
-    // a command may overtake, or be overtaken by, the frame that has just come
+    // a command and the frame that has just arrived may overtake each other
     let near = |a: usize| (38..=42).contains(&a);
     assert!(near(heard.len()), "{heard:?}");
     assert!(heard.iter().all(|n| (19..=40).contains(n) || (59..=80).contains(n)), "{heard:?}");
@@ -146,7 +146,7 @@ async fn the_announcement_is_played_first_whatever_the_ai_does() {
 }
 
 #[tokio::test]
-async fn a_pbx_may_be_left_out() {
+async fn calls_of_an_excluded_pbx_are_not_recorded() {
     let directory = tempfile::tempdir().unwrap();
     let never = "[pbx.main.recording]\nwhen = \"never\"";
     let rig = Rig::new(&config(&directory, never)).await;
@@ -159,7 +159,7 @@ async fn a_pbx_may_be_left_out() {
 }
 
 #[tokio::test]
-async fn a_law_is_recorded_as_it_came() {
+async fn a_law_is_recorded_unchanged() {
     let directory = tempfile::tempdir().unwrap();
     let rig = Rig::new(&config(&directory, "")).await;
     let mut call = rig.pbx.call(&rig.bridge).await;
@@ -168,7 +168,7 @@ async fn a_law_is_recorded_as_it_came() {
     call.invite().await;
     let stream = rig.ai.stream().await;
     call.answered().await;
-    // every A-law byte there is, twice
+    // every A-law byte, some of them twice to fill two frames
     let all: Vec<u8> = (0..=255u8).chain(0..=63).collect();
     for payload in all.chunks_exact(160) {
         let packet = call.talker.write(8, payload);
@@ -188,7 +188,7 @@ async fn a_law_is_recorded_as_it_came() {
 }
 
 #[tokio::test]
-async fn a_call_that_has_to_be_recorded_and_cannot_be_is_refused() {
+async fn a_call_is_refused_if_its_required_recording_is_impossible() {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("recordings");
     std::fs::write(&directory, "a file in the way").unwrap();
@@ -208,7 +208,7 @@ async fn a_call_that_has_to_be_recorded_and_cannot_be_is_refused() {
     assert_eq!(code, 200);
     let has = |line: &str| metrics.lines().any(|l| l == line);
     assert!(has("trunkless_recording_ready 0") && has("trunkless_calls 0"), "{metrics}");
-    // it comes back by itself
+    // recording becomes ready again without a restart
     std::fs::remove_file(&directory).unwrap();
     let ready = tokio::time::timeout(std::time::Duration::from_secs(10), async {
         while status(http, "/readyz").await != 200 {

@@ -1,5 +1,4 @@
-//! REGISTER: how the bridge proves who it is, what it does when it is refused and when the
-//! registrar is gone.
+//! REGISTER: authentication, refusals, and an unreachable registrar.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,14 +12,15 @@ use crate::bridge::{Bridge, Net, Rig};
 use crate::pbx::{Pbx, accept};
 use crate::strict::Ai;
 
-/// One kind of challenge.
+/// A kind of challenge, and the answer to expect.
 #[derive(Clone, Copy)]
 struct Kind {
     status: u16,
-    /// As sent, the nonce aside.
+    /// As sent, but without realm and nonce.
     challenges: &'static [&'static str],
-    /// What is to be answered: hash, qop.
+    /// The answer uses SHA-256, not MD5.
     sha256: bool,
+    /// The answer contains a qop.
     qop: bool,
 }
 
@@ -31,7 +31,7 @@ fn hash(sha256: bool, text: &str) -> String {
     if sha256 { hex(&Sha256::digest(text)) } else { hex(&Md5::digest(text)) }
 }
 
-/// Whether `authorization` answers the challenge, computed here and not by the code under test.
+/// True if `authorization` answers the challenge; computed independently of the code under test.
 fn is_right(kind: Kind, authorization: &str, uri: &str, nonce: &str) -> bool {
     let fields = authorization.strip_prefix("Digest ").unwrap_or("");
     let get = |name: &str| {
@@ -53,7 +53,7 @@ fn is_right(kind: Kind, authorization: &str, uri: &str, nonce: &str) -> bool {
             == ("ai".to_owned(), nonce.to_owned(), uri.to_owned(), qop.to_owned())
 }
 
-/// Answers REGISTERs as a registrar with this challenge; the nonce counts up.
+/// Answers REGISTERs like a registrar with this challenge; each challenge has a new nonce.
 fn registrar(kind: Kind) -> impl FnMut(&Message) -> Option<Message> + Send {
     let mut nonce = 0;
     move |request| {
@@ -81,7 +81,7 @@ async fn registers_with(kind: Kind) {
     let rig = Rig::with(net, pbx, ai, "").await;
     let second = rig.pbx.registered().await;
     assert_eq!(second.cseq().unwrap().0, 2);
-    // the credentials were right: no third one, and calls come
+    // the credentials were right: no third REGISTER, and calls arrive
     assert!(rig.pbx.none_of("REGISTER", Duration::from_millis(100)).await);
     let (mut call, stream) = rig.call().await;
     call.bye().await;
@@ -89,19 +89,19 @@ async fn registers_with(kind: Kind) {
 }
 
 #[tokio::test]
-async fn digest_with_qop() {
+async fn a_digest_challenge_with_qop_is_answered() {
     let challenges = &["Digest algorithm=MD5, qop=\"auth,auth-int\", opaque=\"x\""];
     registers_with(Kind { status: 401, challenges, sha256: false, qop: true }).await;
 }
 
 #[tokio::test]
-async fn digest_without_qop() {
+async fn a_digest_challenge_without_qop_is_answered() {
     registers_with(Kind { status: 401, challenges: &["Digest x=y"], sha256: false, qop: false })
         .await;
 }
 
 #[tokio::test]
-async fn digest_with_sha_256() {
+async fn a_digest_challenge_with_sha_256_is_answered() {
     let challenges = &["Digest algorithm=SHA-256, qop=\"auth\""];
     registers_with(Kind { status: 401, challenges, sha256: true, qop: true }).await;
 }
@@ -117,13 +117,13 @@ async fn the_strongest_of_several_challenges_is_answered() {
 }
 
 #[tokio::test]
-async fn digest_for_a_proxy() {
+async fn a_digest_challenge_of_a_proxy_is_answered() {
     let challenges = &["Digest algorithm=MD5, qop=\"auth\""];
     registers_with(Kind { status: 407, challenges, sha256: false, qop: true }).await;
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_tried_twice_and_then_left_alone() {
+async fn a_wrong_password_is_tried_twice_and_not_again() {
     let net = Net::new();
     let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
     let challenges = &["Digest algorithm=MD5, qop=\"auth\""];
@@ -138,7 +138,7 @@ async fn a_wrong_password_is_tried_twice_and_then_left_alone() {
 }
 
 #[tokio::test]
-async fn a_refused_user_is_left_alone() {
+async fn a_forbidden_user_is_not_retried() {
     let net = Net::new();
     let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
     pbx.answer_with(|request| Some(Message::response(request, 403, "Forbidden", "pbx")));
@@ -148,7 +148,7 @@ async fn a_refused_user_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_registrar_in_trouble_is_asked_again() {
+async fn a_registrar_with_an_internal_error_is_retried() {
     let net = Net::new();
     let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
     let asked = Arc::new(AtomicU32::new(0));
@@ -164,7 +164,7 @@ async fn a_registrar_in_trouble_is_asked_again() {
 }
 
 #[tokio::test]
-async fn an_interval_that_is_too_brief_is_raised() {
+async fn a_too_brief_interval_is_raised() {
     let net = Net::new();
     let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
     pbx.answer_with(|request| match request.get("Expires") {
@@ -178,18 +178,18 @@ async fn an_interval_that_is_too_brief_is_raised() {
     assert_eq!(rig.pbx.registered().await.get("Expires"), Some("600"));
 }
 
-/// Waits for the way back: the contact is removed and set anew.
+/// Waits until the bridge removes its contact and registers it again.
 async fn comes_back(pbx: &Pbx) {
     while pbx.registered().await.get("Expires") != Some("0") {}
     assert_eq!(pbx.registered().await.get("Expires"), Some("120"));
 }
 
 #[tokio::test]
-async fn a_registrar_that_was_silent_gets_the_contact_anew() {
+async fn a_registrar_that_was_silent_gets_the_contact_again() {
     let rig = Rig::new("[pbx.main.sip]\nkeepalive = \"100ms\"").await;
     rig.pbx.request("OPTIONS").await;
     rig.pbx.be_silent(true);
-    // a second without an answer to OPTIONS, and then some
+    // more than a second without an answer to OPTIONS
     crate::log::pass(Duration::from_millis(1300)).await;
     rig.pbx.be_silent(false);
     comes_back(&rig.pbx).await;
@@ -199,12 +199,12 @@ async fn a_registrar_that_was_silent_gets_the_contact_anew() {
 }
 
 #[tokio::test]
-async fn a_registrar_that_was_restarted_gets_the_contact_anew() {
+async fn a_restarted_registrar_gets_the_contact_again() {
     let rig = Rig::new("").await;
     let address = rig.pbx.address;
     let Rig { net, pbx, ai, bridge } = rig;
     drop(pbx);
-    // long enough to be noticed by the knocking, too short for OPTIONS
+    // long enough for the port probe to notice, too short for OPTIONS
     crate::log::pass(Duration::from_millis(600)).await;
     let pbx = Pbx::udp_at(address).await;
     comes_back(&pbx).await;

@@ -1,4 +1,4 @@
-//! SIP between PBX and bridge: who may call, how many, and over what.
+//! SIP between PBX and bridge: permitted callers, limits and transports.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::pbx::Pbx;
 use crate::stream::AGENT;
 use crate::strict::Ai;
 
-/// A whole call with audio both ways.
+/// Makes a complete call with audio both ways.
 async fn whole_call(rig: &Rig) {
     let (mut call, stream) = rig.call().await;
     stream.play_frames(0..10).await;
@@ -39,7 +39,7 @@ async fn the_peer_refreshes_the_session() {
     let offer = call.offer.clone().unwrap();
     let again = call.reinvite(timer, &offer).await;
     assert_eq!(again.get("Session-Expires"), Some("90;refresher=uac"));
-    // nothing has changed, so our version of the session has not either (RFC 3264)
+    // nothing changed, so our SDP keeps its version (RFC 3264)
     assert_eq!(String::from_utf8(again.body).unwrap(), before);
     call.say(0..5).await;
     assert_eq!(stream.heard(5).await, [0, 1, 2, 3, 4]);
@@ -48,7 +48,7 @@ async fn the_peer_refreshes_the_session() {
 }
 
 #[tokio::test]
-async fn a_session_interval_that_is_too_small_is_refused() {
+async fn a_too_small_session_interval_is_refused() {
     let rig = Rig::new("").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.headers = "Session-Expires: 30\r\n".to_owned();
@@ -71,7 +71,7 @@ async fn update_moves_the_media() {
 }
 
 #[tokio::test]
-async fn more_calls_than_configured_are_refused() {
+async fn calls_beyond_the_maximum_are_refused() {
     let rig = Rig::new("[calls]\nmax = 2").await;
     let (mut first, first_stream) = rig.call().await;
     let (mut second, second_stream) = rig.call().await;
@@ -88,8 +88,8 @@ async fn more_calls_than_configured_are_refused() {
 }
 
 #[tokio::test]
-async fn without_rtp_ports_calls_are_refused() {
-    // two pairs
+async fn calls_are_refused_when_rtp_ports_run_out() {
+    // two port pairs
     let rig = Rig::new("[media]\nports = \"20002-20005\"").await;
     let (first, _first_stream) = rig.call().await;
     let (mut second, second_stream) = rig.call().await;
@@ -109,7 +109,7 @@ async fn strangers_get_no_answer() {
     let (mut call, stream) = rig.call().await;
     let stranger = Pbx::udp(rig.net.stranger()).await;
     stranger.call(&rig.bridge).await.invite().await;
-    // one that knows a call's names is a stranger too
+    // a stranger that knows a call's ids is still a stranger
     let mut forged = stranger.forge(&call).await;
     forged.send("BYE", "", "").await;
     forged.send("OPTIONS", "", "").await;
@@ -122,7 +122,7 @@ async fn strangers_get_no_answer() {
 }
 
 #[tokio::test]
-async fn a_user_that_is_not_ours_is_not_found() {
+async fn a_call_for_another_user_gets_404() {
     let rig = Rig::new("").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.target = format!("sip:other@{}", rig.bridge.address());
@@ -137,7 +137,7 @@ async fn a_trunk_calls_without_registration() {
     let config = format!("[pbx.main.sip]\nregister = false\npeers = [\"{}\"]", net.pbx());
     let bridge = Bridge::start(net, pbx.address, ai.address, &config).await;
     assert!(pbx.none_of("REGISTER", Duration::from_millis(300)).await);
-    // any user is ours on a trunk
+    // a trunk may call any user
     let mut call = pbx.call(&bridge).await;
     call.target = format!("sip:1234@{}", bridge.address());
     call.invite().await;
@@ -151,7 +151,7 @@ async fn a_trunk_calls_without_registration() {
 }
 
 #[tokio::test]
-async fn all_over_ipv6() {
+async fn a_complete_call_works_over_ipv6() {
     if std::net::UdpSocket::bind("[::1]:0").is_err() {
         return; // this machine has no IPv6
     }
@@ -162,7 +162,7 @@ async fn all_over_ipv6() {
 }
 
 #[tokio::test]
-async fn sip_over_tcp_on_the_connection_of_the_registration() {
+async fn sip_over_tcp_uses_the_connection_of_the_registration() {
     let net = Net::new();
     let (pbx, ai) = (Pbx::tcp(net.pbx()).await, Ai::start(net.ai()).await);
     let rig = Rig::with(net, pbx, ai, "[pbx.main.sip]\ntransport = \"tcp\"").await;
@@ -175,7 +175,7 @@ async fn sip_over_tcp_on_the_connection_of_the_registration() {
 }
 
 #[tokio::test]
-async fn a_200_that_is_not_acknowledged_is_sent_again() {
+async fn an_unacknowledged_200_is_sent_again() {
     let rig = Rig::new("").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.invite().await;
@@ -185,7 +185,7 @@ async fn a_200_that_is_not_acknowledged_is_sent_again() {
     let again = call.response(1, "INVITE", 200).await;
     assert_eq!(first, again);
     call.ack("").await;
-    // media does not wait for the ACK, and the ACK ends the resending
+    // media starts without the ACK, and the ACK stops the retransmissions
     call.media.until("RTP", |_| true).await;
     pass(Duration::from_millis(1100)).await;
     call.bye().await;

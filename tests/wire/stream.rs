@@ -1,4 +1,5 @@
-//! One stream of the strict server: what it is told, checked, and what it says.
+//! One stream of the strict server: it records and checks everything it receives, and sends the
+//! AI's messages.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -23,10 +24,10 @@ use crate::checker::Checker;
 use crate::log::Log;
 use crate::strict::linger_zero;
 
-/// The call number of what the AI says, in numbered audio.
+/// The call number in the AI's numbered audio.
 pub const AGENT: u32 = 2;
 
-/// What has come, and when.
+/// One thing received, and when.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Told {
     pub at: Instant,
@@ -45,11 +46,11 @@ pub enum What {
     Mark(String),
     Stop,
     Pong(Vec<u8>),
-    /// A close frame, and its code.
+    /// A close frame with its code.
     Closed(Option<u16>),
-    /// The connection has ended.
+    /// The end of the connection.
     End,
-    /// What Twilio would not have sent.
+    /// Something Twilio would not send, and why.
     Wrong(String),
 }
 
@@ -58,9 +59,10 @@ pub struct Stream {
     pub call_sid: String,
     pub sid: String,
     pub parameters: Value,
+    /// Everything received so far.
     told: Arc<Log<Told>>,
     writer: Mutex<SplitSink<WebSocketStream<TcpStream>, Message>>,
-    /// The same connection, for what is not WebSocket.
+    /// The same connection, for bytes that are not WebSocket.
     raw: std::net::TcpStream,
     reader: JoinHandle<()>,
 }
@@ -109,7 +111,7 @@ impl Stream {
         self.parameters = start["customParameters"].clone();
     }
 
-    /// Whether there is a start before the end.
+    /// Waits for `start` and returns true, or false if the stream ends first.
     pub async fn starts(&self) -> bool {
         let start = |what: &What| match what {
             What::Start(_) => Some(true),
@@ -119,6 +121,7 @@ impl Stream {
         self.find("start, or the end", start).await
     }
 
+    /// Panics if anything received is not what Twilio would send.
     fn check(&self) {
         let wrong = self.told.look(|told| {
             told.iter().find_map(|t| match &t.what {
@@ -126,16 +129,16 @@ impl Stream {
                 _ => None,
             })
         });
-        assert_eq!(wrong, None, "what the AI was told");
+        assert_eq!(wrong, None, "not what Twilio would send");
     }
 
-    /// Everything so far.
+    /// Everything received so far.
     pub fn told(&self) -> Vec<Told> {
         self.check();
         self.told.look(|told| told.clone())
     }
 
-    /// Waits until `see` finds what it looks for in what was told.
+    /// Waits until `see` returns something for one of the things received.
     async fn find<R>(&self, what: &str, see: impl Fn(&What) -> Option<R>) -> R {
         let found = self.told.wait(what, |told| {
             let wrong = told.iter().any(|t| matches!(t.what, What::Wrong(_)));
@@ -147,8 +150,8 @@ impl Stream {
         found.expect("nothing is wrong, so it was found")
     }
 
-    /// Waits until `count` of the caller's numbered frames have come and returns their numbers, in
-    /// the order in which they came. Panics at a frame that is neither silence nor one of them.
+    /// Waits until `count` numbered frames from the caller have arrived and returns the numbers of
+    /// all so far, in order of arrival. Panics at a frame that is neither silence nor one of them.
     pub async fn heard(&self, count: usize) -> Vec<u32> {
         let what = format!("{count} frames of the caller");
         let enough = |told: &mut Vec<Told>| {
@@ -170,27 +173,27 @@ impl Stream {
         self.check();
     }
 
-    /// All frames so far: their time on the audio clock, and their samples.
+    /// All frames so far, each with its time on the audio clock.
     pub fn frames(&self) -> Vec<(u64, Samples)> {
         frames(&self.told()).collect()
     }
 
-    /// Waits until the audio clock stands `ms` further than now.
+    /// Waits until the audio clock has advanced by `ms`.
     pub async fn listen(&self, ms: u64) {
         let until = self.frames().last().map_or(0, |(t, _)| *t) + ms;
         self.told
-            .wait("the audio clock goes on", |told| {
+            .wait("advance of the audio clock", |told| {
                 frames(told).any(|(t, _)| t >= until).then_some(())
             })
             .await;
     }
 
-    /// Numbers of the caller's frames, each with its time on the audio clock.
+    /// The numbers of the frames from the caller, each with its time on the audio clock.
     pub fn positions(&self) -> Vec<(u64, u32)> {
         numbered(&self.told()).collect()
     }
 
-    /// The keys so far.
+    /// The digits received so far.
     pub fn digits(&self) -> String {
         let told = self.told();
         let digits = told.iter().filter_map(|t| match &t.what {
@@ -209,14 +212,14 @@ impl Stream {
         assert_eq!(self.digits(), digits);
     }
 
-    /// Waits for the return of a mark and says when it was.
+    /// Waits until a mark comes back and returns the time at which it did.
     pub async fn marked(&self, name: &str) -> Instant {
         let wanted = What::Mark(name.to_owned());
         let found = |told: &mut Vec<Told>| told.iter().find(|t| t.what == wanted).map(|t| t.at);
         self.told.wait(&format!("mark {name}"), found).await
     }
 
-    /// The marks so far.
+    /// The marks that have come back so far.
     pub fn marks(&self) -> Vec<String> {
         let told = self.told();
         let marks = told.iter().filter_map(|t| match &t.what {
@@ -226,7 +229,7 @@ impl Stream {
         marks.collect()
     }
 
-    /// Waits for the return of a ping.
+    /// Waits for the pong with this payload.
     pub async fn ponged(&self, payload: &[u8]) {
         let wanted = What::Pong(payload.to_vec());
         self.find("pong", |what| (*what == wanted).then_some(())).await;
@@ -236,7 +239,7 @@ impl Stream {
         self.find("stop", |what| (*what == What::Stop).then_some(())).await;
     }
 
-    /// Waits for the end as it has to be: `stop`, close frame 1000, end of the connection.
+    /// Waits for the regular end: `stop`, close frame 1000, end of the connection.
     pub async fn stopped(&self) {
         self.find("the end", |what| (*what == What::End).then_some(())).await;
         let told = self.told();
@@ -244,7 +247,7 @@ impl Stream {
         assert_eq!(last, [&What::End, &What::Closed(Some(1000)), &What::Stop]);
     }
 
-    /// Waits for the end of a stream that the AI has ended itself: no `stop` any more.
+    /// Waits for the end of a stream that the AI closed: no `stop` may have been sent.
     pub async fn ended(&self) {
         self.find("the end", |what| (*what == What::End).then_some(())).await;
         assert!(!self.told().iter().any(|t| t.what == What::Stop));
@@ -272,7 +275,7 @@ impl Stream {
         self.text(self.media(audio)).await;
     }
 
-    /// Numbered frames in one message.
+    /// Sends numbered frames in one message.
     pub async fn play_frames(&self, frames: std::ops::Range<u32>) {
         self.play(&agent_frames(frames)).await;
     }
@@ -286,40 +289,41 @@ impl Stream {
         self.say(&json!({"event": "clear", "streamSid": self.sid})).await;
     }
 
-    /// A close frame with this code; the bridge's comes back.
+    /// Sends a close frame with this code; the bridge answers with its own.
     pub async fn close(&self, code: u16) {
         let frame = CloseFrame { code: code.into(), reason: "".into() };
         self.send(Message::Close(Some(frame))).await;
     }
 
-    /// The same where the bridge may have closed already.
+    /// Sends close frame 1000 where the bridge may have closed already.
     pub async fn close_if_open(&self) {
         let close = Message::Close(Some(CloseFrame { code: 1000.into(), reason: "".into() }));
         let _ = self.writer.lock().await.send(close).await;
     }
 
-    /// Waits for the end, whoever wants it.
+    /// Waits for the end of the connection, whichever side ends it.
     pub async fn over(&self) {
         self.find("the end", |what| (*what == What::End).then_some(())).await;
     }
 
-    /// The connection is reset.
+    /// Resets the connection.
     pub async fn reset(self) {
         linger_zero(&self.raw);
         self.reader.abort();
     }
 
-    /// The connection ends without a close frame.
+    /// Ends the connection without a close frame.
     pub fn hang_up(&self) {
         self.raw.shutdown(std::net::Shutdown::Both).unwrap();
     }
 
-    /// Writes what is not WebSocket.
+    /// Writes raw bytes, bypassing the WebSocket layer.
     pub fn write_raw(&self, bytes: &[u8]) {
         (&self.raw).write_all(bytes).unwrap();
     }
 
-    /// Writes whole frames of bytes, again and again, as fast as they are taken.
+    /// Writes `frames` over and over for `time`, as fast as the bridge accepts them, and always
+    /// completes the last round.
     pub async fn flood(&self, frames: &[u8], time: Duration) {
         let (begin, mut at) = (Instant::now(), 0);
         while begin.elapsed() < time || at > 0 {
@@ -354,7 +358,7 @@ fn numbered(told: &[Told]) -> impl Iterator<Item = (u64, u32)> {
     })
 }
 
-/// Reads until the connection ends, and then ends it from this side too, as servers do.
+/// Reads until the connection ends, then ends it from this side too, as servers do.
 async fn read(
     mut messages: SplitStream<WebSocketStream<TcpStream>>,
     mut checker: Checker,

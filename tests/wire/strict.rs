@@ -1,5 +1,5 @@
-//! A Twilio Media Streams server that checks every byte of what it is told, and does to the bridge
-//! whatever a test asks for.
+//! A Twilio Media Streams server that checks every byte it receives, and treats the bridge in
+//! whatever way a test asks for.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use crate::checker::Checker;
 use crate::stream::Stream;
 
-/// The header fields of Twilio's handshake; there are no others.
+/// The complete list of header fields in Twilio's handshake.
 const HANDSHAKE: [&str; 6] =
     ["host", "user-agent", "connection", "upgrade", "sec-websocket-key", "sec-websocket-version"];
 
@@ -32,7 +32,8 @@ impl Ai {
         Ai::with_buffer(ip, None).await
     }
 
-    /// With a receive buffer of so many bytes, so that not reading shows soon at the other side.
+    /// Starts with a receive buffer of `bytes`: small, so that the bridge soon notices when the AI
+    /// does not read.
     pub async fn with_buffer(ip: IpAddr, bytes: Option<u32>) -> Ai {
         let socket = if ip.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         let socket = socket.unwrap();
@@ -44,13 +45,14 @@ impl Ai {
         Ai { address: listener.local_addr().unwrap(), listener }
     }
 
-    /// The next connection, with its request read and not answered yet.
+    /// Waits for the next connection and reads its request without answering it.
     pub async fn handshake(&self) -> Handshake {
         let next = timeout(Duration::from_secs(10), self.next()).await;
         next.expect("the bridge dials the AI").expect("the connection lasts for the handshake")
     }
 
-    /// The same, however long it takes; None for a connection that ends before its request does.
+    /// Like [`Ai::handshake`], without a time limit; `None` if the connection ends before its
+    /// request does.
     pub async fn next(&self) -> Option<Handshake> {
         let (mut tcp, _) = self.listener.accept().await.unwrap();
         tcp.set_nodelay(true).unwrap();
@@ -58,12 +60,12 @@ impl Ai {
         Some(Handshake { tcp, text, allowed: Vec::new() })
     }
 
-    /// A stream that has said `connected` and `start`.
+    /// Accepts the next stream and waits for `connected` and `start`.
     pub async fn stream(&self) -> Stream {
         self.handshake().await.open().await.started().await
     }
 
-    /// Whether nobody dials for `time`.
+    /// True if the bridge does not dial within `time`.
     pub async fn is_left_alone(&self, time: Duration) -> bool {
         timeout(time, self.listener.accept()).await.is_err()
     }
@@ -73,7 +75,7 @@ impl Ai {
 pub struct Handshake {
     pub tcp: TcpStream,
     pub text: String,
-    /// Header fields beside Twilio's that this test expects, in lower case.
+    /// Header fields besides Twilio's that this test expects, in lower case.
     allowed: Vec<&'static str>,
 }
 
@@ -88,7 +90,7 @@ impl Handshake {
         field(&self.text, name)
     }
 
-    /// Whether this is the request that Twilio would send.
+    /// Asserts that this is the request Twilio would send.
     fn check(&self) {
         let first = self.text.split("\r\n").next().unwrap();
         assert_eq!(first, "GET /media HTTP/1.1");
@@ -113,7 +115,7 @@ impl Handshake {
         self.into_stream(Checker::default()).await
     }
 
-    /// After [`Handshake::accept`] and a while of not reading.
+    /// For use after [`Handshake::accept`] and some time without reading: frames may be missing.
     pub async fn into_stream_that_may_skip(self) -> Opened {
         self.into_stream(Checker::that_may_skip()).await
     }
@@ -135,7 +137,7 @@ impl Handshake {
         self.tcp.write_all(switching(&self.text).as_bytes()).await
     }
 
-    /// Answers 101, where the bridge may have given up.
+    /// Answers 101; `None` if the bridge has given up.
     pub async fn open_if_open(mut self) -> Option<Opened> {
         self.try_accept().await.ok()?;
         Some(self.into_stream(Checker::default()).await)
@@ -146,7 +148,7 @@ impl Handshake {
         self.try_refuse(status).await.unwrap();
     }
 
-    /// The same, where the bridge may have given up.
+    /// Like [`Handshake::refuse`], where the bridge may have given up.
     pub async fn refuse_if_open(self, status: &str) {
         let _ = self.try_refuse(status).await;
     }
@@ -156,7 +158,8 @@ impl Handshake {
         self.tcp.write_all(refusing(status).as_bytes()).await
     }
 
-    /// Whether the bridge closes the connection without another byte.
+    /// Waits until the bridge closes the connection; false if it sends another byte or does not
+    /// close.
     pub async fn is_given_up(&mut self) -> bool {
         let mut byte = [0u8];
         let read = timeout(Duration::from_secs(10), self.tcp.read(&mut byte)).await;
@@ -164,7 +167,7 @@ impl Handshake {
     }
 }
 
-/// The head of a request; None when the connection ends within it.
+/// Reads the head of a request; `None` if the connection ends within it.
 pub async fn read_head(tcp: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -195,17 +198,17 @@ pub fn switching(head: &str) -> String {
     )
 }
 
-/// The answer that opens nothing.
+/// The answer that refuses a WebSocket.
 pub fn refusing(status: &str) -> String {
     format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 }
 
-/// Resets the connection instead of closing it.
+/// Makes the end of the connection a reset instead of a regular close.
 pub fn linger_zero(tcp: &impl AsFd) {
     SockRef::from(tcp).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// A WebSocket that has not said anything yet.
+/// An open WebSocket on which nothing has been received yet.
 pub struct Opened {
     stream: Stream,
 }
@@ -217,7 +220,7 @@ impl Opened {
         self.stream
     }
 
-    /// The same; None when the stream ends without them.
+    /// Like [`Opened::started`]; `None` if the stream ends before `start`.
     pub async fn started_unless_ended(self) -> Option<Stream> {
         match self.stream.starts().await {
             true => Some(self.started().await),

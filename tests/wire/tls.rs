@@ -1,4 +1,4 @@
-//! wss: the configured CA and server name decide, and nothing falls back to less.
+//! wss: the configured CA and server name must match, and nothing falls back to less.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use trunkless::stream::connect::{ConnectError, Target, TargetOptions};
 
-/// A server with a certificate for `ai.test`, and the PEM file of the CA that has signed it.
+/// A server with a certificate for `ai.test`, and the PEM file of the CA that signed it.
 struct Server {
     url: String,
     ca: tempfile::NamedTempFile,
@@ -74,7 +74,7 @@ async fn the_configured_ca_and_name_are_accepted() {
 }
 
 #[tokio::test]
-async fn another_name_another_ca_and_the_systems_cas_are_refused() {
+async fn another_name_and_another_ca_are_refused() {
     let server = server().await;
     let (_, other) = new_ca();
     let other = pem_file(&other);
@@ -91,7 +91,7 @@ async fn another_name_another_ca_and_the_systems_cas_are_refused() {
 }
 
 #[test]
-fn a_ca_file_that_holds_none_is_named() {
+fn a_ca_file_without_a_certificate_is_reported() {
     let empty = pem_file("nothing here");
     let error = Target::new("wss://ai.test/", &options(&empty, None)).err().unwrap().to_string();
     assert!(error.contains("holds no certificate"), "{error}");

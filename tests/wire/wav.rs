@@ -1,4 +1,4 @@
-//! WAV files that the bridge plays and records.
+//! WAV files for the bridge to play.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,8 @@ use trunkless::record::wav;
 
 use crate::stream::agent_frames;
 
-/// A file with the AI's numbered audio from frame 1000 on; it lives as long as the directory.
+/// Writes a WAV file with the AI's numbered audio from frame 1000 on; it exists as long as the
+/// returned directory.
 pub fn write_prompt(frames: u32) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("prompt.wav");

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::ari::api::Ids;
+use crate::ari::bridging::words::Cause;
 use crate::ari::event::Dialplan;
-use crate::ari::flow::Cause;
 use crate::ari::sweep::is_ours;
 use crate::testing::start;
 
@@ -30,7 +30,7 @@ struct Pbx {
     /// In order, as on one WebSocket.
     events: VecDeque<Event>,
     /// In any order: each request has a connection of its own.
-    requests: Vec<(RequestId, Request)>,
+    requests: Vec<(RequestId, RestRequest)>,
     answers: Vec<(RequestId, Outcome)>,
     app: Application,
     now: Instant,
@@ -159,7 +159,7 @@ impl Pbx {
         true
     }
 
-    fn serve(&mut self, request: Request) -> Outcome {
+    fn serve(&mut self, request: RestRequest) -> Outcome {
         let trouble = self.random.below(100) < self.trouble;
         if trouble && self.random.below(2) == 0 {
             return Outcome::Answered { status: 500, body: "{}".into() };
@@ -171,21 +171,21 @@ impl Pbx {
         }
     }
 
-    fn obey(&mut self, request: Request) -> (u16, String) {
+    fn obey(&mut self, request: RestRequest) -> (u16, String) {
         match request {
-            Request::ExternalMedia { id, .. } => {
+            RestRequest::ExternalMedia { id, .. } => {
                 self.channels.insert(id.clone(), true);
                 let channel = Box::new(channel(&id, "UnicastRTP/x"));
                 self.events.push_back(Event::StasisStart { channel, args: vec![] });
                 let vars = serde_json::json!({ "UNICASTRTP_LOCAL_PORT": "10000" });
                 (200, serde_json::json!({ "id": id, "channelvars": vars }).to_string())
             }
-            Request::CreateBridge { id } => {
+            RestRequest::CreateBridge { id } => {
                 let body = serde_json::json!({ "id": id }).to_string();
                 self.bridges.insert(id, BTreeSet::new());
                 (200, body)
             }
-            Request::AddChannel { bridge, channel } => {
+            RestRequest::AddChannel { bridge, channel } => {
                 let known = self.channels.get(&channel).copied();
                 match (self.bridges.get_mut(&bridge), known) {
                     (None, _) => (404, String::new()),
@@ -197,10 +197,10 @@ impl Pbx {
                     }
                 }
             }
-            Request::Answer { channel } | Request::Ring { channel } => {
+            RestRequest::Answer { channel } | RestRequest::Ring { channel } => {
                 (found(self.channels.contains_key(&channel)), String::new())
             }
-            Request::Continue { channel } => match self.channels.get_mut(&channel) {
+            RestRequest::Continue { channel } => match self.channels.get_mut(&channel) {
                 Some(here) if *here => {
                     *here = false;
                     self.continued += 1;
@@ -213,32 +213,32 @@ impl Pbx {
                 Some(_) => (409, String::new()),
                 None => (404, String::new()),
             },
-            Request::HangUp { channel } => {
+            RestRequest::HangUp { channel } => {
                 let known = self.channels.contains_key(&channel);
                 self.hang_up(&channel);
                 (found(known), String::new())
             }
-            Request::DeleteBridge { id } => {
+            RestRequest::DeleteBridge { id } => {
                 (found(self.bridges.remove(&id).is_some()), String::new())
             }
-            Request::Channel { channel } => match self.channels.get(&channel) {
+            RestRequest::Channel { channel } => match self.channels.get(&channel) {
                 Some(here) => (200, listed(&channel, *here).to_string()),
                 None => (404, String::new()),
             },
-            Request::Channels => {
+            RestRequest::Channels => {
                 let all = self.channels.iter().map(|(id, here)| listed(id, *here));
                 (200, serde_json::Value::from_iter(all).to_string())
             }
-            Request::Bridges => {
+            RestRequest::Bridges => {
                 let all = self.bridges.keys().map(|id| serde_json::json!({ "id": id }));
                 (200, serde_json::Value::from_iter(all).to_string())
             }
-            Request::Info => {
+            RestRequest::Info => {
                 let status = serde_json::json!({ "startup_time": self.startup });
                 (200, serde_json::json!({ "status": status }).to_string())
             }
-            Request::Variable { .. } => (404, String::new()),
-            Request::SetVariable { .. } | Request::EventFilter { .. } => (204, String::new()),
+            RestRequest::Variable { .. } => (404, String::new()),
+            _ => (204, String::new()),
         }
     }
 

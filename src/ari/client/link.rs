@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
 use crate::ari::client::rest::{Rest, Target};
-use crate::ari::request::{Outcome, Request, encoded};
+use crate::ari::request::{Outcome, RestRequest, encoded};
 
 /// Between two pings; Asterisk sends none.
 const PING: Duration = Duration::from_secs(5);
@@ -132,7 +132,8 @@ fn refusal(target: &Target, status: u16) -> LinkError {
 
 /// A bridge is made and deleted: a user that may only read would be noticed by the first caller.
 async fn check(target: &Target, rest: &Rest, id: String) -> Result<(), LinkError> {
-    for request in [Request::CreateBridge { id: id.clone() }, Request::DeleteBridge { id }] {
+    for request in [RestRequest::CreateBridge { id: id.clone() }, RestRequest::DeleteBridge { id }]
+    {
         match rest.run(&request).await {
             outcome if outcome.is_success() => {}
             Outcome::Answered { status, .. } => return Err(refusal(target, status)),

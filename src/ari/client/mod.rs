@@ -17,38 +17,32 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, error, info, warn};
 
 use crate::ari::api::{CallKey, Ids, Input, Output, RequestId, Settings};
 use crate::ari::application::{Application, prefix};
+use crate::ari::bridging::words::{After, Cause, Tell};
 use crate::ari::client::app_lock::AppLock;
 use crate::ari::client::link::{Link, LinkError, open};
+use crate::ari::client::offers::CONTINUES;
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::client::rtp_capacity::RtpCapacity;
 use crate::ari::event::{self, Event};
-use crate::ari::flow::{After, Cause, Tell};
-use crate::ari::request::{Outcome, Request as Command};
+use crate::ari::request::{Outcome, RestRequest};
+use crate::call::admission::Admission;
+use crate::call::departure::Departure;
 use crate::call::end::EndReason;
-use crate::call::ports::PortPool;
-use crate::call::{Offer, RemoteMedia, Request, Signal};
+use crate::call::{RemoteMedia, Signal, SourceRequest};
 use crate::media::g711::Law;
 use crate::media::receiver::Format;
-use crate::telemetry::{COUNTERS, PbxStatus, Throttle};
+use crate::telemetry::{PbxStatus, Throttle};
 
 /// Outcomes that wait for the task; their senders wait in turn.
 const OUTCOMES: usize = 256;
 /// Minimum time between log lines about events that can come in floods.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What becomes of callers whose AI has left them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// On in the dialplan rather than hung up.
-    pub continue_on_close: bool,
-    pub continue_on_failure: bool,
-}
 
 /// One PBX in ARI mode.
 #[derive(Clone)]
@@ -67,17 +61,13 @@ pub struct AriPbx {
 
 pub struct AriConfig {
     pub pbx: AriPbx,
-    pub policy: Policy,
     pub max_calls: usize,
-    /// One for each call, of all PBXs.
-    pub permits: Arc<Semaphore>,
-    pub ports: PortPool,
-    pub offers: mpsc::Sender<Offer>,
+    pub admission: Admission,
     pub status: Arc<PbxStatus>,
 }
 
 enum Internal {
-    Request(CallKey, Request),
+    Request(CallKey, SourceRequest),
     /// No more calls.
     Stop,
     /// Close, and tell when nothing of ours is left.
@@ -142,6 +132,7 @@ enum Wake {
 pub struct Source {
     config: AriConfig,
     name: Arc<str>,
+    admission: Admission,
     application: Application,
     rest: Rest,
     ids: Ids,
@@ -163,8 +154,6 @@ pub struct Source {
     outcomes_tx: mpsc::Sender<(RequestId, Outcome)>,
     closing: Option<oneshot::Sender<()>>,
     ended: watch::Sender<bool>,
-    /// Limits the log line about refused callers.
-    refusal_log: Throttle,
     /// Limits the log line about unreadable events.
     unreadable_log: Throttle,
 }
@@ -197,6 +186,7 @@ impl Source {
         let handle = AriHandle { internal: internal_tx.clone(), ended: ended_rx };
         let source = Source {
             name,
+            admission: config.admission.clone(),
             application: Application::new(settings),
             rest,
             ids,
@@ -216,7 +206,6 @@ impl Source {
             outcomes_tx,
             closing: None,
             ended,
-            refusal_log: Throttle::new(LOG_INTERVAL),
             unreadable_log: Throttle::new(LOG_INTERVAL),
             config,
         };
@@ -336,11 +325,10 @@ impl Source {
 
     fn on_internal(&mut self, internal: Internal) {
         match internal {
-            Internal::Request(call, Request::Answer) => self.feed(Input::Answer(call)),
-            Internal::Request(call, Request::Ringing) => self.feed(Input::Ring(call)),
-            Internal::Request(call, Request::End { reason, talked }) => {
-                let after = self.after(reason, talked);
-                self.feed(Input::End(call, after));
+            Internal::Request(call, SourceRequest::Answer) => self.feed(Input::Answer(call)),
+            Internal::Request(call, SourceRequest::Ringing) => self.feed(Input::Ring(call)),
+            Internal::Request(call, SourceRequest::End { reason, departure }) => {
+                self.feed(Input::End(call, after(reason, departure)));
             }
             Internal::Stop => self.feed(Input::Stop),
             Internal::Closed => self.feed(Input::Close),
@@ -356,19 +344,6 @@ impl Source {
                 });
             }
         }
-    }
-
-    /// Whether the caller is hung up or goes to the dialplan's next line.
-    fn after(&self, reason: EndReason, talked: bool) -> After {
-        let policy = &self.config.policy;
-        let onward = match reason {
-            EndReason::AiHangup => policy.continue_on_close,
-            reason if reason.is_ai_failure() && talked => policy.continue_on_failure,
-            EndReason::MaxDuration => false,
-            // a failure of ours or the PBX's is no reason to hang up on somebody
-            _ => true,
-        };
-        if onward { After::Continue(reason.label().to_owned()) } else { After::HangUp }
     }
 
     fn feed(&mut self, input: Input) {
@@ -389,7 +364,7 @@ impl Source {
     fn on_output(&mut self, output: Output) {
         let pbx = &*self.name;
         match output {
-            Output::Send(id, command) => self.send(id, command),
+            Output::Send(id, request) => self.send(id, request),
             Output::Offer(new) => self.on_offer(*new),
             Output::Refused(why) => self.count_refusal(why),
             Output::Tell(call, tell) => self.tell(call, tell),
@@ -421,35 +396,26 @@ impl Source {
         }
     }
 
-    fn send(&self, id: RequestId, command: Command) {
+    fn send(&self, id: RequestId, request: RestRequest) {
         let (rest, outcomes) = (self.rest.clone(), self.outcomes_tx.clone());
         let name = self.name.clone();
         tokio::spawn(async move {
-            let outcome = rest.run(&command).await;
+            let outcome = rest.run(&request).await;
             if !outcome.is_success() {
-                debug!(pbx = &*name, "{} {}", command.name(), outcome.text());
+                debug!(pbx = &*name, "{} {}", request.name(), outcome.text());
             }
             let _ = outcomes.send((id, outcome)).await;
         });
     }
 
     fn count_refusal(&mut self, why: &'static str) {
-        use std::sync::atomic::Ordering;
-        COUNTERS.offered.fetch_add(1, Ordering::Relaxed);
-        let reason = if why == "drain" { EndReason::Drain } else { EndReason::Overload };
-        COUNTERS.ended(reason);
-        if self.refusal_log.admits(Instant::now()) {
-            let (pbx, max_media) = (&*self.name, self.max_media);
-            match reason {
-                EndReason::Drain => info!(pbx, why, "callers go on in the dialplan"),
-                _ => warn!(
-                    pbx,
-                    why,
-                    "as many calls are up as max_media = {max_media} allows: callers go on \
-                     in the dialplan"
-                ),
-            }
-        }
+        self.admission.count();
+        let pbx = self.name.clone();
+        let (reason, why) = match why {
+            "drain" => (EndReason::Drain, "trunkless is shutting down".to_owned()),
+            _ => (EndReason::Overload, format!("max_media = {} calls are up", self.max_media)),
+        };
+        self.admission.refused(&pbx, reason, &why, CONTINUES);
     }
 
     fn tell(&mut self, call: CallKey, tell: Tell) {
@@ -493,6 +459,14 @@ impl Source {
         if link.signals.try_send(signal).is_err() {
             debug!(call = link.id, ?signal, "the call has ended or does not listen");
         }
+    }
+}
+
+/// What the PBX does with the caller at the end of a call.
+fn after(reason: EndReason, departure: Departure) -> After {
+    match departure {
+        Departure::HangUp => After::HangUp,
+        Departure::Continue => After::Continue(reason.label().to_owned()),
     }
 }
 

@@ -2,66 +2,59 @@
 //! told. Owns sockets.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::ari::api::{Input, NewCall};
-use crate::ari::client::{CallLink, Internal, Source};
-use crate::ari::flow::After;
+use crate::ari::client::{CallLink, Internal, Source, after};
+use crate::call::admission::clip;
+use crate::call::departure::Departure;
 use crate::call::end::EndReason;
 use crate::call::leg::Leg;
-use crate::call::{Offer, Request};
-use crate::telemetry::COUNTERS;
+use crate::call::{Offer, SourceRequest};
 
-/// Signals that wait for a call; its loop takes them at once.
-const SIGNALS: usize = 64;
+/// What becomes of a refused caller, for the log.
+pub(super) const CONTINUES: &str = "the caller continues in the dialplan";
 
 impl Source {
     pub(super) fn on_offer(&mut self, new: NewCall) {
-        COUNTERS.offered.fetch_add(1, Ordering::Relaxed);
+        self.admission.count();
         let call = new.call;
-        let input = match self.make_offer(new) {
-            Ok((offer, host)) => match self.config.offers.try_send(offer) {
-                Ok(()) => Ok(Input::Accept(call, host)),
-                Err(_) => Err("the program is stopping or overrun".to_owned()),
-            },
-            Err(why) => Err(why),
-        };
-        let input = input.unwrap_or_else(|why| {
-            COUNTERS.ended(EndReason::Overload);
+        let offered = self.make_offer(new).and_then(|(offer, host)| {
+            self.admission.offer(offer)?;
+            Ok(Input::Accept(call, host))
+        });
+        let input = offered.unwrap_or_else(|why| {
+            let reason = EndReason::Overload;
             self.calls.remove(&call);
-            if self.refusal_log.admits(Instant::now()) {
-                warn!(pbx = &*self.name, why, "callers go on in the dialplan");
-            }
-            Input::End(call, After::Continue(EndReason::Overload.label().to_owned()))
+            self.admission.refused(&self.name, reason, &why, CONTINUES);
+            Input::End(call, after(reason, Departure::Continue))
         });
         self.feed(input);
     }
 
     fn make_offer(&mut self, new: NewCall) -> Result<(Offer, SocketAddr), String> {
-        let permit = self.config.permits.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| "as many calls are up as [calls] max allows".to_owned())?;
         let starting = self.calls.values().filter(|c| c.remote.is_none()).count();
         if !self.rtp_capacity.admits(self.pbx_ip, starting) {
-            return Err("the PBX has hardly an RTP port left: widen its rtp.conf".to_owned());
+            return Err(
+                "the PBX has nearly no free RTP port: widen the range in its rtp.conf".to_owned()
+            );
         }
-        let ports = self.config.ports.lease(Instant::now()).map_err(|e| e.to_string())?;
-        let bound = Some(self.config.ports.ip()).filter(|ip| !ip.is_unspecified());
+        let admitted = self.admission.admit(Instant::now())?;
+        let bound = Some(self.admission.ports().ip()).filter(|ip| !ip.is_unspecified());
         let ip = match self.config.pbx.advertised.or(bound) {
             Some(ip) => ip,
             None => local_ip(self.pbx_ip).map_err(|e| format!("no route to the PBX: {e}"))?,
         };
-        let leg = Leg::new(ports, ip, self.pbx_ip);
+        let leg = Leg::new(admitted.ports, ip, self.pbx_ip);
         let host = leg.address();
-        let (signals_tx, signals) = mpsc::channel(SIGNALS);
         let id = new.id.clone();
-        let link = CallLink { signals: signals_tx, remote: None, held: false, id: id.clone() };
+        let link =
+            CallLink { signals: admitted.signals_tx, remote: None, held: false, id: id.clone() };
         self.calls.insert(new.call, link);
         let (internal, call) = (self.internal_tx.clone(), new.call);
-        let requests = Box::new(move |request: Request| {
+        let requests = Box::new(move |request: SourceRequest| {
             if internal.try_send(Internal::Request(call, request)).is_err() {
                 warn!(call = id, ?request, "the ARI client does not take requests");
             }
@@ -73,16 +66,17 @@ impl Source {
         let offer = Offer {
             id: new.id.clone(),
             pbx: self.name.clone(),
-            from_number: cut(&new.channel.caller.number),
-            to_number: cut(&new.channel.dialplan.exten),
-            native_id: cut(native_id),
+            from_number: clip(&new.channel.caller.number),
+            to_number: clip(&new.channel.dialplan.exten),
+            native_id: clip(native_id),
             sid_seed: format!("{}|{}", new.channel.id, new.id),
             vars: parameters(&new),
             remote: None,
             leg,
             requests,
-            signals,
-            permit,
+            signals: admitted.signals,
+            can_continue: true,
+            permit: admitted.permit,
         };
         Ok((offer, host))
     }
@@ -110,23 +104,18 @@ fn parameters(new: &NewCall) -> Vec<(String, String)> {
         ("channel_name", &channel.name),
     ];
     let mut all: Vec<(String, String)> =
-        fixed.into_iter().map(|(name, value)| (name.to_owned(), cut(value))).collect();
+        fixed.into_iter().map(|(name, value)| (name.to_owned(), clip(value))).collect();
     for (n, arg) in new.args.iter().enumerate() {
         let (name, value) = match arg.split_once('=') {
-            Some((name, value)) if !name.trim().is_empty() => (cut(name.trim()), value),
+            Some((name, value)) if !name.trim().is_empty() => (clip(name.trim()), value),
             _ => (format!("arg{}", n + 1), arg.as_str()),
         };
-        all.push((name, cut(value)));
+        all.push((name, clip(value)));
     }
     let variables = channel.channelvars.iter().chain(new.variables.iter().map(|(n, v)| (n, v)));
-    all.extend(variables.map(|(name, value)| (cut(name), cut(value))));
+    all.extend(variables.map(|(name, value)| (clip(name), clip(value))));
     all.retain(|(_, value)| !value.is_empty());
     all
-}
-
-/// What a PBX has written, no longer than a log line and a parameter bear.
-fn cut(text: &str) -> String {
-    text.chars().take(256).collect()
 }
 
 #[cfg(test)]

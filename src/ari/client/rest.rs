@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::ari::request::{Method, Outcome, Request};
+use crate::ari::request::{Method, Outcome, RestRequest};
 
 /// Asterisk stalls for minutes now and then; a caller does not wait for it.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -64,7 +64,7 @@ impl Rest {
     }
 
     /// Waits for its turn, asks, and reads the answer.
-    pub async fn run(&self, request: &Request) -> Outcome {
+    pub async fn run(&self, request: &RestRequest) -> Outcome {
         let slots = if request.releases() { &self.releasing } else { &self.building };
         let slot = timeout(LIMIT, slots.acquire()).await;
         let Ok(Ok(_slot)) = slot else {

@@ -1,4 +1,4 @@
-//! Accounts: who may talk to us, REGISTER and the OPTIONS that watch the registrar.
+//! Accounts: the addresses of each PBX, REGISTER, and the OPTIONS that monitor the registrar.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ use crate::sip::random::Random;
 use crate::sip::registration::{Action, Registration, Status};
 use crate::sip::uri::escape_user;
 
-/// REGISTERs of one account that may be open at once, while the registrar is lost.
+/// Maximum number of outstanding REGISTERs per account, while the registrar is lost.
 const MAX_OPEN_REGISTERS: usize = 4;
 
 impl Agent {
@@ -35,13 +35,13 @@ impl Agent {
         self.out.push_back(Output::Resolve { account: id });
     }
 
-    /// The accounts whose PBX has this address.
+    /// Returns the accounts whose PBX has this address.
     pub(super) fn accounts_at(&self, ip: IpAddr) -> impl Iterator<Item = (AccountId, &Account)> {
         let all = self.accounts.iter().enumerate();
         all.filter(move |(_, a)| a.routes.iter().any(|r| r.remote.ip() == ip))
     }
 
-    /// Our own address towards `remote`, as Contact, Via and SDP name it.
+    /// Returns our address towards `remote`, for Contact, Via and SDP.
     pub(super) fn local_ip(&self, account: AccountId, remote: IpAddr) -> Option<IpAddr> {
         let account = &self.accounts[account];
         let route = account.routes.iter().find(|r| r.remote.ip() == remote);
@@ -74,7 +74,7 @@ impl Agent {
         let known = !account.routes.is_empty();
         let why = failed.unwrap_or_default();
         self.with_registration(now, id, |registration, random| {
-            // a name that cannot be looked up now may still be where it was
+            // if the lookup failed, the PBX may still be at the addresses we know
             if known {
                 registration.on_resolved(random);
             } else {
@@ -84,7 +84,7 @@ impl Agent {
     }
 
     pub(super) fn on_unreachable(&mut self, now: Instant, remote: SocketAddr) {
-        // calls that came over a connection of the PBX's go on over one to its usual port
+        // calls over a TCP connection that the PBX made continue over one to its usual port
         let accounts = &self.accounts;
         for call in self.calls.values_mut().filter(|c| c.flow.remote == remote) {
             let routes = call.account.map_or(&[][..], |id| &accounts[id].routes);
@@ -125,8 +125,8 @@ impl Agent {
         if response.code().is_none_or(|c| c < 200) {
             return;
         }
-        // one answer is enough: challenges to the others, sent while it was silent, would look like
-        // a password refused
+        // one response is enough: challenges to the other REGISTERs, sent while the registrar was
+        // silent, would look like rejected credentials
         let open = std::mem::take(&mut self.accounts[id].register_branches);
         for other in open.iter().filter(|b| *b != branch) {
             self.clients.remove(&client_key(other, "REGISTER"));
@@ -155,7 +155,7 @@ impl Agent {
         });
     }
 
-    /// After an address that does not answer, the name's next one.
+    /// Selects the next address of the name, after one that does not answer.
     fn next_target(&mut self, id: AccountId) {
         let account = &mut self.accounts[id];
         let registered = account.registration.as_ref().is_some_and(Registration::is_registered);
@@ -176,7 +176,7 @@ impl Agent {
         Some(self.contact_uri(id, self.local_ip(id, remote)?))
     }
 
-    /// Feeds the account's registration and does what it asks for.
+    /// Calls `feed` with the account's registration and performs the resulting actions.
     fn with_registration(
         &mut self,
         now: Instant,
@@ -276,7 +276,7 @@ impl Agent {
         self.send_request(now, flow, branch, &request, Purpose::Keepalive(id));
     }
 
-    /// OPTIONS that are still out say nothing once the registrar is known to be lost.
+    /// Drops outstanding OPTIONS, which have no use once we are no longer registered.
     fn drop_keepalives(&mut self, id: AccountId) {
         self.clients.retain(|_, entry| entry.purpose != Purpose::Keepalive(id));
     }
@@ -285,7 +285,7 @@ impl Agent {
 pub(super) fn contact_uri(user: &str, address: SocketAddr, transport: Transport) -> String {
     let parameter = if transport == Transport::Tcp { ";transport=tcp" } else { "" };
     match user {
-        "" => format!("sip:{address}{parameter}"), // a trunk may call the address alone
+        "" => format!("sip:{address}{parameter}"), // a trunk may call the address without a user
         user => format!("sip:{}@{address}{parameter}", escape_user(user)),
     }
 }
@@ -295,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_contact_without_a_user_has_no_at() {
+    fn a_contact_without_a_user_has_no_at_sign() {
         let address = "192.0.2.1:5070".parse().unwrap();
         assert_eq!(contact_uri("", address, Transport::Udp), "sip:192.0.2.1:5070");
         let tcp = contact_uri("a b", address, Transport::Tcp);

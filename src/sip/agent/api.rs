@@ -1,4 +1,4 @@
-//! What goes into the agent and what comes out.
+//! The agent's inputs and outputs: configuration, messages, commands and events.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,18 +14,18 @@ pub struct CallKey(pub u64);
 /// Index of a PBX in the agent's list of accounts.
 pub type AccountId = usize;
 
-/// One PBX.
+/// The settings of one PBX.
 #[derive(Clone)]
 pub struct AccountConfig {
     pub name: String,
-    /// The user that calls are for, and our Contact's user.
+    /// The user to which calls are addressed, also the user of our Contact.
     pub username: String,
-    /// `None`: the PBX calls us over a trunk, without registration; then any user is ours.
+    /// `None` for a trunk: the PBX calls us without registration, and may call any user.
     pub registration: Option<Settings>,
     pub transport: Transport,
-    /// The address that Contact and SDP name; default: the local one on the route to the PBX.
+    /// Our address in Via, Contact and SDP; by default the local one on the route to the PBX.
     pub advertised: Option<IpAddr>,
-    /// Where RTP may go to, when not everywhere that an SDP says.
+    /// Networks to which RTP may be sent; if empty, there is no such restriction.
     pub media_peers: Vec<Network>,
 }
 
@@ -36,7 +36,7 @@ pub struct AgentConfig {
     pub max_calls: usize,
 }
 
-/// An address of the PBX and our own address on the route to it.
+/// An address of a PBX and our own address on the route to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
     pub remote: SocketAddr,
@@ -50,12 +50,12 @@ pub enum Input<'a> {
         flow: Flow,
         data: &'a [u8],
     },
-    /// The answer to [`Output::Resolve`]: the registrar's (or peers') addresses.
+    /// The result of [`Output::Resolve`]: the addresses of the registrar or of a trunk's peers.
     Resolved {
         account: AccountId,
         routes: Result<Vec<Route>, String>,
     },
-    /// ICMP port unreachable, or a TCP connection that could not be made or has closed.
+    /// ICMP port unreachable, or a TCP connection that could not be made or was closed.
     Unreachable {
         remote: SocketAddr,
     },
@@ -63,10 +63,10 @@ pub enum Input<'a> {
     Command(Command),
 }
 
-/// Why a call ended, as far as the signalling knows.
+/// The reason that a call ended, as far as it is known from the signalling.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallEnd {
-    /// BYE from the PBX; Q.850 cause where it was told (RFC 3326, or Asterisk's own header).
+    /// BYE from the PBX, with the Q.850 cause if it is given (RFC 3326 or Asterisk's own header).
     Bye { cause: Option<u16> },
     /// CANCEL before we answered.
     Cancelled,
@@ -74,11 +74,11 @@ pub enum CallEnd {
     NoAck,
     /// The session timer ran out (RFC 4028).
     SessionExpired,
-    /// The PBX answers 481 or not at all: it has forgotten the call.
+    /// Our session refresh was answered 481 or not at all: the PBX no longer knows the call.
     Lost,
-    /// The SDP in the ACK could not be used.
+    /// The SDP in the ACK, or in the 2xx to our INVITE, could not be used.
     BadAnswer,
-    /// Our BYE has been answered.
+    /// We rejected the call, or sent a BYE that was answered or timed out.
     HungUp,
     /// Our INVITE was refused with this status.
     Refused { code: u16, reason: String },
@@ -87,20 +87,21 @@ pub enum CallEnd {
 #[derive(Debug)]
 pub enum Event {
     Invite(Box<Invite>),
+    /// The ACK of our 2xx arrived.
     Acked {
         call: CallKey,
     },
-    /// The peer's side of the media has changed (or is known, after a late offer).
+    /// The peer's side of the media changed, or became known after a late offer.
     Media {
         call: CallKey,
         remote: Remote,
     },
-    /// A key pressed, by SIP INFO.
+    /// A DTMF digit, received by SIP INFO.
     Digit {
         call: CallKey,
         digit: char,
     },
-    /// 180 or 183 to our INVITE.
+    /// A provisional response to our INVITE, other than 100.
     Progress {
         call: CallKey,
         code: u16,
@@ -110,7 +111,7 @@ pub enum Event {
         call: CallKey,
         remote: Remote,
     },
-    /// The call is over; nothing follows.
+    /// The call ended; this is its last event.
     Ended {
         call: CallKey,
         end: CallEnd,
@@ -119,33 +120,34 @@ pub enum Event {
         account: AccountId,
         status: Status,
     },
-    /// All registrations are given back, after [`Command::Shutdown`].
+    /// All registrations have stopped, after [`Command::Shutdown`].
     Unregistered,
 }
 
-/// A call that wants to be answered.
+/// An incoming call.
 #[derive(Debug, Clone)]
 pub struct Invite {
     pub call: CallKey,
     pub account: AccountId,
     pub sip_call_id: String,
     pub from_tag: String,
-    /// The caller's number and name, from P-Asserted-Identity, Remote-Party-ID or From.
+    /// The caller's number, from P-Asserted-Identity, Remote-Party-ID or From.
     pub from_user: String,
+    /// The caller's name, from the same header field.
     pub from_name: Option<String>,
     /// The user of the Request-URI.
     pub to_user: String,
-    /// X- headers, names as received.
+    /// X- header fields, with names as received.
     pub x_headers: Vec<(String, String)>,
-    /// `None`: the offer is ours to make.
+    /// The peer's side of the media; `None` if the INVITE has no SDP and we make the offer.
     pub remote: Option<Remote>,
     /// Our address for the SDP.
     pub local_ip: IpAddr,
-    /// Where the INVITE came from.
+    /// Source address of the INVITE.
     pub signalling: IpAddr,
 }
 
-/// A call that we make.
+/// An outgoing call.
 #[derive(Debug, Clone)]
 pub struct Dial {
     pub call: CallKey,
@@ -157,7 +159,7 @@ pub struct Dial {
     pub password: Option<secrecy::SecretString>,
     pub rtp: SocketAddr,
     pub headers: Vec<(String, String)>,
-    /// Codecs offered.
+    /// Codecs to offer, in order of preference.
     pub codecs: Vec<crate::sip::sdp::Codec>,
 }
 
@@ -176,7 +178,7 @@ pub enum Command {
         reason: &'static str,
         retry_after_s: Option<u32>,
     },
-    /// Ends the call whatever its state: refusal, CANCEL or BYE with a Reason.
+    /// Ends the call in any state, by a rejection, a CANCEL or a BYE with a Reason.
     Hangup {
         call: CallKey,
         q850: u16,
@@ -188,12 +190,12 @@ pub enum Command {
         call: CallKey,
         direction: Direction,
     },
-    /// Sends a key by SIP INFO.
+    /// Sends a DTMF digit by SIP INFO.
     Info {
         call: CallKey,
         digit: char,
     },
-    /// No new calls; give all registrations back.
+    /// Refuses new calls and removes all registrations.
     Shutdown,
 }
 
@@ -203,25 +205,25 @@ pub enum Output {
         flow: Flow,
         data: Vec<u8>,
     },
-    /// Look the account's host up and answer with [`Input::Resolved`].
+    /// Resolve the account's hosts and return the result as [`Input::Resolved`].
     Resolve {
         account: AccountId,
     },
     Event(Event),
 }
 
-/// What was dropped or refused, for the log and the metrics.
+/// Counters of dropped and refused messages, for the log and the metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// From an address that is no PBX of ours.
+    /// Messages and connections from addresses that belong to no PBX.
     pub strangers: u64,
-    /// Not a SIP message.
+    /// Data that is not a SIP message, and malformed responses.
     pub unreadable: u64,
-    /// Requests answered 4xx or 5xx for what they are.
+    /// Requests answered 4xx or above.
     pub refused_requests: u64,
-    /// Responses that belong to nothing of ours.
+    /// Responses that match no client transaction.
     pub stray_responses: u64,
-    /// Requests answered 503 because too much is open.
+    /// Requests answered 503, because of a limit or during shutdown.
     pub overload: u64,
     pub retransmissions: u64,
 }

@@ -1,4 +1,4 @@
-//! Requests within a call: ACK, BYE, re-INVITE, UPDATE, INFO; and the call's own timers.
+//! Requests within a call (ACK, BYE, re-INVITE, UPDATE, INFO) and the call's timers.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Instant;
@@ -63,7 +63,7 @@ impl Agent {
     ) {
         let Some(call) = self.calls.get(&call_key) else { return };
         let refusal = match call.state {
-            // ours is open, or our offer waits for its answer in the ACK
+            // our re-INVITE or UPDATE is open, or our offer is still to be answered in the ACK
             CallState::Up if call.refreshing || call.late_offer => {
                 Some((491, "Request Pending", None))
             }
@@ -101,7 +101,7 @@ impl Agent {
     ) {
         let Some(call) = self.calls.get(&call_key) else { return };
         let has_sdp = !request.body.is_empty();
-        // RFC 3311 §5.2: 491 while an offer of ours is open, 500 while one of theirs is
+        // RFC 3311 §5.2: 491 while our offer is open, 500 while the peer's is
         let refusal = match check_content(request) {
             _ if call.state == CallState::Ending => {
                 Some((481, "Call/Transaction Does Not Exist", None))
@@ -141,8 +141,8 @@ impl Agent {
         }
     }
 
-    /// Takes a new offer (or the wish for ours) and prepares the SDP of the answer. On an error
-    /// nothing has changed and the call goes on.
+    /// Takes the offer in the request, or a request for our offer, and prepares our SDP. On an
+    /// error nothing changes and the call continues.
     fn negotiate(
         &mut self,
         now: Instant,
@@ -216,7 +216,7 @@ impl Agent {
 
     pub(super) fn on_dialog_ack(&mut self, now: Instant, call_key: CallKey, request: &Message) {
         let Some(call) = self.calls.get_mut(&call_key) else { return };
-        // a late copy of an earlier INVITE's ACK says nothing about this one's
+        // a late copy of the ACK for an earlier INVITE does not count
         let expected = call.awaiting_ack.as_ref().is_some_and(|wait| wait.is_ack(request));
         if !expected || call.dialog.on_request(request) != Order::InOrder {
             return;
@@ -277,8 +277,8 @@ impl Agent {
 }
 
 impl super::Call {
-    /// Makes our SDP for `remote`'s offer, or our offer. The version counts up when the text
-    /// changes (RFC 3264 §8).
+    /// Makes our answer to the offer of `remote`, or our own offer. The version is incremented if
+    /// the text changes (RFC 3264 §8).
     pub(super) fn update_sdp(&mut self, remote: Option<&Remote>) {
         let Some(local) = &mut self.local else { return };
         let make = |local: &sdp::Local| match remote {
@@ -310,7 +310,8 @@ impl super::Call {
     }
 }
 
-/// `Reason: Q.850;cause=16` (RFC 3326) or chan_sip's `X-Asterisk-HangupCauseCode`.
+/// Returns the cause from `Reason: Q.850;cause=16` (RFC 3326), or else from chan_sip's
+/// `X-Asterisk-HangupCauseCode`.
 fn q850_cause(request: &Message) -> Option<u16> {
     let reasons = request.list("Reason");
     let q850 = reasons.iter().find(|r| r.get(..5).is_some_and(|p| p.eq_ignore_ascii_case("Q.850")));
@@ -321,7 +322,7 @@ fn q850_cause(request: &Message) -> Option<u16> {
     code.and_then(|c| u16::try_from(c).ok())
 }
 
-/// A key as INFO writes it: the character, or the event's number 10, 11 for star and pound.
+/// Parses the digit of an INFO: the character, or the event number 10 for star and 11 for pound.
 fn dtmf_digit(text: &str) -> Option<char> {
     match text {
         "10" => return Some('*'),

@@ -1,17 +1,21 @@
-//! The user agent: takes datagrams, timers and commands, gives datagrams and events.
+//! The user agent: messages, timers and commands go in, messages and events come out.
 //!
 //! Sans-IO: call [`Agent::handle`], then drain [`Agent::poll`], then wait until
-//! [`Agent::next_timeout`] or the next input. Nothing here knows a socket or a clock.
+//! [`Agent::next_timeout`] or the next input. Nothing here uses a socket or a clock.
 //!
-//! Where to look: [`api`] the words it speaks, [`accounts`] registrations and who may talk to us,
-//! [`receive`] the way of a message to its transaction, [`uas`] calls that come in, [`in_dialog`]
-//! requests within a call, [`uac`] requests of ours and their answers.
+//! - [`api`]: inputs, outputs, commands and events
+//! - [`accounts`]: registrations, and the addresses from which we accept messages
+//! - [`receive`]: a message's path to its transaction
+//! - [`uas`]: incoming calls and other requests outside dialogs
+//! - [`in_dialog`]: requests within a call
+//! - [`uac`]: our requests within calls, and outgoing calls
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod accounts;
 mod api;
 mod in_dialog;
 mod receive;
+mod requests;
 mod uac;
 mod uas;
 
@@ -34,9 +38,10 @@ use crate::sip::sdp::{Local, Remote};
 use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction::{AwaitAck, Client, Server};
 
-/// Most transactions at once, of each side; a request over it is answered 503 without state.
+/// Maximum number of server transactions; a request above the limit is answered 503 without state.
+/// In-dialog requests and CANCEL may use twice as many.
 const MAX_TRANSACTIONS: usize = 8192;
-/// Methods that we take, for Allow.
+/// The methods we support, for Allow.
 const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE, NOTIFY";
 /// Sent as User-Agent and Server.
 const PRODUCT: &str = concat!("trunkless/", env!("CARGO_PKG_VERSION"));
@@ -49,7 +54,7 @@ enum TimerKey {
     Call(CallKey),
 }
 
-/// What a client transaction is for.
+/// The purpose of a client transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Register(AccountId),
@@ -58,110 +63,140 @@ enum Purpose {
     Reinvite(CallKey),
     Update(CallKey),
     Bye(CallKey),
-    /// CANCEL and INFO: nothing follows from the answer.
+    /// CANCEL and INFO, whose responses have no effect.
     Other,
 }
 
+/// A server transaction and its context.
 struct ServerEntry {
     tx: Server,
+    /// Destination of the responses.
     flow: Flow,
-    /// The call whose INVITE this is.
+    /// The call that this INVITE created.
     call: Option<CallKey>,
-    /// Call-ID, CSeq number and From tag, to tell merged requests.
+    /// Call-ID, CSeq and From tag, to detect merged requests.
     merge_key: Option<String>,
 }
 
+/// A client transaction and its context.
 struct ClientEntry {
     tx: Client,
+    /// Destination of the request.
     flow: Flow,
     method: &'static str,
     purpose: Purpose,
+    /// CSeq number of the request.
     cseq: u32,
 }
 
+/// The state of one PBX.
 struct Account {
     config: AccountConfig,
+    /// `None` for a trunk.
     registration: Option<Registration>,
+    /// The PBX's addresses from the last successful lookup.
     routes: Vec<Route>,
-    /// Which of the routes REGISTER goes to.
+    /// Index of the route that REGISTER is sent to.
     target: usize,
+    /// Call-ID of all REGISTERs.
     register_call_id: String,
+    /// From tag of all REGISTERs.
     register_tag: String,
+    /// CSeq number of the last REGISTER.
     register_cseq: u32,
-    /// Branches of the REGISTERs that are still open, oldest first.
+    /// Branches of the outstanding REGISTERs, oldest first.
     register_branches: VecDeque<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CallState {
-    /// INVITE received, no final answer yet.
+    /// INVITE received, no final response sent yet.
     Offered,
-    /// INVITE sent, no final answer yet.
+    /// INVITE sent, no final response received yet.
     Dialling,
-    /// CANCEL sent, or to be sent at the first provisional answer.
+    /// CANCEL sent, or to be sent after the first provisional response.
     Cancelling,
     Up,
-    /// BYE is out, or waits for the ACK that must come first (RFC 3261 §15).
+    /// BYE sent, or to be sent after the ACK, which must come first (RFC 3261 §15).
     Ending,
 }
 
-/// Our credentials for a call that we make.
+/// Credentials for an outgoing call.
 struct CallAuth {
     user: String,
     password: secrecy::SecretString,
+    /// Number of challenges received.
     tries: u32,
+    /// The header field for our credentials and the challenge they answer.
     session: Option<(&'static str, Session)>,
 }
 
+/// The state of one call.
 struct Call {
     state: CallState,
+    /// The PBX's account; `None` for an outgoing call.
     account: Option<AccountId>,
+    /// Destination of our requests and of resent 2xx.
     flow: Flow,
     dialog: Dialog,
     /// `<sip:user@address:port>` for Contact.
     contact: String,
-    /// Address for Via.
+    /// Our address for Via.
     local_ip: IpAddr,
-    /// The INVITE to answer, with its transaction.
+    /// The INVITE that has no final response yet, with the key of its server transaction.
     invite: Option<(Message, String)>,
+    /// Resends our 2xx until its ACK arrives.
     awaiting_ack: Option<AwaitAck>,
-    /// The 2xx's answer comes in the ACK.
+    /// True if our 2xx contains the offer, so that the answer comes in the ACK.
     late_offer: bool,
-    /// What the INVITE offered, until we answer.
+    /// The peer's offer in the INVITE.
     offer: Option<Remote>,
-    /// The Reason of a BYE that waits for the ACK.
+    /// The Reason of a BYE that cannot be sent before the ACK arrives.
     bye_reason: Option<String>,
+    /// Our side of the audio stream, once we have answered or dialled.
     local: Option<Local>,
+    /// Our latest SDP.
     sdp: String,
     session_timer: Option<SessionTimer>,
+    /// True if the peer supports UPDATE.
     peer_allows_update: bool,
-    /// A re-INVITE or UPDATE of ours is open: the peer's is answered 491.
+    /// True while our re-INVITE or UPDATE is open; offers from the peer are then answered 491.
     refreshing: bool,
+    /// Credentials, if an outgoing call has a password.
     auth: Option<CallAuth>,
+    /// The command that started an outgoing call.
     dial: Option<Box<Dial>>,
-    /// The ACK of our last re-INVITE or INVITE, to be sent again with its 2xx.
+    /// CSeq number and bytes of our last ACK for a 2xx, to be resent if the 2xx arrives again.
     last_ack: Option<(u32, Vec<u8>)>,
 }
 
 pub struct Agent {
+    /// Our port, for Via and Contact.
     config_port: u16,
     max_calls: usize,
     random: Random,
     accounts: Vec<Account>,
+    /// Server transactions by RFC 3261 §17.2.3 key.
     servers: HashMap<String, ServerEntry>,
+    /// Server transaction of each request outside a dialog, by merge key.
     merge_keys: HashMap<String, String>,
+    /// Client transactions by branch and method.
     clients: HashMap<String, ClientEntry>,
     calls: HashMap<CallKey, Call>,
-    /// Call-ID and our tag.
+    /// Calls by Call-ID and our tag.
     dialogs: HashMap<(String, String), CallKey>,
-    /// Where our own calls went to: their answers come from there.
+    /// Addresses that we have called, from which we accept messages.
     dialled: Vec<IpAddr>,
+    /// Number of call keys given out.
     next_call: u64,
-    /// What each owner waits for. An entry that its owner has left behind is dropped when it fires.
+    /// Timeouts and their owners. An entry that its owner no longer needs is dropped when it fires.
     timers: BTreeSet<(Instant, TimerKey)>,
+    /// Outputs to be returned by [`Agent::poll`].
     out: VecDeque<Output>,
     pub counts: Counts,
+    /// True after [`Command::Shutdown`].
     stopping: bool,
+    /// True once [`Event::Unregistered`] has been sent.
     told_unregistered: bool,
 }
 
@@ -192,7 +227,7 @@ impl Agent {
         agent
     }
 
-    /// A key for [`Command::Dial`].
+    /// Returns an unused key, for [`Command::Dial`] or an incoming call.
     pub fn new_call_key(&mut self) -> CallKey {
         self.next_call += 1;
         CallKey(self.next_call)
@@ -213,22 +248,23 @@ impl Agent {
         self.out.pop_front()
     }
 
-    /// When [`Input::Timeout`] is due. May be early: stale timers are dropped when they fire.
+    /// Returns when [`Input::Timeout`] is due. May be early, because stale timers are dropped only
+    /// when they fire.
     pub fn next_timeout(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Whether an address is one of a PBX of ours, or of one that we call.
+    /// True if the address belongs to a configured PBX or is one that we have called.
     pub fn knows(&self, ip: IpAddr) -> bool {
         self.accounts_at(ip).next().is_some() || self.dialled.contains(&ip)
     }
 
-    /// Calls that are not over yet.
+    /// Returns the number of calls that have not ended.
     pub fn call_count(&self) -> usize {
         self.calls.len()
     }
 
-    /// Open transactions, both sides: zero when nothing is going on.
+    /// Returns the number of open client and server transactions, which is zero when idle.
     pub fn transaction_count(&self) -> usize {
         self.servers.len() + self.clients.len()
     }
@@ -263,7 +299,7 @@ impl Agent {
         (via, branch)
     }
 
-    /// Sends a request in a new client transaction; returns its branch.
+    /// Sends a request in a new client transaction and returns its branch.
     fn send_request(
         &mut self,
         now: Instant,
@@ -291,7 +327,7 @@ impl Agent {
         branch
     }
 
-    /// Sends `response` within the server transaction `key`.
+    /// Sends `response` in the server transaction `key`.
     fn respond(&mut self, now: Instant, key: &str, response: &Message) {
         let code = response.code().unwrap_or(500);
         if code >= 400 {
@@ -305,7 +341,7 @@ impl Agent {
         self.arm(TimerKey::Server(key.to_owned()));
     }
 
-    /// Enters the owner's next timer into the queue.
+    /// Queues the owner's next timeout.
     fn arm(&mut self, key: TimerKey) {
         if let Some(at) = self.owner_timeout(&key) {
             self.timers.insert((at, key));
@@ -324,7 +360,7 @@ impl Agent {
     fn run_timers(&mut self, now: Instant) {
         while self.timers.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.timers.pop_first() else { break };
-            // the owner may have moved on since this entry was made, and may have made no other
+            // the owner's timeout may have changed since, without a new entry
             if self.owner_timeout(&key).is_none_or(|at| at > now) {
                 self.arm(key);
                 continue;
@@ -339,16 +375,16 @@ impl Agent {
         }
     }
 
-    /// Forgets a call and says why.
+    /// Removes a call and reports why it ended.
     fn end_call(&mut self, key: CallKey, end: CallEnd) {
         let waits_for = self.owner_timeout(&TimerKey::Call(key));
         let Some(call) = self.calls.remove(&key) else { return };
         if let Some(at) = waits_for {
-            // an hour's session timer should not outlive its call
+            // otherwise a session timer of an hour would outlive its call
             self.timers.remove(&(at, TimerKey::Call(key)));
         }
         if call.refreshing {
-            // a re-INVITE that has seen a 1xx has no timer of its own
+            // a re-INVITE that received a 1xx has no timer to end it
             self.clients.retain(|_, entry| entry.purpose != Purpose::Reinvite(key));
         }
         self.dialogs.remove(&(call.dialog.call_id, call.dialog.local_tag));
@@ -367,14 +403,15 @@ impl Call {
         ack.into_iter().chain(session).min()
     }
 
-    /// Whether a re-INVITE or UPDATE of ours may go out: one at a time in either direction
+    /// True if we may send a re-INVITE or UPDATE: only one may be open, in either direction
     /// (RFC 3261 §14.1).
     fn may_refresh(&self) -> bool {
         self.state == CallState::Up && !self.refreshing && self.awaiting_ack.is_none()
     }
 }
 
-/// INVITE's ACK shares its branch; CANCEL has the branch of what it cancels.
+/// Returns the key of a client transaction. It includes the method, because an ACK or CANCEL may
+/// share the branch of its INVITE.
 fn client_key(branch: &str, method: &str) -> String {
     format!("{branch}|{method}")
 }

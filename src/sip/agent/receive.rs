@@ -1,4 +1,4 @@
-//! The way of a message: source check, parsing, its transaction, then to whom it is for.
+//! The path of a received message: source check, parsing, transaction matching, dispatch.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Instant;
@@ -11,8 +11,8 @@ use crate::sip::header::{NameAddr, find_param, option_tags};
 use crate::sip::message::{Fault, Message};
 use crate::sip::transaction::{Due, Server, State};
 
-/// Extensions that a Require may name. 100rel: we send no reliable provisional answers, and need
-/// none, for we send none but 100 when it is required.
+/// Option tags accepted in Require. 100rel needs no code: if it is required, we send no provisional
+/// response other than 100, so none has to be sent reliably.
 const SUPPORTED: [&str; 2] = ["timer", "100rel"];
 
 impl Agent {
@@ -38,7 +38,7 @@ impl Agent {
         }
     }
 
-    /// Answers a request that cannot be taken, without keeping state.
+    /// Answers a malformed request without keeping state.
     fn refuse_faulty(&mut self, flow: Flow, message: &Message, fault: &Fault) {
         self.counts.refused_requests += 1;
         if message.can_be_answered() {
@@ -56,7 +56,7 @@ impl Agent {
         let method = response.cseq().map(|(_, m)| m.to_owned()).unwrap_or_default();
         let key = client_key(branch.as_deref().unwrap_or(""), &method);
         let code = response.code().unwrap_or(0);
-        // only from where the request went: a guessed branch must not be enough
+        // only from the address the request was sent to: a guessed branch must not be enough
         let entry = self.clients.get_mut(&key).filter(|e| e.flow.remote.ip() == flow.remote.ip());
         let Some(entry) = entry else {
             self.counts.stray_responses += 1;
@@ -85,7 +85,8 @@ impl Agent {
             Purpose::Bye(_) | Purpose::Other => {}
         }
         if reliable_end && matches!(purpose, Purpose::Keepalive(_)) {
-            // nobody resends an answer to OPTIONS for long; one each 2 s should not pile up
+            // a response to OPTIONS is hardly ever resent, and with OPTIONS every 2 s completed
+            // transactions would pile up
             self.clients.remove(&key);
         }
     }
@@ -143,7 +144,7 @@ impl Agent {
             }
             return;
         }
-        // calls that are up must be able to end while a broken dialler floods
+        // established calls must be able to end while a faulty dialler floods us with requests
         let of_a_call = request.to().is_some_and(|to| to.tag().is_some()) || method == "CANCEL";
         let limit = if of_a_call { 2 * MAX_TRANSACTIONS } else { MAX_TRANSACTIONS };
         if self.servers.len() >= limit {
@@ -188,7 +189,7 @@ impl Agent {
         }
     }
 
-    /// A refusal within the request's transaction.
+    /// Sends a response in the request's transaction.
     pub(super) fn refuse(
         &mut self,
         now: Instant,
@@ -237,7 +238,7 @@ impl Agent {
         }
     }
 
-    /// The dialog that a request names, from an address of its PBX.
+    /// Returns the call whose dialog a request belongs to, if it came from an address of its PBX.
     pub(super) fn find_dialog(&self, request: &Message, flow: Flow) -> Option<CallKey> {
         let tag = request.to()?.tag()?.to_owned();
         let key = *self.dialogs.get(&(request.call_id().to_owned(), tag))?;
@@ -249,8 +250,8 @@ impl Agent {
     }
 }
 
-/// Where the answer to a datagram goes: its source, but the port of the Via when that does not ask
-/// for rport (RFC 3261 §18.2.2, RFC 3581 §4). Never to another address than the source's.
+/// Returns the destination of the response to a message: its source, but with the port of the Via
+/// if that has no rport (RFC 3261 §18.2.2, RFC 3581 §4). The address is always the source's.
 fn reply_flow(mut flow: Flow, message: &Message) -> Flow {
     if message.code().is_none()
         && flow.transport == Transport::Udp
@@ -262,7 +263,8 @@ fn reply_flow(mut flow: Flow, message: &Message) -> Flow {
     flow
 }
 
-/// RFC 3261 §17.2.3; without the magic cookie what RFC 2543 matched on.
+/// Returns the key of a server transaction (RFC 3261 §17.2.3). For a branch without the magic
+/// cookie, it consists of the fields that RFC 2543 matches.
 fn server_key(request: &Message) -> String {
     let method = match request.method() {
         Some("ACK") | None => "INVITE",
@@ -283,7 +285,8 @@ fn server_key(request: &Message) -> String {
     }
 }
 
-/// Tells the same request over two paths (RFC 3261 §8.2.2.2): only outside dialogs.
+/// Returns a key that is the same for copies of a request over different paths (RFC 3261
+/// §8.2.2.2), or `None` within a dialog.
 fn merge_key(request: &Message) -> Option<String> {
     let method = request.method()?;
     if request.to()?.tag().is_some() || matches!(method, "ACK" | "CANCEL") {

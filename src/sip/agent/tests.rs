@@ -1,4 +1,4 @@
-//! The agent in virtual time against a PBX that says what each test writes.
+//! The agent in virtual time against a PBX scripted by each test.
 
 mod accounts;
 mod calls;

@@ -1,4 +1,4 @@
-//! Requests outside dialogs, and the INVITE until it is answered or refused.
+//! Requests outside dialogs, and incoming calls until they are answered or refused.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::{IpAddr, SocketAddr};
@@ -17,11 +17,12 @@ use crate::sip::session_timer::{Asked, MIN_SE, SessionTimer};
 use crate::sip::transaction::AwaitAck;
 use crate::sip::uri::Uri;
 
-/// Most X- headers that are handed on, and the longest value.
+/// Maximum number of X- header fields passed on.
 const MAX_X_HEADERS: usize = 32;
+/// Maximum length of an X- header value, in characters; longer ones are cut.
 const MAX_X_VALUE: usize = 500;
 
-/// A refusal: status, reason phrase, and a header that explains it.
+/// A refusal: status code, reason phrase, and a header field that explains it.
 pub(super) type Refusal = (u16, &'static str, Option<(&'static str, String)>);
 
 impl Agent {
@@ -38,7 +39,7 @@ impl Agent {
                     [("Allow", ALLOW), ("Accept", "application/sdp"), ("Supported", "timer")];
                 self.refuse(now, key, &request, 200, "OK", &headers);
             }
-            Some("NOTIFY") => self.ok(now, key, &request), // MWI, unsolicited
+            Some("NOTIFY") => self.ok(now, key, &request), // unsolicited MWI
             Some("INVITE") => match self.examine(now, flow, &request) {
                 Ok(accepted) => self.offer_call(now, flow, key, request, accepted),
                 Err((code, reason, header)) => {
@@ -50,7 +51,7 @@ impl Agent {
         }
     }
 
-    /// Whether an INVITE can be taken, in the order of RFC 3261 §8.2.
+    /// Checks that an INVITE can be accepted, in the order of RFC 3261 §8.2.
     fn examine(&mut self, now: Instant, flow: Flow, invite: &Message) -> Result<Accepted, Refusal> {
         check_content(invite)?;
         let ip = flow.remote.ip();
@@ -93,7 +94,7 @@ impl Agent {
         named.or_else(|| here().find(|(_, a)| a.registration.is_none())).map(|(id, _)| id)
     }
 
-    /// An offer or answer whose media address may be used.
+    /// Parses an offer or answer and checks that its media address may be used.
     pub(super) fn read_sdp(
         &self,
         body: &[u8],
@@ -131,7 +132,7 @@ impl Agent {
         let trying = Message::response(&invite, 100, "Trying", &tag).with("Server", PRODUCT);
         self.respond(now, key, &trying);
         let config = &self.accounts[account].config;
-        // Contact names the user that was called: with a trunk there may be many
+        // Contact has the user that was called, because a trunk may call many
         let own = SocketAddr::new(local_ip, self.config_port);
         let contact = contact_uri(&user, own, config.transport);
         let dialog = Dialog::from_invite(&invite, tag);
@@ -182,7 +183,7 @@ impl Agent {
     pub(super) fn provisional(&mut self, now: Instant, key: CallKey) {
         let Some(call) = self.calls.get(&key) else { return };
         let Some((invite, server)) = &call.invite else { return };
-        // it would have to be sent reliably, and we have no need to ring
+        // the 180 would have to be sent reliably, and we do not need it
         if option_tags(invite.all("Require")).iter().any(|t| t == "100rel") {
             return;
         }
@@ -244,7 +245,7 @@ impl Agent {
         self.end_call(key, CallEnd::HungUp);
     }
 
-    /// The caller has given up before we answered; a CANCEL after our 200 changes nothing.
+    /// Ends a call that is cancelled before we answer; a CANCEL after our 200 has no effect.
     pub(super) fn cancelled(&mut self, now: Instant, key: CallKey) {
         let Some((invite, server)) = self.calls.get_mut(&key).and_then(|c| c.invite.take()) else {
             return;
@@ -256,7 +257,7 @@ impl Agent {
     }
 }
 
-/// What [`Agent::examine`] has found out about an INVITE.
+/// The result of [`Agent::examine`] for an acceptable INVITE.
 struct Accepted {
     account: AccountId,
     user: String,
@@ -265,7 +266,7 @@ struct Accepted {
     local_ip: IpAddr,
 }
 
-/// 415 for a body that is not SDP, 406 for a caller that does not take SDP.
+/// Refuses a body that is not SDP (415), and a request whose Accept excludes SDP (406).
 pub(super) fn check_content(request: &Message) -> Result<(), Refusal> {
     let sdp = || "application/sdp".to_owned();
     let encoded =
@@ -291,7 +292,8 @@ pub(super) fn copy_record_route(request: &Message, response: &mut Message) {
     }
 }
 
-/// Number and name: P-Asserted-Identity (RFC 3325) before Remote-Party-ID before From.
+/// Returns the caller's number and name from P-Asserted-Identity (RFC 3325), or else
+/// Remote-Party-ID, or else From.
 fn caller(invite: &Message) -> (String, Option<String>) {
     let headers = ["P-Asserted-Identity", "Remote-Party-ID", "From"];
     let stated = headers.iter().filter_map(|h| NameAddr::parse(invite.list(h).first()?));

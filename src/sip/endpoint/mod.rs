@@ -1,6 +1,7 @@
 //! The agent's sockets: one UDP socket and one TCP listener for all PBXs. Turns the agent's events
-//! into
-//! [`Offer`]s and signals, and the calls' requests into commands. Owns I/O.
+//! into [`Offer`]s and signals, and the calls' requests into commands. Owns I/O.
+//!
+//! [`Offer`]: crate::call::Offer
 
 mod offers;
 mod port_probe;
@@ -16,12 +17,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
-use crate::call::ports::PortPool;
-use crate::call::{Offer, Request, Signal};
+use crate::call::admission::Admission;
+use crate::call::{Signal, SourceRequest};
 use crate::sip::agent::{
     AccountConfig, AccountId, Agent, AgentConfig, CallKey, Command, Event, Input, Output, Route,
 };
@@ -50,20 +51,15 @@ pub struct EndpointConfig {
     pub listen: SocketAddr,
     pub peers: Vec<Peer>,
     pub max_calls: usize,
-    /// One for each call, of all PBXs.
-    pub permits: Arc<Semaphore>,
-    pub ports: PortPool,
-    pub offers: mpsc::Sender<Offer>,
+    pub admission: Admission,
 }
 
 /// Minimum time between log lines about requests from unknown addresses.
 const STRANGERS: Duration = Duration::from_secs(60);
-/// Minimum time between log lines about refused calls.
-const REFUSALS: Duration = Duration::from_secs(1);
 
 /// What others may tell the endpoint.
 enum Internal {
-    Request(CallKey, Request),
+    Request(CallKey, SourceRequest),
     Resolved(AccountId, Result<Vec<Route>, String>),
     /// A registrar's port is closed; whether it has ever been found open.
     Closed {
@@ -152,17 +148,13 @@ pub struct Endpoint {
     internal_tx: mpsc::Sender<Internal>,
     peers: Vec<PeerState>,
     calls: HashMap<CallKey, CallLink>,
-    offers: mpsc::Sender<Offer>,
-    permits: Arc<Semaphore>,
-    ports: PortPool,
+    admission: Admission,
     bound: SocketAddr,
     stopping: Option<oneshot::Sender<()>>,
     idle: Option<oneshot::Sender<()>>,
     accept_after: Instant,
     /// Limits the log line about requests from unknown addresses.
     stranger_log: Throttle,
-    /// Limits the log line about refused calls.
-    refusal_log: Throttle,
 }
 
 impl Endpoint {
@@ -212,14 +204,11 @@ impl Endpoint {
             internal_tx: internal_tx.clone(),
             peers,
             calls: HashMap::new(),
-            offers: config.offers,
-            permits: config.permits,
-            ports: config.ports,
+            admission: config.admission,
             bound,
             stopping: None,
             idle: None,
             accept_after: Instant::now(),
-            refusal_log: Throttle::new(REFUSALS),
             stranger_log: Throttle::new(STRANGERS),
         };
         Ok((endpoint, EndpointHandle { internal: internal_tx }))
@@ -431,17 +420,17 @@ impl Endpoint {
         }
     }
 
-    fn on_request(&mut self, call: CallKey, request: Request) {
+    fn on_request(&mut self, call: CallKey, request: SourceRequest) {
         let Some(link) = self.calls.get_mut(&call) else { return };
         match request {
-            Request::Answer => {
+            SourceRequest::Answer => {
                 link.answered = true;
                 let rtp = link.rtp;
                 self.command(Command::Answer { call, rtp });
                 self.signal(call, Signal::Connected);
             }
-            Request::Ringing => self.command(Command::Ringing { call }),
-            Request::End { reason, .. } => {
+            SourceRequest::Ringing => self.command(Command::Ringing { call }),
+            SourceRequest::End { reason, .. } => {
                 let row = reason.row();
                 let command = match link.answered {
                     true => Command::Hangup { call, q850: row.q850, text: row.label },

@@ -1,6 +1,6 @@
-//! Watches a registrar's UDP port from a connected socket, because the kernel reports ICMP errors
-//! only to connected sockets. A PBX that restarts may be down for less than the interval between
-//! OPTIONS. Owns a socket.
+//! Probes a registrar's UDP port from a connected socket, because the kernel reports ICMP errors
+//! only to connected sockets. OPTIONS alone could miss a restart of the PBX, which may take less
+//! than the interval between them. Owns a socket.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,14 +11,14 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// Interval between probes.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// The port counts as open after this many probes in a row without an ICMP error. The kernel
-/// reports the error for one probe at the next, so at a closed port every other probe looks fine.
+/// The port counts as open after this many consecutive probes without an ICMP error. The kernel
+/// reports the error for one probe at the next, so every other probe of a closed port looks fine.
 const OPEN: u32 = 2;
-/// What is sent then: a keep-alive (RFC 5626 §3.5.1), which every SIP server ignores.
+/// The probe: a keep-alive (RFC 5626 §3.5.1), which every SIP server ignores.
 const KEEP_ALIVE: &[u8] = b"\r\n";
 
-/// Calls `closed` whenever the port turns out to be closed, with whether it was open before; for
-/// ever, or until that returns false.
+/// Calls `closed` each time the port is found closed, passing true if it has ever been open.
+/// Runs until `closed` returns false.
 pub async fn probe(remote: SocketAddr, closed: impl Fn(bool) -> bool) {
     let any: IpAddr = if remote.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
     let Ok(socket) = UdpSocket::bind((any, 0)).await else { return };
@@ -40,7 +40,7 @@ pub async fn probe(remote: SocketAddr, closed: impl Fn(bool) -> bool) {
                 return;
             }
         } else {
-            // one unanswered probe proves little: the ICMP error may still be on its way
+            // one probe without an error proves little: the ICMP error may still be on its way
             open += 1;
             was_open |= open >= OPEN;
         }

@@ -1,5 +1,5 @@
-//! Looks a PBX's name up (SRV, then A and AAAA: RFC 3263 in brief) and finds our address on the
-//! route to it. Owns I/O; nothing here blocks the thread.
+//! Resolves a PBX's name (SRV, then A and AAAA: a small part of RFC 3263) and finds our address on
+//! the route to it. Owns I/O; nothing here blocks the thread.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -15,14 +15,16 @@ use crate::sip::flow::Transport;
 use crate::sip::uri::Host;
 
 const DEFAULT_PORT: u16 = 5060;
+/// Time limit for resolving one name.
 const LIMIT: Duration = Duration::from_secs(5);
-/// Addresses of one name that are used.
+/// Maximum number of addresses used per name.
 const MAX_ADDRESSES: usize = 8;
 
-/// The addresses of a host, in the order in which they are to be tried, each with our own.
+/// Returns the addresses of a host in the order in which to try them, each with our own address on
+/// the route to it.
 ///
 /// # Errors
-/// A sentence for the log.
+/// Returns a message for the log.
 pub async fn routes(
     host: &Host,
     port: Option<u16>,
@@ -33,7 +35,7 @@ pub async fn routes(
         Host::Ip(ip) => vec![SocketAddr::new(*ip, port.unwrap_or(DEFAULT_PORT))],
         Host::Name(name) => match timeout(LIMIT, lookup(name, port, transport)).await {
             Ok(found) => found?,
-            Err(_) => return Err(format!("the name {name} cannot be looked up: no answer in 5 s")),
+            Err(_) => return Err(format!("cannot resolve {name}: no answer within 5 s")),
         },
     };
     let mut routes = Vec::new();
@@ -69,7 +71,7 @@ async fn lookup(
     for (name, port) in targets {
         match lookup_host((name.as_str(), port)).await {
             Ok(addresses) => found.extend(addresses),
-            Err(why) => error = Some(format!("the name {name} cannot be looked up: {why}")),
+            Err(why) => error = Some(format!("cannot resolve {name}: {why}")),
         }
     }
     match error {
@@ -78,8 +80,8 @@ async fn lookup(
     }
 }
 
-/// Targets by rising priority, then falling weight. No record, or no DNS, is no error: the name's
-/// address is asked for next.
+/// Returns the SRV targets by ascending priority, then descending weight. No record, or no DNS
+/// server, is not an error, because the name's own addresses are looked up next.
 async fn srv(name: &str, transport: Transport) -> Vec<(String, u16)> {
     let service = match transport {
         Transport::Udp => format!("_sip._udp.{name}."),
@@ -103,7 +105,8 @@ async fn srv(name: &str, transport: Transport) -> Vec<(String, u16)> {
     records.into_iter().map(|(_, _, target, port)| (target, port)).collect()
 }
 
-/// Our address on the route to `remote`; `bound` where the socket is bound to one.
+/// Returns our address on the route to `remote`, which is `bound` if the socket is bound to an
+/// address.
 fn local_ip(remote: SocketAddr, bound: IpAddr) -> io::Result<IpAddr> {
     if !bound.is_unspecified() {
         return Ok(bound);
@@ -123,7 +126,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn addresses_need_no_dns() {
+    async fn an_ip_address_needs_no_dns() {
         let any = IpAddr::from([0, 0, 0, 0]);
         let host = Host::Ip(IpAddr::from([127, 0, 0, 9]));
         let routes = routes(&host, None, Transport::Udp, any).await.unwrap();
@@ -132,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_with_a_port_is_looked_up() {
+    async fn a_name_with_a_port_is_resolved() {
         let any = IpAddr::from([0, 0, 0, 0]);
         let host = Host::Name("localhost".to_owned());
         let routes = routes(&host, Some(5080), Transport::Udp, any).await.unwrap();

@@ -1,4 +1,4 @@
-//! SIP over TCP: one task a connection, with limits. Owns sockets.
+//! SIP over TCP: one task per connection, with limits. Owns sockets.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,29 +12,34 @@ use tokio::time::timeout;
 
 use crate::sip::stream::Framer;
 
-/// Messages that wait to be written; over it the connection is given up.
+/// Maximum number of messages waiting to be written; the connection is dropped if there are more.
 const QUEUE: usize = 256;
-/// Connections at once.
+/// Incoming connections are refused when there are this many.
 const MAX_CONNECTIONS: usize = 256;
-/// How long the rest of a begun message may take.
+/// Time limit for receiving the rest of a message, and for writing one.
 const PARTIAL: Duration = Duration::from_secs(10);
+/// Time limit for connecting.
 const CONNECT: Duration = Duration::from_secs(4);
-/// Data unacknowledged for so long means that the peer is gone.
+/// The peer counts as gone if it leaves data unacknowledged for this long.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
-/// What a connection tells the endpoint.
+/// An event that a connection sends to the endpoint.
 #[derive(Debug)]
 pub enum TcpEvent {
+    /// A complete message from this address.
     Message(SocketAddr, Vec<u8>),
-    /// Could not be made, or has ended: the connection of this generation.
+    /// The connection of this generation could not be made, or ended.
     Closed(SocketAddr, u64),
 }
 
 /// All connections, by the peer's address.
 pub struct Connections {
+    /// Generation and send queue of each connection.
     writers: HashMap<SocketAddr, (u64, mpsc::Sender<Vec<u8>>)>,
-    /// Counts connections, so that the end of an old one is not taken for that of its successor.
+    /// Number of connections so far. It distinguishes the end of an old connection from the end of
+    /// its successor.
     generation: u64,
+    /// Queue to the endpoint.
     events: mpsc::Sender<TcpEvent>,
 }
 
@@ -43,14 +48,14 @@ impl Connections {
         Connections { writers: HashMap::new(), generation: 0, events }
     }
 
-    /// Serves a connection that the PBX has made.
+    /// Serves a connection made by the PBX.
     pub fn accepted(&mut self, remote: SocketAddr, stream: TcpStream) {
         if self.writers.len() < MAX_CONNECTIONS {
             self.open(remote, Some(stream));
         }
     }
 
-    /// Sends over the connection to `remote`, which is made when there is none.
+    /// Sends over the connection to `remote`, opening one if necessary.
     pub fn send(&mut self, remote: SocketAddr, data: Vec<u8>) {
         if !self.writers.contains_key(&remote) {
             self.open(remote, None);
@@ -68,7 +73,7 @@ impl Connections {
         tokio::spawn(serve(remote, self.generation, stream, queue, self.events.clone()));
     }
 
-    /// True when it was the connection in use.
+    /// Handles the end of a connection. Returns false if a newer one to `remote` has replaced it.
     pub fn closed(&mut self, remote: SocketAddr, generation: u64) -> bool {
         let current = self.writers.get(&remote).is_none_or(|(number, _)| *number == generation);
         if current {
@@ -91,14 +96,14 @@ async fn serve(
     };
     if let Some(mut stream) = stream {
         let _ = stream.set_nodelay(true);
-        // a PBX that is gone without a word must not look connected for a quarter of an hour
+        // otherwise a PBX that disappeared would look connected for a quarter of an hour
         let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
         exchange(remote, &mut stream, &mut queue, &events).await;
     }
     let _ = events.send(TcpEvent::Closed(remote, generation)).await;
 }
 
-/// Until either side has enough.
+/// Reads and writes messages until the connection ends.
 async fn exchange(
     remote: SocketAddr,
     stream: &mut TcpStream,
@@ -108,7 +113,7 @@ async fn exchange(
     let (mut reader, mut writer) = stream.split();
     let mut framer = Framer::default();
     let mut buffer = [0u8; 4096];
-    // fixed when a message begins, so that one byte now and then does not keep it open
+    // fixed when a message begins, so that a trickle of bytes does not keep the connection open
     let mut partial_until = None;
     loop {
         let limit = partial_until

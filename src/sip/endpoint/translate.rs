@@ -1,4 +1,4 @@
-//! From the agent's words to the call's.
+//! Translates the SIP agent's types into those of `call`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;
@@ -12,12 +12,7 @@ use crate::media::receiver::Format;
 use crate::sip::agent::CallEnd;
 use crate::sip::sdp::{Codec, Remote};
 
-/// What a peer has written, no longer than a log line and a parameter bear.
-pub fn cut(text: &str) -> String {
-    text.chars().take(256).collect()
-}
-
-/// A call's name in the log and of its recording.
+/// Returns a call's ID, used in the log and for its recording.
 pub fn short_id(seed: &str, unix: Duration) -> String {
     let digest = Md5::digest(seed);
     let hex: String = digest[..5].iter().map(|b| format!("{b:02x}")).collect();

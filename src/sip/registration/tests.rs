@@ -1,4 +1,4 @@
-//! Registration in virtual time, with a registrar that answers as each test says.
+//! Registration in virtual time, with a registrar scripted by each test.
 
 use super::*;
 use crate::testing::start;
@@ -34,7 +34,7 @@ impl Rig {
         std::iter::from_fn(|| self.registration.poll()).collect()
     }
 
-    /// The `Expires` of each REGISTER among the actions, and whether it was signed.
+    /// Returns the `Expires` of each REGISTER among the actions, with true if it has credentials.
     fn registers(&mut self) -> Vec<(u32, bool)> {
         let registers = self.actions().into_iter().filter_map(|a| match a {
             Action::Register { expires_s, authorization } => {
@@ -67,9 +67,9 @@ impl Rig {
         self.answer(401, &[("WWW-Authenticate", &value)]);
     }
 
-    /// Moves to the next timer; returns the seconds that passed.
+    /// Advances to the next timer and returns the seconds that passed.
     fn step(&mut self) -> f64 {
-        let at = self.registration.next_timeout().expect("a timer runs");
+        let at = self.registration.next_timeout().expect("a timer is running");
         let passed = (at - self.now).as_secs_f64();
         self.now = at;
         self.registration.on_timeout(at, &mut self.random);
@@ -112,7 +112,7 @@ fn registers_refreshes_early_and_counts_the_nonce() {
 }
 
 #[test]
-fn a_wrong_password_is_tried_twice_then_slowly() {
+fn a_wrong_password_is_tried_twice_then_once_a_minute() {
     let mut rig = Rig::new();
     rig.challenge(false);
     rig.challenge(false);
@@ -122,7 +122,7 @@ fn a_wrong_password_is_tried_twice_then_slowly() {
     assert!(matches!(&actions[..], [Action::Changed(Status::Refused { code: 401, .. })]));
     assert!(rig.step() >= 60.0);
     assert_eq!(rig.actions(), [Action::Resolve]);
-    // the next round says nothing new
+    // the next cycle reports no change
     rig.registration.on_resolved(&mut rig.random);
     for _ in 0..3 {
         rig.challenge(false);
@@ -131,7 +131,7 @@ fn a_wrong_password_is_tried_twice_then_slowly() {
 }
 
 #[test]
-fn stale_is_answered_at_once_but_not_for_ever() {
+fn a_stale_nonce_is_answered_at_once_but_not_forever() {
     let mut rig = Rig::registered();
     rig.registration.begin(&mut rig.random);
     rig.actions();
@@ -144,7 +144,7 @@ fn stale_is_answered_at_once_but_not_for_ever() {
 }
 
 #[test]
-fn too_brief_is_raised_and_nonsense_refused() {
+fn a_423_raises_the_expiry_unless_min_expires_is_unusable() {
     let mut rig = Rig::new();
     rig.actions();
     rig.answer(423, &[("Min-Expires", "300")]);
@@ -174,7 +174,7 @@ fn errors_back_off_and_retry_after_is_honoured() {
 }
 
 #[test]
-fn a_silent_registrar_is_lost_then_asked_each_second_and_reset() {
+fn a_silent_registrar_is_lost_retried_each_second_and_re_registered() {
     let mut rig = Rig::registered();
     assert_eq!(rig.step(), 2.0);
     assert_eq!(rig.actions(), [Action::Options]);
@@ -194,7 +194,7 @@ fn a_silent_registrar_is_lost_then_asked_each_second_and_reset() {
 }
 
 #[test]
-fn a_closed_port_is_noticed_at_once() {
+fn a_closed_port_means_a_register_at_once() {
     let mut rig = Rig::registered();
     rig.registration.on_unreachable(rig.now);
     assert_eq!(rig.step(), 0.0);
@@ -214,7 +214,7 @@ fn a_new_nat_port_means_a_new_registration() {
 }
 
 #[test]
-fn contacts_of_others_are_told_from_ours() {
+fn another_devices_contact_is_a_conflict_and_not_ours() {
     let mut rig = Rig::new();
     rig.answer(
         200,

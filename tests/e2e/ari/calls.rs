@@ -1,4 +1,4 @@
-//! Calls: what is said and pressed, how they end, where the caller goes.
+//! Calls: audio and key presses, how they end, and where the caller goes.
 
 use std::time::Duration;
 
@@ -42,11 +42,17 @@ async fn a_call(version: u8, n: u8, format: &str) {
         "ulaw" => whole_call(&asterisk, extension, &ai).await,
         _ => a_call_in_alaw(&asterisk, extension, &ai).await,
     };
-    let told = heard.parameters;
-    assert_eq!((&told["from_number"], &told["exten"]), (&"5551234".into(), &"8010".into()));
-    assert_eq!((&told["did"], &told["context"]), (&extension.into(), &"from-carrier".into()));
-    assert_eq!(told["CHANNEL(language)"], "en");
-    assert!(told["channel_name"].as_str().is_some_and(|n| n.starts_with("PJSIP/carrier")));
+    let parameters = heard.parameters;
+    assert_eq!(
+        (&parameters["from_number"], &parameters["exten"]),
+        (&"5551234".into(), &"8010".into())
+    );
+    assert_eq!(
+        (&parameters["did"], &parameters["context"]),
+        (&extension.into(), &"from-carrier".into())
+    );
+    assert_eq!(parameters["CHANNEL(language)"], "en");
+    assert!(parameters["channel_name"].as_str().is_some_and(|n| n.starts_with("PJSIP/carrier")));
     for field in ["lost", "late", "wrong_source", "ai_dropped_frames"] {
         assert_eq!(bridge.ended(field), "0", "{field}");
     }
@@ -55,7 +61,7 @@ async fn a_call(version: u8, n: u8, format: &str) {
     assert_clean(&asterisk);
 }
 
-/// The caller's frames are transcoded once there and once back: level and count remain.
+/// Asterisk transcodes the audio once in each direction; level and number of frames remain.
 async fn a_call_in_alaw(asterisk: &Asterisk, extension: &str, ai: &Ai) -> Stream {
     let mut caller = Caller::dial(CALLER, asterisk.sip_addr(), extension, 1, 100).await;
     caller.answered().await;
@@ -63,7 +69,7 @@ async fn a_call_in_alaw(asterisk: &Asterisk, extension: &str, ai: &Ai) -> Stream
     caller.wait(SECOND).await;
     caller.hang_up().await;
     let heard = ai.until("stop and close", 5 * SECOND, |s| s.closed.is_some()).await;
-    // numbered frames are noise; silence is no exact one after A-law
+    // numbered frames are noise; A-law does not preserve silence exactly
     let loud = |samples: &[u8]| level_dbfs(samples) > -30.0;
     let count = heard.frames.iter().filter(|f| loud(f)).count();
     assert!((98..=102).contains(&count), "{count} frames of 100");
@@ -73,26 +79,26 @@ async fn a_call_in_alaw(asterisk: &Asterisk, extension: &str, ai: &Ai) -> Stream
 }
 
 #[test]
-fn a_call_through_16() {
+fn a_complete_call_through_16() {
     block_on(a_call(16, 101, "ulaw"));
 }
 
 #[test]
-fn a_call_through_22() {
+fn a_complete_call_through_22() {
     block_on(a_call(22, 102, "ulaw"));
 }
 
 #[test]
-fn a_call_in_a_law() {
+fn a_complete_call_in_a_law() {
     block_on(async {
         a_call(16, 103, "alaw").await;
         a_call(22, 104, "alaw").await;
     });
 }
 
-/// One word of the configuration is another, and the AI is told the same.
+/// Switching the mode in the configuration changes nothing for the AI.
 #[test]
-fn both_modes_tell_the_ai_the_same() {
+fn the_ai_receives_the_same_in_both_modes() {
     block_on(async {
         for (version, pbx, n) in [(16, Pbx::Pjsip16, 105), (22, Pbx::Pjsip22, 106)] {
             let mut stories = Vec::new();
@@ -117,9 +123,9 @@ fn both_modes_tell_the_ai_the_same() {
     });
 }
 
-/// The AI closes: the caller is hung up, or goes on in the dialplan where that is wanted.
+/// The AI closes: the caller is hung up, or continues in the dialplan if configured.
 #[test]
-fn the_ai_hangs_up() {
+fn an_ai_that_closes_ends_the_call_or_sends_the_caller_back() {
     block_on(async {
         for (version, n) in [(16, 107), (22, 108)] {
             let asterisk = start(version, n);
@@ -145,7 +151,7 @@ fn the_ai_hangs_up() {
     });
 }
 
-/// Not reachable before the call is answered, or lost in mid-call: a human.
+/// The AI is unreachable before the call is answered, or lost in mid-call.
 #[test]
 fn without_an_ai_a_human_takes_the_call() {
     block_on(async {
@@ -178,9 +184,9 @@ fn without_an_ai_a_human_takes_the_call() {
     });
 }
 
-/// No RTP comes while the caller has the AI on hold: that is no lost call.
+/// No RTP arrives while the caller has the AI on hold.
 #[test]
-fn hold_and_resume() {
+fn hold_does_not_count_as_lost_media() {
     block_on(async {
         for (version, n) in [(16, 111), (22, 112)] {
             let asterisk = start(version, n);
@@ -208,7 +214,7 @@ fn hold_and_resume() {
     });
 }
 
-/// The dialplan's own people take the caller away in mid-call: our part ends, his call does not.
+/// The PBX redirects the caller in mid-call: the AI's part ends, the call does not.
 #[test]
 fn a_transferred_caller_is_left_alone() {
     block_on(async {
@@ -220,15 +226,17 @@ fn a_transferred_caller_is_left_alone() {
             caller.answered().await;
             ai.until("frames", 5 * SECOND, |s| s.frames.len() > 30).await;
             let channels = super::rest::channels(&asterisk);
-            let channel = channels.iter().find(|id| !id.starts_with("trunkless-")).expect("his");
+            let channel =
+                channels.iter().find(|id| !id.starts_with("trunkless-")).expect("the caller's");
             let name = asterisk.cli("core show channels concise");
-            let name = name.lines().find(|l| l.starts_with("PJSIP/")).expect("his channel");
+            let name =
+                name.lines().find(|l| l.starts_with("PJSIP/")).expect("the caller's channel");
             let name = name.split('!').next().expect("a name");
             asterisk.cli(&format!("channel redirect {name} humans,s,1"));
             assert!(caller.until(5 * SECOND, hears_the_tone).await, "{channel}: no human");
             assert_eq!(bridge.ended("reason"), "transferred");
             caller.wait(SECOND).await;
-            assert_eq!(caller.ended, None, "the call goes on");
+            assert_eq!(caller.ended, None, "the call continues");
             assert_eq!(super::rest::bridges(&asterisk), Vec::<String>::new());
             caller.hang_up().await;
             assert_clean(&asterisk);
@@ -236,9 +244,9 @@ fn a_transferred_caller_is_left_alone() {
     });
 }
 
-/// Hang-ups at any moment of the set-up leave nothing, and one line each.
+/// Hang-ups at any moment of the set-up leave nothing behind, and one log line each.
 #[test]
-fn hang_ups_at_any_moment() {
+fn hang_ups_at_any_moment_leave_nothing_behind() {
     block_on(async {
         for (version, n, span_ms) in [(16, 115, 450), (22, 116, 60)] {
             let asterisk = start(version, n);
@@ -266,8 +274,8 @@ fn hang_ups_at_any_moment() {
             let offered = bridge.lines("call offered").len();
             wait_lines(&bridge, "call ended", offered, 5 * SECOND);
             assert_eq!(bridge.lines("call ended").len(), offered);
-            println!("{version}: of 100 calls {offered} came as far as the bridge");
-            assert!(offered > 20, "the moments are too early: {offered}");
+            println!("{version}: {offered} of 100 calls reached the bridge");
+            assert!(offered > 20, "the callers hang up too early: {offered}");
             assert!(!bridge.log().contains("panic"), "{}", bridge.log());
         }
     });

@@ -1,4 +1,4 @@
-//! Connections that are lost: the events socket, the whole PBX, the application's name.
+//! Lost connections: the events socket, the whole PBX, the application's name.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ fn cut(asterisk: &Asterisk) {
     assert!(killed.status.success() && text.contains("ESTAB"), "ss -K: {killed:?}");
 }
 
-/// The socket is cut with ten calls up, and one caller hangs up in that moment.
+/// The events socket is cut during ten calls, and one caller hangs up at that moment.
 #[test]
 fn a_cut_events_socket_costs_no_frame() {
     block_on(async {
@@ -58,10 +58,9 @@ fn a_cut_events_socket_costs_no_frame() {
     });
 }
 
-/// The PBX is killed with calls up: each ends once, and the next one is taken as soon as ARI is
-/// there again.
+/// The PBX is killed during calls: each ends once, and new calls are taken as soon as ARI is back.
 #[test]
-fn a_killed_pbx() {
+fn a_killed_pbx_ends_each_call_once_and_is_used_again() {
     block_on(async {
         for (version, n) in [(16, 133), (22, 134)] {
             let asterisk = start(version, n);
@@ -87,9 +86,9 @@ fn a_killed_pbx() {
     });
 }
 
-/// Restarted so quickly that calls are still believed to be up.
+/// The PBX restarts so quickly that its calls still seem to be up.
 #[test]
-fn a_pbx_that_is_back_at_once() {
+fn a_quick_restart_of_the_pbx_ends_its_calls() {
     block_on(async {
         let asterisk = start(22, 135);
         let ai = Ai::start(Plan::default()).await;
@@ -103,10 +102,10 @@ fn a_pbx_that_is_back_at_once() {
     });
 }
 
-/// Another program takes the application's name: the call that is up plays on and its end is
-/// noticed; then the only PBX is of no use any more.
+/// Another program takes over the application's name. Live calls continue and their end is noticed;
+/// then the only PBX is useless, and the program exits.
 #[test]
-fn an_application_that_was_taken() {
+fn a_bridge_whose_application_was_taken_finishes_its_calls_and_exits() {
     block_on(async {
         for (version, n) in [(16, 136), (22, 137)] {
             let asterisk = start(version, n);
@@ -119,7 +118,7 @@ fn an_application_that_was_taken() {
                 caller.wait(2 * SECOND).await;
                 assert_eq!(caller.ended, None, "on {version}");
             }
-            assert_eq!(bridge.lines(OPEN).len(), 1, "it does not take it back");
+            assert_eq!(bridge.lines(OPEN).len(), 1, "the name is not taken back");
             let before = ai.streams()[0].frames.len();
             callers[0].wait(SECOND / 2).await;
             assert!(ai.streams()[0].frames.len() > before + 15, "audio flows");
@@ -136,9 +135,9 @@ fn an_application_that_was_taken() {
     });
 }
 
-/// The process stands still while events and calls come.
+/// The process is stopped while events and calls arrive.
 #[test]
-fn a_frozen_bridge_goes_on() {
+fn a_bridge_stopped_for_a_while_continues() {
     block_on(async {
         let asterisk = start(22, 138);
         let ai = Ai::start(Plan::default()).await;

@@ -1,5 +1,5 @@
-//! ARI mode through real Asterisk 16 and 22, with the shipped files: `calls`, what the PBX must
-//! not suffer (`safety`), connections that are lost (`link`).
+//! ARI mode through real Asterisk 16 and 22, with the shipped files: calls (`calls`), harm that the
+//! PBX must be spared (`safety`), lost connections (`link`).
 
 mod calls;
 mod link;
@@ -16,7 +16,7 @@ use crate::caller::Caller;
 const SECOND: Duration = Duration::from_secs(1);
 const CALLER: &str = "127.0.9.1";
 
-/// An instance with the shipped files; ARI is at 127.0.0.1:8088.
+/// Starts an instance with the shipped files; ARI is at 127.0.0.1:8088.
 pub fn start(version: u8, n: u8) -> Asterisk {
     start_with(version, n, &[])
 }
@@ -26,8 +26,8 @@ fn start_with(version: u8, n: u8, vars: &[(&str, &str)]) -> Asterisk {
     Asterisk::start_with(version, &format!("e2e-{n}"), &format!("127.0.{n}.1"), &vars)
 }
 
-/// A configuration whose user and application are those of the shipped files. `keys`: of
-/// `[pbx.main.ari]`; `tables`: whole ones.
+/// A configuration with the user and application of the shipped files. `keys` go into
+/// `[pbx.main.ari]`; `tables` are whole tables.
 pub fn config(ai: &str, keys: &str, tables: &str) -> String {
     format!(
         "[ai]\nurl = \"{ai}\"\n{tables}\n[pbx.main]\nmode = \"ari\"\n[pbx.main.ari]\n\
@@ -37,14 +37,14 @@ pub fn config(ai: &str, keys: &str, tables: &str) -> String {
 
 const OPEN: &str = "ARI events are open";
 
-/// A bridge that takes calls.
+/// Starts a bridge and waits until it takes calls.
 pub fn bridge(text: &str) -> Bridge {
     let bridge = Bridge::run(text);
     bridge.wait_for(OPEN, 10 * SECOND);
     bridge
 }
 
-/// Waits until the log has so many lines with a text.
+/// Waits until the log has `count` lines that contain `text`.
 fn wait_lines(bridge: &Bridge, text: &str, count: usize, limit: Duration) {
     let begin = Instant::now();
     while bridge.lines(text).len() < count {
@@ -54,7 +54,7 @@ fn wait_lines(bridge: &Bridge, text: &str, count: usize, limit: Duration) {
     }
 }
 
-/// No channel and no bridge is left.
+/// Waits until neither channels nor bridges are left.
 fn assert_clean(asterisk: &Asterisk) {
     crate::assert_no_channels(asterisk);
     let begin = Instant::now();
@@ -64,7 +64,7 @@ fn assert_clean(asterisk: &Asterisk) {
     }
 }
 
-/// Several callers who talk without end, each connected to the AI.
+/// Sets up calls whose callers talk without end, each connected to the AI.
 async fn connected(asterisk: &Asterisk, ai: &Ai, count: u32) -> Vec<Caller> {
     let mut callers = Vec::new();
     for n in 0..count {
@@ -82,7 +82,7 @@ async fn connected(asterisk: &Asterisk, ai: &Ai, count: u32) -> Vec<Caller> {
     callers
 }
 
-/// Whether the tone of the humans is heard now.
+/// True if the caller now hears the humans' tone.
 fn hears_the_tone(caller: &Caller) -> bool {
     let level = |h: &trunkless::peer::phone::Heard| trunkless::media::frame::level_dbfs(&h.samples);
     caller.heard.last().is_some_and(|h| level(h) > -20.0)

@@ -1,4 +1,5 @@
-//! A look into the PBX past the bridge: its REST interface, and a program of somebody else's.
+//! A view of the PBX that bypasses the bridge: its REST interface, and another program's
+//! application.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -10,10 +11,10 @@ use tokio::net::TcpStream as TcpSocket;
 
 use crate::asterisk::Asterisk;
 
-/// Somebody else's user and application.
+/// Another program's user and password.
 pub const FOREIGN: &str = "foreign:foreignsecret";
 
-/// Status and body of a request below `/ari`.
+/// Sends a request below `/ari` and returns status and body.
 pub fn ask(asterisk: &Asterisk, method: &str, path: &str) -> (u16, Value) {
     let at = asterisk.http_addr();
     let mut socket = TcpStream::connect(at).expect("a connection");
@@ -27,7 +28,7 @@ pub fn ask(asterisk: &Asterisk, method: &str, path: &str) -> (u16, Value) {
     socket.read_to_string(&mut answer).expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-    // a body in chunks has its sizes around it
+    // a chunked body has chunk sizes around the JSON
     let json = body.find(['[', '{']).zip(body.rfind([']', '}'])).map(|(a, b)| &body[a..=b]);
     (status, json.and_then(|j| serde_json::from_str(j).ok()).unwrap_or(Value::Null))
 }
@@ -45,12 +46,12 @@ pub fn channels(asterisk: &Asterisk) -> Vec<String> {
     ids(&ask(asterisk, "GET", "channels").1)
 }
 
-/// Those of a call of ours.
+/// The ids of the bridge's own objects.
 pub fn ours(ids: &[String]) -> Vec<&String> {
     ids.iter().filter(|id| id.starts_with("trunkless-")).collect()
 }
 
-/// Takes an application's name and its events; they are not read.
+/// Opens an application's events socket and does not read the events.
 pub async fn subscribe(
     asterisk: &Asterisk,
     app: &str,
@@ -60,7 +61,7 @@ pub async fn subscribe(
     let (events, _) = tokio_tungstenite::connect_async(url).await.expect("a WebSocket");
     let begin = Instant::now();
     while ask(asterisk, "GET", &format!("applications/{app}")).0 != 200 {
-        assert!(begin.elapsed() < Duration::from_secs(2), "{app} is not there");
+        assert!(begin.elapsed() < Duration::from_secs(2), "{app} does not exist");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     events

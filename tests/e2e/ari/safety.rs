@@ -1,4 +1,5 @@
-//! What the PBX must not suffer: no crash by its RTP ports, no orphans, nothing of others touched.
+//! Harm that the PBX must be spared: a crash for lack of RTP ports, orphaned objects, changes to
+//! other programs' objects.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,8 @@ use crate::ai::{Ai, Plan};
 use crate::block_on;
 use crate::caller::Caller;
 
-/// 100 calls on a PBX that has RTP ports for four streams: it lives, and who finds no room goes on
-/// in the dialplan.
+/// 100 calls on a PBX with RTP ports for four streams: it survives, and callers who do not fit
+/// continue in the dialplan.
 #[test]
 fn the_rtp_range_is_not_used_up() {
     block_on(async {
@@ -24,11 +25,11 @@ fn the_rtp_range_is_not_used_up() {
                 &format!("rtp_conf = \"{}\"", asterisk.config_path("rtp.conf").display()),
                 "",
             ));
-            // callers without RTP of their own, so that all of the ports are ours to use up
+            // callers without RTP, so that the bridge could use up all ports
             for _ in 0..100 {
                 asterisk.cli("channel originate Local/8010@from-carrier application Wait 20");
             }
-            // and some whose own legs take from the same range
+            // and some whose own legs use ports from the same range
             let mut callers = Vec::new();
             for n in 0..4 {
                 callers.push(Caller::dial(CALLER, asterisk.sip_addr(), "8010", n, 0).await);
@@ -55,10 +56,10 @@ fn the_rtp_range_is_not_used_up() {
     });
 }
 
-/// Killed with 20 calls up, some callers leave meanwhile: the next start clears up, and who is
-/// still there gets a human.
+/// The bridge is killed during 20 calls, and some callers hang up meanwhile: the next start cleans
+/// up, and the remaining callers get a human.
 #[test]
-fn orphans_of_a_killed_bridge() {
+fn orphans_of_a_killed_bridge_are_removed_at_the_next_start() {
     block_on(async {
         for (version, n) in [(16, 123), (22, 124)] {
             let asterisk = start(version, n);
@@ -75,7 +76,7 @@ fn orphans_of_a_killed_bridge() {
             for caller in &mut gone {
                 caller.hang_up().await;
             }
-            assert_eq!(ours(&bridges(&asterisk)).len(), 20, "nobody clears up by himself");
+            assert_eq!(ours(&bridges(&asterisk)).len(), 20, "the PBX does not clean up itself");
             let ai = Ai::start(Plan::default()).await;
             let second = bridge(&config(&ai.url, "", ""));
             let open = Instant::now();
@@ -105,7 +106,7 @@ fn orphans_of_a_killed_bridge() {
 
 /// An application whose name begins like ours has ids that begin like ours.
 #[test]
-fn a_second_instance_is_a_stranger() {
+fn an_application_with_a_similar_name_is_left_alone() {
     block_on(async {
         let asterisk = start(22, 125);
         let theirs = "trunkless-trunkless-x-b-1795000000-00000000aa";
@@ -125,10 +126,10 @@ fn a_second_instance_is_a_stranger() {
     });
 }
 
-/// SIGTERM: new callers get a human at once; who is up may finish, and gets one at the end of the
-/// time for it.
+/// On SIGTERM new callers get a human at once; live calls may finish, and get a human at the end of
+/// the drain time.
 #[test]
-fn sigterm_drains() {
+fn sigterm_drains_live_calls_and_sends_new_callers_to_a_human() {
     block_on(async {
         let asterisk = start(22, 126);
         let ai = Ai::start(Plan::default()).await;
@@ -138,7 +139,7 @@ fn sigterm_drains() {
         bridge.wait_for("stopping: no new calls", SECOND);
         let mut late = Caller::dial(CALLER, asterisk.sip_addr(), "8010", 2, 0).await;
         assert!(late.until(SECOND, hears_the_tone).await, "{:?}", late.ended);
-        assert!(!hears_the_tone(&callers[0]), "the call that is up goes on");
+        assert!(!hears_the_tone(&callers[0]), "the live call continues");
         assert!(callers[0].until(5 * SECOND, hears_the_tone).await, "no human");
         assert_eq!((bridge.exit_code(5 * SECOND), bridge.ended("reason")), (0, "drain".to_owned()));
         assert_eq!(asterisk.humans(), ["stasis=SUCCESS reason=drain dial="; 2]);

@@ -4,9 +4,9 @@
 #   fetch-s3.sh
 #
 # It goes to ${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-~/.cache}/trunkless}/s3s/bin/s3s-fs; its version is
-# printed on one line. One that is there is used without any network.
+# printed on one line. If it exists already, no network is needed.
 set -euo pipefail
-version=0.14.1                          # the last for Rust 1.95
+version=0.14.1                          # the last version for Rust 1.95
 cache=${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/trunkless}
 dir=$cache/s3s
 ready() { local v; v=$("$dir/bin/s3s-fs" --version 2>/dev/null) && [ "$v" = "s3s-fs $version" ] && echo "$v"; }
@@ -17,9 +17,9 @@ for tool in cargo flock; do
   command -v $tool >/dev/null || fail "needs $tool"
 done
 mkdir -p "$dir"
-exec 9>"$dir/.lock"; flock 9            # two at a time would build twice
+exec 9>"$dir/.lock"; flock 9            # two runs at once would build it twice
 ready && exit 0
-cd "$dir"                               # away from the checkout, its settings and its target folder
+cd "$dir"                               # away from the checkout's settings and target folder
 unset CARGO_TARGET_DIR CARGO_BUILD_TARGET RUSTFLAGS
 cargo install s3s-fs --version "=$version" --locked --features binary --root "$dir" --force \
   >"$dir/log" 2>&1 9>&- || { tail -20 "$dir/log" >&2; fail "s3s-fs $version cannot be built"; }

@@ -1,5 +1,5 @@
-//! A disk that is full, gone or read-only while twenty calls are up: no call is touched, and the
-//! recordings come back by themselves.
+//! A disk that is full, gone or read-only during twenty calls: no call is affected, and recording
+//! recovers by itself.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,13 @@ use crate::block_on;
 use crate::bridge::Bridge;
 
 const CALLS: u32 = 20;
-/// The disk is tried every second and looked at a second later; the third is for a busy machine.
+/// The disk is tried every second and checked a second later; the third second is for a busy
+/// machine.
 const BACK: Duration = Duration::from_secs(3);
-/// Audio that was left out counts as trouble for five seconds more.
+/// Lost audio counts as trouble for another five seconds.
 const BACK_AFTER_LOSS: Duration = Duration::from_secs(8);
 
-/// A filesystem of its own, which root may mount.
+/// A separate filesystem; mounting it needs root.
 struct Tmpfs {
     path: PathBuf,
     _directory: tempfile::TempDir,
@@ -47,7 +48,7 @@ impl Tmpfs {
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        // no panic here: it would hide the one that is under way
+        // must not panic: that would hide the panic in progress
         let _ = Command::new("umount").arg("-l").arg(&self.path).status();
     }
 }
@@ -57,16 +58,16 @@ fn run(program: &str, args: &[&str]) {
     assert!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
-/// All that is free, in a file.
+/// Fills the free space with one file.
 fn fill(path: &Path) {
     let mut file = std::fs::File::create(path).expect("a file");
     while file.write_all(&[0; 4096]).is_ok() {}
 }
 
-/// 1 MB holds three seconds of twenty calls. What the disk does not take is kept for ten: nothing
-/// is lost when there is room again by then.
+/// 1 MB holds three seconds of twenty calls. Audio that the disk does not accept is queued for ten
+/// seconds: nothing is lost if there is space again by then.
 #[test]
-fn a_disk_that_is_full_for_a_while() {
+fn a_disk_that_is_full_for_a_while_loses_nothing() {
     block_on(async {
         let disk = Tmpfs::new("1m");
         let mut scene = Scene::start(162, &disk.recordings(), CALLS, "", 700).await;
@@ -77,7 +78,7 @@ fn a_disk_that_is_full_for_a_while() {
         tokio::time::sleep(2 * SECOND).await;
         scene.until_ready(false, Duration::ZERO).await;
         disk.remount("size=64m");
-        println!("room again, ready after {:?}", scene.until_ready(true, BACK).await);
+        println!("space again, ready after {:?}", scene.until_ready(true, BACK).await);
         scene.assert_all_is_heard().await;
         assert_eq!(scene.metric("recording_lost_milliseconds_total"), 0);
         let recordings = scene.end().await;
@@ -87,10 +88,10 @@ fn a_disk_that_is_full_for_a_while() {
     });
 }
 
-/// Full to the last byte, for longer than the queue holds: what is lost is silence of its length,
-/// and told.
+/// Full to the last byte, for longer than the queue holds: lost audio becomes silence of the same
+/// length, and is reported.
 #[test]
-fn a_disk_that_is_full_for_long() {
+fn a_disk_that_is_full_for_long_leaves_reported_gaps() {
     block_on(async {
         let disk = Tmpfs::new("1m");
         let keys = "keep_free_percent = 0";
@@ -107,7 +108,7 @@ fn a_disk_that_is_full_for_long() {
         tokio::time::sleep(2 * SECOND).await;
         scene.until_ready(false, Duration::ZERO).await;
         disk.remount("size=64m");
-        println!("room again, ready after {:?}", scene.until_ready(true, BACK_AFTER_LOSS).await);
+        println!("space again, ready after {:?}", scene.until_ready(true, BACK_AFTER_LOSS).await);
         scene.assert_all_is_heard().await;
         let lost = scene.metric(lost);
         let recordings = scene.end().await;
@@ -115,9 +116,9 @@ fn a_disk_that_is_full_for_long() {
     });
 }
 
-/// The calls end while it is full: their recordings are closed as soon as there is room.
+/// The recordings are completed as soon as there is space.
 #[test]
-fn calls_that_end_while_the_disk_is_full() {
+fn calls_that_end_while_the_disk_is_full_are_recorded_completely() {
     block_on(async {
         let disk = Tmpfs::new("1m");
         let mut scene = Scene::start(172, &disk.recordings(), CALLS, "", 300).await;
@@ -134,10 +135,10 @@ fn calls_that_end_while_the_disk_is_full() {
     });
 }
 
-/// The program ends while it is full, in order and in time; what is on the disk is closed at the
-/// next start.
+/// The program ends cleanly and in time while the disk is full; the recordings on the disk are
+/// completed at the next start.
 #[test]
-fn a_program_that_ends_while_the_disk_is_full() {
+fn a_full_disk_does_not_hold_up_the_end_of_the_program() {
     block_on(async {
         let disk = Tmpfs::new("1m");
         let mut scene = Scene::start(173, &disk.recordings(), CALLS, "", 300).await;
@@ -145,7 +146,7 @@ fn a_program_that_ends_while_the_disk_is_full() {
         scene.assert_all_is_heard().await;
         scene.hang_up().await;
         scene.until_ready(false, Duration::ZERO).await;
-        // the disk is given ten seconds
+        // the program gives the disk ten seconds
         assert_eq!(scene.bridge.terminate(15 * SECOND), 0);
         disk.remount("size=64m");
         scene.bridge = Bridge::run(&scene.config);
@@ -160,9 +161,9 @@ fn a_program_that_ends_while_the_disk_is_full() {
     });
 }
 
-/// With `require` no call is taken that could not be recorded; those that are up go on.
+/// With `require`, a call that could not be recorded is refused; live calls continue.
 #[test]
-fn calls_that_must_be_recorded_are_refused() {
+fn calls_are_refused_while_required_recordings_are_impossible() {
     block_on(async {
         let disk = Tmpfs::new("16m");
         let keys = "require = true";
@@ -179,9 +180,9 @@ fn calls_that_must_be_recorded_are_refused() {
         assert!(matches!(end, Some(CallEnd::Refused { code: 503, .. })), "{end:?}");
         assert_eq!(scene.metric("calls_ended_total{reason=\"not_recorded\"}"), 1);
         assert_eq!(scene.bridge.lines("could not be recorded").len(), 1);
-        assert!(scene.callers.iter().all(|c| c.ended.is_none()), "the others go on");
+        assert!(scene.callers.iter().all(|c| c.ended.is_none()), "the others continue");
         std::fs::remove_file(&filler).expect("it is there");
-        println!("room again, ready after {:?}", scene.until_ready(true, BACK).await);
+        println!("space again, ready after {:?}", scene.until_ready(true, BACK).await);
         scene.call(1).await;
         scene.assert_all_is_heard().await;
         let recordings = scene.end().await;
@@ -190,10 +191,10 @@ fn calls_that_must_be_recorded_are_refused() {
     });
 }
 
-/// Read-only when the calls come, and no more after a while. (What is being written keeps a
-/// filesystem from becoming read-only in order; `inject` does that.)
+/// The disk is read-only when the calls start and writable again after a while. (With files open
+/// for writing, a filesystem cannot be made read-only cleanly; `inject` covers that case.)
 #[test]
-fn a_disk_that_is_read_only() {
+fn a_disk_that_is_read_only_for_a_while_loses_nothing() {
     block_on(async {
         let disk = Tmpfs::new("64m");
         let mut scene = Scene::start(165, &disk.recordings(), CALLS, "", 500).await;
@@ -211,7 +212,8 @@ fn a_disk_that_is_read_only() {
     });
 }
 
-/// The directory goes away in mid-call, however: the recordings are whole in a new one.
+/// The directory disappears in mid-call, in the way `how` says: the recordings are complete in a
+/// new one.
 async fn gone(n: u8, how: impl FnOnce(&Path)) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let recordings = directory.path().join("recordings");
@@ -226,14 +228,14 @@ async fn gone(n: u8, how: impl FnOnce(&Path)) {
 }
 
 #[test]
-fn a_directory_that_is_removed() {
-    // a file that is written anew meanwhile is one more to be removed
+fn a_removed_directory_is_created_again_without_loss() {
+    // a file that is written in the meantime has to be removed as well
     let remove = |path: &Path| while std::fs::remove_dir_all(path).is_err() {};
     block_on(gone(166, remove));
 }
 
 #[test]
-fn a_directory_that_is_renamed() {
+fn a_renamed_directory_is_created_again_without_loss() {
     let rename = |path: &Path| std::fs::rename(path, path.with_extension("old")).expect("renamed");
     block_on(gone(167, rename));
 }

@@ -1,4 +1,4 @@
-//! Recordings as files: both tracks read back frame by frame, and where each number stands.
+//! Recordings as files: both tracks read back frame by frame, and the position of each number.
 
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,11 +12,11 @@ use trunkless::record::library;
 use trunkless::record::sidecar::Sidecar;
 use trunkless::record::wav::Encoding;
 
-/// Bytes before the samples of a G.711 file.
+/// The length of a G.711 file's header.
 pub const HEAD: usize = 58;
 pub const CALLER: usize = 0;
 pub const AI: usize = 1;
-/// More frames than any call of these tests has.
+/// More frames than any call in these tests has.
 const MOST: u32 = 5000;
 
 /// A finished recording, checked against its sidecar.
@@ -24,7 +24,7 @@ pub struct Recording {
     pub sidecar: Sidecar,
     pub wav: PathBuf,
     pub law: Law,
-    /// The caller's frames and the AI's.
+    /// The frames of the caller and of the AI.
     pub tracks: [Vec<Vec<u8>>; 2],
 }
 
@@ -36,7 +36,7 @@ pub fn all(directory: &Path) -> Vec<Recording> {
     paths.iter().map(|path| Recording::read(&root, path)).collect()
 }
 
-/// The one recording, found by its call's id.
+/// The only recording, found by its call's id.
 pub fn only(directory: &Path) -> Recording {
     let all = all(directory);
     assert_eq!(all.len(), 1, "one recording");
@@ -45,7 +45,8 @@ pub fn only(directory: &Path) -> Recording {
     Recording::read(&root, &found)
 }
 
-/// Bytes of samples that a file's header names; it is whole and no longer than the file.
+/// The number of sample bytes in a file's header. The header must be complete, and the file at
+/// least that long.
 pub fn named_bytes(file: &[u8], law: Law) -> usize {
     assert!(file.len() >= HEAD, "{} bytes", file.len());
     let named = u32::from_le_bytes(file[HEAD - 4..HEAD].try_into().expect("four bytes"));
@@ -78,16 +79,16 @@ impl Recording {
         Recording { tracks: [track(CALLER), track(AI)], sidecar, wav, law }
     }
 
-    /// The call's number where the caller's own is that (`Caller::dial_direct`).
+    /// The call number, which is the caller's number too (`Caller::dial_direct`).
     pub fn call(&self) -> u32 {
         self.sidecar.call.from_number.parse().expect("a call's number")
     }
 
-    /// Each numbered frame of `call` in a track: its place, and its number.
+    /// Position and number of each numbered frame of `call` in a track.
     pub fn numbers(&self, track: usize, call: u32) -> Vec<(usize, u32)> {
         let table: HashMap<Vec<u8>, u32> = match self.law {
             Law::Mu => HashMap::new(),
-            // not each mu-law sample has one of its own in A-law
+            // some mu-law samples share an A-law sample
             Law::A => (0..MOST).map(|n| (said(call, n, Law::A), n)).collect(),
         };
         let number = |frame: &Vec<u8>| match self.law {
@@ -101,7 +102,7 @@ impl Recording {
         placed.filter_map(|(place, frame)| Some((place, number(frame)?))).collect()
     }
 
-    /// The frames of the file that could not be written, by the sidecar.
+    /// True if, by the sidecar, the frame at this position could not be written.
     pub fn in_gap(&self, place: usize) -> bool {
         let ms = place as u64 * 20;
         self.sidecar.gaps.iter().any(|gap| (gap.from_ms..gap.to_ms).contains(&ms))
@@ -111,8 +112,8 @@ impl Recording {
         self.sidecar.gaps.iter().map(|gap| gap.to_ms - gap.from_ms).sum()
     }
 
-    /// A track holds `0, 1, 2 … frames-1` of `call` in a row, silence before, and silence in gaps;
-    /// the place of number 0.
+    /// Asserts that a track holds `0, 1, 2 … frames-1` of `call` in a row, with silence before them
+    /// and in gaps. Returns the position of number 0.
     pub fn assert_track(&self, track: usize, call: u32, frames: u32) -> usize {
         let who = format!("{}, track {track}", self.wav.display());
         let silence = self.law.silence();

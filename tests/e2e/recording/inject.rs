@@ -1,4 +1,5 @@
-//! Writes that fail or take long, by strace's fault injection: what no filesystem does on demand.
+//! Writes that fail or take long, through strace's fault injection: no filesystem does that on
+//! demand.
 
 use trunkless::record::sidecar::State;
 
@@ -7,7 +8,8 @@ use crate::block_on;
 
 const CALLS: u32 = 20;
 
-/// Starts the program as itself, with `strace` beside it, which stops it for these writes only.
+/// The command that starts the program with `strace` as a separate process, which stops it only at
+/// these writes.
 fn strace(inject: &str) -> Vec<String> {
     let inject = format!("inject=pwrite64:{inject}");
     let words = ["strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null"];
@@ -21,8 +23,8 @@ async fn scene(inject: &str, n: u8, directory: &std::path::Path, frames: u32) ->
     Scene::start_under(&words, n, directory, CALLS, "", frames).await
 }
 
-/// Twenty calls write 200 times a second. From the 400th write on none succeeds, and each call
-/// tries once a second: that is five seconds, and the queue holds ten.
+/// Twenty calls write 200 times per second. From the 400th write on, 100 writes fail. As each call
+/// then retries once per second, that takes five seconds; the queue holds ten.
 async fn failing(error: &str, n: u8) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let inject = format!("error={error}:when=400..500");
@@ -33,7 +35,7 @@ async fn failing(error: &str, n: u8) {
     println!("{error} for {away:?}");
     assert!(away > SECOND, "{away:?}");
     scene.assert_all_is_heard().await;
-    // the others of the hundred are the writer's own trials of the disk
+    // the rest of the hundred are the writer's own tests of the disk
     assert!(scene.metric("recording_errors_total") >= 80);
     let recordings = scene.end().await;
     assert!(recordings.iter().all(|r| r.sidecar.state == State::Complete));
@@ -42,18 +44,18 @@ async fn failing(error: &str, n: u8) {
 }
 
 #[test]
-fn writes_that_fail() {
+fn failing_writes_lose_nothing() {
     block_on(failing("EIO", 168));
 }
 
 #[test]
-fn a_disk_that_turns_read_only() {
+fn a_disk_that_becomes_read_only_loses_nothing() {
     block_on(failing("EROFS", 169));
 }
 
-/// Two seconds for one write in 800, four seconds' worth: nobody notices.
+/// One write in 800 (one every four seconds) takes two seconds.
 #[test]
-fn a_slow_disk() {
+fn a_slow_disk_is_not_noticed() {
     block_on(async {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut scene = scene("delay_enter=2s:when=400+800", 170, directory.path(), 600).await;
@@ -67,15 +69,15 @@ fn a_slow_disk() {
     });
 }
 
-/// One write that takes longer than the queue holds: told while it hangs, and what was lost is
-/// silence.
+/// One write takes longer than the queue holds: this is reported while it hangs, and lost audio
+/// becomes silence.
 #[test]
-fn a_disk_that_hangs() {
+fn a_disk_that_hangs_leaves_reported_gaps() {
     block_on(async {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut scene = scene("delay_enter=14s:when=400", 171, directory.path(), 1200).await;
         scene.call(CALLS).await;
-        // two seconds until that write, and half of the queue
+        // two seconds until that write, plus half of the queue
         scene.until_ready(false, 12 * SECOND).await;
         scene.until_ready(true, 20 * SECOND).await;
         scene.assert_all_is_heard().await;

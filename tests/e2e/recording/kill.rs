@@ -1,5 +1,5 @@
-//! The program is killed with fifty calls up: every recording is there after the next start, and
-//! lacks little.
+//! The program is killed during fifty calls: every recording exists after the next start and lacks
+//! little.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,13 +15,13 @@ use crate::block_on;
 use crate::bridge::Bridge;
 
 const CALLS: u32 = 50;
-/// More than the longest of these calls says.
+/// More frames than the longest of these calls sends.
 const FRAMES: u32 = 300;
-/// Frames, one second, that a recording may lack: 200 ms wait for their block to be full, the rest
-/// is for a machine whose disk and cores are busy with others.
+/// Frames, one second, that a recording may lack: up to 200 ms wait for their block to fill, the
+/// rest is for a machine whose disk and cores are busy.
 const MAY_LACK: usize = 50;
 
-/// What is missing of both tracks, in frames.
+/// The number of frames missing in each track.
 #[derive(Debug, Default, Clone, Copy)]
 struct Missing([usize; 2]);
 
@@ -34,15 +34,16 @@ impl Missing {
 /// When the program is killed.
 #[derive(Debug, Clone, Copy)]
 enum Moment {
-    /// So long after the last of the calls was answered.
+    /// This long after the last call was answered.
     Talking(Duration),
-    /// So long after all callers have hung up: recordings are on their way to their place.
+    /// This long after all callers hung up: recordings are being moved to their final place.
     Closing(Duration),
-    /// As `Talking`, and once more so long after the next start, while it repairs.
+    /// As `Talking`, and again this long after the next start, during the repair.
     Repairing(Duration, Duration),
 }
 
-/// `KILLS` moments, `kills` if not set, by `SEED`; 31 bits of chance for each.
+/// Kills the program at `KILLS` moments (`kills` if not set), which `moment` derives from 31 random
+/// bits each. `SEED` repeats a run.
 fn killed(kills: u64, moment: impl Fn(u64) -> Moment) {
     let number = |name: &str| std::env::var(name).ok().map(|v| v.parse().expect("a number"));
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_micros() as u64);
@@ -96,7 +97,7 @@ async fn one_kill(moment: Moment) -> Missing {
     let killed = Instant::now();
     scene.bridge.kill();
     for caller in &mut scene.callers {
-        // what has happened so far is taken
+        // process the events so far
         caller.wait(Duration::from_millis(5)).await;
     }
     assert_readable(directory);
@@ -111,7 +112,7 @@ async fn one_kill(moment: Moment) -> Missing {
     let recordings = file::all(directory);
     let mut calls: Vec<u32> = recordings.iter().map(Recording::call).collect();
     calls.sort_unstable();
-    assert_eq!(calls, (1..=CALLS).collect::<Vec<_>>(), "one of each call that was answered");
+    assert_eq!(calls, (1..=CALLS).collect::<Vec<_>>(), "one per answered call");
     for recording in &recordings {
         let (state, reason) = (recording.sidecar.state, recording.sidecar.end_reason.as_str());
         let closed = matches!(moment, Moment::Closing(_)) && state == State::Complete;
@@ -123,7 +124,7 @@ async fn one_kill(moment: Moment) -> Missing {
     missing.fold(Missing::default(), Missing::worst)
 }
 
-/// The next start leaves nothing undone.
+/// Asserts that the next start repairs everything.
 fn assert_repaired(scene: &Scene, directory: &Path) {
     let again = Bridge::run(&scene.config);
     let begin = Instant::now();
@@ -135,7 +136,7 @@ fn assert_repaired(scene: &Scene, directory: &Path) {
     assert!(verify(directory));
 }
 
-/// Before anything has been repaired a player can open what is there.
+/// Asserts that a player can open the files even before they are repaired.
 fn assert_readable(directory: &Path) {
     let files = wavs(directory);
     assert_eq!(files.len(), CALLS as usize, "{files:?}");
@@ -144,7 +145,7 @@ fn assert_readable(directory: &Path) {
     }
 }
 
-/// All of them, wherever they stand.
+/// All WAV files below a directory.
 fn wavs(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).expect("a directory");
     let paths = entries.map(|e| e.expect("an entry").path());
@@ -155,26 +156,26 @@ fn wavs(directory: &Path) -> Vec<PathBuf> {
     paths.flat_map(of).filter(|p| p.extension().is_some_and(|e| e == "wav")).collect()
 }
 
-/// Checks a recording of a killed program; what it lacks of what had been said by then.
+/// Checks a recording of a killed program; returns how much it lacks of the audio up to the kill.
 fn lacks(recording: &Recording, scene: &Scene, killed: Instant) -> Missing {
     let call = recording.call();
-    let (caller, told) = (&scene.callers[call as usize - 1], scene.told(call));
+    let (caller, received) = (&scene.callers[call as usize - 1], scene.received(call));
     scene.assert_as_heard(recording);
     let count = |times: &[Instant]| times.iter().filter(|at| **at <= killed).count();
     let is_number = |samples: &[u8]| pattern::read(samples).is_some();
-    let heard = told.frames.iter().zip(&told.heard_at).filter(|(f, _)| is_number(f));
+    let heard = received.frames.iter().zip(&received.heard_at).filter(|(f, _)| is_number(f));
     let heard: Vec<Instant> = heard.map(|(_, at)| *at).collect();
     let played = caller.heard.iter().filter(|h| is_number(&h.samples));
     let played: Vec<Instant> = played.map(|h| h.at).collect();
-    // when the machine does not keep up, what was sent may not have been received
+    // on an overloaded machine, frames that were sent may not have been received
     let is_punctual = is_punctual(caller);
     let sent = if is_punctual { &caller.sent_at } else { &heard };
     let lacks = |track: usize, all: usize| {
         let numbers = recording.numbers(track, call);
         let kept = numbers.last().map_or(0, |(_, number)| *number as usize + 1);
-        // on a machine that is too busy a frame may come too late for the AI as well
-        let told = told.numbers(call);
-        if track == AI || told.iter().copied().eq(0..told.len() as u32) {
+        // on an overloaded machine, a frame may be too late for the AI as well
+        let received = received.numbers(call);
+        if track == AI || received.iter().copied().eq(0..received.len() as u32) {
             let in_a_row = numbers.iter().map(|(_, number)| *number).eq(0..kept as u32);
             assert!(in_a_row, "call {call}, track {track}: {numbers:?}");
         }

@@ -25,13 +25,13 @@ use file::Recording;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Callers who reach the bridge itself, at `127.0.N.2`, and an AI that answers each with numbers of
-/// his own.
+/// Callers who call the bridge directly, at `127.0.N.2`, and an AI that answers each with their own
+/// call number.
 struct Scene {
     n: u8,
     directory: PathBuf,
     config: String,
-    /// Numbered frames that each side says.
+    /// How many numbered frames each side sends.
     frames: u32,
     ai: Ai,
     bridge: Bridge,
@@ -39,7 +39,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// `calls`: as many as there may be; `keys`: of `[recording]`.
+    /// `calls` is the maximum number of calls; `keys` go into `[recording]`.
     async fn start(n: u8, directory: &Path, calls: u32, keys: &str, frames: u32) -> Scene {
         Scene::start_under(&[], n, directory, calls, keys, frames).await
     }
@@ -73,19 +73,19 @@ impl Scene {
         Scene { n, directory, config, frames, ai, bridge, callers: Vec::new() }
     }
 
-    /// The next caller, who may be refused.
+    /// Starts a call, which may be refused.
     async fn dial(&self, call: u32) -> Caller {
         let bridge = SocketAddr::new([127, 0, self.n, 2].into(), 5070);
         Caller::dial_direct(&format!("127.0.{}.3", self.n), bridge, call, self.frames).await
     }
 
-    /// So many calls more, answered.
+    /// Adds `count` calls and waits until they are answered.
     async fn call(&mut self, count: u32) {
         let before = self.callers.len();
         for _ in 0..count {
             let call = self.callers.len() as u32 + 1;
             self.callers.push(self.dial(call).await);
-            // many at once is not what is tried here
+            // these tests are not about many calls at once
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         for caller in &mut self.callers[before..] {
@@ -93,7 +93,8 @@ impl Scene {
         }
     }
 
-    /// Waits until all has been said: nothing is lost, whatever the disk does.
+    /// Waits until everything has been sent, and checks that nothing is lost, whatever the disk
+    /// does.
     async fn assert_all_is_heard(&mut self) {
         let limit = Duration::from_millis(20) * self.frames + 10 * SECOND;
         let deadline = Instant::now() + limit;
@@ -108,7 +109,7 @@ impl Scene {
         for (caller, call) in self.callers.iter().zip(1..) {
             assert_all(&caller.numbers(call), self.frames, &format!("caller {call}"));
             if is_punctual(caller) {
-                let heard = self.told(call).numbers(call);
+                let heard = self.received(call).numbers(call);
                 assert_all(&heard, self.frames, &format!("the AI of call {call}"));
             }
         }
@@ -119,23 +120,23 @@ impl Scene {
         println!("{punctual} of {} callers were punctual", self.callers.len());
     }
 
-    /// What the AI of a call was told; nothing when it never heard a number.
-    fn told(&self, call: u32) -> Stream {
+    /// Everything the AI received in a call; empty if it never received a number.
+    fn received(&self, call: u32) -> Stream {
         let mut streams = self.ai.streams().into_iter();
         streams.find(|s| !s.numbers(call).is_empty()).unwrap_or_default()
     }
 
-    /// The caller's track is what the AI was told, the AI's what the caller was played, to the
-    /// byte, gaps aside.
+    /// Asserts that, gaps aside, the caller's track is what the AI received, and the AI's track
+    /// what the caller received, byte for byte.
     fn assert_as_heard(&self, recording: &Recording) {
         let call = recording.call();
-        let (told, caller) = (self.told(call), &self.callers[call as usize - 1]);
-        let told = told.timestamps.iter().zip(&told.frames);
-        let told = told.map(|(ms, frame)| (file::CALLER, *ms as usize / 20, frame));
+        let (received, caller) = (self.received(call), &self.callers[call as usize - 1]);
+        let received = received.timestamps.iter().zip(&received.frames);
+        let received = received.map(|(ms, frame)| (file::CALLER, *ms as usize / 20, frame));
         let first = caller.heard.first().map_or(0, |h| h.timestamp);
         let place = |h: &Heard| h.timestamp.wrapping_sub(first) as usize / 160;
         let played = caller.heard.iter().map(|h| (file::AI, place(h), &h.samples));
-        for (track, place, frame) in told.chain(played) {
+        for (track, place, frame) in received.chain(played) {
             let kept = recording.tracks[track].get(place).filter(|_| !recording.in_gap(place));
             let same = kept.is_none_or(|kept| kept == frame);
             assert!(same, "call {call}, track {track}: another frame at {place}");
@@ -148,15 +149,16 @@ impl Scene {
         }
     }
 
-    /// Everybody hangs up, the program ends in order; its recordings, by their calls.
+    /// Hangs up all calls and ends the program cleanly; returns the recordings in order of their
+    /// calls.
     async fn end(&mut self) -> Vec<Recording> {
         self.hang_up().await;
         assert_eq!(self.bridge.terminate(20 * SECOND), 0);
-        assert_eq!(self.bridge.lines("a fault of ours"), [""; 0]);
+        assert_eq!(self.bridge.lines("internal error"), [""; 0]);
         self.finished()
     }
 
-    /// One of each call, by their numbers; nothing is left undone.
+    /// The recordings in order of their calls: exactly one per call, and none incomplete.
     fn finished(&self) -> Vec<Recording> {
         let mut found = file::all(&self.directory);
         found.sort_by_key(Recording::call);
@@ -166,7 +168,7 @@ impl Scene {
         found
     }
 
-    /// The same, without the program's end.
+    /// Like `finished`, but while the program is running.
     async fn finished_soon(&self) -> Vec<Recording> {
         let begin = Instant::now();
         while !incomplete(&self.directory).is_empty() {
@@ -177,7 +179,7 @@ impl Scene {
         self.finished()
     }
 
-    /// What both tracks of each recording must hold, gaps aside.
+    /// Checks both tracks of each recording, gaps aside.
     fn assert_tracks(&self, recordings: &[Recording]) {
         for recording in recordings {
             let call = recording.call();
@@ -190,7 +192,7 @@ impl Scene {
         assert!(verify(&self.directory), "trunkless recordings verify");
     }
 
-    /// What could not be written is in the sidecars, `lost` altogether.
+    /// Checks that the audio that could not be written is in the sidecars, `lost_ms` in total.
     fn assert_gaps(&self, recordings: &[Recording], lost_ms: u64) {
         for recording in recordings {
             let whole = recording.sidecar.gaps.is_empty();
@@ -216,7 +218,7 @@ impl Scene {
         (status, body.to_owned())
     }
 
-    /// `/healthz`: 200 whatever the disk does.
+    /// The body of `/healthz`, whose status is 200 whatever the disk does.
     fn health(&self) -> Value {
         let (status, body) = self.get("/healthz");
         assert_eq!(status, 200);
@@ -230,7 +232,7 @@ impl Scene {
         value.unwrap_or_else(|| panic!("no {name} in {page}"))
     }
 
-    /// Waits until both pages say so; how long it took.
+    /// Waits until `/healthz` and `/metrics` both report this; returns how long it took.
     async fn until_ready(&self, ready: bool, limit: Duration) -> Duration {
         let begin = Instant::now();
         let said = |s: &Scene| {
@@ -246,25 +248,25 @@ impl Scene {
     }
 }
 
-/// He has sent each frame when it was due, or so. One who has not, on a machine that is too busy
-/// for callers, AI and program together, has frames that came too late to be heard.
+/// True if the caller sent each frame about when it was due. Otherwise the machine is too busy for
+/// callers, AI and program together, and some frames arrived too late to be heard.
 fn is_punctual(caller: &Caller) -> bool {
     let pauses = caller.sent_at.windows(2).map(|pair| pair[1] - pair[0]);
     pauses.max().is_none_or(|pause| pause < Duration::from_millis(60))
 }
 
-/// `[recording]`.
+/// The `[recording]` table.
 fn table(directory: &Path, keys: &str) -> String {
     format!("[recording]\ndirectory = \"{}\"\n{keys}\n", directory.display())
 }
 
-/// Names below `incomplete/`.
+/// The names of the files in `incomplete/`.
 fn incomplete(directory: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(directory.join("incomplete")) else { return Vec::new() };
     entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// `trunkless recordings verify`; whether its exit code is 0, which is otherwise 1.
+/// Runs `trunkless recordings verify`; true for exit code 0, false for 1.
 fn verify(directory: &Path) -> bool {
     let out = Command::new(env!("CARGO_BIN_EXE_trunkless"))
         .args(["recordings", "verify", "--directory"])

@@ -1,4 +1,4 @@
-//! Calls through real Asterisk: the caller's track and the AI's, byte for byte, side by side.
+//! Calls through real Asterisk: the tracks of caller and AI are byte-exact and aligned.
 
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
@@ -29,7 +29,7 @@ enum Through {
 }
 
 impl Through {
-    /// Asterisk, a bridge that takes calls from it, and the extension.
+    /// Starts Asterisk and a bridge that takes calls from it; returns the extension as well.
     fn start(self, n: u8, ai: &str, recording: &str) -> (Asterisk, Bridge, &'static str) {
         let (pbx, username, extension) = match self {
             Through::Ari(version) => {
@@ -54,18 +54,18 @@ impl Through {
     }
 }
 
-/// A caller whom a busy machine holds up is late himself, and shows nothing of the recording: once
-/// more, twice at most.
+/// On a busy machine the caller itself is late, which proves nothing about the recording: the call
+/// is repeated, at most twice.
 async fn a_recorded_call(through: Through, n: u8) {
     for last in [false, false, true] {
         if try_a_recorded_call(through, n, last).await {
             return;
         }
-        println!("the machine is too busy for the caller: once more");
+        println!("the machine is too busy for the caller: trying again");
     }
 }
 
-/// False when the caller was late; the last time nothing is excused.
+/// Returns false if the caller was late; the last try must succeed all the same.
 async fn try_a_recorded_call(through: Through, n: u8, last: bool) -> bool {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let directory = directory.path();
@@ -109,19 +109,19 @@ fn assert_story(recording: &Recording, law: Law, reason: &str, talk_s: f64) {
     assert_eq!((sidecar.start_ms, sidecar.write_errors, sidecar.alignment.steps), (0, 0, 0));
     assert_eq!(sidecar.audio.format, if law == Law::A { "alaw" } else { "mulaw" });
     assert_eq!(sidecar.call.from_number, "5551234");
-    // the last frames may be under way at the end
+    // the last frames may still be on their way
     let recorded_s = sidecar.duration_ms as f64 / 1000.0;
     assert!((recorded_s - talk_s).abs() < 0.2, "{recorded_s} s of {talk_s} s");
-    let network = sidecar.network.expect("of a call that has ended");
+    let network = sidecar.network.expect("the network figures of an ended call");
     assert_eq!((network.lost, network.late, network.concealed_ms), (0, 0, 0), "{network:?}");
 }
 
-/// Both tracks hold all, in order, and are as far apart at the end as at the beginning; keys and
-/// marks stand where they were heard.
+/// Asserts that both tracks are complete and in order and keep their distance from beginning to
+/// end, and that keys and marks are where they were heard.
 fn assert_side_by_side(recording: &Recording) {
     let heard = recording.assert_track(CALLER, 1, FRAMES);
     let said = recording.assert_track(AI, 1000, FRAMES);
-    // more than this apart, and the AI would not have spoken after the caller's first half second
+    // further apart than this, the AI would not have spoken after the caller's first half second
     assert!(heard.abs_diff(said) < 150, "caller at {heard}, AI at {said}");
     let last = ((heard + FRAMES as usize) * 20) as u64;
     let (mut keys, mut marks) = (Vec::new(), 0);
@@ -138,59 +138,59 @@ fn assert_side_by_side(recording: &Recording) {
     assert_eq!(marks, FRAMES.div_ceil(7));
     assert_eq!(keys.iter().map(|(_, digit)| *digit).collect::<String>(), KEYS);
     for (nth, (at_ms, digit)) in keys.iter().enumerate() {
-        // a second after the last number, and then every half second; Asterisk may wait for a
-        // key's end before it tells of it
+        // the first key is a second after the last number, the others follow every half second;
+        // Asterisk may report a key only when it ends
         let pressed = last + 1000 + 500 * nth as u64;
         let late = at_ms.checked_sub(pressed - 100);
         assert!(late.is_some_and(|ms| ms < 500), "{digit} at {at_ms} ms, pressed at {pressed}");
     }
 }
 
-/// The command finds nothing wrong, and finds one byte that is.
+/// Asserts that the command accepts the recording and notices a single changed byte.
 fn assert_verified(recording: &Recording, directory: &std::path::Path) {
     assert!(verify(directory));
     let file = std::fs::OpenOptions::new().write(true).open(&recording.wav).expect("the audio");
     let sample = recording.tracks[AI][100][80];
     let place = (HEAD + (100 * 160 + 80) * 2 + 1) as u64;
     file.write_all_at(&[!sample], place).expect("it is written");
-    assert!(!verify(directory), "one byte is another");
+    assert!(!verify(directory), "one byte is changed");
     file.write_all_at(&[sample], place).expect("it is written");
     assert!(verify(directory));
 }
 
 #[test]
-fn a_recorded_call_through_pjsip_22() {
+fn a_call_through_pjsip_22_is_recorded() {
     block_on(a_recorded_call(Through::Sip(Pbx::Pjsip22), 151));
 }
 
 #[test]
-fn a_recorded_call_through_pjsip_16() {
+fn a_call_through_pjsip_16_is_recorded() {
     block_on(a_recorded_call(Through::Sip(Pbx::Pjsip16), 152));
 }
 
 #[test]
-fn a_recorded_call_through_chan_sip_16() {
+fn a_call_through_chan_sip_16_is_recorded() {
     block_on(a_recorded_call(Through::Sip(Pbx::Sip16), 153));
 }
 
 #[test]
-fn a_recorded_call_through_ari_22() {
+fn a_call_through_ari_22_is_recorded() {
     block_on(a_recorded_call(Through::Ari(22), 154));
 }
 
 #[test]
-fn a_recorded_call_through_ari_16() {
+fn a_call_through_ari_16_is_recorded() {
     block_on(a_recorded_call(Through::Ari(16), 155));
 }
 
 #[test]
-fn a_recorded_call_in_a_law() {
+fn a_call_in_a_law_is_recorded() {
     block_on(a_recorded_call(Through::ALaw, 156));
 }
 
-/// The AI ends one call, the end of the program another: both recordings are whole and say so.
+/// The AI ends one call, shutdown another: both recordings are complete and state the reason.
 #[test]
-fn other_ends_are_told() {
+fn other_end_reasons_are_recorded() {
     block_on(async {
         for reason in ["ai_hangup", "drain"] {
             let directory = tempfile::tempdir().expect("a temporary directory");

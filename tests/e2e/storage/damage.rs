@@ -1,4 +1,4 @@
-//! What arrives is what was recorded, or it has not arrived.
+//! A damaged recording does not count as delivered.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -15,7 +15,7 @@ use crate::block_on;
 use crate::storage::lab::{Recordings, S3, SECOND, SECRET, metric, program, tables, until};
 use crate::storage::proxy::Proxy;
 
-/// A bit that changes on its way, in a whole object and in a part.
+/// A bit changes in transit, in a whole object and in a part.
 #[test]
 fn a_damaged_body_is_refused_and_sent_again() {
     block_on(async {
@@ -24,7 +24,7 @@ fn a_damaged_body_is_refused_and_sent_again() {
         let proxy = Proxy::start(n, s3.address(), Duration::ZERO).await;
         let folder = s3.bucket("rec").join("calls");
         let url = "s3://rec/calls";
-        // more than the client's own tries
+        // more than the client itself retries
         for (frames, bodies) in [(100, 4), (60_000, 5)] {
             let recordings = Recordings::new();
             recordings.make(1, frames, 1);
@@ -32,19 +32,19 @@ fn a_damaged_body_is_refused_and_sent_again() {
             let text = tables(n, recordings.path(), url, &Proxy::address(n), SECRET);
             let bridge = program(n, &text);
             until("it is sent", 20 * SECOND, || recordings.waiting() == 0);
-            assert_eq!(proxy.damage.load(Ordering::Relaxed), 0, "they were damaged");
+            assert_eq!(proxy.damage.load(Ordering::Relaxed), 0, "the bodies were damaged");
             assert!(metric(n, "recording_send_errors_total") >= 1);
             println!("{:?}", bridge.lines("cannot be sent"));
             recordings.assert_sent(&folder, 1);
             assert_eq!(s3.unfinished(), (0, 0));
-            std::fs::remove_dir_all(&folder).expect("the next one's room");
+            std::fs::remove_dir_all(&folder).expect("the folder can be removed");
         }
     });
 }
 
-/// The store has the object, but its answer is lost: it is not sent a second time.
+/// The store has the object, but its answer is lost: the object is not sent again.
 #[test]
-fn an_answer_that_is_lost_is_no_second_upload() {
+fn a_lost_answer_causes_no_second_upload() {
     block_on(async {
         let n = 103;
         let recordings = Recordings::new();
@@ -62,10 +62,11 @@ fn an_answer_that_is_lost_is_no_second_upload() {
     });
 }
 
-/// A store that checks nothing, and changes a bit of the first objects that it is given.
+/// A store that checks nothing, and changes a bit in the first two audio objects it receives.
 #[derive(Default)]
 struct Careless {
     objects: HashMap<String, Vec<u8>>,
+    /// Audio objects received so far.
     puts: u32,
 }
 
@@ -105,9 +106,9 @@ async fn careless(
     }
 }
 
-/// Even where the store's own checks are none, and its ETags are no MD5s.
+/// Even if the store itself checks nothing and its ETags are not MD5 hashes.
 #[test]
-fn a_store_that_damages_is_found_out() {
+fn damage_by_the_store_is_detected() {
     block_on(async {
         let n = 104;
         let recordings = Recordings::new();
@@ -120,15 +121,15 @@ fn a_store_that_damages_is_found_out() {
         let text = tables(n, recordings.path(), "s3://rec/calls", &address, SECRET);
         let bridge = program(n, &format!("{text}delete_after = true\n"));
         let (_, sidecar) = recordings.sidecars().remove(0);
-        until("it is found out", 10 * SECOND, || store.lock().unwrap().puts == 1);
+        until("the first upload", 10 * SECOND, || store.lock().unwrap().puts == 1);
         bridge.wait_for("its SHA-256 differs", 5 * SECOND);
-        assert_eq!(recordings.sidecars().len(), 1, "it is still here");
+        assert_eq!(recordings.sidecars().len(), 1, "the recording is kept");
         until("it is sent", 20 * SECOND, || recordings.waiting() == 0);
         let store = store.lock().unwrap();
         assert_eq!(store.puts, 3, "two were damaged");
         let audio = store.objects.iter().find(|(key, _)| key.ends_with(".wav")).expect("audio").1;
         let hash = trunkless::record::disk::sha256(&audio[..]).unwrap();
         assert_eq!(hash, sidecar.audio.sha256);
-        assert_eq!(recordings.sidecars().len(), 0, "and deleted here after that");
+        assert_eq!(recordings.sidecars().len(), 0, "deleted here after that");
     });
 }

@@ -1,4 +1,4 @@
-//! The program and the S3 server are killed in the middle of uploads, again and again.
+//! The program and the S3 server are killed repeatedly in the middle of uploads.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,8 +22,8 @@ fn seed() -> u64 {
     std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(now)
 }
 
-/// Each is there once and as it was recorded, here and there. No upload is left unfinished but one
-/// that was made and not noted yet, since a kill came between; it has no parts and costs nothing.
+/// Each recording exists once and unchanged, here and in the store. An upload is left unfinished
+/// only if a kill came between its creation and noting it; it has no parts and costs nothing.
 #[test]
 fn nothing_is_lost_or_damaged_by_kills() {
     block_on(async {
@@ -63,10 +63,10 @@ fn nothing_is_lost_or_damaged_by_kills() {
             s3.unfinished(),
             proxy.count("?uploads")
         );
-        assert!(in_the_middle >= 2, "too early or too late");
+        assert!(in_the_middle >= 2, "the kills were too early or too late");
         recordings.assert_sent(&s3.bucket("rec").join("calls"), COUNT as usize);
         assert_eq!(files(&recordings.path().join("incomplete")).len(), 0);
-        // one that was noted is aborted, with its parts; parts are sent only then
+        // a noted upload is aborted with its parts, and parts are sent only after it is noted
         let (uploads, parts) = s3.unfinished();
         assert!(uploads <= 2 && parts == 0, "unfinished: {uploads} uploads, {parts} parts");
     });

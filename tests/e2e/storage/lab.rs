@@ -1,5 +1,5 @@
-//! What the tests of this folder share: an S3 server of its own process, recordings made without
-//! calls, the program with a configuration for them.
+//! Helpers of the tests in this folder: an S3 server as a separate process, recordings made without
+//! calls, and the program with a configuration for them.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -21,10 +21,10 @@ use crate::bridge::Bridge;
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const SECRET: &str = "testsecret";
 
-/// Waits until it is so.
-pub fn until(what: &str, limit: Duration, mut so: impl FnMut() -> bool) -> Duration {
+/// Waits until `done` returns true; returns how long it took.
+pub fn until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) -> Duration {
     let begin = Instant::now();
-    while !so() {
+    while !done() {
         assert!(begin.elapsed() < limit, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -39,7 +39,7 @@ pub struct S3 {
 }
 
 impl S3 {
-    /// Not started yet.
+    /// Prepares a server without starting it.
     pub fn new(n: u8) -> S3 {
         let root = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir(root.path().join("rec")).expect("a bucket");
@@ -68,7 +68,7 @@ impl S3 {
         until("the S3 server listens", 5 * SECOND, || TcpStream::connect(&address).is_ok());
     }
 
-    /// SIGKILL.
+    /// Kills the server with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("it can be killed");
@@ -84,7 +84,7 @@ impl S3 {
         self.root.path().join(name)
     }
 
-    /// Files of uploads that are not finished: of the uploads, and of their parts.
+    /// The number of unfinished uploads, and of their parts.
     pub fn unfinished(&self) -> (usize, usize) {
         let entries = std::fs::read_dir(self.root.path()).expect("the server's root");
         let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
@@ -93,7 +93,7 @@ impl S3 {
         (count(".upload-"), count(".upload_id-"))
     }
 
-    /// The keys that end so.
+    /// The keys in the bucket that end with `ending`.
     pub fn keys(&self, ending: &str) -> Vec<String> {
         let bucket = self.bucket("rec");
         let mut found = files(&bucket);
@@ -109,7 +109,7 @@ impl Drop for S3 {
     }
 }
 
-/// All files below a folder that are not hidden.
+/// All files below a folder, except hidden ones.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let paths = entries.flatten().map(|e| e.path());
@@ -117,7 +117,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     seen.flat_map(|p| if p.is_dir() { files(&p) } else { vec![p] }).collect()
 }
 
-/// A recordings' directory.
+/// A directory of recordings.
 pub struct Recordings {
     pub directory: tempfile::TempDir,
 }
@@ -135,7 +135,8 @@ impl Recordings {
         Root::new(self.path().to_owned())
     }
 
-    /// Finished recordings of so many frames each, noise from a seed, that wait in the outbox.
+    /// Makes finished recordings of `frames` frames each, with noise from a seed; they wait in the
+    /// outbox.
     pub fn make(&self, count: u32, frames: u64, seed: u64) {
         let recorder = Recorder::new(self.settings(), || {}).expect("the threads start");
         let mut state = seed | 1;
@@ -169,17 +170,17 @@ impl Recordings {
             keep_bytes: None,
             require: false,
             outbox: true,
-            // the queue's size
+            // this limits the queue
             max_calls: 10_000,
         }
     }
 
-    /// Entries of the outbox.
+    /// The number of entries in the outbox.
     pub fn waiting(&self) -> usize {
         files(&self.path().join("outbox")).len()
     }
 
-    /// The sidecars of all that is in its place, with their paths without ending.
+    /// The sidecars of all finished recordings, with their paths without ending.
     pub fn sidecars(&self) -> Vec<(PathBuf, Sidecar)> {
         let root = self.root();
         let mut paths = Vec::new();
@@ -191,8 +192,8 @@ impl Recordings {
         paths.into_iter().map(read).collect()
     }
 
-    /// The files here are what their sidecars say, and those of the bucket's folder are the same;
-    /// nothing waits, and nothing is there twice.
+    /// Asserts that the files here match their sidecars, that the bucket's folder has the same
+    /// files, and that nothing is waiting or exists twice.
     pub fn assert_sent(&self, folder: &Path, count: usize) {
         let sidecars = self.sidecars();
         assert_eq!(sidecars.len(), count, "recordings here");
@@ -215,7 +216,8 @@ pub fn sha256(file: &Path) -> String {
     disk::sha256(opened).expect("it can be read")
 }
 
-/// The tables of `[recording]`, uploading to an endpoint; `/metrics` at `127.0.N.2:8080`.
+/// The configuration tables for recording and uploading to an endpoint; `/metrics` is at
+/// `127.0.N.2:8080`.
 pub fn tables(n: u8, directory: &Path, url: &str, endpoint: &str, secret: &str) -> String {
     format!(
         "[http]\nlisten = \"127.0.{n}.2:8080\"\n[recording]\ndirectory = {directory:?}\n\
@@ -224,7 +226,7 @@ pub fn tables(n: u8, directory: &Path, url: &str, endpoint: &str, secret: &str) 
     )
 }
 
-/// The program with these tables, and a PBX that does not exist.
+/// Starts the program with these tables, and a PBX that does not exist.
 pub fn program(n: u8, tables: &str) -> Bridge {
     Bridge::run(&format!(
         "[ai]\nurl = \"ws://127.0.0.1:9\"\n[sip]\nlisten = \"127.0.{n}.2:5070\"\n{tables}\n\
@@ -233,7 +235,7 @@ pub fn program(n: u8, tables: &str) -> Bridge {
     ))
 }
 
-/// A number of `/metrics`, without `trunkless_`.
+/// A number from `/metrics`; `name` is without `trunkless_`.
 pub fn metric(n: u8, name: &str) -> u64 {
     let mut socket = TcpStream::connect(format!("127.0.{n}.2:8080")).expect("it listens");
     socket.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("a request");

@@ -1,5 +1,5 @@
-//! Finished recordings on their way elsewhere: a real S3 server, the program as it is shipped. Real
-//! calls here; `kills`, `damage` and `webhook` with recordings that were made for them.
+//! Finished recordings are uploaded: a real S3 server, the program as it is shipped. The calls are
+//! real here; `kills`, `damage` and `webhook` use recordings made without calls.
 
 mod damage;
 mod kills;
@@ -28,7 +28,7 @@ async fn call(asterisk: &Asterisk, number: u32) {
     caller.hang_up().await;
 }
 
-/// A PBX, an AI, and the program with these tables.
+/// Starts a PBX, an AI, and the program with these tables.
 async fn lab(n: u8, tables: String) -> (Asterisk, Ai, Bridge) {
     let asterisk = Pbx::Pjsip22.start(n);
     let ai = Ai::start(Plan { say: 30, ..Plan::default() }).await;
@@ -38,8 +38,8 @@ async fn lab(n: u8, tables: String) -> (Asterisk, Ai, Bridge) {
     (asterisk, ai, bridge)
 }
 
-/// The store is away: calls and their recordings suffer nothing. When it comes, everything is sent,
-/// and only then deleted here.
+/// The store is unreachable: neither calls nor recordings suffer. Once it is up, everything is
+/// sent, and only then deleted here.
 #[test]
 fn calls_are_uploaded_and_then_deleted() {
     block_on(async {
@@ -53,7 +53,7 @@ fn calls_are_uploaded_and_then_deleted() {
         }
         until("three recordings", 5 * SECOND, || recordings.sidecars().len() == 3);
         bridge.wait_for("cannot be sent", 5 * SECOND);
-        until("they are seen", SECOND, || metric(n, "recordings_waiting") == 3);
+        until("the metric counts them", SECOND, || metric(n, "recordings_waiting") == 3);
         assert!(metric(n, "recording_send_errors_total") >= 1);
         let sidecars = recordings.sidecars();
         for (path, sidecar) in &sidecars {
@@ -68,8 +68,8 @@ fn calls_are_uploaded_and_then_deleted() {
         assert!(lines.len() <= 4, "{lines:#?}");
         s3.start();
         let took = until("all are sent", 40 * SECOND, || recordings.waiting() == 0);
-        println!("sent {took:?} after the store came");
-        // as the program does it, too: reqwest comes without one
+        println!("sent {took:?} after the store came up");
+        // as the program does: reqwest has no default provider
         let _ = rustls::crypto::ring::default_provider().install_default();
         let store = AmazonS3Builder::new()
             .with_endpoint(format!("http://{}", s3.address()))
@@ -102,8 +102,8 @@ fn calls_are_uploaded_and_then_deleted() {
     });
 }
 
-/// A wrong secret, a bucket that the store cannot use: one line that says so, and it is sent when
-/// that is put right, after a restart or without one.
+/// A wrong secret, or a bucket that the store cannot use: the log states the cause, and the
+/// recording is sent once that is fixed, with a restart or without.
 #[test]
 fn a_store_that_refuses_harms_no_call() {
     block_on(async {
@@ -114,7 +114,7 @@ fn a_store_that_refuses_harms_no_call() {
         ] {
             let recordings = Recordings::new();
             let s3 = S3::started(n);
-            // this server makes a bucket that is missing
+            // this server creates a missing bucket
             std::fs::write(s3.bucket("later"), "in the way").expect("a file");
             let text = tables(n, recordings.path(), url, &s3.address(), secret);
             let (asterisk, ai, mut bridge) = lab(n, text).await;
@@ -126,7 +126,7 @@ fn a_store_that_refuses_harms_no_call() {
             assert!(lines[0].contains(words), "{lines:?}");
             assert!(lines.len() <= 2 && lines[0].len() < 700, "{lines:?}");
             assert!(metric(n, "recording_send_errors_total") >= 1);
-            until("it is seen", SECOND, || metric(n, "recordings_waiting") == 1);
+            until("the metric counts it", SECOND, || metric(n, "recordings_waiting") == 1);
             assert!(!bridge.log().contains(secret), "{}", bridge.log());
             if secret == SECRET {
                 std::fs::remove_file(s3.bucket("later")).expect("the file");
@@ -144,9 +144,9 @@ fn a_store_that_refuses_harms_no_call() {
     });
 }
 
-/// Another folder instead of a store: small ones and large ones.
+/// The destination is a folder instead of a store, for small and large recordings.
 #[test]
-fn copied_to_a_folder() {
+fn recordings_are_copied_to_a_folder() {
     block_on(async {
         let n = 110;
         let (recordings, there) = (Recordings::new(), tempfile::tempdir().unwrap());
@@ -159,8 +159,8 @@ fn copied_to_a_folder() {
             folder.display()
         );
         let mut bridge = lab::program(n, &text);
-        // a disk that is not mounted: its folder is not made
-        bridge.wait_for("a b/calls: it is not there", 10 * SECOND);
+        // a disk that is not mounted: its folder must not be created
+        bridge.wait_for("a b/calls: no such folder", 10 * SECOND);
         assert!(!folder.exists());
         std::fs::create_dir_all(&folder).unwrap();
         until("all are sent", 20 * SECOND, || recordings.waiting() == 0);

@@ -1,4 +1,4 @@
-//! Something between the program and the S3 server: slow, and harmful when it is told to be.
+//! A proxy between the program and the S3 server: slow, and harmful on request.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,23 +11,24 @@ const PIECE: usize = 65_536;
 
 #[derive(Default)]
 pub struct Proxy {
-    /// Bodies of PUTs of audio in which one bit is still to be changed.
+    /// The number of bodies of audio PUTs in which to change a bit.
     pub damage: AtomicU32,
-    /// Answers to the end of a multipart upload that are still to be lost.
+    /// The number of answers to the end of a multipart upload to lose.
     pub swallow: AtomicU32,
     /// The first line of each request.
     seen: Mutex<Vec<String>>,
 }
 
 impl Proxy {
-    /// At `127.0.N.4:9000`; `pace`: what 64 KiB on their way to the server take.
+    /// Starts a proxy at `127.0.N.4:9000`; `pace` is the time that 64 KiB take on the way to the
+    /// server.
     pub async fn start(n: u8, to: String, pace: Duration) -> Arc<Proxy> {
         let listener = TcpListener::bind(Proxy::address(n)).await.expect("a port");
         let proxy = Arc::new(Proxy::default());
         let this = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                // a server that is away: the client's connection is closed
+                // if the server is unreachable, the client's connection is closed
                 if let Ok(server) = TcpStream::connect(&to).await {
                     tokio::spawn(this.clone().join(client, server, pace));
                 }
@@ -40,7 +41,7 @@ impl Proxy {
         format!("127.0.{n}.4:9000")
     }
 
-    /// Requests whose first line holds this.
+    /// The number of requests whose first line contains `text`.
     pub fn count(&self, text: &str) -> usize {
         self.seen.lock().expect("no panic elsewhere").iter().filter(|l| l.contains(text)).count()
     }
@@ -71,8 +72,8 @@ impl Proxy {
         }
     }
 
-    /// Notes a request, and does harm; true when its answer is to be lost. `damage_next`: the
-    /// head of a request came without its body.
+    /// Notes a request and damages it if asked to; true if its answer is to be lost. `damage_next`
+    /// is set when the head of a request came without its body.
     fn look(&self, piece: &mut [u8], damage_next: &mut bool) -> bool {
         let once = |left: &AtomicU32| {
             left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()

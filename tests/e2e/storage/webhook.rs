@@ -1,6 +1,6 @@
-//! Somebody's server that is told of recordings.
+//! Webhooks for recordings, received by a server.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -18,9 +18,9 @@ use crate::storage::lab::{Recordings, S3, SECOND, SECRET, metric, program, table
 
 const KEY: &[u8] = b"a key of thirty-two bytes, yes it";
 
-/// One request.
+/// One webhook request.
 #[derive(Debug, Clone)]
-struct Told {
+struct Delivery {
     id: String,
     timestamp: String,
     signature: String,
@@ -30,13 +30,13 @@ struct Told {
 
 #[derive(Clone, Default)]
 struct Server {
-    /// What is answered, and then 200.
+    /// The statuses to answer with; after them, 200.
     answers: Arc<Mutex<VecDeque<u16>>>,
-    told: Arc<Mutex<Vec<Told>>>,
+    deliveries: Arc<Mutex<Vec<Delivery>>>,
 }
 
 impl Server {
-    /// At `127.0.N.3:8000/hook`.
+    /// Starts serving at `127.0.N.3:8000/hook`.
     async fn start(&self, n: u8) -> JoinHandle<()> {
         let router = Router::new().fallback(take).with_state(self.clone());
         let listener = tokio::net::TcpListener::bind(format!("127.0.{n}.3:8000")).await;
@@ -52,8 +52,8 @@ impl Server {
         server
     }
 
-    fn told(&self) -> Vec<Told> {
-        self.told.lock().unwrap().clone()
+    fn deliveries(&self) -> Vec<Delivery> {
+        self.deliveries.lock().unwrap().clone()
     }
 }
 
@@ -62,7 +62,7 @@ async fn take(State(server): State<Server>, headers: HeaderMap, body: Bytes) -> 
         let value = headers.get(name).map(|v| v.to_str().expect("text").to_owned());
         value.unwrap_or_default()
     };
-    server.told.lock().unwrap().push(Told {
+    server.deliveries.lock().unwrap().push(Delivery {
         id: field("webhook-id"),
         timestamp: field("webhook-timestamp"),
         signature: field("webhook-signature"),
@@ -73,19 +73,20 @@ async fn take(State(server): State<Server>, headers: HeaderMap, body: Bytes) -> 
     StatusCode::from_u16(next).expect("a status")
 }
 
-/// As <https://www.standardwebhooks.com> has it.
-fn assert_signed(told: &Told) {
+/// Checks the signature as specified at <https://www.standardwebhooks.com>.
+fn assert_signed(delivery: &Delivery) {
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(KEY).unwrap();
-    for piece in [told.id.as_bytes(), b".", told.timestamp.as_bytes(), b".", &told.body] {
+    for piece in [delivery.id.as_bytes(), b".", delivery.timestamp.as_bytes(), b".", &delivery.body]
+    {
         mac.update(piece);
     }
-    let (version, signature) = told.signature.split_once(',').expect("a version");
+    let (version, signature) = delivery.signature.split_once(',').expect("a version");
     assert_eq!(version, "v1");
     let signature = BASE64.decode(signature).expect("base64");
-    mac.verify_slice(&signature).expect("our signature");
-    let sent: u64 = told.timestamp.parse().expect("seconds");
+    mac.verify_slice(&signature).expect("a valid signature");
+    let sent: u64 = delivery.timestamp.parse().expect("seconds");
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
-    assert!(now.abs_diff(sent) < 60, "{sent}, and it is {now}");
+    assert!(now.abs_diff(sent) < 60, "sent at {sent}, now {now}");
 }
 
 fn table(n: u8) -> String {
@@ -96,9 +97,10 @@ fn table(n: u8) -> String {
     )
 }
 
-/// 500 twice, then 200: told three times with one id, each signed anew, and only after the upload.
+/// 500, 503, then 200: sent three times with the same id, signed each time, and only after the
+/// upload.
 #[test]
-fn told_after_the_upload_and_until_it_is_taken() {
+fn webhooks_are_sent_after_the_upload_until_accepted() {
     block_on(async {
         let n = 105;
         let recordings = Recordings::new();
@@ -109,17 +111,21 @@ fn told_after_the_upload_and_until_it_is_taken() {
         let text = tables(n, recordings.path(), "s3://rec/calls", &s3.address(), SECRET);
         let bridge = program(n, &format!("{text}delete_after = true\n{}", table(n)));
         bridge.wait_for("cannot be sent", 10 * SECOND);
-        assert_eq!(server.told().len(), 0, "not before it is uploaded");
+        assert_eq!(server.deliveries().len(), 0, "not before it is uploaded");
         s3.start();
-        until("it is taken", 20 * SECOND, || server.told().len() == 2);
-        assert_eq!(recordings.sidecars().len(), 1, "it is here until the webhook is taken");
+        until("two refused attempts", 20 * SECOND, || server.deliveries().len() == 2);
+        assert_eq!(
+            recordings.sidecars().len(),
+            1,
+            "the recording is kept until the webhook is accepted"
+        );
         let (path, sidecar) = recordings.sidecars().remove(0);
-        until("it is done", 20 * SECOND, || recordings.waiting() == 0);
+        until("the webhook is accepted", 20 * SECOND, || recordings.waiting() == 0);
         assert_eq!(metric(n, "recording_webhooks_total"), 1);
-        let told = server.told();
-        assert_eq!(told.len(), 3);
+        let deliveries = server.deliveries();
+        assert_eq!(deliveries.len(), 3);
         let id = format!("rec_{}", sidecar.id);
-        for one in &told {
+        for one in &deliveries {
             assert_signed(one);
             assert_eq!((one.id.as_str(), one.kind.as_str()), (id.as_str(), "application/json"));
             let body: Value = serde_json::from_slice(&one.body).expect("JSON");
@@ -139,9 +145,9 @@ fn told_after_the_upload_and_until_it_is_taken() {
     });
 }
 
-/// The server is away, the program is killed, both come back; the recording stays here.
+/// The server is down and the program is killed; both return, and the recordings are kept.
 #[test]
-fn told_after_a_restart() {
+fn webhooks_are_sent_after_a_restart() {
     block_on(async {
         let n = 106;
         let recordings = Recordings::new();
@@ -156,20 +162,26 @@ fn told_after_a_restart() {
         let server = Server::default();
         let _serving = server.start(n).await;
         let _bridge = program(n, &text);
-        until("both are taken", 10 * SECOND, || recordings.waiting() == 0);
-        let told = server.told();
-        assert_eq!(told.len(), 2);
-        told.iter().for_each(assert_signed);
-        let (path, _) = recordings.sidecars().remove(0);
-        let first: Value = serde_json::from_slice(&told[0].body).unwrap();
-        let file = format!("file://{directory}/{}.wav", path.display());
-        assert_eq!(first["data"]["location"], *file);
+        until("both are accepted", 10 * SECOND, || recordings.waiting() == 0);
+        let deliveries = server.deliveries();
+        assert_eq!(deliveries.len(), 2);
+        deliveries.iter().for_each(assert_signed);
+        // both are sent at once, in any order
+        let location = |delivery: &Delivery| {
+            let body: Value = serde_json::from_slice(&delivery.body).expect("JSON");
+            body["data"]["location"].as_str().expect("a location").to_owned()
+        };
+        let locations: BTreeSet<String> = deliveries.iter().map(location).collect();
+        let sidecars = recordings.sidecars();
+        let files = sidecars.iter().map(|(path, _)| path.display());
+        let files = files.map(|path| format!("file://{directory}/{path}.wav"));
+        assert_eq!(locations, files.collect::<BTreeSet<String>>());
     });
 }
 
-/// 410: it is not asked again.
+/// After a 410 the webhook is not sent again.
 #[test]
-fn gone_is_the_end() {
+fn a_410_ends_the_attempts() {
     block_on(async {
         let n = 107;
         let recordings = Recordings::new();
@@ -178,9 +190,9 @@ fn gone_is_the_end() {
         let _serving = server.start(n).await;
         let directory = recordings.path().display();
         let bridge = program(n, &format!("[recording]\ndirectory = \"{directory}\"\n{}", table(n)));
-        until("it is over", 10 * SECOND, || recordings.waiting() == 0);
+        until("the outbox is empty", 10 * SECOND, || recordings.waiting() == 0);
         tokio::time::sleep(3 * SECOND).await;
-        assert_eq!(server.told().len(), 1);
+        assert_eq!(server.deliveries().len(), 1);
         assert_eq!(bridge.lines("410 Gone").len(), 1);
         assert_eq!(recordings.sidecars().len(), 1, "the recording is still here");
     });

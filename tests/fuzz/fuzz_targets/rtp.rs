@@ -1,6 +1,7 @@
-//! Packets and the times between them: what the receiver makes of them stays bounded.
+//! Fuzzes the RTP receiver with packets and the pauses between them: its output stays bounded.
 //!
-//! Input: records of a pause in units of 2 ms, a length and as many octets of a datagram.
+//! The input is a sequence of records: a pause in units of 2 ms, a length, and that many octets of
+//! a datagram.
 #![no_main]
 
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use trunkless::media::g711::Law;
 use trunkless::media::receiver::{Format, Receiver};
 
-/// Longest that the records may take together, and with it the frames that may come out.
+/// Limit on the total time of the records, which also limits the number of frames.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fuzz_target!(|data: &[u8]| {
@@ -29,19 +30,19 @@ fuzz_target!(|data: &[u8]| {
             receiver.on_timeout(now);
             frames += drain(&mut receiver);
             let moved = receiver.next_timeout().is_none_or(|after| after > at);
-            assert!(moved, "a timer that does not move would spin");
+            assert!(moved, "a timer that does not advance would loop forever");
         }
         now = next;
         receiver.on_packet(now, source, packet);
         frames += drain(&mut receiver);
     }
-    // a frame for each 20 ms of call time, and what a sender may be ahead of it
+    // one frame per 20 ms of call time, plus those that a sender may be ahead
     let time = u64::try_from((now - start).as_millis()).expect("a minute") / 20;
     assert!(frames <= time + AHEAD, "{frames} frames in {time} slots");
 });
 
 const REORDER: Duration = Duration::from_millis(40);
-/// Frames that packets may carry ahead of their time before they are cut.
+/// Upper limit on the frames that a sender may be ahead of time before the receiver cuts them.
 const AHEAD: u64 = 20_000;
 
 fn drain(receiver: &mut Receiver) -> u64 {

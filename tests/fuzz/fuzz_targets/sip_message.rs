@@ -1,4 +1,5 @@
-//! A SIP message: read, written again, and given to the agent as if the PBX had sent it.
+//! Fuzzes SIP messages: each is parsed, written, parsed again, and fed to the agent as if the PBX
+//! had sent it.
 #![no_main]
 
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use trunkless::sip::message::Message;
 
 fuzz_target!(|data: &[u8]| {
     if let Ok((message, None)) = Message::parse(data) {
-        let (again, fault) = Message::parse(&message.to_bytes()).expect("we read what we write");
+        let (again, fault) = Message::parse(&message.to_bytes()).expect("our own output parses");
         assert_eq!(fault, None);
         assert_eq!(again.body, message.body);
         assert_eq!(again.start, message.start);
@@ -44,12 +45,13 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!((agent.call_count(), agent.transaction_count()), (0, 0));
 });
 
-/// All that we send can be read; calls are answered, and given up for want of an ACK.
+/// Handles the agent's output. All messages sent can be parsed. Calls are answered, and end later
+/// because no ACK arrives.
 fn drain(now: Instant, agent: &mut Agent) {
     while let Some(output) = agent.poll() {
         match output {
             Output::Send { data, .. } => {
-                Message::parse(&data).expect("we send SIP");
+                Message::parse(&data).expect("our own output parses");
             }
             Output::Event(Event::Invite(invite)) => {
                 let rtp = "192.0.2.1:20000".parse().expect("an address");

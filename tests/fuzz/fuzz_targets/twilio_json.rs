@@ -1,4 +1,4 @@
-//! What an AI says: decoded without a panic, and never more audio than was sent.
+//! Fuzzes messages from an AI: decoding does not panic and never yields more audio than was sent.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,7 +6,7 @@ use trunkless::stream::FromAi;
 use trunkless::stream::twilio::decode;
 
 fuzz_target!(|data: &[u8]| {
-    // a WebSocket text message is UTF-8, or the library has closed the connection
+    // the WebSocket library closes the connection if a text message is not UTF-8
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut audio = Vec::new();
     match decode(text, "MZ0123456789abcdef0123456789abcdef", &mut audio) {

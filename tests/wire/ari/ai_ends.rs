@@ -1,4 +1,4 @@
-//! What becomes of the caller when the AI is not there, or ends or breaks the call.
+//! The caller is sent back to the dialplan or hung up when the AI is unreachable, closes or fails.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,8 @@ use crate::ari::world::{Channel, Pace};
 use crate::bridge::{Bridge, Net};
 use crate::http::free;
 
-/// The value of TRUNKLESS_REASON that the dialplan finds.
+/// Waits until the only call is gone from the PBX and returns the TRUNKLESS_REASON that the
+/// dialplan finds.
 async fn reason(fake: &Fake) -> String {
     fake.is_clean(APP).await;
     let world = fake.world();
@@ -18,11 +19,11 @@ async fn reason(fake: &Fake) -> String {
 }
 
 #[tokio::test]
-async fn an_ai_that_is_not_there_sends_the_caller_on_unanswered() {
+async fn an_unreachable_ai_sends_the_caller_back_unanswered() {
     let net = Net::new();
     let fake = Fake::start(net.pbx()).await;
-    let nobody = free(net.ai());
-    let bridge = Bridge::launch(&plain(net.bridge(), APP, fake.address, nobody), "").await;
+    let unused = free(net.ai());
+    let bridge = Bridge::launch(&plain(net.bridge(), APP, fake.address, unused), "").await;
     fake.asked(Verb::Bridges, "", 1).await;
     fake.world().enter("ai.1", APP, &[], Channel::caller());
     assert_eq!(bridge.end().await, "ai_unreachable");
@@ -32,7 +33,7 @@ async fn an_ai_that_is_not_there_sends_the_caller_on_unanswered() {
 }
 
 #[tokio::test]
-async fn an_ai_that_refuses_or_says_nothing_sends_the_caller_on() {
+async fn an_ai_that_refuses_or_does_not_answer_sends_the_caller_back() {
     for refuses in [true, false] {
         let rig = Rig::new("").await;
         rig.enter("ai.1");
@@ -52,7 +53,7 @@ async fn an_ai_that_refuses_or_says_nothing_sends_the_caller_on() {
 }
 
 #[tokio::test]
-async fn an_ai_that_closes_ends_the_call_for_the_caller() {
+async fn an_ai_that_closes_ends_the_call() {
     let rig = Rig::new("").await;
     let (_caller, stream) = rig.call("ai.1").await;
     stream.close(1000).await;
@@ -65,7 +66,7 @@ async fn an_ai_that_closes_ends_the_call_for_the_caller() {
 }
 
 #[tokio::test]
-async fn an_ai_that_closes_sends_the_caller_on_if_so_configured() {
+async fn an_ai_that_closes_sends_the_caller_back_if_configured() {
     let rig = Rig::new("[calls]\non_ai_close = \"continue\"").await;
     let (_caller, stream) = rig.call("ai.1").await;
     stream.close(1000).await;
@@ -75,7 +76,7 @@ async fn an_ai_that_closes_sends_the_caller_on_if_so_configured() {
 }
 
 #[tokio::test]
-async fn an_ai_that_breaks_sends_the_caller_on() {
+async fn an_ai_that_fails_sends_the_caller_back() {
     let rig = Rig::new("").await;
     let (_caller, stream) = rig.call("ai.1").await;
     stream.reset().await;
@@ -85,7 +86,7 @@ async fn an_ai_that_breaks_sends_the_caller_on() {
 }
 
 #[tokio::test]
-async fn an_ai_that_breaks_ends_the_call_if_so_configured() {
+async fn an_ai_that_fails_ends_the_call_if_configured() {
     let rig = Rig::new("[calls]\non_ai_failure = \"hangup\"").await;
     let (_caller, stream) = rig.call("ai.1").await;
     stream.reset().await;
@@ -95,9 +96,9 @@ async fn an_ai_that_breaks_ends_the_call_if_so_configured() {
     assert!(rig.fake.world().continued.is_empty());
 }
 
-/// The AI has begun with the first packet; what it does counts from then on.
+/// The stream starts with the first packet; from then on, what the AI does counts.
 #[tokio::test]
-async fn a_caller_who_is_heard_is_connected_though_the_answer_to_addchannel_is_late() {
+async fn a_caller_with_audio_is_connected_even_before_the_answer_to_addchannel() {
     for breaks in [true, false] {
         let rig = Rig::new("[calls]\non_ai_failure = \"hangup\"").await;
         rig.fake.trouble(APP, Verb::AddCaller, Trouble::Late).await;
@@ -114,9 +115,9 @@ async fn a_caller_who_is_heard_is_connected_though_the_answer_to_addchannel_is_l
     }
 }
 
-/// Requests, answers and events of the two may overtake each other.
+/// Requests, answers and events of consecutive calls may overtake each other.
 #[tokio::test]
-async fn a_caller_whom_the_dialplan_sends_back_is_a_new_call() {
+async fn a_caller_who_reenters_from_the_dialplan_is_a_new_call() {
     let rig = Rig::new("").await;
     rig.fake.pace(Pace { request: 3, answer: 6, event: 10 });
     rig.fake.world().sent_back = 10;
@@ -138,9 +139,9 @@ async fn a_caller_whom_the_dialplan_sends_back_is_a_new_call() {
     rig.fake.is_clean(APP).await;
 }
 
-/// The callers of an ended program go on, whatever on_ai_close says.
+/// On shutdown, callers continue in the dialplan, whatever `on_ai_close` says.
 #[tokio::test]
-async fn the_end_of_the_program_sends_callers_on() {
+async fn shutdown_sends_callers_back() {
     let rig = Rig::new("[calls]\ndrain = \"100ms\"").await;
     let (_caller, stream) = rig.call("ai.1").await;
     let Rig { fake, bridge, .. } = rig;

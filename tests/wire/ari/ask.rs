@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use wiremock::Request;
 
-/// What is asked for, in the order in which a call asks.
+/// The kind of request, in the order in which a call makes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verb {
     Info,
@@ -22,28 +22,29 @@ pub enum Verb {
     AddCaller,
     SetVariable,
     Continue,
-    /// Is the caller still there?
+    /// Checks whether the caller still exists.
     Look,
     HangUp,
     DropMedia,
     DropBridge,
-    /// The events socket: no REST, but a client's doing too.
+    /// Opening the events socket: not REST, but a client's request too.
     Events,
 }
 
 #[derive(Debug, Clone)]
+/// A request.
 pub struct Ask {
-    /// Who asks: the tests' clients have the names of their applications.
+    /// The user: each client of the tests uses the name of its application.
     pub user: String,
     pub verb: Verb,
-    /// The channel, bridge or application that it is about.
+    /// The channel, bridge or application in the request.
     pub id: String,
     pub query: HashMap<String, String>,
     pub body: Vec<u8>,
 }
 
 impl Ask {
-    /// None when nobody may ask that, or there is no such resource.
+    /// Parses a request; `None` if the user is not permitted or there is no such resource.
     pub fn read(request: &Request) -> Option<Ask> {
         let user = user(request.headers.get("authorization")?.to_str().ok()?)?;
         let path = request.url.path().strip_prefix("/ari/")?;
@@ -81,8 +82,8 @@ impl Ask {
         self.query.get(name).map_or("", String::as_str)
     }
 
-    /// Whether it is about something of the asker's own: an object with one of its ids, or a caller
-    /// of its application, named APP.NUMBER by the tests.
+    /// True if the request concerns something that belongs to its user: an object with one of the
+    /// application's ids, or a caller in the application, which the tests name APP.NUMBER.
     pub fn is_about_own(&self) -> bool {
         let caller = self.id.rsplit_once('.').is_some_and(|(app, _)| app == self.user);
         let object = is_object_of(&self.user, &self.id);
@@ -90,7 +91,7 @@ impl Ask {
     }
 }
 
-/// Whether a channel or bridge has the name of one that the bridge makes for this application.
+/// True if a channel or bridge id is one that the bridge would make for this application.
 pub fn is_object_of(app: &str, id: &str) -> bool {
     let Some(rest) = id.strip_prefix(&format!("trunkless-{app}-")) else { return false };
     let parts: Vec<&str> = rest.split('-').collect();
@@ -99,7 +100,7 @@ pub fn is_object_of(app: &str, id: &str) -> bool {
     number && hex.len() == 10 && matches!(again, [] | ["again"])
 }
 
-/// The user of an Authorization field; its password is always the same.
+/// The user in an Authorization field; `None` unless the password is the tests' only one.
 pub fn user(authorization: &str) -> Option<String> {
     let plain = BASE64.decode(authorization.strip_prefix("Basic ")?).ok()?;
     let plain = String::from_utf8(plain).ok()?;

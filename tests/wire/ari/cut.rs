@@ -1,5 +1,6 @@
-//! The events socket ends: it is opened again at once, live calls do not notice, and what was
-//! missed is found; so is what an earlier process has left. What is not ours is not touched.
+//! The events socket ends: the bridge opens it again at once, live calls are not affected, and
+//! missed events are caught up on. Objects left by an earlier process are removed as well, those of
+//! other programs are not touched.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::media::Media;
 use crate::stream::AGENT;
 
 #[tokio::test]
-async fn a_live_call_does_not_notice() {
+async fn a_live_call_is_not_affected() {
     tokio::join!(live_call(Item::Reset), live_call(Item::Close));
 }
 
@@ -30,7 +31,7 @@ async fn live_call(cut: Item) {
     caller.press("7");
     stream.pressed("7").await;
     stream.play_frames(0..20).await;
-    // longer than a call whose PBX is lost would live
+    // longer than a call would survive the loss of its PBX
     caller.say(10..130).await;
     assert_eq!(stream.heard(130).await, Vec::from_iter(0..130));
     assert_eq!(caller.external.media.numbered(AGENT, 20).await, Vec::from_iter(0..20));
@@ -45,7 +46,7 @@ async fn live_call(cut: Item) {
 }
 
 #[tokio::test]
-async fn a_caller_who_has_gone_meanwhile_has_one_end() {
+async fn a_caller_who_hung_up_meanwhile_has_one_record() {
     for how in [Item::Reset, Item::Close] {
         let rig = Rig::new("").await;
         let (first, stream) = rig.call("ai.1").await;
@@ -54,7 +55,7 @@ async fn a_caller_who_has_gone_meanwhile_has_one_end() {
         rig.fake.gate(Gate::Held);
         rig.fake.cut(APP, how);
         first.hang_up();
-        // nobody may come while nobody listens: the dialplan goes on
+        // no caller may enter without a client: the dialplan continues
         rig.enter("ai.3");
         rig.fake.gate(Gate::Open);
         stream.stopped().await;
@@ -68,19 +69,19 @@ async fn a_caller_who_has_gone_meanwhile_has_one_end() {
         let Rig { bridge, fake, .. } = rig;
         assert_eq!(bridge.all_records().await.len(), 1, "of the second call");
         let ended = [Verb::DropMedia, Verb::DropBridge];
-        // the bridge of the start's trial is deleted too
+        // the trial bridge from the start is deleted too
         assert_eq!(ended.map(|verb| fake.count(verb, "")), [2, 3]);
         assert!(fake.world().continued.is_empty());
     }
 }
 
-/// Calls without RTP: the PBX's lists say that they are there.
+/// Calls without RTP survive because they are in the PBX's lists.
 #[tokio::test]
-async fn a_call_in_set_up_and_one_that_says_nothing_survive() {
+async fn a_call_in_set_up_and_a_silent_call_survive() {
     tokio::join!(slow_ai(), mute_caller());
 }
 
-/// A caller who waits for a slow AI at that moment is connected all the same.
+/// A caller who is waiting for a slow AI is still connected.
 async fn slow_ai() {
     let rig = Rig::new("[calls]\nanswer_wait = \"5s\"").await;
     rig.enter("ai.1");
@@ -93,7 +94,7 @@ async fn slow_ai() {
     assert_eq!(stream.heard(5).await, [0, 1, 2, 3, 4]);
 }
 
-/// Asterisk passes no RTP on while the caller sends none.
+/// Asterisk forwards no RTP while the caller sends none.
 async fn mute_caller() {
     let rig = Rig::new("").await;
     let (mut caller, stream) = rig.call("ai.1").await;
@@ -107,14 +108,18 @@ async fn cut_and_wait(rig: &Rig) {
     rig.fake.take_seen();
     rig.fake.cut(APP, Item::Reset);
     rig.fake.asked(Verb::Bridges, "", 1).await;
-    // longer than a call whose PBX is lost would live
+    // longer than a call would survive the loss of its PBX
     pass(Duration::from_millis(2200)).await;
-    assert_eq!(rig.fake.count(Verb::Continue, ""), 0, "sent on though the PBX is back");
+    assert_eq!(
+        rig.fake.count(Verb::Continue, ""),
+        0,
+        "sent back to the dialplan though the PBX has returned"
+    );
 }
 
-/// The first try comes at once, and not the tenth.
+/// The first attempt is made at once, later ones are not.
 #[tokio::test]
-async fn a_pbx_that_closes_each_time_is_asked_now_and_then() {
+async fn a_pbx_that_closes_every_time_is_retried_at_intervals() {
     let rig = Rig::new("").await;
     rig.fake.gate(Gate::Closing);
     rig.fake.take_seen();
@@ -131,7 +136,7 @@ async fn a_pbx_that_closes_each_time_is_asked_now_and_then() {
 }
 
 #[tokio::test]
-async fn a_pbx_that_has_started_anew_has_none_of_our_calls() {
+async fn a_restarted_pbx_has_none_of_our_calls() {
     let rig = Rig::new("").await;
     let mut streams = Vec::new();
     for id in ["ai.1", "ai.2", "ai.3"] {
@@ -161,7 +166,7 @@ async fn a_pbx_that_has_started_anew_has_none_of_our_calls() {
     rig.fake.is_clean(APP).await;
 }
 
-/// What a process before this one has left, and what others have.
+/// Adds objects left by an earlier process, and some that belong to others.
 fn leave_behind(fake: &Fake, net: Net) {
     let stasis = |app: &str| Some((app.to_owned(), Vec::new()));
     let media =
@@ -178,7 +183,7 @@ fn leave_behind(fake: &Fake, net: Net) {
     add("ai.2", Channel { stasis: stasis("ai"), up: true, ..Channel::caller() });
     add("trunkless-ai-m-1794000000-00000000aa", external("ai"));
     add("trunkless-ai-m-1794000001-00000000ab-again", external("ai"));
-    // an application whose name begins like ours, one whose ids do, one with our own name in it
+    // applications whose name begins like ours, whose ids do, or whose name contains ours
     for app in ["ai2", "ai-m", "ai-m-1794000000", "not-ai"] {
         add(&format!("{app}.1"), Channel { stasis: stasis(app), ..Channel::caller() });
         add(&format!("trunkless-{app}-m-1794000000-00000000aa"), external(app));
@@ -202,7 +207,7 @@ fn leave_behind(fake: &Fake, net: Net) {
 }
 
 #[tokio::test]
-async fn what_an_earlier_process_has_left_goes_and_nothing_else() {
+async fn only_what_an_earlier_process_left_is_removed() {
     let net = Net::new();
     let fake = Fake::start(net.pbx()).await;
     leave_behind(&fake, net);
@@ -217,9 +222,9 @@ async fn what_an_earlier_process_has_left_goes_and_nothing_else() {
         let left = w.left(APP);
         (left == ["snoop"]).then_some(())
     };
-    rig.fake.until("only what is not ours is left", gone).await;
+    rig.fake.until("our leftovers are removed", gone).await;
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
-    // what is on its way
+    // wait for requests on their way
     pass(Duration::from_millis(100)).await;
     let after = all(&rig.fake);
     let gone: Vec<&String> = before.iter().filter(|id| !after.contains(id)).collect();
@@ -231,7 +236,7 @@ async fn what_an_earlier_process_has_left_goes_and_nothing_else() {
     assert_eq!(gone, ours);
     assert_eq!(rig.fake.world().continued.len(), 2);
     assert!(rig.fake.world().channels["snoop"].is_in(APP));
-    // the callers first: without their bridge they would be up in silence
+    // callers first: without their bridge they would be left in silence
     let order: Vec<Verb> = rig.fake.take_seen().iter().map(|s| s.ask.verb).collect();
     let last = order.iter().rposition(|v| *v == Verb::Continue).unwrap();
     let first = order.iter().position(|v| *v == Verb::DropMedia).unwrap();

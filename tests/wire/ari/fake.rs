@@ -1,5 +1,6 @@
-//! The fake's sockets: one port whose `/ari/events` is a WebSocket and whose other requests go to
-//! a [`MockServer`], byte by byte. Requests, answers and events are late by amounts of their own.
+//! The fake's sockets: one port, where `/ari/events` is a WebSocket and all other requests are
+//! forwarded byte by byte to a [`MockServer`]. Requests, answers and events are delayed
+//! independently.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -24,46 +25,49 @@ use crate::log::{Log, pass};
 use crate::media::Media;
 use crate::strict::{field, linger_zero, read_head, refusing, switching};
 
-/// Longer than anybody waits for an answer.
+/// Longer than any client waits for an answer.
 const NEVER: Duration = Duration::from_secs(60);
+/// The delay of [`Trouble::Late`].
 const LATE: Duration = Duration::from_secs(1);
 
-/// What a client has asked for, and the answer.
+/// A client's request, and the status of the answer.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub ask: Ask,
     pub status: u16,
 }
 
-/// What becomes of those who want events.
+/// The treatment of new events sockets.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Gate {
     Open,
-    /// Connected, and no more for now.
+    /// The TCP connection stays open, without a handshake for now.
     Held,
-    /// Opened, and closed at once.
+    /// Opened and closed at once.
     Closing,
+    /// Refused with this status.
     Refused(u16),
 }
 
-/// What happens to one request in place of what is asked for.
+/// How one request goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Trouble {
-    /// Answered so, not done.
+    /// Answered with this status, not carried out.
     Status(u16),
-    /// Answered so because the caller, or the object, has gone just now.
+    /// Answered with this status, because the caller or the object disappears just now.
     Gone(u16),
-    /// Neither done nor answered.
+    /// Neither carried out nor answered.
     Lost,
-    /// Done, but never answered.
+    /// Carried out, but never answered.
     Unanswered,
-    /// Done, and answered late.
+    /// Carried out, and answered late.
     Late,
-    /// Done, and answered with this failure.
+    /// Carried out, but answered with this status and an error.
     Botched(u16),
 }
 
 impl Trouble {
+    /// True if no answer ever comes.
     pub fn is_silent(self) -> bool {
         matches!(self, Trouble::Lost | Trouble::Unanswered)
     }
@@ -71,9 +75,13 @@ impl Trouble {
 
 struct Shared {
     world: Mutex<World>,
+    /// Requests so far, including those for events sockets.
     seen: Log<Seen>,
+    /// Applies to new events sockets.
     gate: watch::Sender<Gate>,
+    /// The mock server's address.
     rest: SocketAddr,
+    /// The number of events sockets so far.
     sockets: AtomicU64,
 }
 
@@ -99,7 +107,7 @@ impl Fake {
         Fake::at(SocketAddr::new(ip, 0), 1).await
     }
 
-    /// `seed`: of the delays, once there are any.
+    /// `seed` is for the random delays, once there are any.
     pub async fn at(address: SocketAddr, seed: u64) -> Fake {
         let server = MockServer::builder().disable_request_recording().start().await;
         let listener = TcpListener::bind(address).await.unwrap();
@@ -122,7 +130,7 @@ impl Fake {
         Fake { address, shared, server, task }
     }
 
-    /// Serves at another address too.
+    /// Starts serving at another address too.
     pub async fn also_at(&self, ip: IpAddr) -> SocketAddr {
         let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -142,7 +150,7 @@ impl Fake {
         self.shared.gate.send_replace(gate);
     }
 
-    /// The next request of this kind by this user meets trouble.
+    /// Makes the next request of this kind by this user fail like this.
     pub async fn trouble(&self, user: &str, verb: Verb, trouble: Trouble) {
         let user = user.to_owned();
         let hit = move |request: &wiremock::Request| {
@@ -153,7 +161,7 @@ impl Fake {
         self.server.register(mock).await;
     }
 
-    /// From now on all requests of this kind are lost.
+    /// Loses all further requests of this kind.
     pub async fn stall(&self, verb: Verb) {
         let hit = move |request: &wiremock::Request| {
             Ask::read(request).is_some_and(|ask| ask.verb == verb)
@@ -162,8 +170,8 @@ impl Fake {
         self.server.register(Mock::given(hit).respond_with(answers).with_priority(1)).await;
     }
 
-    /// While the returned value lives, whatever would change something is refused. (wiremock's own
-    /// guards take another mock away than theirs where priorities have sorted them.)
+    /// Refuses every request that would change something, as long as the returned value exists.
+    /// (wiremock's own guards remove the wrong mock where priorities have reordered them.)
     pub async fn refuse(&self, status: u16) -> Arc<()> {
         let refusal = Arc::new(());
         let refused = Arc::downgrade(&refusal);
@@ -176,24 +184,24 @@ impl Fake {
         refusal
     }
 
-    /// Waits until `see` finds what it looks for in the world; it looks whenever a client has asked
-    /// for something.
+    /// Waits until `see` returns something for the world. Checked whenever a request arrives.
     pub async fn until<R>(&self, what: &str, see: impl Fn(&World) -> Option<R>) -> R {
         self.shared.seen.wait(what, |_| see(&self.world())).await
     }
 
-    /// The same for slow things.
+    /// Like [`Fake::until`], but with this limit instead of a panic.
     pub async fn within<R>(&self, limit: Duration, see: impl Fn(&World) -> Option<R>) -> Option<R> {
         self.shared.seen.within(limit, |_| see(&self.world())).await
     }
 
-    /// How often this was asked for.
+    /// The number of such requests so far; an empty `id` stands for any.
     pub fn count(&self, verb: Verb, id: &str) -> usize {
         let same = |s: &&Seen| s.ask.verb == verb && (id.is_empty() || s.ask.id == id);
         self.shared.seen.look(|seen| seen.iter().filter(same).count())
     }
 
-    /// Waits until this was asked for so often; returns the last.
+    /// Waits for the request number `times` of this kind and returns it; an empty `id` stands for
+    /// any.
     pub async fn asked(&self, verb: Verb, id: &str, times: usize) -> Seen {
         let same = |s: &&Seen| s.ask.verb == verb && (id.is_empty() || s.ask.id == id);
         let what = format!("{verb:?} {id}, {times} times");
@@ -201,7 +209,7 @@ impl Fake {
         self.shared.seen.wait(&what, enough).await
     }
 
-    /// All requests so far, and forgets them.
+    /// Returns all requests so far and forgets them.
     pub fn take_seen(&self) -> Vec<Seen> {
         self.shared.seen.look(std::mem::take)
     }
@@ -212,19 +220,19 @@ impl Fake {
         self.until("nothing is left", clean).await;
     }
 
-    /// The one external media channel.
+    /// Waits for the only external media channel.
     pub async fn external(&self) -> External {
         let external = |w: &World| w.channels.values().find_map(|c| c.external.clone());
         self.until("external media", external).await
     }
 
-    /// The events socket of `app` ends now; what happens until the next is lost.
+    /// Ends the events socket of `app` now; events until the next one opens are lost.
     pub fn cut(&self, app: &str, how: Item) {
         let socket = self.world().sockets.remove(app).expect("an events socket");
         let _ = socket.items.send(how);
     }
 
-    /// Sends a message as it is.
+    /// Sends a raw message on the events socket of `app`.
     pub fn say(&self, app: &str, message: Message) {
         let world = self.world();
         let socket = world.sockets.get(app).expect("an events socket");
@@ -287,7 +295,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn serve_rest(client: TcpStream, shared: &Shared) {
-    // the server ends before the last of its clients
+    // the mock server ends before its last client does
     let Ok(server) = TcpStream::connect(shared.rest).await else { return };
     server.set_nodelay(true).unwrap();
     let (from_client, mut to_client) = client.into_split();
@@ -351,7 +359,7 @@ async fn serve_events(mut tcp: TcpStream, shared: &Shared) {
     }
 }
 
-/// Until either side ends it.
+/// Sends events until either side ends the connection.
 async fn send_events(
     mut socket: WebSocketStream<TcpStream>,
     items: &mut mpsc::UnboundedReceiver<Item>,

@@ -1,4 +1,4 @@
-//! Events that no Asterisk should send: nothing panics, and calls go on.
+//! Events that no Asterisk should send: nothing panics, and calls continue.
 
 use std::sync::atomic::Ordering;
 
@@ -10,7 +10,7 @@ use trunkless::telemetry::COUNTERS;
 use crate::ari::ask::Verb;
 use crate::ari::rig::{APP, Rig};
 
-/// Events that are read over; the link survives.
+/// Events that are ignored; the link survives.
 fn harmless() -> Vec<Message> {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let objects = format!("{}1{}", "{\"a\":".repeat(100_000), "}".repeat(100_000));
@@ -42,7 +42,7 @@ fn harmless() -> Vec<Message> {
     texts.chain(binary.into_iter().map(|b| Message::Binary(b.into()))).collect()
 }
 
-/// What the WebSocket itself cannot stand: the link is opened again.
+/// Messages that break the WebSocket itself: the link is opened again.
 fn fatal() -> Vec<Message> {
     let frame = |payload: Vec<u8>, kind| Message::Frame(Frame::message(payload, kind, true));
     vec![
@@ -53,13 +53,13 @@ fn fatal() -> Vec<Message> {
 }
 
 #[tokio::test]
-async fn unreadable_events_are_read_over_and_calls_go_on() {
+async fn unreadable_events_are_ignored_and_calls_continue() {
     let rig = Rig::new("").await;
     let (mut caller, stream) = rig.call("ai.1").await;
     for junk in harmless() {
         rig.fake.say(APP, junk);
     }
-    // events come in order: with the key all of them have been read
+    // events arrive in order: once the key is reported, all of them have been read
     caller.press("7");
     stream.pressed("7").await;
     assert_eq!(rig.fake.count(Verb::Events, APP), 1, "the link survives");
@@ -73,7 +73,7 @@ async fn unreadable_events_are_read_over_and_calls_go_on() {
 }
 
 #[tokio::test]
-async fn what_breaks_the_link_does_not_break_calls() {
+async fn a_broken_link_does_not_end_calls() {
     let rig = Rig::new("").await;
     let (mut caller, stream) = rig.call("ai.1").await;
     for (n, junk) in fatal().into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Callers whom we cannot or do not want to take: they go on in the dialplan at once.
+//! Callers that cannot be taken, or must not be: they continue in the dialplan at once.
 
 use crate::ari::ask::Verb;
 use crate::ari::fake::Fake;
@@ -6,30 +6,30 @@ use crate::ari::rig::{APP, Rig};
 use crate::ari::world::{Channel, World};
 use crate::lines::Lines;
 
-/// Waits until this caller has gone on, and says why.
-async fn gone_on(fake: &Fake, id: &str) -> String {
-    let gone_on = |w: &World| w.continued.contains(&id.to_owned()).then_some(());
-    fake.until("the caller goes on", gone_on).await;
+/// Waits until this caller continues in the dialplan, unanswered, and returns the reason set.
+async fn sent_back(fake: &Fake, id: &str) -> String {
+    let sent_back = |w: &World| w.continued.contains(&id.to_owned()).then_some(());
+    fake.until("the caller continues in the dialplan", sent_back).await;
     assert_eq!(fake.count(Verb::Answer, id), 0);
     fake.world().channels[id].variables["TRUNKLESS_REASON"].clone()
 }
 
 #[tokio::test]
-async fn more_callers_than_there_may_be_go_on() {
+async fn callers_beyond_the_limit_are_sent_back() {
     for config in ["[calls]\nmax = 2", "[pbx.main.ari]\nmax_media = 2"] {
         let rig = Rig::new(config).await;
         let (first, stream) = rig.call("ai.1").await;
         let (_second, other) = rig.call("ai.2").await;
         for id in ["ai.3", "ai.4", "ai.5"] {
             rig.enter(id);
-            assert_eq!(gone_on(&rig.fake, id).await, "overload");
+            assert_eq!(sent_back(&rig.fake, id).await, "overload");
         }
         assert_eq!(rig.fake.count(Verb::Media, ""), 2);
         first.hang_up();
         stream.stopped().await;
         assert_eq!(rig.bridge.end().await, "caller_hangup");
         rig.fake.asked(Verb::DropMedia, "", 1).await;
-        // until the answer has come
+        // wait for the answer to that request
         other.listen(100).await;
         let (third, stream) = rig.call("ai.6").await;
         third.hang_up();
@@ -39,14 +39,14 @@ async fn more_callers_than_there_may_be_go_on() {
 }
 
 #[tokio::test]
-async fn callers_who_come_while_the_program_ends_go_on() {
+async fn callers_who_arrive_during_shutdown_are_sent_back() {
     let (lines, rig) = (Lines::new(), Rig::new("").await);
     let (mut caller, stream) = rig.call("ai.1").await;
     let fake = rig.fake.clone();
     let late = async {
         lines.until("waiting for calls to end").await;
         rig.fake.world().enter("ai.2", APP, &[], Channel::caller());
-        assert_eq!(gone_on(&fake, "ai.2").await, "drain");
+        assert_eq!(sent_back(&fake, "ai.2").await, "drain");
         caller.say(0..10).await;
         assert_eq!(stream.heard(10).await, Vec::from_iter(0..10));
         caller.hang_up();

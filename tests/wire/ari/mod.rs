@@ -1,5 +1,5 @@
-//! ARI mode, against a PBX of the tests' own: `world` is what it holds and what it says, `obey` how
-//! it answers (`ask`), `fake` its sockets, `rig` all parties together.
+//! ARI mode, against a fake PBX: `world` is its state and events, `ask` its requests, `obey` its
+//! answers, `fake` its sockets, and `rig` all parties together.
 
 mod ask;
 mod fake;

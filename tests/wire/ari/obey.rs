@@ -1,4 +1,4 @@
-//! How Asterisk answers: statuses and bodies are those of versions 16 and 22.
+//! Answers requests with the statuses and bodies of Asterisk 16 and 22.
 
 use serde_json::{Value, json};
 
@@ -16,12 +16,12 @@ fn error(status: u16, message: &str) -> Reply {
 const NO_CONTENT: Reply = (204, Value::Null);
 
 impl World {
-    /// Does what is asked, or what `trouble` is.
+    /// Carries out a request, or fails in the way `trouble` says.
     pub fn meet(&mut self, ask: &Ask, trouble: Option<Trouble>) -> Reply {
         match trouble {
-            None | Some(Trouble::Unanswered | Trouble::Late) => self.obey(ask),
+            None | Some(Trouble::Unanswered | Trouble::Late) => self.carry_out(ask),
             Some(Trouble::Botched(status)) => {
-                self.obey(ask);
+                self.carry_out(ask);
                 error(status, "no answer in time")
             }
             Some(Trouble::Lost) => error(500, "never sent"),
@@ -40,7 +40,7 @@ impl World {
         }
     }
 
-    fn obey(&mut self, ask: &Ask) -> Reply {
+    fn carry_out(&mut self, ask: &Ask) -> Reply {
         match ask.verb {
             Verb::Info => (200, json!({ "status": { "startup_time": self.startup } })),
             Verb::Filter => self.set_filter(ask),
@@ -80,7 +80,7 @@ impl World {
         }
     }
 
-    /// What only a channel in an application obeys.
+    /// Carries out requests that need a channel in a Stasis application.
     fn command(&mut self, ask: &Ask) -> Reply {
         let Some(channel) = self.channels.get_mut(&ask.id) else {
             return error(404, "Channel not found");
@@ -149,7 +149,7 @@ impl World {
             "UNICASTRTP_LOCAL_ADDRESS": rtp.ip().to_string(),
         });
         channel.up = true;
-        // into an application that nobody serves it falls, and ends
+        // without a client for the application, the channel ends at once
         if self.sockets.contains_key(app) {
             channel.stasis = Some((app.to_owned(), Vec::new()));
             self.channels.insert(id.clone(), channel);
@@ -179,13 +179,13 @@ impl World {
         NO_CONTENT
     }
 
-    /// The first packet of a caller's audio goes out when there is one to hear.
+    /// Sends a caller's first packet once caller and external media are both in the bridge.
     fn connect_audio(&mut self, bridge: &str) {
         let Some(Bridge { members, .. }) = self.bridges.get(bridge) else { return };
         let externals = members.iter().filter_map(|id| self.channels.get(id)?.external.as_ref());
         if let ([external], 2) = (&externals.collect::<Vec<_>>()[..], members.len()) {
             let silence = Talker::new(7).packet(&[0xff; 160]);
-            // lost, should the socket not be ready yet
+            // lost if the socket is not ready yet
             let _ = external.media.rtp.try_send_to(&silence, external.host);
         }
     }

@@ -1,4 +1,4 @@
-//! Another client takes our Stasis application's name.
+//! Another client takes over the name of our Stasis application.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::bridge::{Bridge, Net};
 use crate::lines::Lines;
 use crate::stream::AGENT;
 
-/// Somebody else's program with our application's name.
+/// Connects another program under our application's name.
 async fn other(fake: &Fake) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
     let url = format!("ws://{}/ari/events?app={APP}", fake.address);
     let mut request = url.into_client_request().unwrap();
@@ -28,7 +28,7 @@ async fn other(fake: &Fake) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
 }
 
 #[tokio::test]
-async fn a_live_call_goes_on_and_its_end_is_found_without_events() {
+async fn a_live_call_survives_and_its_end_is_noticed_without_events() {
     let lines = Lines::new();
     let rig = Rig::new("").await;
     let (mut caller, stream) = rig.call("ai.1").await;
@@ -38,7 +38,7 @@ async fn a_live_call_goes_on_and_its_end_is_found_without_events() {
     stream.play_frames(0..20).await;
     assert_eq!(stream.heard(20).await, Vec::from_iter(0..20));
     assert_eq!(caller.external.media.numbered(AGENT, 20).await, Vec::from_iter(0..20));
-    // the others' affairs
+    // the other program's caller and bridge
     rig.enter("ai.2");
     rig.fake.world().bridges.insert("theirs".into(), world::Bridge::default());
     let theirs = socket.next().await.unwrap().unwrap().into_text().unwrap();
@@ -49,15 +49,15 @@ async fn a_live_call_goes_on_and_its_end_is_found_without_events() {
     stream.stopped().await;
     assert_eq!(rig.bridge.end().await, "caller_hangup");
     let useless = timeout(Duration::from_secs(5), rig.bridge.useless()).await;
-    assert!(useless.is_ok(), "the last call has ended");
+    assert!(useless.is_ok(), "the last call is over");
     assert_eq!(rig.fake.world().left(APP), ["ai.2"]);
     assert!(rig.fake.world().bridges.contains_key("theirs"));
-    assert_eq!(rig.fake.count(Verb::Events, APP), 2, "ours and the other one's");
+    assert_eq!(rig.fake.count(Verb::Events, APP), 2, "our socket and the other program's");
     assert!(rig.fake.world().continued.is_empty());
 }
 
 #[tokio::test]
-async fn a_live_call_is_ended_by_its_ai_without_events() {
+async fn a_live_call_can_be_ended_by_its_ai_without_events() {
     let rig = Rig::new("").await;
     let (_caller, stream) = rig.call("ai.1").await;
     let _socket = other(&rig.fake).await;
@@ -66,7 +66,7 @@ async fn a_live_call_is_ended_by_its_ai_without_events() {
     assert_eq!(rig.bridge.end().await, "ai_hangup");
     rig.fake.is_clean(APP).await;
     let useless = timeout(Duration::from_secs(5), rig.bridge.useless()).await;
-    assert!(useless.is_ok(), "the last call has ended");
+    assert!(useless.is_ok(), "the last call is over");
 }
 
 #[tokio::test]
@@ -79,10 +79,11 @@ async fn without_calls_a_replaced_bridge_is_useless_at_once() {
     assert_eq!(rig.fake.count(Verb::Events, APP), 2);
 }
 
-/// One on another host cannot know that the calls which it finds have somebody: like those of a
-/// process that has crashed they go on in the dialplan, and nobody is left in silence.
+/// A bridge on another host cannot know that the calls it finds still have an owner. It treats them
+/// as left by a crashed process: their callers continue in the dialplan, and none is left in
+/// silence.
 #[tokio::test]
-async fn a_second_bridge_from_elsewhere_sends_the_first_ones_callers_on() {
+async fn a_second_bridge_on_another_host_sends_the_first_ones_callers_back() {
     let net = Net::new();
     let rig = Rig::with(net, Fake::start(net.pbx()).await, "").await;
     let (caller, stream) = rig.call("ai.1").await;
@@ -92,7 +93,7 @@ async fn a_second_bridge_from_elsewhere_sends_the_first_ones_callers_on() {
     assert_eq!(rig.bridge.end().await, "transferred");
     caller.continued().await;
     let useless = timeout(Duration::from_secs(5), rig.bridge.useless()).await;
-    assert!(useless.is_ok(), "the last call has ended");
+    assert!(useless.is_ok(), "the last call is over");
     let (caller, stream) = rig.call("ai.2").await;
     caller.hang_up();
     stream.stopped().await;
@@ -101,7 +102,7 @@ async fn a_second_bridge_from_elsewhere_sends_the_first_ones_callers_on() {
 }
 
 #[tokio::test]
-async fn a_second_bridge_on_the_same_host_waits_for_the_first_ones_end() {
+async fn a_second_bridge_on_the_same_host_waits_until_the_first_ends() {
     let (lines, net) = (Lines::new(), Net::new());
     let rig = Rig::with(net, Fake::start(net.pbx()).await, "").await;
     let (caller, stream) = rig.call("ai.1").await;

@@ -1,5 +1,5 @@
-//! Each request that a call makes is once refused or not answered: nothing is left of the call, it
-//! has one record, and its caller is not left alone.
+//! Each REST request of a call fails once, refused or unanswered: nothing of the call is left
+//! behind, it has one record, and its caller is not stranded.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,13 +15,13 @@ use crate::bridge::{Bridge, Net};
 use crate::log::pass;
 use crate::strict::{Ai, Handshake};
 
-/// Longer than an answer that does not come, and two looks at what is left.
+/// Longer than a request that times out, plus two searches for leftovers.
 const LIMIT: Duration = Duration::from_secs(8);
-/// Longer than all starts may take.
+/// Longer than starting all the bridges takes.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A status that says that something is gone is true where it is believed: when the caller is
-/// wanted, or something of ours is to go.
+/// The failures to try for a request. Where the bridge takes a status to mean that the caller or an
+/// object to be removed is gone, it really is gone.
 fn troubles(verb: Verb) -> [Trouble; 6] {
     let believed: &[u16] = match verb {
         Verb::Answer | Verb::Continue | Verb::Look | Verb::HangUp => &[404, 409],
@@ -57,19 +57,19 @@ async fn each_request_of_a_call_may_fail_once() {
     fail_once(verbs.into_iter().flat_map(|verb| troubles(verb).map(|t| (verb, t)))).await;
 }
 
-/// What a process before this one has left goes all the same.
+/// Objects left by an earlier process are removed all the same.
 #[tokio::test]
 async fn each_request_of_a_start_may_fail_once() {
     let verbs = [Verb::Info, Verb::Filter, Verb::Channels, Verb::Bridges];
     let all = verbs.into_iter().flat_map(|verb| troubles(verb).map(|t| (verb, t)));
-    // a list that breaks off, or is none
+    // a 200 with something else than the expected body
     let broken = verbs.map(|verb| (verb, Trouble::Botched(200)));
     fail_once(all.chain(broken)).await;
 }
 
-/// A proxy before the PBX has lost patience with it.
+/// For example, a proxy in front of the PBX timed out.
 #[tokio::test]
-async fn each_request_may_be_done_though_its_answer_is_a_failure() {
+async fn each_request_may_succeed_though_its_answer_is_a_failure() {
     let verbs = [
         Verb::Media,
         Verb::Bridge,
@@ -82,17 +82,17 @@ async fn each_request_may_be_done_though_its_answer_is_a_failure() {
         Verb::DropBridge,
     ];
     let botched = verbs.into_iter().map(|verb| (verb, Trouble::Botched(504)));
-    // an answer without the address that it is about
+    // an answer without the RTP address it should contain
     fail_once(botched.chain([(Verb::Media, Trouble::Botched(200))])).await;
 }
 
-/// Asterisk may stand still for minutes with some of them.
+/// Asterisk may hang for minutes on some requests.
 #[tokio::test]
 async fn requests_that_hang_do_not_hold_up_other_calls() {
     let rig = Rig::new("").await;
     let (_caller, stream) = rig.call("ai.0").await;
     rig.fake.stall(Verb::Media).await;
-    // more than there may be requests at the same time
+    // more than the limit of concurrent requests
     for n in 1..=70 {
         rig.enter(&format!("ai.{n}"));
     }
@@ -103,19 +103,19 @@ async fn requests_that_hang_do_not_hold_up_other_calls() {
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
 }
 
-/// Each case has an application and a bridge of its own.
+/// Runs all cases at once, each with its own application and bridge.
 async fn fail_once(cases: impl Iterator<Item = (Verb, Trouble)>) {
     let net = Net::new();
     let fake = Arc::new(Fake::start(net.pbx()).await);
     let ai = Ai::start(net.ai()).await;
-    // those that take long begin first
-    let (silent, told): (Vec<_>, Vec<_>) = cases.partition(|(_, trouble)| trouble.is_silent());
+    // slow cases start first
+    let (silent, answered): (Vec<_>, Vec<_>) = cases.partition(|(_, trouble)| trouble.is_silent());
     let last_silent = silent.len();
     let (all_started, started) = watch::channel(false);
     let mut failures = Vec::new();
     let done = async {
         let mut running = JoinSet::new();
-        for (n, (verb, trouble)) in silent.into_iter().chain(told).enumerate() {
+        for (n, (verb, trouble)) in silent.into_iter().chain(answered).enumerate() {
             let started = started.clone();
             let case = Case { app: format!("t{n}"), verb, trouble, started };
             let plain = plain(net.host(10 + n as u8), &case.app, fake.address, ai.address);
@@ -125,7 +125,7 @@ async fn fail_once(cases: impl Iterator<Item = (Verb, Trouble)>) {
                 let result = case.run(&fake, bridge).await;
                 result.map_err(|why| format!("{:?} {:?}: {why}", case.verb, case.trouble))
             });
-            // a start takes long, for one that does not wait
+            // starting a bridge is slow and rarely yields: let the others run
             match n + 1 == last_silent {
                 true => pass(Duration::from_millis(500)).await,
                 false => yield_now().await,
@@ -151,7 +151,7 @@ async fn fail_once(cases: impl Iterator<Item = (Verb, Trouble)>) {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// An AI that closes soon.
+/// Serves one stream as an AI that soon closes.
 async fn closing(handshake: Handshake) {
     let Some(opened) = handshake.open_if_open().await else { return };
     let Some(stream) = opened.started_unless_ended().await else { return };
@@ -162,14 +162,15 @@ async fn closing(handshake: Handshake) {
 
 struct Case {
     app: String,
+    /// The request that fails.
     verb: Verb,
     trouble: Trouble,
-    /// All others too: limits hold from then on.
+    /// True once all cases have started: time limits count from then on.
     started: watch::Receiver<bool>,
 }
 
 impl Case {
-    /// The first of these two is the trial at the start, which is not meant.
+    /// True for requests that the bridge also makes at start, as a trial. The trial is not to fail.
     fn is_tried(&self) -> bool {
         matches!(self.verb, Verb::Bridge | Verb::DropBridge)
     }
@@ -213,7 +214,7 @@ impl Case {
         let gone = matches!(self.trouble, Trouble::Gone(_)) && of_caller;
         match gone || self.hangs_up() || fake.world().continued.contains(&caller) {
             true => Ok(()),
-            false => Err("the caller is not sent on".to_owned()),
+            false => Err("the caller does not continue in the dialplan".to_owned()),
         }
     }
 

@@ -15,10 +15,10 @@ use crate::media::Talker;
 use crate::stream::Stream;
 use crate::strict::Ai;
 
-/// The application of tests with only one.
+/// The application's name in tests with only one.
 pub const APP: &str = "ai";
 
-/// A configuration for the application `app`; the bridge's sockets are at `ip`.
+/// The configuration for the application `app`; the bridge's sockets are at `ip`.
 pub fn plain(ip: IpAddr, app: &str, pbx: SocketAddr, ai: SocketAddr) -> String {
     format!(
         "[ai]\nurl = \"ws://{ai}/media\"\n\
@@ -31,7 +31,7 @@ pub fn plain(ip: IpAddr, app: &str, pbx: SocketAddr, ai: SocketAddr) -> String {
     )
 }
 
-/// All three parties.
+/// A fake PBX, an AI and the bridge between them.
 pub struct Rig {
     pub fake: Arc<Fake>,
     pub ai: Ai,
@@ -45,38 +45,38 @@ impl Rig {
         Rig::with(net, fake, config).await
     }
 
-    /// The bridge takes calls when this returns.
+    /// Returns once the bridge takes calls.
     pub async fn with(net: Net, fake: Fake, config: &str) -> Rig {
         let ai = Ai::start(net.ai()).await;
         let plain = plain(net.bridge(), APP, fake.address, ai.address);
         let bridge = Bridge::launch(&plain, config).await;
-        // what is asked for when events have come up
+        // the requests made once the events socket is open
         for verb in [Verb::Filter, Verb::Channels, Verb::Bridges] {
             fake.asked(verb, "", 1).await;
         }
         Rig { fake: Arc::new(fake), ai, bridge }
     }
 
-    /// A caller comes.
+    /// A caller enters the application.
     pub fn enter(&self, id: &str) {
         self.fake.world().enter(id, APP, &[], Channel::caller());
     }
 
-    /// A call that is up, and the PBX's last answer to that has come.
+    /// Sets up a call and leaves the PBX's last answer time to arrive.
     pub async fn call(&self, id: &str) -> (Caller, Stream) {
         let (caller, stream) = self.new_call(id).await;
         stream.listen(60).await;
         (caller, stream)
     }
 
-    /// A call whose first packet has just come.
+    /// Sets up a call; its first packet has just arrived.
     pub async fn new_call(&self, id: &str) -> (Caller, Stream) {
         self.enter(id);
         let stream = self.ai.stream().await;
         (self.caller(id).await, stream)
     }
 
-    /// The caller of a call that is up.
+    /// Waits until the caller is connected.
     pub async fn caller(&self, id: &str) -> Caller {
         let external = self.fake.until("the caller is connected", |w| w.external_of(id)).await;
         Caller { fake: self.fake.clone(), id: id.to_owned(), external, talker: External::talker() }
@@ -92,7 +92,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Says frames `frames` of the caller's numbered audio.
+    /// Sends frames `frames` of numbered audio to the bridge.
     pub async fn say(&mut self, frames: Range<u32>) {
         let External { media, host } = self.external.clone();
         media.say(host, &mut self.talker, CALLER, frames).await;
@@ -112,7 +112,8 @@ impl Caller {
         self.fake.world().hang_up(&self.id);
     }
 
-    /// Waits until nothing of the application's calls is left, and the caller is sent on.
+    /// Waits until nothing of the application's calls is left, and checks that this caller
+    /// continues in the dialplan.
     pub async fn continued(&self) {
         self.fake.is_clean(APP).await;
         assert_eq!(self.fake.world().continued, [self.id.as_str()]);

@@ -1,6 +1,6 @@
-//! A thousand calls that are set up while requests, answers and events overtake each other and
-//! callers hang up at any moment: nothing is left of them. With a real Asterisk 28 of 100 events
-//! come before the answer to the request that has caused them; here it is about as many.
+//! A thousand calls are set up while requests, answers and events overtake each other and callers
+//! hang up at any moment; nothing may be left of them. With a real Asterisk, 28 of 100 events
+//! arrive before the answer to the request that caused them; here the share is about the same.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -20,10 +20,10 @@ use crate::lines::Lines;
 use crate::log::pass;
 use crate::strict::{Ai, Handshake};
 
-/// Names that begin like each other and like parts of ids.
+/// Names that begin like each other or like parts of ids.
 const APPS: [&str; 5] = ["ai", "ai2", "ai-m", "ai-m-1", "a"];
 const CALLS: u64 = 40;
-/// All callers come within so many milliseconds.
+/// All callers arrive within this many milliseconds.
 const SPAN: u64 = 1200;
 
 #[tokio::test]
@@ -62,12 +62,12 @@ async fn set_ups(seed: u64, config: &str, cuts: bool) {
     let mut bridges = Vec::new();
     for (n, app) in APPS.iter().enumerate() {
         let plain = plain(net.host(10 + n as u8), app, fake.address, ai.address);
-        // a busy machine is not what is tried here
+        // a busy machine must not cause timeouts here
         let plain = plain.replace("500ms", "5s");
         bridges.push(Bridge::launch(&plain, config).await);
         fake.asked(Verb::Bridges, "", n + 1).await;
     }
-    // whoever comes before the first look may leave before he is offered
+    // a caller who arrives before the first look at the lists may leave before being offered
     pass(Duration::from_millis(50)).await;
     let mut random = Random::new(seed);
     fake.pace(Pace { request: 3, answer: 6, event: 10 });
@@ -101,29 +101,29 @@ async fn set_ups(seed: u64, config: &str, cuts: bool) {
     count(seed, &lines, &fake, bridges, cuts || config.contains("variables")).await;
 }
 
-/// Each offered call has one record. `some`: not all callers are offered, as events are lost or
-/// variables are asked for first.
+/// Checks that each offered call has one record. With `some`, not all callers are offered, because
+/// events get lost or variables are read first.
 async fn count(seed: u64, lines: &Lines, fake: &Fake, bridges: Vec<Bridge>, some: bool) {
     let mut records = Vec::new();
     for bridge in bridges {
         records.extend(bridge.all_records().await);
     }
     let ids: HashSet<&str> = records.iter().map(|r| r.id.as_str()).collect();
-    assert_eq!(ids.len(), records.len(), "seed {seed}: a call has ended twice");
+    assert_eq!(ids.len(), records.len(), "seed {seed}: a call ended twice");
     assert_eq!(records.len(), lines.with("call offered").len(), "seed {seed}");
-    let told: usize = fake.world().told.values().sum();
+    let callers: usize = fake.world().told.values().sum();
     assert!(
-        records.len() == told || (some && records.len() <= told),
-        "seed {seed}: {told} callers"
+        records.len() == callers || (some && records.len() <= callers),
+        "seed {seed}: {callers} callers"
     );
     assert_eq!(COUNTERS.panics.load(Ordering::Relaxed), 0, "seed {seed}");
     let mut reasons: Vec<&str> = records.iter().map(|r| r.reason.label()).collect();
     reasons.sort_unstable();
     let share = reasons.chunk_by(|a, b| a == b).map(|same| format!("{} {}", same.len(), same[0]));
-    println!("{} of {told} callers: {}", records.len(), Vec::from_iter(share).join(", "));
+    println!("{} of {callers} callers: {}", records.len(), Vec::from_iter(share).join(", "));
 }
 
-/// Waits for all tasks, and fails where one has.
+/// Waits for all tasks; panics if one of them panicked.
 async fn all(tasks: &mut JoinSet<()>) {
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
@@ -134,18 +134,18 @@ async fn some_ms(random: &mut Random, limit: u64) {
     pass(Duration::from_micros(1 + random.below(1000 * limit))).await;
 }
 
-/// A caller who hangs up, is taken elsewhere or loses the bridge after a while.
+/// A caller who, after a while, hangs up, is transferred, or loses the bridge or its media.
 async fn caller(fake: Arc<Fake>, app: &str, id: String, mut random: Random) {
     some_ms(&mut random, SPAN).await;
     let up = random.below(3) == 0;
     fake.world().enter(&id, app, &["n=1"], Channel { up, ..Channel::caller() });
-    // half of them wait until they have somebody to talk to, or nobody will come
+    // half of them wait until they are connected or no longer in the application
     if random.below(2) == 0 {
         let settled = |w: &World| {
             let here = w.channels.get(&id).is_some_and(|c| c.is_in(app));
             (!here || w.bridge_of(&id).is_some()).then_some(())
         };
-        fake.until("the caller is connected, or not in our hands", settled).await;
+        fake.until("the caller is connected, or no longer in the application", settled).await;
     }
     some_ms(&mut random, 60).await;
     match random.below(10) {
@@ -165,7 +165,7 @@ async fn caller(fake: Arc<Fake>, app: &str, id: String, mut random: Random) {
     fake.world().hang_up(&id);
 }
 
-/// An events socket that ends now and then.
+/// Ends an events socket now and then.
 async fn cut(fake: Arc<Fake>, app: &str, mut random: Random) {
     for _ in 0..5 {
         some_ms(&mut random, 2 * SPAN / 5).await;
@@ -176,7 +176,7 @@ async fn cut(fake: Arc<Fake>, app: &str, mut random: Random) {
     }
 }
 
-/// An AI that may not answer, close, or break.
+/// An AI that may refuse, not answer, close or fail.
 async fn stream(handshake: Handshake, mut random: Random) {
     some_ms(&mut random, 8).await;
     match random.below(20) {

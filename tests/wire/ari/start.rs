@@ -1,5 +1,5 @@
-//! A PBX that cannot be used: one line in the log says why, the program lives, and calls are taken
-//! as soon as they can be.
+//! A PBX that cannot be used: the log states the reason once, the program keeps running, and calls
+//! are taken as soon as possible.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,18 +16,19 @@ use crate::log::pass;
 use crate::stream::{AGENT, What};
 use crate::strict::Ai;
 
-/// The log's word for it.
+/// The log message for an unusable PBX.
 const REFUSED: &str = "ARI cannot be used";
-/// Longer than a refusal is left to be one.
+/// Longer than the interval after which a lasting refusal is tried again.
 const LATER: Duration = Duration::from_secs(31);
 
+/// Advances the clock by `LATER`.
 async fn skip() {
     tokio::time::pause();
     tokio::time::advance(LATER).await;
     tokio::time::resume();
 }
 
-/// A bridge whose PBX is not to be used yet.
+/// A bridge whose PBX cannot be used yet.
 struct Start {
     lines: Lines,
     bridge: Bridge,
@@ -44,7 +45,7 @@ impl Start {
         Start { lines, bridge, ai, http }
     }
 
-    /// The one line, and what the two questions are answered with.
+    /// Waits for the log line with this text, and checks that the bridge is alive but not ready.
     async fn refused(&self, with: &str) -> String {
         let line = self.lines.until(with).await;
         assert!(line.contains("WARN") && line.contains(REFUSED), "{line}");
@@ -54,7 +55,7 @@ impl Start {
         line
     }
 
-    /// Calls are taken, and nothing more was said before.
+    /// Checks that calls are taken, and that the log has `lines` refusals.
     async fn recovers(self, fake: &Fake, lines: usize) {
         self.lines.until("ARI events are open").await;
         assert_eq!(status(self.http, "/readyz").await, 200);
@@ -69,7 +70,7 @@ impl Start {
 }
 
 #[tokio::test]
-async fn a_pbx_that_is_not_there_is_told_of_once_and_found_when_it_comes() {
+async fn an_unreachable_pbx_is_logged_once_and_used_when_it_appears() {
     let net = Net::new();
     let address = free(net.pbx());
     let start = Start::new(net, address).await;
@@ -79,9 +80,9 @@ async fn a_pbx_that_is_not_there_is_told_of_once_and_found_when_it_comes() {
     start.recovers(&fake, 1).await;
 }
 
-/// While Asterisk starts it answers 404 and then 503, the REST before the events.
+/// While Asterisk starts it answers 404 and then 503; REST works before events do.
 #[tokio::test]
-async fn a_pbx_that_is_starting_is_told_of_once_for_each_state() {
+async fn a_starting_pbx_is_logged_once_per_state() {
     let net = Net::new();
     let fake = Fake::start(net.pbx()).await;
     let not_there = fake.refuse(404).await;
@@ -102,8 +103,8 @@ async fn a_pbx_that_is_starting_is_told_of_once_for_each_state() {
     start.recovers(&fake, 2).await;
 }
 
-/// What stays until somebody changes something is looked at again every half a minute, which is
-/// skipped here.
+/// A refusal that lasts until the configuration changes is tried again every half minute. The test
+/// skips that time.
 async fn refused_until_changed(with: u16, words: &[&str]) {
     let net = Net::new();
     let fake = Fake::start(net.pbx()).await;
@@ -121,19 +122,19 @@ async fn refused_until_changed(with: u16, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_of_and_a_right_one_found() {
+async fn a_wrong_password_is_logged_and_a_corrected_one_is_used() {
     refused_until_changed(401, &["user \"ai\"", "password", "ari.conf"]).await;
 }
 
 #[tokio::test]
-async fn a_user_who_may_only_read_takes_no_callers() {
+async fn a_read_only_user_takes_no_callers() {
     refused_until_changed(403, &["user \"ai\"", "read_only"]).await;
 }
 
-/// Callers must not enter an application that cannot help them; the one who has is sent on when it
-/// can. Calls that are up go on.
+/// Callers must not enter an application that cannot serve them. The one who already has is sent
+/// back to the dialplan as soon as possible. Live calls continue.
 #[tokio::test]
-async fn commands_that_are_refused_later_close_the_events_and_not_the_calls() {
+async fn commands_refused_later_close_the_events_socket_but_no_calls() {
     let net = Net::new();
     let fake = Fake::start(net.pbx()).await;
     let start = Start::new(net, fake.address).await;
@@ -155,13 +156,13 @@ async fn commands_that_are_refused_later_close_the_events_and_not_the_calls() {
     drop(refusal);
     skip().await;
     start.lines.until("calls without an owner").await;
-    let goes_on = |w: &World| (w.continued == ["ai.2"]).then_some(());
-    fake.until("the caller goes on", goes_on).await;
+    let continues = |w: &World| (w.continued == ["ai.2"]).then_some(());
+    fake.until("the caller continues in the dialplan", continues).await;
     assert!(!stream.told().iter().any(|t| t.what == What::Stop));
 }
 
 #[tokio::test]
-async fn commands_that_are_refused_later_are_told_of_once() {
+async fn commands_refused_later_are_logged_once() {
     let net = Net::new();
     let fake = Fake::start(net.pbx()).await;
     let start = Start::new(net, fake.address).await;
@@ -178,9 +179,10 @@ async fn commands_that_are_refused_later_are_told_of_once() {
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
 }
 
-/// Until then it is not known how many calls of an earlier process are there.
+/// Before the first look at the PBX's lists, it is unknown how many calls of an earlier process
+/// exist.
 #[tokio::test]
-async fn callers_who_come_before_the_first_look_are_taken_after_it() {
+async fn callers_who_arrive_before_the_first_look_are_taken_after_it() {
     let net = Net::new();
     let fake = Fake::start(net.pbx()).await;
     fake.trouble(APP, Verb::Channels, Trouble::Late).await;

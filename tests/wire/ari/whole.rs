@@ -1,4 +1,4 @@
-//! Whole calls of a Stasis application: what the AI is told, audio both ways, and how they end.
+//! Complete calls of a Stasis application: start parameters, audio both ways, and how they end.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::media::assert_continuous;
 use crate::stream::AGENT;
 
 #[tokio::test]
-async fn a_whole_call_with_all_that_the_ai_is_told() {
+async fn a_complete_call_has_all_start_parameters_and_exact_audio() {
     let config = "[pbx.main.ari]\nvariables = [\"CAMPCUST\", \"MISSING\"]\n\
                   [ai]\nparameters = { campaign = \"demo\" }";
     let rig = Rig::new(config).await;
@@ -21,7 +21,7 @@ async fn a_whole_call_with_all_that_the_ai_is_told() {
     rig.fake.world().enter("ai.1", APP, &["lead_id=42", "plain"], caller);
     let handshake = rig.ai.handshake().await;
     let media = rig.fake.external().await.media;
-    // Asterisk 16 is slow with channels that hear nothing
+    // because Asterisk 16 is slow with channels that receive no audio
     media.until("silence", |h| h.is_silence()).await;
     assert_eq!(rig.fake.count(Verb::Answer, "ai.1"), 0);
     let stream = handshake.open().await.started().await;
@@ -49,9 +49,9 @@ async fn a_whole_call_with_all_that_the_ai_is_told() {
     assert_eq!(rig.fake.count(Verb::Answer, ""), 1);
 }
 
-/// The first of a name counts, and those that say who calls are ours.
+/// The first argument of a name counts, and the caller's details cannot be overridden.
 #[tokio::test]
-async fn odd_arguments_make_a_start_that_can_be_read() {
+async fn odd_arguments_make_a_readable_start() {
     let rig = Rig::new("").await;
     let (long, wide) = ("x".repeat(2000), "é".repeat(700));
     let args = [
@@ -80,7 +80,7 @@ async fn odd_arguments_make_a_start_that_can_be_read() {
 }
 
 #[tokio::test]
-async fn a_caller_whom_the_dialplan_has_answered_is_not_answered_again() {
+async fn a_caller_answered_by_the_dialplan_is_not_answered_again() {
     let rig = Rig::new("[calls]\nringing = true").await;
     rig.fake.world().enter("ai.1", APP, &[], Channel { up: true, ..Channel::caller() });
     let stream = rig.ai.stream().await;
@@ -91,11 +91,11 @@ async fn a_caller_whom_the_dialplan_has_answered_is_not_answered_again() {
 }
 
 #[tokio::test]
-async fn a_law_media() {
+async fn a_law_media_is_converted() {
     let rig = Rig::new("[pbx.main.ari]\nformat = \"alaw\"").await;
     let (caller, stream) = rig.call("ai.1").await;
     assert_eq!(rig.fake.asked(Verb::Media, "", 1).await.ask.get("format"), "alaw");
-    // samples that both laws have, and the same ones after either conversion
+    // samples that survive conversion in either direction
     let mut tone = [0u8; 160];
     tone.iter_mut().enumerate().for_each(|(i, s)| *s = 0x80 + (i % 32) as u8);
     g711::mu_to_a(&mut tone);
@@ -107,7 +107,7 @@ async fn a_law_media() {
 }
 
 #[tokio::test]
-async fn each_key_is_told_once() {
+async fn each_key_press_is_reported_once() {
     let rig = Rig::new("").await;
     let (caller, stream) = rig.call("ai.1").await;
     for digit in ["1", "1", "#", "5", "A"] {
@@ -119,7 +119,7 @@ async fn each_key_is_told_once() {
 }
 
 #[tokio::test]
-async fn no_rtp_on_hold_is_no_fault_and_without_hold_it_is() {
+async fn missing_rtp_is_tolerated_only_on_hold() {
     let rig = Rig::new("[calls]\nmedia_timeout = \"300ms\"").await;
     let (mut caller, stream) = rig.call("ai.1").await;
     caller.say(0..5).await;
@@ -135,7 +135,7 @@ async fn no_rtp_on_hold_is_no_fault_and_without_hold_it_is() {
 }
 
 #[tokio::test]
-async fn a_caller_who_is_taken_elsewhere_is_transferred_and_not_touched() {
+async fn a_caller_who_is_transferred_is_left_alone() {
     let rig = Rig::new("").await;
     let (caller, stream) = rig.call("ai.1").await;
     rig.fake.world().leave("ai.1");
@@ -146,12 +146,12 @@ async fn a_caller_who_is_taken_elsewhere_is_transferred_and_not_touched() {
         assert_eq!(rig.fake.count(verb, ""), 0, "{verb:?}");
     }
     assert!(rig.fake.world().channels.contains_key("ai.1"));
-    // nothing is sent to one who has gone
+    // no RTP is sent after the caller left
     while !caller.external.media.is_quiet(Duration::from_millis(60)).await {}
 }
 
 #[tokio::test]
-async fn what_somebody_removes_is_made_anew_once() {
+async fn removed_media_and_bridge_are_created_again_once() {
     let rig = Rig::new("").await;
     let (_caller, stream) = rig.call("ai.1").await;
     let media = rig.fake.world().media_of("ai.1").expect("external media");
@@ -164,7 +164,7 @@ async fn what_somebody_removes_is_made_anew_once() {
     assert_eq!(caller.external.media.numbered(AGENT, 5).await, [0, 1, 2, 3, 4]);
     let bridge = rig.fake.world().bridge_of("ai.1").expect("a bridge");
     rig.fake.world().remove_bridge(&bridge);
-    // the first one is the trial at the start
+    // the first one was the trial at the start
     rig.fake.asked(Verb::Bridge, "", 3).await;
     let again = rig.fake.until("the caller is back", |w| w.bridge_of("ai.1")).await;
     assert_ne!(again, bridge);

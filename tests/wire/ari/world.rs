@@ -1,5 +1,5 @@
-//! What an Asterisk with Stasis applications holds: channels, bridges, who is in which application;
-//! and the events that it tells, which are those of versions 16 and 22.
+//! The state of an Asterisk with Stasis applications: channels, bridges, and which channel is in
+//! which application; also its events, as sent by versions 16 and 22.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::ari::ask::is_object_of;
 use crate::media::{Media, Talker};
 
-/// Seeded: a failing seed repeats what the fake does, though not what the kernel does.
+/// A seeded generator. A failing seed repeats what the fake does, but not what the kernel does.
 pub struct Random(u64);
 
 impl Random {
@@ -29,13 +29,13 @@ impl Random {
         self.0 % limit.max(1)
     }
 
-    /// A generator of its own for something that goes on beside the rest.
+    /// Returns a separate generator for a concurrent task.
     pub fn fork(&mut self) -> Random {
         Random(self.below(u64::MAX) | 1)
     }
 }
 
-/// The longest delays, in milliseconds: of a request, of its answer, of an event.
+/// Maximum delays in milliseconds of requests, answers and events.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Pace {
     pub request: u64,
@@ -43,28 +43,30 @@ pub struct Pace {
     pub event: u64,
 }
 
-/// What goes out on an events socket.
+/// Something to send on an events socket.
 pub enum Item {
+    /// A message, due at this time.
     Message(Instant, Message),
     /// A close frame.
     Close,
-    /// The connection is reset.
+    /// A reset of the connection.
     Reset,
 }
 
 /// The events socket of one application.
 pub struct Socket {
-    /// Of the connection, so that an old one's end does not take the new one away.
+    /// Number of the connection, so that the end of an old one does not remove its successor.
     pub number: u64,
     pub items: UnboundedSender<Item>,
-    /// Each event goes out after the one before it.
+    /// When the last event is due; the next one follows it.
     last: Instant,
 }
 
 #[derive(Clone)]
 pub struct External {
-    /// Where it sends RTP.
+    /// The bridge's RTP address.
     pub host: SocketAddr,
+    /// The channel's own RTP sockets.
     pub media: Arc<Media>,
 }
 
@@ -72,7 +74,7 @@ pub struct External {
 pub struct Channel {
     pub name: String,
     pub up: bool,
-    /// The Stasis application that it is in, with its arguments.
+    /// The Stasis application the channel is in, with its arguments.
     pub stasis: Option<(String, Vec<String>)>,
     pub number: String,
     pub exten: String,
@@ -82,7 +84,7 @@ pub struct Channel {
 }
 
 impl External {
-    /// Goes on where the first packet has been sent already.
+    /// Returns a talker that continues after the first packet, which the fake itself has sent.
     pub fn talker() -> Talker {
         let mut talker = Talker::new(7);
         talker.packet(&[0xff; 160]);
@@ -91,7 +93,7 @@ impl External {
 }
 
 impl Channel {
-    /// A caller who has not got anywhere yet.
+    /// A caller who has not entered an application yet.
     pub fn caller() -> Channel {
         Channel {
             name: "PJSIP/carrier-0000000a".into(),
@@ -136,28 +138,33 @@ impl Channel {
 #[derive(Default)]
 pub struct Bridge {
     pub members: BTreeSet<String>,
-    /// Applications that have had a channel in it, and hear of its end.
+    /// Applications that had a channel in the bridge; they get its BridgeDestroyed.
     pub apps: BTreeSet<String>,
 }
 
 pub struct World {
     pub channels: BTreeMap<String, Channel>,
     pub bridges: BTreeMap<String, Bridge>,
+    /// The events socket of each application.
     pub sockets: HashMap<String, Socket>,
+    /// The event types each application has asked for.
     pub filters: HashMap<String, Vec<String>>,
-    /// Callers who were told of, by application.
+    /// The number of callers announced to each application.
     pub told: BTreeMap<String, usize>,
-    /// Callers whom a client has sent on, in this order.
+    /// Callers that a client has sent back to the dialplan, in this order.
     pub continued: Vec<String>,
-    /// So many of them come back at once.
+    /// The dialplan sends this many of them straight into the application again.
     pub sent_back: usize,
+    /// The time Asterisk started.
     pub startup: &'static str,
-    /// What Asterisk would not stand, or no client of ours may do.
+    /// Requests that Asterisk would reject, or that our clients must not make.
     pub wrong: Vec<String>,
     pub random: Random,
     pub pace: Pace,
-    /// Of 1000 requests so many meet a caller of the same application who hangs up just now.
+    /// Before and after each request, a caller of the same application hangs up with this
+    /// probability, in thousandths.
     pub hang_ups: u64,
+    /// Opens the RTP sockets of an external media channel.
     pub open_media: Box<dyn Fn() -> Arc<Media> + Send>,
 }
 
@@ -189,11 +196,12 @@ impl World {
 
     pub fn connect(&mut self, app: &str, number: u64, items: UnboundedSender<Item>) {
         self.emit(app, "ApplicationReplaced", json!({}));
-        // the old socket stays open, and nothing follows on it
+        // the old socket stays open but receives nothing more
         self.sockets.insert(app.to_owned(), Socket { number, items, last: Instant::now() });
     }
 
-    /// An event of this application, if it has a socket; false when nobody will hear of it.
+    /// Sends an event to an application, if its filter allows it. Returns false if the application
+    /// has no socket.
     pub fn emit(&mut self, app: &str, kind: &str, mut event: Value) -> bool {
         let delay = self.delay(self.pace.event);
         let Some(socket) = self.sockets.get_mut(app) else { return false };
@@ -210,7 +218,7 @@ impl World {
         socket.items.send(Item::Message(socket.last, message)).is_ok()
     }
 
-    /// An event about a channel, for the application that it is in.
+    /// Sends an event about a channel to the application the channel is in.
     pub fn tell(&mut self, id: &str, kind: &str, mut event: Value) -> bool {
         let Some(channel) = self.channels.get(id) else { return false };
         let Some((app, _)) = channel.stasis.clone() else { return false };
@@ -218,7 +226,8 @@ impl World {
         self.emit(&app, kind, event)
     }
 
-    /// The dialplan comes to `Stasis(app,args)`; without a client of that name it goes on at once.
+    /// The dialplan executes `Stasis(app,args)`. Without a client for the application, it continues
+    /// at once.
     pub fn enter(&mut self, id: &str, app: &str, args: &[&str], mut channel: Channel) {
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
         if self.sockets.contains_key(app) {
@@ -235,20 +244,20 @@ impl World {
         });
     }
 
-    /// The channel's end, whoever wants it.
+    /// Ends a channel, whichever side hangs up.
     pub fn hang_up(&mut self, id: &str) {
         self.tell(id, "ChannelHangupRequest", json!({ "cause": 16 }));
         self.leave_bridge(id);
         self.tell(id, "StasisEnd", json!({}));
         let Some(mut channel) = self.channels.remove(id) else { return };
-        // its subscription is for the channel's life where the application has made it
+        // an application stays subscribed for life to a channel that it created
         if let (Some((app, _)), Some(_)) = (channel.stasis.take(), &channel.external) {
             let event = json!({ "channel": channel.json(id), "cause": 16 });
             self.emit(&app, "ChannelDestroyed", event);
         }
     }
 
-    /// Out of the application, on in the dialplan.
+    /// Takes a channel out of its application; it continues in the dialplan.
     pub fn leave(&mut self, id: &str) {
         self.leave_bridge(id);
         self.tell(id, "StasisEnd", json!({}));
@@ -271,7 +280,7 @@ impl World {
         here.map(|(id, _)| id.clone()).collect()
     }
 
-    /// What is left of this application's calls.
+    /// Channels and bridges that are left of this application's calls, callers included.
     pub fn left(&self, app: &str) -> Vec<String> {
         let objects = self.channels.keys().chain(self.bridges.keys());
         let objects = objects.filter(|id| is_object_of(app, id)).cloned();
@@ -283,7 +292,7 @@ impl World {
         bridges.find(|(_, b)| b.members.contains(caller)).map(|(id, _)| id.clone())
     }
 
-    /// The external media channel that this caller talks to.
+    /// The external media channel in this caller's bridge.
     pub fn media_of(&self, caller: &str) -> Option<String> {
         let members = &self.bridges[&self.bridge_of(caller)?].members;
         members.iter().find(|id| self.channels[*id].external.is_some()).cloned()

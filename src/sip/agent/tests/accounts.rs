@@ -1,4 +1,4 @@
-//! Registration as the wire sees it, and the watch over the registrar.
+//! Registration as seen on the wire, and monitoring of the registrar.
 
 use super::rig::{PBX, Rig, SECOND_ADDRESS, STRANGER, Text, response};
 use crate::sip::agent::{Command, Event, Input};
@@ -17,7 +17,7 @@ fn statuses(rig: &mut Rig) -> Vec<Status> {
     statuses.collect()
 }
 
-/// Challenges the REGISTER that is out and accepts the signed one.
+/// Challenges the outstanding REGISTER and accepts the one with credentials.
 fn let_in(rig: &mut Rig) -> Message {
     let first = rig.one();
     assert_eq!(first.method(), Some("REGISTER"));
@@ -44,7 +44,7 @@ fn registers_with_a_password() {
     assert_eq!(first.get("Authorization"), None);
     rig.feed(STRANGER, &response(&first, 401, CHALLENGE, ""));
     rig.feed(SECOND_ADDRESS, &response(&first, 401, CHALLENGE, ""));
-    assert_eq!(rig.told(), [""; 0], "only a challenge of the registrar itself is answered");
+    assert_eq!(rig.told(), [""; 0], "only a challenge from the registrar itself is answered");
     rig.answer(&first, 100);
     rig.answer_with(&first, 401, CHALLENGE, "");
     let signed = rig.one();
@@ -58,7 +58,7 @@ fn registers_with_a_password() {
 }
 
 #[test]
-fn watches_the_registrar_and_refreshes() {
+fn monitors_the_registrar_and_refreshes() {
     let mut rig = registered();
     for _ in 0..40 {
         rig.wait(2.0);
@@ -68,14 +68,18 @@ fn watches_the_registrar_and_refreshes() {
                 _ => rig.answer_with(&request, 200, GRANTED, ""),
             }
         }
-        assert_eq!(rig.told(), [""; 0], "a challenge to OPTIONS is an answer, and gets none");
+        assert_eq!(
+            rig.told(),
+            [""; 0],
+            "a challenge to OPTIONS counts as a response and is not answered"
+        );
     }
     assert!(statuses(&mut rig).is_empty());
     assert!(rig.agent.transaction_count() <= 2);
 }
 
 #[test]
-fn a_silent_registrar_is_lost_and_found() {
+fn a_silent_registrar_is_lost_then_registered_again() {
     let mut rig = registered();
     rig.wait(2.9);
     assert_eq!(rig.told(), ["OPTIONS", "OPTIONS"]);
@@ -85,16 +89,20 @@ fn a_silent_registrar_is_lost_and_found() {
     rig.wait(300.0);
     assert!(statuses(&mut rig).is_empty());
     assert!(rig.agent.transaction_count() <= 4, "{}", rig.agent.transaction_count());
-    assert!(rig.lookups > 10, "it may be at another address by now");
+    assert!(rig.lookups > 10, "the registrar's name is looked up again");
 
-    // all that are out are challenged at once
+    // all outstanding REGISTERs are challenged at once
     let mut open: Vec<Message> = rig.sent().into_iter().rev().take(8).collect();
     open.dedup_by_key(|m| m.cseq().unwrap().0);
     for request in &open {
         rig.answer_with(request, 401, CHALLENGE, "");
     }
     let gone = rig.one();
-    assert_eq!(gone.get("Expires"), Some("0"), "first away with the contact it may hold dead");
+    assert_eq!(
+        gone.get("Expires"),
+        Some("0"),
+        "the contact, which the PBX may hold unreachable, is removed first"
+    );
     rig.answer_with(&gone, 200, "", "");
     let again = rig.one();
     assert_eq!(again.get("Expires"), Some("120"));
@@ -123,7 +131,7 @@ fn a_closed_port_is_noticed_at_once_and_the_next_address_tried() {
 }
 
 #[test]
-fn a_name_that_is_not_found_is_asked_again() {
+fn the_name_is_resolved_again_after_an_error() {
     let mut rig = Rig::registering();
     let register = rig.one();
     rig.answer(&register, 503);
@@ -132,13 +140,13 @@ fn a_name_that_is_not_found_is_asked_again() {
     rig.wait(1.0);
     assert_eq!(rig.lookups, before + 1);
     rig.input(Input::Resolved { account: 0, routes: Err("no such name".to_owned()) });
-    assert_eq!(rig.told(), ["REGISTER"], "then it is where it was");
+    assert_eq!(rig.told(), ["REGISTER"], "the last known address is used");
     rig.input(Input::Resolved { account: 0, routes: Ok(Vec::new()) });
     assert_eq!(rig.told(), [""; 0]);
 }
 
 #[test]
-fn wrong_passwords_are_not_offered_for_ever() {
+fn a_wrong_password_is_not_offered_forever() {
     let mut rig = Rig::registering();
     for i in 0..3 {
         let register = rig.one();
@@ -152,7 +160,7 @@ fn wrong_passwords_are_not_offered_for_ever() {
 }
 
 #[test]
-fn shutdown_gives_the_registration_back_and_says_so_once() {
+fn shutdown_removes_the_registration_and_reports_it_once() {
     let mut rig = registered();
     rig.command(Command::Shutdown);
     let gone = rig.one();
@@ -163,8 +171,8 @@ fn shutdown_gives_the_registration_back_and_says_so_once() {
     let signed = rig.one();
     assert_eq!(signed.get("Expires"), Some("0"));
     rig.answer(&signed, 200);
-    let told = rig.events().iter().filter(|e| matches!(e, Event::Unregistered)).count();
-    assert_eq!(told, 1);
+    let reported = rig.events().iter().filter(|e| matches!(e, Event::Unregistered)).count();
+    assert_eq!(reported, 1);
     rig.answer(&signed, 200);
     rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
     assert!(rig.events().is_empty());
@@ -174,26 +182,27 @@ fn shutdown_gives_the_registration_back_and_says_so_once() {
 }
 
 #[test]
-fn shutdown_does_not_wait_for_a_registrar_that_is_gone() {
-    let told = |rig: &mut Rig| rig.events().iter().any(|e| matches!(e, Event::Unregistered));
+fn shutdown_does_not_wait_for_an_unreachable_registrar() {
+    let unregistered =
+        |rig: &mut Rig| rig.events().iter().any(|e| matches!(e, Event::Unregistered));
     let mut rig = registered();
     rig.command(Command::Shutdown);
-    assert!(!told(&mut rig));
+    assert!(!unregistered(&mut rig));
     rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
-    assert!(told(&mut rig));
+    assert!(unregistered(&mut rig));
 
     let mut rig = registered();
     rig.command(Command::Shutdown);
     rig.wait(32.1);
-    assert!(told(&mut rig));
+    assert!(unregistered(&mut rig));
 
     let mut rig = Rig::trunk();
     rig.command(Command::Shutdown);
-    assert!(told(&mut rig));
+    assert!(unregistered(&mut rig));
 }
 
 #[test]
-fn a_call_may_come_while_the_registrar_is_lost() {
+fn calls_are_accepted_while_the_registrar_is_lost() {
     let mut rig = registered();
     rig.wait(3.1);
     rig.sent();

@@ -1,4 +1,4 @@
-//! Calls that come in: offered, answered, acknowledged, ended.
+//! Incoming calls: offered, answered, acknowledged, ended.
 
 use super::rig::{RTP, Rig, SECOND_ADDRESS, Text};
 use crate::sip::agent::{CallEnd, Command, Event};
@@ -40,12 +40,12 @@ fn a_call_is_offered_answered_and_hung_up_by_the_pbx() {
     assert_eq!(rig.told(), ["200"]);
     assert_eq!(rig.ended(), Some(CallEnd::Bye { cause: Some(16) }));
     rig.pbx(&with_cause);
-    assert_eq!(rig.told(), ["200"], "a BYE that comes again gets its answer again");
+    assert_eq!(rig.told(), ["200"], "a retransmitted BYE gets the same response");
     rig.assert_empty();
 }
 
 #[test]
-fn we_hang_up() {
+fn our_hangup_sends_a_bye() {
     let mut rig = Rig::trunk();
     let dialog = rig.up();
     rig.hang_up(&dialog);
@@ -54,14 +54,14 @@ fn we_hang_up() {
     assert_eq!(bye.get("Reason"), Some("Q.850;cause=16;text=\"done\""));
     assert_eq!(bye.from().unwrap().tag(), Some(dialog.tag.as_str()));
     rig.hang_up(&dialog);
-    assert_eq!(rig.told(), [""; 0], "one BYE is enough");
+    assert_eq!(rig.told(), [""; 0], "the second hangup sends no BYE");
     rig.answer(&bye, 200);
     assert_eq!(rig.ended(), Some(CallEnd::HungUp));
     rig.assert_empty();
 }
 
 #[test]
-fn a_bye_without_an_answer_is_resent_and_given_up() {
+fn an_unanswered_bye_is_resent_then_times_out() {
     let mut rig = Rig::trunk();
     let dialog = rig.up();
     rig.hang_up(&dialog);
@@ -86,7 +86,7 @@ fn a_challenge_to_our_bye_is_not_answered() {
 }
 
 #[test]
-fn an_invite_that_comes_again_gets_the_same_answer() {
+fn a_retransmitted_invite_gets_the_same_response() {
     let mut rig = Rig::trunk();
     let invite = Text::invite();
     rig.pbx(&invite);
@@ -105,7 +105,7 @@ fn our_200_is_resent_until_the_ack() {
     rig.wait(3.6);
     assert_eq!(rig.told(), ["200", "200", "200"]);
     rig.pbx(&Text::invite());
-    assert_eq!(rig.told(), [""; 0], "the timer resends it, not the INVITE's copies");
+    assert_eq!(rig.told(), [""; 0], "the timer resends the 200, retransmitted INVITEs do not");
     rig.pbx(&dialog.ack(10));
     rig.pbx(&dialog.ack(10));
     rig.wait(40.0);
@@ -116,7 +116,7 @@ fn our_200_is_resent_until_the_ack() {
 }
 
 #[test]
-fn without_an_ack_the_call_is_given_up() {
+fn a_call_without_an_ack_is_ended() {
     let mut rig = Rig::trunk();
     rig.answered(&Text::invite());
     rig.wait(31.9);
@@ -130,12 +130,12 @@ fn without_an_ack_the_call_is_given_up() {
 }
 
 #[test]
-fn hanging_up_before_the_ack_waits_for_it() {
+fn a_hangup_before_the_ack_waits_for_it() {
     let mut rig = Rig::trunk();
     let (dialog, _) = rig.answered(&Text::invite());
     rig.hang_up(&dialog);
     rig.wait(1.0);
-    assert_eq!(rig.told(), ["200"], "the 200 goes on, the BYE waits");
+    assert_eq!(rig.told(), ["200"], "the 200 is resent and the BYE waits for the ACK");
     rig.pbx(&dialog.ack(10));
     let bye = rig.one();
     assert_eq!(bye.get("Reason"), Some("Q.850;cause=16;text=\"done\""));
@@ -165,7 +165,7 @@ fn a_bye_before_the_ack_ends_the_call() {
 }
 
 #[test]
-fn a_bye_before_the_answer_refuses_the_invite() {
+fn a_bye_before_the_answer_terminates_the_invite() {
     let mut rig = Rig::trunk();
     rig.pbx(&Text::invite());
     let call = rig.offered();
@@ -178,7 +178,7 @@ fn a_bye_before_the_answer_refuses_the_invite() {
 }
 
 #[test]
-fn byes_that_cross() {
+fn crossing_byes() {
     let mut rig = Rig::trunk();
     let dialog = rig.up();
     rig.hang_up(&dialog);
@@ -192,7 +192,7 @@ fn byes_that_cross() {
 }
 
 #[test]
-fn cancelled_before_the_answer() {
+fn a_cancel_before_the_answer_ends_the_call() {
     let mut rig = Rig::trunk();
     let invite = Text::invite();
     rig.pbx(&invite);
@@ -206,7 +206,11 @@ fn cancelled_before_the_answer() {
     assert_eq!(rig.ended(), Some(CallEnd::Cancelled));
     rig.command(Command::Answer { call, rtp: RTP.parse().unwrap() });
     rig.wait(0.6);
-    assert_eq!(rig.told(), ["487"], "it is resent until its ACK; our answer comes too late");
+    assert_eq!(
+        rig.told(),
+        ["487"],
+        "the 487 is resent until its ACK, and the late answer is ignored"
+    );
     rig.pbx(&Text { branch: invite.branch, ..Text::new("ACK", 10) });
     rig.wait(5.1);
     assert_eq!(rig.told(), [""; 0]);
@@ -214,7 +218,7 @@ fn cancelled_before_the_answer() {
 }
 
 #[test]
-fn a_cancel_that_crosses_our_200() {
+fn a_cancel_that_crosses_our_200_has_no_effect() {
     let mut rig = Rig::trunk();
     let invite = Text::invite();
     let (dialog, _) = rig.answered(&invite);
@@ -229,7 +233,7 @@ fn a_cancel_that_crosses_our_200() {
 }
 
 #[test]
-fn a_cancel_for_nothing() {
+fn a_cancel_without_an_invite_is_refused() {
     let mut rig = Rig::trunk();
     rig.pbx(&Text::new("CANCEL", 10));
     assert_eq!(rig.told(), ["481"]);
@@ -237,7 +241,7 @@ fn a_cancel_for_nothing() {
 }
 
 #[test]
-fn we_refuse() {
+fn a_reject_or_hangup_refuses_the_invite() {
     let mut rig = Rig::trunk();
     let invite = Text::invite();
     rig.pbx(&invite);
@@ -249,7 +253,7 @@ fn we_refuse() {
     assert_eq!((refusal.code(), refusal.get("Retry-After")), (Some(503), Some("5")));
     assert_eq!(rig.ended(), Some(CallEnd::HungUp));
     rig.wait(32.5);
-    assert_eq!(rig.sent().len(), 10, "without an ACK it is resent until timer H");
+    assert_eq!(rig.sent().len(), 10, "without an ACK the 503 is resent until timer H");
     rig.assert_empty();
 
     let invite = Text::invite().call_id("call-2").branch("second");
@@ -263,7 +267,7 @@ fn we_refuse() {
 }
 
 #[test]
-fn a_caller_that_requires_100rel_is_not_rung() {
+fn a_caller_that_requires_100rel_gets_no_180() {
     let mut rig = Rig::trunk();
     rig.pbx(&Text::invite().line("Require: 100rel"));
     let call = rig.offered();
@@ -275,7 +279,7 @@ fn a_caller_that_requires_100rel_is_not_rung() {
 }
 
 #[test]
-fn keys_by_info() {
+fn dtmf_digits_by_info() {
     let mut rig = Rig::trunk();
     let dialog = rig.up();
     let relay = "application/dtmf-relay";
@@ -298,7 +302,7 @@ fn keys_by_info() {
         assert_eq!(keys.collect::<Vec<_>>(), Vec::from_iter(key), "{body}");
     }
     rig.pbx(&dialog.request("INFO", 40));
-    assert_eq!(rig.told(), ["200"], "an empty INFO asks whether the call is alive");
+    assert_eq!(rig.told(), ["200"], "an empty INFO checks that the call is alive");
     rig.command(Command::Info { call: dialog.key, digit: '7' });
     let info = rig.one();
     assert_eq!(info.body, b"Signal=7\r\nDuration=160\r\n");
@@ -306,7 +310,7 @@ fn keys_by_info() {
 }
 
 #[test]
-fn options_and_notify_in_and_out_of_calls() {
+fn options_and_notify_inside_and_outside_calls() {
     let mut rig = Rig::trunk();
     let outside = |method, call_id: &str| Text::new(method, 1).call_id(call_id).branch(call_id);
     rig.pbx(&outside("OPTIONS", "o"));

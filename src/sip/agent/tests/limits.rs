@@ -1,4 +1,4 @@
-//! What is bounded stays bounded, and what has ended is freed.
+//! Limits are kept, and ended calls and transactions are freed.
 
 use super::rig::{PBX, RTP, Rig, Text};
 use crate::sip::agent::{Command, MAX_TRANSACTIONS};
@@ -11,8 +11,8 @@ fn transactions_over_the_limit_are_refused_without_state() {
     }
     assert_eq!(rig.agent.transaction_count(), MAX_TRANSACTIONS);
     assert_eq!(rig.agent.counts.overload, 10);
-    let told = rig.told();
-    assert_eq!(told.iter().filter(|t| *t == "503").count(), 10);
+    let sent = rig.told();
+    assert_eq!(sent.iter().filter(|t| *t == "503").count(), 10);
     rig.assert_empty();
     rig.pbx(&Text::new("OPTIONS", 1));
     assert_eq!(rig.told(), ["200"]);
@@ -32,7 +32,7 @@ fn calls_over_the_limit_are_refused() {
 }
 
 #[test]
-fn no_new_calls_after_shutdown_but_those_that_are_up_go_on() {
+fn shutdown_refuses_new_calls_and_keeps_established_ones() {
     let mut rig = Rig::trunk();
     let dialog = rig.up();
     rig.command(Command::Shutdown);
@@ -59,7 +59,7 @@ fn a_thousand_calls_leave_nothing_behind() {
 }
 
 #[test]
-fn copies_add_no_state() {
+fn retransmissions_add_no_state() {
     let mut rig = Rig::trunk();
     let (dialog, _) = rig.answered(&Text::invite());
     let (timers, transactions) = (rig.agent.timers.len(), rig.agent.transaction_count());
@@ -73,7 +73,7 @@ fn copies_add_no_state() {
 }
 
 #[test]
-fn a_call_is_answered_once() {
+fn an_answered_call_cannot_be_answered_rung_or_rejected_again() {
     let mut rig = Rig::trunk();
     let dialog = rig.up();
     rig.command(Command::Answer { call: dialog.key, rtp: RTP.parse().unwrap() });

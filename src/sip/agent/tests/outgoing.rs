@@ -1,4 +1,4 @@
-//! Calls that we make.
+//! Outgoing calls.
 
 use super::rig::{PBX, RTP, Rig, STRANGER, Text, flow, response, sdp};
 use crate::sip::agent::{CallEnd, CallKey, Command, Dial, Event};
@@ -25,7 +25,7 @@ fn dial(rig: &mut Rig, password: Option<&str>) -> (CallKey, Message) {
 }
 
 #[test]
-fn rings_is_answered_and_hung_up() {
+fn a_call_rings_is_answered_and_hung_up() {
     let mut rig = Rig::trunk();
     let (call, invite) = dial(&mut rig, None);
     assert_eq!((invite.method(), invite.uri()), (Some("INVITE"), "sip:500@10.0.0.2"));
@@ -46,7 +46,7 @@ fn rings_is_answered_and_hung_up() {
     assert_eq!(ack.cseq().unwrap().0, invite.cseq().unwrap().0);
 
     rig.answer_with(&invite, 200, contact, &sdp(4000, "sendrecv"));
-    assert_eq!(rig.one(), ack, "a 200 that comes again gets the same ACK");
+    assert_eq!(rig.one(), ack, "a retransmitted 200 gets the same ACK");
     assert!(rig.events().is_empty());
     rig.command(Command::Hangup { call, q850: 16, text: "done" });
     let bye = rig.one();
@@ -57,7 +57,7 @@ fn rings_is_answered_and_hung_up() {
 }
 
 #[test]
-fn the_other_side_hangs_up() {
+fn the_peer_hangs_up() {
     let mut rig = Rig::trunk();
     let (_, invite) = dial(&mut rig, None);
     rig.answer_with(&invite, 200, "", &sdp(4000, "sendrecv"));
@@ -71,11 +71,11 @@ fn the_other_side_hangs_up() {
 }
 
 #[test]
-fn a_challenge_is_answered_with_the_password_once() {
+fn challenges_are_answered_at_most_twice() {
     let mut rig = Rig::trunk();
     let (_, invite) = dial(&mut rig, Some("test"));
     rig.feed(STRANGER, &response(&invite, 401, CHALLENGE, ""));
-    assert_eq!(rig.told(), [""; 0], "only to the PBX that we call");
+    assert_eq!(rig.told(), [""; 0], "only a challenge from the called PBX is answered");
     rig.answer_with(&invite, 401, CHALLENGE, "");
     let sent = rig.sent();
     assert_eq!((sent[0].method(), sent[1].method()), (Some("ACK"), Some("INVITE")));
@@ -105,7 +105,7 @@ fn a_challenge_is_answered_with_the_password_once() {
 }
 
 #[test]
-fn refused_or_never_answered() {
+fn refused_unanswered_or_answered_without_sdp() {
     let mut rig = Rig::trunk();
     let (_, invite) = dial(&mut rig, None);
     rig.answer(&invite, 486);
@@ -113,7 +113,7 @@ fn refused_or_never_answered() {
     let refused = CallEnd::Refused { code: 486, reason: "Said".to_owned() };
     assert_eq!(rig.ended(), Some(refused));
     rig.answer(&invite, 486);
-    assert_eq!(rig.told(), ["ACK"], "each copy wants its ACK");
+    assert_eq!(rig.told(), ["ACK"], "each retransmission gets an ACK");
     rig.assert_empty();
 
     dial(&mut rig, None);
@@ -130,7 +130,7 @@ fn refused_or_never_answered() {
 }
 
 #[test]
-fn cancelled() {
+fn a_hangup_while_dialling_sends_a_cancel() {
     let mut rig = Rig::trunk();
     let (call, invite) = dial(&mut rig, None);
     rig.answer(&invite, 100);
@@ -146,7 +146,7 @@ fn cancelled() {
 }
 
 #[test]
-fn cancelled_before_the_first_answer_waits_for_it() {
+fn a_cancel_waits_for_the_first_provisional_response() {
     let mut rig = Rig::trunk();
     let (call, invite) = dial(&mut rig, Some("test"));
     rig.answer_with(&invite, 401, CHALLENGE, "");
@@ -155,17 +155,17 @@ fn cancelled_before_the_first_answer_waits_for_it() {
     assert_eq!(rig.told(), [""; 0]);
     rig.answer(&invite, 180);
     let cancel = rig.one();
-    assert_eq!(cancel.get("Via"), invite.get("Via"), "the second INVITE, not the first");
+    assert_eq!(cancel.get("Via"), invite.get("Via"), "the CANCEL is for the second INVITE");
     rig.answer(&invite, 180);
     assert_eq!(rig.told(), [""; 0]);
     rig.answer(&cancel, 200);
     rig.wait(32.1);
-    assert!(rig.ended().is_some(), "a CANCEL that is not followed by 487 ends the wait");
+    assert!(rig.ended().is_some(), "the call ends if no 487 follows the CANCEL");
     rig.assert_empty();
 }
 
 #[test]
-fn a_cancel_that_crosses_their_200_or_401() {
+fn a_cancel_that_crosses_a_200_or_401() {
     let mut rig = Rig::trunk();
     let (call, invite) = dial(&mut rig, None);
     rig.answer(&invite, 180);

@@ -1,9 +1,9 @@
-//! Requests that are refused, each with the status that says why; strangers get nothing.
+//! Refused requests and their status codes; unknown addresses get no response.
 
 use super::rig::{PBX, RTP, Rig, STRANGER, Text, response};
 use crate::sip::agent::{Command, Event};
 
-/// What is changed in a good INVITE, and what answers it then.
+/// Replacements in a valid INVITE, with the status code of the response.
 const FAULTS: [(&str, &str, u16); 32] = [
     ("sip:ai@10.0.0.1:5070 SIP", "tel:8001 SIP", 416),
     ("sip:ai@10.0.0.1:5070 SIP", "sip:ai@10.0.0.1:port SIP", 400),
@@ -65,7 +65,7 @@ fn each_fault_has_its_status() {
 }
 
 #[test]
-fn what_cannot_be_answered_is_dropped() {
+fn unanswerable_messages_are_dropped() {
     let good = Text::invite().render();
     let table = [
         ("Via: SIP/2.0/UDP", "Via: SIP/3.0/UDP"),
@@ -81,7 +81,7 @@ fn what_cannot_be_answered_is_dropped() {
     for (old, new) in table {
         let mut rig = Rig::trunk();
         rig.feed(PBX, &good.replace(old, new));
-        // HTTP's request line reads like one of ours, of another version
+        // an HTTP request line is taken for a malformed SIP one, which is answered 400
         assert!(rig.told().iter().all(|t| t == "400"), "{new}");
         assert!(rig.events().is_empty(), "{new}");
         rig.assert_empty();
@@ -90,7 +90,7 @@ fn what_cannot_be_answered_is_dropped() {
     for keep_alive in ["\r\n\r\n", "\0", ""] {
         rig.feed(PBX, keep_alive);
     }
-    assert_eq!(rig.agent.counts, Rig::trunk().agent.counts, "keep-alives are no faults");
+    assert_eq!(rig.agent.counts, Rig::trunk().agent.counts, "keep-alives are not counted");
     rig.feed(PBX, "junk");
     assert_eq!(rig.agent.counts.unreadable, 1);
 }
@@ -105,7 +105,7 @@ fn an_ack_is_never_answered() {
 }
 
 #[test]
-fn who_is_called() {
+fn the_called_user_selects_the_account() {
     let to = |user: &str| Text::invite().uri(&format!("sip:{user}@10.0.0.1:5070"));
     let mut trunk = Rig::trunk();
     trunk.pbx(&to("8%3001"));
@@ -124,7 +124,7 @@ fn who_is_called() {
 }
 
 #[test]
-fn who_calls() {
+fn the_caller_is_taken_from_identity_headers_or_from() {
     let table = [
         ("", "100", Some("Caller")),
         ("Remote-Party-ID: \"R\" <sip:2@x>;party=calling", "2", Some("R")),
@@ -144,7 +144,7 @@ fn who_calls() {
 }
 
 #[test]
-fn strangers_get_nothing() {
+fn unknown_addresses_get_no_response() {
     let mut rig = Rig::trunk();
     let (dialog, _) = rig.answered(&Text::invite());
     let inside = [
@@ -174,7 +174,7 @@ fn strangers_get_nothing() {
 }
 
 #[test]
-fn responses_that_belong_to_nothing_are_counted() {
+fn stray_responses_are_counted() {
     let mut rig = Rig::trunk();
     let request = Text::new("OPTIONS", 1).render();
     let (request, _) = crate::sip::message::Message::parse(request.as_bytes()).unwrap();
@@ -186,7 +186,7 @@ fn responses_that_belong_to_nothing_are_counted() {
 }
 
 #[test]
-fn wrong_tags_and_old_numbers() {
+fn wrong_tags_and_old_cseqs_are_refused() {
     let mut rig = Rig::trunk();
     let dialog = rig.up();
     rig.pbx(&Text { from_tag: "other".to_owned(), ..dialog.request("BYE", 11) });
@@ -208,28 +208,32 @@ fn wrong_tags_and_old_numbers() {
 }
 
 #[test]
-fn the_same_request_over_two_paths() {
+fn merged_requests_are_refused() {
     let mut rig = Rig::trunk();
     rig.pbx(&Text::invite());
     rig.pbx(&Text::invite().branch("other-path"));
     assert_eq!(rig.told(), ["100", "482"]);
     let call = rig.offered();
     rig.command(Command::Answer { call, rtp: RTP.parse().unwrap() });
-    assert_eq!(rig.told(), ["200"], "the first goes on");
+    assert_eq!(rig.told(), ["200"], "the first INVITE can still be answered");
 }
 
 #[test]
-fn answers_go_where_the_request_came_from() {
+fn responses_go_to_the_source_of_the_request() {
     let mut rig = Rig::trunk();
     let text = Text::new("OPTIONS", 1).render();
     rig.feed("10.0.0.2:6000", &text);
     rig.feed("10.0.0.2:6000", &text.replace(";rport", ";x").replace("OPTIONS;", "two;"));
     let places: Vec<String> = rig.sent_to().into_iter().map(|(to, _)| to).collect();
-    assert_eq!(places, ["10.0.0.2:6000", "10.0.0.2:5060"], "without rport to the Via's port");
+    assert_eq!(
+        places,
+        ["10.0.0.2:6000", "10.0.0.2:5060"],
+        "without rport, the response goes to the Via's port"
+    );
 }
 
 #[test]
-fn an_old_style_branch_is_told_by_the_other_fields() {
+fn a_branch_without_the_magic_cookie_is_matched_by_other_fields() {
     let mut rig = Rig::trunk();
     let invite = Text { branch: "1".to_owned(), ..Text::invite() };
     rig.pbx(&invite);

@@ -1,11 +1,11 @@
-//! Offers and answers: late ones, hold, new addresses, glare; by re-INVITE and by UPDATE.
+//! Offers and answers by re-INVITE and UPDATE: late offers, hold, new addresses, glare.
 
 use super::rig::{Dialog, Rig, Text, sdp};
 use crate::sip::agent::{CallEnd, Command, Event};
 use crate::sip::message::Message;
 use crate::sip::sdp::{Direction, Remote};
 
-/// The media that the agent has told of since the last time.
+/// Returns the media that the agent reported since the last call of this function.
 fn media(rig: &mut Rig) -> Vec<Remote> {
     let media = rig.events().into_iter().filter_map(|e| match e {
         Event::Media { remote, .. } => Some(remote),
@@ -14,13 +14,14 @@ fn media(rig: &mut Rig) -> Vec<Remote> {
     media.collect()
 }
 
+/// Returns the version in the o= line.
 fn version(message: &Message) -> u64 {
     let body = String::from_utf8_lossy(&message.body).into_owned();
     let origin = body.lines().find(|l| l.starts_with("o=")).unwrap().to_owned();
     origin.split(' ').nth(2).unwrap().parse().unwrap()
 }
 
-/// A re-INVITE that is answered 200 and acknowledged.
+/// Sends a re-INVITE, acknowledges our 200 and returns it.
 fn reinvite(rig: &mut Rig, dialog: &Dialog, number: u32, body: &str) -> Message {
     rig.pbx(&dialog.request("INVITE", number).sdp(body));
     let ok = rig.one();
@@ -39,20 +40,20 @@ fn hold_resume_and_a_new_address() {
     let held = reinvite(&mut rig, &dialog, 11, &sdp(4000, "sendonly"));
     assert!(String::from_utf8_lossy(&held.body).contains("a=recvonly"));
     assert_eq!(version(&held), version(&first) + 1);
-    let told = media(&mut rig);
-    assert_eq!((told.len(), told[0].wants_audio()), (1, false));
+    let reported = media(&mut rig);
+    assert_eq!((reported.len(), reported[0].wants_audio()), (1, false));
 
     let resumed = reinvite(&mut rig, &dialog, 12, &sdp(4000, "sendrecv"));
     assert_eq!(version(&resumed), version(&first) + 2);
     assert!(media(&mut rig)[0].wants_audio());
 
     let again = reinvite(&mut rig, &dialog, 13, &sdp(4000, "sendrecv"));
-    assert_eq!(version(&again), version(&first) + 2, "the same text keeps its version");
+    assert_eq!(version(&again), version(&first) + 2, "an unchanged SDP keeps its version");
     assert_eq!(again.body, resumed.body);
 
     let moved = sdp(6000, "sendrecv").replace("c=IN IP4 10.0.0.2", "c=IN IP4 10.0.0.7");
     let moved = reinvite(&mut rig, &dialog, 14, &moved);
-    assert_eq!(version(&moved), version(&first) + 2, "our side is the same");
+    assert_eq!(version(&moved), version(&first) + 2, "our SDP is unchanged");
     assert_eq!(media(&mut rig).last().unwrap().rtp.to_string(), "10.0.0.7:6000");
 
     let old_hold = sdp(4000, "sendrecv").replace("c=IN IP4 10.0.0.2", "c=IN IP4 0.0.0.0");
@@ -63,7 +64,7 @@ fn hold_resume_and_a_new_address() {
 }
 
 #[test]
-fn what_cannot_be_agreed_leaves_the_call_as_it_was() {
+fn an_unacceptable_offer_leaves_the_call_unchanged() {
     let mut rig = Rig::trunk();
     let dialog = rig.up();
     let bad = [
@@ -93,7 +94,7 @@ fn what_cannot_be_agreed_leaves_the_call_as_it_was() {
 }
 
 #[test]
-fn a_late_offer_at_the_start() {
+fn a_late_offer_at_call_setup() {
     let mut rig = Rig::trunk();
     let (dialog, ok) = rig.answered(&Text::new("INVITE", 10));
     assert!(String::from_utf8_lossy(&ok.body).contains("RTP/AVP 0 8 101"));
@@ -122,7 +123,7 @@ fn a_late_offer_during_the_call() {
     rig.pbx(&dialog.request("INVITE", 11));
     assert!(String::from_utf8_lossy(&rig.one().body).contains("RTP/AVP 0 8 101"));
     assert!(media(&mut rig).is_empty());
-    // our offer is open until the ACK brings its answer
+    // our offer is open until the ACK brings the answer
     rig.pbx(&dialog.request("INVITE", 12).sdp(&sdp(5000, "sendrecv")));
     rig.pbx(&dialog.request("UPDATE", 13).sdp(&sdp(5000, "sendrecv")));
     rig.pbx(&dialog.request("UPDATE", 14));
@@ -139,13 +140,13 @@ fn a_late_offer_during_the_call() {
 }
 
 #[test]
-fn an_ack_counts_for_its_own_invite_only() {
+fn an_ack_matches_only_its_own_invite() {
     let mut rig = Rig::trunk();
     let dialog = rig.up();
     rig.pbx(&dialog.request("INVITE", 11));
     assert_eq!(rig.told(), ["200"]);
     rig.pbx(&dialog.ack(10));
-    assert_eq!(rig.ended(), None, "a copy of the first ACK is no answer to the new offer");
+    assert_eq!(rig.ended(), None, "a copy of the first ACK does not answer the new offer");
     rig.wait(0.6);
     assert_eq!(rig.told(), ["200"]);
     rig.pbx(&dialog.ack(11).sdp(&sdp(4000, "sendrecv")));
@@ -165,7 +166,7 @@ fn a_reinvite_without_an_ack_ends_the_call() {
 }
 
 #[test]
-fn a_reinvite_before_the_answer_or_after_the_end() {
+fn a_reinvite_or_update_before_the_answer_or_after_our_bye_is_refused() {
     let mut rig = Rig::trunk();
     rig.pbx(&Text::invite());
     let call = rig.offered();
@@ -201,11 +202,11 @@ fn update_with_and_without_sdp() {
     assert!(String::from_utf8_lossy(&ok.body).contains("a=inactive"));
     assert!(!media(&mut rig)[0].wants_audio());
     rig.wait(40.0);
-    assert_eq!(rig.told(), [""; 0], "nobody acknowledges an UPDATE");
+    assert_eq!(rig.told(), [""; 0], "an UPDATE needs no ACK");
 }
 
 #[test]
-fn the_peer_moves_by_reinvite_or_update() {
+fn a_reinvite_or_update_changes_the_remote_target() {
     let mut rig = Rig::trunk();
     let dialog = rig.up();
     let moved = |text: Text, user: &str| text.render().replace("sip:100@10.0.0.2:5060", user);
@@ -223,7 +224,7 @@ fn the_peer_moves_by_reinvite_or_update() {
 }
 
 #[test]
-fn we_hold_and_the_peer_glares() {
+fn our_hold_and_glare() {
     let mut rig = Rig::trunk();
     let dialog = rig.up();
     let hold = Command::Direction { call: dialog.key, direction: Direction::SendOnly };
@@ -246,7 +247,7 @@ fn we_hold_and_the_peer_glares() {
     assert_eq!((ack.method(), ack.cseq().unwrap().0), (Some("ACK"), ours.cseq().unwrap().0));
     assert_eq!(media(&mut rig)[0].rtp.port(), 4100);
     rig.answer_with(&ours, 200, "", &sdp(4100, "inactive"));
-    assert_eq!(rig.told(), ["ACK"], "each 200 wants its ACK");
+    assert_eq!(rig.told(), ["ACK"], "each 200 gets an ACK");
     rig.hang_up(&dialog);
     let bye = rig.one();
     assert_eq!(bye.uri(), "sip:new@10.0.0.2");
@@ -267,7 +268,7 @@ fn an_answer_may_not_aim_our_rtp_at_this_host() {
 }
 
 #[test]
-fn a_reinvite_of_ours_that_is_never_answered_does_not_outlive_the_call() {
+fn our_unanswered_reinvite_does_not_outlive_the_call() {
     let mut rig = Rig::trunk();
     let dialog = rig.up();
     rig.command(Command::Direction { call: dialog.key, direction: Direction::SendOnly });

@@ -27,7 +27,7 @@ pub fn sdp(port: u16, direction: &str) -> String {
     )
 }
 
-/// A request of the PBX, as text.
+/// A request from the PBX, to be rendered as text.
 #[derive(Clone)]
 pub struct Text {
     pub method: &'static str,
@@ -79,7 +79,7 @@ impl Text {
         self
     }
 
-    /// Also a branch of its own.
+    /// Sets the Call-ID, and a branch derived from it.
     pub fn call_id(mut self, call_id: &str) -> Text {
         call_id.clone_into(&mut self.call_id);
         self.branch = format!("z9hG4bK{call_id}.{}{}", self.number, self.method);
@@ -109,7 +109,7 @@ impl Text {
     }
 }
 
-/// A response of the PBX to a request of ours, with a To tag.
+/// Returns the PBX's response to our request, with a To tag.
 pub fn response(request: &Message, code: u16, lines: &str, body: &str) -> String {
     let text = String::from_utf8(Message::response(request, code, "Said", "pbx").to_bytes());
     let text = text.unwrap();
@@ -118,7 +118,7 @@ pub fn response(request: &Message, code: u16, lines: &str, body: &str) -> String
     format!("{head}{lines}{kind}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// One call of a test, as the PBX knows it.
+/// A call as seen by the PBX.
 #[derive(Clone)]
 pub struct Dialog {
     pub key: CallKey,
@@ -131,7 +131,7 @@ impl Dialog {
         Text::new(method, number).tagged(&self.tag).call_id(&self.call_id)
     }
 
-    /// An ACK to a 2xx: a transaction of its own.
+    /// Returns the ACK for a 2xx, which has a new branch.
     pub fn ack(&self, number: u32) -> Text {
         self.request("ACK", number)
     }
@@ -140,8 +140,11 @@ impl Dialog {
 pub struct Rig {
     pub agent: Agent,
     pub now: Instant,
+    /// Messages sent by the agent and not yet checked by the test.
     sent: Vec<(Flow, Message)>,
+    /// Events not yet checked by the test.
     events: Vec<Event>,
+    /// Number of [`Output::Resolve`]s.
     pub lookups: usize,
 }
 
@@ -163,7 +166,7 @@ impl Rig {
         rig
     }
 
-    /// A PBX that calls us without registration.
+    /// Starts an agent whose PBX calls us without registration.
     pub fn trunk() -> Rig {
         Rig::new(None, 100)
     }
@@ -172,7 +175,7 @@ impl Rig {
         Rig::new(None, max_calls)
     }
 
-    /// The first REGISTER is out.
+    /// Starts an agent that has sent its first REGISTER.
     pub fn registering() -> Rig {
         let settings = Settings {
             registrar_uri: "sip:10.0.0.2".to_owned(),
@@ -201,8 +204,8 @@ impl Rig {
         while let Some(output) = self.agent.poll() {
             match output {
                 Output::Send { flow, data } => {
-                    let (message, fault) = Message::parse(&data).expect("we send SIP");
-                    // a refusal repeats what was wrong with the request
+                    let (message, fault) = Message::parse(&data).expect("the agent sends SIP");
+                    // a 400 copies the malformed header fields of the request
                     let refusal = message.code() == Some(400);
                     assert!(fault.is_none() || refusal, "{}", String::from_utf8_lossy(&data));
                     self.sent.push((flow, message));
@@ -221,7 +224,7 @@ impl Rig {
         self.feed(PBX, &text.render());
     }
 
-    /// The PBX answers a request of ours.
+    /// The PBX answers our request.
     pub fn answer(&mut self, request: &Message, code: u16) {
         self.answer_with(request, code, "", "");
     }
@@ -234,7 +237,7 @@ impl Rig {
         self.input(Input::Command(command));
     }
 
-    /// Lets time pass, from timer to timer.
+    /// Advances time, stopping at each timer.
     pub fn wait(&mut self, seconds: f64) {
         let end = self.now + Duration::from_secs_f64(seconds);
         while let Some(at) = self.agent.next_timeout().filter(|at| *at <= end) {
@@ -252,7 +255,7 @@ impl Rig {
         std::mem::take(&mut self.sent).into_iter().map(|(f, m)| (f.remote.to_string(), m)).collect()
     }
 
-    /// The one message that was sent.
+    /// Returns the only message that was sent.
     #[track_caller]
     pub fn one(&mut self) -> Message {
         let mut sent = self.sent();
@@ -260,7 +263,7 @@ impl Rig {
         sent.remove(0)
     }
 
-    /// Statuses and methods that were sent, in order.
+    /// Returns the status codes and methods that were sent, in order.
     pub fn told(&mut self) -> Vec<String> {
         let word = |m: &Message| match m.code() {
             Some(code) => code.to_string(),
@@ -273,7 +276,7 @@ impl Rig {
         std::mem::take(&mut self.events)
     }
 
-    /// How the call has ended, when it has.
+    /// Returns how the call ended, or `None` if it has not.
     pub fn ended(&mut self) -> Option<CallEnd> {
         let ends = self.events().into_iter().filter_map(|e| match e {
             Event::Ended { end, .. } => Some(end),
@@ -284,7 +287,7 @@ impl Rig {
         ends.into_iter().next()
     }
 
-    /// The call that was offered.
+    /// Returns the only call that was offered.
     #[track_caller]
     pub fn offered(&mut self) -> CallKey {
         let offers = self.events().into_iter().filter_map(|e| match e {
@@ -296,7 +299,7 @@ impl Rig {
         offers[0]
     }
 
-    /// INVITE and our 200, not acknowledged yet.
+    /// Sends the INVITE and returns the call with our 200, not acknowledged yet.
     pub fn answered(&mut self, invite: &Text) -> (Dialog, Message) {
         self.pbx(invite);
         let key = self.offered();
@@ -308,7 +311,7 @@ impl Rig {
         (Dialog { key, tag, call_id: invite.call_id.clone() }, ok)
     }
 
-    /// A call that is up.
+    /// Establishes a call.
     pub fn up_with(&mut self, invite: &Text) -> Dialog {
         let (dialog, _) = self.answered(invite);
         self.pbx(&dialog.ack(invite.number));
@@ -325,7 +328,7 @@ impl Rig {
         self.command(Command::Hangup { call: dialog.key, q850: 16, text: "done" });
     }
 
-    /// Nothing is kept of what has ended.
+    /// Checks that ended calls and transactions leave no state.
     #[track_caller]
     pub fn assert_empty(&mut self) {
         self.wait(65.0);

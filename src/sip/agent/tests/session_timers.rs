@@ -1,16 +1,17 @@
-//! Session timers (RFC 4028): who refreshes, how, and what happens when nobody does.
+//! Session timers (RFC 4028): refreshes by either side, and expiry without one.
 
 use super::rig::{Dialog, Rig, Text, sdp};
 use crate::sip::agent::{CallEnd, Command};
 use crate::sip::message::Message;
 use crate::sip::sdp::Direction;
 
-/// A call with a timer of 90 s: ours to refresh at 45 s, given up at 60 s.
+/// Establishes a call with a timer of 90 s: a refresh by us is due after 45 s, expiry after 60 s.
 fn up(rig: &mut Rig, refresher: &str, allow: &str) -> Dialog {
     let expires = format!("Session-Expires: 90;refresher={refresher}");
     rig.up_with(&Text::invite().line(&expires).line("Supported: timer").line(allow))
 }
 
+/// Waits for our refresh, checks it and returns it.
 fn ours(rig: &mut Rig, method: &str) -> Message {
     rig.wait(45.1);
     let request = rig.one();
@@ -20,7 +21,7 @@ fn ours(rig: &mut Rig, method: &str) -> Message {
 }
 
 #[test]
-fn our_200_says_who_refreshes() {
+fn our_200_names_the_refresher() {
     for (asked, answer, require) in [
         ("Session-Expires: 1800", "1800;refresher=uac", Some("timer")),
         ("x: 90;refresher=uas", "90;refresher=uas", None),
@@ -33,7 +34,7 @@ fn our_200_says_who_refreshes() {
 }
 
 #[test]
-fn a_peer_that_refreshes_keeps_the_call() {
+fn refreshes_by_the_peer_keep_the_call_up() {
     let mut rig = Rig::trunk();
     let dialog = up(&mut rig, "uac", "Subject: none");
     for i in 0..10 {
@@ -58,7 +59,7 @@ fn a_peer_that_refreshes_keeps_the_call() {
 }
 
 #[test]
-fn too_short_a_refresh_is_refused() {
+fn a_refresh_with_too_short_an_interval_is_refused() {
     let mut rig = Rig::trunk();
     let dialog = up(&mut rig, "uac", "Subject: none");
     rig.pbx(&dialog.request("UPDATE", 20).line("Session-Expires: 30"));
@@ -79,13 +80,13 @@ fn we_refresh_by_update() {
 }
 
 #[test]
-fn we_refresh_by_reinvite_where_the_peer_takes_no_update() {
+fn we_refresh_by_reinvite_if_the_peer_does_not_support_update() {
     let mut rig = Rig::trunk();
     let (dialog, ok) = rig.answered(&Text::invite().line("Session-Expires: 90;refresher=uas"));
     rig.pbx(&dialog.ack(10));
     for _ in 0..2 {
         let invite = ours(&mut rig, "INVITE");
-        assert_eq!(invite.body, ok.body, "the same SDP, the same version");
+        assert_eq!(invite.body, ok.body, "the SDP is the same, with the same version");
         rig.answer_with(&invite, 200, "", &sdp(4000, "sendrecv"));
         assert_eq!(rig.told(), ["ACK"]);
     }
@@ -103,7 +104,7 @@ fn we_refresh_by_reinvite_where_the_peer_takes_no_update() {
 }
 
 #[test]
-fn a_refresh_that_shows_the_call_is_gone() {
+fn a_refresh_answered_408_or_481_or_not_at_all_ends_the_call() {
     for code in [408, 481] {
         let mut rig = Rig::trunk();
         up(&mut rig, "uas", "Allow: UPDATE");
@@ -124,7 +125,7 @@ fn a_refresh_that_shows_the_call_is_gone() {
 }
 
 #[test]
-fn a_refresh_that_stays_provisional_does_not_stop_the_clock() {
+fn a_refresh_without_a_final_response_does_not_stop_the_timer() {
     let mut rig = Rig::trunk();
     up(&mut rig, "uas", "Subject: none");
     let invite = ours(&mut rig, "INVITE");
@@ -144,13 +145,13 @@ fn a_422_raises_the_interval_once() {
     let again = rig.one();
     assert_eq!(again.get("Session-Expires"), Some("300;refresher=uac"));
     rig.answer_with(&again, 422, "Min-SE: 300\r\n", "");
-    assert_eq!(rig.told(), [""; 0], "the same minimum is no reason to ask again at once");
+    assert_eq!(rig.told(), [""; 0], "the same minimum does not trigger another refresh at once");
     rig.wait(105.0);
     assert_eq!(rig.told(), ["UPDATE"]);
 }
 
 #[test]
-fn a_refresh_that_glares_is_tried_again() {
+fn a_refresh_is_retried_after_glare() {
     let mut rig = Rig::trunk();
     up(&mut rig, "uas", "Allow: UPDATE");
     for wait in [45.1, 3.0, 3.0] {
@@ -165,7 +166,7 @@ fn a_refresh_that_glares_is_tried_again() {
 }
 
 #[test]
-fn a_refresh_that_is_always_refused_ends_with_the_interval() {
+fn a_call_expires_if_every_refresh_is_refused() {
     let mut rig = Rig::trunk();
     up(&mut rig, "uas", "Allow: UPDATE");
     rig.wait(45.1);

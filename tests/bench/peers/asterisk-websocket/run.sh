@@ -1,19 +1,20 @@
 #!/bin/bash
-# Asterisk 22 alone as the bridge: its chan_websocket takes each call straight to the AI, mu-law in
-# binary messages. For `trunkless bench --bridge`, which gives the addresses by variables:
+# Runs Asterisk 22 alone as the bridge: its chan_websocket connects each call directly to the AI,
+# with mu-law in binary messages. For `trunkless bench --bridge`, which sets the addresses in
+# variables:
 #
 #   trunkless bench --bridge tests/bench/peers/asterisk-websocket/run.sh
 #
-# The tree is that of tests/e2e/lab/fetch.sh 22, unchanged. Needs root. State and log stay behind in
-# /tmp/asterisk-websocket.*
+# Uses the unchanged Asterisk tree from tests/e2e/lab/fetch.sh 22. Needs root. State and log are
+# left in /tmp/asterisk-websocket.*
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/trunkless}/asterisk-22
-[ -d "$root" ] || { echo "no Asterisk 22: tests/e2e/lab/fetch.sh 22" >&2; exit 1; }
+[ -d "$root" ] || { echo "Asterisk 22 not found: run tests/e2e/lab/fetch.sh 22" >&2; exit 1; }
 d=$(mktemp -d /tmp/asterisk-websocket.XXXXXX)
 mkdir -p "$d"/{etc,log,run,var/{documentation,keys},spool,agi}
 cp "$here"/etc/*.conf "$d/etc/"
-# what it looks for, and need not know
+# files that Asterisk looks for but that need no content
 for f in acl ccss cdr cel features indications musiconhold pjproject stasis udptl; do
   echo '; defaults' >"$d/etc/$f.conf"
 done

@@ -1,0 +1,95 @@
+//! Admission of calls: the limit of `[calls] max`, RTP ports, and the offer to the switchboard. The
+//! same for every source. Owns sockets and the clock.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tracing::{info, warn};
+
+use crate::call::end::EndReason;
+use crate::call::ports::{PortPair, PortPool};
+use crate::call::{Offer, Signal};
+use crate::telemetry::{COUNTERS, Throttle};
+
+/// At most this many signals wait for a call; its worker takes them at once.
+const SIGNALS: usize = 64;
+/// Minimum time between log lines about refused calls.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Text from a PBX is cut to this many characters, for the log and the AI's parameters.
+const MAX_TEXT: usize = 256;
+
+/// Admits the calls of one source. Clones share the limit, the ports and the switchboard.
+#[derive(Clone)]
+pub struct Admission {
+    /// One permit per call, for all PBXs together.
+    permits: Arc<Semaphore>,
+    ports: PortPool,
+    offers: mpsc::Sender<Offer>,
+    /// Limits the log line about refused calls.
+    log: Throttle,
+}
+
+/// Everything that admission reserves for one call.
+pub struct Admitted {
+    pub permit: OwnedSemaphorePermit,
+    pub ports: PortPair,
+    pub signals_tx: mpsc::Sender<Signal>,
+    pub signals: mpsc::Receiver<Signal>,
+}
+
+impl Admission {
+    pub fn new(max_calls: usize, ports: PortPool, offers: mpsc::Sender<Offer>) -> Admission {
+        let permits = Arc::new(Semaphore::new(max_calls));
+        Admission { permits, ports, offers, log: Throttle::new(LOG_INTERVAL) }
+    }
+
+    /// The ports that calls are given.
+    pub fn ports(&self) -> &PortPool {
+        &self.ports
+    }
+
+    /// Counts a call as offered.
+    pub fn count(&self) {
+        COUNTERS.offered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Reserves a permit and a port pair.
+    ///
+    /// # Errors
+    /// Returns the limit that is reached, for [`Admission::refused`].
+    pub fn admit(&self, now: Instant) -> Result<Admitted, String> {
+        let permit = self.permits.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| "[calls] max calls are up".to_owned())?;
+        let ports = self.ports.lease(now).map_err(|error| error.to_string())?;
+        let (signals_tx, signals) = mpsc::channel(SIGNALS);
+        Ok(Admitted { permit, ports, signals_tx, signals })
+    }
+
+    /// Hands a call to the switchboard.
+    ///
+    /// # Errors
+    /// Returns the reason if the switchboard takes no more calls.
+    pub fn offer(&self, offer: Offer) -> Result<(), String> {
+        let refused = |_| "trunkless is shutting down or overloaded".to_owned();
+        self.offers.try_send(offer).map_err(refused)
+    }
+
+    /// Counts a call that was refused; logs the reason and what becomes of the caller, at most once
+    /// per second.
+    pub fn refused(&mut self, pbx: &str, reason: EndReason, why: &str, caller: &str) {
+        COUNTERS.ended(reason);
+        if self.log.admits(Instant::now()) {
+            match reason {
+                EndReason::Drain => info!(pbx, "call refused: {why}; {caller}"),
+                _ => warn!(pbx, "call refused: {why}; {caller}"),
+            }
+        }
+    }
+}
+
+/// Cuts text from a PBX to a length that a log line and a parameter can hold.
+pub fn clip(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
+}

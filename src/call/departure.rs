@@ -1,0 +1,100 @@
+//! What becomes of the caller when a call ends: the only place that decides it, for every source.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use crate::call::end::{CallerFate, EndReason};
+
+/// Where the caller goes when the call has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// Hung up; refused if the call was not answered yet.
+    HangUp,
+    /// On to the next line of the PBX's dialplan.
+    Continue,
+}
+
+/// The administrator's choice for callers whose AI is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeparturePolicy {
+    /// After the AI closed its stream cleanly (`on_ai_close`).
+    pub on_ai_close: Departure,
+    /// After the AI failed in mid-call (`on_ai_failure`).
+    pub on_ai_failure: Departure,
+}
+
+impl Default for DeparturePolicy {
+    fn default() -> DeparturePolicy {
+        DeparturePolicy { on_ai_close: Departure::HangUp, on_ai_failure: Departure::Continue }
+    }
+}
+
+impl DeparturePolicy {
+    /// Decides where the caller goes, or returns `None` if the source has ended the call already.
+    ///
+    /// `connected`: the caller was connected to the AI. `can_continue`: the source can return the
+    /// caller to the dialplan; one that cannot hangs up.
+    pub fn departure(
+        self,
+        reason: EndReason,
+        connected: bool,
+        can_continue: bool,
+    ) -> Option<Departure> {
+        let wanted = match reason.row().caller {
+            CallerFate::Gone => return None,
+            CallerFate::HungUp => Departure::HangUp,
+            CallerFate::Continues => Departure::Continue,
+            CallerFate::AfterAiClose => self.on_ai_close,
+            CallerFate::AfterAiFailure if connected => self.on_ai_failure,
+            CallerFate::AfterAiFailure => Departure::Continue,
+        };
+        Some(if can_continue { wanted } else { Departure::HangUp })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICIES: [DeparturePolicy; 2] = [
+        DeparturePolicy { on_ai_close: Departure::HangUp, on_ai_failure: Departure::Continue },
+        DeparturePolicy { on_ai_close: Departure::Continue, on_ai_failure: Departure::HangUp },
+    ];
+
+    #[test]
+    fn a_source_without_a_dialplan_always_hangs_up() {
+        for reason in EndReason::ALL {
+            for (policy, connected) in POLICIES.into_iter().zip([false, true]) {
+                let departure = policy.departure(reason, connected, false);
+                assert_ne!(departure, Some(Departure::Continue), "{reason:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_policy_applies_to_the_end_of_the_ai_only() {
+        let [close_hangs_up, failure_hangs_up] = POLICIES;
+        for (reason, connected, expected) in [
+            (EndReason::AiHangup, true, [Departure::HangUp, Departure::Continue]),
+            (EndReason::AiClosed, true, [Departure::Continue, Departure::HangUp]),
+            (EndReason::AiTimeout, true, [Departure::Continue, Departure::HangUp]),
+            (EndReason::AiProtocol, true, [Departure::Continue, Departure::HangUp]),
+            // a caller who has not been connected yet still finds the dialplan's fallback
+            (EndReason::AiUnreachable, false, [Departure::Continue; 2]),
+            (EndReason::MaxDuration, true, [Departure::HangUp; 2]),
+            (EndReason::Drain, true, [Departure::Continue; 2]),
+            (EndReason::Overload, false, [Departure::Continue; 2]),
+            (EndReason::Internal, true, [Departure::Continue; 2]),
+            (EndReason::PbxLost, true, [Departure::Continue; 2]),
+        ] {
+            let decided = [close_hangs_up, failure_hangs_up]
+                .map(|policy| policy.departure(reason, connected, true).unwrap());
+            assert_eq!(decided, expected, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn a_caller_who_is_gone_is_left_alone() {
+        for reason in [EndReason::CallerHangup, EndReason::Cancelled, EndReason::Transferred] {
+            assert_eq!(POLICIES[0].departure(reason, true, true), None);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Our requests within calls: BYE, re-INVITE, UPDATE and INFO.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::Instant;
+
+use crate::sip::agent::{
+    ALLOW, Agent, Call, CallEnd, CallKey, CallState, Event, PRODUCT, Purpose, TimerKey,
+};
+use crate::sip::header::quote;
+use crate::sip::message::Message;
+use crate::sip::sdp::{self, Direction};
+use crate::sip::session_timer::SessionTimer;
+
+impl Agent {
+    pub(super) fn hangup(&mut self, now: Instant, key: CallKey, q850: u16, text: &str) {
+        let reason = format!("Q.850;cause={q850};text={}", quote(text));
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        match call.state {
+            CallState::Offered => self.reject(now, key, 480, "Temporarily Unavailable", None),
+            CallState::Dialling => self.cancel(now, key),
+            CallState::Up if call.awaiting_ack.is_some() => {
+                call.state = CallState::Ending;
+                call.bye_reason = Some(reason);
+            }
+            CallState::Up => self.send_bye(now, key, &reason),
+            CallState::Cancelling | CallState::Ending => {}
+        }
+    }
+
+    pub(super) fn send_bye(&mut self, now: Instant, key: CallKey, reason: &str) {
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.state = CallState::Ending;
+        }
+        self.send_in_dialog(now, key, "BYE", Purpose::Bye(key), |request, _| {
+            request.push("Reason", reason);
+        });
+    }
+
+    pub(super) fn on_bye_done(&mut self, key: CallKey, _code: u16) {
+        self.end_call(key, CallEnd::HungUp);
+    }
+
+    pub(super) fn send_digit(&mut self, now: Instant, key: CallKey, digit: char) {
+        if self.calls.get(&key).is_none_or(|c| c.state != CallState::Up) {
+            return;
+        }
+        self.send_in_dialog(now, key, "INFO", Purpose::Other, |request, _| {
+            request.push("Content-Type", "application/dtmf-relay");
+            request.body = format!("Signal={digit}\r\nDuration=160\r\n").into_bytes();
+        });
+    }
+
+    /// Refreshes the session: UPDATE where the peer takes it, else a re-INVITE with the same SDP.
+    pub(super) fn refresh(&mut self, now: Instant, key: CallKey) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        call.refreshing = true;
+        if call.peer_allows_update {
+            self.send_in_dialog(now, key, "UPDATE", Purpose::Update(key), |request, call| {
+                request.push("Contact", call.contact.clone());
+                request.push("Supported", "timer");
+                call.session_timer.iter().for_each(|t| t.add_to_request(request));
+            });
+        } else {
+            self.send_reinvite(now, key);
+        }
+    }
+
+    pub(super) fn change_direction(&mut self, now: Instant, key: CallKey, direction: Direction) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        if !call.may_refresh() {
+            return;
+        }
+        if let Some(local) = &mut call.local {
+            local.version += 1;
+            let codecs = call.dial.as_ref().map_or(sdp::all_codecs(), |d| &d.codecs[..]);
+            let text = sdp::offer(local, codecs);
+            call.sdp = match direction {
+                Direction::SendRecv => text,
+                Direction::SendOnly => text.replace("a=sendrecv", "a=sendonly"),
+                Direction::RecvOnly => text.replace("a=sendrecv", "a=recvonly"),
+                Direction::Inactive => text.replace("a=sendrecv", "a=inactive"),
+            };
+        }
+        call.refreshing = true;
+        self.send_reinvite(now, key);
+    }
+
+    fn send_reinvite(&mut self, now: Instant, key: CallKey) {
+        self.send_in_dialog(now, key, "INVITE", Purpose::Reinvite(key), |request, call| {
+            request.push("Contact", call.contact.clone());
+            request.push("Allow", ALLOW);
+            request.push("Supported", "timer");
+            call.session_timer.iter().for_each(|t| t.add_to_request(request));
+            request.push("Content-Type", "application/sdp");
+            request.body = call.sdp.clone().into_bytes();
+        });
+    }
+
+    pub(super) fn send_in_dialog(
+        &mut self,
+        now: Instant,
+        key: CallKey,
+        method: &str,
+        purpose: Purpose,
+        fill: impl FnOnce(&mut Message, &Call),
+    ) {
+        let Some((local_ip, flow)) = self.calls.get(&key).map(|c| (c.local_ip, c.flow)) else {
+            return;
+        };
+        let (via, branch) = self.via(local_ip, flow.transport);
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let mut request = call.dialog.request(method, via, None).with("User-Agent", PRODUCT);
+        fill(&mut request, call);
+        self.send_request(now, flow, branch, &request, purpose);
+    }
+
+    pub(super) fn on_update_response(&mut self, now: Instant, key: CallKey, response: &Message) {
+        match response.code().unwrap_or(0) {
+            0..200 => {}
+            200..300 => self.refreshed(now, key, response),
+            code => self.on_refresh_failed_with(now, key, code, Some(response)),
+        }
+    }
+
+    pub(super) fn on_reinvite_response(
+        &mut self,
+        now: Instant,
+        key: CallKey,
+        cseq: u32,
+        response: &Message,
+    ) {
+        let Some(from) = self.calls.get(&key).map(|c| c.flow.remote.ip()) else { return };
+        match response.code().unwrap_or(0) {
+            0..200 => {}
+            200..300 => {
+                if !self.ack_again(key, cseq) {
+                    self.send_ack(key, cseq);
+                    self.refreshed(now, key, response);
+                    let account = self.calls.get(&key).and_then(|c| c.account);
+                    if let Ok(remote) = self.read_sdp(&response.body, account, from) {
+                        self.event(Event::Media { call: key, remote });
+                    }
+                }
+            }
+            code => self.on_refresh_failed_with(now, key, code, Some(response)),
+        }
+    }
+
+    fn refreshed(&mut self, now: Instant, key: CallKey, response: &Message) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        call.refreshing = false;
+        call.dialog.refresh_target(response);
+        match SessionTimer::from_response(response, now) {
+            Some(timer) => call.session_timer = Some(timer),
+            None => call.session_timer.iter_mut().for_each(|t| t.refreshed(now)),
+        }
+        self.arm(TimerKey::Call(key));
+    }
+
+    pub(super) fn on_refresh_failed(&mut self, now: Instant, key: CallKey, code: u16) {
+        self.on_refresh_failed_with(now, key, code, None);
+    }
+
+    fn on_refresh_failed_with(
+        &mut self,
+        now: Instant,
+        key: CallKey,
+        code: u16,
+        response: Option<&Message>,
+    ) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        if call.state != CallState::Up {
+            return;
+        }
+        call.refreshing = false;
+        match code {
+            // the peer has no such call any more (RFC 3261 §12.2.1.2)
+            408 | 481 => {
+                self.send_bye(now, key, "Q.850;cause=102;text=\"session refresh failed\"");
+                self.end_call(key, CallEnd::Lost);
+            }
+            // only a higher minimum is a reason to ask again at once: else both could go on for
+            // ever
+            422 if call.raise_session_timer(response) => self.refresh(now, key),
+            // no UPDATE after all: the timer, not moved on, asks again at once, by re-INVITE
+            405 | 501 if call.peer_allows_update => {
+                call.peer_allows_update = false;
+                self.refresh(now, key);
+            }
+            // glare or a refusal: the session ends at its time if nobody refreshes it
+            _ => {
+                if let Some(timer) = &mut call.session_timer {
+                    timer.postpone(now);
+                }
+                self.arm(TimerKey::Call(key));
+            }
+        }
+    }
+
+    pub(super) fn send_ack(&mut self, key: CallKey, cseq: u32) {
+        let Some((local_ip, flow)) = self.calls.get(&key).map(|c| (c.local_ip, c.flow)) else {
+            return;
+        };
+        let (via, _) = self.via(local_ip, flow.transport);
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let ack = call.dialog.request("ACK", via, Some(cseq)).to_bytes();
+        call.last_ack = Some((cseq, ack.clone()));
+        self.send(flow, ack);
+    }
+
+    /// A 2xx that came before: the same ACK once more. False when it is new.
+    pub(super) fn ack_again(&mut self, key: CallKey, cseq: u32) -> bool {
+        let Some(call) = self.calls.get(&key) else { return true };
+        match &call.last_ack {
+            Some((number, ack)) if *number == cseq => {
+                let (flow, ack) = (call.flow, ack.clone());
+                self.send(flow, ack);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Call {
+    /// After a 422. False when it names no interval longer than the one that was refused.
+    fn raise_session_timer(&mut self, response: Option<&Message>) -> bool {
+        let (Some(timer), Some(response)) = (&mut self.session_timer, response) else {
+            return false;
+        };
+        timer.raise_to(response)
+    }
+}
