@@ -1,6 +1,6 @@
 //! The HTTP server for monitoring: liveness, readiness and metrics. Owns I/O.
 
-mod metrics;
+pub mod metrics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
