@@ -63,7 +63,7 @@ pub struct App {
 }
 
 /// The counters of all parts.
-static COUNTERS: Counters =
+pub static COUNTERS: Counters =
     &[call::counters::ALL, endpoint::counters::ALL, record::counters::ALL, telemetry::ALL];
 
 impl App {
