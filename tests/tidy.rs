@@ -1,5 +1,8 @@
 //! The house rules that can be read off the text: who imports whom, sizes, words, purity.
 
+#[path = "tidy/english.rs"]
+mod english;
+
 use std::path::{Path, PathBuf};
 
 /// Who may import whom: the part of the tree, and the modules of ours that it may name. The first
