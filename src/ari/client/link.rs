@@ -214,8 +214,8 @@ impl Link {
         }
     }
 
-    /// Closes the socket cleanly and waits until the PBX has closed it too. After that, the dialplan
-    /// no longer finds our application.
+    /// Closes the socket cleanly and waits until the PBX has closed it too. After that, the
+    /// dialplan no longer finds our application.
     pub async fn close(mut self: Box<Self>) {
         let whole = async {
             let _ = self.socket.close(None).await;
