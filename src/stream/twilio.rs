@@ -125,7 +125,7 @@ impl Codec for Encoder {
         decode(text, &self.info.stream_sid, audio)
     }
 
-    /// Messages are numbered when they are encoded, so messages dropped from the queue leave no gap.
+    /// Messages are numbered when they are encoded, so messages dropped before that leave no gap.
     fn encode(&mut self, message: &ToAi, out: &mut BytesMut) {
         self.sequence += 1;
         let (sequence, sid) = (self.sequence, &self.info.stream_sid);
