@@ -1,5 +1,5 @@
 //! `trunkless demo --ai`: the call goes to the user's own bot. The caller listens, speaks over the
-//! greeting, presses a key, listens again and hangs up.
+//! greeting, presses a key, listens again and hangs up. Owns the clock.
 
 use std::path::Path;
 use std::process::ExitCode;
