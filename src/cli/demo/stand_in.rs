@@ -1,5 +1,5 @@
 //! `trunkless demo` without `--ai`: the bundled stand-in greets, is interrupted, and echoes. The
-//! caller knows every frame it sent, so the report has latency and loss. Owns the stand-in's socket.
+//! caller knows every frame it sent, so the report has latency and loss. Owns sockets.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
