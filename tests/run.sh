@@ -78,6 +78,7 @@ missing() {
     command -v "${p%%:*}" >/dev/null || echo "${p#*:}"
   done | sort -u
   ls /usr/share/keyrings/debian-archive-keyring.* >/dev/null 2>&1 || echo debian-archive-keyring
+  python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 packages() {
   local list; list=$(missing | paste -sd' ')
@@ -103,6 +104,10 @@ step "Asterisk 16 and 22" asterisk
 # ---- S3 server ----
 s3() { tests/e2e/lab/fetch-s3.sh || no_e2e+="${no_e2e:+, }no S3 server"; }
 step "S3 server" s3
+# ---- Python for the example bots ----
+python() { tests/e2e/lab/fetch-python.sh || no_python="no Python environment"; }
+no_python=
+step "Python for the example bots" python
 for t in sipp ss unshare nsenter strace; do command -v $t >/dev/null || no_e2e+="${no_e2e:+, }no $t"; done
 
 # ---- the tests ----
@@ -114,9 +119,16 @@ step "tests" by_the_clock cargo test --no-fail-fast --
 step "release build" cargo build --release
 if [ -z "$no_e2e" ]; then
   step "end-to-end tests with Asterisk and S3" \
-    by_the_clock cargo test --release --test e2e -- --test-threads=1
+    by_the_clock cargo test --release --test e2e -- --test-threads=1 --skip examples::
 else
   skip "end-to-end tests with Asterisk and S3" "$no_e2e"
+fi
+no_examples=$no_e2e${no_e2e:+${no_python:+, }}$no_python
+if [ -z "$no_examples" ]; then
+  step "end-to-end tests of the example bots" \
+    by_the_clock cargo test --release --test e2e examples:: -- --test-threads=1
+else
+  skip "end-to-end tests of the example bots" "$no_examples"
 fi
 
 # -s none, because stable has no sanitizers. The triple is given because a cargo-fuzz built for musl
