@@ -17,8 +17,10 @@ use crate::asterisk::{Asterisk, cache};
 use crate::bridge::Bridge;
 use crate::{Pbx, assert_no_channels, block_on};
 
-/// A sentence of recorded speech: mu-law, 8 kHz.
+/// Recorded speech: mu-law, 8 kHz.
 const SPEECH: &[u8] = include_bytes!("../../src/cli/assets/caller.ulaw");
+/// The frames of "Can you hear me?" in it. There is no pause within, so it is one turn.
+const PHRASE: std::ops::Range<usize> = 32..72;
 /// Quieter frames count as silence.
 const AUDIBLE_DBFS: f64 = -45.0;
 /// Frames of silence after which the bot has stopped: 400 ms.
@@ -103,7 +105,10 @@ fn listening(log: &str) -> Option<String> {
 /// A caller with a voice, who keeps every audible frame.
 struct Caller {
     phone: Phone,
+    /// Set to speak the phrase.
     speaking: Arc<AtomicBool>,
+    /// Frames of speech sent so far.
+    spoken: usize,
     /// The audible frames.
     audible: Vec<Vec<u8>>,
     /// Silent frames since the last audible one.
@@ -117,17 +122,18 @@ impl Caller {
     async fn dial(asterisk: &Asterisk) -> Caller {
         let mut config = PhoneConfig::new("127.0.9.1".parse().expect("an address"), "5551234");
         let speaking = Arc::new(AtomicBool::new(false));
-        let (on, mut frames) = (speaking.clone(), SPEECH.chunks_exact(160).cycle());
+        let (on, mut frames) = (speaking.clone(), SPEECH.chunks_exact(160).take(PHRASE.end));
+        frames.nth(PHRASE.start - 1);
         config.source = Box::new(move |_| {
-            let frame = frames.next().filter(|_| on.load(Ordering::Relaxed))?;
+            let frame = on.load(Ordering::Relaxed).then(|| frames.next())??;
             Samples::try_from(frame).ok()
         });
         let phone = Phone::start(config).await.expect("the phone starts");
         let target = asterisk.sip_addr();
         let uri = format!("sip:{}@{target}", Pbx::Pjsip22.extension());
         phone.command(PhoneCommand::Dial { uri, target });
-        let (audible, quiet, answered, ended) = Default::default();
-        let mut caller = Caller { phone, speaking, audible, quiet, answered, ended };
+        let (spoken, audible, quiet, answered, ended) = Default::default();
+        let mut caller = Caller { phone, speaking, spoken, audible, quiet, answered, ended };
         caller.until("the answer", 10 * SECOND, |c| c.answered).await;
         caller
     }
@@ -137,6 +143,7 @@ impl Caller {
         while !wanted(self) {
             match tokio::time::timeout_at(deadline, self.phone.events.recv()).await {
                 Ok(Some(PhoneEvent::Answered { .. })) => self.answered = true,
+                Ok(Some(PhoneEvent::Sent { .. })) => self.spoken += 1,
                 Ok(Some(PhoneEvent::Heard(heard))) => self.hear(heard.samples),
                 Ok(Some(PhoneEvent::Ended(end))) => self.ended = Some(end),
                 Ok(Some(_)) => {}
@@ -164,12 +171,14 @@ impl Caller {
         self.audible.iter().filter(|frame| is_tone(frame, hz)).count()
     }
 
-    /// Speaks until the bot falls silent; returns the number of audible frames until then.
+    /// Speaks, once per call, and waits until the bot is silent. Returns the number of audible
+    /// frames until then.
     async fn interrupt(&mut self) -> usize {
         self.speaking.store(true, Ordering::Relaxed);
         self.until("silence after the interruption", 5 * SECOND, |c| c.quiet >= PAUSE).await;
-        self.speaking.store(false, Ordering::Relaxed);
-        self.audible.len()
+        let heard = self.audible.len();
+        self.until("the end of the phrase", 5 * SECOND, |c| c.spoken == PHRASE.len()).await;
+        heard
     }
 
     fn press(&mut self, key: char) {
@@ -261,6 +270,7 @@ fn pipecat_bot_greets_is_interrupted_answers_keys_says_goodbye_and_hangs_up() {
         assert!(heard < 200, "{heard} frames of a greeting of 222: it was not interrupted");
         caller.audible.clear();
         caller.until("an answer", 20 * SECOND, |c| c.tones(400.0) >= 10).await;
+        caller.until("the end of the answer", 10 * SECOND, |c| c.quiet >= 50).await;
         services.printed("llm user: hello");
         services.printed("tts I heard you say hello.");
 
