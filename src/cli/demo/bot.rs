@@ -231,9 +231,9 @@ fn failure(seen: &Seen, record: &Record, url: &str) -> Option<String> {
     let end = record.ai_end.as_deref().unwrap_or("no details");
     let heard = seen.first_audio.is_some();
     match record.reason {
-        EndReason::AiUnreachable => {
-            Some(format!("cannot connect to {url}: {end}. Start the bot first, and check the URL"))
-        }
+        EndReason::AiUnreachable => Some(format!(
+            "cannot connect to {url}: {end}. Check that the bot is running, its URL and its token"
+        )),
         reason if reason.row().caller == CallerFate::AfterAiFailure => Some(format!(
             "the bot's connection failed after {seconds:.1} s ({end}). The bot's own log may say \
              why; close with code 1000 to hang up"
