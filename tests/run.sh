@@ -86,6 +86,7 @@ missing() {
     command -v "${p%%:*}" >/dev/null || echo "${p#*:}"
   done | sort -u
   ls /usr/share/keyrings/debian-archive-keyring.* >/dev/null 2>&1 || echo debian-archive-keyring
+  python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 packages() {
   local list; list=$(missing | paste -sd' ')
@@ -111,12 +112,16 @@ step "Asterisk 16 and 22" asterisk
 # ---- S3 server ----
 s3() { tests/e2e/lab/fetch-s3.sh || no_e2e+="${no_e2e:+, }no S3 server"; }
 step "S3 server" s3
+# ---- Python for the example bots ----
+python() { tests/e2e/lab/fetch-python.sh || no_python="no Python environment"; }
+no_python=
+step "Python for the example bots" python
 for t in sipp ss unshare nsenter strace; do command -v $t >/dev/null || no_e2e+="${no_e2e:+, }no $t"; done
 
 # ---- the tests ----
 # Runs the end-to-end tests in two groups side by side, each one test at a time. Those in the first
 # share addresses, above all Asterisk's HTTP port; the others have addresses of their own. The load
-# tests need the machine to themselves.
+# tests need the machine to themselves. The example bots are a step of their own, which needs Python.
 e2e() { # -- [ARGUMENTS OF THE TESTS]
   local run=(cargo test --release --test e2e -- --test-threads=1)
   local shared=(ari:: audio:: dropin:: lifecycle:: recording::pbx variants::)
@@ -124,7 +129,7 @@ e2e() { # -- [ARGUMENTS OF THE TESTS]
   shift
   if [ $# != 0 ]; then "${run[@]}" "$@"; return; fi
   cargo test --release --test e2e --no-run || return
-  for name in "${shared[@]}" load::; do skipped+=(--skip "$name"); done
+  for name in "${shared[@]}" load:: examples::; do skipped+=(--skip "$name"); done
   "${run[@]}" "${shared[@]}" >"$log.first" 2>&1 &
   first=$!
   "${run[@]}" "${skipped[@]}" || rc=$?
@@ -144,6 +149,13 @@ if [ -z "$no_e2e" ]; then
     by_the_clock e2e --
 else
   skip "end-to-end tests with Asterisk and S3" "$no_e2e"
+fi
+no_examples=$no_e2e${no_e2e:+${no_python:+, }}$no_python
+if [ -z "$no_examples" ]; then
+  step "end-to-end tests of the example bots" \
+    by_the_clock cargo test --release --test e2e examples:: -- --test-threads=1
+else
+  skip "end-to-end tests of the example bots" "$no_examples"
 fi
 
 # -s none, because stable has no sanitizers. The triple is given because a cargo-fuzz built for musl
