@@ -1,4 +1,4 @@
-//! What the unit tests share. Owns their only reading of the clock.
+//! Shared by the unit tests. Owns their only reading of the clock.
 
 /// The first instant of a test; everything after it is virtual time.
 pub fn start() -> std::time::Instant {

@@ -239,7 +239,7 @@ fn why_not_default(documented: &Documented) -> Option<String> {
     }
     let set = with(key, value(literal));
     let same = match filled_in_base.get(key.as_str()) {
-        // register = false needs peers, and is no plan otherwise
+        // register = false needs peers, or it is not a plan
         Some(was) => plan(set.clone(), "sip").is_ok() && filled_in(&set)[key.as_str()] == *was,
         None => settings(&set) == settings(&base),
     };

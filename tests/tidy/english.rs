@@ -10,7 +10,6 @@ const PHRASES: &[(&str, &str)] = &[
     ("of ours", "\"our …\""),
     ("of theirs", "\"their …\""),
     ("of the AI's", "\"the AI's …\""),
-    ("of the PBX's", "\"the PBX's …\""),
     ("so long", "\"this long\""),
     ("so many", "\"this many\""),
     ("so often", "\"this often\""),

@@ -42,7 +42,7 @@ async fn fails(url: &str, why: &str) {
     assert!(text.contains(why), "no \"{why}\" in:\n{text}");
 }
 
-/// A bot that takes `connected` and `start`, sends what it is given, and goes on reading.
+/// A bot that takes `connected` and `start`, sends what it is given, and continues to read.
 async fn bot(replies: Vec<Message>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());

@@ -32,7 +32,7 @@ const AUDIBLE_DBFS: f64 = -50.0;
 /// The bot has stopped speaking after this much silence.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// What the caller saw and heard.
+/// Times and frames of the call, as the caller saw and heard it.
 #[derive(Default)]
 struct Seen {
     answered: Option<Instant>,
