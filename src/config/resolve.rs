@@ -26,7 +26,7 @@ use crate::tls::TlsError;
 /// The settings of one PBX in SIP mode.
 pub struct SipPbx {
     pub account: AccountConfig,
-    /// The registrar, or the peers of a trunk.
+    /// The registrar and further peers, or the peers of a trunk.
     pub hosts: Vec<HostPort>,
     pub ai: AiPlan,
 }

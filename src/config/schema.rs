@@ -85,7 +85,8 @@ pub struct Calls {
     pub on_ai_close: OnAi,
     pub drain_on_close: Span,
     pub on_ai_failure: OnAi,
-    /// WAV file to play to the caller when the AI fails during a call, before `on_ai_failure`.
+    /// WAV file to play to the caller when the AI fails during a call; then
+    /// `on_ai_failure` applies.
     pub prompt: Option<String>,
     pub max_duration: Span,
     pub media_timeout: Span,
