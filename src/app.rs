@@ -16,23 +16,25 @@ use tracing::{error, info, warn};
 
 use crate::ari::client::{AriConfig, AriHandle, Source};
 use crate::call::admission::Admission;
+use crate::call::counters::ended_text;
 use crate::call::departure::DeparturePolicy;
 use crate::call::ports::PortPool;
 use crate::call::run::Record;
 use crate::call::switchboard::{CallConfigs, CallStarter, Switchboard};
 use crate::call::worker::pool::Workers;
-use crate::call::{CallConfig, Command};
+use crate::call::{self, CallConfig, Command};
 use crate::config::resolve::{AiPlan, Plan};
 use crate::control::{self, Watched};
+use crate::folder::Root;
 use crate::media::frame::RATE;
 use crate::media::playout::Budget;
-use crate::record::When;
-use crate::record::disk::Root;
 use crate::record::outbox::Outbox;
 use crate::record::recorder::Recorder;
 use crate::record::upload::Uploader;
-use crate::sip::endpoint::{Endpoint, EndpointConfig, EndpointHandle, Peer};
-use crate::telemetry::{COUNTERS, PbxStatus};
+use crate::record::{self, When};
+use crate::sip::endpoint::{self, Endpoint, EndpointConfig, EndpointHandle, Peer};
+use crate::telemetry::counter::{self, Counters};
+use crate::telemetry::{self, PANICS, PbxStatus};
 
 /// Time limit for unregistering.
 const UNREGISTER: Duration = Duration::from_secs(2);
@@ -66,6 +68,10 @@ pub struct App {
     pub address: Option<SocketAddr>,
 }
 
+/// The counters of all parts.
+pub static COUNTERS: Counters =
+    &[call::counters::ALL, endpoint::counters::ALL, record::counters::ALL, telemetry::ALL];
+
 impl App {
     /// Binds the sockets and starts serving. The record of each ended call is sent to `records`, if
     /// given.
@@ -97,6 +103,7 @@ impl App {
             Some(listen) => {
                 let live = switchboard.clone();
                 let watched = Watched {
+                    counters: COUNTERS,
                     pbxs: statuses.into(),
                     calls: Arc::new(move || live.len()),
                     stopping: stopping.clone(),
@@ -201,7 +208,7 @@ impl App {
         if let Some(recorder) = self.recorder {
             let _ = tokio::task::spawn_blocking(move || recorder.flush()).await;
         }
-        COUNTERS.log();
+        log_totals_now();
     }
 }
 
@@ -213,7 +220,7 @@ fn serve(
     let broken = broken.clone();
     tokio::spawn(async move {
         let _ = AssertUnwindSafe(source).catch_unwind().await;
-        COUNTERS.panics.fetch_add(1, Ordering::Relaxed);
+        PANICS.add(1);
         error!("internal error: a call source panicked; shutting down");
         broken.send_replace(true);
     })
@@ -342,10 +349,14 @@ async fn log_totals() {
     let mut before = String::new();
     loop {
         sleep(TOTALS).await;
-        let now = COUNTERS.summary();
+        let now = counter::text(COUNTERS);
         if now != before {
-            COUNTERS.log();
+            log_totals_now();
             before = now;
         }
     }
+}
+
+fn log_totals_now() {
+    info!(ended = ended_text(), counters = counter::text(COUNTERS), "totals");
 }

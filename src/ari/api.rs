@@ -1,4 +1,4 @@
-//! What goes into [`crate::ari::application::Application`] and what comes out.
+//! The inputs and outputs of [`crate::ari::application::Application`].
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::{IpAddr, SocketAddr};
@@ -8,17 +8,18 @@ use crate::ari::event::{Channel, Event};
 use crate::ari::request::{Outcome, RestRequest};
 use crate::ari::sweep::Orphans;
 
-/// A call, within one application.
+/// Identifies a call within one application.
 pub type CallKey = u64;
-/// A request that an outcome will come for.
+/// Pairs a REST request with its outcome.
 pub type RequestId = u64;
 
-/// Where an application's ids come from: `ID` is [`Ids::seconds`] and a number, so that
-/// they are unique across restarts.
+/// Generates an application's ids. Each is [`Ids::seconds`] followed by a number, so that ids are
+/// unique across restarts.
 #[derive(Debug, Clone, Copy)]
 pub struct Ids {
+    /// Unix time when the process started.
     pub seconds: u64,
-    /// Random.
+    /// A random start value for the number.
     pub seed: u64,
 }
 
@@ -32,42 +33,42 @@ impl Ids {
 pub struct Settings {
     pub app: String,
     pub format: &'static str,
-    /// External media channels at the same time.
+    /// The most external media channels that may exist at once.
     pub max_media: usize,
-    /// Channel variables that each call is asked for.
+    /// Channel variables to read for each call.
     pub variables: Vec<String>,
     pub ids: Ids,
 }
 
 #[derive(Debug)]
 pub enum Input {
-    /// The events socket is open, to the PBX at this address.
+    /// The events socket is open; the PBX has this address.
     Connected(IpAddr),
     Disconnected,
     Event(Event),
     Outcome(RequestId, Outcome),
-    /// An offer is taken; our RTP socket is there.
+    /// An offer was accepted; our RTP socket has this address.
     Accept(CallKey, SocketAddr),
     Answer(CallKey),
     Ring(CallKey),
-    /// A call is over, or an offer is not taken.
+    /// A call is over, or an offer was refused.
     End(CallKey, After),
-    /// No more calls.
+    /// Take no more calls.
     Stop,
-    /// The events socket is closed, and stays so: what is left is cleared up.
+    /// The events socket is closed for good: clean up what is left.
     Close,
     Timeout,
 }
 
-/// A caller that the dialplan has sent to us.
+/// A caller that the dialplan sent into our application.
 #[derive(Debug, PartialEq)]
 pub struct NewCall {
     pub call: CallKey,
-    /// Unique; part of the names of our objects.
+    /// Unique; part of the ids of our channel and bridge.
     pub id: String,
     pub channel: Channel,
     pub args: Vec<String>,
-    /// The chosen variables that it has.
+    /// The values of [`Settings::variables`]; empty if not set.
     pub variables: Vec<(String, String)>,
 }
 
@@ -75,14 +76,14 @@ pub struct NewCall {
 pub enum Output {
     Send(RequestId, RestRequest),
     Offer(Box<NewCall>),
-    /// A caller that goes on in the dialplan at once.
+    /// A caller was refused and continues in the dialplan at once.
     Refused(&'static str),
     Tell(CallKey, Tell),
-    /// Nothing of the call is left.
+    /// None of the call's objects are left.
     Finished(CallKey),
     Orphans(Orphans),
-    /// A request that should have worked.
+    /// A request was refused for lack of permission (401 or 403).
     Failed(&'static str, Outcome),
-    /// Another client has taken the application.
+    /// Another client took over the application.
     Replaced,
 }

@@ -1,7 +1,8 @@
-//! Our Stasis application on one PBX: its calls, and what it must not harm.
+//! Our Stasis application on one PBX: its calls, the cap on external media channels, and the
+//! removal of orphans.
 //!
-//! [`Application::handle`], then drain [`Application::poll`], then wait for the next input or
-//! [`Application::next_timeout`]. Nothing here waits for an answer: each comes back as an input.
+//! Call [`Application::handle`], then drain [`Application::poll`], then wait for the next input or
+//! [`Application::next_timeout`]. Nothing here waits for a response: each arrives as an input.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{HashMap, VecDeque};
@@ -15,6 +16,7 @@ use crate::ari::event::{Channel, Event};
 use crate::ari::request::{Outcome, RestRequest};
 use crate::ari::sweep::{Orphans, Sweep, is_ours};
 
+/// The purpose of a pending request, which decides who gets the outcome.
 pub(super) enum Purpose {
     Bridging {
         call: CallKey,
@@ -25,57 +27,72 @@ pub(super) enum Purpose {
         call: CallKey,
         name: String,
     },
-    /// Of the reading with this number.
+    /// The list of channels for the reading with this number.
     Channels(u64),
+    /// The list of bridges for the reading with this number.
     Bridges(u64),
-    /// One of the orphaned callers is told why, and sent on.
+    /// Sets the reason for the dialplan on an orphaned caller's channel.
     OrphanReason(String),
+    /// Returns an orphaned caller to the dialplan.
     OrphanCaller,
     Info,
+    /// A request whose outcome does not matter.
     Extra,
 }
 
+/// The state of the events socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Link {
     Down,
     Up,
+    /// Another client took over the application.
     Replaced,
-    /// The events socket is closed for good: nobody comes any more.
+    /// Closed for good: no more callers enter.
     Closed,
 }
 
 pub(super) struct Call {
     pub(super) bridging: Bridging,
     pub(super) created: Instant,
-    /// Until it is offered: what is still asked for.
+    /// The call to offer, while its channel variables are being read; then `None`.
     pub(super) asking: Option<Box<NewCall>>,
 }
 
+/// Our Stasis application on one PBX.
 pub struct Application {
     pub(super) names: Names,
     settings: Settings,
     pub(super) calls: HashMap<CallKey, Call>,
+    /// Calls by the ids of their channels: callers and external media.
     pub(super) channels: HashMap<String, CallKey>,
+    /// Calls by the ids of their bridges.
     pub(super) bridges: HashMap<String, CallKey>,
+    /// Requests without an outcome yet: their purpose, and their name for the log.
     pending: HashMap<RequestId, (Purpose, &'static str)>,
+    /// Outputs not polled yet.
     pub(super) out: VecDeque<Output>,
     pub(super) link: Link,
+    /// True once no more calls are to be taken.
     stopping: bool,
+    /// When the events socket was last opened.
     pub(super) connected_at: Option<Instant>,
-    /// Callers who came before the first reading: what is left of a process before us counts too.
+    /// Callers who arrived before the first reading, with their `Stasis()` arguments. They wait,
+    /// because objects left by an earlier process count towards the cap.
     pub(super) early: Vec<(Channel, Vec<String>)>,
     pub(super) sweep: Sweep,
-    /// Deleted when the last orphaned caller has been sent on.
+    /// Orphans to delete once the last orphaned caller has been released.
     pub(super) doomed: Orphans,
+    /// Number of orphaned callers not released yet.
     pub(super) callers_leaving: usize,
+    /// When the PBX started, as it last reported; a change means a restart.
     pub(super) startup: Option<String>,
-    /// Nothing is left that another look would find.
+    /// True if no further reading is needed before closing.
     pub(super) last_look: bool,
     last_key: u64,
     last_request: u64,
 }
 
-/// How often the lists are read in place of events that do not come any more.
+/// Interval of readings that replace events after another client took over the application.
 pub(super) const WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 
 impl Application {
@@ -112,12 +129,12 @@ impl Application {
         self.out.pop_front()
     }
 
-    /// Calls whose objects are not all gone.
+    /// Number of calls with objects left on the PBX.
     pub fn call_count(&self) -> usize {
         self.calls.len()
     }
 
-    /// After [`Input::Close`]: nothing of ours is left, or nothing more can be done.
+    /// True after [`Input::Close`] once none of our objects are left or nothing more can be done.
     pub fn is_closed(&self) -> bool {
         let quiet = self.calls.is_empty() && self.pending.is_empty();
         self.link == Link::Closed && self.last_look && quiet
@@ -178,6 +195,7 @@ impl Application {
         }
     }
 
+    /// Notifies all offered calls that are not ending.
     pub(super) fn tell_all(&mut self, tell: &Tell) {
         let live = self.calls.iter().filter(|(_, c)| !c.bridging.is_ending() && c.asking.is_none());
         let keys: Vec<CallKey> = live.map(|(key, _)| *key).collect();
@@ -191,7 +209,7 @@ impl Application {
                 self.on_end(now, &channel);
             }
             Event::HangupRequest { channel } => {
-                self.of_caller(now, &channel, |bridging, _| {
+                self.with_caller(now, &channel, |bridging, _| {
                     bridging.on_hangup_request();
                     vec![]
                 });
@@ -227,14 +245,14 @@ impl Application {
                         false => vec![],
                     }
                 }),
-                // of a call that is over: its POST was answered too late
+                // its call is over: the channel was created too late
                 None => self.send(Purpose::Extra, RestRequest::HangUp { channel: channel.id }),
             };
         }
         let known = self.channels.get(&channel.id).and_then(|call| self.calls.get(call));
         if known.is_some_and(|c| c.bridging.has_caller()) || channel.name.starts_with("UnicastRTP/")
         {
-            return; // told twice, or somebody else's
+            return; // already known, or another program's external media
         }
         if !self.sweep.seen && self.link == Link::Up {
             let known = self.early.iter().any(|(c, _)| c.id == channel.id);
@@ -250,7 +268,7 @@ impl Application {
         self.take(now, channel, args, refused);
     }
 
-    /// Begins a call, or sends the caller on at once.
+    /// Begins a call, or returns the caller to the dialplan at once if `refused` gives a reason.
     pub(super) fn take(
         &mut self,
         now: Instant,
@@ -273,13 +291,13 @@ impl Application {
         self.ask(call, new);
     }
 
-    /// External media channels that are there or may be.
+    /// Number of external media channels that exist or may exist.
     fn media(&self) -> usize {
         let held = self.calls.values().filter(|c| c.bridging.holds_media() || c.asking.is_some());
         held.count() + self.sweep.media
     }
 
-    /// Asks for the next variable; with the last one the call is offered.
+    /// Requests the next channel variable; after the last one, offers the call.
     fn ask(&mut self, call: CallKey, new: Box<NewCall>) {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         match self.settings.variables.get(new.variables.len()) {
@@ -297,11 +315,11 @@ impl Application {
         let Some(entry) = self.calls.get_mut(&call) else { return };
         let Some(mut new) = entry.asking.take() else { return };
         if entry.bridging.is_ending() {
-            // left before it was offered: nobody else will end it
+            // the caller left before the call was offered: remove the call here
             return self.bridging(now, call, |_, _| vec![]);
         }
         new.variables.push((name, outcome.value().unwrap_or_default()));
-        // a PBX that does not answer now is not asked for the others
+        // if the PBX does not respond, do not request the other variables
         while outcome.status().is_none() && new.variables.len() < self.settings.variables.len() {
             new.variables.push((String::new(), String::new()));
         }
@@ -322,7 +340,8 @@ impl Application {
         });
     }
 
-    fn of_caller(
+    /// Runs `act` on the call whose caller has this channel.
+    fn with_caller(
         &mut self,
         now: Instant,
         channel: &str,
@@ -342,7 +361,7 @@ impl Application {
         }
     }
 
-    /// Lets one call's bridging act, and does what it wants.
+    /// Runs `act` on one call's bridging and performs the actions that it returns.
     pub(super) fn bridging(
         &mut self,
         now: Instant,
@@ -359,7 +378,7 @@ impl Application {
             match action {
                 Action::Send(step, request) => {
                     match step {
-                        // known before the request goes out
+                        // registered before the request is sent
                         Step::Media => drop(self.channels.insert(media.clone(), call)),
                         Step::Bridge => drop(self.bridges.insert(bridge.clone(), call)),
                         _ => {}
@@ -370,7 +389,7 @@ impl Application {
                 Action::Tell(_) => {}
                 Action::Sweep => self.sweep.soon(now),
                 Action::MediaLeft => {
-                    // counted until a reading shows that it is gone
+                    // counts towards the cap until a reading shows that it is gone
                     self.sweep.media += 1;
                     self.sweep.soon(now);
                 }
@@ -446,7 +465,7 @@ impl Application {
     }
 }
 
-/// What the ids of an application's objects begin with.
+/// Prefix of the ids of an application's channels and bridges.
 pub fn prefix(app: &str) -> String {
     format!("trunkless-{app}-")
 }

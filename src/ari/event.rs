@@ -1,14 +1,14 @@
-//! Events of the ARI WebSocket, and the objects that its lists hold.
+//! Events from the ARI WebSocket, and the channels and bridges in ARI's lists.
 //!
-//! Shapes: Asterisk's `rest-api/api-docs/{events,channels,bridges}.json`, versions 16 to 22.
-//! Unknown types and fields are passed over, missing ones have defaults.
+//! Formats: Asterisk's `rest-api/api-docs/{events,channels,bridges}.json`, versions 16 to 22.
+//! Unknown types and fields are ignored; missing fields get defaults.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// What the PBX tells us. Channels and bridges are named by their ids.
+/// An event from the PBX. Channels and bridges are given by their ids.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     StasisStart {
@@ -35,12 +35,13 @@ pub enum Event {
     BridgeDestroyed {
         bridge: String,
     },
-    /// Another client has taken our application's name: nothing follows on this socket.
+    /// Another client took over our application: no more events follow on this socket.
     Replaced,
+    /// An event to ignore.
     Other,
 }
 
-/// The types that we want; the others are kept from the socket by an event filter.
+/// The event types that we handle. An event filter on the PBX suppresses the others.
 pub const WANTED: [&str; 9] = [
     "StasisStart",
     "StasisEnd",
@@ -73,15 +74,16 @@ pub struct Dialplan {
 #[serde(default)]
 pub struct Channel {
     pub id: String,
-    /// `PJSIP/carrier-0000000a`.
+    /// For example `PJSIP/carrier-0000000a`.
     pub name: String,
     pub state: String,
-    /// The SIP Call-ID, where the channel is a SIP one.
+    /// The SIP Call-ID of a SIP channel.
     pub protocol_id: String,
     pub caller: Party,
     pub connected: Party,
     pub dialplan: Dialplan,
-    /// What `channelvars` of ari.conf lists; UNICASTRTP_LOCAL_… of an external media channel.
+    /// The variables listed in `channelvars` of ari.conf, and UNICASTRTP_LOCAL_… of an external
+    /// media channel.
     pub channelvars: BTreeMap<String, String>,
 }
 
@@ -90,11 +92,11 @@ impl Channel {
         self.state == "Up"
     }
 
-    /// Whether the dialplan has it in this Stasis application now.
+    /// True while the channel is in this Stasis application.
     pub fn is_in(&self, app: &str) -> bool {
         let dialplan = &self.dialplan;
         let name = dialplan.app_data.split(',').next().unwrap_or_default();
-        // as the dialplan has it, quotes included
+        // the argument as written in the dialplan, possibly quoted
         dialplan.app_name == "Stasis" && name.trim_matches(['"', ' ']) == app
     }
 }
@@ -116,12 +118,12 @@ struct Raw {
     digit: String,
 }
 
-/// Reads one message of the WebSocket for the application `app`.
+/// Parses one WebSocket message for the application `app`.
 ///
 /// # Errors
-/// When it is no JSON object or a known field has another type.
+/// Returns an error if it is not a JSON object or a known field has the wrong type.
 pub fn parse(text: &str, app: &str) -> Result<Event, serde_json::Error> {
-    // types that we do not know may hold anything
+    // events of unknown types may contain anything: look at the type first
     #[derive(Deserialize)]
     struct Type {
         r#type: String,
@@ -135,7 +137,7 @@ pub fn parse(text: &str, app: &str) -> Result<Event, serde_json::Error> {
         return Ok(Event::Other);
     }
     let channel = raw.channel;
-    // an event about nothing
+    // an event about a channel that it does not name
     let about_channel = raw.r#type.starts_with("Channel") || raw.r#type.starts_with("Stasis");
     if about_channel && channel.id.is_empty() {
         return Ok(Event::Other);
@@ -163,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_caller_enters_the_application() {
-        // as Asterisk 16.28 has sent it
+        // sent by Asterisk 16.28
         let text = r#"{"type":"StasisStart","args":["a","k=v"],
             "channel":{"id":"1795445732.12","name":"PJSIP/carrier-0000000a","state":"Ring",
             "protocol_id":"3b3d@lab","caller":{"name":"","number":"carrier"},
@@ -172,7 +174,7 @@ mod tests {
             "creationtime":"2026-11-23T14:55:32.678+0000","language":"en"},
             "asterisk_id":"02:00:7f:00:00:02","application":"aibridge"}"#;
         let Ok(Event::StasisStart { channel, args }) = parse(text, "aibridge") else {
-            panic!("not read");
+            panic!("not parsed");
         };
         assert_eq!(args, ["a", "k=v"]);
         assert!(!channel.is_up() && channel.is_in("aibridge") && !channel.is_in("ai"));
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_missing_or_odd() {
+    fn unknown_missing_and_malformed_fields() {
         let other = Some(Event::Other);
         assert_eq!(parse(r#"{"type":"New","channel":7,"x":[[]]}"#, "a").ok(), other);
         assert_eq!(parse(r#"{"type":"StasisEnd"}"#, "a").ok(), other);

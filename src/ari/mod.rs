@@ -1,7 +1,7 @@
 //! Asterisk's REST interface (ARI): calls that the dialplan sends into our Stasis application.
 //!
 //! Pure: [`event`], [`request`], [`bridging`] (one call), [`application`] (all calls of one PBX;
-//! [`api`] has its inputs and outputs), [`sweep`] (objects left behind) and [`rtp_range`] (the
+//! its inputs and outputs are in [`api`]), [`sweep`] (orphaned objects) and [`rtp_range`] (the
 //! PBX's RTP ports). [`client`] owns the connections.
 
 pub mod api;

@@ -1,5 +1,5 @@
-//! The application's calls held against what the PBX has: after a lost events socket, and now and
-//! then.
+//! Compares the application's calls with the PBX's lists of channels and bridges: after a lost
+//! events socket, and at regular intervals.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{HashMap, HashSet};
@@ -12,17 +12,18 @@ use crate::ari::event::Channel;
 use crate::ari::request::RestRequest;
 use crate::ari::sweep::Orphans;
 
-/// In [`REASON`] for callers whom nobody owned.
+/// The value of [`REASON`] for orphaned callers.
 const ORPHANED: &str = "restart";
 
 impl Application {
-    /// A PBX that has started anew has none of our calls; otherwise they may go on.
+    /// Handles the PBX's start time. A restarted PBX has none of our calls; otherwise they may
+    /// continue.
     pub(super) fn on_info(&mut self, now: Instant, startup: Option<String>) {
         let before = self.startup.take();
         let restarted = before.is_some() && startup.is_some() && before != startup;
         self.startup = startup.or(before);
         if restarted {
-            // those who have come since belong to the new one
+            // calls created since we connected belong to the restarted PBX
             let before = self.connected_at.unwrap_or(now);
             let old = self.calls.iter().filter(|(_, c)| c.created < before);
             let keys: Vec<CallKey> = old.map(|(key, _)| *key).collect();
@@ -36,24 +37,27 @@ impl Application {
         }
     }
 
-    /// No more events: who is still in our application has nobody but this.
+    /// Handles the events socket being closed for good. Without events, only readings find the
+    /// callers who are still in our application.
     pub(super) fn on_close(&mut self, now: Instant) {
         let replaced = std::mem::replace(&mut self.link, Link::Closed) == Link::Replaced;
         self.early.clear();
         self.last_look = false;
         if replaced {
-            self.last_look = true; // who is there is the other client's
+            self.last_look = true; // callers still there belong to the other client
             return self.sweep.stop();
         }
         self.sweep.now(now);
         self.on_timeout(now);
     }
 
+    /// Evaluates the reading once both lists have arrived. `good` is false if a list could not be
+    /// had.
     pub(super) fn on_reading(&mut self, now: Instant, good: bool) {
         if !good {
             self.last_look = true;
             self.sweep.soon(now);
-            // they have waited for what is not known now
+            // they waited for the number of orphaned channels, which remains unknown
             for (channel, args) in std::mem::take(&mut self.early) {
                 self.take(now, channel, args, Some("overload"));
             }
@@ -68,7 +72,7 @@ impl Application {
         let bridges = reading.bridges.as_deref().unwrap_or_default();
         let by_id: HashMap<&str, &Channel> = channels.iter().map(|c| (c.id.as_str(), c)).collect();
         let bridges: HashSet<&str> = bridges.iter().map(|b| b.id.as_str()).collect();
-        // the lists say nothing of what is younger than they are
+        // the lists cannot show calls that were created after they were requested
         let since = reading.started.unwrap_or(now);
         let older = self.calls.iter().filter(|(_, c)| c.created < since);
         let older: Vec<CallKey> = older.map(|(key, _)| *key).collect();
@@ -76,7 +80,7 @@ impl Application {
             self.compare(now, since, call, &by_id, &bridges);
         }
         if self.link == Link::Replaced {
-            // the other client's affair; ours are the calls that are left
+            // orphans belong to the other client; only our remaining calls matter
             if !self.calls.is_empty() {
                 self.sweep.now(now + WITHOUT_EVENTS);
             }
@@ -95,7 +99,7 @@ impl Application {
         let (app, prefix) = (&names.app, &names.prefix);
         let orphans = self.sweep.sort(now, &reading, app, prefix, owned);
         self.sweep.seen = true;
-        // one who was sent on a moment ago is in the list, too: then another look decides
+        // a caller released a moment ago may still be in the list: then another reading decides
         self.last_look = !orphans.is_empty() || !self.sweep.has_suspects();
         if !orphans.is_empty() {
             self.remove(orphans);
@@ -105,7 +109,7 @@ impl Application {
         }
     }
 
-    /// What events have not told: they may have been lost with the socket.
+    /// Catches up on changes whose events may have been lost with the socket.
     fn compare(
         &mut self,
         now: Instant,
@@ -147,6 +151,7 @@ impl Application {
         });
     }
 
+    /// Returns orphaned callers to the dialplan and deletes the other orphans.
     fn remove(&mut self, orphans: Orphans) {
         self.out.push_back(Output::Orphans(orphans.clone()));
         self.callers_leaving += orphans.callers.len();
@@ -159,7 +164,8 @@ impl Application {
         self.delete_doomed();
     }
 
-    /// A caller without its bridge would be up in silence: it goes first.
+    /// Deletes orphaned channels and bridges once the orphaned callers have been released: without
+    /// their bridge, they would hear silence.
     pub(super) fn delete_doomed(&mut self) {
         if self.callers_leaving > 0 {
             return;

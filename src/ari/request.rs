@@ -1,4 +1,4 @@
-//! REST requests that we make, and how their answers are read.
+//! Our REST requests: encoding them and parsing their responses.
 //!
 //! Paths and parameters: Asterisk's `rest-api/api-docs`, `applications.json`, `asterisk.json`,
 //! `bridges.json` and `channels.json`.
@@ -13,7 +13,7 @@ use crate::ari::event::{Bridge, Channel, WANTED};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum RestRequest {
-    /// `host`: where its RTP is to go, ours.
+    /// `host`: our address, to which its RTP is sent.
     ExternalMedia {
         id: String,
         app: String,
@@ -38,12 +38,12 @@ pub enum RestRequest {
         name: &'static str,
         value: String,
     },
-    /// `name` may be a dialplan function.
+    /// Reads a channel variable; `name` may be a dialplan function.
     Variable {
         channel: String,
         name: String,
     },
-    /// On in the dialplan, after `Stasis()`.
+    /// Continues in the dialplan after `Stasis()`.
     Continue {
         channel: String,
     },
@@ -53,12 +53,13 @@ pub enum RestRequest {
     DeleteBridge {
         id: String,
     },
+    /// Reads one channel.
     Channel {
         channel: String,
     },
     Channels,
     Bridges,
-    /// When the PBX has started.
+    /// Reads the time when the PBX started.
     Info,
     EventFilter {
         app: String,
@@ -73,7 +74,7 @@ pub enum Method {
     Delete,
 }
 
-/// What goes over the wire, relative to the PBX's `/ari`.
+/// The HTTP form of a request, relative to the PBX's `/ari`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wire {
     pub method: Method,
@@ -82,16 +83,16 @@ pub struct Wire {
     pub body: Option<String>,
 }
 
-/// What has become of a request.
+/// The result of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     Answered {
         status: u16,
         body: String,
     },
-    /// No connection, and why: nothing was done.
+    /// No connection, with the cause: the PBX did nothing.
     Unreachable(String),
-    /// No answer: it may have been done.
+    /// No response: the PBX may have done it.
     Unknown,
 }
 
@@ -100,7 +101,8 @@ impl Outcome {
         matches!(self, Outcome::Answered { status: 200..=299, .. })
     }
 
-    /// Certainly not done: after an error of the server's, or of a proxy's, it may have been.
+    /// True if the PBX certainly did not do it. After an error of the server or of a proxy, it may
+    /// have.
     pub fn is_undone(&self) -> bool {
         matches!(self, Outcome::Unreachable(_) | Outcome::Answered { status: 300..=499, .. })
     }
@@ -119,7 +121,7 @@ impl Outcome {
         }
     }
 
-    /// For the log.
+    /// The result as text for the log.
     pub fn text(&self) -> String {
         match self {
             Outcome::Answered { status, body } => {
@@ -136,22 +138,22 @@ impl Outcome {
         }
     }
 
-    /// Of [`RestRequest::Channel`].
+    /// The response to [`RestRequest::Channel`].
     pub fn channel(&self) -> Option<Channel> {
         self.is_success().then(|| serde_json::from_str(self.body()).ok())?
     }
 
-    /// Of [`RestRequest::Channels`].
+    /// The response to [`RestRequest::Channels`].
     pub fn channels(&self) -> Option<Vec<Channel>> {
         self.is_success().then(|| serde_json::from_str(self.body()).ok())?
     }
 
-    /// Of [`RestRequest::Bridges`].
+    /// The response to [`RestRequest::Bridges`].
     pub fn bridges(&self) -> Option<Vec<Bridge>> {
         self.is_success().then(|| serde_json::from_str(self.body()).ok())?
     }
 
-    /// Of [`RestRequest::Variable`].
+    /// The response to [`RestRequest::Variable`].
     pub fn value(&self) -> Option<String> {
         #[derive(Deserialize)]
         struct Value {
@@ -161,7 +163,7 @@ impl Outcome {
         Some(value.value)
     }
 
-    /// Of [`RestRequest::Info`].
+    /// The response to [`RestRequest::Info`].
     pub fn startup_time(&self) -> Option<String> {
         #[derive(Deserialize)]
         struct Status {
@@ -175,8 +177,8 @@ impl Outcome {
         Some(info.status.startup_time)
     }
 
-    /// For [`RestRequest::ExternalMedia`]: the PBX's RTP address. An unspecified address is the
-    /// PBX's own, `pbx`.
+    /// The PBX's RTP address in the response to [`RestRequest::ExternalMedia`]. If it is
+    /// unspecified (0.0.0.0), `pbx` is used instead.
     pub fn media_address(&self, pbx: IpAddr) -> Option<SocketAddr> {
         let channel: Channel =
             self.is_success().then(|| serde_json::from_str(self.body()).ok())??;
@@ -188,7 +190,7 @@ impl Outcome {
 }
 
 impl RestRequest {
-    /// Who the request is about, in words for the log.
+    /// The kind of request, for the log.
     pub fn name(&self) -> &'static str {
         match self {
             RestRequest::ExternalMedia { .. } => "externalMedia",
@@ -209,7 +211,8 @@ impl RestRequest {
         }
     }
 
-    /// Takes something away or sends a caller on: not to wait behind what is made anew.
+    /// True for requests that tear down a call. They do not queue behind requests that set up new
+    /// ones.
     pub fn releases(&self) -> bool {
         matches!(
             self,
@@ -278,7 +281,7 @@ fn event_filter() -> String {
     serde_json::json!({ "allowed": allowed }).to_string()
 }
 
-/// An id as a segment of a path (RFC 3986 §3.3): what is not unreserved is escaped.
+/// Encodes an id as a path segment (RFC 3986 §3.3): all but unreserved characters are escaped.
 pub fn encoded(id: &str) -> String {
     let mut out = String::with_capacity(id.len());
     for byte in id.bytes() {
@@ -286,7 +289,7 @@ pub fn encoded(id: &str) -> String {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
                 out.push(byte as char);
             }
-            // a write to a string does not fail
+            // writing to a string cannot fail
             _ => drop(write!(out, "%{byte:02X}")),
         }
     }
@@ -302,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_over_the_wire() {
+    fn wire_format() {
         let media = RestRequest::ExternalMedia {
             id: "trunkless-a-m-1".into(),
             app: "a".into(),
@@ -320,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_pbx_wants_our_rtp() {
+    fn media_address_of_the_pbx() {
         let pbx: IpAddr = "192.0.2.9".parse().unwrap();
         let of = |ip: &str, port: &str| {
             ok(&format!(
@@ -339,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_read() {
+    fn responses_are_parsed() {
         let info = r#"{"status":{"startup_time":"2026-11-23T14:55:32.678+0000"}}"#;
         assert_eq!(ok(info).startup_time().as_deref(), Some("2026-11-23T14:55:32.678+0000"));
         assert_eq!(ok(r#"{"value":"DEMO"}"#).value().as_deref(), Some("DEMO"));

@@ -1,20 +1,20 @@
-//! How many RTP streams the PBX has room for. When its range is used up, the next external media
-//! channel kills Asterisk (16.28 and 22.10, asterisk/asterisk#1757); callers' own legs use it up
-//! too.
+//! The PBX's RTP port range. When it is used up, the next external media channel crashes Asterisk
+//! (16.28 and 22.10, asterisk/asterisk#1757). The callers' own legs take ports from it too.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-/// Ports of rtp.conf's `[general]`; Asterisk takes an even one and the next for each stream.
+/// The port range in rtp.conf's `[general]`. Each stream takes an even port and the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RtpRange {
     pub first: u16,
     pub last: u16,
 }
 
-/// Asterisk's own, where rtp.conf says nothing (`DEFAULT_RTP_START`, `DEFAULT_RTP_END`).
+/// Asterisk's default without settings in rtp.conf (`DEFAULT_RTP_START`, `DEFAULT_RTP_END`).
 const BUILT_IN: RtpRange = RtpRange { first: 5000, last: 31_000 };
 
 impl RtpRange {
-    /// Reads `rtpstart` and `rtpend` out of rtp.conf's text. None when they make no range.
+    /// Parses `rtpstart` and `rtpend` in the text of rtp.conf. Returns `None` if they are not a
+    /// valid range.
     pub fn parse(text: &str) -> Option<RtpRange> {
         let mut range = BUILT_IN;
         let mut general = false;
@@ -34,19 +34,19 @@ impl RtpRange {
         (range.first < range.last).then_some(range)
     }
 
-    /// Streams that fit.
+    /// Number of streams in the range.
     pub fn pairs(&self) -> usize {
         let (first, last) = (usize::from(self.first), usize::from(self.last));
         (last + 1).saturating_sub(first + first % 2) / 2
     }
 
-    /// Left free for callers who come in the meantime.
+    /// Number of streams to keep free for callers who arrive in the meantime.
     pub fn reserve(&self) -> usize {
         (self.pairs() / 50).max(1)
     }
 
-    /// Pairs of the range that are bound on this host, by the text of `/proc/net/udp` or `udp6`
-    /// (`sl local_address rem_address …`, hexadecimal).
+    /// Counts the pairs of the range that are bound on this host. `tables` are the texts of
+    /// `/proc/net/udp` and `udp6` (`sl local_address rem_address …`, hexadecimal).
     pub fn pairs_in_use<'a>(&self, tables: impl IntoIterator<Item = &'a str>) -> usize {
         let mut used = std::collections::HashSet::new();
         for table in tables {
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_rtp_conf() {
+    fn rtp_conf_is_parsed() {
         let text = "; rtp\n[general]\nrtpstart=10000 ; first\nrtpend => 10007\n[other]\nrtpend=9\n";
         let range = RtpRange::parse(text).unwrap();
         assert_eq!(range, RtpRange { first: 10_000, last: 10_007 });
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn bound_ports_are_counted_once_a_pair() {
+    fn each_bound_pair_is_counted_once() {
         let table = "  sl  local_address rem_address   st\n\
                       1: 0100007F:2710 00000000:0000 07\n\
                       2: 0100007F:2711 00000000:0000 07\n\

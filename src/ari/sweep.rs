@@ -1,8 +1,9 @@
-//! What is left on the PBX of calls that nobody owns, after a crash of ours or a command that came
-//! to nothing.
+//! Finds orphans: callers, channels and bridges that no call owns, left on the PBX by a crash of
+//! trunkless or by a command that failed.
 //!
-//! The lists are read twice, a moment apart: an object is an orphan when both lists have it and no
-//! call owns it, because an event that gives it an owner may be on its way with the first.
+//! The PBX's lists are read twice, a moment apart. An object is an orphan if both readings have it
+//! and no call owns it. One reading is not enough, because the event that gives the object an
+//! owner may still be on its way.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::HashSet;
@@ -10,18 +11,19 @@ use std::time::{Duration, Instant};
 
 use crate::ari::event::{Bridge, Channel};
 
-/// Between the two readings.
+/// Pause between the two readings.
 const CONFIRM: Duration = Duration::from_millis(250);
-/// After something may have been left.
+/// Delay of a reading after an object may have been left behind.
 const SOON: Duration = Duration::from_secs(1);
-/// Without any reason.
+/// Interval of routine readings.
 const ROUTINE: Duration = Duration::from_secs(60);
 
 /// Orphans, by their ids.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Orphans {
-    /// In our application: they are sent on first.
+    /// Callers in our application: they return to the dialplan before the rest is deleted.
     pub callers: Vec<String>,
+    /// Our external media channels.
     pub media: Vec<String>,
     pub bridges: Vec<String>,
 }
@@ -32,11 +34,12 @@ impl Orphans {
     }
 }
 
-/// The two lists of one reading.
+/// One reading: the PBX's lists of channels and bridges.
 #[derive(Debug, Default)]
 pub struct Reading {
-    /// Answers to an older one are too late.
+    /// Numbers the readings; answers to an older one are ignored.
     pub number: u64,
+    /// When the lists were requested.
     pub started: Option<Instant>,
     pub channels: Option<Vec<Channel>>,
     pub bridges: Option<Vec<Bridge>>,
@@ -44,17 +47,20 @@ pub struct Reading {
 
 #[derive(Debug, Default)]
 pub struct Sweep {
+    /// When the next reading starts.
     due: Option<Instant>,
+    /// Number of readings started.
     count: u64,
-    /// Under way; complete when both lists are there.
+    /// The reading in progress; complete when both lists have arrived.
     pub reading: Reading,
-    /// Ids of the last reading that nobody owned.
+    /// Ids in the last reading that no call owned.
     suspects: HashSet<String>,
-    /// External media channels of ours without an owner: they count for the cap.
+    /// Our external media channels without an owner: they count towards the cap.
     pub media: usize,
-    /// How often orphans were dealt with in a row: one that will not go is not asked for ever.
+    /// Consecutive readings that had orphans. The pause grows with it, so that an object that
+    /// cannot be removed is not retried every second.
     times: u32,
-    /// A reading has been complete since the connection was made.
+    /// True once a reading has completed on this connection.
     pub seen: bool,
 }
 
@@ -72,22 +78,23 @@ impl Sweep {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    /// No connection, no lists.
+    /// Stops reading: the lists need a connection.
     pub fn stop(&mut self) {
         *self = Sweep { media: self.media, count: self.count, ..Sweep::default() };
     }
 
-    /// The last reading had something that nobody owned.
+    /// True if the last reading had an object that no call owned.
     pub fn has_suspects(&self) -> bool {
         !self.suspects.is_empty()
     }
 
+    /// Returns the pause before removed orphans are checked again.
     fn pause(&mut self) -> Duration {
         self.times += 1;
         (SOON * (1 << (self.times - 1).min(6))).min(ROUTINE)
     }
 
-    /// True when the lists are to be read now.
+    /// Starts a reading if one is due. Returns true if the lists must be requested now.
     pub fn start(&mut self, now: Instant) -> bool {
         if self.due.is_none_or(|due| due > now) {
             return false;
@@ -98,7 +105,8 @@ impl Sweep {
         true
     }
 
-    /// Sorts a complete reading. `owned`: whether a call has this id.
+    /// Evaluates a complete reading and returns the orphans. `owned` returns true for an id that a
+    /// call owns.
     pub fn sort(
         &mut self,
         now: Instant,
@@ -132,7 +140,7 @@ impl Sweep {
         self.media = found.iter().filter(|(kind, _)| *kind == Kind::Media).count();
         self.suspects = found.iter().map(|(_, id)| (*id).to_owned()).collect();
         if !found.is_empty() {
-            // what was dealt with is looked at again later
+            // a first sighting is confirmed soon; removed orphans are checked again later
             self.due = Some(now + if orphans.is_empty() { CONFIRM } else { self.pause() });
         } else {
             self.times = 0;
@@ -148,8 +156,9 @@ enum Kind {
     Bridge,
 }
 
-/// True for an id of the form that [`crate::ari::bridging`] assigns: `PREFIXm-SECONDS-HEX`, or `b`.
-/// An application whose name begins like ours has other ids.
+/// True for an id of the form that [`crate::ari::bridging`] assigns: `PREFIXm-SECONDS-HEX` for a
+/// channel, with `b` for a bridge. If another application's name begins with ours, its ids do not
+/// match.
 pub fn is_ours(prefix: &str, id: &str) -> bool {
     let rest = id.strip_prefix(prefix);
     let Some(rest) = rest.and_then(|r| r.strip_prefix("m-").or_else(|| r.strip_prefix("b-")))
@@ -164,7 +173,7 @@ pub fn is_ours(prefix: &str, id: &str) -> bool {
     digits && hex && end
 }
 
-/// Channels that are no callers: other programs' media, taps and announcements.
+/// True for channels that are not callers: other programs' media, taps and announcements.
 fn is_tool(channel: &Channel) -> bool {
     const TOOLS: [&str; 6] =
         ["UnicastRTP/", "Snoop/", "Announcer/", "Recorder/", "WebSocket/", "AudioSocket/"];
@@ -187,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn only_ours_and_only_when_seen_twice() {
+    fn orphans_are_ours_and_in_two_readings() {
         let now = start();
         let mut sweep = Sweep::default();
         sweep.now(now);

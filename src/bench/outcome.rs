@@ -16,7 +16,7 @@ use crate::bench::run::Options;
 use crate::bench::trace::Traced;
 use crate::bench::verdict;
 use crate::bench::waiting::grain_us;
-use crate::record::disk::Root;
+use crate::folder::Root;
 use crate::record::library;
 use crate::record::sidecar::State;
 
@@ -97,6 +97,7 @@ pub fn report(options: &Options, outcome: Outcome, heard: Heard, said: Said) -> 
         machine_idle_percent: idle / machine.cores.max(1) as f64,
         machine_stolen_percent: stolen / machine.cores.max(1) as f64,
         machine,
+        profile: env!("TRUNKLESS_PROFILE"),
         not_valid: not_valid.collect(),
         faults: Vec::new(),
     };

@@ -13,6 +13,8 @@ use crate::bench::process::Machine;
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub machine: Machine,
+    /// Cargo profile of trunkless; published figures are measured with `dist`.
+    pub profile: &'static str,
     /// Concurrent calls requested.
     pub calls_wanted: u32,
     /// Length of the measured time.
@@ -162,8 +164,8 @@ impl fmt::Display for Report {
         let recorded = if self.recorded { ", recorded" } else { "" };
         let _ = writeln!(
             out,
-            "{} calls, {:.0} s{recorded}; {cores} cores, {cpu}, Linux {kernel}",
-            self.calls_wanted, self.seconds
+            "{} calls, {:.0} s{recorded}; {cores} cores, {cpu}, Linux {kernel}; profile {}",
+            self.calls_wanted, self.seconds, self.profile
         );
         self.write_calls(&mut out);
         self.write_ways(&mut out);
@@ -297,6 +299,7 @@ mod tests {
     fn good() -> Report {
         let way = Way { sent: 100, added: spread(), ..Way::default() };
         Report {
+            profile: "release",
             machine: Machine { cores: 2, cpu: "a \"CPU\"".to_owned(), kernel: "6.1".to_owned() },
             calls_wanted: 2,
             seconds: 3.0,

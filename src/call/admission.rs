@@ -2,7 +2,6 @@
 //! same for every source. Owns sockets and the clock.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -10,8 +9,8 @@ use tracing::{info, warn};
 
 use crate::call::end::EndReason;
 use crate::call::ports::{PortPair, PortPool};
-use crate::call::{Offer, Signal};
-use crate::telemetry::{COUNTERS, Throttle};
+use crate::call::{Offer, Signal, counters};
+use crate::telemetry::Throttle;
 
 /// At most this many signals wait for a call; its worker takes them at once.
 const SIGNALS: usize = 64;
@@ -52,7 +51,7 @@ impl Admission {
 
     /// Counts a call as offered.
     pub fn count(&self) {
-        COUNTERS.offered.fetch_add(1, Ordering::Relaxed);
+        counters::OFFERED.add(1);
     }
 
     /// Reserves a permit and a port pair.
@@ -79,7 +78,7 @@ impl Admission {
     /// Counts a call that was refused; logs the reason and what becomes of the caller, at most once
     /// per second.
     pub fn refused(&mut self, pbx: &str, reason: EndReason, why: &str, caller: &str) {
-        COUNTERS.ended(reason);
+        counters::ended(reason);
         if self.log.admits(Instant::now()) {
             match reason {
                 EndReason::Drain => info!(pbx, "call refused: {why}; {caller}"),

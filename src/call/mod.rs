@@ -9,6 +9,7 @@
 
 pub mod admission;
 pub mod core;
+pub mod counters;
 pub mod departure;
 pub mod end;
 mod hearing;

@@ -20,12 +20,12 @@ use crate::call::recordings::CallRecordings;
 use crate::call::words::{Input, Output, Seeds, Summary};
 use crate::call::worker::event_loop::Live;
 use crate::call::worker::pool::Workers;
-use crate::call::{CallConfig, Command, Offer, Signal};
+use crate::call::{CallConfig, Command, Offer, Signal, counters};
 use crate::stream::connect::{ConnectError, Socket};
 use crate::stream::dialect::{Dialect, sid};
 use crate::stream::socket::{AiSocket, Closed, Counts, Scratch, Stop};
 use crate::stream::{FromAi, StreamInfo};
-use crate::telemetry::{COUNTERS, Masked};
+use crate::telemetry::Masked;
 
 /// Datagrams taken in one go where a standstill may have left many.
 const BURST: usize = 16;
@@ -380,8 +380,8 @@ fn unix() -> Duration {
 
 /// The one line that a call leaves.
 fn log_end(offer: &Offer, reason: EndReason, summary: &Summary, dropped: u64, unrecorded_ms: u64) {
-    COUNTERS.ended(reason);
-    COUNTERS.media(summary, dropped);
+    counters::ended(reason);
+    counters::add(summary, dropped);
     let row = reason.row();
     let seconds = |d: Duration| (d.as_secs_f64() * 1000.0).round() / 1000.0;
     macro_rules! line {

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
@@ -15,9 +14,9 @@ use crate::call::departure::DeparturePolicy;
 use crate::call::end::EndReason;
 use crate::call::run::{Record, run};
 use crate::call::worker::pool::Workers;
-use crate::call::{CallConfig, Command, Offer, SourceRequest};
+use crate::call::{CallConfig, Command, Offer, SourceRequest, counters};
 use crate::record::recorder::Recorder;
-use crate::telemetry::COUNTERS;
+use crate::telemetry::PANICS;
 
 /// At most this many commands wait for one call.
 const WAITING: usize = 16;
@@ -58,7 +57,7 @@ impl Switchboard {
             let recorded = config.record.as_ref().and(config.recorder.as_ref());
             if recorded.is_some_and(Recorder::refuses) {
                 let reason = EndReason::NotRecorded;
-                COUNTERS.ended(reason);
+                counters::ended(reason);
                 let (call, pbx) = (&offer.id, &*offer.pbx);
                 warn!(call, pbx, "call refused: it could not be recorded");
                 refuse(&offer, reason);
@@ -89,8 +88,8 @@ impl Switchboard {
                     }
                 }
                 Err(_) => {
-                    COUNTERS.panics.fetch_add(1, Ordering::Relaxed);
-                    COUNTERS.ended(EndReason::Internal);
+                    PANICS.add(1);
+                    counters::ended(EndReason::Internal);
                     error!(call = id, "internal error: the call panicked and has ended");
                     let reason = EndReason::Internal;
                     if let Some(departure) = departure.departure(reason, true, can_continue) {

@@ -11,7 +11,7 @@ pub mod run;
 use std::collections::HashMap;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Connects the calls on your own PBX to a voice-AI pipeline over a WebSocket.
@@ -49,6 +49,11 @@ pub const EXIT_REPLACED: u8 = 3;
 fn environment() -> HashMap<String, String> {
     let all = std::env::vars_os();
     all.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+}
+
+/// The definition of the command line.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Parses the command line and runs the command.

@@ -10,7 +10,8 @@ use clap::{Args, Subcommand};
 
 use crate::cli::{EXIT_CONFIG, environment};
 use crate::config::{Source, load};
-use crate::record::disk::{Root, sha256, with_ending};
+use crate::folder::Root;
+use crate::record::disk::{sha256, with_ending};
 use crate::record::repair::leftovers;
 use crate::record::sidecar::Sidecar;
 use crate::record::wav::Encoding;

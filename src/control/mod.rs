@@ -1,6 +1,6 @@
 //! The HTTP server for monitoring: liveness, readiness and metrics. Owns I/O.
 
-mod metrics;
+pub mod metrics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,12 +14,15 @@ use axum::routing::get;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::call::counters::OFFERED;
 use crate::record::recorder::Recorder;
-use crate::telemetry::{COUNTERS, PbxStatus};
+use crate::telemetry::PbxStatus;
+use crate::telemetry::counter::Counters;
 
 /// The state that the server reports.
 #[derive(Clone)]
 pub struct Watched {
+    pub counters: Counters,
     pub pbxs: Arc<[Arc<PbxStatus>]>,
     /// Returns the number of calls in progress.
     pub calls: Arc<dyn Fn() -> usize + Send + Sync>,
@@ -51,7 +54,7 @@ impl Watched {
             "ready": self.is_ready(),
             "stopping": self.stopping.load(Ordering::Relaxed),
             "calls": (self.calls)(),
-            "offered": COUNTERS.offered.load(Ordering::Relaxed),
+            "offered": OFFERED.get(),
             "version": env!("CARGO_PKG_VERSION"),
             "pbxs": pbxs,
             "recording": self.recorder.as_ref().map(|recorder| {

@@ -6,20 +6,19 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{error, info, warn};
 
-use crate::record::disk::{Part, Root};
+use crate::folder::Root;
+use crate::record::disk::Part;
 use crate::record::health::{Alive, Health, Reminder};
 use crate::record::queue::Load;
 use crate::record::recorder::Settings;
 use crate::record::sidecar::{Sidecar, State};
-use crate::record::{outbox, repair, retention};
-use crate::telemetry::COUNTERS;
+use crate::record::{counters, outbox, repair, retention};
 
 /// First wait before moving a recording is tried again; doubled each time, up to the last.
 const RETRY: Duration = Duration::from_secs(1);
@@ -151,7 +150,7 @@ impl Closer {
             && let Err(error) = self.root.sync()
             && error.kind() != io::ErrorKind::NotFound
         {
-            COUNTERS.recording_errors.fetch_add(1, Ordering::Relaxed);
+            counters::WRITE_ERRORS.add(1);
             self.load.wrote(); // so that the next sync tries again
             if self.sync_reminder.is_due() {
                 error!(%error, "recordings not synced to disk; retrying");
@@ -176,7 +175,7 @@ impl Closer {
                 }
             }
             Err(error) => {
-                COUNTERS.recording_errors.fetch_add(1, Ordering::Relaxed);
+                counters::WRITE_ERRORS.add(1);
                 if self.move_reminder.is_due() {
                     error!(
                         recording = id, %error, waiting = self.waiting.len() + 1,
@@ -221,7 +220,7 @@ impl Closer {
         };
         let layout = &self.settings.layout;
         if repair::repair(&self.root, layout, &id, self.durable(), &announce) {
-            COUNTERS.recordings_repaired.fetch_add(1, Ordering::Relaxed);
+            counters::REPAIRED.add(1);
             (self.finished)();
         }
     }
@@ -256,14 +255,14 @@ impl Closer {
 }
 
 fn log_finished(sidecar: &Sidecar, place: &Path) {
-    COUNTERS.recordings.fetch_add(1, Ordering::Relaxed);
+    counters::FINISHED.add(1);
     let lost_ms: u64 = sidecar.gaps.iter().map(|gap| gap.to_ms - gap.from_ms).sum();
     let seconds = sidecar.duration_ms as f64 / 1000.0;
     let (call, state) = (&sidecar.call.id, sidecar.state.label());
     let file = place.display();
     match sidecar.state {
         State::Partial => {
-            COUNTERS.recordings_partial.fetch_add(1, Ordering::Relaxed);
+            counters::PARTIAL.add(1);
             warn!(call, state, %file, seconds, lost_ms, "recording finished");
         }
         _ => info!(call, state, %file, seconds, "recording finished"),

@@ -2,14 +2,13 @@
 //! recordings are in progress. Owns a reading of the clock.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tracing::error;
 
-use crate::telemetry::COUNTERS;
+use crate::telemetry::PANICS;
 
 /// Interval at which a log line is repeated while the trouble lasts.
 const REMIND: Duration = Duration::from_secs(60);
@@ -82,7 +81,7 @@ pub struct Alive(pub Arc<Health>);
 impl Drop for Alive {
     fn drop(&mut self) {
         if thread::panicking() {
-            COUNTERS.panics.fetch_add(1, Ordering::Relaxed);
+            PANICS.add(1);
             error!(
                 "internal error: a recording thread panicked; restart trunkless to record again"
             );

@@ -4,7 +4,7 @@ use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::record::disk::Root;
+use crate::folder::Root;
 use crate::record::layout::{INCOMPLETE, OUTBOX};
 use crate::record::sidecar::Sidecar;
 

@@ -12,11 +12,11 @@
 //! the file formats, [`layout`] the file names, [`notice`] the beep; these are all pure.
 //! [`writer`] and [`closer`] are the threads, [`health`] their state, and [`disk`] the files.
 //! [`repair`] finishes what a crash left behind, [`retention`] deletes old recordings and
-//! [`library`] finds one. [`outbox`] sends recordings by [`upload`] and [`webhook`]; [`schedule`]
-//! (pure) decides when.
+//! [`library`] finds one. [`outbox`] sends recordings by [`upload`] and [`webhook`].
 
 pub mod align;
 pub mod closer;
+pub mod counters;
 pub mod disk;
 pub mod health;
 pub mod layout;
@@ -28,7 +28,6 @@ pub mod recorder;
 pub mod recording;
 pub mod repair;
 pub mod retention;
-pub mod schedule;
 pub mod sidecar;
 pub mod upload;
 pub mod wav;

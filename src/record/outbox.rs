@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,14 +16,15 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 
-use crate::record::disk::{self, Root, incomplete, with_ending};
+use crate::folder::Root;
+use crate::outbox::entries::Entries;
+use crate::outbox::schedule::{self, Schedule};
+use crate::record::disk::{incomplete, with_ending};
 use crate::record::layout::OUTBOX;
-use crate::record::schedule::{Schedule, Target};
 use crate::record::sidecar::{Sidecar, Upload, rfc3339};
 use crate::record::upload::{UploadError, Uploader};
 use crate::record::webhook::{Webhook, WebhookError};
-use crate::record::{library, retention};
-use crate::telemetry::COUNTERS;
+use crate::record::{counters, library, retention};
 
 /// A webhook that is refused for so long is given up; an upload never is.
 const WEBHOOK_LIMIT: Duration = Duration::from_secs(3 * 86_400);
@@ -59,8 +59,23 @@ pub struct Entry {
     told: bool,
 }
 
-fn entry_path(id: &str) -> PathBuf {
-    Path::new(OUTBOX).join(format!("{id}.json"))
+fn entries(root: &Root) -> Entries<'_> {
+    Entries::new(root, OUTBOX)
+}
+
+/// Destinations of a recording, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Store,
+    Webhook,
+}
+
+impl schedule::Target for Target {
+    const ALL: &'static [Target] = &[Target::Store, Target::Webhook];
+
+    fn index(self) -> usize {
+        self as usize
+    }
 }
 
 /// Notes that a recording is to be sent.
@@ -75,30 +90,22 @@ pub fn put(root: &Root, id: &str, path: &Path, durable: bool) -> io::Result<()> 
 /// # Errors
 /// The kernel's.
 pub fn save(root: &Root, id: &str, entry: &Entry, durable: bool) -> io::Result<()> {
-    let text = serde_json::to_string(entry).map_err(io::Error::other)?;
-    root.replace(&entry_path(id), &text, durable)
+    entries(root).save(id, entry, durable)
 }
 
 /// The recordings that wait.
 pub fn ids(root: &Root) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(root.path().join(OUTBOX)) else { return Vec::new() };
-    let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-    let ours = names.filter(|n| !n.starts_with('.'));
-    ours.filter_map(|n| n.strip_suffix(".json").map(str::to_owned)).collect()
+    entries(root).ids()
 }
 
 /// # Errors
 /// The kernel's; `InvalidData` when it is none of ours.
 pub fn load(root: &Root, id: &str) -> io::Result<Entry> {
-    let file = entry_path(id);
-    let bad = |why: &dyn std::fmt::Display| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {why}", file.display()))
-    };
-    let text = std::fs::read(root.path().join(&file))?;
-    let entry: Entry = serde_json::from_slice(&text).map_err(|e| bad(&e))?;
-    // it is ours, but may have been edited
+    let entry: Entry = entries(root).load(id)?;
+    // the file may have been edited
     let inside = entry.path.components().all(|part| matches!(part, Component::Normal(_)));
-    if inside { Ok(entry) } else { Err(bad(&"its path leads out of the directory")) }
+    let outside = || entries(root).invalid(id, &"its path leads out of the directory");
+    if inside { Ok(entry) } else { Err(outside()) }
 }
 
 fn unix() -> Duration {
@@ -196,7 +203,7 @@ impl Outbox {
                 });
                 names.insert(task.id(), name);
             }
-            COUNTERS.outbox_waiting.store(schedule.len() as u64, Ordering::Relaxed);
+            counters::WAITING.set(schedule.len() as u64);
             let next = schedule.next(now).map_or(next_look, |at| at.min(next_look));
             tokio::select! {
                 () = this.news.notified() => {
@@ -210,7 +217,7 @@ impl Outbox {
                     }
                     // a panic is told by its hook
                     Err(fault) => if let Some(id) = names.remove(&fault.id()) {
-                        COUNTERS.outbox_errors.fetch_add(1, Ordering::Relaxed);
+                        counters::SEND_ERRORS.add(1);
                         schedule.failed(&id, None, Instant::now());
                     }
                 },
@@ -222,11 +229,9 @@ impl Outbox {
     /// One process sends at a time: a second one waits until the first, which may be waiting for
     /// its last calls, has ended.
     async fn lock(&self) -> Option<File> {
-        let file = Path::new(OUTBOX).join(".lock");
         let mut told = false;
         loop {
-            let opened = self.root.create(&file).or_else(|_| self.root.open(&file));
-            match opened.and_then(|file| disk::lock(&file).map(|()| file)) {
+            match entries(&self.root).lock() {
                 Ok(file) => return Some(file),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return None,
                 Err(_) if !told => {
@@ -294,7 +299,7 @@ impl Outbox {
             uploader.sidecar(&entry.path, sidecar.text()).await?;
             (entry.uploaded, entry.multipart) = (Some(url.clone()), None);
             answered = true;
-            COUNTERS.uploads.fetch_add(1, Ordering::Relaxed);
+            counters::UPLOADS.add(1);
             info!(recording = id, url, "recording uploaded");
         }
         let noted = self.note_upload(id, entry, sidecar);
@@ -327,11 +332,7 @@ impl Outbox {
     }
 
     fn forget(&self, id: &str) -> io::Result<()> {
-        match self.root.remove(&entry_path(id)) {
-            // somebody else was quicker
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
+        entries(&self.root).remove(id)
     }
 
     /// True when the server took it, now.
@@ -351,7 +352,7 @@ impl Outbox {
         let old = entry.since.saturating_add(WEBHOOK_LIMIT.as_secs()) < unix().as_secs();
         match webhook.tell(sidecar, location, unix()).await {
             Ok(()) => {
-                COUNTERS.webhooks.fetch_add(1, Ordering::Relaxed);
+                counters::WEBHOOKS.add(1);
             }
             Err(why @ WebhookError::Gone) => warn!(recording = id, %why, "webhook"),
             Err(why) if old && failures >= WEBHOOK_TRIES => {
@@ -408,7 +409,7 @@ impl Outbox {
 }
 
 /// Takes the result of a try, and tells what is wrong: the first time, and then ever more seldom.
-fn note(schedule: &mut Schedule, (id, target, entry, result): Tried) {
+fn note(schedule: &mut Schedule<Target, Entry>, (id, target, entry, result): Tried) {
     let now = Instant::now();
     let error = match result {
         Ok(sent) => {
@@ -419,7 +420,7 @@ fn note(schedule: &mut Schedule, (id, target, entry, result): Tried) {
         }
         Err(error) => error,
     };
-    COUNTERS.outbox_errors.fetch_add(1, Ordering::Relaxed);
+    counters::SEND_ERRORS.add(1);
     // read again, unless this knows more than its file
     let entry = entry.filter(|e| e.told || e.uploaded.is_some() || e.multipart.is_some());
     let own = schedule.failed(&id, entry, now);

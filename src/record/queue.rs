@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 
 use crate::media::g711::Law;
+use crate::record::counters;
 use crate::record::sidecar::Sidecar;
-use crate::telemetry::COUNTERS;
 
 /// A message to the writer; `key` is the recording's number.
 pub enum Job {
@@ -123,7 +123,7 @@ impl Queue {
         if load.pending.fetch_add(1, Ordering::Relaxed) >= load.limit {
             load.pending.fetch_sub(1, Ordering::Relaxed);
             load.overflows.fetch_add(1, Ordering::Relaxed);
-            COUNTERS.recording_lost_ms.fetch_add(block.frames * 20, Ordering::Relaxed);
+            counters::LOST_MS.add(block.frames * 20);
             return false;
         }
         self.send(Job::Block { key, block });

@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::error;
 
+use crate::folder::Root;
 use crate::media::g711::Law;
 use crate::record::closer::Closer;
-use crate::record::disk::Root;
 use crate::record::health::Health;
 use crate::record::layout::Layout;
 use crate::record::queue::{Begin, Job, Queue};

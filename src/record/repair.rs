@@ -9,7 +9,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
-use crate::record::disk::{self, Part, Root, incomplete};
+use crate::folder::Root;
+use crate::record::disk::{self, Part, incomplete};
 use crate::record::layout::{INCOMPLETE, Layout};
 use crate::record::sidecar::{CallInfo, Sidecar, State};
 use crate::record::wav::Encoding;

@@ -6,7 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::record::disk::{Root, with_ending};
+use crate::folder::Root;
+use crate::record::disk::with_ending;
 use crate::record::{library, outbox};
 
 /// Limits above which recordings are deleted.

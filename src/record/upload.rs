@@ -27,7 +27,8 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use crate::record::disk::{Root, sha256, with_ending};
+use crate::folder::Root;
+use crate::record::disk::{sha256, with_ending};
 use crate::record::outbox::{self, Entry};
 use crate::record::sidecar::{Audio, Sidecar};
 use crate::record::webhook::chain;

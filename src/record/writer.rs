@@ -6,22 +6,24 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
+use crate::folder::Root;
 use crate::record::closer::{Closing, Finished};
-use crate::record::disk::{Part, Root};
+use crate::record::counters;
+use crate::record::disk::Part;
 use crate::record::health::{Alive, Health, Reminder};
+use crate::record::layout::INCOMPLETE;
 use crate::record::queue::{Begin, Block, End, Job, Load};
 use crate::record::recorder::Settings;
 use crate::record::sidecar::{Interval, Sidecar, State};
 use crate::record::wav::Encoding;
-use crate::telemetry::COUNTERS;
 
 /// Wait after the first block, so that those that follow soon are written in one go.
 const GATHER: Duration = Duration::from_millis(50);
@@ -65,7 +67,7 @@ impl Open {
             return self.waiting.push_back(block);
         }
         load.done();
-        COUNTERS.recording_lost_ms.fetch_add(block.frames * 20, Ordering::Relaxed);
+        counters::LOST_MS.add(block.frames * 20);
         let (from_ms, to_ms) = (block.first * 20, (block.first + block.frames) * 20);
         match self.gaps.last_mut().filter(|gap| gap.to_ms == from_ms) {
             Some(gap) => gap.to_ms = to_ms,
@@ -262,7 +264,7 @@ impl Writer {
                     open.errors += 1;
                     open.retry_at = Some(Instant::now() + TICK);
                     open.failing_since.get_or_insert(now);
-                    COUNTERS.recording_errors.fetch_add(1, Ordering::Relaxed);
+                    counters::WRITE_ERRORS.add(1);
                     worst = error.map(|error| (open.begin.sidecar.id.clone(), error)).or(worst);
                 }
             }
@@ -321,7 +323,7 @@ impl Writer {
         for (_, key) in &all[..too_many.max(old)] {
             let Some(open) = self.open.remove(key) else { continue };
             open.waiting.iter().for_each(|_| self.load.done());
-            COUNTERS.recordings_failed.fetch_add(1, Ordering::Relaxed);
+            counters::FAILED.add(1);
             let id = &open.begin.sidecar.id;
             self.health.over(id);
             error!(recording = id, "recording given up: its last audio could not be written");
@@ -330,7 +332,7 @@ impl Writer {
 
     /// Checks that audio can be written.
     fn check(&self) -> io::Result<()> {
-        self.root.probe()?;
+        self.root.probe(Path::new(INCOMPLETE))?;
         match self.blocked() {
             Some(why) => Err(io::Error::new(io::ErrorKind::StorageFull, why)),
             None => Ok(()),
@@ -367,7 +369,7 @@ impl Writer {
                 true => "new calls are refused ([recording] require)",
                 false => "calls continue",
             };
-            let lost_ms = COUNTERS.recording_lost_ms.load(Ordering::Relaxed);
+            let lost_ms = counters::LOST_MS.get();
             error!(
                 directory,
                 why, lost_ms, "recordings cannot be written; {effect}; retrying every second"

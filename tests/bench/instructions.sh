@@ -3,8 +3,8 @@
 # callgrind. The result does not depend on how busy the machine is. Needs valgrind.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-program=$(cargo bench --bench pieces --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\)).*/\1/p')
-[ -n "$program" ] || { echo "cargo bench --bench pieces --no-run printed no program" >&2; exit 1; }
+program=$(cargo bench --profile dist --bench pieces --no-run 2>&1 | sed -n 's/.*Executable.*(\(.*\)).*/\1/p')
+[ -n "$program" ] || { echo "cargo bench printed no program" >&2; exit 1; }
 count() {
   local out
   out=$(valgrind --tool=callgrind --callgrind-out-file=/dev/null "$program" frames "$1" 2>&1)

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use trunkless::call::run::Record;
+use trunkless::folder::Root;
 use trunkless::media::g711;
 use trunkless::peer::pattern;
 use trunkless::record::RecordCommand;
-use trunkless::record::disk::{Root, with_ending};
+use trunkless::record::disk::with_ending;
 use trunkless::record::sidecar::{Event, Sidecar, State, What};
 use trunkless::record::{library, notice, wav};
 

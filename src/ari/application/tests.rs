@@ -1,5 +1,5 @@
-//! The application against a small Asterisk in virtual time, whose events and answers come in any
-//! order that a real one's may.
+//! Tests the application against a simulated Asterisk in virtual time. Its events and responses
+//! arrive in any order that is possible with a real one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::ari::event::Dialplan;
 use crate::ari::sweep::is_ours;
 use crate::testing::start;
 
-/// Seeded: a failing seed repeats its run.
+/// A seeded generator: the same seed repeats a failed run.
 struct Random(u64);
 
 impl Random {
@@ -22,15 +22,17 @@ impl Random {
     }
 }
 
-/// What a real one would hold, and what is on its way to us.
+/// The simulated PBX: its state, the messages in flight, and the application under test.
 struct Pbx {
-    /// Our channels and callers; whether one is still in our application.
+    /// All channels by id; true while the channel is in our application.
     channels: BTreeMap<String, bool>,
+    /// The members of each bridge.
     bridges: BTreeMap<String, BTreeSet<String>>,
-    /// In order, as on one WebSocket.
+    /// Events on their way, delivered in order, as on one WebSocket.
     events: VecDeque<Event>,
-    /// In any order: each request has a connection of its own.
+    /// Requests on their way, executed in any order: each has its own connection.
     requests: Vec<(RequestId, RestRequest)>,
+    /// Outcomes on their way, delivered in any order.
     answers: Vec<(RequestId, Outcome)>,
     app: Application,
     now: Instant,
@@ -38,9 +40,11 @@ struct Pbx {
     offered: Vec<CallKey>,
     tells: Vec<(CallKey, Tell)>,
     finished: usize,
+    /// Number of callers who continued in the dialplan.
     continued: usize,
-    /// Of 100 requests so many are refused or not answered, though done perhaps.
-    trouble: usize,
+    /// Percentage of requests that fail: they are refused, or executed but never answered.
+    failure_percent: usize,
+    /// The start time that the PBX reports.
     startup: String,
 }
 
@@ -65,11 +69,11 @@ fn channel(id: &str, name: &str) -> Channel {
     Channel { id: id.into(), name: name.into(), state, dialplan, ..Channel::default() }
 }
 
-fn found(it_is: bool) -> u16 {
-    if it_is { 204 } else { 404 }
+fn found(exists: bool) -> u16 {
+    if exists { 204 } else { 404 }
 }
 
-/// A channel as a list has it.
+/// A channel as it appears in ARI's list.
 fn listed(id: &str, here: bool) -> serde_json::Value {
     let app = if here { "Stasis" } else { "Playback" };
     let dialplan = serde_json::json!({ "app_name": app, "app_data": "ai" });
@@ -91,7 +95,7 @@ impl Pbx {
             tells: Vec::new(),
             finished: 0,
             continued: 0,
-            trouble: 0,
+            failure_percent: 0,
             startup: "1".into(),
         };
         pbx.feed(Input::Connected([127, 0, 0, 1].into()));
@@ -132,7 +136,7 @@ impl Pbx {
         }
     }
 
-    /// One of the things that may happen next.
+    /// Performs one of the possible next steps at random. Returns false if there is none.
     fn step(&mut self) -> bool {
         let choices =
             [!self.events.is_empty(), !self.requests.is_empty(), !self.answers.is_empty()];
@@ -141,7 +145,7 @@ impl Pbx {
         self.now += Duration::from_millis(1);
         match choice {
             0 => {
-                let event = self.events.pop_front().expect("chosen");
+                let event = self.events.pop_front().expect("an event");
                 self.feed(Input::Event(event));
             }
             1 => {
@@ -160,18 +164,18 @@ impl Pbx {
     }
 
     fn serve(&mut self, request: RestRequest) -> Outcome {
-        let trouble = self.random.below(100) < self.trouble;
-        if trouble && self.random.below(2) == 0 {
+        let fails = self.random.below(100) < self.failure_percent;
+        if fails && self.random.below(2) == 0 {
             return Outcome::Answered { status: 500, body: "{}".into() };
         }
-        let (status, body) = self.obey(request);
-        match trouble {
+        let (status, body) = self.execute(request);
+        match fails {
             true => Outcome::Unknown,
             false => Outcome::Answered { status, body },
         }
     }
 
-    fn obey(&mut self, request: RestRequest) -> (u16, String) {
+    fn execute(&mut self, request: RestRequest) -> (u16, String) {
         match request {
             RestRequest::ExternalMedia { id, .. } => {
                 self.channels.insert(id.clone(), true);
@@ -242,12 +246,12 @@ impl Pbx {
         }
     }
 
-    /// Until nothing happens any more.
+    /// Runs until there is nothing left to do.
     fn settle(&mut self) {
         while self.step() {}
     }
 
-    /// The same, with the timers of some seconds.
+    /// Does the same and also fires the timers that expire within this many seconds.
     fn settle_for(&mut self, seconds: u64) {
         let end = self.now + Duration::from_secs(seconds);
         loop {
@@ -262,11 +266,11 @@ impl Pbx {
         }
     }
 
-    fn told(&self, call: CallKey) -> Vec<&Tell> {
+    fn tells_of(&self, call: CallKey) -> Vec<&Tell> {
         self.tells.iter().filter(|(c, _)| *c == call).map(|(_, tell)| tell).collect()
     }
 
-    /// No object of ours, no caller of ours without an owner.
+    /// Checks that none of our objects, no stuck caller and no state of a call are left.
     fn assert_clean(&self, seed: u64) {
         let ours: Vec<&String> =
             self.channels.keys().filter(|id| is_ours("trunkless-ai-", id)).collect();
@@ -280,31 +284,31 @@ impl Pbx {
 }
 
 #[test]
-fn a_whole_call() {
+fn a_complete_call() {
     let mut pbx = Pbx::new(1, 10);
     pbx.call("1.1");
     pbx.settle();
     let call = pbx.offered[0];
     let to = "127.0.0.1:10000".parse().expect("an address");
-    assert_eq!(pbx.told(call), [&Tell::Media(to)], "the AI is not there yet");
+    assert_eq!(pbx.tells_of(call), [&Tell::Media(to)], "the AI is not connected yet");
     pbx.feed(Input::Answer(call));
     pbx.settle();
-    assert_eq!(pbx.told(call).last(), Some(&&Tell::Connected));
+    assert_eq!(pbx.tells_of(call).last(), Some(&&Tell::Connected));
     assert_eq!(pbx.bridges.values().next().map(BTreeSet::len), Some(2));
     pbx.events.push_back(Event::Digit { channel: "1.1".into(), digit: '5' });
     pbx.hang_up("1.1");
     pbx.settle();
     let ended = Tell::Ended(Cause::CallerHangup);
-    assert_eq!(pbx.told(call)[2..], [&Tell::Digit('5'), &ended]);
+    assert_eq!(pbx.tells_of(call)[2..], [&Tell::Digit('5'), &ended]);
     pbx.assert_clean(1);
 }
 
-/// Hang-ups, ends of ours and refused commands at any moment of the set-up.
+/// The caller hangs up, the call is ended and commands fail at any moment of the set-up.
 #[test]
-fn any_order_of_events_and_answers_leaves_nothing() {
+fn any_order_of_events_and_responses_leaves_nothing_behind() {
     for seed in 0..3000 {
         let mut pbx = Pbx::new(seed, 10);
-        pbx.trouble = [0, 0, 20][seed as usize % 3];
+        pbx.failure_percent = [0, 0, 20][seed as usize % 3];
         pbx.call("1.1");
         pbx.call("1.2");
         let (hangup, answer, end) =
@@ -327,25 +331,25 @@ fn any_order_of_events_and_answers_leaves_nothing() {
             pbx.step();
         }
         pbx.settle();
-        // what is up is ended by its call
+        // end the calls that are still up
         for call in pbx.offered.clone() {
             pbx.feed(Input::End(call, After::HangUp));
         }
-        pbx.trouble = 0;
+        pbx.failure_percent = 0;
         pbx.settle_for(10);
         pbx.hang_up("1.2");
         pbx.settle();
         assert_eq!(pbx.finished, 2, "seed {seed}");
         pbx.assert_clean(seed);
         for call in pbx.offered.clone() {
-            let ends = pbx.told(call).iter().filter(|t| matches!(t, Tell::Ended(_))).count();
+            let ends = pbx.tells_of(call).iter().filter(|t| matches!(t, Tell::Ended(_))).count();
             assert!(ends <= 1, "seed {seed}: call {call} ended {ends} times");
         }
     }
 }
 
 #[test]
-fn calls_over_the_cap_go_on_in_the_dialplan() {
+fn calls_over_the_cap_continue_in_the_dialplan() {
     let mut pbx = Pbx::new(3, 2);
     for n in 0..20 {
         pbx.call(&format!("1.{n}"));
@@ -356,9 +360,10 @@ fn calls_over_the_cap_go_on_in_the_dialplan() {
     assert_eq!(media, 2);
 }
 
-/// After a crash: another process's calls are there, some callers have left meanwhile.
+/// After a crash, the earlier process's objects are still on the PBX. Some of its callers have left
+/// our application.
 #[test]
-fn orphans_are_sent_on_and_deleted_and_strangers_are_not() {
+fn orphans_are_removed_and_other_objects_are_kept() {
     let mut pbx = Pbx::new(4, 10);
     let before = "trunkless-ai-m-1794000000-00000000aa";
     for (id, here) in [("1.1", true), ("1.2", false), (before, true), ("em-9", false)] {
@@ -371,13 +376,13 @@ fn orphans_are_sent_on_and_deleted_and_strangers_are_not() {
     let begin = pbx.now;
     pbx.settle_for(1);
     assert!(pbx.now - begin < Duration::from_millis(500));
-    assert_eq!(pbx.channels.get("1.1"), Some(&false), "sent on, not hung up");
+    assert_eq!(pbx.channels.get("1.1"), Some(&false), "continues in the dialplan, not hung up");
     assert_eq!(pbx.channels.keys().collect::<Vec<_>>(), ["1.1", "1.2", "em-9"]);
     assert_eq!(pbx.bridges.keys().collect::<Vec<_>>(), ["foreign"]);
 }
 
 #[test]
-fn a_lost_socket_keeps_live_calls_and_releases_the_others() {
+fn after_a_lost_socket_live_calls_continue_and_ended_ones_are_cleaned_up() {
     let mut pbx = Pbx::new(5, 10);
     pbx.call("1.1");
     pbx.call("1.2");
@@ -396,7 +401,7 @@ fn a_lost_socket_keeps_live_calls_and_releases_the_others() {
 }
 
 #[test]
-fn lost_objects_are_made_anew_once() {
+fn a_lost_external_media_channel_is_replaced_once() {
     let mut pbx = Pbx::new(6, 10);
     pbx.call("1.1");
     pbx.settle();
@@ -407,19 +412,19 @@ fn lost_objects_are_made_anew_once() {
         let media = pbx.channels.keys().find(|id| is_ours("trunkless-ai-", id)).cloned();
         pbx.hang_up(&media.expect("external media"));
         pbx.settle();
-        let media = pbx.told(call).iter().filter(|t| matches!(t, Tell::Media(_))).count();
+        let media = pbx.tells_of(call).iter().filter(|t| matches!(t, Tell::Media(_))).count();
         assert_eq!(media, 2);
         if times == 0 {
             assert_eq!(pbx.bridges.values().next().map(BTreeSet::len), Some(2));
         }
     }
-    assert!(matches!(pbx.told(call).last(), Some(Tell::Ended(Cause::Failed(_)))));
-    assert_eq!(pbx.continued, 1, "the caller goes to a human");
+    assert!(matches!(pbx.tells_of(call).last(), Some(Tell::Ended(Cause::Failed(_)))));
+    assert_eq!(pbx.continued, 1, "the caller continues in the dialplan");
     pbx.assert_clean(6);
 }
 
 #[test]
-fn a_transfer_is_no_hangup() {
+fn a_transfer_is_not_a_hangup() {
     let mut pbx = Pbx::new(7, 10);
     pbx.call("1.1");
     pbx.settle();
@@ -427,14 +432,14 @@ fn a_transfer_is_no_hangup() {
     pbx.events.push_back(Event::StasisEnd { channel: "1.1".into() });
     pbx.settle();
     let call = pbx.offered[0];
-    assert_eq!(pbx.told(call).last(), Some(&&Tell::Ended(Cause::Transferred)));
+    assert_eq!(pbx.tells_of(call).last(), Some(&&Tell::Ended(Cause::Transferred)));
     assert!(pbx.channels.contains_key("1.1"), "never hung up by us");
     pbx.assert_clean(7);
 }
 
-/// Until it is known what a process before us has left, nobody is given a channel.
+/// No external media channel is created until the number left by an earlier process is known.
 #[test]
-fn the_cap_counts_what_is_left_of_a_process_before() {
+fn the_cap_includes_channels_left_by_an_earlier_process() {
     let mut pbx = Pbx::new(8, 2);
     pbx.feed(Input::Disconnected);
     for n in 0..2 {
@@ -443,16 +448,17 @@ fn the_cap_counts_what_is_left_of_a_process_before() {
     pbx.feed(Input::Connected([127, 0, 0, 1].into()));
     pbx.call("1.1");
     pbx.settle();
-    assert_eq!((pbx.offered.len(), pbx.continued), (0, 1), "no room");
+    assert_eq!((pbx.offered.len(), pbx.continued), (0, 1), "the cap is reached");
     pbx.settle_for(2);
     pbx.call("1.2");
     pbx.settle();
-    assert_eq!(pbx.offered.len(), 1, "the rest is deleted");
+    assert_eq!(pbx.offered.len(), 1, "the orphans are deleted");
 }
 
-/// Somebody else's callers are not sent on by a bridge that ends.
+/// On shutdown, remaining callers return to the dialplan. If another program took over the
+/// application, they are its callers and are left alone.
 #[test]
-fn at_the_end_who_is_left_goes_on_unless_the_application_is_taken() {
+fn on_close_remaining_callers_continue_unless_the_application_was_taken_over() {
     for taken in [false, true] {
         let mut pbx = Pbx::new(9, 2);
         if taken {
@@ -462,15 +468,14 @@ fn at_the_end_who_is_left_goes_on_unless_the_application_is_taken() {
         pbx.channels.insert("1.1".into(), true);
         pbx.feed(Input::Stop);
         pbx.feed(Input::Close);
-        assert!(pbx.app.is_closed() == taken, "one look at least");
+        assert!(pbx.app.is_closed() == taken, "at least one reading unless taken over");
         pbx.settle_for(1);
         assert!(pbx.app.is_closed());
         assert_eq!(pbx.channels.get("1.1"), Some(&taken));
     }
 }
 
-/// A restarted PBX has none of the calls, whatever its lists say; one that has come since is its
-/// own.
+/// A restarted PBX has none of the old calls. A call that arrived after the restart is kept.
 #[test]
 fn a_restart_ends_the_old_calls_only() {
     let mut pbx = Pbx::new(10, 5);
@@ -486,16 +491,16 @@ fn a_restart_ends_the_old_calls_only() {
     pbx.call("2.1");
     pbx.settle();
     let (old, new) = (pbx.offered[0], pbx.offered[1]);
-    assert_eq!(pbx.told(old).last(), Some(&&Tell::Ended(Cause::Restarted)));
-    assert!(!pbx.told(new).iter().any(|t| matches!(t, Tell::Ended(_))));
+    assert_eq!(pbx.tells_of(old).last(), Some(&&Tell::Ended(Cause::Restarted)));
+    assert!(!pbx.tells_of(new).iter().any(|t| matches!(t, Tell::Ended(_))));
     pbx.feed(Input::Answer(new));
     pbx.settle();
-    assert_eq!(pbx.told(new).last(), Some(&&Tell::Connected));
+    assert_eq!(pbx.tells_of(new).last(), Some(&&Tell::Connected));
 }
 
-/// VICIdial takes the caller away while we are about to let him go: he is not touched.
+/// VICIdial transfers the caller while our release is on its way: the caller is left alone.
 #[test]
-fn nobody_is_commanded_who_has_left() {
+fn a_caller_who_left_gets_no_commands() {
     for after in [After::HangUp, After::Continue("ai_hangup".into())] {
         let mut pbx = Pbx::new(11, 5);
         pbx.call("1.1");
@@ -503,7 +508,7 @@ fn nobody_is_commanded_who_has_left() {
         pbx.feed(Input::End(pbx.offered[0], after));
         pbx.channels.insert("1.1".into(), false);
         pbx.settle();
-        assert_eq!(pbx.channels.get("1.1"), Some(&false), "he is where he was taken");
+        assert_eq!(pbx.channels.get("1.1"), Some(&false), "still where VICIdial put the caller");
         assert_eq!(pbx.continued, 0);
     }
 }

@@ -1,16 +1,16 @@
-//! One call's objects on the PBX: an external media channel (its RTP), a mixing bridge, and the
-//! caller in it.
+//! One call's objects on the PBX: an external media channel for its RTP, and a mixing bridge that
+//! joins it with the caller's channel.
 //!
 //! ```text
 //! begin ──> externalMedia ──its StasisStart──┐
 //!      └──> bridge ──────────────────────────┴─> media joins ──┐
-//! wanted ──> caller answered ──────────────────────────────────┴─> caller joins: connected
-//! end, or the caller has left ──> caller sent on or hung up ──> media and bridge deleted: finished
+//! answer ──> caller answered ──────────────────────────────────┴─> caller joins: connected
+//! end, or caller left ──> caller continues or is hung up ──> media and bridge deleted: finished
 //! ```
 //!
-//! Both objects are created at once, with ids that we choose, because their events may arrive
-//! before the responses. [`Bridging::step`] compares what is there with what is wanted and requests
-//! the difference, at the end of a call too. At most two requests are in flight.
+//! Both objects are created at the same time, with ids that we choose, because their events may
+//! arrive before the responses. [`Bridging::step`] compares what exists with what is wanted and
+//! requests the difference, during teardown too. At most two requests are in flight.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod setup;
@@ -23,9 +23,10 @@ use std::time::{Duration, Instant};
 use crate::ari::bridging::words::{Action, After, Cause, Names, Step, Tell};
 use crate::ari::request::{Outcome, RestRequest};
 
-/// How long making the objects may take, and then connecting the caller.
+/// Time limit for creating the objects, and again for connecting the caller.
 const SETUP: Duration = Duration::from_secs(5);
 
+/// State of the external media channel or of the bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Piece {
     Absent,
@@ -34,6 +35,7 @@ enum Piece {
     Deleting,
 }
 
+/// A channel's membership in the bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Join {
     Out,
@@ -41,45 +43,61 @@ enum Join {
     In,
 }
 
+/// The caller's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Caller {
+    /// Not to be connected yet.
     Waiting,
+    /// To be answered once the objects exist.
     AnswerWanted,
+    /// The answer request is in flight.
     Answering,
     Answered,
+    /// Being hung up or returned to the dialplan.
     Releasing,
-    /// Not in our application any more: never touched again.
+    /// No longer in our application: no more requests for it.
     Left,
 }
 
+/// The state of one call's objects.
 #[derive(Debug)]
 pub struct Bridging {
-    /// The caller's channel.
+    /// The caller's channel id.
     pub channel: String,
-    /// Part of our objects' ids.
+    /// Unique part of the ids of our channel and bridge.
     id: String,
-    /// How often something was lost and made anew.
+    /// Number of times an object was lost and replaced. Outcomes of requests that built for an
+    /// older generation are ignored.
     generation: u8,
+    /// True once a lost external media channel has been deleted; its replacement has another id.
     media_again: bool,
+    /// True once a lost bridge has been deleted; its replacement has another id.
     bridge_again: bool,
+    /// True if the caller was already answered on entering the application.
     up: bool,
     caller: Caller,
+    /// True once the PBX has reported a hangup: a caller who then leaves was not transferred.
     hangup_seen: bool,
     caller_joined: Join,
-    /// Ours, where the PBX sends RTP; none before [`Bridging::begin`].
+    /// Our address, to which the PBX sends RTP; `None` before [`Bridging::begin`].
     host: Option<SocketAddr>,
     media: Piece,
+    /// When the response to the external media channel's creation arrived.
     media_made: Option<Instant>,
+    /// True once the external media channel's StasisStart has arrived; only then can it join.
     media_started: bool,
     media_joined: Join,
     bridge: Piece,
+    /// When the response to the bridge's creation arrived.
     bridge_made: Option<Instant>,
+    /// How the caller is released; set when the call ends.
     after: Option<After>,
+    /// When set-up times out; `None` while no limit applies.
     deadline: Option<Instant>,
 }
 
 impl Bridging {
-    /// `id`: unique, fit for a URL. `up`: the caller is answered already.
+    /// `id` is unique and safe in a URL. `up`: the caller has already been answered.
     pub fn new(channel: String, id: String, up: bool) -> Bridging {
         Bridging {
             channel,
@@ -120,16 +138,17 @@ impl Bridging {
         self.generation
     }
 
-    /// Whether a list that was asked for at `time` must have it.
+    /// True if a list requested at `time` must contain the external media channel.
     pub fn has_media_since(&self, time: Instant) -> bool {
         self.media == Piece::Made && self.media_made.is_some_and(|made| made < time)
     }
 
+    /// True if a list requested at `time` must contain the bridge.
     pub fn has_bridge_since(&self, time: Instant) -> bool {
         self.bridge == Piece::Made && self.bridge_made.is_some_and(|made| made < time)
     }
 
-    /// Ringing may be told.
+    /// True if ringing may still be indicated to the caller.
     pub fn is_waiting(&self) -> bool {
         self.caller == Caller::Waiting && !self.up
     }
@@ -142,7 +161,7 @@ impl Bridging {
         self.caller != Caller::Left
     }
 
-    /// Whether an external media channel is there or may be.
+    /// True if the external media channel exists, may exist, or may still be created.
     pub fn holds_media(&self) -> bool {
         self.media != Piece::Absent || !self.is_ending()
     }
@@ -163,7 +182,7 @@ impl Bridging {
     pub fn on_timeout(&mut self, now: Instant, names: &Names) -> Vec<Action> {
         match self.next_timeout().is_some_and(|at| at <= now) {
             true if !self.is_ending() => {
-                self.fail("the set-up has taken too long".to_owned(), names)
+                self.fail("call set-up on the PBX timed out".to_owned(), names)
             }
             _ => Vec::new(),
         }
@@ -173,13 +192,13 @@ impl Bridging {
         self.hangup_seen = true;
     }
 
-    /// The caller's channel has left our application.
+    /// Handles the caller's channel leaving our application.
     pub fn on_caller_left(&mut self, names: &Names) -> Vec<Action> {
         let cause = if self.hangup_seen { Cause::CallerHangup } else { Cause::Transferred };
         self.leave(cause, names)
     }
 
-    /// The same, found out otherwise.
+    /// Handles the caller's departure for a given cause, for example one found in the PBX's lists.
     pub fn leave(&mut self, cause: Cause, names: &Names) -> Vec<Action> {
         if self.caller == Caller::Left {
             return Vec::new();
@@ -193,7 +212,7 @@ impl Bridging {
         actions
     }
 
-    /// The PBX has started anew: nothing of the call is there any more.
+    /// Handles a restart of the PBX: none of the call's objects exist any more.
     pub fn on_restart(&mut self, names: &Names) -> Vec<Action> {
         for piece in [&mut self.media, &mut self.bridge] {
             if *piece == Piece::Made {
@@ -203,29 +222,30 @@ impl Bridging {
         self.leave(Cause::Restarted, names)
     }
 
-    /// Somebody has removed the external media channel: it is made anew, once.
+    /// Replaces an external media channel that was removed. This is done once per call.
     pub fn on_media_lost(&mut self, now: Instant, names: &Names) -> Vec<Action> {
         if self.media != Piece::Made || self.is_ending() {
-            return Vec::new(); // our own DELETE, or one that is not made yet
+            return Vec::new(); // deleted by us, or not created yet
         }
         if self.media_again {
-            return self.fail("the external media channel is gone".to_owned(), names);
+            return self.fail("external media channel lost twice".to_owned(), names);
         }
         self.generation += 1;
         self.deadline = Some(now + SETUP);
         (self.media_started, self.media_joined) = (false, Join::Out);
-        // what is left of it goes first: two would take twice the PBX's ports
+        // delete it first, in case it still exists: two would hold twice the PBX's RTP ports
         self.media = Piece::Deleting;
         let channel = self.media_id(names);
         vec![Action::Send(Step::DropMedia, RestRequest::HangUp { channel })]
     }
 
+    /// Replaces a bridge that was removed. This is done once per call.
     pub fn on_bridge_lost(&mut self, now: Instant, names: &Names) -> Vec<Action> {
         if self.bridge != Piece::Made || self.is_ending() {
             return Vec::new();
         }
         if self.bridge_again {
-            return self.fail("the bridge is gone".to_owned(), names);
+            return self.fail("bridge lost twice".to_owned(), names);
         }
         self.generation += 1;
         self.deadline = Some(now + SETUP);
@@ -235,6 +255,7 @@ impl Bridging {
         vec![Action::Send(Step::DropBridge, RestRequest::DeleteBridge { id })]
     }
 
+    /// Ends the call with an error; the caller returns to the dialplan.
     pub(super) fn fail(&mut self, why: String, names: &Names) -> Vec<Action> {
         self.after = Some(After::Continue("pbx_error".to_owned()));
         let mut actions = vec![Action::Tell(Tell::Ended(Cause::Failed(why)))];
@@ -253,7 +274,7 @@ impl Bridging {
         let mut actions = Vec::new();
         match step {
             Step::Media => {
-                // one that may have been made is deleted like one that was
+                // if it may exist, treat it as created, so that it gets deleted
                 self.media = if outcome.is_undone() { Piece::Absent } else { Piece::Made };
                 self.media_made = Some(now);
                 match outcome.media_address(names.pbx) {
@@ -268,7 +289,7 @@ impl Bridging {
             }
             Step::JoinMedia if good => {
                 self.media_joined = Join::In;
-                // while the AI is awaited, the time is the call's affair
+                // until the call asks for an answer, the call's own time limits apply
                 if self.caller == Caller::Waiting || self.caller_joined == Join::In {
                     self.deadline = None;
                 }
@@ -290,7 +311,7 @@ impl Bridging {
         actions
     }
 
-    /// Asks for what is missing.
+    /// Requests the next steps of set-up or teardown.
     pub(super) fn step(&mut self, names: &Names) -> Vec<Action> {
         let mut actions = Vec::new();
         match self.is_ending() {

@@ -1,4 +1,4 @@
-//! Building a call on the PBX: the external media channel, the bridge, and the caller in it.
+//! Sets up a call on the PBX: the external media channel, the bridge, and the caller in it.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::SocketAddr;
@@ -9,14 +9,14 @@ use crate::ari::bridging::{Bridging, Caller, Join, Piece, SETUP};
 use crate::ari::request::{Outcome, RestRequest};
 
 impl Bridging {
-    /// Makes the objects. `host`: where our RTP socket is.
+    /// Creates the objects. `host` is the address of our RTP socket.
     pub fn begin(&mut self, now: Instant, host: SocketAddr, names: &Names) -> Vec<Action> {
         self.host = Some(host);
         self.deadline = Some(now + SETUP);
         self.step(names)
     }
 
-    /// The call wants its caller answered and connected.
+    /// Answers and connects the caller.
     pub fn answer(&mut self, now: Instant, names: &Names) -> Vec<Action> {
         if self.caller == Caller::Waiting {
             self.caller = Caller::AnswerWanted;
@@ -40,29 +40,30 @@ impl Bridging {
         }
     }
 
+    /// Handles the failure of a step that the call needs.
     pub(super) fn refused(&mut self, step: Step, outcome: &Outcome, names: &Names) -> Vec<Action> {
         if self.is_ending() {
             return self.step(names);
         }
         let gone = match (step, outcome.status()) {
-            // no such channel: it has been hung up, and the event is on its way
+            // no such channel: the caller hung up, and the event is on its way
             (Step::JoinCaller, Some(400)) | (Step::Answer, Some(404)) => {
                 self.hangup_seen = true;
                 true
             }
-            // not in our application: the event tells why
+            // not in our application: the event will give the cause
             (Step::JoinCaller, Some(422)) | (Step::Answer, Some(409)) => return Vec::new(),
             _ => false,
         };
         if gone {
-            // should we be mistaken, the caller is found by the next look
+            // if the channel exists after all, the sweep finds it
             let mut actions = vec![Action::Sweep];
             actions.extend(self.on_caller_left(names));
             return actions;
         }
         let what = match step {
             Step::Media => "externalMedia",
-            Step::Bridge => "the bridge",
+            Step::Bridge => "create bridge",
             Step::Answer => "answer",
             _ => "addChannel",
         };
@@ -88,7 +89,7 @@ impl Bridging {
             let request = RestRequest::AddChannel { bridge: bridge_id.clone(), channel: media_id };
             send(Step::JoinMedia, request);
         }
-        // two requests at a time: the caller's turn comes when the objects are made
+        // at most two requests in flight: answer when the objects exist
         if self.caller == Caller::AnswerWanted && self.up {
             self.caller = Caller::Answered;
         }

@@ -1,4 +1,4 @@
-//! Taking a call down on the PBX: the caller first, then the media channel and the bridge.
+//! Tears down a call on the PBX: the caller first, then the external media channel and the bridge.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::ari::bridging::words::{Action, After, Names, REASON, Step};
@@ -20,13 +20,13 @@ impl Bridging {
                 let channel = self.channel.clone();
                 actions.push(Action::Send(Step::Release, RestRequest::Continue { channel }));
             }
-            // still ours, but in no state to go on: never answered
+            // still in our application, but it cannot continue because it was never answered
             Step::Release if status == Some(412) && self.caller == Caller::Releasing => {
                 let channel = self.channel.clone();
                 actions.push(Action::Send(Step::Release, RestRequest::HangUp { channel }));
             }
             Step::Release => {
-                // 404, 409: it had left before
+                // 404, 409: the caller had already left
                 if !good && !matches!(status, Some(404 | 409)) {
                     actions.push(Action::Sweep);
                 }
@@ -50,7 +50,8 @@ impl Bridging {
         }
     }
 
-    /// A caller who has been taken elsewhere is not hung up, even if we have not heard of it yet.
+    /// Hangs up the caller only if still in our application. A transferred caller is left alone,
+    /// even if the event has not arrived yet.
     pub(super) fn on_look(&mut self, outcome: &Outcome, names: &Names, actions: &mut Vec<Action>) {
         if self.caller != Caller::Releasing {
             return;
@@ -69,7 +70,7 @@ impl Bridging {
         }
     }
 
-    /// The caller first: without its bridge it would be up in silence.
+    /// Releases the caller first: with the bridge gone, the caller would hear silence.
     pub(super) fn tear_down(&mut self, names: &Names, actions: &mut Vec<Action>) {
         let channel = self.channel.clone();
         match (&self.after, self.caller) {

@@ -5,51 +5,54 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::ari::request::RestRequest;
 
-/// The variable that tells the dialplan why a caller comes back.
+/// The channel variable that gives the dialplan the reason why a caller returns.
 pub const REASON: &str = "TRUNKLESS_REASON";
 
-/// What becomes of the caller.
+/// How the caller leaves our application at the end of the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum After {
     HangUp,
-    /// On in the dialplan; the word is for [`REASON`].
+    /// Continue in the dialplan; the text is the value of [`REASON`].
     Continue(String),
 }
 
-/// What the call is told.
+/// A notification to the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tell {
-    /// The PBX takes RTP here from now on.
+    /// The PBX now accepts RTP at this address.
     Media(SocketAddr),
-    /// Caller and media are in the bridge.
+    /// The caller and the external media channel are in the bridge.
     Connected,
     Digit(char),
     Hold(bool),
     Ended(Cause),
-    /// The PBX is out of reach; it is back.
+    /// The events socket was lost.
     Lost,
+    /// The PBX is reachable again and still has the caller in our application.
     Back,
 }
 
+/// The reason why the PBX's side of a call ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
     CallerHangup,
-    /// The PBX has taken the caller elsewhere.
+    /// The PBX moved the caller out of our application.
     Transferred,
-    /// A command was refused or came to nothing.
+    /// Set-up timed out, a request failed, or an object was lost twice.
     Failed(String),
-    /// The PBX has started anew.
+    /// The PBX restarted.
     Restarted,
 }
 
 impl Step {
-    /// Makes something; after a loss the answers of the first generation mean nothing.
+    /// True for steps that build the call. After a loss, their outcomes from an earlier generation
+    /// are ignored.
     pub fn builds(self) -> bool {
         matches!(self, Step::Media | Step::Bridge | Step::JoinMedia | Step::JoinCaller)
     }
 }
 
-/// Which request an outcome belongs to.
+/// The request that an outcome belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Media,
@@ -57,13 +60,15 @@ pub enum Step {
     JoinMedia,
     Answer,
     JoinCaller,
-    /// Is the caller still with us?
+    /// Checks that the caller is still in our application, before a hangup.
     Look,
+    /// Sets [`REASON`].
     Reason,
+    /// Hangs up the caller or continues in the dialplan.
     Release,
     DropMedia,
     DropBridge,
-    /// Whatever comes of it.
+    /// A request whose outcome does not matter.
     Extra,
 }
 
@@ -71,17 +76,17 @@ pub enum Step {
 pub enum Action {
     Send(Step, RestRequest),
     Tell(Tell),
-    /// Something may be left on the PBX that we could not remove: look soon.
+    /// An object that we could not remove may be left on the PBX: sweep soon.
     Sweep,
-    /// The same, and it holds RTP ports of the PBX.
+    /// The same for an external media channel, which holds RTP ports of the PBX.
     MediaLeft,
 }
 
-/// What does not change from call to call.
+/// Values that are the same for all calls.
 #[derive(Debug, Clone)]
 pub struct Names {
     pub app: String,
-    /// What our objects' ids begin with.
+    /// Prefix of the ids of our channels and bridges.
     pub prefix: String,
     pub format: &'static str,
     /// The PBX's address.

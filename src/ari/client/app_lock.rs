@@ -1,14 +1,15 @@
-//! One trunkless per Stasis application: two on one host would take it from each other, and the
-//! second would send the first one's callers away as orphans. Owns a socket.
+//! A lock that allows one trunkless per Stasis application and host. Two would take the application
+//! from each other, and the second would release the first one's callers as orphans. Owns a socket.
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-/// Below Linux's limit for a socket name (108 bytes).
+/// Longest socket name; Linux's limit is 108 bytes.
 const MAX_NAME: usize = 100;
 
-/// Held while this process owns the application. The name is in Linux's abstract socket namespace:
-/// it is local to the network namespace, leaves no file, and is free as soon as the process dies.
+/// Held while this process owns the application. The lock is a name in Linux's abstract socket
+/// namespace: it is local to the network namespace, leaves no file, and is released when the
+/// process dies.
 #[derive(Debug)]
 pub struct AppLock {
     _listener: UnixListener,
@@ -34,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time() {
+    fn one_holder_at_a_time() {
         let app = format!("claim{}", std::process::id());
         let first = AppLock::take("http://127.0.0.1:8088", &app);
         assert!(first.is_some());

@@ -1,4 +1,4 @@
-//! The events WebSocket: opening it, keeping it alive. Owns I/O.
+//! The events WebSocket: opens it and keeps it alive. Owns I/O.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,59 +20,58 @@ use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::request::{Outcome, RestRequest, encoded};
 
-/// Between two pings; Asterisk sends none.
-const PING: Duration = Duration::from_secs(5);
-/// Nothing has come for so long: dead.
-const DEAD: Duration = Duration::from_secs(10);
-/// One try to open it.
-const LIMIT: Duration = Duration::from_secs(3);
-/// A socket that is lost sooner counts as one that could not be opened.
-const LIVED: Duration = Duration::from_secs(5);
-/// What the PBX gets to say goodbye.
-const FAREWELL: Duration = Duration::from_millis(500);
-/// The largest event that is read.
+/// Interval of our pings; Asterisk sends none.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// After this long without any message the socket is considered dead.
+const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+/// Time limit for each step of opening the socket.
+const OPEN_LIMIT: Duration = Duration::from_secs(3);
+/// A socket lost sooner than this counts as a failed attempt to open one.
+const MIN_LIFETIME: Duration = Duration::from_secs(5);
+/// Time limit for closing the socket.
+const CLOSE_LIMIT: Duration = Duration::from_millis(500);
+/// Largest event that is accepted.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
-/// The longest pause between two tries while the PBX is away.
+/// Longest pause between two attempts while the PBX is unreachable.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
-/// After a refusal that will stay one until somebody changes something.
+/// Pause after a refusal that lasts until a configuration changes.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Why events cannot be had.
+/// The reason why the events socket cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
     #[error("{0}")]
     Away(String),
     #[error(
-        "the PBX refuses user \"{0}\" or its password (401): compare [pbx.NAME.ari] with ari.conf"
+        "the PBX refused user \"{0}\" or its password (401): compare [pbx.NAME.ari] with ari.conf"
     )]
     Password(String),
-    #[error("user \"{0}\" may not change anything (403): set read_only = no in ari.conf")]
+    #[error("user \"{0}\" has no write permission (403): set read_only = no in ari.conf")]
     ReadOnly(String),
     #[error(
-        "another trunkless on this host serves application \"{0}\" of this PBX: waiting for its \
-         end; give each its own [pbx.NAME.ari] app"
+        "another trunkless on this host serves application \"{0}\" of this PBX: waiting until it \
+         exits; to run both, give each its own [pbx.NAME.ari] app"
     )]
     Held(String),
-    #[error("there is no ARI at {0} (404): is res_ari loaded, and enabled in ari.conf?")]
+    #[error("no ARI at {0} (404): check that res_ari is loaded and enabled in ari.conf")]
     NotThere(String),
 }
 
 impl LinkError {
-    /// For whoever asks over HTTP: without names and addresses.
+    /// The reason as reported over HTTP, without names and addresses.
     pub fn word(&self) -> &'static str {
         match self {
-            LinkError::Away(_) => "ARI is out of reach",
-            LinkError::Password(_) => "ARI refuses user or password",
-            LinkError::ReadOnly(_) => "the ARI user may only read",
-            LinkError::NotThere(_) => "there is no ARI",
-            LinkError::Held(_) => "another trunkless has the application",
+            LinkError::Away(_) => "ARI unreachable",
+            LinkError::Password(_) => "ARI user or password refused",
+            LinkError::ReadOnly(_) => "ARI user has no write permission",
+            LinkError::NotThere(_) => "no ARI at this URL",
+            LinkError::Held(_) => "application in use by another trunkless",
         }
     }
 
-    /// How long to wait before try number `tries` (the first after a loss is 0); `random` spreads
-    /// it.
+    /// Pause before attempt number `tries` (the first after a loss is 0), spread by `random`.
     pub fn pause(error: Option<&LinkError>, tries: u32, random: u8) -> Duration {
         match error {
             Some(LinkError::Password(_) | LinkError::ReadOnly(_)) => REFUSED_PAUSE,
@@ -88,15 +87,16 @@ impl LinkError {
 /// An open socket.
 pub struct Link {
     socket: Socket,
+    /// When the last message arrived.
     heard: Instant,
     next_ping: Instant,
     opened: Instant,
-    /// The PBX's address.
+    /// Address of the PBX.
     pub pbx: IpAddr,
 }
 
-/// Finds, checks and opens. `probe`: see that commands are allowed before any caller depends on it,
-/// by a bridge of this id.
+/// Resolves the PBX's address and opens its events socket. With `probe`, first creates and deletes
+/// a bridge with this id, to check that commands are allowed before any caller depends on it.
 pub fn open(
     target: Target,
     rest: Rest,
@@ -105,32 +105,34 @@ pub fn open(
 ) -> BoxFuture<'static, Result<Box<Link>, LinkError>> {
     async move {
         let away = |why: String| LinkError::Away(why);
-        let found = timeout(LIMIT, lookup_host((target.host.as_str(), target.port))).await;
-        let found = found.map_err(|_| away(format!("{}: no answer of the DNS", target.host)))?;
+        let found = timeout(OPEN_LIMIT, lookup_host((target.host.as_str(), target.port))).await;
+        let found = found.map_err(|_| away(format!("{}: DNS lookup timed out", target.host)))?;
         let found = found.map_err(|e| away(format!("{}: {e}", target.host)))?;
         let addresses: Vec<SocketAddr> = found.collect();
         if let Some(id) = probe {
             check(&target, &rest, id).await?;
         }
         let attempt = socket(&target, &addresses, &app);
-        let timed_out = || away(format!("no answer within {LIMIT:?}"));
-        let (socket, pbx) = timeout(LIMIT, attempt).await.map_err(|_| timed_out())??;
+        let timed_out = || away(format!("no answer within {OPEN_LIMIT:?}"));
+        let (socket, pbx) = timeout(OPEN_LIMIT, attempt).await.map_err(|_| timed_out())??;
         let now = Instant::now();
-        Ok(Box::new(Link { socket, heard: now, next_ping: now + PING, opened: now, pbx }))
+        Ok(Box::new(Link { socket, heard: now, next_ping: now + PING_INTERVAL, opened: now, pbx }))
     }
     .boxed()
 }
 
+/// The error for an HTTP status other than success.
 fn refusal(target: &Target, status: u16) -> LinkError {
     match status {
         401 => LinkError::Password(target.username.clone()),
         403 => LinkError::ReadOnly(target.username.clone()),
         404 => LinkError::NotThere(target.base.clone()),
-        other => LinkError::Away(format!("{} answers {other}", target.base)),
+        other => LinkError::Away(format!("{} answered {other}", target.base)),
     }
 }
 
-/// A bridge is made and deleted: a user that may only read would be noticed by the first caller.
+/// Creates and deletes a bridge. Without this check, the first caller would be the one to find that
+/// the user has no write permission.
 async fn check(target: &Target, rest: &Rest, id: String) -> Result<(), LinkError> {
     for request in [RestRequest::CreateBridge { id: id.clone() }, RestRequest::DeleteBridge { id }]
     {
@@ -152,7 +154,7 @@ async fn socket(
     app: &str,
 ) -> Result<(Socket, IpAddr), LinkError> {
     let away = |why: String| LinkError::Away(why);
-    let mut stream = Err(away("no address".to_owned()));
+    let mut stream = Err(away("no address in the DNS".to_owned()));
     for address in addresses {
         match TcpStream::connect(address).await {
             Ok(open) => {
@@ -163,7 +165,7 @@ async fn socket(
         }
     }
     let (stream, pbx) = stream?;
-    // a socket without the option works too
+    // the socket works without this option too
     let _ = stream.set_nodelay(true);
     let url = format!(
         "{}/ari/events?app={}&subscribeAll=false",
@@ -193,10 +195,10 @@ async fn socket(
 }
 
 impl Link {
-    /// The next event's text. Cancel-safe.
+    /// Returns the next event's text. Cancel-safe.
     ///
     /// # Errors
-    /// Why the socket is of no use any more.
+    /// Returns the reason why the socket is no longer usable.
     pub async fn next(&mut self) -> Result<String, String> {
         loop {
             let message = self.socket.next().await;
@@ -204,40 +206,44 @@ impl Link {
             match message {
                 Some(Ok(Message::Text(text))) => return Ok(text.as_str().to_owned()),
                 Some(Ok(Message::Close(_))) => return Err("closed by the PBX".to_owned()),
-                Some(Ok(_)) => {} // pings are answered by the library; binary is nothing of ARI's
+                // the library answers pings; ARI sends no binary messages
+                Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.to_string()),
                 None => return Err("closed".to_owned()),
             }
         }
     }
 
-    /// In good order, to the end: after it the dialplan does not find our application any more.
+    /// Closes the socket cleanly and waits until the PBX has closed it too. After that, the
+    /// dialplan no longer finds our application.
     pub async fn close(mut self: Box<Self>) {
         let whole = async {
             let _ = self.socket.close(None).await;
             while let Some(Ok(_)) = self.socket.next().await {}
         };
-        let _ = timeout(FAREWELL, whole).await;
+        let _ = timeout(CLOSE_LIMIT, whole).await;
     }
 
-    /// One that has lived so long is opened again at once.
+    /// True if the socket was open long enough that a lost one is reopened at once.
     pub fn has_lived(&self) -> bool {
-        self.opened.elapsed() >= LIVED
+        self.opened.elapsed() >= MIN_LIFETIME
     }
 
     pub fn next_timeout(&self) -> Instant {
-        self.next_ping.min(self.heard + DEAD)
+        self.next_ping.min(self.heard + SILENCE_LIMIT)
     }
 
+    /// Sends a ping if one is due.
+    ///
     /// # Errors
-    /// When nothing has come for too long.
+    /// Returns an error if no message has arrived for too long.
     pub fn on_timeout(&mut self, now: Instant) -> Result<(), String> {
-        if now >= self.heard + DEAD {
-            return Err(format!("nothing has come for {DEAD:?}"));
+        if now >= self.heard + SILENCE_LIMIT {
+            return Err(format!("nothing received for {SILENCE_LIMIT:?}"));
         }
         if now >= self.next_ping {
-            self.next_ping = now + PING;
-            // a few bytes: what the kernel does not take at once goes out with the next
+            self.next_ping = now + PING_INTERVAL;
+            // only a few bytes: what the kernel does not accept now is sent with the next ping
             let _ = self.socket.send(Message::Ping(Vec::new().into())).now_or_never();
         }
         Ok(())
@@ -249,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn at_once_then_twice_a_second_and_a_refusal_later() {
+    fn retries_start_at_once_and_are_rare_after_a_refusal() {
         let pause = |error: Option<&LinkError>, tries| LinkError::pause(error, tries, 255);
         assert_eq!(pause(None, 0), Duration::ZERO);
         let away = LinkError::Away("x".into());

@@ -1,7 +1,7 @@
-//! ARI as a source of calls: one task a PBX owns the events socket, the REST client and our
-//! [`Application`]; it turns its words into [`Offer`]s and signals, and the calls' requests into
-//! commands. It waits for no request, so that events are read at once: Asterisk cuts off a reader
-//! that is slow. Owns I/O.
+//! ARI as a source of calls. One task per PBX owns the events socket, the REST client and our
+//! [`Application`]. It turns the application's outputs into [`Offer`]s, signals and REST requests,
+//! and feeds the calls' requests to it. It never waits for a REST response, so that events are read
+//! at once: Asterisk disconnects a slow reader. Owns I/O.
 
 mod app_lock;
 mod link;
@@ -39,7 +39,7 @@ use crate::media::g711::Law;
 use crate::media::receiver::Format;
 use crate::telemetry::{PbxStatus, Throttle};
 
-/// Outcomes that wait for the task; their senders wait in turn.
+/// Outcomes queued for the task; when the queue is full, their senders wait.
 const OUTCOMES: usize = 256;
 /// Minimum time between log lines about events that can come in floods.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -52,9 +52,9 @@ pub struct AriPbx {
     pub app: String,
     pub law: Law,
     pub max_media: Option<usize>,
-    /// Default: where Asterisk has it.
+    /// Default: Asterisk's usual path.
     pub rtp_conf: Option<PathBuf>,
-    /// Our address as the PBX sees it; default: the route's.
+    /// Our address as the PBX sees it. Default: our local address on the route to the PBX.
     pub advertised: Option<IpAddr>,
     pub variables: Vec<String>,
 }
@@ -66,11 +66,12 @@ pub struct AriConfig {
     pub status: Arc<PbxStatus>,
 }
 
+/// A message to the task, from a call, an [`AriHandle`] or the closing of the socket.
 enum Internal {
     Request(CallKey, SourceRequest),
-    /// No more calls.
+    /// Take no more calls.
     Stop,
-    /// Close, and tell when nothing of ours is left.
+    /// Close the events socket, and report when none of our objects are left on the PBX.
     Close(oneshot::Sender<()>),
     /// The events socket is closed.
     Closed,
@@ -84,13 +85,13 @@ pub struct AriHandle {
 }
 
 impl AriHandle {
-    /// New callers go on in the dialplan from now on.
+    /// Takes no more calls: new callers continue in the dialplan.
     pub async fn stop(&self) {
         let _ = self.internal.send(Internal::Stop).await;
     }
 
-    /// The dialplan does not find us any more; returns when nothing of our calls is left on the
-    /// PBX.
+    /// Closes the events socket, so that the dialplan no longer finds our application. Returns when
+    /// none of our calls' objects are left on the PBX.
     pub async fn close(&self) {
         let (done, wait) = oneshot::channel();
         if self.internal.send(Internal::Close(done)).await.is_ok() {
@@ -98,7 +99,7 @@ impl AriHandle {
         }
     }
 
-    /// Returns when the application belongs to another client and our last call has ended.
+    /// Returns when another client took over the application and our last call is over.
     pub async fn replaced(mut self) {
         if self.ended.wait_for(|ended| *ended).await.is_err() {
             std::future::pending::<()>().await;
@@ -106,68 +107,89 @@ impl AriHandle {
     }
 }
 
+/// The task's view of one call.
 struct CallLink {
     signals: mpsc::Sender<Signal>,
+    /// `None` until the external media channel exists.
     remote: Option<RemoteMedia>,
+    /// True while the caller's channel is on hold.
     held: bool,
-    /// For the log.
+    /// The call's id, for the log.
     id: String,
 }
 
-/// What there is of the events socket.
+/// The state of the events socket.
 enum Socket {
+    /// Pausing until the next attempt to open it.
     Waiting(Instant),
     Opening(BoxFuture<'static, Result<Box<Link>, LinkError>>),
     Open(Box<Link>),
-    /// The application is another client's, or we have closed it for good.
-    Given,
+    /// Closed for good: by us, or because another client took over the application.
+    Closed,
 }
 
+/// The next step of the events socket.
 enum Wake {
+    /// An event's text, or the reason why the socket was lost.
     Text(Result<String, String>),
     Opened(Result<Box<Link>, LinkError>),
+    /// The pause before an attempt is over.
     Due,
 }
 
+/// The task of one PBX.
 pub struct Source {
     config: AriConfig,
+    /// The PBX's name in the configuration.
     name: Arc<str>,
     admission: Admission,
     application: Application,
     rest: Rest,
+    /// Generates the ids of probe bridges.
     ids: Ids,
     rtp_capacity: RtpCapacity,
+    /// The cap on external media channels.
     max_media: usize,
     socket: Socket,
-    /// None until the application is ours.
+    /// `None` until we hold the lock; `Some(None)` where locks are unavailable.
     app_lock: Option<Option<AppLock>>,
-    /// Commands were allowed when we last looked.
+    /// True if the last probe succeeded and no command was refused since.
     probed: bool,
+    /// Number of probes; makes the ids of probe bridges unique.
     probes: u64,
+    /// Failed attempts to open the events socket in a row.
     tries: u32,
+    /// The last failure to open it; `None` once it is open.
     last_error: Option<LinkError>,
+    /// The PBX's address on the last connection.
     pbx_ip: IpAddr,
+    /// Calls that were offered.
     calls: HashMap<CallKey, CallLink>,
     internal: mpsc::Receiver<Internal>,
+    /// Cloned for the calls and for the closing of the socket.
     internal_tx: mpsc::Sender<Internal>,
+    /// Outcomes of REST requests.
     outcomes: mpsc::Receiver<(RequestId, Outcome)>,
+    /// Cloned for each REST request.
     outcomes_tx: mpsc::Sender<(RequestId, Outcome)>,
+    /// Completes [`AriHandle::close`].
     closing: Option<oneshot::Sender<()>>,
+    /// Set to true to complete [`AriHandle::replaced`].
     ended: watch::Sender<bool>,
     /// Limits the log line about unreadable events.
     unreadable_log: Throttle,
 }
 
 impl Source {
-    /// [`Source::run`] does the rest.
+    /// Creates the source; [`Source::run`] serves it.
     ///
     /// # Errors
-    /// When the HTTP client cannot be set up.
+    /// Returns an error if random bytes are unavailable or the HTTP client cannot be set up.
     pub fn new(config: AriConfig) -> anyhow::Result<(Source, AriHandle)> {
         let pbx = &config.pbx;
         let name: Arc<str> = pbx.name.as_str().into();
         let mut seed = [0u8; 8];
-        getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("no random numbers: {e}"))?;
+        getrandom::fill(&mut seed).map_err(|e| anyhow::anyhow!("cannot get random bytes: {e}"))?;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ids = Ids { seconds: unix.as_secs(), seed: u64::from_be_bytes(seed) };
         let (rtp_capacity, max_media) =
@@ -212,7 +234,7 @@ impl Source {
         Ok((source, handle))
     }
 
-    /// Serves for ever; dropping the future closes the connections.
+    /// Serves forever; dropping the future closes the connections.
     pub async fn run(mut self) {
         loop {
             let now = Instant::now();
@@ -245,7 +267,7 @@ impl Source {
                 if self.app_lock.is_none() {
                     return self.on_refused(LinkError::Held(pbx.app.clone()));
                 }
-                // a PBX that has stopped to obey is looked at again before callers come
+                // after a refused command, check that commands work before taking callers again
                 let probe = (!self.probed).then(|| {
                     self.probes += 1;
                     format!("{}b-{}", prefix(&self.config.pbx.app), self.ids.id(self.probes << 32))
@@ -271,13 +293,13 @@ impl Source {
     }
 
     fn on_refused(&mut self, error: LinkError) {
-        // told once, however often it is tried
+        // the same error is logged once, however often the attempt fails
         if self.last_error.as_ref() != Some(&error) {
             let retry = LinkError::pause(Some(&error), 9, 0).as_secs();
             let pbx = &*self.name;
             match retry {
-                0 => warn!(pbx, "ARI cannot be used: {error}; trying again and again"),
-                _ => warn!(pbx, retry_s = retry, "ARI cannot be used: {error}"),
+                0 => warn!(pbx, "ARI unavailable: {error}; retrying until it succeeds"),
+                _ => warn!(pbx, retry_s = retry, "ARI unavailable: {error}"),
             }
             self.config.status.set(false, error.word());
         }
@@ -289,15 +311,16 @@ impl Source {
     fn on_closed(&mut self, why: &str) {
         let Socket::Open(link) = &self.socket else { return };
         self.tries = if link.has_lived() { 0 } else { self.tries.saturating_add(1) };
-        warn!(pbx = &*self.name, "ARI events are lost: {why}; opening them again");
+        warn!(pbx = &*self.name, "ARI events lost: {why}; reopening the socket");
         self.config.status.set(false, "events lost");
         self.feed(Input::Disconnected);
         self.wait();
     }
 
+    /// Pauses before the next attempt to open the events socket.
     fn wait(&mut self) {
         let mut random = [0u8; 1];
-        let _ = getrandom::fill(&mut random); // without it the pauses are merely regular
+        let _ = getrandom::fill(&mut random); // on failure, the pauses are merely not spread
         let pause = LinkError::pause(self.last_error.as_ref(), self.tries, random[0]);
         self.socket = Socket::Waiting(Instant::now() + pause);
     }
@@ -308,7 +331,7 @@ impl Source {
             Ok(event) => self.feed(Input::Event(event)),
             Err(why) => {
                 if self.unreadable_log.admits(Instant::now()) {
-                    warn!(pbx = &*self.name, "an event cannot be read: {why}");
+                    warn!(pbx = &*self.name, "cannot parse an ARI event: {why}");
                 }
             }
         }
@@ -334,7 +357,7 @@ impl Source {
             Internal::Closed => self.feed(Input::Close),
             Internal::Close(done) => {
                 self.closing = Some(done);
-                let socket = std::mem::replace(&mut self.socket, Socket::Given);
+                let socket = std::mem::replace(&mut self.socket, Socket::Closed);
                 let internal = self.internal_tx.clone();
                 tokio::spawn(async move {
                     if let Socket::Open(link) = socket {
@@ -367,31 +390,35 @@ impl Source {
             Output::Send(id, request) => self.send(id, request),
             Output::Offer(new) => self.on_offer(*new),
             Output::Refused(why) => self.count_refusal(why),
-            Output::Tell(call, tell) => self.tell(call, tell),
+            Output::Tell(call, tell) => self.send_signal(call, tell),
             Output::Finished(call) => drop(self.calls.remove(&call)),
             Output::Orphans(found) => warn!(
                 pbx,
                 callers = found.callers.len(),
                 channels = found.media.len(),
                 bridges = found.bridges.len(),
-                "calls without an owner are on the PBX: callers go on in the dialplan, the rest \
-                 is deleted"
+                "orphaned calls found on the PBX: callers continue in the dialplan, the rest is \
+                 deleted"
             ),
             Output::Failed(what, outcome) => {
-                warn!(pbx, "{what} is {}: may user and password still do that?", outcome.text());
-                // callers would be stuck with us: look before the next comes
+                warn!(
+                    pbx,
+                    "ARI refused {what}: {}; check that the ARI user still has write permission",
+                    outcome.text()
+                );
+                // callers would be stuck in our application: check before taking the next one
                 self.probed = false;
-                self.on_closed("commands are refused");
+                self.on_closed("a command was refused");
             }
             Output::Replaced => {
                 error!(
                     pbx,
                     app = self.config.pbx.app,
-                    "another program has taken our Stasis application: no more calls from this \
-                     PBX until trunkless is started again; give each its own [pbx.NAME.ari] app"
+                    "Stasis application taken over by another program: no more calls from this PBX \
+                     until trunkless is restarted; give each program its own [pbx.NAME.ari] app"
                 );
                 self.config.status.set(false, "application taken by another program");
-                self.socket = Socket::Given;
+                self.socket = Socket::Closed;
             }
         }
     }
@@ -413,12 +440,12 @@ impl Source {
         let pbx = self.name.clone();
         let (reason, why) = match why {
             "drain" => (EndReason::Drain, "trunkless is shutting down".to_owned()),
-            _ => (EndReason::Overload, format!("max_media = {} calls are up", self.max_media)),
+            _ => (EndReason::Overload, format!("max_media = {} is reached", self.max_media)),
         };
         self.admission.refused(&pbx, reason, &why, CONTINUES);
     }
 
-    fn tell(&mut self, call: CallKey, tell: Tell) {
+    fn send_signal(&mut self, call: CallKey, tell: Tell) {
         let law = self.config.pbx.law;
         let payload_type = if law == Law::A { 8 } else { 0 };
         let Some(link) = self.calls.get_mut(&call) else { return };
@@ -426,7 +453,7 @@ impl Source {
             Tell::Media(rtp) => {
                 let remote = RemoteMedia {
                     rtp,
-                    // external media has no RTCP
+                    // external media channels have no RTCP
                     rtcp: ([0, 0, 0, 0], 0).into(),
                     format: Format { law, payload_type, dtmf_payload_type: None },
                     wants_audio: true,
@@ -451,18 +478,22 @@ impl Source {
                 Cause::Transferred => EndReason::Transferred,
                 Cause::Restarted => EndReason::PbxLost,
                 Cause::Failed(why) => {
-                    warn!(call = link.id, pbx = &*self.name, why, "the PBX does not do its part");
+                    warn!(call = link.id, pbx = &*self.name, why, "call failed on the PBX");
                     EndReason::PbxError
                 }
             }),
         };
         if link.signals.try_send(signal).is_err() {
-            debug!(call = link.id, ?signal, "the call has ended or does not listen");
+            debug!(
+                call = link.id,
+                ?signal,
+                "signal not delivered: call ended or its queue is full"
+            );
         }
     }
 }
 
-/// What the PBX does with the caller at the end of a call.
+/// Returns the instruction to the PBX for the caller at the end of a call.
 fn after(reason: EndReason, departure: Departure) -> After {
     match departure {
         Departure::HangUp => After::HangUp,
@@ -471,7 +502,7 @@ fn after(reason: EndReason, departure: Departure) -> After {
 }
 
 impl Socket {
-    /// What happens next. Cancel-safe.
+    /// Waits for the next step. Cancel-safe.
     async fn wake(&mut self) -> Wake {
         match self {
             Socket::Waiting(until) => {
@@ -480,7 +511,7 @@ impl Socket {
             }
             Socket::Opening(opening) => Wake::Opened(Pin::new(opening).await),
             Socket::Open(link) => Wake::Text(link.next().await),
-            Socket::Given => std::future::pending().await,
+            Socket::Closed => std::future::pending().await,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! From a caller in our Stasis application to an [`Offer`]: admission, RTP ports, what the AI is
-//! told. Owns sockets.
+//! Turns a caller in our Stasis application into an [`Offer`]: admission, RTP ports, the parameters
+//! for the AI. Owns sockets.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Instant;
@@ -14,7 +14,7 @@ use crate::call::end::EndReason;
 use crate::call::leg::Leg;
 use crate::call::{Offer, SourceRequest};
 
-/// What becomes of a refused caller, for the log.
+/// The outcome for a refused caller, for the log.
 pub(super) const CONTINUES: &str = "the caller continues in the dialplan";
 
 impl Source {
@@ -38,7 +38,7 @@ impl Source {
         let starting = self.calls.values().filter(|c| c.remote.is_none()).count();
         if !self.rtp_capacity.admits(self.pbx_ip, starting) {
             return Err(
-                "the PBX has nearly no free RTP port: widen the range in its rtp.conf".to_owned()
+                "the PBX is nearly out of RTP ports: widen the range in its rtp.conf".to_owned()
             );
         }
         let admitted = self.admission.admit(Instant::now())?;
@@ -56,7 +56,7 @@ impl Source {
         let (internal, call) = (self.internal_tx.clone(), new.call);
         let requests = Box::new(move |request: SourceRequest| {
             if internal.try_send(Internal::Request(call, request)).is_err() {
-                warn!(call = id, ?request, "the ARI client does not take requests");
+                warn!(call = id, ?request, "ARI client dropped a request: queue full or closed");
             }
         });
         let native_id = match new.channel.protocol_id.as_str() {
@@ -82,16 +82,16 @@ impl Source {
     }
 }
 
-/// Our address on the way to the PBX.
+/// Our address on the route to the PBX.
 fn local_ip(pbx: IpAddr) -> std::io::Result<IpAddr> {
     let any: IpAddr = if pbx.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.connect((pbx, 9))?; // no packet: the kernel looks the route up
+    socket.connect((pbx, 9))?; // sends nothing: the kernel only looks up the route
     Ok(socket.local_addr()?.ip())
 }
 
-/// What the AI is told beside the numbers: what the channel is, the arguments of `Stasis()`
-/// (`key=value`, else `arg1`, `arg2` …), the variables.
+/// Parameters for the AI besides the two numbers: details of the channel, the arguments of
+/// `Stasis()` (`key=value`, otherwise `arg1`, `arg2` …) and the channel variables.
 fn parameters(new: &NewCall) -> Vec<(String, String)> {
     let channel = &new.channel;
     let fixed = [
@@ -124,7 +124,7 @@ mod tests {
     use crate::ari::event::{Channel, Party};
 
     #[test]
-    fn what_the_ai_is_told() {
+    fn parameters_for_the_ai() {
         let channel = Channel {
             id: "1.2".into(),
             caller: Party { name: "Ann".into(), number: "555".into() },
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_to_a_loopback_is_a_loopback() {
+    fn the_route_to_a_loopback_address_is_loopback() {
         assert!(local_ip([127, 0, 0, 9].into()).unwrap().is_loopback());
     }
 }

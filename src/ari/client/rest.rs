@@ -1,4 +1,4 @@
-//! REST requests over reqwest. Owns I/O.
+//! Sends REST requests with reqwest. Owns I/O.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,19 +9,19 @@ use tokio::time::timeout;
 
 use crate::ari::request::{Method, Outcome, RestRequest};
 
-/// Asterisk stalls for minutes now and then; a caller does not wait for it.
+/// Time limit for a request. Asterisk sometimes stalls for minutes; callers must not wait for that.
 const LIMIT: Duration = Duration::from_secs(3);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// Requests at the same time, for what is made and for what is released: Asterisk takes 100 HTTP
-/// sessions unless told otherwise.
+/// Concurrent requests, separately for set-up and for teardown. Asterisk's default limit is 100
+/// HTTP sessions.
 const SLOTS: usize = 32;
-/// Asterisk closes idle connections after 15 s.
+/// Idle connections are closed after this time; Asterisk closes them after 15 s.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// How the PBX's HTTP server is reached.
+/// The PBX's HTTP server: address and credentials.
 #[derive(Clone)]
 pub struct Target {
-    /// `http://192.0.2.1:8088`, with the prefix of http.conf if it has one, without `/ari`.
+    /// For example `http://192.0.2.1:8088`, with the prefix of http.conf if set, without `/ari`.
     pub base: String,
     pub host: String,
     pub port: u16,
@@ -35,15 +35,17 @@ pub struct Target {
 pub struct Rest {
     client: reqwest::Client,
     target: Target,
+    /// Slots for requests that set up calls.
     building: Arc<Semaphore>,
+    /// Slots for requests that tear down calls.
     releasing: Arc<Semaphore>,
 }
 
 impl Rest {
     /// # Errors
-    /// When the HTTP client cannot be set up.
+    /// Returns an error if the HTTP client cannot be set up.
     pub fn new(target: Target) -> Result<Rest, reqwest::Error> {
-        // reqwest comes without one; a second call changes nothing
+        // reqwest is built without a crypto provider; a second call changes nothing
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .no_proxy()
@@ -55,7 +57,7 @@ impl Rest {
             .redirect(reqwest::redirect::Policy::none());
         builder = match &target.tls {
             Some(tls) => builder.tls_backend_preconfigured((**tls).clone()),
-            // no https, no CAs to read
+            // plain HTTP needs no CA certificates
             None => builder.tls_certs_only([]),
         };
         let (building, releasing) = (Semaphore::new(SLOTS), Semaphore::new(SLOTS));
@@ -63,12 +65,12 @@ impl Rest {
         Ok(Rest { client: builder.build()?, target, building, releasing })
     }
 
-    /// Waits for its turn, asks, and reads the answer.
+    /// Waits for a free slot, sends the request and reads the response.
     pub async fn run(&self, request: &RestRequest) -> Outcome {
         let slots = if request.releases() { &self.releasing } else { &self.building };
         let slot = timeout(LIMIT, slots.acquire()).await;
         let Ok(Ok(_slot)) = slot else {
-            return Outcome::Unreachable("too many requests wait for an answer".to_owned());
+            return Outcome::Unreachable("too many requests in flight".to_owned());
         };
         let wire = request.wire();
         let method = match wire.method {
@@ -91,7 +93,7 @@ impl Rest {
                 let status = response.status().as_u16();
                 match response.text().await {
                     Ok(body) => Outcome::Answered { status, body },
-                    // it was done, whatever its text was
+                    // the request was handled, even though its body is lost
                     Err(_) => Outcome::Answered { status, body: String::new() },
                 }
             }
@@ -101,7 +103,7 @@ impl Rest {
     }
 }
 
-/// The innermost reason: the outer ones only say that there was an error.
+/// The innermost cause: the outer ones only state that there was an error.
 fn cause(error: &reqwest::Error) -> String {
     let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {

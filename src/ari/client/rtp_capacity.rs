@@ -1,5 +1,5 @@
-//! The RTP streams that the PBX can still open, where trunkless can see it: the PBX runs on this
-//! host and its rtp.conf is readable. Owns the reading of files.
+//! Counts the RTP streams that the PBX can still open. This works if the PBX runs on this host and
+//! its rtp.conf is readable. Owns the reading of files.
 
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
@@ -11,14 +11,17 @@ use crate::ari::rtp_range::RtpRange;
 
 /// External media channels allowed when the PBX's RTP range is unknown.
 pub const SAFE_MEDIA: usize = 200;
-/// Where Asterisk keeps its RTP range.
+/// Default path of the file with Asterisk's RTP range.
 const RTP_CONF: &str = "/etc/asterisk/rtp.conf";
 /// A count is reused for this long while many ports are free.
 const FRESH: Duration = Duration::from_secs(1);
 
 pub struct RtpCapacity {
+    /// `None` if unknown.
     range: Option<RtpRange>,
+    /// When the free streams were last counted.
     counted: Option<Instant>,
+    /// Free streams at the last count, less those admitted since.
     free: usize,
 }
 
@@ -33,13 +36,13 @@ impl RtpCapacity {
         let rtp_conf = rtp_conf.unwrap_or(Path::new(RTP_CONF));
         let name = rtp_conf.display();
         let range = match std::fs::read_to_string(rtp_conf) {
-            Ok(text) => RtpRange::parse(&text).ok_or_else(|| "it holds no range".to_owned()),
+            Ok(text) => RtpRange::parse(&text).ok_or_else(|| "no valid RTP range".to_owned()),
             Err(why) => Err(why.to_string()),
         };
         let (range, cap) = match range {
             Ok(range) => {
                 let pairs = range.pairs();
-                // a call takes two streams: the caller's and the external media channel's
+                // each call uses two streams: the caller's and the external media channel's
                 let fits = (pairs / 2).max(1);
                 let cap = max_media.unwrap_or(SAFE_MEDIA.min(fits));
                 if cap > fits {
@@ -47,8 +50,9 @@ impl RtpCapacity {
                         pbx,
                         max_media = cap,
                         fits,
-                        "{name} has {pairs} RTP streams, two for each call: lower max_media or \
-                         widen rtpstart and rtpend, for Asterisk dies when they run out"
+                        "max_media is too high: {name} allows {pairs} RTP streams, each call needs \
+                         two, and Asterisk crashes when they run out; lower max_media or widen \
+                         rtpstart and rtpend"
                     );
                 }
                 (Some(range), cap.min(pairs.saturating_sub(range.reserve()).max(1)))
@@ -56,12 +60,12 @@ impl RtpCapacity {
             Err(why) => {
                 let cap = max_media.unwrap_or(SAFE_MEDIA);
                 match max_media {
-                    Some(_) if !asked_for => info!(pbx, max_media = cap, "{name}: {why}"),
+                    Some(_) if !asked_for => info!(pbx, max_media = cap, "{name} not used: {why}"),
                     _ => warn!(
                         pbx,
                         max_media = cap,
-                        "the PBX's RTP range is not known ({name}: {why}), and Asterisk dies when \
-                         it runs out: set max_media to at most half of its streams, or make the \
+                        "the PBX's RTP range is unknown ({name}: {why}), and Asterisk crashes when \
+                         it is used up: set max_media to at most half of its streams, or make the \
                          file readable"
                     ),
                 }

@@ -7,6 +7,7 @@ use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
+use crate::record::disk::sha256;
 use crate::record::layout::INCOMPLETE;
 use crate::record::sidecar::CallInfo;
 use crate::record::upload::UploadSettings;
@@ -40,7 +41,7 @@ impl Lab {
             "version": 1, "id": ID, "state": "complete", "call": CallInfo::default(),
             "started_at": "", "start_ms": 0, "duration_ms": 20, "end_reason": "", "path": "d/17-ab",
             "audio": {"file": "17-ab.wav", "format": "mulaw", "channels": [], "samples": 1,
-                "bytes": AUDIO.len(), "sha256": disk::sha256(AUDIO).unwrap()},
+                "bytes": AUDIO.len(), "sha256": sha256(AUDIO).unwrap()},
             "alignment": {"steps": 0, "offset_ms": 0.0}, "pauses": [], "gaps": [], "events": [],
         });
         fs::write(lab.here("d/17-ab.json"), sidecar.to_string()).unwrap();

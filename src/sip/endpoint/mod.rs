@@ -3,6 +3,7 @@
 //!
 //! [`Offer`]: crate::call::Offer
 
+pub mod counters;
 mod offers;
 mod port_probe;
 pub mod resolve;
@@ -13,7 +14,6 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UdpSocket};
@@ -26,13 +26,14 @@ use crate::call::{Signal, SourceRequest};
 use crate::sip::agent::{
     AccountConfig, AccountId, Agent, AgentConfig, CallKey, Command, Event, Input, Output, Route,
 };
+use crate::sip::endpoint::counters::{STRANGERS, UNREADABLE};
 use crate::sip::endpoint::port_probe::probe;
 use crate::sip::endpoint::tcp::{Connections, TcpEvent};
 use crate::sip::endpoint::translate::{end_reason, remote_media};
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::registration::Status;
 use crate::sip::uri::Host;
-use crate::telemetry::{COUNTERS, PbxStatus, Throttle};
+use crate::telemetry::{PbxStatus, Throttle};
 
 /// Interval between lookups of a trunk's peers.
 const PEERS_AGAIN: Duration = Duration::from_secs(60);
@@ -57,7 +58,7 @@ pub struct EndpointConfig {
 }
 
 /// Minimum time between log lines about requests from unknown addresses.
-const STRANGERS: Duration = Duration::from_secs(60);
+const STRANGER_LOG: Duration = Duration::from_secs(60);
 
 /// A message to the endpoint from a call, a background task or the handle.
 enum Internal {
@@ -228,7 +229,7 @@ impl Endpoint {
             stopping: None,
             idle: None,
             accept_after: Instant::now(),
-            stranger_log: Throttle::new(STRANGERS),
+            stranger_log: Throttle::new(STRANGER_LOG),
         };
         Ok((endpoint, EndpointHandle { internal: internal_tx }))
     }
@@ -311,8 +312,8 @@ impl Endpoint {
         {
             let _ = done.send(());
         }
-        COUNTERS.strangers.store(self.agent.counts.strangers, Ordering::Relaxed);
-        COUNTERS.unreadable.store(self.agent.counts.unreadable, Ordering::Relaxed);
+        STRANGERS.set(self.agent.counts.strangers);
+        UNREADABLE.set(self.agent.counts.unreadable);
     }
 
     fn send(&mut self, flow: Flow, data: Vec<u8>) {

@@ -113,7 +113,7 @@ fn a_bridge_whose_application_was_taken_finishes_its_calls_and_exits() {
             let mut bridge = bridge(&config(&ai.url, "", ""));
             let mut callers = connected(&asterisk, &ai, 2).await;
             let taken = rest::subscribe(&asterisk, "trunkless").await;
-            bridge.wait_for("another program has taken", SECOND);
+            bridge.wait_for("taken over by another program", SECOND);
             for caller in &mut callers {
                 caller.wait(2 * SECOND).await;
                 assert_eq!(caller.ended, None, "on {version}");

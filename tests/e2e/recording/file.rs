@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use trunkless::folder::Root;
 use trunkless::media::frame::FRAME_SAMPLES;
 use trunkless::media::g711::Law;
 use trunkless::peer::pattern;
-use trunkless::record::disk::{Root, sha256, with_ending};
+use trunkless::record::disk::{sha256, with_ending};
 use trunkless::record::library;
 use trunkless::record::sidecar::Sidecar;
 use trunkless::record::wav::Encoding;

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use trunkless::folder::Root;
 use trunkless::media::g711::Law;
-use trunkless::record::disk::{self, Root, with_ending};
+use trunkless::record::disk::{self, with_ending};
 use trunkless::record::layout::Layout;
 use trunkless::record::library;
 use trunkless::record::recorder::{Recorder, Settings};

@@ -33,7 +33,7 @@ async fn a_live_call_survives_and_its_end_is_noticed_without_events() {
     let rig = Rig::new("").await;
     let (mut caller, stream) = rig.call("ai.1").await;
     let mut socket = other(&rig.fake).await;
-    lines.until("another program has taken our Stasis application").await;
+    lines.until("Stasis application taken over by another program").await;
     caller.say(0..20).await;
     stream.play_frames(0..20).await;
     assert_eq!(stream.heard(20).await, Vec::from_iter(0..20));

@@ -5,11 +5,10 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use trunkless::telemetry::COUNTERS;
+use trunkless::telemetry::PANICS;
 
 use crate::ari::ask::Verb;
 use crate::ari::fake::Fake;
@@ -116,7 +115,7 @@ async fn count(seed: u64, lines: &Lines, fake: &Fake, bridges: Vec<Bridge>, some
         records.len() == callers || (some && records.len() <= callers),
         "seed {seed}: {callers} callers"
     );
-    assert_eq!(COUNTERS.panics.load(Ordering::Relaxed), 0, "seed {seed}");
+    assert_eq!(PANICS.get(), 0, "seed {seed}");
     let mut reasons: Vec<&str> = records.iter().map(|r| r.reason.label()).collect();
     reasons.sort_unstable();
     let share = reasons.chunk_by(|a, b| a == b).map(|same| format!("{} {}", same.len(), same[0]));

@@ -17,7 +17,7 @@ use crate::stream::{AGENT, What};
 use crate::strict::Ai;
 
 /// The log message for an unusable PBX.
-const REFUSED: &str = "ARI cannot be used";
+const REFUSED: &str = "ARI unavailable";
 /// Longer than the interval after which a lasting refusal is tried again.
 const LATER: Duration = Duration::from_secs(31);
 
@@ -155,7 +155,7 @@ async fn commands_refused_later_close_the_events_socket_but_no_calls() {
     assert_eq!(stream.heard(115).await, Vec::from_iter(0..115));
     drop(refusal);
     skip().await;
-    start.lines.until("calls without an owner").await;
+    start.lines.until("orphaned calls found").await;
     let continues = |w: &World| (w.continued == ["ai.2"]).then_some(());
     fake.until("the caller continues in the dialplan", continues).await;
     assert!(!stream.told().iter().any(|t| t.what == What::Stop));
@@ -175,7 +175,7 @@ async fn commands_refused_later_are_logged_once() {
         assert_eq!(start.bridge.end().await, "pbx_error");
     }
     start.refused("read_only").await;
-    let warnings = start.lines.with("events are lost");
+    let warnings = start.lines.with("ARI events lost");
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
 }
 

@@ -1,5 +1,5 @@
-//! Decides when each recording is sent. After each failure, a recording waits longer. Each target
-//! has a gate, which closes when the target does not respond: then only one recording at a time
+//! Decides when each item is sent. After each failure, a item waits longer. Each target
+//! has a gate, which closes when the target does not respond: then only one item at a time
 //! tries it, and the others wait.
 //!
 //! ```text
@@ -15,22 +15,21 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::record::outbox::Entry;
-
-/// Maximum number of recordings that are sent at the same time.
+/// Maximum number of items that are sent at the same time.
 pub const AT_ONCE: usize = 4;
-/// Wait after the first failure, of a recording or at a gate. It doubles with each failure.
+/// Wait after the first failure, of a item or at a gate. It doubles with each failure.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// Longest wait of a recording.
+/// Longest wait of a item.
 const LAST_WAIT: Duration = Duration::from_secs(300);
 /// Longest wait at a gate.
 const LAST_GATE_WAIT: Duration = Duration::from_secs(30);
 
-/// Destinations of a recording, in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    Store,
-    Webhook,
+/// The destinations of an outbox, in the order in which an item goes to them.
+pub trait Target: Copy + Eq + 'static {
+    const ALL: &'static [Self];
+
+    /// Its place in [`Target::ALL`].
+    fn index(self) -> usize;
 }
 
 /// State of a target.
@@ -38,22 +37,22 @@ pub enum Target {
 struct Gate {
     /// Failures since the gate was last open.
     failures: u32,
-    /// When the next recording may try the target; `None` while the gate is open.
+    /// When the next item may try the target; `None` while the gate is open.
     until: Option<Instant>,
 }
 
-/// A recording to be sent.
+/// A item to be sent.
 #[derive(Debug)]
-struct Waiting {
+struct Waiting<T, E> {
     /// Failures at the current target.
     failures: u32,
     /// Not to be sent before this time.
     at: Instant,
-    target: Target,
+    target: T,
     /// True while it is being sent.
     running: bool,
     /// The outbox entry as of the last attempt, which may be newer than its file.
-    entry: Option<Entry>,
+    entry: Option<E>,
 }
 
 /// Number of failures, and the wait until the next attempt, for the log.
@@ -63,30 +62,31 @@ pub struct Failed {
     pub wait: Duration,
 }
 
-/// The recordings to be sent, and the gates of both targets.
+/// The items to be sent, and the gates of both targets.
 #[derive(Debug)]
-pub struct Schedule {
-    /// The first target of each recording.
-    first: Target,
-    /// All recordings to be sent, by id, including those being sent now.
-    waiting: BTreeMap<String, Waiting>,
+pub struct Schedule<T, E> {
+    /// The first target of each item.
+    first: T,
+    /// All items to be sent, by id, including those being sent now.
+    waiting: BTreeMap<String, Waiting<T, E>>,
     /// Recordings being sent now.
     running: usize,
-    /// Indexed by [`Target`].
-    gates: [Gate; 2],
+    /// Indexed by [`Target::index`].
+    gates: Vec<Gate>,
 }
 
 fn wait(failures: u32, last: Duration) -> Duration {
     (FIRST_WAIT * 2u32.pow(failures.saturating_sub(1).min(16))).min(last)
 }
 
-impl Schedule {
-    /// Creates an empty schedule. `first` is the first target of each recording.
-    pub fn new(first: Target) -> Schedule {
-        Schedule { first, waiting: BTreeMap::new(), running: 0, gates: Default::default() }
+impl<T: Target, E> Schedule<T, E> {
+    /// Creates an empty schedule. `first` is the first target of each item.
+    pub fn new(first: T) -> Schedule<T, E> {
+        let gates = vec![Gate::default(); T::ALL.len()];
+        Schedule { first, waiting: BTreeMap::new(), running: 0, gates }
     }
 
-    /// Adds a recording to be sent. Does nothing if it is already known.
+    /// Adds a item to be sent. Does nothing if it is already known.
     pub fn add(&mut self, id: String, now: Instant) {
         let (target, entry) = (self.first, None);
         let new = Waiting { failures: 0, at: now, target, running: false, entry };
@@ -101,46 +101,51 @@ impl Schedule {
         self.waiting.is_empty()
     }
 
-    /// Returns when a gate lets the next recording through; `None` if it is closed and one
-    /// recording is already trying.
-    fn passable(&self, target: Target, now: Instant) -> Option<Instant> {
+    /// Returns when a gate lets the next item through; `None` if it is closed and one
+    /// item is already trying.
+    fn passable(&self, target: T, now: Instant) -> Option<Instant> {
         let is_tried = || self.waiting.values().any(|w| w.running && w.target == target);
-        match self.gates[target as usize].until {
+        match self.gates[target.index()].until {
             None => Some(now),
             Some(_) if is_tried() => None,
             until => until,
         }
     }
 
-    /// Picks the recording to be sent now, and returns it with its target, entry and number of
+    /// When each gate lets the next item through, by [`Target::index`].
+    fn gates_open_at(&self, now: Instant) -> Vec<Option<Instant>> {
+        T::ALL.iter().map(|target| self.passable(*target, now)).collect()
+    }
+
+    /// Picks the item to be sent now, and returns it with its target, entry and number of
     /// failures. Those with the fewest failures come first, so that a bad one does not hold up the
     /// others.
-    pub fn start(&mut self, now: Instant) -> Option<(String, Target, Option<Entry>, u32)> {
+    pub fn start(&mut self, now: Instant) -> Option<(String, T, Option<E>, u32)> {
         if self.running >= AT_ONCE {
             return None;
         }
-        let targets = [Target::Store, Target::Webhook];
-        let open = targets.map(|t| self.passable(t, now).is_some_and(|at| at <= now));
+        let open = self.gates_open_at(now);
+        let open = |target: T| open[target.index()].is_some_and(|at| at <= now);
         let due = self.waiting.iter_mut();
-        let due = due.filter(|(_, w)| !w.running && w.at <= now && open[w.target as usize]);
+        let due = due.filter(|(_, w)| !w.running && w.at <= now && open(w.target));
         let (id, next) = due.min_by_key(|(_, w)| w.failures)?;
         next.running = true;
         self.running += 1;
         Some((id.clone(), next.target, next.entry.take(), next.failures))
     }
 
-    /// Returns when `start` may have a recording again, if nothing happens before.
+    /// Returns when `start` may have a item again, if nothing happens before.
     pub fn next(&self, now: Instant) -> Option<Instant> {
         if self.running >= AT_ONCE {
             return None;
         }
-        let gates = [Target::Store, Target::Webhook].map(|t| self.passable(t, now));
+        let gates = self.gates_open_at(now);
         let idle = self.waiting.values().filter(|w| !w.running);
-        idle.filter_map(|w| gates[w.target as usize].map(|gate| gate.max(w.at))).min()
+        idle.filter_map(|w| gates[w.target.index()].map(|gate| gate.max(w.at))).min()
     }
 
-    /// Notes that a recording was sent. It continues with the `next` target, or is done.
-    pub fn sent(&mut self, id: &str, entry: Option<Entry>, next: Option<Target>, now: Instant) {
+    /// Notes that a item was sent. It continues with the `next` target, or is done.
+    pub fn sent(&mut self, id: &str, entry: Option<E>, next: Option<T>, now: Instant) {
         self.running -= 1;
         match (self.waiting.get_mut(id), next) {
             (Some(one), Some(target)) => {
@@ -153,12 +158,12 @@ impl Schedule {
     }
 
     /// Opens a gate because the target responded. Returns true if the gate was closed.
-    pub fn answers(&mut self, target: Target) -> bool {
-        std::mem::take(&mut self.gates[target as usize]).until.is_some()
+    pub fn answers(&mut self, target: T) -> bool {
+        std::mem::take(&mut self.gates[target.index()]).until.is_some()
     }
 
-    /// Notes that a recording could not be sent, and schedules the next attempt.
-    pub fn failed(&mut self, id: &str, entry: Option<Entry>, now: Instant) -> Failed {
+    /// Notes that a item could not be sent, and schedules the next attempt.
+    pub fn failed(&mut self, id: &str, entry: Option<E>, now: Instant) -> Failed {
         self.running -= 1;
         let Some(one) = self.waiting.get_mut(id) else {
             return Failed { failures: 0, wait: Duration::ZERO };
@@ -171,10 +176,10 @@ impl Schedule {
         Failed { failures: one.failures, wait }
     }
 
-    /// Closes a gate because the target does not respond. Returns `None` if another recording has
+    /// Closes a gate because the target does not respond. Returns `None` if another item has
     /// just closed it.
-    pub fn close(&mut self, target: Target, now: Instant) -> Option<Failed> {
-        let gate = &mut self.gates[target as usize];
+    pub fn close(&mut self, target: T, now: Instant) -> Option<Failed> {
+        let gate = &mut self.gates[target.index()];
         if gate.until.is_some_and(|until| until > now) {
             return None;
         }
@@ -189,15 +194,29 @@ impl Schedule {
 mod tests {
     use super::*;
 
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Destination {
+        Store,
+        Webhook,
+    }
+
+    impl Target for Destination {
+        const ALL: &'static [Destination] = &[Destination::Store, Destination::Webhook];
+
+        fn index(self) -> usize {
+            self as usize
+        }
+    }
+
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn schedule(count: usize) -> (Schedule, Instant) {
-        let (mut schedule, now) = (Schedule::new(Target::Store), crate::testing::start());
+    fn schedule(count: usize) -> (Schedule<Destination, ()>, Instant) {
+        let (mut schedule, now) = (Schedule::new(Destination::Store), crate::testing::start());
         (0..count).for_each(|n| schedule.add(format!("{n:05}"), now));
         (schedule, now)
     }
 
-    fn started(schedule: &mut Schedule, now: Instant) -> Vec<String> {
+    fn started(schedule: &mut Schedule<Destination, ()>, now: Instant) -> Vec<String> {
         std::iter::from_fn(|| schedule.start(now)).map(|(id, ..)| id).collect()
     }
 
@@ -208,7 +227,7 @@ mod tests {
         assert_eq!(schedule.next(now), None, "four are being sent");
         schedule.add("00000".to_owned(), now);
         schedule.sent("00001", None, None, now);
-        schedule.sent("00002", None, Some(Target::Webhook), now);
+        schedule.sent("00002", None, Some(Destination::Webhook), now);
         assert_eq!(started(&mut schedule, now), ["00002", "00004"]);
         assert_eq!(schedule.len(), 5);
     }
@@ -245,7 +264,7 @@ mod tests {
             // attempts that run at the same time close the gate once
             let closed = ids.iter().filter_map(|id| {
                 schedule.failed(id, None, now);
-                schedule.close(Target::Store, now)
+                schedule.close(Destination::Store, now)
             });
             assert_eq!(closed.count(), 1, "one line in the log");
             assert_eq!(started(&mut schedule, now), [""; 0]);
@@ -253,8 +272,8 @@ mod tests {
         }
         assert!((120..140).contains(&tries), "{tries}");
         assert_eq!(started(&mut schedule, now).len(), 1);
-        assert!(schedule.answers(Target::Store));
-        assert!(!schedule.answers(Target::Store), "reported once");
+        assert!(schedule.answers(Destination::Store));
+        assert!(!schedule.answers(Destination::Store), "reported once");
         assert_eq!(started(&mut schedule, now).len(), 3);
     }
 
@@ -263,22 +282,22 @@ mod tests {
     fn each_target_has_its_own_gate() {
         let (mut schedule, now) = schedule(100);
         for id in started(&mut schedule, now) {
-            schedule.sent(&id, None, Some(Target::Webhook), now);
+            schedule.sent(&id, None, Some(Destination::Webhook), now);
         }
         let to_webhook = started(&mut schedule, now);
         assert_eq!(to_webhook, ["00000", "00001", "00002", "00003"]);
         for id in &to_webhook {
             schedule.failed(id, None, now);
-            schedule.close(Target::Webhook, now);
+            schedule.close(Destination::Webhook, now);
         }
         assert_eq!(started(&mut schedule, now), ["00004", "00005", "00006", "00007"]);
         for id in ["00004", "00005", "00006", "00007"] {
-            schedule.sent(id, None, Some(Target::Webhook), now);
+            schedule.sent(id, None, Some(Destination::Webhook), now);
         }
         let later = now + SECOND;
         let next = std::iter::from_fn(|| schedule.start(later)).map(|(_, target, ..)| target);
-        let next: Vec<Target> = next.collect();
-        assert_eq!(next.iter().filter(|t| **t == Target::Webhook).count(), 1, "{next:?}");
+        let next: Vec<Destination> = next.collect();
+        assert_eq!(next.iter().filter(|t| **t == Destination::Webhook).count(), 1, "{next:?}");
         assert_eq!(next.len(), 4);
     }
 }

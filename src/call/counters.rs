@@ -1,0 +1,48 @@
+//! The counters of calls.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::call::end::EndReason;
+use crate::call::words::Summary;
+use crate::telemetry::counter::counters;
+
+counters! {
+    total OFFERED = "calls_offered", "Calls offered by a PBX.";
+    total ANSWERED = "calls_answered", "Calls answered.";
+    total FRAMES_LOST = "rtp_frames_lost", "Caller frames that never arrived.";
+    total FRAMES_LATE = "rtp_frames_late", "Caller frames that arrived too late.";
+    total WRONG_SOURCE = "rtp_wrong_source", "RTP from addresses that no PBX named.";
+    total AI_FRAMES_DROPPED = "ai_frames_dropped", "Frames dropped because an AI was slow.";
+}
+
+static ENDED: [AtomicU64; EndReason::ALL.len()] =
+    [const { AtomicU64::new(0) }; EndReason::ALL.len()];
+
+/// Counts an ended call.
+pub fn ended(reason: EndReason) {
+    let at = EndReason::ALL.iter().position(|r| *r == reason);
+    if let Some(count) = at.and_then(|at| ENDED.get(at)) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Every end reason with its count.
+pub fn ended_by_reason() -> impl Iterator<Item = (EndReason, u64)> {
+    EndReason::ALL.into_iter().zip(ENDED.iter().map(|count| count.load(Ordering::Relaxed)))
+}
+
+/// The end reasons that have occurred and their counts: `caller_hangup=3 ai_hangup=1`.
+pub fn ended_text() -> String {
+    let seen = ended_by_reason().filter(|(_, count)| *count > 0);
+    let seen = seen.map(|(reason, count)| format!("{}={count}", reason.label()));
+    seen.collect::<Vec<_>>().join(" ")
+}
+
+/// Adds the figures of an ended call.
+pub fn add(summary: &Summary, ai_frames_dropped: u64) {
+    ANSWERED.add(summary.answered.into());
+    FRAMES_LOST.add(summary.received.sequence.lost);
+    FRAMES_LATE.add(summary.received.late());
+    WRONG_SOURCE.add(summary.received.wrong_source);
+    AI_FRAMES_DROPPED.add(ai_frames_dropped);
+}

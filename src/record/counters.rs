@@ -1,0 +1,16 @@
+//! The counters of recordings and of their outbox.
+
+use crate::telemetry::counter::counters;
+
+counters! {
+    total FINISHED = "recordings", "Recordings finished.";
+    total PARTIAL = "recordings_partial", "Recordings finished with gaps.";
+    total FAILED = "recordings_failed", "Recordings given up.";
+    total REPAIRED = "recordings_repaired", "Recordings repaired after a crash.";
+    total WRITE_ERRORS = "recording_errors", "Writes to the disk that failed.";
+    total LOST_MS = "recording_lost_milliseconds", "Audio that was not recorded.";
+    total UPLOADS = "recording_uploads", "Recordings uploaded.";
+    total WEBHOOKS = "recording_webhooks", "Webhooks accepted.";
+    total SEND_ERRORS = "recording_send_errors", "Failed upload and webhook attempts.";
+    gauge WAITING = "recordings_waiting", "Recordings waiting to be sent.";
+}

@@ -1,0 +1,89 @@
+//! Counters and gauges. Each part of the program declares its own with [`counters!`], in one line
+//! each; the composition root collects the parts' lists for `/metrics` and the log.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The lists of all parts.
+pub type Counters = &'static [&'static [&'static Counter]];
+
+/// A number on the metrics page.
+#[derive(Debug)]
+pub struct Counter {
+    /// The metric's name without `trunkless_` and `_total`.
+    pub name: &'static str,
+    pub help: &'static str,
+    /// True if the number can fall; otherwise it counts since the program started.
+    pub is_gauge: bool,
+    value: AtomicU64,
+}
+
+impl Counter {
+    pub const fn total(name: &'static str, help: &'static str) -> Counter {
+        Counter { name, help, is_gauge: false, value: AtomicU64::new(0) }
+    }
+
+    pub const fn gauge(name: &'static str, help: &'static str) -> Counter {
+        Counter { is_gauge: true, ..Counter::total(name, help) }
+    }
+
+    pub fn add(&self, count: u64) {
+        self.value.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub fn set(&self, value: u64) {
+        self.value.store(value, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
+/// Declares the counters of a part and their list, `ALL`:
+/// `total NAME = "metric_name", "Help text.";`
+macro_rules! counters {
+    ($($kind:ident $counter:ident = $name:literal, $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub static $counter: $crate::telemetry::counter::Counter =
+                $crate::telemetry::counter::Counter::$kind($name, $help);
+        )*
+        /// All counters of this part.
+        pub static ALL: &[&$crate::telemetry::counter::Counter] = &[$(&$counter),*];
+    };
+}
+
+pub(crate) use counters;
+
+/// The counters that are not 0, for the log: `calls_offered=3 calls_answered=2`.
+pub fn text(counters: Counters) -> String {
+    let mut out = String::new();
+    for counter in counters.iter().flat_map(|part| part.iter()).filter(|c| c.get() != 0) {
+        let space = if out.is_empty() { "" } else { " " };
+        let _ = write!(out, "{space}{}={}", counter.name, counter.get());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    counters! {
+        total HEARD = "heard", "Things heard.";
+        gauge WAITING = "waiting", "Things waiting.";
+    }
+
+    #[test]
+    fn counters_declare_themselves() {
+        HEARD.add(2);
+        HEARD.add(3);
+        static PARTS: &[&[&Counter]] = &[ALL];
+        assert_eq!(text(PARTS), "heard=5");
+        WAITING.set(7);
+        WAITING.set(1);
+        assert_eq!(text(PARTS), "heard=5 waiting=1");
+        assert_eq!(ALL.iter().map(|c| c.is_gauge).collect::<Vec<_>>(), [false, true]);
+    }
+}

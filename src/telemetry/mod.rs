@@ -1,0 +1,127 @@
+//! Logs and counters. Modules that do I/O add to counters, pure modules return counts.
+
+pub mod counter;
+
+use std::fmt;
+use std::io::IsTerminal as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::telemetry::counter::counters;
+
+counters! {
+    total PANICS = "panics", "Internal errors (panics).";
+}
+
+/// The state of one PBX, as the HTTP server reports it.
+#[derive(Debug)]
+pub struct PbxStatus {
+    pub name: String,
+    /// `sip` or `ari`.
+    pub mode: &'static str,
+    /// True if calls can be taken, and the state in words.
+    state: Mutex<(bool, String)>,
+}
+
+impl PbxStatus {
+    pub fn new(name: &str, mode: &'static str) -> PbxStatus {
+        let state = Mutex::new((false, "starting".to_owned()));
+        PbxStatus { name: name.to_owned(), mode, state }
+    }
+
+    /// Sets the state. `ready`: calls from this PBX can be taken.
+    pub fn set(&self, ready: bool, state: impl Into<String>) {
+        *self.lock() = (ready, state.into());
+    }
+
+    pub fn get(&self) -> (bool, String) {
+        self.lock().clone()
+    }
+
+    /// Locks the state. A panic elsewhere does not make it wrong, so poisoning is ignored.
+    fn lock(&self) -> MutexGuard<'_, (bool, String)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Limits a repeated log line to one per interval, so that a flood cannot fill the log.
+#[derive(Debug, Clone)]
+pub struct Throttle {
+    interval: Duration,
+    /// When the line was last written.
+    last: Option<Instant>,
+}
+
+impl Throttle {
+    pub const fn new(interval: Duration) -> Throttle {
+        Throttle { interval, last: None }
+    }
+
+    /// Returns true if the line may be written at `now`. The next one is then held back until the
+    /// interval has passed.
+    pub fn admits(&mut self, now: Instant) -> bool {
+        let admits = self.last.is_none_or(|at| now - at >= self.interval);
+        if admits {
+            self.last = Some(now);
+        }
+        admits
+    }
+}
+
+/// A caller's number with all but its last two digits hidden.
+pub struct Masked<'a>(pub &'a str);
+
+impl fmt::Display for Masked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.chars().count();
+        let hidden = count.saturating_sub(2);
+        (0..hidden.min(16)).try_for_each(|_| f.write_str("*"))?;
+        self.0.chars().skip(hidden).filter(|c| !c.is_control()).try_for_each(|c| write!(f, "{c}"))
+    }
+}
+
+/// Starts logging to standard error. `level`: a level name or a tracing filter; `json`: one object
+/// per line.
+///
+/// # Errors
+/// Returns an error if the filter cannot be parsed.
+pub fn init(level: &str, json: bool) -> Result<(), String> {
+    // object_store logs every attempt; we log a failure once
+    let filter = EnvFilter::try_new(format!("object_store=warn,{level}"));
+    let filter = filter.map_err(|e| format!("[log] level \"{level}\": {e}"))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    let result = match json {
+        true => builder.json().flatten_event(true).try_init(),
+        false => builder.with_target(false).try_init(),
+    };
+    // fails if logging is already set up, as in tests
+    drop(result);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_throttle_admits_one_line_per_interval() {
+        let start = Instant::now();
+        let mut throttle = Throttle::new(Duration::from_secs(1));
+        assert!(throttle.admits(start));
+        assert!(!throttle.admits(start + Duration::from_millis(999)));
+        assert!(throttle.admits(start + Duration::from_secs(1)));
+        assert!(!throttle.admits(start + Duration::from_millis(1999)));
+    }
+
+    #[test]
+    fn numbers_are_masked() {
+        assert_eq!(Masked("7275551234").to_string(), "********34");
+        assert_eq!(Masked("7").to_string(), "7");
+        assert_eq!(Masked("\u{1b}[2J5\n6").to_string(), "*****6");
+    }
+}
