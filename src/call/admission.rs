@@ -1,5 +1,5 @@
-//! Admission of calls: the limit of `[calls] max`, RTP ports, and the offer to the switchboard. The
-//! same for every source. Owns sockets and the clock.
+//! Admission of calls, the same for every source: the limit `[calls] max`, RTP ports, and the offer
+//! to the switchboard. Owns sockets and the clock.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use crate::call::ports::{PortPair, PortPool};
 use crate::call::{Offer, Signal, counters};
 use crate::telemetry::Throttle;
 
-/// At most this many signals wait for a call; its worker takes them at once.
+/// At most this many signals are queued for a call. Its worker normally handles them at once.
 const SIGNALS: usize = 64;
 /// Minimum time between log lines about refused calls.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
-/// Text from a PBX is cut to this many characters, for the log and the AI's parameters.
+/// Maximum length of a text from a PBX, in characters, in the log and in the AI's parameters.
 const MAX_TEXT: usize = 256;
 
 /// Admits the calls of one source. Clones share the limit, the ports and the switchboard.
@@ -26,7 +26,7 @@ pub struct Admission {
     permits: Arc<Semaphore>,
     ports: PortPool,
     offers: mpsc::Sender<Offer>,
-    /// Limits the log line about refused calls.
+    /// Limits the log lines about refused calls.
     log: Throttle,
 }
 
@@ -44,7 +44,7 @@ impl Admission {
         Admission { permits, ports, offers, log: Throttle::new(LOG_INTERVAL) }
     }
 
-    /// The ports that calls are given.
+    /// The pool that calls get their ports from.
     pub fn ports(&self) -> &PortPool {
         &self.ports
     }
@@ -57,10 +57,10 @@ impl Admission {
     /// Reserves a permit and a port pair.
     ///
     /// # Errors
-    /// Returns the limit that is reached, for [`Admission::refused`].
+    /// Returns the reason for a refusal, for [`Admission::refused`].
     pub fn admit(&self, now: Instant) -> Result<Admitted, String> {
         let permit = self.permits.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| "[calls] max calls are up".to_owned())?;
+        let permit = permit.map_err(|_| "[calls] max is reached".to_owned())?;
         let ports = self.ports.lease(now).map_err(|error| error.to_string())?;
         let (signals_tx, signals) = mpsc::channel(SIGNALS);
         Ok(Admitted { permit, ports, signals_tx, signals })
@@ -75,8 +75,7 @@ impl Admission {
         self.offers.try_send(offer).map_err(refused)
     }
 
-    /// Counts a call that was refused; logs the reason and what becomes of the caller, at most once
-    /// per second.
+    /// Counts a refused call, and logs the reason and the caller's fate, at most once per second.
     pub fn refused(&mut self, pbx: &str, reason: EndReason, why: &str, caller: &str) {
         counters::ended(reason);
         if self.log.admits(Instant::now()) {
@@ -88,7 +87,7 @@ impl Admission {
     }
 }
 
-/// Cuts text from a PBX to a length that a log line and a parameter can hold.
+/// Cuts a text from a PBX to the length allowed in logs and parameters.
 pub fn clip(text: &str) -> String {
     text.chars().take(MAX_TEXT).collect()
 }

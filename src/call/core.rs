@@ -1,14 +1,15 @@
-//! The decisions of a call, without sockets and clocks: [`Call::handle`], then drain
-//! [`Call::poll`], then wait for the next input or [`Call::next_timeout`].
+//! The decisions of a call, without sockets or clocks. Pass an input to [`Call::handle`], drain
+//! [`Call::poll`], then wait for the next input or for [`Call::next_timeout`].
 //!
 //! ```text
 //! Connecting ──AI open, caller connected──> Talking ──AI closed or failed──> Finishing ──played──┐
 //!     └──AI failed, cancelled──> Ended <───────┴──── hang-up, timeouts <───────────────────────┘
 //! ```
 //!
-//! The answer is requested when the AI's socket is open, or at once; the source reports when the
-//! caller is connected, and that is time 0. [`Hearing`] is the way from the caller to the AI,
-//! [`Playing`] the way back; they return values, and every decision is made here.
+//! The answer is requested once the AI's socket is open, or at once if so configured. The source
+//! reports when the caller is connected, which is time 0. [`Hearing`] handles the audio from the
+//! caller to the AI, [`Playing`] the audio back. Both only return values; every decision is made
+//! here.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -36,7 +37,7 @@ enum Phase {
     /// The AI's stream has not started.
     Connecting,
     Talking,
-    /// The AI is gone; the queued audio is played, until `until` at the latest, then the call ends.
+    /// The AI is gone. The queued audio is played, until `until` at the latest; then the call ends.
     Finishing {
         reason: EndReason,
         until: Option<Instant>,
@@ -44,6 +45,7 @@ enum Phase {
     Ended,
 }
 
+/// The state of one call.
 pub struct Call {
     phase: Phase,
     /// Outputs not polled yet.
@@ -54,20 +56,20 @@ pub struct Call {
     /// The PBX's side of the media, once it is known.
     remote: Option<RemoteMedia>,
     created: Instant,
-    /// The times of what has happened so far.
+    /// The times of the call's events so far.
     past: Milestones,
-    /// The AI's WebSocket is open.
+    /// True once the AI's WebSocket has opened.
     ai_open: bool,
     limits: Limits,
     /// Decides where the caller goes at the end.
     departure: DeparturePolicy,
-    /// The source can return the caller to the dialplan.
+    /// True if the source can return the caller to the dialplan.
     can_continue: bool,
-    /// Played when the AI fails in mid-call, mu-law.
+    /// Mu-law audio, played when the AI fails in mid-call.
     prompt: Option<bytes::Bytes>,
-    /// How this call is recorded, if it may be.
+    /// `None` if the call is not to be recorded.
     record: Option<RecordPlan>,
-    /// A recording is being made, or paused.
+    /// True while a recording is being made, or is paused.
     recording: bool,
 }
 
@@ -115,7 +117,7 @@ impl Call {
     pub fn poll(&mut self) -> Option<Output> {
         let output = self.out.pop_front();
         if output.is_none() {
-            self.out.clear(); // starts again at its first slots, which are in the cache
+            self.out.clear(); // starts over at its first slot, which is in the cache
         }
         output
     }
@@ -196,12 +198,13 @@ impl Call {
         }
     }
 
+    /// Requests the answer from the source.
     fn answer(&mut self, now: Instant) {
         self.past.answer_wanted = Some(now);
         self.out.push_back(Output::Request(SourceRequest::Answer));
     }
 
-    /// Time 0.
+    /// Starts the call's clock: the caller is connected, and this is time 0.
     fn connected(&mut self, now: Instant) {
         if self.past.answered.is_some() {
             return;
@@ -239,6 +242,7 @@ impl Call {
         self.out.push_back(Output::Recording { command, index: self.playing.next_index(), law });
     }
 
+    /// Starts the AI's stream once both its WebSocket and the caller are connected.
     fn start_stream(&mut self, now: Instant) {
         if self.phase != Phase::Connecting || !self.ai_open || self.past.answered.is_none() {
             return;
@@ -323,7 +327,7 @@ impl Call {
     }
 
     fn on_ai_closed(&mut self, now: Instant, closed: &Closed) {
-        // an AI that failed was sent `stop`, and then closes
+        // a failed AI was sent `stop`, and closes its stream in response
         if matches!(self.phase, Phase::Finishing { .. }) {
             return;
         }
@@ -341,7 +345,7 @@ impl Call {
         }
     }
 
-    /// Plays the prompt, if there is one, to a connected caller; then ends the call.
+    /// Ends the call, after playing the prompt if there is one and the caller is connected.
     fn ai_failed(&mut self, reason: EndReason) {
         let connected = self.past.answered.is_some();
         let prompt = self.prompt.take().filter(|prompt| connected && !prompt.is_empty());
@@ -412,7 +416,7 @@ impl Call {
         }
     }
 
-    /// The earliest of the times that end the call, and why it ends then.
+    /// The earliest time at which the call ends, and the reason.
     fn limit(&self) -> Option<(Instant, EndReason)> {
         let state = State {
             heard: self.hearing.receiver.last_heard(),
@@ -443,7 +447,7 @@ impl Call {
     }
 
     fn send_frame(&mut self, frame: &DueFrame) {
-        // on hold the caller hears the PBX
+        // on hold, the PBX provides the caller's audio
         let remote = self.remote.filter(|remote| remote.wants_audio);
         if let Some(remote) = remote {
             let packet = self.playing.packet(&remote, frame);

@@ -1,18 +1,18 @@
-//! What becomes of the caller when a call ends: the only place that decides it, for every source.
+//! The caller's fate when a call ends. For every source, it is decided here and nowhere else.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::call::end::{CallerFate, EndReason};
 
-/// Where the caller goes when the call has ended.
+/// The caller's way out of an ended call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Departure {
-    /// Hung up; refused if the call was not answered yet.
+    /// Hang up, or refuse the call if it was not answered yet.
     HangUp,
-    /// On to the next line of the PBX's dialplan.
+    /// Continue in the dialplan of the PBX, at the next line.
     Continue,
 }
 
-/// The administrator's choice for callers whose AI is gone.
+/// The configured departure of callers whose AI has closed or failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeparturePolicy {
     /// After the AI closed its stream cleanly (`on_ai_close`).
@@ -28,10 +28,10 @@ impl Default for DeparturePolicy {
 }
 
 impl DeparturePolicy {
-    /// Decides where the caller goes, or returns `None` if the source has ended the call already.
+    /// Returns the caller's departure, or `None` if the source ended the call already.
     ///
     /// `connected`: the caller was connected to the AI. `can_continue`: the source can return the
-    /// caller to the dialplan; one that cannot hangs up.
+    /// caller to the dialplan; if it cannot, the caller is hung up.
     pub fn departure(
         self,
         reason: EndReason,
@@ -70,14 +70,14 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_applies_to_the_end_of_the_ai_only() {
+    fn the_policy_applies_only_when_the_ai_ended() {
         let [close_hangs_up, failure_hangs_up] = POLICIES;
         for (reason, connected, expected) in [
             (EndReason::AiHangup, true, [Departure::HangUp, Departure::Continue]),
             (EndReason::AiClosed, true, [Departure::Continue, Departure::HangUp]),
             (EndReason::AiTimeout, true, [Departure::Continue, Departure::HangUp]),
             (EndReason::AiProtocol, true, [Departure::Continue, Departure::HangUp]),
-            // a caller who has not been connected yet still finds the dialplan's fallback
+            // before the connection, the caller always gets the dialplan's fallback
             (EndReason::AiUnreachable, false, [Departure::Continue; 2]),
             (EndReason::MaxDuration, true, [Departure::HangUp; 2]),
             (EndReason::Drain, true, [Departure::Continue; 2]),
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_who_is_gone_is_left_alone() {
+    fn a_call_ended_by_the_source_needs_no_departure() {
         for reason in [EndReason::CallerHangup, EndReason::Cancelled, EndReason::Transferred] {
             assert_eq!(POLICIES[0].departure(reason, true, true), None);
         }

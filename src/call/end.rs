@@ -1,4 +1,4 @@
-//! The reasons why calls end: one table for SIP, Q.850, log, metrics and the caller's fate.
+//! The end reasons of calls: one table for SIP, Q.850, log, metrics and the caller's fate.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use tracing::Level;
@@ -8,59 +8,61 @@ pub enum EndReason {
     CallerHangup,
     /// The caller gave up before we answered.
     Cancelled,
-    /// The AI closed its socket in good order.
+    /// The AI closed its stream cleanly.
     AiHangup,
     /// The AI could not be reached, before or after the answer.
     AiUnreachable,
-    /// The AI's socket broke.
+    /// The AI's stream broke, or was closed with an error.
     AiClosed,
-    /// The AI takes or says nothing.
+    /// The AI accepted no data, or never sent any.
     AiTimeout,
-    /// The AI does not speak WebSocket or sends more than is allowed.
+    /// The AI violated the WebSocket protocol or exceeded a size limit.
     AiProtocol,
     /// No RTP from the PBX.
     MediaTimeout,
-    /// The PBX has forgotten the call or is gone.
+    /// The PBX is gone, or no longer knows the call.
     PbxLost,
-    /// The PBX has refused a command that the call needs.
+    /// The PBX refused a command that the call needs, or did not connect the caller in time.
     PbxError,
-    /// The PBX has taken the caller elsewhere.
+    /// The PBX moved the caller elsewhere.
     Transferred,
     NoAck,
     SessionExpired,
     BadMedia,
     MaxDuration,
     Overload,
-    /// Nothing can be recorded, and every call has to be.
+    /// Recording is mandatory, and the call could not be recorded.
     NotRecorded,
+    /// trunkless is shutting down.
     Drain,
     Internal,
 }
 
-/// Where an end reason leaves the caller. [`crate::call::departure`] decides from it.
+/// The caller's fate for an end reason, from which [`crate::call::departure`] decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallerFate {
-    /// The source has ended or moved the call already.
+    /// The source ended or moved the call already.
     Gone,
     HungUp,
-    /// Goes on in the dialplan: a fault of trunkless or the PBX is not a reason to hang up.
+    /// Continues in the dialplan: a fault in trunkless or the PBX is not a reason to hang up.
     Continues,
-    /// As `on_ai_close` is set.
+    /// As configured with `on_ai_close`.
     AfterAiClose,
-    /// As `on_ai_failure` is set.
+    /// As configured with `on_ai_failure`.
     AfterAiFailure,
 }
 
 /// One row of the table.
 #[derive(Debug, Clone, Copy)]
 pub struct EndRow {
-    /// In logs and metrics.
+    /// Name in logs and metrics.
     pub label: &'static str,
-    /// Refusal before the answer.
+    /// Status of the refusal before the answer.
     pub sip_status: u16,
     pub sip_reason: &'static str,
-    /// In the Reason of our BYE.
+    /// Cause in the Reason header of our BYE.
     pub q850: u16,
+    /// Level of the log line.
     pub level: Level,
     pub caller: CallerFate,
 }

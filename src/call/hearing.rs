@@ -1,5 +1,5 @@
-//! The caller's audio and key presses, from RTP packets to frames in order, and their pre-roll: the
-//! part that is kept for an AI that is not connected yet.
+//! The caller's audio and key presses, turned from RTP packets into frames in order, and the
+//! pre-roll: the part that is kept until the AI's stream starts.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use crate::media::receiver::Receiver;
 const MAX_PREROLL_FRAMES: usize = 100;
 /// The pre-roll holds this many key presses.
 const MAX_PREROLL_DIGITS: usize = 32;
-/// This many packets from an address that was not announced, one second's worth, are not strays.
+/// From this many packets on, one second's worth, RTP from an unannounced address is not a stray.
 const MISDIRECTED: u64 = 50;
 
 /// A frame or key press of the caller, in the order of the call.
@@ -24,12 +24,13 @@ pub(super) enum Heard {
     Digit(char),
 }
 
+/// The caller's audio and key presses, on their way to the AI.
 pub(super) struct Hearing {
     /// Puts RTP packets in order and turns them into frames and digits.
     pub receiver: Receiver,
     /// Drops a key press that arrives by a second route.
     gate: DigitGate,
-    /// The number of the caller's next frame.
+    /// Number of the next frame from the caller.
     next_index: u64,
     /// The newest frames from before the AI's stream started, with their numbers.
     preroll: VecDeque<(u64, Frame)>,
@@ -40,7 +41,7 @@ pub(super) struct Hearing {
 }
 
 impl Hearing {
-    /// `signalling`: the PBX's signalling address, which RTP is first expected from.
+    /// `signalling`: the PBX's signalling address, from which RTP is expected at first.
     pub fn new(signalling: IpAddr, reorder_wait: Duration) -> Hearing {
         Hearing {
             receiver: Receiver::new(signalling, reorder_wait),

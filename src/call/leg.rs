@@ -1,4 +1,4 @@
-//! The RTP side of a call: how packets get in and out. Owns sockets.
+//! The RTP side of a call: receives and sends its packets. Owns sockets.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -7,21 +7,23 @@ use rustix::net::{RecvFlags, SendFlags, recvfrom, sendto};
 
 use crate::call::ports::PortPair;
 
-/// Largest datagram that is looked at: far more than any audio packet.
+/// Longer datagrams are truncated. Audio packets are far shorter.
 pub const MAX_DATAGRAM: usize = 2048;
 
-const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+/// Stands in for the address of an unknown sender.
+const UNKNOWN_SENDER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
+/// The RTP and RTCP sockets of a call.
 #[derive(Debug)]
 pub struct Leg {
     ports: PortPair,
-    /// Our address in the SDP.
+    /// Our IP address in the SDP.
     ip: IpAddr,
     /// The PBX's signalling address.
     pub signalling: IpAddr,
 }
 
-/// Which of the two sockets.
+/// One of the two sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
     Rtp,
@@ -33,21 +35,21 @@ impl Leg {
         Leg { ports, ip, signalling }
     }
 
-    /// Where the PBX is to send RTP.
+    /// The address to which the PBX has to send RTP.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.ip, self.ports.port())
     }
 
-    /// A datagram that is there already.
+    /// Returns the next datagram that has arrived: its length and its sender. Does not wait.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none; an ICMP error of an earlier packet is no reason to end a
-    /// call.
+    /// Returns `WouldBlock` if there is none. Other errors may stem from the ICMP reply to an
+    /// earlier packet, so they are not a reason to end the call.
     pub fn recv(&self, channel: Channel, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         let (_, n, from) = recvfrom(self.socket(channel), &mut *buffer, RecvFlags::empty())?;
         let from = from.and_then(|from| SocketAddr::try_from(from).ok());
-        // who cannot be named is nobody that we know
-        Ok((n.min(buffer.len()), canonical(from.unwrap_or(NOBODY))))
+        // a sender without an IP address is not one that we know
+        Ok((n.min(buffer.len()), canonical(from.unwrap_or(UNKNOWN_SENDER))))
     }
 
     pub fn socket(&self, channel: Channel) -> &UdpSocket {
@@ -57,7 +59,7 @@ impl Leg {
         }
     }
 
-    /// An IPv4 address as a socket bound to `[::]` takes it.
+    /// Converts an IPv4 address to the mapped form that a socket bound to `[::]` needs.
     fn reachable(&self, to: SocketAddr) -> SocketAddr {
         match to {
             SocketAddr::V4(v4) if self.ports.is_ipv6() => {
@@ -67,13 +69,14 @@ impl Leg {
         }
     }
 
-    /// Sends now or not at all: a full socket buffer loses the packet, as the network might.
+    /// Sends a packet, or drops it if the socket's buffer is full, as the network might.
     pub fn send(&self, channel: Channel, to: SocketAddr, data: &[u8]) {
         let _ = sendto(self.socket(channel), data, SendFlags::NOSIGNAL, &self.reachable(to));
     }
 }
 
-/// A socket bound to `[::]` shows IPv4 peers as mapped addresses; an SDP does not.
+/// Converts a mapped IPv4 address to plain IPv4, as in SDP: a socket bound to `[::]` reports IPv4
+/// peers as mapped addresses.
 fn canonical(from: SocketAddr) -> SocketAddr {
     SocketAddr::new(from.ip().to_canonical(), from.port())
 }

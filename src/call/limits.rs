@@ -1,4 +1,4 @@
-//! The times that end a call: what has happened when, and what follows if nothing else does.
+//! The time limits of a call: when each one ends it, given the call's events so far.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::{Duration, Instant};
@@ -6,38 +6,44 @@ use std::time::{Duration, Instant};
 use crate::call::CallConfig;
 use crate::call::end::EndReason;
 
-/// With the PBX silent on the signalling side, so long without RTP means that it is gone.
+/// If the PBX does not respond to signalling, the call is lost after this long without RTP.
 const LOST_AFTER: Duration = Duration::from_secs(2);
-/// A source that does not connect an answered caller has failed.
+/// The source has failed if it does not connect the caller this long after the answer was
+/// requested.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 
-/// What has happened so far.
+/// The times of the call's events so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Milestones {
+    /// When the answer was requested from the source.
     pub answer_wanted: Option<Instant>,
-    /// Time 0: when the caller was connected.
+    /// When the caller was connected, which is time 0.
     pub answered: Option<Instant>,
+    /// When the AI's stream started.
     pub ai_started: Option<Instant>,
+    /// True once the AI has sent a message.
     pub ai_heard: bool,
+    /// When the PBX stopped responding.
     pub pbx_lost: Option<Instant>,
+    /// When the PBX responded again after that.
     pub pbx_back: Option<Instant>,
     /// When the last hold ended.
     pub resumed: Option<Instant>,
 }
 
-/// How things are now.
+/// The present state, as far as the limits depend on it.
 #[derive(Debug, Clone, Copy)]
 pub struct State {
-    /// When RTP last came.
+    /// When RTP last arrived.
     pub heard: Option<Instant>,
     pub on_hold: bool,
-    /// The AI's stream is up.
+    /// True while the AI's stream is up.
     pub talking: bool,
-    /// The latest time at which queued audio stops playing, and the reason the call ends with.
+    /// Deadline for playing queued audio, and the end reason that then applies.
     pub finish_by: Option<(Instant, EndReason)>,
 }
 
-/// The times of [`CallConfig`] that the decisions need; zero = never.
+/// The limits from [`CallConfig`]; zero = none.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub drain_on_close: Duration,
@@ -56,7 +62,7 @@ impl Limits {
         }
     }
 
-    /// The earliest of the times that end the call, and why it ends then.
+    /// Returns the earliest time at which the call ends, and the reason.
     pub fn earliest(&self, past: &Milestones, state: State) -> Option<(Instant, EndReason)> {
         let after = |since: Option<Instant>, limit: Duration, reason: EndReason| {
             since.filter(|_| !limit.is_zero()).map(|at| (at + limit, reason))
@@ -64,7 +70,7 @@ impl Limits {
         let heard = state.heard.filter(|_| past.answered.is_some());
         let expected = heard.max(past.resumed).filter(|_| !state.on_hold);
         let silent = past.ai_started.filter(|_| !past.ai_heard && state.talking);
-        // a PBX that is back knows this call if its RTP flows again
+        // if RTP has arrived since the PBX came back, the PBX still has this call
         let survived = past.pbx_back.is_some_and(|back| heard.is_some_and(|at| at > back));
         let unsure = past.pbx_lost.is_some() && !survived;
         let lost = heard.max(past.pbx_lost).filter(|_| unsure && !state.on_hold);

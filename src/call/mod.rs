@@ -1,11 +1,13 @@
 //! The call: one caller talking to one AI, whatever the source.
 //!
-//! [`core`] decides (pure; [`words`] are its inputs and outputs): [`hearing`] is the caller's audio
-//! on its way to the AI, [`playing`] the audio to the caller, [`limits`] the times that end a
-//! call, [`end`] the reasons, [`departure`] what becomes of the caller. [`run`] moves packets on
-//! the threads of [`worker`]; [`leg`] and [`ports`] own the RTP sockets. A source (SIP, ARI) hands
-//! over an [`Offer`] that [`admission`] let in. [`recordings`] writes a call's audio.
-//! [`switchboard`] keeps the live calls.
+//! [`core`] makes all decisions without I/O; [`words`] are its inputs and outputs. It uses
+//! [`hearing`] for the caller's audio to the AI, [`playing`] for the audio to the caller,
+//! [`limits`] for the times at which a call ends, [`end`] for the end reasons, and [`departure`]
+//! for the caller's fate.
+//!
+//! [`run`] moves the packets, on the threads of [`worker`]; [`leg`] and [`ports`] own the RTP
+//! sockets. A source (SIP or ARI) hands over an [`Offer`] once [`admission`] has admitted the call.
+//! [`recordings`] records the audio, and [`switchboard`] keeps the live calls.
 
 pub mod admission;
 pub mod core;
@@ -38,7 +40,7 @@ use departure::{Departure, DeparturePolicy};
 use end::EndReason;
 use leg::Leg;
 
-/// The PBX's side of the media, from an accepted SDP.
+/// The PBX's side of the media, as agreed during signalling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RemoteMedia {
     pub rtp: SocketAddr,
@@ -46,75 +48,77 @@ pub struct RemoteMedia {
     pub format: Format,
     /// False while the PBX has us on hold.
     pub wants_audio: bool,
-    /// False while it has said that no RTP of its own comes.
+    /// False while the PBX has announced that it sends no RTP.
     pub sends_audio: bool,
-    /// It takes RTP, silence, from now on, before the caller is connected.
+    /// True if we send RTP, with silence, even before the caller is connected.
     pub early: bool,
 }
 
-/// What the source tells the call.
+/// An event that the source reports to the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     Media(RemoteMedia),
-    /// The answer has gone out and audio flows from now on: time 0 of the call.
+    /// The caller is connected, and audio flows from now on. This is time 0 of the call.
     Connected,
-    /// A key press told by signalling.
+    /// A key press that arrived by signalling, not by RTP.
     Digit(char),
-    /// The PBX does not answer any more: the call ends if its RTP has stopped too.
+    /// The PBX has stopped responding. The call ends if its RTP has stopped too.
     PbxLost,
-    /// The PBX answers again: calls whose RTP flows again have survived.
+    /// The PBX responds again. The call has survived if its RTP flows again.
     PbxBack,
-    /// The PBX says that it has this call.
+    /// The PBX has confirmed that the call still exists.
     PbxConfirms,
     Ended(EndReason),
 }
 
-/// What the call tells its source.
+/// A request from the call to its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceRequest {
     Answer,
     Ringing,
-    /// End the call: the source refuses a caller who was not answered yet.
+    /// End the call. If it was not answered yet, the source refuses it.
     End {
         reason: EndReason,
         departure: Departure,
     },
 }
 
-/// Sends a call's requests to its source; never waits.
+/// Sends a call's requests to its source. Never blocks.
 pub type RequestSender = Box<dyn Fn(SourceRequest) + Send + Sync>;
 
-/// A call that wants to be taken.
+/// A new call from a source, ready to be started.
 pub struct Offer {
-    /// For the log: short and unique within this process.
+    /// Id for the log, short and unique within this process.
     pub id: String,
     pub pbx: Arc<str>,
     pub from_number: String,
     pub to_number: String,
-    /// The PBX's own name of the call (SIP Call-ID), and what the Twilio-shaped ids derive from.
+    /// The PBX's own id of the call, such as the SIP Call-ID.
     pub native_id: String,
+    /// The Twilio-shaped ids (`CA…`, `MZ…`) are derived from this.
     pub sid_seed: String,
-    /// Further `customParameters`.
+    /// More `customParameters`: names and values.
     pub vars: Vec<(String, String)>,
     pub remote: Option<RemoteMedia>,
     pub leg: Leg,
     pub requests: RequestSender,
     pub signals: mpsc::Receiver<Signal>,
-    /// The source can return the caller to the dialplan.
+    /// True if the source can return the caller to the dialplan.
     pub can_continue: bool,
-    /// Held while the call lives: admission.
+    /// Counts the call towards `[calls] max` for as long as it exists.
     pub permit: OwnedSemaphorePermit,
 }
 
+/// When a call is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerWhen {
-    /// When the AI's socket is open; refused when it is not in time.
+    /// Once the AI's WebSocket is open. If it does not open in time, the call is refused.
     AiReady,
-    /// At once; what the caller says before the AI is there is kept.
+    /// At once. Audio from before the AI is connected is kept for it.
     AtOnce,
 }
 
-/// How calls of one PBX are handled.
+/// Settings for the calls of one PBX.
 pub struct CallConfig {
     pub target: Target,
     pub account_sid: String,
@@ -122,25 +126,25 @@ pub struct CallConfig {
     pub answer: AnswerWhen,
     pub answer_wait: Duration,
     pub ringing: bool,
-    /// How long queued audio is still played after an orderly close of the AI's.
+    /// How long queued audio is still played after the AI has closed its stream cleanly.
     pub drain_on_close: Duration,
     pub departure: DeparturePolicy,
-    /// Played when the AI fails in mid-call, mu-law.
+    /// Mu-law audio, played when the AI fails in mid-call.
     pub prompt: Option<bytes::Bytes>,
     pub max_duration: Duration,
-    /// An AI that has said nothing at all for so long after `start` has failed; zero = never.
+    /// The AI has failed if it has sent nothing at all this long after `start`; zero = never.
     pub silent_timeout: Duration,
-    /// No RTP for so long ends the call; zero = never.
+    /// The call ends after this long without RTP; zero = never.
     pub media_timeout: Duration,
     pub reorder_wait: Duration,
     pub playout_bytes: usize,
     pub playout_budget: Budget,
-    /// How a call is recorded; `None`: not at all.
+    /// `None` if calls are not recorded.
     pub record: Option<RecordPlan>,
     pub recorder: Option<Recorder>,
 }
 
-/// What is asked of a call while it is up, by whoever controls it.
+/// A command to a live call from outside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     Record(RecordCommand),
@@ -150,6 +154,6 @@ pub enum Command {
 #[derive(Debug, Clone)]
 pub struct RecordPlan {
     pub when: When,
-    /// Played to the caller when it begins, mu-law; may be empty.
+    /// Mu-law audio, played to the caller when a recording starts. May be empty.
     pub notice: bytes::Bytes,
 }

@@ -1,4 +1,5 @@
-//! The way to the caller: announcements, the AI's audio, and silence, as RTP at the pacer's times.
+//! The audio to the caller: announcements, the AI's audio, and silence, sent as RTP at the pacer's
+//! times.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -14,28 +15,29 @@ use crate::media::pacer::Pacer;
 use crate::media::playout::Playout;
 use crate::media::sender::{AudioPacket, Sender};
 
-/// A frame that is due to the caller now.
+/// A frame that is now due to be sent to the caller.
 pub(super) struct DueFrame {
-    /// Its number, from which the RTP timestamp follows.
+    /// Number of the frame. The RTP timestamp is computed from it.
     pub index: u64,
-    /// Sets RTP's marker bit: the first frame of a talkspurt.
+    /// Value of RTP's marker bit: true for the first frame of a talkspurt.
     pub marker: bool,
     pub samples: Samples,
     /// False for silence.
     pub is_audio: bool,
 }
 
+/// The audio on its way to the caller.
 pub(super) struct Playing {
     /// The AI's audio and marks.
     pub playout: Playout,
     pub sender: Sender,
     /// Paces the call's frames from time 0 on.
     pacer: Option<Pacer>,
-    /// Paces silence before time 0, for a PBX that expects RTP by then.
+    /// Paces the silence before time 0, for a PBX that expects RTP by then.
     early: Option<Pacer>,
-    /// The rest of each announcement, mu-law. They play before the AI's audio.
+    /// The unplayed part of each announcement, mu-law. Announcements play before the AI's audio.
     announcements: VecDeque<Bytes>,
-    /// The number of the caller's next frame.
+    /// Number of the next frame to the caller.
     next_index: u64,
 }
 
@@ -130,7 +132,7 @@ impl Playing {
         samples
     }
 
-    /// The RTP packet of a frame, encoded as the PBX takes it.
+    /// Builds the RTP packet of a frame, in the PBX's codec.
     pub fn packet(&mut self, remote: &RemoteMedia, frame: &DueFrame) -> AudioPacket {
         let marker = frame.marker || self.sender.packets() == 0;
         let payload_type = remote.format.payload_type;

@@ -1,5 +1,5 @@
-//! The pool of RTP ports: even/odd pairs, rested after a call so that its last packets do not reach
-//! the next one. Owns sockets.
+//! The pool of RTP ports: even/odd pairs, which are quarantined after a call so that its last
+//! packets do not reach the next call. Owns sockets.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,72 +7,81 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// How long a pair rests after a call.
+/// How long a pair is quarantined after a call.
 pub const REST: Duration = Duration::from_secs(30);
 
+/// The state of the pool. A pair is listed by its even port.
 #[derive(Debug)]
 struct Pairs {
+    /// Ready for use.
     free: VecDeque<u16>,
-    resting: VecDeque<(Instant, u16)>,
+    /// In quarantine until the given time, the earliest first.
+    quarantined: VecDeque<(Instant, u16)>,
+    /// Number of pairs in use.
     in_use: usize,
 }
 
-/// Shared by all calls.
+/// The pool of port pairs. Clones share it.
 #[derive(Debug, Clone)]
 pub struct PortPool {
+    /// The address that sockets are bound to.
     ip: IpAddr,
     pairs: Arc<Mutex<Pairs>>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    #[error("no RTP port pair is free: widen [media] ports")]
+    #[error("no free RTP port pair: widen [media] ports")]
     Exhausted,
     #[error("cannot open RTP port {0}: {1}")]
     Bind(SocketAddr, io::Error),
 }
 
-/// A pair of bound sockets that never wait; the ports go back to rest when it is dropped.
+/// A pair of bound, non-blocking sockets. Dropping it puts its ports into quarantine.
 #[derive(Debug)]
 pub struct PortPair {
     pub rtp: UdpSocket,
     pub rtcp: UdpSocket,
+    /// The RTP port.
     port: u16,
+    /// True if the sockets are bound to an IPv6 address.
     ipv6: bool,
+    /// The pool that the ports go back to.
     pairs: Arc<Mutex<Pairs>>,
 }
 
 impl PortPool {
-    /// `first..=last`; sockets are bound to `ip`.
+    /// Creates a pool of the pairs within `first..=last`. Sockets are bound to `ip`.
     pub fn new(ip: IpAddr, first: u16, last: u16) -> PortPool {
         let even = first + first % 2;
         let free = (even..last).step_by(2).collect();
-        let pairs = Pairs { free, resting: VecDeque::new(), in_use: 0 };
+        let pairs = Pairs { free, quarantined: VecDeque::new(), in_use: 0 };
         PortPool { ip, pairs: Arc::new(Mutex::new(pairs)) }
     }
 
-    /// What the sockets are bound to; unspecified = every address of this host.
+    /// The address that sockets are bound to. The unspecified address means all of this host's.
     pub fn ip(&self) -> IpAddr {
         self.ip
     }
 
-    /// Pairs in use now.
+    /// The number of pairs in use.
     pub fn in_use(&self) -> usize {
         lock(&self.pairs).in_use
     }
 
-    /// Binds a pair, skipping ports that another program has.
+    /// Binds a free pair, skipping ports that another program uses.
     ///
     /// # Errors
-    /// When all pairs are in use, at rest or taken by others, or the descriptors are used up.
+    /// Returns [`PortError::Exhausted`] if no pair is free, and [`PortError::Bind`] if a socket
+    /// cannot be opened, for example because descriptors have run out.
     pub fn lease(&self, now: Instant) -> Result<PortPair, PortError> {
         let tries = {
             let mut pairs = lock(&self.pairs);
-            while let Some((until, port)) = pairs.resting.front().copied() {
+            while let Some((until, port)) = pairs.quarantined.front().copied() {
                 if until > now {
                     break;
                 }
-                pairs.resting.pop_front();
+                pairs.quarantined.pop_front();
                 pairs.free.push_back(port);
             }
             pairs.free.len()
@@ -109,14 +118,14 @@ impl PortPool {
 fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(address)?;
     socket.set_nonblocking(true)?;
-    // Expedited Forwarding (RFC 4594); not all systems allow it, and nothing depends on it
+    // Expedited Forwarding (RFC 4594); some systems do not allow it, but it is not essential
     if address.is_ipv4() {
         let _ = socket2::SockRef::from(&socket).set_tos_v4(0xb8);
     }
     Ok(socket)
 }
 
-/// A panic elsewhere does not make the list of ports wrong.
+/// A panic in another thread leaves the pool consistent, so poisoning is ignored.
 fn lock(pairs: &Mutex<Pairs>) -> std::sync::MutexGuard<'_, Pairs> {
     pairs.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -126,7 +135,7 @@ impl PortPair {
         self.ipv6
     }
 
-    /// The RTP port; RTCP's is the next.
+    /// The RTP port. The RTCP port is the next one.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -136,7 +145,7 @@ impl Drop for PortPair {
     fn drop(&mut self) {
         let mut pairs = lock(&self.pairs);
         pairs.in_use -= 1;
-        pairs.resting.push_back((Instant::now() + REST, self.port));
+        pairs.quarantined.push_back((Instant::now() + REST, self.port));
     }
 }
 
@@ -145,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pairs_rest_and_foreign_ports_are_skipped() {
+    fn used_pairs_are_quarantined_and_foreign_ports_skipped() {
         let ip = IpAddr::from([127, 0, 0, 1]);
         let base = 31_000 + (std::process::id() % 400) as u16 * 4;
         let pool = PortPool::new(ip, base + 1, base + 5);

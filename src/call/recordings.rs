@@ -1,4 +1,4 @@
-//! The recordings of one call: usually one, more when it is stopped and started again.
+//! The recordings of one call: usually one, more if recording is stopped and started again.
 
 use crate::call::Offer;
 use crate::call::end::EndReason;
@@ -17,13 +17,16 @@ const STOPPED: &str = "recording_stopped";
 /// The recordings of one call, of which at most one is being made.
 pub struct CallRecordings {
     recorder: Option<Recorder>,
+    /// Identifies the call in its recordings.
     call: CallInfo,
+    /// The recording being made.
     current: Option<Recording>,
     /// Ids of the finished recordings.
     made: Vec<String>,
     /// Audio missing from the finished recordings because the writer's queue was full.
     lost_ms: u64,
-    /// The last recording was paused when it was stopped, so the next one starts paused.
+    /// True if the next recording starts paused, because recording was paused in the meantime or
+    /// when the last one was stopped.
     paused: bool,
 }
 
@@ -80,7 +83,7 @@ impl CallRecordings {
         }
     }
 
-    /// Ends the call's recordings. Returns their ids and the milliseconds they lack.
+    /// Ends the call's recordings. Returns their ids and how much audio they lack, in milliseconds.
     pub fn finish(mut self, reason: EndReason, summary: &Summary) -> (Vec<String>, u64) {
         let network = Some(network(summary));
         self.close(Ending { reason: reason.label(), network });

@@ -1,5 +1,5 @@
-//! Moves a call's packets between its RTP sockets and its AI's WebSocket; a [`worker`] calls it
-//! when one of them, a timer or a waker is ready. Owns I/O.
+//! Moves a call's packets between its RTP sockets and its AI's WebSocket. Runs on a [`worker`] when
+//! a socket, a timer or a waker is ready. Owns I/O.
 //!
 //! [`worker`]: crate::call::worker
 
@@ -27,28 +27,28 @@ use crate::stream::socket::{AiSocket, Closed, Counts, Scratch, Stop};
 use crate::stream::{FromAi, StreamInfo};
 use crate::telemetry::Masked;
 
-/// Datagrams taken in one go where a standstill may have left many.
+/// Datagrams read at once when a backlog is likely, for example after a stall of this process.
 const BURST: usize = 16;
-/// Packets closer than this are no ordinary stream: more of them may wait.
-const CLOSE: Duration = Duration::from_millis(5);
+/// Packets of an ordinary stream are further apart than this; closer ones suggest a backlog.
+const MIN_SPACING: Duration = Duration::from_millis(5);
 
-/// How a call ended, for whoever started it.
+/// The record of an ended call.
 #[derive(Debug, Clone)]
 pub struct Record {
     pub id: String,
     pub reason: EndReason,
     pub summary: Summary,
-    /// What the AI's socket could not take or not understand.
+    /// Messages that were dropped because the AI was slow, or were not understood.
     pub ai: Counts,
-    /// Ids of its recordings.
+    /// Ids of the call's recordings.
     pub recordings: Vec<String>,
 }
 
-/// Runs one call to its end, on the worker that has the fewest. `stop` becomes true when the
-/// program wants all calls ended.
+/// Runs one call to its end, on the worker with the fewest calls. `stop` becomes true when all
+/// calls have to end.
 ///
 /// # Panics
-/// With whatever a fault of ours has made of the call; the worker and its other calls go on.
+/// Panics if the call panicked on its worker. The worker and its other calls continue.
 pub async fn run(
     workers: &Workers,
     offer: Offer,
@@ -65,12 +65,12 @@ pub async fn run(
     workers.take(Live::new(running, Cold::new(commands, stop, connecting), done));
     match record.await {
         Ok(record) => record,
-        // it has been told where it happened
-        Err(_) => std::panic::resume_unwind(Box::new("a call has panicked")),
+        // without the panic hook, which has already reported the panic on the worker
+        Err(_) => std::panic::resume_unwind(Box::new("the call panicked")),
     }
 }
 
-/// Dials the AI; given up when it is dropped.
+/// The task that connects to the AI. Dropping this cancels it.
 pub(super) struct Connecting(JoinHandle<Result<Socket, ConnectError>>);
 
 impl Drop for Connecting {
@@ -79,10 +79,14 @@ impl Drop for Connecting {
     }
 }
 
-/// What seldom happens to a call: polled when its waker says so.
+/// The sources of a call's rare events, apart from its signals. They are polled as futures when the
+/// call is woken.
 pub(super) struct Cold {
+    /// `None` once the sender is gone.
     commands: Option<mpsc::Receiver<Command>>,
+    /// Resolves when all calls have to end; `None` after that.
     stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// `None` once the AI has been connected, or could not be.
     connecting: Option<Connecting>,
 }
 
@@ -100,24 +104,26 @@ impl Cold {
     }
 }
 
-/// What belongs to one call while it runs.
+/// A running call, with its sockets.
 pub(super) struct Running {
     pub offer: Offer,
     dialect: Dialect,
     info: StreamInfo,
     call: Call,
     recordings: CallRecordings,
+    /// The AI's stream, while it is up.
     pub ai: Option<AiSocket>,
-    /// The AI has closed its stream in good order: for the worker, to be followed to its end.
+    /// A stream that the AI closed cleanly. The worker takes it to complete the close.
     pub closing: Option<Box<AiSocket>>,
-    /// Kept beside the socket, which may be gone before the call's end.
+    /// A copy of the stream's counts, because the stream may end before the call.
     ai_counts: Counts,
-    /// A message of the AI was ignored, and the log has been told.
-    ignored_before: bool,
-    /// RTP from an unnamed address was told of.
-    misdirected_told: bool,
-    /// When a datagram was last looked for.
-    looked: Option<Instant>,
+    /// True once an ignored message from the AI has been logged.
+    ignored_logged: bool,
+    /// True once RTP from an unannounced address has been logged.
+    misdirected_logged: bool,
+    /// When a socket was last readable.
+    last_readable: Option<Instant>,
+    /// The end reason, once there is one.
     ended: Option<EndReason>,
 }
 
@@ -146,14 +152,15 @@ impl Running {
             ai: None,
             closing: None,
             ai_counts: Counts::default(),
-            ignored_before: false,
-            misdirected_told: false,
-            looked: None,
+            ignored_logged: false,
+            misdirected_logged: false,
+            last_readable: None,
             ended: None,
         }
     }
 
-    /// Takes what its source, those who command it, the program and the dialling have said.
+    /// Handles the rare events that are ready: signals from the call's source, commands, the
+    /// outcome of connecting to the AI, and shutdown.
     pub fn take_news(&mut self, now: Instant, cold: &mut Cold, cx: &mut Context<'_>) {
         while let Poll::Ready(signal) = self.offer.signals.poll_recv(cx) {
             let ended = signal.is_none();
@@ -187,7 +194,7 @@ impl Running {
         }
     }
 
-    /// Does what the call has decided; the reason when it is over.
+    /// Carries out what the call has decided. Returns the end reason if the call is over.
     pub fn act(&mut self, now: Instant, scratch: &mut Scratch) -> Option<EndReason> {
         loop {
             while let Some(output) = self.call.poll() {
@@ -227,8 +234,8 @@ impl Running {
     }
 
     pub fn on_timeout(&mut self, now: Instant, buffer: &mut [u8]) {
-        // what has come already is heard before the clock fills with silence: after a standstill of
-        // this process both are due
+        // after a stall of this process, packets may be waiting although the timeline is about to
+        // insert silence, so they are read first
         if self.call.misses_audio(now) {
             self.take_datagrams(now, Channel::Rtp, BURST, buffer);
         }
@@ -238,13 +245,13 @@ impl Running {
         self.call.handle(now, Input::Timeout { unix: unix() });
     }
 
-    /// A socket has something: a packet, or where they come close together all that wait.
+    /// Reads from a readable socket: one datagram, or several if they arrive close together.
     pub fn on_readable(&mut self, now: Instant, channel: Channel, buffer: &mut [u8]) {
-        let close = self.looked.replace(now).is_some_and(|at| now - at < CLOSE);
+        let close = self.last_readable.replace(now).is_some_and(|at| now - at < MIN_SPACING);
         self.take_datagrams(now, channel, if close { BURST } else { 1 }, buffer);
     }
 
-    /// Takes datagrams that are there already, at most so many.
+    /// Handles up to `limit` datagrams that have already arrived.
     fn take_datagrams(&mut self, now: Instant, channel: Channel, limit: usize, buffer: &mut [u8]) {
         for _ in 0..limit {
             let Ok((n, from)) = self.offer.leg.recv(channel, buffer) else { break };
@@ -257,10 +264,10 @@ impl Running {
             Channel::Rtp => self.call.handle(now, Input::Rtp { from, data }),
             Channel::Rtcp => self.call.handle(now, Input::Rtcp { data, unix: unix() }),
         }
-        if !self.misdirected_told
+        if !self.misdirected_logged
             && let Some((source, named)) = self.call.misdirected()
         {
-            self.misdirected_told = true;
+            self.misdirected_logged = true;
             warn!(
                 call = self.offer.id,
                 pbx = &*self.offer.pbx,
@@ -278,21 +285,21 @@ impl Running {
             }
             Err(error) => {
                 let (call, pbx) = (&self.offer.id, &*self.offer.pbx);
-                warn!(call, pbx, %error, "the AI cannot be reached");
+                warn!(call, pbx, "AI unreachable: {error}");
                 self.call.handle(now, Input::AiFailed);
             }
         }
     }
 
-    /// Takes messages of the AI, at most so many; true when more may be there.
+    /// Handles up to `limit` messages from the AI. Returns true if more may be waiting.
     pub fn take_messages(&mut self, now: Instant, limit: usize, scratch: &mut Scratch) -> bool {
-        let Running { ai, call, offer, ignored_before, .. } = self;
+        let Running { ai, call, offer, ignored_logged, .. } = self;
         let Some(ai) = ai else { return false };
         let stop = ai.read(scratch, limit, &mut |message| {
             if let FromAi::Ignored(why) = message
-                && !std::mem::replace(ignored_before, true)
+                && !std::mem::replace(ignored_logged, true)
             {
-                warn!(call = offer.id, why, "a message of the AI was ignored (told once a call)");
+                warn!(call = offer.id, "AI message ignored: {why} (logged once per call)");
             }
             call.handle(now, Input::Ai(message));
         });
@@ -300,7 +307,7 @@ impl Running {
             Stop::Empty => false,
             Stop::Turn => true,
             Stop::Closed(closed) => {
-                // what it has asked for before is answered before
+                // replies to earlier messages go out before the close frame is answered
                 if let Closed::Orderly(_) = closed {
                     self.act(now, scratch);
                 }
@@ -315,20 +322,21 @@ impl Running {
         let Some(ai) = self.ai.take() else { return };
         let (call, pbx) = (&self.offer.id, &*self.offer.pbx);
         match &closed {
-            Closed::Orderly(how) => debug!(call, how, "the AI closes"),
+            Closed::Orderly(how) => debug!(call, "AI stream closed: {how}"),
             Closed::Failed(why) | Closed::Protocol(why) => {
-                warn!(call, pbx, why, "the AI is gone");
+                warn!(call, pbx, "AI stream lost: {why}");
             }
-            Closed::Stalled => warn!(call, pbx, "the AI takes nothing"),
+            Closed::Stalled => warn!(call, pbx, "AI stream stalled: no data accepted for 5 s"),
         }
-        // a stream that is gone needs no farewell; an orderly close has been answered already, and
-        // is followed to its end
+        // a broken stream is dropped; a cleanly closed one has had its close frame answered, and is
+        // kept until its connection ends
         self.ai_counts = ai.counts;
         self.closing = matches!(closed, Closed::Orderly(_)).then(|| Box::new(ai));
         self.call.handle(now, Input::AiClosed(&closed));
     }
 
-    /// The call is over: its one line is written, its ports and its place are free.
+    /// Logs the end of the call and frees its ports and its permit. Returns the record, and the
+    /// AI's stream if it is still up and has to be closed.
     pub fn finish(self, reason: EndReason) -> (Record, Option<AiSocket>) {
         let summary = self.call.summary(Instant::now());
         let (recordings, lost_ms) = self.recordings.finish(reason, &summary);
@@ -344,7 +352,7 @@ fn stream_info(offer: &Offer, config: &CallConfig) -> StreamInfo {
         ("to_number".to_owned(), offer.to_number.clone()),
         ("sip_call_id".to_owned(), offer.native_id.clone()),
     ];
-    // what a caller or the dialplan adds does not replace what we and the configuration say
+    // parameters from the caller or the dialplan never replace ours or the configured ones
     let mut taken: Vec<String> = parameters.iter().map(|(name, _)| name.clone()).collect();
     taken.extend(config.parameters.iter().map(|(name, _)| name.clone()));
     for (name, value) in &offer.vars {
@@ -364,7 +372,7 @@ fn stream_info(offer: &Offer, config: &CallConfig) -> StreamInfo {
 
 fn seeds() -> Seeds {
     let mut bytes = [0u8; 10];
-    // without a random source the numbers are merely guessable
+    // if this fails, the numbers are guessable but still valid
     let _ = getrandom::fill(&mut bytes);
     let [a, b, c, d, e, f, g, h, i, j] = bytes;
     Seeds {
@@ -378,7 +386,7 @@ fn unix() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// The one line that a call leaves.
+/// Counts an ended call and writes its log line.
 fn log_end(offer: &Offer, reason: EndReason, summary: &Summary, dropped: u64, unrecorded_ms: u64) {
     counters::ended(reason);
     counters::add(summary, dropped);

@@ -1,5 +1,5 @@
 //! The switchboard starts a call for every offer and keeps the live calls by id: it counts them,
-//! waits for them and passes commands on.
+//! passes commands to them, and waits for them at shutdown.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -18,8 +18,8 @@ use crate::call::{CallConfig, Command, Offer, SourceRequest, counters};
 use crate::record::recorder::Recorder;
 use crate::telemetry::PANICS;
 
-/// At most this many commands wait for one call.
-const WAITING: usize = 16;
+/// At most this many commands are queued for one call.
+const MAX_COMMANDS: usize = 16;
 
 /// The settings of calls, by the name of their PBX.
 pub type CallConfigs = Vec<(Arc<str>, Arc<CallConfig>)>;
@@ -31,11 +31,11 @@ type Calls = HashMap<String, mpsc::Sender<Command>>;
 pub struct Switchboard {
     /// The sender of each call's commands, by the call's id.
     calls: Arc<Mutex<Calls>>,
-    /// One task per call, which ends with it.
+    /// One task per call, which ends with the call.
     tasks: TaskTracker,
 }
 
-/// The settings and shared parts that every new call is given.
+/// The settings and shared parts for new calls.
 pub struct CallStarter {
     pub configs: CallConfigs,
     /// Becomes true when all calls have to end.
@@ -69,7 +69,7 @@ impl Switchboard {
 
     fn start(&self, starter: &CallStarter, mut offer: Offer, config: Arc<CallConfig>) {
         let (stopped, records) = (starter.stopped.clone(), starter.records.clone());
-        // kept here as well, to end the caller's side if the call panics
+        // a second copy, to end the caller's side if the call panics
         let requests: Arc<dyn Fn(SourceRequest) + Send + Sync> = Arc::from(offer.requests);
         let for_call = requests.clone();
         offer.requests = Box::new(move |request| for_call(request));
@@ -90,7 +90,7 @@ impl Switchboard {
                 Err(_) => {
                     PANICS.add(1);
                     counters::ended(EndReason::Internal);
-                    error!(call = id, "internal error: the call panicked and has ended");
+                    error!(call = id, "internal error: the call panicked and was ended");
                     let reason = EndReason::Internal;
                     if let Some(departure) = departure.departure(reason, true, can_continue) {
                         requests(SourceRequest::End { reason, departure });
@@ -107,7 +107,7 @@ impl Switchboard {
 
     /// Registers a call and returns the receiver of its commands.
     fn add(&self, call: &str) -> mpsc::Receiver<Command> {
-        let (to_call, commands) = mpsc::channel(WAITING);
+        let (to_call, commands) = mpsc::channel(MAX_COMMANDS);
         self.lock().insert(call.to_owned(), to_call);
         commands
     }
@@ -126,17 +126,17 @@ impl Switchboard {
         self.lock().keys().cloned().collect()
     }
 
-    /// Returns false if there is no such call, or too many commands wait for it.
+    /// Sends a command to a call. Returns false if there is no such call, or its queue is full.
     pub fn send(&self, call: &str, command: Command) -> bool {
         self.lock().get(call).is_some_and(|to| to.try_send(command).is_ok())
     }
 
-    /// Lets [`Switchboard::wait`] return once no call is left.
+    /// Lets [`Switchboard::wait`] return once all calls have ended.
     pub fn close(&self) {
         self.tasks.close();
     }
 
-    /// Waits until the last call has ended.
+    /// Waits until all calls have ended.
     pub async fn wait(&self) {
         self.tasks.wait().await;
     }

@@ -1,4 +1,4 @@
-//! What goes into a call's decisions and what comes out.
+//! The inputs and outputs of a call's decisions.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::SocketAddr;
@@ -14,23 +14,26 @@ use crate::record::recording::Tap;
 use crate::stream::socket::Closed;
 use crate::stream::{FromAi, ToAi};
 
+/// An event for a call to handle.
 #[derive(Debug)]
 pub enum Input<'a> {
     Rtp {
         from: SocketAddr,
         data: &'a [u8],
     },
-    /// `unix`: wall clock, for the reports.
+    /// `unix`: wall-clock time, for RTCP reports.
     Rtcp {
         data: &'a [u8],
         unix: Duration,
     },
+    /// The AI's WebSocket has opened.
     AiOpen,
+    /// The AI could not be reached.
     AiFailed,
     Ai(FromAi<'a>),
     AiClosed(&'a Closed),
     Signal(Signal),
-    /// End it, for a reason of the program's.
+    /// End the call for a reason outside it, such as shutdown.
     End(EndReason),
     Record(RecordCommand),
     Timeout {
@@ -38,6 +41,7 @@ pub enum Input<'a> {
     },
 }
 
+/// An action that a call has decided on.
 #[derive(Debug, PartialEq)]
 pub enum Output {
     Request(SourceRequest),
@@ -49,40 +53,42 @@ pub enum Output {
         to: SocketAddr,
         packet: Vec<u8>,
     },
-    /// `connected` and `start`; so many frames follow at once.
+    /// Start the AI's stream. `burst` frames of audio follow at once.
     AiStart {
         burst: usize,
     },
     Ai(ToAi),
-    /// What a recording, if one is being made, is to hold.
+    /// Content for the recording, if one is being made.
     Tap(Tap),
-    /// Begin, pause, go on, close. `index`: the frame that comes next; `law`: the leg's.
+    /// Start, pause, resume or stop a recording. `index` is the number of the call's next frame,
+    /// `law` the leg's codec.
     Recording {
         command: RecordCommand,
         index: u64,
         law: Law,
     },
-    /// The call is over; nothing follows.
+    /// The call is over. This is the last output.
     Ended(EndReason),
 }
 
-/// What is told of a call when it is over.
+/// The figures of an ended call.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Summary {
-    /// From the answer on.
+    /// Time from the answer to the end.
     pub talk: Duration,
-    /// From the INVITE to the answer.
+    /// Time from the offer to the answer, or to the end of an unanswered call.
     pub setup: Duration,
     pub answered: bool,
     pub received: receiver::Counts,
     pub packets_sent: u32,
-    /// Frames of the time before `start` that were too old to keep.
+    /// Frames dropped from the pre-roll because it was full.
     pub preroll_dropped: u64,
+    /// Bytes of AI audio discarded because the queue or the budget was full.
     pub playout_discarded: u64,
     pub round_trip: Option<Duration>,
 }
 
-/// Random numbers that a call starts with.
+/// Random start values of a call's RTP stream.
 #[derive(Debug, Clone, Copy)]
 pub struct Seeds {
     pub ssrc: u32,

@@ -77,17 +77,17 @@ pub struct TargetOptions {
 /// Why the AI could not be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    #[error("the name {0} cannot be looked up: {1}")]
+    #[error("cannot resolve {0}: {1}")]
     Dns(String, String),
-    #[error("no connection to {0}: {1}")]
+    #[error("cannot connect to {0}: {1}")]
     Tcp(SocketAddr, std::io::Error),
-    #[error("TLS: {0}")]
+    #[error("TLS failed: {0}")]
     Tls(std::io::Error),
-    #[error("the server answers {0} to the WebSocket handshake")]
+    #[error("WebSocket handshake refused: HTTP status {0}")]
     Status(u16),
-    #[error("the WebSocket handshake failed: {0}")]
+    #[error("WebSocket handshake failed: {0}")]
     Handshake(String),
-    #[error("no answer within {0:?}{1}")]
+    #[error("timed out after {0:?}{1}")]
     Timeout(Duration, String),
 }
 
@@ -163,7 +163,7 @@ impl Target {
         let dns = |why: String| ConnectError::Dns(self.host.clone(), why);
         let found = lookup_host((self.host.as_str(), self.port)).await;
         let addresses: Vec<SocketAddr> = found.map_err(|e| dns(e.to_string()))?.collect();
-        let mut last = dns("no address".to_owned());
+        let mut last = dns("no address found".to_owned());
         let count = addresses.len();
         for (n, address) in addresses.into_iter().enumerate() {
             // an address that does not respond must leave time for the next
@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_websocket_urls() {
+    fn only_websocket_urls_are_accepted() {
         let options = TargetOptions::default();
         for bad in ["http://a/b", "ai.example.com", "ws:///x", "", "wss://"] {
             assert!(matches!(Target::new(bad, &options), Err(TargetError::Url(_))), "{bad}");
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_handshake_is_twilios() {
+    fn the_handshake_matches_twilios() {
         let options = TargetOptions {
             headers: vec![("Authorization".into(), "Bearer x".into())],
             auth_token: Some("12345".into()),

@@ -1,8 +1,8 @@
 //! A dialect: the protocol that is spoken with an AI over its WebSocket.
 //!
 //! [`Dialect`] is the choice in the configuration; [`Codec`] writes and reads the messages of one
-//! stream. A dialect is one file beside `twilio.rs` and one variant here; nothing else in the
-//! program names it. Audio and marks are [`ToAi`] and [`FromAi`], whatever the dialect.
+//! stream. To add a dialect, add a file beside `twilio.rs` and a variant here; no other part of the
+//! program refers to it. Messages are [`ToAi`] and [`FromAi`] in every dialect.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fmt::Write as _;
@@ -12,6 +12,7 @@ use md5::{Digest, Md5};
 
 use crate::stream::{FromAi, StreamInfo, ToAi, twilio};
 
+/// A supported dialect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Dialect {
     #[default]
@@ -20,25 +21,25 @@ pub enum Dialect {
 
 /// Writes and reads the messages of one stream.
 pub trait Codec: Send {
-    /// The messages that open the stream, in the order in which they are sent.
+    /// Returns the messages that open the stream, in the order in which they are sent.
     fn opening(&mut self) -> Vec<String>;
 
     /// Appends the text of one message to `out`.
     fn encode(&mut self, message: &ToAi, out: &mut BytesMut);
 
-    /// Reads a text message. Its audio replaces the contents of `audio`.
+    /// Decodes a text message. Its audio replaces the contents of `audio`.
     fn decode<'a>(&self, text: &str, audio: &'a mut Vec<u8>) -> FromAi<'a>;
 }
 
 impl Dialect {
-    /// The codec of a new stream.
+    /// Creates the codec for a new stream.
     pub fn codec(self, info: StreamInfo) -> Box<dyn Codec> {
         match self {
             Dialect::Twilio => Box::new(twilio::Encoder::new(info)),
         }
     }
 
-    /// Names and values of the headers of the handshake with `url`. `auth_token` signs it.
+    /// Returns the extra headers for a handshake with `url`, signed if there is an `auth_token`.
     pub fn handshake_headers(
         self,
         url: &str,
@@ -49,7 +50,7 @@ impl Dialect {
         }
     }
 
-    /// The longest name and value of a parameter, in characters.
+    /// The maximum length of a parameter's name, and of its value, in characters.
     pub fn max_parameter(self) -> usize {
         match self {
             Dialect::Twilio => twilio::MAX_PARAMETER,
@@ -57,8 +58,8 @@ impl Dialect {
     }
 }
 
-/// An id of Twilio's shape (`CA…`, `MZ…`, `AC…`), derived from the PBX's id of the call so that
-/// logs can be joined. The log, the recordings and every dialect use the same ids.
+/// Derives an id of Twilio's shape (`CA…`, `MZ…`, `AC…`) from `of`, which for a call contains the
+/// PBX's id, so that logs can be matched. The log, the recordings and all dialects use these ids.
 pub fn sid(prefix: &str, of: &str) -> String {
     let digest = Md5::digest(format!("{prefix}:{of}"));
     digest.iter().fold(prefix.to_owned(), |mut sid, byte| {

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_all_lengths_end_where_the_library_says() {
+    fn ends_of_frames_match_the_library_at_all_lengths() {
         for length in [0, 1, 125, 126, 127, 300, 0xffff, 0x1_0000, 70_000] {
             let text = "x".repeat(length);
             let bytes = written(Role::Server, &[Message::Text(text.clone().into())]);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_simple_is_the_librarys() {
+    fn other_frames_are_left_to_the_library() {
         let mut frames = Frames::new(1000);
         for message in [
             Message::Binary(b"1".as_slice().into()),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_library_reads_what_we_write() {
+    fn written_messages_are_read_by_the_library() {
         let mut out = Vec::new();
         let texts = [0, 1, 5, 125, 126, 127, 331, 0xffff, 0x1_0000].map(|n| "é".repeat(n / 2));
         for (text, n) in texts.iter().zip(1u8..) {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn junk_is_never_a_panic() {
+    fn junk_never_panics() {
         let mut state = 1u64;
         let mut byte = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

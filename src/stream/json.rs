@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_values() {
+    fn keys_and_values_are_read() {
         assert_eq!(
             keys(" {\"a\" : \"x\",\n\"b\":{\"c\":{}},\"d\":120, \"e\":null,\"f\":0} "),
             Some(vec![
@@ -141,7 +141,7 @@ mod tests {
 
     /// Every text that is accepted is valid JSON for a full parser too.
     #[test]
-    fn what_is_taken_is_json() {
+    fn accepted_text_is_valid_json() {
         let pieces =
             ["{", "}", "\"", "a", ":", ",", "1", "0", "true", "\\", " ", "[", "-", ".", "é"];
         let mut state = 7u64;

@@ -1,5 +1,5 @@
-//! The AI's WebSocket: [`dialect`] is the protocol on it, one file per dialect; [`socket`] is the
-//! socket itself.
+//! The AI's WebSocket. [`connect`] dials it, [`socket`] sends and receives, [`wire`] is the
+//! connection below. [`dialect`] selects the protocol spoken on it, with one file per dialect.
 
 pub mod connect;
 pub mod dialect;
@@ -11,32 +11,32 @@ pub mod wire;
 
 use crate::media::frame::Samples;
 
-/// What the AI is told, whatever the dialect.
+/// A message to the AI, in any dialect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToAi {
-    /// 20 ms of the caller, mu-law; `t_ms` on the audio clock of the call.
+    /// 20 ms of caller audio, mu-law. `t_ms` is its position on the call's audio clock.
     Audio {
         samples: Samples,
         t_ms: u64,
     },
     Digit(char),
-    /// A mark of the AI's: what was before it has been played, or thrown away.
+    /// A mark set by the AI: everything before it has been played or discarded.
     Mark(String),
     Stop,
 }
 
-/// What the AI says.
+/// A message from the AI, in any dialect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromAi<'a> {
     /// Mu-law at 8 kHz, of any length.
     Audio(&'a [u8]),
     Mark(String),
     Clear,
-    /// Not understood; the call goes on.
+    /// Not usable, with the reason. The call continues.
     Ignored(&'static str),
 }
 
-/// How a stream names itself and its call.
+/// The ids of a stream and its call, and the stream's parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamInfo {
     pub account_sid: String,

@@ -346,7 +346,7 @@ impl AiSocket {
                 Ok(Message::Text(text)) => self.on_text(&text, audio, each),
                 Ok(Message::Binary(_)) => {
                     self.counts.ignored += 1;
-                    each(FromAi::Ignored("a binary message"));
+                    each(FromAi::Ignored("binary message"));
                 }
                 Ok(Message::Close(frame)) => return Stop::Closed(close_kind(frame.as_ref())),
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
@@ -527,7 +527,7 @@ fn closed(error: &tungstenite::Error) -> Closed {
     use tungstenite::Error as E;
     use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
     match error {
-        E::ConnectionClosed | E::AlreadyClosed => Closed::Orderly("closed".into()),
+        E::ConnectionClosed | E::AlreadyClosed => Closed::Orderly("connection closed".into()),
         // the kernel noticed first that nothing is accepted (TCP_USER_TIMEOUT)
         E::Io(why) if why.kind() == io::ErrorKind::TimedOut => Closed::Stalled,
         E::Io(_) | E::Protocol(ResetWithoutClosingHandshake) => Closed::Failed(error.to_string()),

@@ -1,4 +1,4 @@
-//! Twilio Media Streams, bidirectional: the messages byte for byte.
+//! Bidirectional Twilio Media Streams, with messages that match Twilio's byte for byte.
 //! Source: <https://www.twilio.com/docs/voice/media-streams/websocket-messages>.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -20,30 +20,31 @@ use crate::stream::dialect::Codec;
 use crate::stream::json::Cursor;
 use crate::stream::{FromAi, StreamInfo, ToAi};
 
-/// With the processor's wide instructions, where it has them.
+/// Base64 with SIMD instructions, if the processor has them.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 static BASE64: LazyLock<base64::engine::simd::Simd> =
     LazyLock::new(|| base64::engine::simd::Simd::standard(base64::engine::general_purpose::PAD));
 
-/// As Twilio's media servers call themselves.
+/// The User-Agent of Twilio's media servers.
 const USER_AGENT: &str = "Twilio.TmeWs/1.0";
-/// Always the first message.
+/// The first message of every stream.
 pub const CONNECTED: &str = r#"{"event":"connected","protocol":"Call","version":"1.0.0"}"#;
-/// A frame in base64.
+/// Length of a frame in base64.
 const PAYLOAD_BYTES: usize = size_of::<Samples>().div_ceil(3) * 4;
-/// Longest name of a mark, in bytes.
+/// Maximum length of a mark's name, in bytes.
 const MAX_MARK: usize = 1024;
-/// Longest name and value of a parameter, in characters.
+/// Maximum length of a parameter's name, and of its value, in characters.
 pub const MAX_PARAMETER: usize = 499;
 
-/// The handshake headers of Twilio's media servers; with an auth token, the request is signed.
+/// Returns the handshake headers of Twilio's media servers. With an auth token, they include a
+/// signature.
 pub fn handshake_headers(url: &str, auth_token: Option<&str>) -> Vec<(&'static str, String)> {
     let signature = auth_token.map(|token| ("X-Twilio-Signature", signature(token, url)));
     [("User-Agent", USER_AGENT.to_owned())].into_iter().chain(signature).collect()
 }
 
-/// The value of `X-Twilio-Signature` for a stream's URL: base64(HMAC-SHA1(token, URL + sorted
-/// names and values of its query)). Source: Twilio's "Validating requests".
+/// Returns the value of `X-Twilio-Signature` for a stream's URL: base64(HMAC-SHA1(token, URL +
+/// sorted names and values of its query)). Source: Twilio's "Validating requests".
 pub fn signature(auth_token: &str, url: &str) -> String {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let mut pairs: Vec<&str> = query.split('&').filter(|p| !p.is_empty()).collect();
@@ -80,9 +81,9 @@ struct MediaFormat {
 #[derive(Debug)]
 pub struct Encoder {
     info: StreamInfo,
-    /// Over all messages after `connected`, from 1.
+    /// Number of the last message; the first after `connected` is 1.
     sequence: u64,
-    /// Over `media` messages, from 1.
+    /// Number of the last `media` message; the first is 1.
     chunk: u64,
 }
 
@@ -91,6 +92,7 @@ impl Encoder {
         Encoder { info, sequence: 0, chunk: 0 }
     }
 
+    /// Returns the `start` message.
     pub fn start(&mut self) -> String {
         self.sequence += 1;
         let StreamInfo { account_sid, call_sid, stream_sid, parameters } = &self.info;
@@ -123,7 +125,7 @@ impl Codec for Encoder {
         decode(text, &self.info.stream_sid, audio)
     }
 
-    /// Messages are numbered when they are written, so dropped messages leave no gap.
+    /// Messages are numbered when they are encoded, so messages dropped before that leave no gap.
     fn encode(&mut self, message: &ToAi, out: &mut BytesMut) {
         self.sequence += 1;
         let (sequence, sid) = (self.sequence, &self.info.stream_sid);
@@ -156,7 +158,8 @@ impl Codec for Encoder {
 }
 
 impl Encoder {
-    /// Runs 50 times per second and call, so it avoids the formatting machinery.
+    /// Appends a `media` message. Runs 50 times per second for each call, so it does not use
+    /// `write!`.
     fn audio(&mut self, samples: &Samples, t_ms: u64, out: &mut BytesMut) {
         self.chunk += 1;
         let mut payload = [0u8; PAYLOAD_BYTES];
@@ -176,7 +179,7 @@ impl Encoder {
     }
 }
 
-/// A number in decimal digits.
+/// Appends a number in decimal.
 fn decimal(mut number: u64, out: &mut BytesMut) {
     let mut digits = [0u8; 20];
     let mut first = digits.len();
@@ -191,7 +194,8 @@ fn decimal(mut number: u64, out: &mut BytesMut) {
     out.extend_from_slice(&digits[first..]);
 }
 
-/// Flat, for speed, and with owned fallbacks: PHP writes `\/` inside payloads.
+/// A message from the AI, in one flat struct for speed. Strings are `Cow` because they may contain
+/// escapes: PHP writes `\/` inside payloads.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Incoming<'a> {
@@ -217,23 +221,23 @@ struct IncomingMark<'a> {
     name: Cow<'a, str>,
 }
 
-/// Reads a message of the AI; its audio is put into `audio`, in place of what was there. Whatever
-/// cannot be used is [`FromAi::Ignored`], as Twilio warns (31951) and goes on.
+/// Decodes a message from the AI; its audio replaces the contents of `audio`. An unusable message
+/// is [`FromAi::Ignored`] and not an error, as Twilio only warns too (31951).
 pub fn decode<'a>(text: &str, stream_sid: &str, audio: &'a mut Vec<u8>) -> FromAi<'a> {
     if let Some(payload) = plain_media(text, stream_sid) {
         return decode_audio(payload, audio);
     }
     let Ok(incoming) = serde_json::from_str::<Incoming<'_>>(text) else {
-        return FromAi::Ignored("not JSON of a known shape");
+        return FromAi::Ignored("not a JSON message in Twilio's format");
     };
     if incoming.stream_sid.as_deref().is_some_and(|sid| sid != stream_sid) {
-        return FromAi::Ignored("another stream's streamSid");
+        return FromAi::Ignored("streamSid of another stream");
     }
     match (&*incoming.event, incoming.media, incoming.mark) {
         ("media", Some(media), _) => decode_audio(&media.payload, audio),
         ("media", None, _) => FromAi::Ignored("media without payload"),
         ("mark", _, Some(mark)) if mark.name.len() > MAX_MARK => {
-            FromAi::Ignored("a mark's name is longer than 1 kB")
+            FromAi::Ignored("mark name longer than 1 KiB")
         }
         ("mark", _, Some(mark)) => FromAi::Mark(mark.name.into_owned()),
         ("mark", _, None) => FromAi::Ignored("mark without a name"),
@@ -246,12 +250,13 @@ fn decode_audio<'a>(payload: &str, audio: &'a mut Vec<u8>) -> FromAi<'a> {
     audio.clear();
     match BASE64.decode_vec(payload, audio) {
         Ok(()) => FromAi::Audio(audio),
-        Err(_) => FromAi::Ignored("media.payload is not base64"),
+        Err(_) => FromAi::Ignored("media.payload is not valid base64"),
     }
 }
 
-/// The payload of a `media` message of this stream, as nearly all are written: no escapes, nothing
-/// twice, no other event's members. `None` says only that it is not as simple as that.
+/// Returns the payload of a `media` message of this stream, if it is written as almost all are: no
+/// escapes, no duplicate members, no members of other events. `None` only means that the message
+/// needs the full parser.
 fn plain_media<'a>(text: &'a str, stream_sid: &str) -> Option<&'a str> {
     let (mut media, mut sid, mut payload) = (None, None, None);
     let once = |place: &mut Option<&'a str>, value| place.replace(value).is_none().then_some(());
@@ -292,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_as_twilio_sends_them() {
+    fn messages_match_twilios() {
         let mut encoder = encoder();
         assert_eq!(
             encoder.start(),
@@ -321,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_servers_send() {
+    fn messages_from_servers_are_decoded() {
         let table = [
             (r#"{"event":"clear","streamSid":"MZ1"}"#, FromAi::Clear),
             (r#"{"event":"clear"}"#, FromAi::Clear),
@@ -350,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_ignored() {
+    fn invalid_messages_are_ignored() {
         let deep = "[".repeat(100_000);
         let table = [
             "",
@@ -377,9 +382,9 @@ mod tests {
         }
     }
 
-    /// Computed with Twilio's algorithm by other means: `openssl dgst -sha1 -hmac`.
+    /// The expected value was computed independently, with `openssl dgst -sha1 -hmac`.
     #[test]
-    fn signatures() {
+    fn signatures_match_twilios_algorithm() {
         let url = "wss://ai.example.com/media?b=2&a=1";
         assert_eq!(
             signature("12345", url),

@@ -344,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_ends_where_the_library_says() {
+    fn ends_of_heads_match_the_library() {
         for head in [
             "HTTP/1.1 101 X\r\na: b\r\n\r\n",
             "HTTP/1.1 101 X\na: b\n\n",

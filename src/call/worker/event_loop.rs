@@ -1,10 +1,10 @@
-//! The event loop of one worker: its own epoll, for many calls. A call stays on one worker from
-//! beginning to end, so a frame passes no lock, queue or wake-up. Owns I/O and the clock.
+//! The event loop of one worker, with its own epoll for many calls. A call stays on one worker from
+//! beginning to end, so its frames need no lock, queue or wake-up. Owns I/O and the clock.
 //!
-//! RTP sockets are level-triggered: each system call takes one packet, and the kernel reports any
-//! that are left. The stream's socket is edge-triggered: it is read until a short read shows that
-//! it is empty, or further if the peer's close may follow. All deadlines of a worker share one
-//! timerfd, which is precise to well below a millisecond.
+//! RTP sockets are level-triggered: each system call takes one packet, and the kernel reports the
+//! socket again if there are more. The AI's socket is edge-triggered: it is read until a short read
+//! shows that it is empty, and further if the peer's close may follow. All deadlines of a worker
+//! share one timerfd, which is precise to well below a millisecond.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -33,20 +33,21 @@ use crate::call::worker::inbox::{CallWaker, Inbox, InboxMessage};
 use crate::call::worker::token::{Socket, Token};
 use crate::stream::socket::{AiSocket, Closed, FAREWELL, Scratch};
 
-/// With many events, they are taken together once in so long: waking up for each costs more than
-/// what it is about. With fewer, nothing waits.
-const GATHER: Duration = Duration::from_micros(250);
-/// So many in a millisecond are many: two each time, or that of 50 calls.
-const MANY: usize = 8;
-/// Events taken at once: so few that what is due is never far away.
-const EVENTS: usize = 64;
-/// Messages of one AI before the others have their turn.
-const MESSAGES: usize = 32;
+/// Under load, events are batched at this interval, because waking for each one costs more than
+/// handling it. Otherwise, events are handled at once.
+const BATCH_INTERVAL: Duration = Duration::from_micros(250);
+/// Load begins at this many events per millisecond: two per batch, or the load of about 50 calls.
+const BUSY_RATE: usize = 8;
+/// At most this many events are taken from the kernel at once, so that due timers are not late.
+const MAX_EVENTS: usize = 64;
+/// Messages read from one AI before the other calls get their turn.
+const MAX_MESSAGES: usize = 32;
 
 /// A call on its worker.
 pub(in crate::call) struct Live {
     running: Running,
     cold: Cold,
+    /// Receives the record when the call is over.
     done: oneshot::Sender<Record>,
 }
 
@@ -56,46 +57,60 @@ impl Live {
     }
 }
 
-/// A stream that goes to its end after its call, or after its AI has closed it.
+/// An AI's stream that is being closed, after its call ended or the AI closed it.
 struct Leaving {
     ai: AiSocket,
+    /// When to give up and drop the stream.
     until: Instant,
-    /// Whom to tell, and what, when it is over.
+    /// The record to send once the stream is closed; `None` if the call sends it itself.
     done: Option<(oneshot::Sender<Record>, Record)>,
 }
 
-enum What {
+/// The occupant of a slot.
+enum Occupant {
     Call(Box<Live>),
     Leaving(Box<Leaving>),
 }
 
-struct Place {
-    turn: u32,
-    what: Option<What>,
+/// An entry in the worker's table of calls and closing streams.
+struct CallSlot {
+    /// Changes with every occupant, so that events of an earlier one are recognized.
+    generation: u32,
+    /// `None` while the slot is free.
+    occupant: Option<Occupant>,
+    /// Wakes the occupant.
     waker: Option<Waker>,
-    /// The AI's socket is in the epoll, and whether for writing too.
+    /// `None` if the AI's socket is not in the epoll; true if it is watched for writing too.
     ai_watched: Option<bool>,
-    /// The earliest timer that is set.
+    /// The earliest deadline set for the occupant. Its other entries in `timers` are outdated.
     timer: Option<Instant>,
 }
 
+/// The event loop and its calls.
 pub(in crate::call) struct Worker {
     inbox: Arc<Inbox>,
     epoll: OwnedFd,
+    /// A timerfd in the epoll.
     timer: OwnedFd,
+    /// The time that `timer` is set to.
     timer_at: Option<Instant>,
-    places: Vec<Place>,
+    slots: Vec<CallSlot>,
+    /// Indexes of the free slots.
     free: Vec<usize>,
+    /// The deadlines of all slots, earliest first.
     timers: BinaryHeap<Reverse<(Instant, Token)>>,
-    /// AIs that have said more than one turn takes.
-    talkative: Vec<Token>,
-    memory: Memory,
+    /// Slots whose AI has sent more than is read in one turn.
+    starved: Vec<Token>,
+    buffers: Buffers,
 }
 
-/// How many events there were lately.
+/// Measures the event rate, over at least a millisecond at a time.
 struct Rate {
+    /// Start of the current measurement.
     since: Instant,
+    /// Events since then.
     events: usize,
+    /// True if the last completed measurement was at or above [`BUSY_RATE`].
     high: bool,
 }
 
@@ -108,7 +123,7 @@ impl Rate {
         self.events += events;
         let passed = now.saturating_duration_since(self.since);
         if passed >= Duration::from_millis(1) {
-            self.high = self.events as u128 * 1000 >= MANY as u128 * passed.as_micros();
+            self.high = self.events as u128 * 1000 >= BUSY_RATE as u128 * passed.as_micros();
             (self.since, self.events) = (now, 0);
         }
     }
@@ -118,19 +133,26 @@ impl Rate {
     }
 }
 
-/// What calls use one after the other.
-struct Memory {
+/// Buffers that all calls of the worker use in turn.
+struct Buffers {
     datagram: [u8; MAX_DATAGRAM],
     scratch: Scratch,
 }
 
-/// Why a call is looked at.
+/// The event for which a slot is handled.
 #[derive(Debug, Clone, Copy)]
 enum Cause {
-    News,
+    /// The occupant is new, or has been woken.
+    Woken,
+    /// The deadline has passed.
     Timer,
     Readable(Channel),
-    Ai { readable: bool, writable: bool, ending: bool },
+    /// `ending`: the AI's host sends nothing more, or the connection failed.
+    Ai {
+        readable: bool,
+        writable: bool,
+        ending: bool,
+    },
 }
 
 impl Worker {
@@ -146,52 +168,52 @@ impl Worker {
             epoll,
             timer,
             timer_at: None,
-            places: Vec::new(),
+            slots: Vec::new(),
             free: Vec::new(),
             timers: BinaryHeap::new(),
-            talkative: Vec::new(),
-            memory: Memory { datagram: [0; MAX_DATAGRAM], scratch: Scratch::default() },
+            starved: Vec::new(),
+            buffers: Buffers { datagram: [0; MAX_DATAGRAM], scratch: Scratch::default() },
         })
     }
 
     pub fn run(mut self) {
-        let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
-        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); MAX_EVENTS];
+        let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
         let (mut woken, mut rate) = (Instant::now(), Rate::new(Instant::now()));
         loop {
             let busy = rate.is_high();
             if busy {
-                thread::sleep((woken + GATHER).saturating_duration_since(Instant::now()));
+                thread::sleep((woken + BATCH_INTERVAL).saturating_duration_since(Instant::now()));
             } else {
                 self.set_timer();
             }
-            let at_once = busy || !self.talkative.is_empty();
-            let wait = epoll::wait(&self.epoll, &mut events, at_once.then_some(&none));
+            let at_once = busy || !self.starved.is_empty();
+            let wait = epoll::wait(&self.epoll, &mut events, at_once.then_some(&no_wait));
             let before = std::mem::replace(&mut woken, Instant::now());
             let Ok((ready, _)) = wait else { continue };
-            let mut rang = 0;
+            let mut timer_events = 0;
             for event in ready.iter() {
                 let token = Token(event.data.u64());
                 if token == Token::INBOX {
-                    if self.take_news() {
+                    if self.take_inbox() {
                         return;
                     }
                 } else if token == Token::TIMER {
                     self.timer_at = None;
-                    rang = 1;
+                    timer_events = 1;
                 } else {
                     self.on_socket(token, event.flags);
                 }
             }
-            for token in std::mem::take(&mut self.talkative) {
-                self.look(token, Cause::Ai { readable: true, writable: false, ending: false });
+            for token in std::mem::take(&mut self.starved) {
+                self.handle(token, Cause::Ai { readable: true, writable: false, ending: false });
             }
             let fired = self.fire_timers();
-            // the timer is not counted twice
-            let done = ready.len() - rang + fired;
-            rate.count(woken, done);
-            if ready.len() == EVENTS {
-                // there may be more already
+            // instead of the timerfd's own event, the timers that fired are counted
+            let handled = ready.len() - timer_events + fired;
+            rate.count(woken, handled);
+            if ready.len() == MAX_EVENTS {
+                // more events may be ready, so the interval to the next batch is not restarted
                 woken = before;
             }
         }
@@ -207,80 +229,88 @@ impl Worker {
                 writable: flags.intersects(EventFlags::OUT | EventFlags::ERR | EventFlags::HUP),
             },
         };
-        self.look(token, cause);
+        self.handle(token, cause);
     }
 
-    /// True when the worker is to end.
-    fn take_news(&mut self) -> bool {
+    /// Handles the messages in the inbox. Returns true if the worker has to end.
+    fn take_inbox(&mut self) -> bool {
         let mut count = [0u8; 8];
         let _ = rustix::io::read(&self.inbox.bell, &mut count);
-        let news = self.inbox.lock().as_mut().map(std::mem::take).unwrap_or_default();
-        for news in news {
-            match news {
+        let messages = self.inbox.lock().as_mut().map(std::mem::take).unwrap_or_default();
+        for message in messages {
+            match message {
                 InboxMessage::Call(live) => self.begin(live),
-                InboxMessage::Woken(token) => self.look(token, Cause::News),
+                InboxMessage::Woken(token) => self.handle(token, Cause::Woken),
                 InboxMessage::Stop => return true,
             }
         }
         false
     }
 
+    /// Puts a new call into a slot and starts it.
     fn begin(&mut self, live: Box<Live>) {
-        let token = self.put(What::Call(live));
-        if let Some(What::Call(live)) = &self.places[token.place()].what {
+        let token = self.put(Occupant::Call(live));
+        if let Some(Occupant::Call(live)) = &self.slots[token.place()].occupant {
             for channel in [Channel::Rtp, Channel::Rtcp] {
                 let data = Token::new(token.place(), token.turn(), channel.into());
                 let socket = live.running.offer.leg.socket(channel);
                 let data = EventData::new_u64(data.0);
                 if let Err(error) = epoll::add(&self.epoll, socket, data, EventFlags::IN) {
                     let call = &live.running.offer.id;
-                    warn!(call, %error, "a socket cannot be watched");
+                    warn!(call, %error, "media socket cannot be watched");
                 }
             }
         }
-        self.look(token, Cause::News);
+        self.handle(token, Cause::Woken);
     }
 
-    fn put(&mut self, what: What) -> Token {
+    /// Puts an occupant into a free slot and returns its token.
+    fn put(&mut self, occupant: Occupant) -> Token {
         let index = self.free.pop().unwrap_or_else(|| {
-            let place = Place { turn: 0, what: None, waker: None, ai_watched: None, timer: None };
-            self.places.push(place);
-            self.places.len() - 1
+            let slot = CallSlot {
+                generation: 0,
+                occupant: None,
+                waker: None,
+                ai_watched: None,
+                timer: None,
+            };
+            self.slots.push(slot);
+            self.slots.len() - 1
         });
-        let place = &mut self.places[index];
-        place.turn = place.turn.wrapping_add(1);
-        (place.ai_watched, place.timer) = (None, None);
-        let token = Token::new(index, place.turn, Socket::None);
-        place.waker = Some(Waker::from(Arc::new(CallWaker { inbox: self.inbox.clone(), token })));
-        place.what = Some(what);
+        let slot = &mut self.slots[index];
+        slot.generation = slot.generation.wrapping_add(1);
+        (slot.ai_watched, slot.timer) = (None, None);
+        let token = Token::new(index, slot.generation, Socket::None);
+        slot.waker = Some(Waker::from(Arc::new(CallWaker { inbox: self.inbox.clone(), token })));
+        slot.occupant = Some(occupant);
         token
     }
 
-    /// Lets a call do what its cause brings about, and sees to what follows. A panic ends this call
-    /// alone.
-    fn look(&mut self, token: Token, cause: Cause) {
+    /// Handles one event of a slot, and then what follows from it: new deadlines, sockets to watch,
+    /// the end of the call. A panic ends only this call.
+    fn handle(&mut self, token: Token, cause: Cause) {
         let index = token.place();
-        let Some(place) = self.places.get_mut(index).filter(|p| p.turn == token.turn()) else {
+        let Some(slot) = self.slots.get_mut(index).filter(|s| s.generation == token.turn()) else {
             return;
         };
-        let Some(what) = &mut place.what else { return };
+        let Some(occupant) = &mut slot.occupant else { return };
         let now = Instant::now();
-        let (waker, memory) = (place.waker.as_ref(), &mut self.memory);
-        let looked = catch_unwind(AssertUnwindSafe(|| match what {
-            What::Call(live) => {
-                let more = live.on(now, cause, waker, memory);
-                let ended = live.running.act(now, &mut memory.scratch);
+        let (waker, buffers) = (slot.waker.as_ref(), &mut self.buffers);
+        let handled = catch_unwind(AssertUnwindSafe(|| match occupant {
+            Occupant::Call(live) => {
+                let more = live.on(now, cause, waker, buffers);
+                let ended = live.running.act(now, &mut buffers.scratch);
                 (ended, more, live.running.closing.take(), live.running.next_timeout())
             }
-            What::Leaving(leaving) => {
-                let over = leaving.on(now, cause, memory).then_some(EndReason::AiHangup);
+            Occupant::Leaving(leaving) => {
+                let over = leaving.on(now, cause, buffers).then_some(EndReason::AiHangup);
                 (over, leaving.ai.is_starved(), None, Some(leaving.until))
             }
         }));
-        let Ok((ended, more, closing, at)) = looked else { return self.discard(index) };
+        let Ok((ended, more, closing, at)) = handled else { return self.discard(index) };
         let call = Token::new(index, token.turn(), Socket::None);
-        if more && !self.talkative.contains(&call) {
-            self.talkative.push(call);
+        if more && !self.starved.contains(&call) {
+            self.starved.push(call);
         }
         match ended {
             Some(reason) => self.end(index, now, reason),
@@ -291,40 +321,40 @@ impl Worker {
         }
     }
 
-    /// A call has panicked: whoever waits for its end learns of it by its being dropped.
+    /// Drops an occupant that panicked, and with it the sender on which its record is awaited.
     fn discard(&mut self, index: usize) {
-        let place = &mut self.places[index];
-        place.waker = None;
+        let slot = &mut self.slots[index];
+        slot.waker = None;
         self.free.push(index);
-        // half a message may be in it
-        self.memory.scratch = Scratch::default();
-        let what = place.what.take();
-        if let Some(What::Call(_)) = what {
+        // it may hold half a message
+        self.buffers.scratch = Scratch::default();
+        let occupant = slot.occupant.take();
+        if let Some(Occupant::Call(_)) = occupant {
             self.inbox.calls.fetch_sub(1, Ordering::Relaxed);
         }
-        // what has panicked once may do so again
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(what)));
+        // dropping it may panic again
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(occupant)));
     }
 
-    /// A call is over, or a stream that was leaving has gone.
+    /// Frees the slot of a call that is over, or of a stream that is closed.
     fn end(&mut self, index: usize, now: Instant, reason: EndReason) {
-        let place = &mut self.places[index];
-        place.waker = None;
+        let slot = &mut self.slots[index];
+        slot.waker = None;
         self.free.push(index);
-        match place.what.take() {
-            Some(What::Call(live)) => {
+        match slot.occupant.take() {
+            Some(Occupant::Call(live)) => {
                 self.inbox.calls.fetch_sub(1, Ordering::Relaxed);
                 let Live { running, cold, done } = *live;
                 drop(cold);
                 let finish = AssertUnwindSafe(|| running.finish(reason));
                 let Ok((record, ai)) = catch_unwind(finish) else { return };
                 match ai {
-                    // the farewell to an AI that does not answer holds neither ports nor admission
+                    // closing the stream of an unresponsive AI holds neither ports nor permit
                     Some(ai) => self.leave(now, ai, Some((done, record))),
                     None => drop(done.send(record)),
                 }
             }
-            Some(What::Leaving(leaving)) => {
+            Some(Occupant::Leaving(leaving)) => {
                 if let Some((done, record)) = leaving.done {
                     let _ = done.send(record);
                 }
@@ -333,50 +363,51 @@ impl Worker {
         }
     }
 
+    /// Starts closing an AI's stream, in a separate slot.
     fn leave(
         &mut self,
         now: Instant,
         ai: AiSocket,
         done: Option<(oneshot::Sender<Record>, Record)>,
     ) {
-        // it has its place in the epoll under the token of its call
+        // the epoll still has it under its call's token
         let _ = epoll::delete(&self.epoll, &ai);
         let mut leaving = Leaving { ai, until: now + FAREWELL, done };
         leaving.ai.bid_farewell();
-        let token = self.put(What::Leaving(Box::new(leaving)));
-        self.look(token, Cause::News);
+        let token = self.put(Occupant::Leaving(Box::new(leaving)));
+        self.handle(token, Cause::Woken);
     }
 
-    /// Asks the kernel for what the call waits for now.
+    /// Has the kernel report what the occupant is waiting for: its AI's socket and its deadline.
     fn watch(&mut self, index: usize, token: Token, now: Instant, at: Option<Instant>) {
-        let place = &mut self.places[index];
-        let ai = match &place.what {
-            Some(What::Call(live)) => live.running.ai.as_ref(),
-            Some(What::Leaving(leaving)) => Some(&leaving.ai),
+        let slot = &mut self.slots[index];
+        let ai = match &slot.occupant {
+            Some(Occupant::Call(live)) => live.running.ai.as_ref(),
+            Some(Occupant::Leaving(leaving)) => Some(&leaving.ai),
             None => return,
         };
         let wants = ai.map(AiSocket::wants_write);
-        if let (Some(ai), true) = (ai, wants != place.ai_watched) {
+        if let (Some(ai), true) = (ai, wants != slot.ai_watched) {
             let data = EventData::new_u64(Token::new(index, token.turn(), Socket::Ai).0);
             let mut flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
             flags.set(EventFlags::OUT, wants == Some(true));
-            let watched = match place.ai_watched {
+            let watched = match slot.ai_watched {
                 None => epoll::add(&self.epoll, ai, data, flags),
                 Some(_) => epoll::modify(&self.epoll, ai, data, flags),
             };
-            if let (Err(error), Some(What::Call(live))) = (watched, &mut place.what) {
+            if let (Err(error), Some(Occupant::Call(live))) = (watched, &mut slot.occupant) {
                 live.running.on_closed(now, Closed::Failed(error.to_string()));
             }
         }
-        // a socket that is gone has left the epoll by being closed
-        place.ai_watched = wants;
-        if let Some(at) = at.filter(|at| place.timer.is_none_or(|set| *at < set)) {
-            place.timer = Some(at);
+        // if the socket is gone, closing it has removed it from the epoll
+        slot.ai_watched = wants;
+        if let Some(at) = at.filter(|at| slot.timer.is_none_or(|set| *at < set)) {
+            slot.timer = Some(at);
             self.timers.push(Reverse((at, token)));
         }
     }
 
-    /// How many there were.
+    /// Handles all timers that are due; returns their number.
     fn fire_timers(&mut self) -> usize {
         let now = Instant::now();
         let mut fired = 0;
@@ -384,24 +415,24 @@ impl Worker {
             && at <= now
         {
             self.timers.pop();
-            let place = self.places.get_mut(token.place()).filter(|p| p.turn == token.turn());
-            // one that an earlier one has replaced
-            let Some(place) = place.filter(|p| p.timer == Some(at)) else { continue };
-            place.timer = None;
-            self.look(token, Cause::Timer);
+            let slot = self.slots.get_mut(token.place()).filter(|s| s.generation == token.turn());
+            // an outdated entry: an earlier deadline replaced it
+            let Some(slot) = slot.filter(|s| s.timer == Some(at)) else { continue };
+            slot.timer = None;
+            self.handle(token, Cause::Timer);
             fired += 1;
         }
         fired
     }
 
-    /// The kernel's timer is set anew only for what is earlier than it, or after it has rung.
+    /// Sets the timerfd to the earliest deadline, unless it already fires by then.
     fn set_timer(&mut self) {
         let Some(Reverse((at, _))) = self.timers.peek() else { return };
         if self.timer_at.is_some_and(|set| set <= *at) {
             return;
         }
         self.timer_at = Some(*at);
-        // zero would mean never
+        // zero would disarm it
         let left = at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
         let it_value =
             Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
@@ -412,29 +443,29 @@ impl Worker {
 }
 
 impl Live {
-    /// True when the AI has said more than one turn takes.
+    /// Handles an event. Returns true if the AI has sent more than is read in one turn.
     fn on(
         &mut self,
         now: Instant,
         cause: Cause,
         waker: Option<&Waker>,
-        memory: &mut Memory,
+        buffers: &mut Buffers,
     ) -> bool {
         let running = &mut self.running;
         match cause {
-            Cause::News => {
+            Cause::Woken => {
                 let mut cx = Context::from_waker(waker.unwrap_or(Waker::noop()));
                 let before = running.ai.is_some();
                 running.take_news(now, &mut self.cold, &mut cx);
                 if running.ai.is_some() && !before {
-                    // what a quick server has sent with its answer to the handshake is read already
+                    // messages may have arrived right behind the handshake's response
                     running.ai.iter_mut().for_each(|ai| ai.readable(false));
-                    return running.take_messages(now, MESSAGES, &mut memory.scratch);
+                    return running.take_messages(now, MAX_MESSAGES, &mut buffers.scratch);
                 }
             }
-            Cause::Timer => running.on_timeout(now, &mut memory.datagram),
+            Cause::Timer => running.on_timeout(now, &mut buffers.datagram),
             Cause::Readable(channel) => {
-                running.on_readable(now, channel, &mut memory.datagram);
+                running.on_readable(now, channel, &mut buffers.datagram);
             }
             Cause::Ai { readable, writable, ending } => {
                 if let Some(ai) = running.ai.as_mut().filter(|_| writable) {
@@ -442,7 +473,7 @@ impl Live {
                 }
                 if readable {
                     running.ai.iter_mut().for_each(|ai| ai.readable(ending));
-                    return running.take_messages(now, MESSAGES, &mut memory.scratch);
+                    return running.take_messages(now, MAX_MESSAGES, &mut buffers.scratch);
                 }
             }
         }
@@ -451,12 +482,12 @@ impl Live {
 }
 
 impl Leaving {
-    /// True when it is over.
-    fn on(&mut self, now: Instant, cause: Cause, memory: &mut Memory) -> bool {
+    /// Handles an event. Returns true once the stream is closed, or is to be dropped.
+    fn on(&mut self, now: Instant, cause: Cause, buffers: &mut Buffers) -> bool {
         if let Cause::Ai { ending, .. } = cause {
             self.ai.readable(ending);
             self.ai.writable();
         }
-        self.ai.farewell(now, &mut memory.scratch) || now >= self.until
+        self.ai.farewell(now, &mut buffers.scratch) || now >= self.until
     }
 }

@@ -1,4 +1,4 @@
-//! The inbox of a worker: other threads leave calls, wake-ups and the stop request here.
+//! The inbox of a worker, for new calls, wake-ups and the stop request from other threads.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicUsize;
@@ -10,18 +10,21 @@ use crate::call::worker::token::Token;
 
 /// A message from another thread to a worker.
 pub(in crate::call) enum InboxMessage {
+    /// A new call to run.
     Call(Box<Live>),
+    /// A call's waker has fired.
     Woken(Token),
+    /// The worker has to end.
     Stop,
 }
 
-/// The messages that other threads leave for a worker, and the eventfd that wakes it.
+/// The messages from other threads to a worker, and the eventfd that wakes it.
 pub(in crate::call) struct Inbox {
-    /// `None` once the worker has died.
+    /// `None` once the worker has panicked.
     pub messages: Mutex<Option<Vec<InboxMessage>>>,
     /// An eventfd in the worker's epoll.
     pub bell: OwnedFd,
-    /// Live calls of this worker, or more than any worker can have once it has died.
+    /// Number of live calls on this worker. Once it has panicked, a value above any real number.
     pub calls: AtomicUsize,
 }
 
@@ -33,7 +36,7 @@ impl Inbox {
 
     pub fn push(&self, message: InboxMessage) {
         let mut all = self.lock();
-        // a call given to a dead worker ends by being dropped
+        // a call for a worker that has panicked ends by being dropped
         let Some(all) = &mut *all else { return };
         all.push(message);
         if all.len() == 1 {
@@ -43,7 +46,7 @@ impl Inbox {
     }
 }
 
-/// Wakes one call: puts its token into its worker's inbox.
+/// Wakes one call by putting its token into its worker's inbox.
 pub(in crate::call) struct CallWaker {
     pub inbox: Arc<Inbox>,
     pub token: Token,

@@ -1,6 +1,6 @@
-//! The threads that calls run on. [`pool`] starts them and places calls, [`event_loop`] is what
-//! each one runs, [`inbox`] takes messages from other threads, [`token`] identifies the call and
-//! socket of an event.
+//! The threads that calls run on. [`pool`] starts them and assigns calls to them, [`event_loop`]
+//! runs on each of them, [`inbox`] holds messages from other threads, and [`token`] identifies the
+//! call and socket of an event.
 
 pub(in crate::call) mod event_loop;
 mod inbox;

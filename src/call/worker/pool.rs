@@ -1,4 +1,5 @@
-//! The worker threads: one per core, each call on the one with the fewest. Owns threads.
+//! The worker threads, one per core. A new call goes to the one with the fewest calls. Owns
+//! threads.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,12 +13,12 @@ use tracing::error;
 use crate::call::worker::event_loop::{Live, Worker};
 use crate::call::worker::inbox::{Inbox, InboxMessage};
 
-/// More workers than this would be idle: one handles many hundreds of calls.
+/// Maximum number of workers. Any more would be idle, as each one handles many hundreds of calls.
 const MAX_WORKERS: usize = 8;
-/// Call count of a dead worker: it never has the fewest calls, and adding one cannot overflow.
+/// Call count of a worker that has panicked. New calls avoid it, and adding one cannot overflow.
 const DEAD: usize = usize::MAX / 2;
 
-/// The worker threads. Dropping this ends them and any calls they still have.
+/// The worker threads. Dropping this ends them, and any calls that they still have.
 pub struct Workers(Vec<(Arc<Inbox>, Option<thread::JoinHandle<()>>)>);
 
 impl Workers {
@@ -34,12 +35,12 @@ impl Workers {
             let inbox = Arc::new(Inbox { messages, bell, calls: AtomicUsize::new(0) });
             let worker = Worker::new(inbox.clone())?;
             let thread = thread::Builder::new().name(format!("calls-{n}"));
-            let of_thread = inbox.clone();
+            let its_inbox = inbox.clone();
             let thread = thread.spawn(move || {
                 if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
                     error!("internal error: a worker thread panicked; its calls have ended");
-                    of_thread.calls.store(DEAD, Ordering::Relaxed);
-                    let left = of_thread.lock().take();
+                    its_inbox.calls.store(DEAD, Ordering::Relaxed);
+                    let left = its_inbox.lock().take();
                     drop(left);
                 }
             })?;

@@ -1,18 +1,19 @@
-//! What the kernel hands back with an event: whose it is.
+//! The token that the kernel returns with an event, which identifies the call and its socket.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::call::leg::Channel;
 
-/// Which call, and which of its sockets.
+/// Identifies a slot of a worker, its occupant, and one of the occupant's sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Token(pub u64);
 
+/// The socket of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Socket {
     Rtp,
     Rtcp,
     Ai,
-    /// Not a socket: the call itself.
+    /// Not a socket, but the call itself.
     None,
 }
 
@@ -26,19 +27,22 @@ impl From<Channel> for Socket {
 }
 
 impl Token {
-    /// The worker's own: news and the timer.
+    /// The worker's inbox.
     pub const INBOX: Token = Token(u64::MAX);
+    /// The worker's timer.
     pub const TIMER: Token = Token(u64::MAX - 1);
 
-    /// `turn` tells the users of a place apart, one after the other.
-    pub fn new(place: usize, turn: u32, socket: Socket) -> Token {
-        Token(u64::from(turn) << 32 | (place as u64) << 2 | socket as u64)
+    /// `generation` distinguishes the successive occupants of a slot.
+    pub fn new(slot: usize, generation: u32, socket: Socket) -> Token {
+        Token(u64::from(generation) << 32 | (slot as u64) << 2 | socket as u64)
     }
 
+    /// The index of the slot.
     pub fn place(self) -> usize {
         (self.0 as u32 >> 2) as usize
     }
 
+    /// The generation of the slot's occupant.
     pub fn turn(self) -> u32 {
         (self.0 >> 32) as u32
     }
@@ -58,12 +62,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_in_comes_out() {
-        for (place, turn, socket) in
+    fn tokens_return_their_parts() {
+        for (slot, generation, socket) in
             [(0, 0, Socket::Rtp), (7, 1, Socket::Rtcp), (99_999, u32::MAX - 1, Socket::Ai)]
         {
-            let token = Token::new(place, turn, socket);
-            assert_eq!((token.place(), token.turn(), token.socket()), (place, turn, socket));
+            let token = Token::new(slot, generation, socket);
+            assert_eq!((token.place(), token.turn(), token.socket()), (slot, generation, socket));
             assert!(token != Token::INBOX && token != Token::TIMER);
         }
     }
