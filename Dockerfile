@@ -12,6 +12,8 @@ ARG RUST_IMAGE=rust:1-slim-bookworm
 
 FROM ${RUST_IMAGE} AS build
 WORKDIR /build
+# "release" builds faster, without link-time optimisation
+ARG PROFILE=dist
 
 # Builds the dependencies with an empty program, in a layer that is rebuilt only when they change.
 # Every target to which Cargo.toml gives a path must exist, or cargo rejects the manifest.
@@ -20,19 +22,19 @@ RUN for file in src/main.rs src/lib.rs $(sed -n 's/^path = "\(.*\)"$/\1/p' Cargo
       mkdir -p "$(dirname "$file")" \
       && echo '#![allow(dead_code)] fn main() {}' >"$file" || exit 1; \
     done \
- && cargo build --profile dist --locked --bin trunkless
+ && cargo build --profile "$PROFILE" --locked --bin trunkless
 
 # Builds the program. Cargo decides by file times what to rebuild, and COPY keeps those times, so
 # touch is needed.
 COPY src src
-RUN touch src/main.rs src/lib.rs && cargo build --profile dist --locked --bin trunkless
+RUN touch src/main.rs src/lib.rs && cargo build --profile "$PROFILE" --locked --bin trunkless
 
 # Collects the image's files. The libraries are those that ldd lists, so that every architecture
 # gets its own. For name look-ups glibc needs no further library, only nsswitch.conf. The recordings
 # folder belongs to the user, so that a named volume mounted on it starts with that owner.
 RUN mkdir -p /image/etc/trunkless /image/etc/ssl/certs /image/var/lib/trunkless/recordings \
- && cp target/dist/trunkless /image/ \
- && ldd target/dist/trunkless | grep -o '/[^ ]*' | xargs -I '{}' cp -L --parents '{}' /image \
+ && cp "target/$PROFILE/trunkless" /image/ \
+ && ldd "target/$PROFILE/trunkless" | grep -o '/[^ ]*' | xargs -I '{}' cp -L --parents '{}' /image \
  && cp -L /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ \
  && echo 'trunkless:x:10001:10001::/var/lib/trunkless:/nonexistent' >/image/etc/passwd \
  && echo 'trunkless:x:10001:' >/image/etc/group \

@@ -1,15 +1,23 @@
 #!/bin/bash
 # Runs every test of this project on a machine with Debian 12 (or newer) and Rust:
 #
-#   tests/run.sh
+#   tests/run.sh [--full]
 #
 # As root it installs missing packages. Two real Asterisks and an S3 server are fetched once and
-# cached (see tests/README.md). FUZZ_SECONDS sets how long each fuzz target runs (default: 60).
+# cached (see tests/README.md). --full runs each fuzz target for 5 minutes instead of 10 seconds and
+# kills the program 50 times per test, not 6 or 12, while it records. FUZZ_SECONDS and KILLS override
+# that.
 #
 # A failed step does not stop the others; the script fails at the end. The last line lists the steps
 # that could not run here (no network, no docker) as "NOT RUN: ..."; otherwise it is "ALL RUN".
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
+fuzz_seconds=10
+case "${1:-}" in
+  '') ;;
+  --full) fuzz_seconds=300; export KILLS="${KILLS:-50}" ;;
+  *) echo "unknown option $1; usage: tests/run.sh [--full]" >&2; exit 2 ;;
+esac
 export PATH="$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
 need=1.95
 
@@ -78,6 +86,7 @@ missing() {
     command -v "${p%%:*}" >/dev/null || echo "${p#*:}"
   done | sort -u
   ls /usr/share/keyrings/debian-archive-keyring.* >/dev/null 2>&1 || echo debian-archive-keyring
+  python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 packages() {
   local list; list=$(missing | paste -sd' ')
@@ -103,9 +112,32 @@ step "Asterisk 16 and 22" asterisk
 # ---- S3 server ----
 s3() { tests/e2e/lab/fetch-s3.sh || no_e2e+="${no_e2e:+, }no S3 server"; }
 step "S3 server" s3
+# ---- Python for the example bots ----
+python() { tests/e2e/lab/fetch-python.sh || no_python="no Python environment"; }
+no_python=
+step "Python for the example bots" python
 for t in sipp ss unshare nsenter strace; do command -v $t >/dev/null || no_e2e+="${no_e2e:+, }no $t"; done
 
 # ---- the tests ----
+# Runs the end-to-end tests in two groups side by side, each one test at a time. Those in the first
+# share addresses, above all Asterisk's HTTP port; the others have addresses of their own. The load
+# tests need the machine to themselves. The example bots are a step of their own, which needs Python.
+e2e() { # -- [ARGUMENTS OF THE TESTS]
+  local run=(cargo test --release --test e2e -- --test-threads=1)
+  local shared=(ari:: audio:: dropin:: lifecycle:: recording::pbx variants::)
+  local first rc=0 skipped=()
+  shift
+  if [ $# != 0 ]; then "${run[@]}" "$@"; return; fi
+  cargo test --release --test e2e --no-run || return
+  for name in "${shared[@]}" load:: examples::; do skipped+=(--skip "$name"); done
+  "${run[@]}" "${shared[@]}" >"$log.first" 2>&1 &
+  first=$!
+  "${run[@]}" "${skipped[@]}" || rc=$?
+  wait $first || rc=$?
+  cat "$log.first"; rm -f "$log.first"
+  "${run[@]}" load:: || rc=$?
+  return $rc
+}
 step "format" cargo fmt --check
 # --all-targets leaves out targets with "test = false", such as e2e
 step "clippy" cargo clippy --all-targets -- -D warnings
@@ -114,9 +146,16 @@ step "tests" by_the_clock cargo test --no-fail-fast --
 step "release build" cargo build --release
 if [ -z "$no_e2e" ]; then
   step "end-to-end tests with Asterisk and S3" \
-    by_the_clock cargo test --release --test e2e -- --test-threads=1
+    by_the_clock e2e --
 else
   skip "end-to-end tests with Asterisk and S3" "$no_e2e"
+fi
+no_examples=$no_e2e${no_e2e:+${no_python:+, }}$no_python
+if [ -z "$no_examples" ]; then
+  step "end-to-end tests of the example bots" \
+    by_the_clock cargo test --release --test e2e examples:: -- --test-threads=1
+else
+  skip "end-to-end tests of the example bots" "$no_examples"
 fi
 
 # -s none, because stable has no sanitizers. The triple is given because a cargo-fuzz built for musl
@@ -138,7 +177,7 @@ else
     mkdir -p "tests/fuzz/corpus/$t"
     step "fuzz $t" cargo fuzz run --fuzz-dir tests/fuzz -s none --target "$host" "$t" \
       "tests/fuzz/corpus/$t" "tests/fuzz/seeds/$t" -- \
-      -max_total_time="${FUZZ_SECONDS:-60}" -timeout=10 -print_final_stats=1
+      -max_total_time="${FUZZ_SECONDS:-$fuzz_seconds}" -timeout=10 -print_final_stats=1
   done
 fi
 

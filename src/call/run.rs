@@ -40,6 +40,9 @@ pub struct Record {
     pub summary: Summary,
     /// Messages that were dropped because the AI was slow, or were not understood.
     pub ai: Counts,
+    /// Why there was no stream to the AI, or how the AI ended it: "close frame 1000". `None` when
+    /// trunkless ended it.
+    pub ai_end: Option<String>,
     /// Ids of the call's recordings.
     pub recordings: Vec<String>,
 }
@@ -117,6 +120,8 @@ pub(super) struct Running {
     pub closing: Option<Box<AiSocket>>,
     /// A copy of the stream's counts, because the stream may end before the call.
     ai_counts: Counts,
+    /// See [`Record::ai_end`].
+    ai_end: Option<String>,
     /// True once an ignored message from the AI has been logged.
     ignored_logged: bool,
     /// True once RTP from an unannounced address has been logged.
@@ -152,6 +157,7 @@ impl Running {
             ai: None,
             closing: None,
             ai_counts: Counts::default(),
+            ai_end: None,
             ignored_logged: false,
             misdirected_logged: false,
             last_readable: None,
@@ -286,6 +292,7 @@ impl Running {
             Err(error) => {
                 let (call, pbx) = (&self.offer.id, &*self.offer.pbx);
                 warn!(call, pbx, "AI unreachable: {error}");
+                self.ai_end = Some(error.to_string());
                 self.call.handle(now, Input::AiFailed);
             }
         }
@@ -331,6 +338,10 @@ impl Running {
         // a broken stream is dropped; a cleanly closed one has had its close frame answered, and is
         // kept until its connection ends
         self.ai_counts = ai.counts;
+        self.ai_end = Some(match &closed {
+            Closed::Orderly(how) | Closed::Failed(how) | Closed::Protocol(how) => how.clone(),
+            Closed::Stalled => "no data accepted for 5 s".to_owned(),
+        });
         self.closing = matches!(closed, Closed::Orderly(_)).then(|| Box::new(ai));
         self.call.handle(now, Input::AiClosed(&closed));
     }
@@ -342,7 +353,8 @@ impl Running {
         let (recordings, lost_ms) = self.recordings.finish(reason, &summary);
         log_end(&self.offer, reason, &summary, self.ai_counts.dropped_audio, lost_ms);
         let id = self.offer.id.clone();
-        (Record { id, reason, summary, ai: self.ai_counts, recordings }, self.ai)
+        let (ai, ai_end) = (self.ai_counts, self.ai_end);
+        (Record { id, reason, summary, ai, ai_end, recordings }, self.ai)
     }
 }
 

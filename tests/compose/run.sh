@@ -20,6 +20,8 @@ export PATH="$PATH:/usr/sbin:/sbin:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
 unset COMPOSE_FILE COMPOSE_PROJECT_NAME COMPOSE_PROFILES
 cache=${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/trunkless}
 image=trunkless-lab
+# the image is tested, not measured
+export TRUNKLESS_PROFILE=release
 export TRUNKLESS_IMAGE=$image TRUNKLESS_LAB_IMAGE=trunkless-lab-asterisk DRAIN=5s
 lab=() host=() engine='' bridge0='' name='' since=0
 

@@ -11,6 +11,7 @@ mod bridge;
 #[allow(dead_code, reason = "the bench uses the rest")]
 mod caller;
 mod dropin;
+mod examples;
 mod lifecycle;
 mod load;
 mod recording;

@@ -18,6 +18,7 @@ mod wav;
 mod answer;
 mod ari;
 mod audio;
+mod demo;
 mod dtmf;
 mod ends;
 mod frames;
