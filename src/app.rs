@@ -1,5 +1,4 @@
-//! The only place where the parts are put together: configuration in, a running bridge out.
-//! Owns tasks.
+//! The composition root: starts all parts from the configuration, and shuts them down. Owns tasks.
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -37,28 +36,35 @@ use crate::sip::endpoint::{self, Endpoint, EndpointConfig, EndpointHandle, Peer}
 use crate::telemetry::counter::{self, Counters};
 use crate::telemetry::{self, PANICS, PbxStatus};
 
-/// How long giving the registrations back may take.
+/// Time limit for unregistering.
 const UNREGISTER: Duration = Duration::from_secs(2);
-/// What calls that are ended by us get to say goodbye.
-const FAREWELL: Duration = Duration::from_secs(3);
-/// How long the answers to our last BYEs may take.
+/// Time limit for the calls that shutdown ends.
+const END_CALLS: Duration = Duration::from_secs(3);
+/// Time limit for the answers to the last BYEs, and for cleaning up over ARI.
 const BYES: Duration = Duration::from_secs(2);
-/// Interval of the line with the totals.
+/// Interval between log lines with the totals.
 const TOTALS: Duration = Duration::from_secs(60);
 
 /// A running bridge.
 pub struct App {
+    /// The SIP endpoint and its task; `None` if no PBX is in SIP mode.
     sip: Option<(EndpointHandle, JoinHandle<()>)>,
+    /// The ARI client of each PBX in ARI mode, and its task.
     ari: Vec<(AriHandle, JoinHandle<()>)>,
     http: Option<JoinHandle<()>>,
     switchboard: Switchboard,
+    /// Set to true to end all calls.
     stop: watch::Sender<bool>,
+    /// True once shutdown has begun, for `/readyz`.
     stopping: Arc<AtomicBool>,
+    /// Becomes true when a call source ends by itself, which is an internal error.
     faults: watch::Receiver<bool>,
+    /// Calls may continue for this long after shutdown has begun.
     drain: Duration,
     recorder: Option<Recorder>,
+    /// Stops the outbox thread when dropped.
     outbox: Option<oneshot::Sender<()>>,
-    /// Where SIP is served, if it is.
+    /// Address of the SIP sockets; `None` if no PBX is in SIP mode.
     pub address: Option<SocketAddr>,
 }
 
@@ -67,10 +73,12 @@ pub static COUNTERS: Counters =
     &[call::counters::ALL, endpoint::counters::ALL, record::counters::ALL, telemetry::ALL];
 
 impl App {
-    /// Binds the sockets and starts to serve. Ended calls' records go to `records`, if given.
+    /// Binds the sockets and starts serving. The record of each ended call is sent to `records`, if
+    /// given.
     ///
     /// # Errors
-    /// What cannot be opened, and the key to change.
+    /// Returns an error if a socket cannot be bound or a thread cannot be started. For a socket, it
+    /// names the key to change.
     pub async fn start(
         mut plan: Plan,
         records: Option<mpsc::UnboundedSender<Record>>,
@@ -105,7 +113,7 @@ impl App {
             }
         };
         info!(listen = address.map(tracing::field::display), pbxs, max_calls, "trunkless is up");
-        let workers = Arc::new(Workers::start().context("no threads for calls")?);
+        let workers = Arc::new(Workers::start().context("cannot start the call threads")?);
         let starter = CallStarter { configs, stopped, records, workers };
         tokio::spawn(switchboard.clone().start_calls(starter, incoming));
         tokio::spawn(log_totals());
@@ -113,7 +121,8 @@ impl App {
         let sip = sip.map(|(endpoint, handle)| (handle, serve(endpoint.run(), &broken)));
         let ari = ari.into_iter().map(|(source, handle)| (handle, serve(source.run(), &broken)));
         let ari = ari.collect();
-        let outbox = outbox.map(Outbox::start).transpose().context("recordings cannot be sent")?;
+        let outbox =
+            outbox.map(Outbox::start).transpose().context("cannot start the outbox thread")?;
         let running = App {
             sip,
             ari,
@@ -130,18 +139,18 @@ impl App {
         Ok(running)
     }
 
-    /// Ids of the calls that are up.
+    /// Ids of the live calls.
     pub fn calls(&self) -> Vec<String> {
         self.switchboard.ids()
     }
 
-    /// Tells a call what to do; false when there is no such call, or it has too much to do.
+    /// Sends a command to a call. Returns false if there is no such call, or if its queue is full.
     pub fn command(&self, call: &str, command: Command) -> bool {
         self.switchboard.send(call, command)
     }
 
-    /// Returns when no PBX will ever send a call again: each one's Stasis application belongs to
-    /// another program, and the last call has ended.
+    /// Returns once no PBX can send calls any more: other programs have taken over all our Stasis
+    /// applications, and the last call is over. Never returns if a PBX is in SIP mode.
     pub async fn useless(&self) {
         if self.sip.is_some() {
             std::future::pending::<()>().await;
@@ -151,16 +160,16 @@ impl App {
         }
     }
 
-    /// Returns when a source of calls has ended by a fault of ours.
+    /// Returns if a call source ends because of an internal error.
     pub async fn broken(&self) {
         if self.faults.clone().wait_for(|broken| *broken).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Takes no more calls, lets those that are up end by themselves for the drain time, ends the
-    /// rest. `hurry` cuts the waiting short.
-    pub async fn shutdown(self, hurry: impl Future<Output = ()>) {
+    /// Stops taking calls, lets live calls continue for the drain time, then ends the rest. The
+    /// drain time ends early if `force` completes.
+    pub async fn shutdown(self, force: impl Future<Output = ()>) {
         self.stopping.store(true, Ordering::Relaxed);
         for (handle, _) in &self.ari {
             handle.stop().await;
@@ -168,7 +177,7 @@ impl App {
         if let Some((endpoint, _)) = &self.sip
             && timeout(UNREGISTER, endpoint.shutdown()).await.is_err()
         {
-            warn!("the PBX does not answer to the end of the registration");
+            warn!("unregistering timed out: no answer from the PBX");
         }
         self.switchboard.close();
         if !self.switchboard.is_empty() {
@@ -181,11 +190,11 @@ impl App {
         tokio::select! {
             () = self.switchboard.wait() => {}
             () = sleep(self.drain) => {}
-            () = hurry => {}
+            () = force => {}
         }
         self.stop.send_replace(true);
-        let _ = timeout(FAREWELL, self.switchboard.wait()).await;
-        // a BYE that was lost is sent again until the PBX answers; what ARI has made is deleted
+        let _ = timeout(END_CALLS, self.switchboard.wait()).await;
+        // lost BYEs are resent until the PBX answers, and our objects on ARI PBXs are deleted
         let _ = timeout(BYES, async {
             if let Some((endpoint, _)) = &self.sip {
                 endpoint.idle().await;
@@ -203,7 +212,7 @@ impl App {
     }
 }
 
-/// Runs a source of calls; one that ends by itself is a fault.
+/// Runs a call source. It must not end by itself: if it does, `broken` becomes true.
 fn serve(
     source: impl Future<Output = ()> + Send + 'static,
     broken: &watch::Sender<bool>,
@@ -237,7 +246,7 @@ fn status(statuses: &mut Statuses, name: &str, mode: &'static str) -> Arc<PbxSta
     status
 }
 
-/// SIP is served when a PBX needs it.
+/// Binds the SIP endpoint, if a PBX is in SIP mode.
 async fn start_sip(
     plan: &Plan,
     admission: &Admission,
@@ -284,7 +293,7 @@ fn start_ari(
         .collect()
 }
 
-/// The recorder, and what sends its recordings elsewhere.
+/// Starts the recorder, and prepares the outbox if there is an upload or a webhook.
 fn open_recordings(plan: &mut Plan) -> Result<(Option<Recorder>, Option<Outbox>)> {
     let Some(recording) = plan.recording.take() else { return Ok((None, None)) };
     let uploader = recording.upload.as_ref().map(Uploader::new).transpose();
@@ -298,10 +307,10 @@ fn open_recordings(plan: &mut Plan) -> Result<(Option<Recorder>, Option<Outbox>)
         news: news.clone(),
     });
     if plan.record.values().any(|record| record.when == When::OnCommand) {
-        warn!("recordings with when = \"on_command\" are not made: nothing gives the command yet");
+        warn!("calls with when = \"on_command\" are not recorded: nothing sends the command yet");
     }
     let recorder = Recorder::new(recording.settings, move || news.notify_one());
-    Ok((Some(recorder.context("recordings cannot be made")?), outbox))
+    Ok((Some(recorder.context("cannot start the recording threads")?), outbox))
 }
 
 fn call_config(

@@ -1,11 +1,11 @@
 //! Shared by the unit tests. Owns their only reading of the clock.
 
-/// The first instant of a test; everything after it is virtual time.
+/// Returns the first instant of a test. All later times in the test are virtual.
 pub fn start() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-/// Recordings in a directory of a test's, everything else as it is by default.
+/// Returns recorder settings for a test's directory, with defaults for the rest.
 pub fn recordings(directory: &std::path::Path) -> crate::record::recorder::Settings {
     crate::record::recorder::Settings {
         directory: directory.to_owned(),

@@ -1,12 +1,12 @@
-//! The house rules that can be read off the text: who imports whom, sizes, words, purity.
+//! The rules that can be checked in the source text: imports, sizes, names and purity.
 
 #[path = "tidy/english.rs"]
 mod english;
 
 use std::path::{Path, PathBuf};
 
-/// Who may import whom: the part of the tree, and the modules of ours that it may name. The first
-/// row that fits counts. ARCHITECTURE.md has the same table.
+/// The start of a path, and the modules of this crate that files there may import. The first
+/// matching row applies. ARCHITECTURE.md has the same table.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("media/", &["media"]),
     ("stream/", &["media", "stream", "telemetry", "tls"]),
@@ -22,10 +22,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("control/", &["control", "call", "record", "telemetry"]),
     ("bench/", &["bench", "folder", "peer", "sip", "media", "stream", "record"]),
     ("peer/", &["peer", "sip", "media", "stream", "record"]),
-    // settings become the parts' own types
+    // builds the settings types of the other parts
     ("config/", &["config", "ari", "call", "media", "record", "sip", "stream", "tls"]),
     ("telemetry/", &["telemetry"]),
-    // a command shows what peers and calls hand out
+    // commands print the types that peers and calls return
     (
         "cli/",
         &[
@@ -44,7 +44,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Modules that touch neither socket nor clock, task or file.
+/// Modules that use no sockets, clock, tasks or files.
 const PURE: &[&str] = &[
     "media/",
     "sip/",
@@ -80,7 +80,7 @@ const PURE: &[&str] = &[
     "peer/pattern.rs",
     "peer/registrar.rs",
 ];
-/// Files of those folders that own I/O, or only name the others.
+/// Files in those folders that own I/O, or only declare modules.
 const NOT_PURE: &[&str] = &[
     "sip/endpoint/counters.rs",
     "sip/endpoint/mod.rs",
@@ -94,7 +94,7 @@ const NOT_PURE: &[&str] = &[
     "ari/mod.rs",
 ];
 const DENIES: &str = "#![deny(clippy::disallowed_methods, clippy::disallowed_types)]";
-/// What only files that own I/O use.
+/// Names that only a file that owns I/O may contain.
 const IO: &[&str] = &[
     "Instant::now",
     "SystemTime::now",
@@ -112,14 +112,14 @@ const NAMES: &[&str] = &["Manager", "Helper", "utils"];
 const STUBS: &[&str] = &["todo!", "unimplemented!", "dbg!", "#[ignore"];
 
 struct Source {
-    /// From `src` or `tests` on, with slashes.
+    /// Path relative to `src` or `tests`, with slashes.
     path: String,
     text: String,
     in_src: bool,
 }
 
 impl Source {
-    /// What stands before the unit tests.
+    /// Returns the text before the unit tests.
     fn code(&self) -> &str {
         let inline = self.text.find("#[cfg(test)]\nmod tests {");
         &self.text[..inline.unwrap_or(self.text.len())]
@@ -129,7 +129,7 @@ impl Source {
         self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
-    /// What waits for real time, on real machines.
+    /// True for tests that need real time, which may therefore sleep.
     fn is_e2e_or_bench(&self) -> bool {
         ["e2e/", "bench/"].iter().any(|folder| self.path.starts_with(folder))
     }
@@ -165,12 +165,12 @@ fn relative(path: &Path, root: &Path) -> String {
     path.to_string_lossy().replace('\\', "/")
 }
 
-/// Fails with all that was found.
+/// Fails with the rule and all violations found, if there are any.
 fn report(rule: &str, found: &[String]) {
     assert!(found.is_empty(), "{rule}:\n{}", found.join("\n"));
 }
 
-/// The lines that are not comments, with their numbers.
+/// Returns the lines that are not comments, with their numbers.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let numbered = text.lines().enumerate().map(|(i, line)| (i + 1, line));
     numbered.filter(|(_, line)| !line.trim_start().starts_with("//"))
@@ -221,7 +221,7 @@ fn sizes() {
     report("too large", &found);
 }
 
-/// First line and length of each function, by rustfmt's indentation.
+/// Returns the first line and the length of each function, relying on rustfmt's indentation.
 fn functions(text: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let all: Vec<&str> = text.lines().collect();
@@ -267,15 +267,15 @@ fn words_and_stubs() {
             }
         }
     }
-    report("words that this house does not use", &found);
+    report("words that the rules forbid", &found);
 }
 
 #[test]
-fn each_file_says_what_it_is() {
+fn each_file_begins_with_a_doc_comment() {
     let all = sources();
     let silent = all.iter().filter(|s| s.in_src && !s.text.starts_with("//!"));
     let silent: Vec<String> = silent.map(|s| format!("src/{}", s.path)).collect();
-    report("files without a first paragraph", &silent);
+    report("files that do not begin with //!", &silent);
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn pure_modules_deny_io_and_the_others_own_it() {
         let place = format!("src/{}", source.path);
         if source.is(PURE) && !source.is(NOT_PURE) {
             if !source.text.lines().any(|line| line == DENIES) {
-                found.push(format!("{place}: is pure and does not deny I/O"));
+                found.push(format!("{place}: pure, but does not deny I/O"));
             }
             continue;
         }
@@ -296,7 +296,9 @@ fn pure_modules_deny_io_and_the_others_own_it() {
         let mut head = source.text.lines().take_while(|line| line.starts_with("//!"));
         let says = head.any(|line| line.to_lowercase().contains("owns"));
         if let (Some((number, line)), false) = (io, says) {
-            found.push(format!("{place}:{number}: does not say that it owns I/O: {line}"));
+            found.push(format!(
+                "{place}:{number}: I/O, but the first paragraph does not name what it owns: {line}"
+            ));
         }
     }
     report("purity", &found);

@@ -1,4 +1,5 @@
-//! `trunkless bench`: many concurrent calls, and what they cost. Owns the wait for Ctrl-C.
+//! `trunkless bench`: makes many concurrent calls and measures what they cost. Owns the wait for
+//! Ctrl-C.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,22 +17,22 @@ use crate::cli::{Stop, block_on};
 
 #[derive(Debug, Args)]
 pub struct BenchArguments {
-    /// Concurrent calls; with --ramp, the maximum.
+    /// Number of concurrent calls; with --ramp, the maximum.
     #[arg(long, value_name = "N", default_value_t = 50)]
     calls: u32,
-    /// Duration of the measurement, which begins when all calls are up.
+    /// Duration of the measurement, which starts when all calls are up.
     #[arg(long, value_name = "S", default_value_t = 20.0)]
     seconds: f64,
     /// Calls set up per second.
     #[arg(long, value_name = "CPS", default_value_t = 50.0)]
     rate: f64,
-    /// Duration of a call, which is then followed by another: at least 4.
+    /// End each call after this long and make another in its place; at least 4.
     #[arg(long, value_name = "SECONDS", conflicts_with = "ramp")]
     hold: Option<f64>,
-    /// Make the bridge record all calls, and check the recordings.
+    /// Have the bridge record all calls, and check the recordings.
     #[arg(long)]
     record: bool,
-    /// Repeat with more and more calls, until a limit is reached.
+    /// Repeat with more and more calls until a limit is reached.
     #[arg(long)]
     ramp: bool,
     /// Print one JSON object instead of text.
@@ -46,10 +47,10 @@ pub struct BenchArguments {
     /// Extension to dial on that PBX.
     #[arg(long, value_name = "EXTENSION", requires = "pbx")]
     extension: Option<String>,
-    /// Configuration file of the bridge; a variable overrides the AI's URL.
+    /// Configuration file of the bridge; an environment variable overrides its AI URL.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Another program to measure instead of trunkless, run by `sh -c`. Its settings are in
+    /// Another program to measure instead of trunkless, run by `sh -c`. It receives its settings in
     /// BENCH_AI_URL, BENCH_REGISTRAR (BENCH_ARI_URL with --source ari), BENCH_USERNAME,
     /// BENCH_PASSWORD, BENCH_SIP_LISTEN and BENCH_CALLS.
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["config", "record"])]
@@ -65,13 +66,13 @@ pub fn main(arguments: &BenchArguments) -> ExitCode {
 
 fn options(arguments: &BenchArguments) -> Result<Options> {
     let BenchArguments { calls, seconds, rate, hold, record, settle, .. } = *arguments;
-    // NaN is out of range as well
+    // `contains` is false for NaN
     let known = (1.0..1e6).contains(&seconds) && (0.1..1e4).contains(&rate);
     if calls == 0 || !known || hold.is_some_and(|h| !(4.0..1e6).contains(&h)) {
-        bail!("out of range: --calls and --seconds start at 1, --rate at 0.1, --hold at 4");
+        bail!("out of range: --calls and --seconds must be at least 1, --rate 0.1, --hold 4");
     }
     if arguments.pbx.is_some() && arguments.config.is_none() && arguments.bridge.is_none() {
-        bail!("--pbx needs the bridge's configuration: give --config or --bridge");
+        bail!("--pbx needs the bridge's configuration: add --config or --bridge");
     }
     let program = match &arguments.bridge {
         Some(command) => {
@@ -127,9 +128,9 @@ fn climb_and_print(options: &Options, json: bool, cancelled: &AtomicBool) -> std
     if json {
         println!("{}", serde_json::to_string(&ramp)?);
     } else {
-        let knee = ramp.knee.as_deref().unwrap_or("not reached: give more --calls");
+        let knee = ramp.knee.as_deref().unwrap_or("not reached; raise --calls");
         println!("carried {} calls; knee: {knee}", ramp.calls_carried);
     }
-    // a ramp is expected to end with a step that fails
+    // a ramp normally ends with a step that fails
     Ok(ramp.calls_carried > 0)
 }

@@ -1,4 +1,4 @@
-//! `[pbx.NAME.ari]`: from the file's keys to what the ARI client needs.
+//! `[pbx.NAME.ari]`: the keys become settings of the ARI client.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,14 +14,15 @@ use crate::media::g711::Law;
 use crate::sip::uri::parse_host_port;
 use crate::tls;
 
-/// Asterisk's own, when the URL names no port.
+/// Asterisk's default ports, for a URL that names none.
 const PORT: u16 = 8088;
 const TLS_PORT: u16 = 8089;
 const APP: &str = "trunkless";
 
-/// Parts of an ARI URL.
+/// The parts of an ARI URL.
 #[derive(Debug, PartialEq, Eq)]
 struct Base {
+    /// The normalised URL, without the `/ari` at its end.
     text: String,
     host: String,
     port: u16,
@@ -29,7 +30,7 @@ struct Base {
 }
 
 impl Base {
-    /// `http[s]://host[:port][/prefix]`; a closing `/ari` is left out.
+    /// Parses `http[s]://host[:port][/prefix]`. A trailing `/ari` is dropped.
     fn parse(url: &str) -> Option<Base> {
         let (secure, rest) = match url.strip_prefix("https://") {
             Some(rest) => (true, rest),
@@ -62,14 +63,14 @@ impl Resolver<'_> {
         };
         let url = ari.url.clone().unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
         let Some(base) = Base::parse(&url) else {
-            let why = "is no URL of Asterisk's HTTP server, as in \"http://127.0.0.1:8088\"";
+            let why = "is not a URL of Asterisk's HTTP server, such as \"http://127.0.0.1:8088\"";
             if url.contains('@') {
-                return wrong("url", format!("{why}, without user and password"));
+                return wrong("url", format!("{why}; remove the user and password from it"));
             }
             return wrong("url", format!("\"{url}\" {why}"));
         };
         let Some(username) = ari.username.clone().filter(|u| !u.is_empty()) else {
-            return wrong("username", "is missing: a user of ari.conf".to_owned());
+            return wrong("username", "is missing; set it to a user of ari.conf".to_owned());
         };
         let password = self.secret(
             &key("password"),
@@ -81,13 +82,13 @@ impl Resolver<'_> {
         )?;
         let Some(password) = password.filter(|p| !p.expose_secret().is_empty()) else {
             let variable = format!("TRUNKLESS_PBX__{}__ARI__PASSWORD", name.to_uppercase());
-            let why = format!("set the variable {variable}, or password_env or password_file");
-            return wrong("password", format!("is missing: {why}"));
+            let why = format!("set {variable}, password_env or password_file");
+            return wrong("password", format!("is missing; {why}"));
         };
         let app = ari.app.clone().unwrap_or_else(|| APP.to_owned());
         let good = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
         if app.is_empty() || app.len() > 64 || !app.bytes().all(good) {
-            let why = "is no name for a Stasis application: use letters, digits, _ - .";
+            let why = "is not a valid Stasis application name; use up to 64 letters, digits, _ - .";
             return wrong("app", format!("\"{app}\" {why}"));
         }
         if ari.max_media == Some(0) {
@@ -95,7 +96,7 @@ impl Resolver<'_> {
         }
         let variables = ari.variables.clone().unwrap_or_default();
         if let Some(bad) = variables.iter().find(|v| v.is_empty() || v.contains(char::is_control)) {
-            return wrong("variables", format!("{bad:?} is no name of a channel variable"));
+            return wrong("variables", format!("{bad:?} is not a valid channel variable name"));
         }
         let tls = match base.secure {
             false => None,

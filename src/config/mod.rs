@@ -1,8 +1,8 @@
 //! Configuration: one TOML file, overridden by `TRUNKLESS_…` variables. Owns file reading.
 //!
-//! The file is parsed alone first, because that parser knows lines; then file and environment are
-//! merged by the crate `config`. [`schema`] holds the keys, [`resolve`] turns them into what the
-//! program needs.
+//! The file is first parsed on its own, because only the TOML parser reports line numbers. Then the
+//! crate `config` merges the file and the environment. [`schema`] defines the keys; [`resolve`]
+//! checks them and builds the settings of each part of the program.
 
 mod ari;
 pub mod recording;
@@ -17,10 +17,11 @@ use config::{Config, Environment, File, FileFormat};
 
 use schema::Settings;
 
-/// What a variable's name starts with.
+/// Prefix of the environment variables.
 pub const ENV_PREFIX: &str = "TRUNKLESS";
 
-/// What is wrong, where, and what to do; printed once, exit code 2.
+/// A configuration error: the place, the key, and what to do about it. It is printed once, and the
+/// exit code is 2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// `trunkless.toml:12` or `the environment`.
@@ -42,7 +43,7 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The file's text with its name, to say where something stands.
+/// The file's name and text, from which errors get their line numbers.
 #[derive(Debug, Clone)]
 pub struct Source {
     pub name: String,
@@ -50,19 +51,21 @@ pub struct Source {
 }
 
 impl Source {
+    /// Reads the file.
+    ///
     /// # Errors
-    /// When the file cannot be read.
+    /// Returns [`ConfigError`] if the file cannot be read.
     pub fn read(path: &Path) -> Result<Source, ConfigError> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|why| ConfigError {
             place: name.clone(),
             key: String::new(),
-            message: format!("cannot be read: {why}; give the file's name with --config"),
+            message: format!("cannot be read: {why}; name another file with --config"),
         })?;
         Ok(Source { name, text })
     }
 
-    /// An error about the key that stands at byte `at`.
+    /// Makes an error about the key at byte offset `at`.
     fn error_at(&self, at: usize, message: String) -> ConfigError {
         let before = &self.text[..at.min(self.text.len())];
         let line = before.matches('\n').count() + 1;
@@ -71,12 +74,12 @@ impl Source {
         let secret = ["password", "auth_token", "secret", "secret_access_key"]
             .iter()
             .any(|s| key.ends_with(s));
-        // the parser's message quotes the value
+        // the parser's message would print the secret
         let message = if secret { "must be a string in quotes".to_owned() } else { message };
         ConfigError { place, key, message }
     }
 
-    /// An error about a dotted key; the line is that of the key or of the nearest table above it.
+    /// Makes an error about a dotted key, with the line of that key or else of its innermost table.
     pub fn error(&self, key: &str, message: impl Into<String>) -> ConfigError {
         let line = line_of(&self.text, key);
         let place = line.map_or(self.name.clone(), |line| format!("{}:{line}", self.name));
@@ -84,10 +87,10 @@ impl Source {
     }
 }
 
-/// Reads file and environment.
+/// Parses the file and merges the environment into it.
 ///
 /// # Errors
-/// [`ConfigError`] names the file, line and key, or the variable.
+/// Returns [`ConfigError`] with the file, line and key, or with the variable.
 pub fn load(
     source: &Source,
     environment: &HashMap<String, String>,
@@ -121,7 +124,7 @@ fn merge(source: &Source, environment: &HashMap<String, String>) -> Result<Setti
         .map_err(|e| e.to_string())
 }
 
-/// Finds the variable that spoils the merge: the file alone is known to be good.
+/// Finds the variable that makes the merge fail. The file alone has been parsed without error.
 fn blame(source: &Source, environment: &HashMap<String, String>, error: String) -> ConfigError {
     let mut names: Vec<&String> = environment.keys().collect();
     names.sort();
@@ -131,7 +134,7 @@ fn blame(source: &Source, environment: &HashMap<String, String>, error: String) 
             let message = match message.split("missing configuration field \"pbx.").nth(1) {
                 Some(rest) => {
                     let pbx = rest.split('.').next().unwrap_or("");
-                    format!("there is no table [pbx.{pbx}] in {}", source.name)
+                    format!("table [pbx.{pbx}] does not exist in {}; add it", source.name)
                 }
                 None => message,
             };
@@ -143,7 +146,7 @@ fn blame(source: &Source, environment: &HashMap<String, String>, error: String) 
     }
 }
 
-/// The dotted key on a line: its name under the table header above.
+/// Returns the dotted key on a line: the nearest table header above it, and the name on the line.
 fn key_at(text: &str, line: usize) -> String {
     let table = text.lines().take(line).filter_map(table_name).last().unwrap_or_default();
     let current = text.lines().nth(line - 1).unwrap_or_default();
@@ -161,7 +164,7 @@ fn table_name(line: &str) -> Option<String> {
     Some(inner.trim_start_matches('[').trim().to_owned())
 }
 
-/// The line of a dotted key, else of the longest of its tables that is there.
+/// Returns the line of a dotted key, or else of its innermost table in the file.
 fn line_of(text: &str, key: &str) -> Option<usize> {
     let lines = || text.lines().enumerate().map(|(i, l)| (i + 1, l));
     let exact = lines()

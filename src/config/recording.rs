@@ -1,5 +1,5 @@
-//! `[recording]`, its tables and `[pbx.NAME.recording]`: the keys, and what they become. Owns the
-//! reading of announcements.
+//! `[recording]`, its tables and `[pbx.NAME.recording]`: the keys, and the settings made from them.
+//! Owns the check that the directory can be written to.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -23,22 +23,22 @@ use crate::tls;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recording {
-    /// Where recordings are written; none are made when not set.
+    /// Directory for the recordings; without it, no call is recorded.
     pub directory: Option<String>,
     pub layout: LayoutWord,
     pub format: FormatWord,
     pub when: WhenWord,
-    /// `beep`, or a WAV that is played to the caller when a recording begins.
+    /// `beep`, or a WAV file to play to the caller when a recording begins.
     pub announce: Option<String>,
-    /// Refuse new calls while nothing can be recorded.
+    /// Refuse new calls while recordings cannot be written.
     pub require: bool,
-    /// Interval at which the disk is asked to keep what was written; zero: never.
+    /// Interval between syncs of the written audio to disk; zero: never.
     pub fsync: Span,
-    /// Of the disk; less is not used.
+    /// Record only while at least this percentage of the disk is free.
     pub keep_free_percent: u8,
-    /// Delete what is older.
+    /// Delete recordings older than this.
     pub keep: Option<Age>,
-    /// Delete the oldest when all together are larger.
+    /// Delete the oldest recordings when the total exceeds this.
     pub keep_gb: Option<f64>,
     pub upload: UploadKeys,
     pub webhook: WebhookKeys,
@@ -75,7 +75,7 @@ pub struct UploadKeys {
     pub secret_access_key_env: Option<String>,
     pub secret_access_key_file: Option<String>,
     pub ca_file: Option<String>,
-    /// Delete a recording here when it has arrived there.
+    /// Delete the local copy after the upload.
     pub delete_after: bool,
 }
 
@@ -83,19 +83,19 @@ pub struct UploadKeys {
 #[serde(deny_unknown_fields, default)]
 pub struct WebhookKeys {
     pub url: Option<String>,
-    /// `whsec_` and base64.
+    /// Base64, optionally after `whsec_`.
     pub secret: Option<SecretString>,
     pub secret_env: Option<String>,
     pub secret_file: Option<String>,
     pub ca_file: Option<String>,
 }
 
-/// A PBX's own words before the common ones.
+/// One PBX's settings, which override those of `[recording]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PbxRecording {
     pub when: Option<WhenWord>,
-    /// As in `[recording]`; `none`: no announcement.
+    /// As in `[recording]`, or `none` for no announcement.
     pub announce: Option<String>,
 }
 
@@ -110,7 +110,7 @@ impl FromStr for LayoutWord {
     }
 }
 
-/// A duration that may be years: `90d`.
+/// A duration of up to many years, such as `90d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Age(pub Duration);
 
@@ -120,14 +120,14 @@ impl FromStr for Age {
     fn from_str(text: &str) -> Result<Age, String> {
         match humantime::parse_duration(text) {
             Ok(age) if !age.is_zero() => Ok(Age(age)),
-            _ => Err(format!("\"{text}\" is no age: write \"12h\", \"90d\" or \"2y\"")),
+            _ => Err(format!("\"{text}\" is not a valid age; write \"12h\", \"90d\" or \"2y\"")),
         }
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormatWord {
-    /// The call's own law.
+    /// The law of the call, without transcoding.
     G711,
     Ulaw,
     Alaw,
@@ -141,7 +141,7 @@ pub enum WhenWord {
     Never,
 }
 
-/// What recordings are to be, and where they go.
+/// The checked settings of recording, upload and webhook.
 pub struct RecordingPlan {
     pub settings: recorder::Settings,
     pub upload: Option<UploadSettings>,
@@ -150,7 +150,7 @@ pub struct RecordingPlan {
 }
 
 impl Recording {
-    /// A variable that is set to nothing is no directory.
+    /// Returns the directory. An empty string, as from an empty variable, counts as not set.
     fn directory(&self) -> Option<&str> {
         self.directory.as_deref().filter(|directory| !directory.is_empty())
     }
@@ -168,7 +168,7 @@ impl Resolver<'_> {
                 || recording.upload.url.is_some()
                 || recording.webhook.url.is_some()
             {
-                let why = "is missing: where recordings are written".to_owned();
+                let why = "is missing; set it to the directory for recordings".to_owned();
                 return Err(error("directory", why));
             }
             return Ok(None);
@@ -177,13 +177,16 @@ impl Resolver<'_> {
             return Err(error("keep_gb", "must be more than 0".to_owned()));
         }
         if recording.keep_free_percent > 90 {
-            return Err(error("keep_free_percent", "must be 0 to 90".to_owned()));
+            return Err(error("keep_free_percent", "must be from 0 to 90".to_owned()));
         }
         if !recording.fsync.0.is_zero() && recording.fsync.0 < Duration::from_millis(100) {
-            return Err(error("fsync", "must be 100ms or more, or \"0s\" for never".to_owned()));
+            return Err(error("fsync", "must be at least 100ms, or \"0s\" for never".to_owned()));
         }
         if recording.upload.delete_after && recording.upload.url.is_none() {
-            return Err(error("upload.delete_after", "needs [recording.upload] url".to_owned()));
+            return Err(error(
+                "upload.delete_after",
+                "needs an upload; set [recording.upload] url".to_owned(),
+            ));
         }
         let upload = self.upload(&recording.upload)?;
         let webhook = self.webhook(&recording.webhook)?;
@@ -215,7 +218,9 @@ impl Resolver<'_> {
             return Ok(None);
         };
         if !url.starts_with("s3://") && !url.starts_with("file:///") {
-            let why = format!("\"{url}\": write \"s3://bucket/prefix\" or \"file:///folder\"");
+            let why = format!(
+                "\"{url}\" is not valid; write \"s3://bucket/prefix\" or \"file:///folder\""
+            );
             return Err(error("url", why));
         }
         let endpoint = keys.endpoint.clone().filter(|e| !e.is_empty());
@@ -223,7 +228,10 @@ impl Resolver<'_> {
             .as_ref()
             .is_some_and(|e| !e.starts_with("http://") && !e.starts_with("https://"))
         {
-            return Err(error("endpoint", "write \"http://host:9000\" or https".to_owned()));
+            return Err(error(
+                "endpoint",
+                "must be an http or https URL, such as \"http://host:9000\"".to_owned(),
+            ));
         }
         let secret = self.secret(
             "recording.upload.secret_access_key",
@@ -234,7 +242,7 @@ impl Resolver<'_> {
             ],
         )?;
         if keys.access_key_id.is_some() != secret.is_some() {
-            let why = "access_key_id and secret_access_key belong together; with neither, the \
+            let why = "must be set together with secret_access_key; without both, the \
                        variables AWS_ACCESS_KEY_ID … or the instance's role are used";
             return Err(error("access_key_id", why.to_owned()));
         }
@@ -284,7 +292,7 @@ impl Resolver<'_> {
         tls::client_config(ca_file).map(Some).map_err(|e| self.source.error(&key, e.to_string()))
     }
 
-    /// How the calls of one PBX are recorded.
+    /// Decides how the calls of one PBX are recorded. `None`: not at all.
     pub(super) fn record_plan(
         &self,
         name: &str,
@@ -293,7 +301,7 @@ impl Resolver<'_> {
     ) -> Result<Option<RecordPlan>, ConfigError> {
         let own_key = format!("pbx.{name}.recording");
         if own.when.is_some_and(|w| w != WhenWord::Never) && common.directory().is_none() {
-            let why = "there are no recordings without [recording] directory";
+            let why = "needs a directory for recordings; set [recording] directory";
             return Err(self.source.error(&format!("{own_key}.when"), why));
         }
         let when = match own.when.unwrap_or(common.when) {
@@ -317,17 +325,17 @@ impl Resolver<'_> {
     }
 }
 
-/// Whether recordings could be written by this user, without making anything.
+/// Checks that this user could write recordings to the directory, or create it. Nothing is created.
 ///
 /// # Errors
-/// What is in the way.
+/// Returns the reason if the directory cannot be used.
 pub fn try_directory(directory: &Path) -> Result<(), String> {
     use rustix::fs::{Access, access};
     let there = directory.ancestors().find(|a| a.exists()).unwrap_or(Path::new("."));
     let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
     if !there.is_dir() {
-        return Err(format!("{} is no directory", there.display()));
+        return Err(format!("{} is not a directory", there.display()));
     }
     access(there, Access::WRITE_OK | Access::EXEC_OK)
-        .map_err(|e| format!("{} cannot be written to: {e}", there.display()))
+        .map_err(|e| format!("cannot write to {}: {e}", there.display()))
 }

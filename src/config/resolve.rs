@@ -1,5 +1,5 @@
-//! From the file's keys to what the program needs: secrets fetched, defaults and overrides applied,
-//! contradictions refused. Owns the reading of files that hold secrets.
+//! From the keys to the settings of each part: fetches secrets, applies defaults and overrides, and
+//! refuses contradictions. Owns the reading of secrets and announcements from files.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -23,15 +23,15 @@ use crate::stream::connect::{Target, TargetOptions};
 use crate::stream::dialect::{Dialect, sid};
 use crate::tls::TlsError;
 
-/// One PBX in SIP mode, ready to run.
+/// The settings of one PBX in SIP mode.
 pub struct SipPbx {
     pub account: AccountConfig,
-    /// The registrar, or the peers of a trunk.
+    /// The registrar and further peers, or the peers of a trunk.
     pub hosts: Vec<HostPort>,
     pub ai: AiPlan,
 }
 
-/// How one PBX's calls reach the AI.
+/// The AI settings for one PBX's calls.
 #[derive(Clone)]
 pub struct AiPlan {
     pub target: Target,
@@ -48,21 +48,21 @@ pub struct Plan {
     pub ari: Vec<(AriPbx, AiPlan)>,
     pub prompt: Option<Bytes>,
     pub recording: Option<RecordingPlan>,
-    /// How calls are recorded, by the PBX's name; who is not here is not.
+    /// Recording settings by PBX name. The calls of a PBX that is not listed are not recorded.
     pub record: BTreeMap<String, RecordPlan>,
 }
 
-/// Reads secrets and files that the settings name and checks what serde cannot.
+/// Reads the secrets and files that the settings name, and makes the checks that serde cannot.
 ///
 /// # Errors
-/// [`ConfigError`] with the key that is wrong or missing.
+/// Returns [`ConfigError`] with the key that is wrong or missing.
 pub fn resolve(
     source: &Source,
     settings: Settings,
     environment: &HashMap<String, String>,
 ) -> Result<Plan, ConfigError> {
     resolve_all(source, settings, environment).map_err(|error| {
-        // the value may come from a variable, and then the file's line says nothing
+        // if the value comes from a variable, name that instead of a line in the file
         let name = format!("{ENV_PREFIX}_{}", error.key.to_uppercase().replace('.', "__"));
         match environment.contains_key(&name) {
             true => ConfigError { place: "the environment".to_owned(), key: name, ..error },
@@ -76,7 +76,7 @@ fn resolve_all(
     settings: Settings,
     environment: &HashMap<String, String>,
 ) -> Result<Plan, ConfigError> {
-    // tracing takes any word for a target, and then nothing is logged at all
+    // tracing takes an unknown word for a target, and would then log nothing at all
     let level = &settings.log.level;
     if !LEVELS.contains(&level.as_str()) && !level.contains('=') {
         let message = format!("\"{level}\" is not one of: {}", LEVELS.join(", "));
@@ -84,7 +84,7 @@ fn resolve_all(
     }
     if settings.pbx.is_empty() {
         let example = "add a table such as [pbx.main] with mode = \"sip\" or \"ari\"";
-        return Err(source.error("pbx", format!("no PBX is configured: {example}")));
+        return Err(source.error("pbx", format!("no PBX is configured; {example}")));
     }
     if settings.calls.max == 0 {
         return Err(source.error("calls.max", "must be at least 1"));
@@ -102,7 +102,7 @@ fn resolve_all(
         }
     }
     if let Some(name) = twice(&ari) {
-        let message = "another PBX has the same url and app: each needs an application of its own";
+        let message = "another PBX has the same url and app; give each PBX its own app";
         return Err(source.error(&format!("pbx.{name}.ari"), message));
     }
     let prompt = settings.calls.prompt.as_deref();
@@ -111,7 +111,8 @@ fn resolve_all(
     Ok(Plan { settings, sip, ari, prompt, recording, record })
 }
 
-/// A PBX whose application another one has, too: they would take it from each other.
+/// Returns a PBX with the same application as an earlier one, if there is any. The two would keep
+/// taking the application from each other.
 fn twice(ari: &[(AriPbx, AiPlan)]) -> Option<&str> {
     let same = |a: &AriPbx, b: &AriPbx| a.target.base == b.target.base && a.app == b.app;
     let later = ari.iter().enumerate();
@@ -163,7 +164,7 @@ impl Resolver<'_> {
     ) -> Result<(AccountConfig, Vec<HostPort>), ConfigError> {
         let key = |rest: &str| format!("pbx.{name}.sip.{rest}");
         let missing =
-            |rest: &str, why: &str| self.source.error(&key(rest), format!("is missing: {why}"));
+            |rest: &str, why: &str| self.source.error(&key(rest), format!("is missing; {why}"));
         let transport = match sip.transport {
             Some(TransportWord::Tcp) => Transport::Tcp,
             _ => Transport::Udp,
@@ -179,16 +180,16 @@ impl Resolver<'_> {
         let peers = sip.peers.clone().unwrap_or_default();
         if sip.register == Some(false) {
             if peers.is_empty() {
-                let why = "with register = false it lists the PBX's addresses";
+                let why = "with register = false, list the PBX's addresses here";
                 return Err(missing("peers", why));
             }
             return Ok((base, peers));
         }
         let Some(registrar) = &sip.registrar else {
-            return Err(missing("registrar", "the PBX's address, as in \"192.0.2.1:5060\""));
+            return Err(missing("registrar", "set the PBX's address, such as \"192.0.2.1:5060\""));
         };
         let Some(username) = &sip.username else {
-            return Err(missing("username", "the extension to register as"));
+            return Err(missing("username", "set the extension to register as"));
         };
         let password = self.secret(
             &key("password"),
@@ -200,11 +201,13 @@ impl Resolver<'_> {
         )?;
         let Some(password) = password else {
             let variable = format!("TRUNKLESS_PBX__{}__SIP__PASSWORD", name.to_uppercase());
-            let why = format!("set the variable {variable}, or password_env or password_file");
+            let why = format!("set {variable}, password_env or password_file");
             return Err(missing("password", &why));
         };
         if password.expose_secret().is_empty() {
-            return Err(self.source.error(&key("password"), "is empty"));
+            return Err(self
+                .source
+                .error(&key("password"), "is empty; set the password of the extension"));
         }
         let expires = sip.expires.map_or(Duration::from_secs(120), |s| s.0);
         if expires.as_secs() < 10 {
@@ -223,7 +226,8 @@ impl Resolver<'_> {
         Ok((AccountConfig { registration: Some(registration), ..base }, hosts))
     }
 
-    /// A PBX's own words before the common ones; tables are merged.
+    /// Combines `[pbx.NAME.ai]` with `[ai]`: the PBX's own keys take precedence, and tables are
+    /// merged.
     fn ai(&self, name: &str, common: &Ai, own: &Ai) -> Result<AiPlan, ConfigError> {
         let key = |rest: &str, own_has: bool| match own_has {
             true => format!("pbx.{name}.ai.{rest}"),
@@ -231,7 +235,7 @@ impl Resolver<'_> {
         };
         let pick = |own: &Option<String>, common: &Option<String>| own.clone().or(common.clone());
         let Some(url) = pick(&own.url, &common.url) else {
-            let message = "is missing: the AI's WebSocket, as in \"ws://127.0.0.1:8080\"";
+            let message = "is missing; set the AI's WebSocket URL, such as \"ws://127.0.0.1:8080\"";
             return Err(self.source.error("ai.url", message));
         };
         let own_token = [
@@ -280,7 +284,9 @@ impl Resolver<'_> {
         let long = parameters.iter().find(|(n, v)| n.len().max(v.len()) > limit);
         if let Some((long, _)) = long {
             let part = format!("{}.{long}", key("parameters", own.parameters.is_some()));
-            return Err(self.source.error(&part, "names and values are under 500 characters"));
+            return Err(self
+                .source
+                .error(&part, "is too long; names and values must be under 500 characters"));
         }
         let every = || vec!["*".to_owned()];
         let silent = own.silent_timeout.or(common.silent_timeout);
@@ -294,7 +300,7 @@ impl Resolver<'_> {
         })
     }
 
-    /// At most one of: the secret itself, a variable's name, a file's name.
+    /// Fetches a secret from at most one of: the value itself, an environment variable, a file.
     pub(super) fn secret(
         &self,
         key: &str,
@@ -302,14 +308,14 @@ impl Resolver<'_> {
     ) -> Result<Option<SecretString>, ConfigError> {
         if [value, variable, file].iter().filter(|o| o.is_some()).count() > 1 {
             let name = key.rsplit('.').next().unwrap_or(key);
-            let message = format!("give one of {name}, {name}_env and {name}_file");
+            let message = format!("set only one of {name}, {name}_env and {name}_file");
             return Err(self.source.error(key, message));
         }
         if let Some(variable) = variable {
             return match self.environment.get(variable) {
                 Some(value) => Ok(Some(value.as_str().into())),
                 None => {
-                    let message = format!("the variable {variable} is not set");
+                    let message = format!("the environment variable {variable} is not set");
                     Err(self.source.error(&format!("{key}_env"), message))
                 }
             };
@@ -323,12 +329,12 @@ impl Resolver<'_> {
         Ok(value.as_deref().map(Into::into))
     }
 
-    /// The first channel of a WAV, mu-law.
+    /// Reads the first channel of a WAV file, as mu-law.
     pub(super) fn audio(&self, key: &str, path: &str) -> Result<Bytes, ConfigError> {
         let error = |why: String| self.source.error(key, format!("{path}: {why}"));
         let file = std::fs::read(path).map_err(|e| error(e.to_string()))?;
         let channels = wav::read(&file).map_err(|e| error(e.to_string()))?;
         let first = channels.into_iter().next().filter(|c| !c.is_empty());
-        Ok(Bytes::from(first.ok_or_else(|| error("it holds no audio".to_owned()))?))
+        Ok(Bytes::from(first.ok_or_else(|| error("the file contains no audio".to_owned()))?))
     }
 }

@@ -1,4 +1,5 @@
-//! The keys of the configuration file, with their defaults. Every word here is a word in the file.
+//! The keys of the configuration file, with their defaults. Each field is a key of that name, and
+//! each variant of an enum is a word that the key may be set to.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,7 +32,7 @@ pub struct Settings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// error, warn, info, debug, trace, or a filter such as `trunkless::sip=debug`.
+    /// off, error, warn, info, debug, trace, or a filter such as `trunkless::sip=debug`.
     pub level: String,
     pub json: bool,
 }
@@ -39,7 +40,7 @@ pub struct Log {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sip {
-    /// One socket a transport, shared by all PBXs.
+    /// Address of one socket per transport, shared by all PBXs.
     pub listen: SocketAddr,
 }
 
@@ -63,7 +64,7 @@ pub struct Ai {
     pub tls_server_name: Option<String>,
     pub account_sid: Option<String>,
     pub parameters: Option<BTreeMap<String, String>>,
-    /// X- headers of the INVITE that become parameters; `*` = all.
+    /// X- headers of the INVITE that become parameters; `*` means all.
     #[serde(deserialize_with = "words")]
     pub x_headers: Option<Vec<String>>,
     pub silent_timeout: Option<Span>,
@@ -84,14 +85,16 @@ pub struct Calls {
     pub on_ai_close: OnAi,
     pub drain_on_close: Span,
     pub on_ai_failure: OnAi,
-    /// WAV played before the hang-up when the AI fails in mid-call.
+    /// WAV file to play to the caller when the AI fails during a call; then
+    /// `on_ai_failure` applies.
     pub prompt: Option<String>,
     pub max_duration: Span,
     pub media_timeout: Span,
-    /// How long calls may go on after SIGTERM.
+    /// Calls may continue for this long after SIGTERM.
     pub drain: Span,
-    /// Audio that one call may have queued, and all calls together.
+    /// Limit of the audio that the AI may queue for one call.
     pub playout_minutes: u32,
+    /// The same limit for all calls together.
     pub playout_budget_mb: usize,
 }
 
@@ -104,14 +107,14 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnAi {
     Hangup,
-    /// The caller goes to the dialplan's next line (ARI; SIP: the call is ended).
+    /// The caller continues in the dialplan (ARI). In SIP mode, the call is ended.
     Continue,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
-    /// Where `/healthz` and `/readyz` are served; nowhere when not set.
+    /// Address of `/healthz`, `/readyz` and `/metrics`; without it, they are not served.
     pub listen: Option<SocketAddr>,
 }
 
@@ -126,7 +129,7 @@ pub enum Mode {
 pub struct Pbx {
     pub mode: Mode,
     pub sip: Option<PbxSip>,
-    /// Read when `mode = "ari"`.
+    /// Ignored unless `mode = "ari"`.
     pub ari: Option<PbxAri>,
     #[serde(default)]
     pub ai: Ai,
@@ -158,7 +161,7 @@ pub struct PbxSip {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PbxAri {
-    /// `http://192.0.2.1:8088`, or https.
+    /// Asterisk's HTTP server: `http://192.0.2.1:8088`, or https.
     pub url: Option<String>,
     pub username: Option<String>,
     pub password: Option<SecretString>,
@@ -167,7 +170,7 @@ pub struct PbxAri {
     /// The Stasis application's name.
     pub app: Option<String>,
     pub format: Option<MediaFormat>,
-    /// External media channels at the same time.
+    /// Maximum number of external media channels at the same time.
     pub max_media: Option<usize>,
     pub rtp_conf: Option<String>,
     pub advertised: Option<IpAddr>,
@@ -230,7 +233,7 @@ impl Default for Calls {
     }
 }
 
-/// `[a-z0-9_]+`, without the `__` that separates the parts of a variable's name.
+/// `[a-z0-9_]+`, but not `__`, which separates the parts of an environment variable's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PbxName(pub String);
 
@@ -241,7 +244,7 @@ impl FromStr for PbxName {
         let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
         if text.is_empty() || !text.bytes().all(good) || text.contains("__") {
             let rule = "use lower-case letters, digits and single underscores";
-            return Err(format!("\"{text}\" is no name for a PBX: {rule}"));
+            return Err(format!("\"{text}\" is not a valid PBX name; {rule}"));
         }
         Ok(PbxName(text.to_owned()))
     }
@@ -266,7 +269,7 @@ impl FromStr for PortRange {
                 Ok(PortRange { first, last })
             }
             _ => Err(format!(
-                "\"{text}\" is no range of ports: write two numbers from 1024 to 65535, \
+                "\"{text}\" is not a valid port range; write two numbers from 1024 to 65535, \
                  as in \"20002-32767\""
             )),
         }
@@ -284,9 +287,9 @@ impl FromStr for Span {
         let day = Duration::from_secs(86_400);
         match humantime::parse_duration(text) {
             Ok(duration) if duration <= 7 * day => Ok(Span(duration)),
-            Ok(_) => Err(format!("\"{text}\" is longer than a week")),
+            Ok(_) => Err(format!("\"{text}\" is too long; write at most \"7d\"")),
             Err(why) => {
-                Err(format!("\"{text}\" is no duration ({why}): write \"40ms\", \"2s\" or \"4h\""))
+                Err(format!("\"{text}\" is not a duration ({why}); write \"40ms\" or \"4h\""))
             }
         }
     }
@@ -306,7 +309,7 @@ impl FromStr for HostPort {
         match parse_host_port(text) {
             Some((host, port)) => Ok(HostPort { host, port }),
             None => Err(format!(
-                "\"{text}\" is no host: write a name or address, with a port if it is \
+                "\"{text}\" is not a valid host; write a name or address, with a port if it is \
                  not 5060 (IPv6 in brackets)"
             )),
         }
@@ -330,7 +333,7 @@ macro_rules! from_string {
     )*};
 }
 
-/// Enums whose values are words: an error lists the words.
+/// Reads enums from words. The error for an unknown word lists the known ones.
 macro_rules! words_of {
     ($kind:ident: $($word:literal => $variant:ident),*) => {
         impl FromStr for $kind {
@@ -364,7 +367,7 @@ impl Serialize for PbxName {
     }
 }
 
-/// A list in the file, or words with commas between them in a variable.
+/// Reads a list, which is an array in the file and a comma-separated string in a variable.
 fn parsed_words<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,4 +1,4 @@
-//! The file, the environment, and what each says when it is wrong.
+//! Tests of the file, the environment, and the error messages of both.
 
 use super::*;
 use secrecy::ExposeSecret;
@@ -41,7 +41,7 @@ fn password(plan: &resolve::Plan) -> &str {
 }
 
 #[test]
-fn a_password_of_digits_stays_what_it_is() {
+fn a_password_of_digits_is_not_read_as_a_number() {
     assert_eq!(password(&plan(GOOD, &[]).unwrap()), "001234");
     let text = GOOD.replace("password = \"001234\"\n", "");
     let name = "TRUNKLESS_PBX__MAIN__SIP__PASSWORD";
@@ -76,7 +76,7 @@ fn errors_name_file_line_and_key() {
         (
             "password = \"001234\"",
             "expires = \"soon\"",
-            "trunkless.toml:12: pbx.main.sip.expires: \"soon\" is no duration",
+            "trunkless.toml:12: pbx.main.sip.expires: \"soon\" is not a duration",
         ),
         (
             "password = \"001234\"",
@@ -84,7 +84,11 @@ fn errors_name_file_line_and_key() {
             "trunkless.toml:12: pbx.main.sip.password: ",
         ),
         ("\"192.0.2.1\"", "\"192.0.2.1:x\"", "trunkless.toml:10: pbx.main.sip.registrar: "),
-        ("[pbx.main]", "[pbx.Main]", "trunkless.toml:6: pbx.Main: \"Main\" is no name"),
+        (
+            "[pbx.main]",
+            "[pbx.Main]",
+            "trunkless.toml:6: pbx.Main: \"Main\" is not a valid PBX name",
+        ),
         (
             "ws://127",
             "http://127",
@@ -94,7 +98,7 @@ fn errors_name_file_line_and_key() {
         (
             "[ai]",
             "[media]\nports = \"9-5\"\n[ai]",
-            "trunkless.toml:3: media.ports: \"9-5\" is no range",
+            "trunkless.toml:3: media.ports: \"9-5\" is not a valid port range",
         ),
     ];
     for (old, new, expected) in table {
@@ -104,12 +108,12 @@ fn errors_name_file_line_and_key() {
 }
 
 #[test]
-fn errors_of_the_environment_name_the_variable() {
+fn errors_in_the_environment_name_the_variable() {
     let table = [
         ("TRUNKLESS_PBX__MAIN__MODE", "telnet", "is not one of: sip, ari"),
         ("TRUNKLESS_CALLS__MAX", "many", "invalid type"),
         ("TRUNKLESS_CALS__MAX", "5", "unknown field `cals`"),
-        ("TRUNKLESS_CALLS__ANSWER_WAIT", "soon", "is no duration"),
+        ("TRUNKLESS_CALLS__ANSWER_WAIT", "soon", "is not a duration"),
     ];
     for (name, value, expected) in table {
         let message = error(GOOD, &[(name, value), ("TRUNKLESS_CALLS__RINGING", "true")]);
@@ -129,12 +133,12 @@ fn the_environment_overrides_the_file() {
     assert_eq!(plan.settings.calls.max, 7);
     assert_eq!(plan.sip[0].account.media_peers.len(), 2);
     assert_eq!(plan.sip[0].ai.target.url(), "ws://10.0.0.1/x");
-    // names in tables keep their case
+    // names in tables keep their upper-case letters
     assert_eq!(plan.sip[0].ai.parameters, [("LeadSource".to_owned(), "Web".to_owned())]);
 }
 
 #[test]
-fn one_word_switches_the_mode() {
+fn a_variable_switches_the_mode() {
     let ari = "[pbx.main.ari]\nusername = \"trunkless\"\npassword = \"x\"\n";
     let text = format!("{GOOD}{ari}");
     assert_eq!(plan(&text, &[]).unwrap().ari.len(), 0);
@@ -148,7 +152,7 @@ fn one_word_switches_the_mode() {
 }
 
 #[test]
-fn an_application_belongs_to_one_pbx() {
+fn two_pbxs_cannot_share_an_application() {
     let pbx = |name: &str, app: &str| {
         format!(
             "[pbx.{name}]\nmode = \"ari\"\n[pbx.{name}.ari]\nusername = \"u\"\npassword = \"p\"\n\
@@ -162,7 +166,7 @@ fn an_application_belongs_to_one_pbx() {
 }
 
 #[test]
-fn what_ari_mode_needs() {
+fn errors_in_ari_mode() {
     let ari = |lines: &str| {
         let text = GOOD.replace("mode = \"sip\"", "mode = \"ari\"");
         error(&format!("{text}[pbx.main.ari]\n{lines}\n"), &[])
@@ -171,8 +175,8 @@ fn what_ari_mode_needs() {
     for (lines, wanted) in [
         ("", "pbx.main.ari.username: is missing"),
         ("username = \"u\"", "TRUNKLESS_PBX__MAIN__ARI__PASSWORD"),
-        (&format!("{good}url = \"127.0.0.1\""), "pbx.main.ari.url: \"127.0.0.1\" is no URL"),
-        (&format!("{good}app = \"a,b\""), "no name for a Stasis application"),
+        (&format!("{good}url = \"127.0.0.1\""), "pbx.main.ari.url: \"127.0.0.1\" is not a URL"),
+        (&format!("{good}app = \"a,b\""), "not a valid Stasis application name"),
         (&format!("{good}max_media = 0"), "must be at least 1"),
         (&format!("{good}format = \"slin\""), "\"slin\" is not one of: ulaw, alaw"),
     ] {
@@ -184,7 +188,7 @@ fn what_ari_mode_needs() {
 }
 
 #[test]
-fn a_pbx_may_have_an_ai_of_its_own() {
+fn a_pbx_may_override_the_ai() {
     let text =
         GOOD.to_owned() + "[pbx.main.ai]\nurl = \"ws://other\"\nparameters = { x = \"1\" }\n";
     let plan = plan(&text, &[]).unwrap();
@@ -208,9 +212,9 @@ fn the_sample_is_valid() {
     plan.map(|_| ()).unwrap();
 }
 
-/// What the sample shows as comments is a configuration too.
+/// The sample is also valid if the keys in its comments are enabled.
 #[test]
-fn the_samples_comments_are_valid_keys() {
+fn the_keys_in_the_samples_comments_are_valid() {
     let sample = include_str!("../../trunkless.toml");
     let key = |line: &str| {
         let name = line.split('=').next().unwrap_or("").trim();
@@ -226,13 +230,13 @@ fn the_samples_comments_are_valid_keys() {
 }
 
 #[test]
-fn values_of_variables_are_blamed_on_the_variable() {
+fn errors_in_a_variables_value_name_the_variable() {
     let table = [
         ("TRUNKLESS_AI__URL", "http://x", "is not a ws://"),
         ("TRUNKLESS_CALLS__MAX", "0", "must be at least 1"),
         ("TRUNKLESS_PBX__MAIN__SIP__PASSWORD", "", "is empty"),
         ("TRUNKLESS_LOG__LEVEL", "loud", "is not one of: off, error"),
-        ("TRUNKLESS_PBX__MIAN__SIP__USERNAME", "x", "there is no table [pbx.mian]"),
+        ("TRUNKLESS_PBX__MIAN__SIP__USERNAME", "x", "table [pbx.mian] does not exist"),
     ];
     for (name, value, expected) in table {
         let message = error(GOOD, &[(name, value)]);
@@ -242,7 +246,7 @@ fn values_of_variables_are_blamed_on_the_variable() {
 }
 
 #[test]
-fn recordings_are_per_pbx_and_their_mistakes_are_told() {
+fn recording_is_per_pbx_and_its_errors_name_the_key() {
     let text = GOOD.to_owned() + "[recording]\ndirectory = \"/tmp/r\"\n";
     let found = plan(&text, &[]).unwrap();
     assert_eq!(found.record["main"].when, crate::record::When::Always);
@@ -279,11 +283,11 @@ fn recordings_are_per_pbx_and_their_mistakes_are_told() {
         ("directory = \"/r\"\n[recording.upload]\nurl = \"http://x\"\n", "s3://bucket"),
         (
             "directory = \"/r\"\n[recording.upload]\nurl = \"s3://x\"\nendpoint = \"y:9000\"\n",
-            "recording.upload.endpoint: write",
+            "recording.upload.endpoint: must be",
         ),
         (
             "directory = \"/r\"\n[recording.upload]\nurl = \"s3://x\"\naccess_key_id = \"a\"\n",
-            "belong together",
+            "must be set together",
         ),
         ("directory = \"/r\"\n[recording.webhook]\nurl = \"crm\"\n", "recording.webhook.url"),
         (

@@ -50,7 +50,8 @@ impl Agent {
         });
     }
 
-    /// Refreshes the session: UPDATE where the peer takes it, else a re-INVITE with the same SDP.
+    /// Refreshes the session, by UPDATE if the peer allows it, or else by a re-INVITE with the same
+    /// SDP.
     pub(super) fn refresh(&mut self, now: Instant, key: CallKey) {
         let Some(call) = self.calls.get_mut(&key) else { return };
         call.refreshing = true;
@@ -174,20 +175,20 @@ impl Agent {
         }
         call.refreshing = false;
         match code {
-            // the peer has no such call any more (RFC 3261 §12.2.1.2)
+            // the peer no longer has this call (RFC 3261 §12.2.1.2)
             408 | 481 => {
                 self.send_bye(now, key, "Q.850;cause=102;text=\"session refresh failed\"");
                 self.end_call(key, CallEnd::Lost);
             }
-            // only a higher minimum is a reason to ask again at once: else both could go on for
-            // ever
+            // retry at once only with a longer interval; otherwise the two sides could repeat
+            // this forever
             422 if call.raise_session_timer(response) => self.refresh(now, key),
-            // no UPDATE after all: the timer, not moved on, asks again at once, by re-INVITE
+            // the peer does not support UPDATE after all: retry with a re-INVITE
             405 | 501 if call.peer_allows_update => {
                 call.peer_allows_update = false;
                 self.refresh(now, key);
             }
-            // glare or a refusal: the session ends at its time if nobody refreshes it
+            // glare or a refusal: try again later; without a refresh, the session expires
             _ => {
                 if let Some(timer) = &mut call.session_timer {
                     timer.postpone(now);
@@ -208,7 +209,7 @@ impl Agent {
         self.send(flow, ack);
     }
 
-    /// A 2xx that came before: the same ACK once more. False when it is new.
+    /// Resends the ACK for a 2xx that was already acknowledged. Returns false if the 2xx is new.
     pub(super) fn ack_again(&mut self, key: CallKey, cseq: u32) -> bool {
         let Some(call) = self.calls.get(&key) else { return true };
         match &call.last_ack {
@@ -223,7 +224,8 @@ impl Agent {
 }
 
 impl Call {
-    /// After a 422. False when it names no interval longer than the one that was refused.
+    /// Raises the session interval after a 422. Returns false if the response does not ask for a
+    /// longer one.
     fn raise_session_timer(&mut self, response: Option<&Message>) -> bool {
         let (Some(timer), Some(response)) = (&mut self.session_timer, response) else {
             return false;

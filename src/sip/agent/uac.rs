@@ -1,4 +1,4 @@
-//! The calls that we make: INVITE, its challenge, CANCEL, and the ACK of a refusal.
+//! Outgoing calls: INVITE, the answer to its challenge, CANCEL, and the ACK for a refusal.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::SocketAddr;
@@ -144,7 +144,8 @@ impl Agent {
         self.end_call(key, CallEnd::Refused { code: 408, reason });
     }
 
-    /// True when the challenge can be answered and has not been refused before.
+    /// Prepares the answer to a challenge. Returns false if the challenge cannot be answered, or if
+    /// two answers have been refused already.
     fn take_challenge(&mut self, key: CallKey, response: &Message) -> bool {
         let Some(auth) = self.calls.get_mut(&key).and_then(|c| c.auth.as_mut()) else {
             return false;
@@ -169,8 +170,8 @@ impl Agent {
         self.send_cancel(now, key);
     }
 
-    /// Before the first provisional answer a CANCEL could overtake its INVITE (RFC 3261 §9.1): then
-    /// it waits for that.
+    /// Sends a CANCEL if the INVITE has a provisional response. Before that it could overtake the
+    /// INVITE (RFC 3261 §9.1), so it is sent when the response arrives.
     fn send_cancel(&mut self, now: Instant, key: CallKey) {
         let open = |e: &ClientEntry| {
             e.purpose == Purpose::Invite(key) && e.tx.state == transaction::State::Proceeding

@@ -1,5 +1,5 @@
-//! The agent's sockets: one UDP socket and one TCP listener for all PBXs. Turns the agent's events
-//! into [`Offer`]s and signals, and the calls' requests into commands. Owns I/O.
+//! Runs the agent on one UDP socket and one TCP listener, shared by all PBXs. Converts the agent's
+//! events into [`Offer`]s and signals, and the calls' requests into commands. Owns I/O.
 //!
 //! [`Offer`]: crate::call::Offer
 
@@ -35,16 +35,18 @@ use crate::sip::registration::Status;
 use crate::sip::uri::Host;
 use crate::telemetry::{PbxStatus, Throttle};
 
-/// A trunk's peers are looked up again after so long; sooner when they were not found.
+/// Interval between lookups of a trunk's peers.
 const PEERS_AGAIN: Duration = Duration::from_secs(60);
+/// The same, after a lookup that failed.
 const PEERS_RETRY: Duration = Duration::from_secs(2);
 
-/// One PBX and where it is.
+/// One PBX: its account, its addresses and its status.
 pub struct Peer {
     pub account: AccountConfig,
     pub status: Arc<PbxStatus>,
+    /// The registrar first, if there is one; then further peers.
     pub hosts: Vec<(Host, Option<u16>)>,
-    /// X- headers that become parameters; `*` = all.
+    /// X- headers that become parameters; `*` means all.
     pub x_headers: Vec<String>,
 }
 
@@ -58,19 +60,19 @@ pub struct EndpointConfig {
 /// Minimum time between log lines about requests from unknown addresses.
 const STRANGER_LOG: Duration = Duration::from_secs(60);
 
-/// What others may tell the endpoint.
+/// A message to the endpoint from a call, a background task or the handle.
 enum Internal {
+    /// A call's request.
     Request(CallKey, SourceRequest),
+    /// The result of a lookup.
     Resolved(AccountId, Result<Vec<Route>, String>),
-    /// A registrar's port is closed; whether it has ever been found open.
-    Closed {
-        account: AccountId,
-        remote: SocketAddr,
-        was_open: bool,
-    },
+    /// A registrar's port is closed. `was_open` is true if a probe has ever found it open.
+    Closed { account: AccountId, remote: SocketAddr, was_open: bool },
+    /// The next lookup is due.
     ResolveAgain(AccountId),
-    /// Tell when no call is left.
+    /// Notify the sender when no call is left.
     Idle(oneshot::Sender<()>),
+    /// Unregister, then notify the sender.
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -81,8 +83,7 @@ pub struct EndpointHandle {
 }
 
 impl EndpointHandle {
-    /// Takes no more calls and gives the registrations back; returns when that is done. Calls that
-    /// are up go on.
+    /// Refuses new calls and unregisters; returns when that is done. Live calls continue.
     pub async fn shutdown(&self) {
         let (done, wait) = oneshot::channel();
         if self.internal.send(Internal::Shutdown(done)).await.is_ok() {
@@ -102,13 +103,13 @@ fn status_word(status: &Status) -> &'static str {
     }
 }
 
-/// `host:port`, the port where it is known.
+/// Formats `host:port`, or the host alone if no port is configured.
 fn shown((host, port): &(Host, Option<u16>)) -> String {
     port.map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
 }
 
 impl EndpointHandle {
-    /// Returns when no call is left: all BYEs are answered.
+    /// Returns when no call is left and all BYEs are answered.
     pub async fn idle(&self) {
         let (done, wait) = oneshot::channel();
         if self.internal.send(Internal::Idle(done)).await.is_ok() {
@@ -117,25 +118,34 @@ impl EndpointHandle {
     }
 }
 
+/// The endpoint's state for one call.
 struct CallLink {
+    /// Queue to the call.
     signals: mpsc::Sender<Signal>,
     account: AccountId,
+    /// Our RTP address, for the SDP answer.
     rtp: SocketAddr,
+    /// True once the call has asked for the 200. From then on it ends with BYE, not a refusal.
     answered: bool,
 }
 
+/// The endpoint's state for one PBX.
 struct PeerState {
     name: Arc<str>,
     status: Arc<PbxStatus>,
     hosts: Vec<(Host, Option<u16>)>,
     transport: Transport,
+    /// True if we register there; false for a trunk.
     registers: bool,
-    /// As configured, for the log.
+    /// The first of `hosts` as text, for the log.
     registrar: String,
     x_headers: Vec<String>,
+    /// True while we are registered there.
     registered: bool,
-    /// Its port was found closed while it answered, and never open.
+    /// True once the port was reported closed while we were registered, by a probe that never found
+    /// it open. Later reports of that kind are ignored while registered.
     doubted: bool,
+    /// The probed address, and the handle that stops the probe.
     port_probe: Option<(SocketAddr, tokio::task::AbortHandle)>,
 }
 
@@ -143,26 +153,35 @@ pub struct Endpoint {
     agent: Agent,
     udp: UdpSocket,
     tcp: TcpListener,
+    /// TCP connections in both directions.
     connections: Connections,
+    /// Events of `connections`.
     tcp_events: mpsc::Receiver<TcpEvent>,
     internal: mpsc::Receiver<Internal>,
+    /// Cloned for calls and background tasks.
     internal_tx: mpsc::Sender<Internal>,
+    /// The PBXs, indexed by account id.
     peers: Vec<PeerState>,
+    /// Calls from their offer to their end.
     calls: HashMap<CallKey, CallLink>,
     admission: Admission,
+    /// Address of the sockets.
     bound: SocketAddr,
+    /// Notified when the agent has unregistered everywhere, after a shutdown.
     stopping: Option<oneshot::Sender<()>>,
+    /// Notified when no call is left.
     idle: Option<oneshot::Sender<()>>,
+    /// No TCP connection is accepted before this time.
     accept_after: Instant,
     /// Limits the log line about requests from unknown addresses.
     stranger_log: Throttle,
 }
 
 impl Endpoint {
-    /// Binds the sockets; [`Endpoint::run`] does the rest.
+    /// Binds the sockets. [`Endpoint::run`] then serves them.
     ///
     /// # Errors
-    /// The address that cannot be bound, and why.
+    /// Returns an error with the address and the cause if a socket cannot be bound.
     pub async fn bind(config: EndpointConfig) -> io::Result<(Endpoint, EndpointHandle)> {
         let explain = |e: io::Error| {
             let why = format!("cannot listen on {}: {e}; set [sip] listen", config.listen);
@@ -215,15 +234,15 @@ impl Endpoint {
         Ok((endpoint, EndpointHandle { internal: internal_tx }))
     }
 
-    /// Where the sockets are bound.
+    /// Returns the address of the sockets.
     pub fn address(&self) -> SocketAddr {
         self.bound
     }
 
-    /// Serves for ever; dropping the future closes the sockets.
+    /// Serves forever. Dropping the future closes the sockets.
     pub async fn run(mut self) {
         let mut buffer = vec![0u8; 65_536];
-        // before the reactor has said so once, nothing would be sent
+        // try_send_to fails until the reactor has reported the socket writable once
         let _ = self.udp.writable().await;
         self.drain();
         loop {
@@ -250,7 +269,7 @@ impl Endpoint {
                             false => self.agent.counts.strangers += 1,
                         }
                     } else {
-                        // out of descriptors: do not spin
+                        // probably out of descriptors: pause instead of spinning
                         self.accept_after = Instant::now() + Duration::from_millis(50);
                     }
                 }
@@ -260,11 +279,13 @@ impl Endpoint {
         }
     }
 
-    /// Tells of requests that will be ignored: now and then, for it may be a scan or a flood.
+    /// Logs a request from an unknown address, which the agent will ignore. The log line is
+    /// throttled, because such requests may be a scan or a flood.
     fn notice_stranger(&mut self, ip: IpAddr) {
         if !self.agent.knows(ip) && self.stranger_log.admits(Instant::now()) {
             warn!(
-                "SIP from {ip}, which is no PBX of the configuration: ignored (told once a minute)"
+                "SIP from {ip} ignored: not the address of a configured PBX; if it is a PBX, add \
+                 it to peers (logged at most once a minute)"
             );
         }
     }
@@ -305,7 +326,7 @@ impl Endpoint {
                     }
                     (_, remote) => remote,
                 };
-                // a lost datagram is what SIP's timers are for
+                // SIP's timers resend lost datagrams
                 if let Err(why) = self.udp.try_send_to(&data, to) {
                     debug!(%to, %why, "SIP datagram not sent");
                 }
@@ -329,7 +350,7 @@ impl Endpoint {
             let result = match error {
                 Some(why) if all.is_empty() => Err(why),
                 Some(why) => {
-                    warn!("one of the PBX's addresses is left out: {why}");
+                    warn!("PBX address ignored: {why}");
                     Ok(all)
                 }
                 None => Ok(all),
@@ -338,7 +359,8 @@ impl Endpoint {
         });
     }
 
-    /// A trunk has no registration that would notice a peer's new address, or one not found yet.
+    /// Schedules the next lookup of a trunk's peers. Without a registration, nothing else would
+    /// notice that a peer has a new address.
     fn resolve_later(&self, account: AccountId, found: bool) {
         let internal = self.internal_tx.clone();
         let wait = if found { PEERS_AGAIN } else { PEERS_RETRY };
@@ -369,7 +391,7 @@ impl Endpoint {
                 match &routes {
                     Ok(routes) => self.probe_port(account, routes),
                     Err(why) if !self.peers[account].registers => {
-                        warn!(pbx = &*self.peers[account].name, "peers: {why}; trying again");
+                        warn!(pbx = &*self.peers[account].name, "peers not found: {why}; retrying");
                     }
                     Err(_) => {}
                 }
@@ -381,7 +403,8 @@ impl Endpoint {
                 self.feed(Input::Resolved { account, routes });
             }
             Internal::Closed { account, remote, was_open } => {
-                // a firewall may reject probes while SIP passes, so this is believed only once
+                // a firewall may reject the probes but let SIP pass: while registered, and if the
+                // port was never found open, act on the first such report only
                 let peer = &mut self.peers[account];
                 let believed = was_open || !peer.registered || !peer.doubted;
                 peer.doubted |= peer.registered && !was_open;
@@ -401,7 +424,7 @@ impl Endpoint {
         }
     }
 
-    /// Watches a registrar's UDP port from a connected socket, which is told of ICMP errors.
+    /// Starts probing a registrar's UDP port, unless that address is probed already.
     fn probe_port(&mut self, account: AccountId, routes: &[Route]) {
         let peer = &mut self.peers[account];
         let Some(remote) = routes.first().map(|r| r.remote) else { return };
@@ -472,7 +495,7 @@ impl Endpoint {
         if let Some(link) = self.calls.get(&call)
             && link.signals.try_send(signal).is_err()
         {
-            debug!(?call, ?signal, "the call has ended or does not listen");
+            debug!(?call, ?signal, "signal dropped: call ended or its queue is full");
         }
     }
 
@@ -490,10 +513,10 @@ impl Endpoint {
                 warn!(pbx, registrar, code, retry_s, "registration refused: {hint}");
             }
             Status::Failing { why } => {
-                warn!(pbx, registrar, "registration failed: {why}; trying again")
+                warn!(pbx, registrar, "registration failed: {why}; retrying")
             }
             Status::Lost { why } => {
-                warn!(pbx, "the registrar is lost: {why}; asking once a second")
+                warn!(pbx, "registrar lost: {why}; retrying every second")
             }
             Status::Conflict { contact } => {
                 warn!(

@@ -1,4 +1,4 @@
-//! From an INVITE to an [`Offer`]: admission, the call's RTP ports, the AI's parameters. Owns the
+//! Makes an [`Offer`] of an INVITE: admission, RTP ports and the parameters for the AI. Owns the
 //! clock.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -48,7 +48,11 @@ impl Endpoint {
         let call = invite.call;
         let requests = Box::new(move |request: SourceRequest| {
             if internal.try_send(Internal::Request(call, request)).is_err() {
-                warn!(?call, ?request, "the SIP endpoint does not take requests");
+                warn!(
+                    ?call,
+                    ?request,
+                    "request dropped: the SIP endpoint has stopped or its queue is full"
+                );
             }
         });
         let wanted =
@@ -72,7 +76,7 @@ impl Endpoint {
             leg,
             requests,
             signals: admitted.signals,
-            // a SIP device can only hang up
+            // a SIP device cannot send the caller back to the dialplan
             can_continue: false,
             permit: admitted.permit,
         })
