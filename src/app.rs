@@ -23,7 +23,7 @@ use crate::call::run::Record;
 use crate::call::switchboard::{CallConfigs, CallStarter, Switchboard};
 use crate::call::worker::pool::Workers;
 use crate::call::{self, CallConfig, Command};
-use crate::config::resolve::{AiPlan, Plan};
+use crate::config::plan::{AiPlan, Plan};
 use crate::control::{self, Watched};
 use crate::folder::Root;
 use crate::media::frame::RATE;

@@ -67,6 +67,8 @@ const PURE: &[&str] = &[
     "record/recording.rs",
     "record/sidecar.rs",
     "record/wav.rs",
+    "config/plan.rs",
+    "config/values.rs",
     "bench/figures.rs",
     "bench/ledger.rs",
     "bench/pacing.rs",

@@ -8,8 +8,9 @@ use tracing::{info, warn};
 
 use crate::app::App;
 use crate::cli::{EXIT_CONFIG, EXIT_REPLACED, Stop, environment};
+use crate::config::plan::Plan;
 use crate::config::recording::try_directory;
-use crate::config::resolve::{Plan, resolve};
+use crate::config::resolve::resolve;
 use crate::config::{ConfigError, Source, load};
 use crate::telemetry;
 

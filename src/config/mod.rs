@@ -1,13 +1,16 @@
 //! Configuration: one TOML file, overridden by `TRUNKLESS_…` variables. Owns file reading.
 //!
 //! The file is first parsed on its own, because only the TOML parser reports line numbers. Then the
-//! crate `config` merges the file and the environment. [`schema`] defines the keys; [`resolve`]
-//! checks them and builds the settings of each part of the program.
+//! crate `config` merges the file and the environment. [`schema`] defines the keys,
+//! [`values`] parses their values; [`resolve`] checks them and builds the [`plan`], the settings of
+//! each part of the program.
 
 mod ari;
+pub mod plan;
 pub mod recording;
 pub mod resolve;
 pub mod schema;
+pub mod values;
 
 use std::collections::HashMap;
 use std::fmt;

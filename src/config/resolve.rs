@@ -8,49 +8,19 @@ use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::ari::client::AriPbx;
+use crate::call::AnswerWhen;
 use crate::call::departure::Departure;
-use crate::call::{AnswerWhen, RecordPlan};
-use crate::config::recording::RecordingPlan;
-use crate::config::schema::{
-    Ai, Answer, HostPort, Mode, OnAi, Pbx, PbxSip, Settings, Span, TransportWord,
-};
+use crate::config::plan::{AiPlan, Plan, SipPbx};
+use crate::config::schema::{Ai, Answer, Mode, OnAi, Pbx, PbxSip, Settings, TransportWord};
+use crate::config::values::{HostPort, Span};
 use crate::config::{ConfigError, ENV_PREFIX, Source};
 use crate::record::wav;
 use crate::sip::agent::AccountConfig;
 use crate::sip::flow::Transport;
 use crate::sip::registration;
-use crate::stream::connect::{Target, TargetOptions};
-use crate::stream::dialect::{Dialect, sid};
+use crate::stream::connect::{Target, TargetError, TargetOptions};
+use crate::stream::dialect::sid;
 use crate::tls::TlsError;
-
-/// The settings of one PBX in SIP mode.
-pub struct SipPbx {
-    pub account: AccountConfig,
-    /// The registrar and further peers, or the peers of a trunk.
-    pub hosts: Vec<HostPort>,
-    pub ai: AiPlan,
-}
-
-/// The AI settings for one PBX's calls.
-#[derive(Clone)]
-pub struct AiPlan {
-    pub target: Target,
-    pub account_sid: String,
-    pub parameters: Vec<(String, String)>,
-    pub x_headers: Vec<String>,
-    pub silent_timeout: Duration,
-}
-
-/// The whole configuration, checked.
-pub struct Plan {
-    pub settings: Settings,
-    pub sip: Vec<SipPbx>,
-    pub ari: Vec<(AriPbx, AiPlan)>,
-    pub prompt: Option<Bytes>,
-    pub recording: Option<RecordingPlan>,
-    /// Recording settings by PBX name. The calls of a PBX that is not listed are not recorded.
-    pub record: BTreeMap<String, RecordPlan>,
-}
 
 /// Reads the secrets and files that the settings name, and makes the checks that serde cannot.
 ///
@@ -258,25 +228,20 @@ impl Resolver<'_> {
             all.into_iter().collect::<Vec<(String, String)>>()
         };
         let options = TargetOptions {
-            dialect: Dialect::Twilio,
+            dialect: own.dialect.or(common.dialect).unwrap_or_default(),
             headers: merged(&own.headers, &common.headers),
             auth_token: token.map(|t| t.expose_secret().to_owned()),
             ca_file: pick(&own.ca_file, &common.ca_file),
             tls_server_name: pick(&own.tls_server_name, &common.tls_server_name),
         };
         let target = Target::new(&url, &options).map_err(|error| {
-            let part = match &error {
-                crate::stream::connect::TargetError::Tls(TlsError::CaFile { .. }) => {
-                    key("ca_file", own.ca_file.is_some())
-                }
-                crate::stream::connect::TargetError::Header(_) => {
-                    key("headers", own.headers.is_some())
-                }
-                crate::stream::connect::TargetError::ServerName(_) => {
-                    key("tls_server_name", own.tls_server_name.is_some())
-                }
-                _ => key("url", own.url.is_some()),
+            let (part, own_has) = match &error {
+                TargetError::Tls(TlsError::CaFile { .. }) => ("ca_file", own.ca_file.is_some()),
+                TargetError::Header(_) => ("headers", own.headers.is_some()),
+                TargetError::ServerName(_) => ("tls_server_name", own.tls_server_name.is_some()),
+                _ => ("url", own.url.is_some()),
             };
+            let part = key(part, own_has);
             self.source.error(&part, error.to_string())
         })?;
         let parameters = merged(&own.parameters, &common.parameters);

@@ -25,7 +25,7 @@ fn env(pairs: &[(&str, &str)]) -> HashMap<String, String> {
     pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
-fn plan(text: &str, pairs: &[(&str, &str)]) -> Result<resolve::Plan, ConfigError> {
+fn plan(text: &str, pairs: &[(&str, &str)]) -> Result<plan::Plan, ConfigError> {
     let source = source(text);
     let environment = env(pairs);
     let settings = load(&source, &environment)?;
@@ -36,7 +36,7 @@ fn error(text: &str, pairs: &[(&str, &str)]) -> String {
     plan(text, pairs).err().expect("an error").to_string()
 }
 
-fn password(plan: &resolve::Plan) -> &str {
+fn password(plan: &plan::Plan) -> &str {
     plan.sip[0].account.registration.as_ref().unwrap().password.expose_secret()
 }
 

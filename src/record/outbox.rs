@@ -1,6 +1,6 @@
-//! What finished recordings are still to be sent: an entry a recording under `outbox/`, so that
-//! nothing is forgotten over a restart; upload first, then the webhook. Each is sent at least once,
-//! and the store holds it once. Owns files, tasks and a thread.
+//! Sends finished recordings: each is uploaded first, then announced to the webhook. One entry per
+//! recording under `outbox/` survives a restart. A recording is sent at least once, and the store
+//! holds it once. Owns files, tasks and a thread.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -26,35 +26,35 @@ use crate::record::upload::{UploadError, Uploader};
 use crate::record::webhook::{Webhook, WebhookError};
 use crate::record::{counters, library, retention};
 
-/// A webhook that is refused for so long is given up; an upload never is.
+/// Give up a webhook that has failed for this long. Uploads are never given up.
 const WEBHOOK_LIMIT: Duration = Duration::from_secs(3 * 86_400);
-/// Several recordings that finish together are looked for once.
+/// Wait after a notification, so that recordings that finish together are collected at once.
 const GATHER: Duration = Duration::from_millis(200);
-/// Interval of looking without news.
+/// Interval of the scan for new entries that were not announced.
 const LOOK: Duration = Duration::from_secs(60);
-/// Tries of a webhook that this process has made itself before it gives one up: a clock that was
-/// wrong is no reason.
+/// Minimum number of attempts by this process before it gives up a webhook, because the age of an
+/// entry may be wrong: the system clock may have been set.
 const WEBHOOK_TRIES: u32 = 10;
-/// Interval of looking whether another process has ended.
+/// Interval between attempts to take the outbox's lock from another process.
 const OTHER: Duration = Duration::from_secs(2);
 
 /// One file under `outbox/`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Entry {
-    /// The recording's, below its directory, without ending.
+    /// Path of the recording below its directory, without an extension.
     pub path: PathBuf,
-    /// Seconds since 1970 when it was put there.
+    /// Time of creation in seconds since 1970.
     pub since: u64,
-    /// The store's name of a multipart upload that may be unfinished.
+    /// The store's id of a multipart upload that may be unfinished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multipart: Option<String>,
-    /// Where the audio is, once it is there.
+    /// URL of the audio, once it is uploaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uploaded: Option<String>,
-    /// `uploaded` is in the files, too.
+    /// The files on disk contain `uploaded` as well.
     #[serde(skip)]
     noted: bool,
-    /// The webhook was taken, or is given up.
+    /// The webhook was accepted, or given up.
     #[serde(skip)]
     told: bool,
 }
@@ -78,28 +78,28 @@ impl schedule::Target for Target {
     }
 }
 
-/// Notes that a recording is to be sent.
+/// Adds a recording to the outbox.
 ///
 /// # Errors
-/// The kernel's.
+/// Returns any I/O error.
 pub fn put(root: &Root, id: &str, path: &Path, durable: bool) -> io::Result<()> {
     let entry = Entry { path: path.to_owned(), since: unix().as_secs(), ..Entry::default() };
     save(root, id, &entry, durable)
 }
 
 /// # Errors
-/// The kernel's.
+/// Returns any I/O error.
 pub fn save(root: &Root, id: &str, entry: &Entry, durable: bool) -> io::Result<()> {
     entries(root).save(id, entry, durable)
 }
 
-/// The recordings that wait.
+/// The ids of the recordings that are waiting.
 pub fn ids(root: &Root) -> Vec<String> {
     entries(root).ids()
 }
 
 /// # Errors
-/// The kernel's; `InvalidData` when it is none of ours.
+/// Returns any I/O error, and `InvalidData` if the file is not an entry.
 pub fn load(root: &Root, id: &str) -> io::Result<Entry> {
     let entry: Entry = entries(root).load(id)?;
     // the file may have been edited
@@ -123,7 +123,7 @@ enum SendError {
 }
 
 impl SendError {
-    /// Who does not answer, or not as wanted; `None`: the recording itself is in the way.
+    /// The destination that failed; `None` if the recording itself is the problem.
     fn at(&self) -> Option<Target> {
         match self {
             SendError::Upload(UploadError::Store(_)) => Some(Target::Store),
@@ -133,37 +133,37 @@ impl SendError {
     }
 }
 
-/// What came of one try.
+/// The result of a successful attempt.
 #[derive(Debug, Clone, Copy)]
 struct Sent {
-    /// Somebody answered there.
+    /// The destination responded.
     answered: bool,
-    /// Where it goes next.
+    /// The next destination.
     next: Option<Target>,
 }
 
 const DONE: Sent = Sent { answered: false, next: None };
 
-/// Sends what waits in the outbox.
+/// Sends the recordings in the outbox.
 pub struct Outbox {
     pub root: Root,
     pub uploader: Option<Uploader>,
     pub webhook: Option<Webhook>,
-    /// Delete a recording here when it has been sent.
+    /// Delete the local files of a recording once it is uploaded.
     pub delete_after: bool,
-    /// Told when something new waits.
+    /// Notified when a recording is added.
     pub news: Arc<Notify>,
 }
 
-/// A task's recording, its entry as it is then, and the result.
+/// A task's recording, its destination, its entry after the attempt, and the result.
 type Tried = (String, Target, Option<Entry>, Result<Sent, SendError>);
 
 impl Outbox {
-    /// Sends from a thread of its own until the handle is dropped: a disk that hangs, and hashes,
-    /// hold up nobody else's packets there.
+    /// Sends on a separate thread until the handle is dropped. There, hashing and a disk that hangs
+    /// hold up no call.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// Returns an error if the thread cannot be started.
     pub fn start(self) -> io::Result<oneshot::Sender<()>> {
         let (handle, dropped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -174,14 +174,14 @@ impl Outbox {
                     _ = dropped => {}
                 }
             });
-            // a file that is being read on a disk that hangs is not waited for
+            // do not wait for a read from a disk that hangs
             runtime.shutdown_background();
         };
         thread::Builder::new().name("outbox".to_owned()).spawn(run)?;
         Ok(handle)
     }
 
-    /// For ever.
+    /// Never returns.
     async fn run(self) {
         let _lock = self.lock().await;
         let this = Arc::new(self);
@@ -215,7 +215,7 @@ impl Outbox {
                         names.remove(&task);
                         note(&mut schedule, tried);
                     }
-                    // a panic is told by its hook
+                    // the panic hook has logged it
                     Err(fault) => if let Some(id) = names.remove(&fault.id()) {
                         counters::SEND_ERRORS.add(1);
                         schedule.failed(&id, None, Instant::now());
@@ -226,8 +226,8 @@ impl Outbox {
         }
     }
 
-    /// One process sends at a time: a second one waits until the first, which may be waiting for
-    /// its last calls, has ended.
+    /// Takes the lock, so that only one process sends. A second process waits until the first one,
+    /// which may still have calls, has exited.
     async fn lock(&self) -> Option<File> {
         let mut told = false;
         loop {
@@ -237,7 +237,7 @@ impl Outbox {
                 Err(_) if !told => {
                     told = true;
                     let directory = self.root.path().display();
-                    info!(%directory, "another process still sends recordings from there");
+                    info!(%directory, "another process still sends recordings from here; waiting");
                 }
                 Err(_) => {}
             }
@@ -245,7 +245,7 @@ impl Outbox {
         }
     }
 
-    /// Sends one to one target, from where it stands.
+    /// Makes one attempt to send a recording to a destination, continuing where the last one ended.
     async fn send(
         &self,
         id: &str,
@@ -256,7 +256,7 @@ impl Outbox {
         let loaded = kept.take().map_or_else(|| load(&self.root, id), Ok);
         let entry = match loaded {
             Ok(entry) => kept.insert(entry),
-            // somebody else was quicker
+            // another process has sent it
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(DONE),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 return self.restore(id, &error);
@@ -290,7 +290,7 @@ impl Outbox {
         if let Some(uploader) = self.uploader.as_ref().filter(|_| entry.uploaded.is_none()) {
             let url = match uploader.audio(&self.root, id, entry, sidecar).await {
                 Err(UploadError::Disk(error)) if error.kind() == io::ErrorKind::NotFound => {
-                    // it is moved before its sidecar
+                    // the audio is moved before its sidecar
                     return self.give_up(id, entry);
                 }
                 other => other?,
@@ -306,7 +306,7 @@ impl Outbox {
         if self.webhook.is_some() {
             return Ok(Sent { answered, next: Some(Target::Webhook) });
         }
-        // a full disk is no reason to keep what is to be deleted
+        // when the files are to be deleted, a full disk does not matter
         if !self.delete_after {
             noted?;
         }
@@ -335,7 +335,7 @@ impl Outbox {
         entries(&self.root).remove(id)
     }
 
-    /// True when the server took it, now.
+    /// Sends the webhook. Returns true if the server accepted it now.
     async fn tell(
         &self,
         id: &str,
@@ -354,9 +354,11 @@ impl Outbox {
             Ok(()) => {
                 counters::WEBHOOKS.add(1);
             }
-            Err(why @ WebhookError::Gone) => warn!(recording = id, %why, "webhook"),
+            Err(why @ WebhookError::Gone) => {
+                warn!(recording = id, %why, "webhook refused for good")
+            }
             Err(why) if old && failures >= WEBHOOK_TRIES => {
-                error!(recording = id, %why, "the webhook is given up after three days");
+                error!(recording = id, %why, "webhook given up after three days");
                 entry.told = true;
                 return Ok(false);
             }
@@ -366,10 +368,10 @@ impl Outbox {
         Ok(true)
     }
 
-    /// The recording is not there: not moved to its place yet, or deleted by somebody.
+    /// Handles a missing recording: it was not moved to its place yet, or it was deleted.
     fn give_up(&self, id: &str, entry: &Entry) -> Result<Sent, SendError> {
         let on_its_way = ["wav", "json"].iter().any(|e| self.root.exists(&incomplete(id, e)));
-        // the latest word of whoever moves it
+        // the closer may have chosen another path since
         let moved = load(&self.root, id).is_ok_and(|now| now.path != entry.path);
         let there = self.root.exists(&with_ending(&entry.path, "json"))
             && self.root.exists(&with_ending(&entry.path, "wav"));
@@ -378,13 +380,13 @@ impl Outbox {
         }
         if entry.uploaded.is_none() {
             let file = entry.path.display();
-            error!(recording = id, %file, "it was deleted before it was sent");
+            error!(recording = id, %file, "recording deleted before it was sent");
         }
         self.forget(id)?;
         Ok(DONE)
     }
 
-    /// An entry that cannot be read, as after a power cut, is written anew from its recording.
+    /// Rewrites an unreadable entry, as left by a power cut, from its recording.
     fn restore(&self, id: &str, why: &io::Error) -> Result<Sent, SendError> {
         let mut found = None;
         library::walk(&self.root, &mut |path, _| {
@@ -394,11 +396,11 @@ impl Outbox {
             }
         })?;
         let Some(path) = found else {
-            error!(recording = id, %why, "there is no such recording: its entry is deleted");
+            error!(recording = id, %why, "unreadable outbox entry without a recording: deleting it");
             self.forget(id)?;
             return Ok(DONE);
         };
-        warn!(recording = id, %why, "written anew");
+        warn!(recording = id, %why, "outbox entry was unreadable: rewritten");
         put(&self.root, id, &path, true)?;
         Ok(Sent { answered: false, next: Some(self.first()) })
     }
@@ -408,20 +410,20 @@ impl Outbox {
     }
 }
 
-/// Takes the result of a try, and tells what is wrong: the first time, and then ever more seldom.
+/// Notes the result of an attempt. Failures are logged the first time, and then ever more rarely.
 fn note(schedule: &mut Schedule<Target, Entry>, (id, target, entry, result): Tried) {
     let now = Instant::now();
     let error = match result {
         Ok(sent) => {
             if sent.answered && schedule.answers(target) {
-                info!(to = ?target, waiting = schedule.len(), "recordings are sent again");
+                info!(to = ?target, waiting = schedule.len(), "sending recordings works again");
             }
             return schedule.sent(&id, entry, sent.next, now);
         }
         Err(error) => error,
     };
     counters::SEND_ERRORS.add(1);
-    // read again, unless this knows more than its file
+    // the next attempt reads the file again, unless this entry has more than its file
     let entry = entry.filter(|e| e.told || e.uploaded.is_some() || e.multipart.is_some());
     let own = schedule.failed(&id, entry, now);
     let failed = match error.at() {
@@ -430,7 +432,7 @@ fn note(schedule: &mut Schedule<Target, Entry>, (id, target, entry, result): Tri
     };
     if let Some(failed) = failed.filter(|f| f.failures.is_power_of_two()) {
         let (failures, wait_s, waiting) = (failed.failures, failed.wait.as_secs(), schedule.len());
-        warn!(recording = id, %error, failures, wait_s, waiting, "cannot be sent, tried again");
+        warn!(recording = id, %error, failures, wait_s, waiting, "cannot be sent; retrying");
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use toml::{Table, Value};
-use trunkless::config::resolve::{Plan, resolve};
+use trunkless::config::plan::Plan;
+use trunkless::config::resolve::resolve;
 use trunkless::config::schema::Settings;
 use trunkless::config::{ConfigError, Source, load};
 
@@ -45,7 +46,7 @@ const TYPES: &[(&str, &str, &str)] = &[
 ];
 /// Defaults that neither the schema nor `resolve` holds, and the file that does.
 const ELSEWHERE: &[(&str, &str)] = &[
-    ("ai.dialect", "src/config/schema.rs"),
+    ("ai.dialect", "src/config/values.rs"),
     ("pbx.main.ari.rtp_conf", "src/ari/client/rtp_capacity.rs"),
 ];
 

@@ -1,4 +1,4 @@
-//! What the outbox decides where a real store and a real disk do not bring it about.
+//! Decisions of the outbox that a real store and a real disk do not bring about.
 
 use std::fs;
 
@@ -73,14 +73,14 @@ impl Lab {
         self.outbox.webhook = Some(Webhook::new(url, None, None).unwrap());
     }
 
-    /// Makes it impossible to write the entry anew.
+    /// Makes it impossible to rewrite the entry.
     fn full(&self) {
         fs::create_dir(self.here("outbox/.17-ab.json.new")).unwrap();
     }
 }
 
 #[tokio::test]
-async fn an_entry_that_cannot_be_read_is_written_anew() {
+async fn an_unreadable_entry_is_rewritten() {
     for text in ["", "\0\0\0\0", "{\"path\":", "[]", r#"{"path":"../../etc/x","since":1}"#] {
         let lab = Lab::new();
         fs::write(lab.here("outbox/17-ab.json"), text).unwrap();
@@ -95,9 +95,9 @@ async fn an_entry_that_cannot_be_read_is_written_anew() {
     }
 }
 
-/// Whatever the clock says, one that is still being moved is not given up.
+/// A recording that is still being moved is not given up, whatever the clock says.
 #[tokio::test]
-async fn what_is_on_its_way_is_waited_for_and_what_is_deleted_is_not() {
+async fn a_recording_that_is_being_moved_is_kept_and_a_deleted_one_is_not() {
     let lab = Lab::new();
     let old = Entry { path: "d/17-ab".into(), ..Entry::default() };
     save(&lab.outbox.root, ID, &old, false).unwrap();
@@ -126,9 +126,9 @@ async fn a_file_that_has_changed_is_not_sent() {
     }
 }
 
-/// A full disk: it is uploaded all the same, and once; what is to be deleted is.
+/// On a full disk a recording is still uploaded, once, and deleted if configured.
 #[tokio::test]
-async fn a_full_disk_is_no_reason_to_send_twice() {
+async fn a_full_disk_causes_no_second_upload() {
     let lab = Lab::new();
     lab.full();
     let mut kept = None;
@@ -147,9 +147,9 @@ async fn a_full_disk_is_no_reason_to_send_twice() {
     assert!(!lab.here("d").exists());
 }
 
-/// What comes after the webhook fails: it is not told again.
+/// The step after the webhook fails; the webhook is not sent again.
 #[tokio::test]
-async fn a_webhook_that_was_taken_is_not_told_again() {
+async fn an_accepted_webhook_is_not_sent_again() {
     let server = MockServer::start().await;
     let once = Mock::given(method("POST")).respond_with(ResponseTemplate::new(204)).expect(1);
     once.mount(&server).await;
