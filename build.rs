@@ -8,5 +8,5 @@ fn main() {
     let out = std::env::var_os("OUT_DIR").map(PathBuf::from).unwrap_or_default();
     let folder = out.ancestors().nth(3).and_then(|folder| folder.file_name());
     let profile = folder.map_or("unknown".into(), |name| name.to_string_lossy());
-    println!("cargo::rustc-env=TRUNKLESS_PROFILE={profile}");
+    println!("cargo::rustc-env=BUILD_PROFILE={profile}");
 }

@@ -97,7 +97,7 @@ pub fn report(options: &Options, outcome: Outcome, heard: Heard, said: Said) -> 
         machine_idle_percent: idle / machine.cores.max(1) as f64,
         machine_stolen_percent: stolen / machine.cores.max(1) as f64,
         machine,
-        profile: env!("TRUNKLESS_PROFILE"),
+        profile: env!("BUILD_PROFILE"),
         not_valid: not_valid.collect(),
         faults: Vec::new(),
     };
