@@ -396,7 +396,7 @@ impl Outbox {
             }
         })?;
         let Some(path) = found else {
-            error!(recording = id, %why, "unreadable outbox entry without a recording: deleting it");
+            error!(recording = id, %why, "unreadable entry without a recording: deleting it");
             self.forget(id)?;
             return Ok(DONE);
         };
