@@ -119,6 +119,23 @@ impl EndpointHandle {
 }
 
 /// The endpoint's state for one call.
+/// Binds UDP and TCP to the same port. With port 0 the kernel chooses a port that is free for UDP;
+/// if another program has it for TCP, another one is tried.
+async fn bind_both(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let mut attempts = if listen.port() == 0 { 20 } else { 1 };
+    loop {
+        let udp = UdpSocket::bind(listen).await?;
+        attempts -= 1;
+        match TcpListener::bind(udp.local_addr()?).await {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(error) if attempts == 0 || error.kind() != io::ErrorKind::AddrInUse => {
+                return Err(error);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
 struct CallLink {
     /// Queue to the call.
     signals: mpsc::Sender<Signal>,
@@ -187,9 +204,8 @@ impl Endpoint {
             let why = format!("cannot listen on {}: {e}; set [sip] listen", config.listen);
             io::Error::new(e.kind(), why)
         };
-        let udp = UdpSocket::bind(config.listen).await.map_err(explain)?;
+        let (udp, tcp) = bind_both(config.listen).await.map_err(explain)?;
         let bound = udp.local_addr()?;
-        let tcp = TcpListener::bind(bound).await.map_err(explain)?;
         let peers: Vec<PeerState> = config
             .peers
             .iter()
