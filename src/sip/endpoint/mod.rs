@@ -118,7 +118,6 @@ impl EndpointHandle {
     }
 }
 
-/// The endpoint's state for one call.
 /// Binds UDP and TCP to the same port. With port 0 the kernel chooses a port that is free for UDP;
 /// if another program has it for TCP, another one is tried.
 async fn bind_both(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
@@ -136,6 +135,7 @@ async fn bind_both(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     }
 }
 
+/// The endpoint's state for one call.
 struct CallLink {
     /// Queue to the call.
     signals: mpsc::Sender<Signal>,
