@@ -29,7 +29,7 @@ use crate::media::g711::Law;
 use crate::media::rtcp::Rtcp;
 use crate::record::recording::Tap;
 use crate::record::{RecordCommand, When};
-use crate::stream::socket::Closed;
+use crate::stream::closed::Closed;
 use crate::stream::{FromAi, ToAi};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,7 +20,6 @@ pub mod limits;
 mod playing;
 pub mod ports;
 pub mod recordings;
-pub mod run;
 pub mod switchboard;
 pub mod words;
 pub mod worker;

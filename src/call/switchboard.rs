@@ -12,8 +12,8 @@ use tracing::{error, warn};
 
 use crate::call::departure::DeparturePolicy;
 use crate::call::end::EndReason;
-use crate::call::run::{Record, run};
 use crate::call::worker::pool::Workers;
+use crate::call::worker::task::{Record, run};
 use crate::call::{CallConfig, Command, Offer, SourceRequest, counters};
 use crate::record::recorder::Recorder;
 use crate::telemetry::PANICS;

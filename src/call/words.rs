@@ -11,7 +11,7 @@ use crate::media::receiver;
 use crate::media::sender::AudioPacket;
 use crate::record::RecordCommand;
 use crate::record::recording::Tap;
-use crate::stream::socket::Closed;
+use crate::stream::closed::Closed;
 use crate::stream::{FromAi, ToAi};
 
 /// An event for a call to handle.

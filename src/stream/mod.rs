@@ -1,6 +1,7 @@
 //! The AI's WebSocket. [`connect`] dials it, [`socket`] sends and receives, [`wire`] is the
 //! connection below. [`dialect`] selects the protocol spoken on it, with one file per dialect.
 
+pub mod closed;
 pub mod connect;
 pub mod dialect;
 mod frames;

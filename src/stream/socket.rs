@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use crate::stream::closed::{Closed, close_kind, closed};
 use crate::stream::connect::{MAX_MESSAGE_BYTES, Socket};
 use crate::stream::dialect::Codec;
 use crate::stream::frames::{self, Frames, Next};
@@ -36,19 +37,6 @@ const CHUNK_BYTES: usize = 2 * 1024;
 const KEPT_BYTES: usize = 16 * 1024;
 /// Bytes read at once.
 const INPUT_BYTES: usize = 16 * 1024;
-
-/// How a stream ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Closed {
-    /// A close frame with code 1000 or 1001, or without a code.
-    Orderly(String),
-    /// A reset, an end of file, or a close frame with any other code.
-    Failed(String),
-    /// The received data is not valid WebSocket.
-    Protocol(String),
-    /// The AI accepted nothing for 5 s.
-    Stalled,
-}
 
 /// Why [`AiSocket::read`] stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -512,25 +500,4 @@ impl AsFd for AiSocket {
 
 fn would_block(error: &tungstenite::Error) -> bool {
     matches!(error, tungstenite::Error::Io(why) if why.kind() == io::ErrorKind::WouldBlock)
-}
-
-fn close_kind(frame: Option<&CloseFrame>) -> Closed {
-    let Some(frame) = frame else { return Closed::Orderly("close frame without a code".into()) };
-    let text = format!("close frame {}", u16::from(frame.code));
-    match frame.code {
-        CloseCode::Normal | CloseCode::Away | CloseCode::Status => Closed::Orderly(text),
-        _ => Closed::Failed(text),
-    }
-}
-
-fn closed(error: &tungstenite::Error) -> Closed {
-    use tungstenite::Error as E;
-    use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
-    match error {
-        E::ConnectionClosed | E::AlreadyClosed => Closed::Orderly("connection closed".into()),
-        // the kernel noticed first that nothing is accepted (TCP_USER_TIMEOUT)
-        E::Io(why) if why.kind() == io::ErrorKind::TimedOut => Closed::Stalled,
-        E::Io(_) | E::Protocol(ResetWithoutClosingHandshake) => Closed::Failed(error.to_string()),
-        _ => Closed::Protocol(error.to_string()),
-    }
 }

@@ -13,7 +13,7 @@ use trunkless::call::end::EndReason;
 use trunkless::call::words::Input;
 use trunkless::peer::pattern;
 use trunkless::stream::FromAi;
-use trunkless::stream::socket::Closed;
+use trunkless::stream::closed::Closed;
 use world::{Network, World, seeded::Random};
 
 /// Asserts that the timeline of the audio to the AI has no gap.

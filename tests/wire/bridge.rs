@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use trunkless::app::App;
 use trunkless::call::Command;
-use trunkless::call::run::Record;
+use trunkless::call::worker::task::Record;
 use trunkless::config::resolve::resolve;
 use trunkless::config::{Source, load};
 use trunkless::record::RecordCommand;

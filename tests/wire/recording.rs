@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use trunkless::call::run::Record;
+use trunkless::call::worker::task::Record;
 use trunkless::folder::Root;
 use trunkless::media::g711;
 use trunkless::peer::pattern;

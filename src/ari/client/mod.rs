@@ -8,6 +8,7 @@ mod link;
 mod offers;
 pub mod rest;
 mod rtp_capacity;
+mod signals;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,7 +24,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::ari::api::{CallKey, Ids, Input, Output, RequestId, Settings};
 use crate::ari::application::{Application, prefix};
-use crate::ari::bridging::words::{After, Cause, Tell};
+use crate::ari::bridging::words::After;
 use crate::ari::client::app_lock::AppLock;
 use crate::ari::client::link::{Link, LinkError, open};
 use crate::ari::client::offers::CONTINUES;
@@ -36,7 +37,6 @@ use crate::call::departure::Departure;
 use crate::call::end::EndReason;
 use crate::call::{RemoteMedia, Signal, SourceRequest};
 use crate::media::g711::Law;
-use crate::media::receiver::Format;
 use crate::telemetry::{PbxStatus, Throttle};
 
 /// Outcomes queued for the task; when the queue is full, their senders wait.
@@ -443,53 +443,6 @@ impl Source {
             _ => (EndReason::Overload, format!("max_media = {} is reached", self.max_media)),
         };
         self.admission.refused(&pbx, reason, &why, CONTINUES);
-    }
-
-    fn send_signal(&mut self, call: CallKey, tell: Tell) {
-        let law = self.config.pbx.law;
-        let payload_type = if law == Law::A { 8 } else { 0 };
-        let Some(link) = self.calls.get_mut(&call) else { return };
-        let signal = match tell {
-            Tell::Media(rtp) => {
-                let remote = RemoteMedia {
-                    rtp,
-                    // external media channels have no RTCP
-                    rtcp: ([0, 0, 0, 0], 0).into(),
-                    format: Format { law, payload_type, dtmf_payload_type: None },
-                    wants_audio: true,
-                    sends_audio: !link.held,
-                    early: true,
-                };
-                link.remote = Some(remote);
-                Signal::Media(remote)
-            }
-            Tell::Hold(on) => {
-                link.held = on;
-                let Some(remote) = &mut link.remote else { return };
-                remote.sends_audio = !on;
-                Signal::Media(*remote)
-            }
-            Tell::Connected => Signal::Connected,
-            Tell::Digit(digit) => Signal::Digit(digit),
-            Tell::Lost => Signal::PbxLost,
-            Tell::Back => Signal::PbxConfirms,
-            Tell::Ended(cause) => Signal::Ended(match cause {
-                Cause::CallerHangup => EndReason::CallerHangup,
-                Cause::Transferred => EndReason::Transferred,
-                Cause::Restarted => EndReason::PbxLost,
-                Cause::Failed(why) => {
-                    warn!(call = link.id, pbx = &*self.name, why, "call failed on the PBX");
-                    EndReason::PbxError
-                }
-            }),
-        };
-        if link.signals.try_send(signal).is_err() {
-            debug!(
-                call = link.id,
-                ?signal,
-                "signal not delivered: call ended or its queue is full"
-            );
-        }
     }
 }
 

@@ -28,10 +28,11 @@ use tracing::warn;
 
 use crate::call::end::EndReason;
 use crate::call::leg::{Channel, MAX_DATAGRAM};
-use crate::call::run::{Cold, Record, Running};
 use crate::call::worker::inbox::{CallWaker, Inbox, InboxMessage};
+use crate::call::worker::task::{Cold, Record, Running};
 use crate::call::worker::token::{Socket, Token};
-use crate::stream::socket::{AiSocket, Closed, FAREWELL, Scratch};
+use crate::stream::closed::Closed;
+use crate::stream::socket::{AiSocket, FAREWELL, Scratch};
 
 /// Under load, events are batched at this interval, because waking for each one costs more than
 /// handling it. Otherwise, events are handled at once.
@@ -52,7 +53,7 @@ pub(in crate::call) struct Live {
 }
 
 impl Live {
-    pub fn new(running: Running, cold: Cold, done: oneshot::Sender<Record>) -> Live {
+    pub(super) fn new(running: Running, cold: Cold, done: oneshot::Sender<Record>) -> Live {
         Live { running, cold, done }
     }
 }

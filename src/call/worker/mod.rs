@@ -1,8 +1,10 @@
 //! The threads that calls run on. [`pool`] starts them and assigns calls to them, [`event_loop`]
 //! runs on each of them, [`inbox`] holds messages from other threads, and [`token`] identifies the
-//! call and socket of an event.
+//! call and socket of an event. [`task`] is one call there: its packets, its AI's messages and its
+//! timers.
 
-pub(in crate::call) mod event_loop;
+mod event_loop;
 mod inbox;
 pub mod pool;
+pub mod task;
 mod token;

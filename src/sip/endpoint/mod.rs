@@ -5,6 +5,7 @@
 
 pub mod counters;
 mod offers;
+mod peers;
 mod port_probe;
 pub mod resolve;
 mod tcp;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::call::admission::Admission;
 use crate::call::{Signal, SourceRequest};
@@ -27,18 +28,12 @@ use crate::sip::agent::{
     AccountConfig, AccountId, Agent, AgentConfig, CallKey, Command, Event, Input, Output, Route,
 };
 use crate::sip::endpoint::counters::{STRANGERS, UNREADABLE};
-use crate::sip::endpoint::port_probe::probe;
+use crate::sip::endpoint::peers::PeerState;
 use crate::sip::endpoint::tcp::{Connections, TcpEvent};
 use crate::sip::endpoint::translate::{end_reason, remote_media};
 use crate::sip::flow::{Flow, Transport};
-use crate::sip::registration::Status;
 use crate::sip::uri::Host;
 use crate::telemetry::{PbxStatus, Throttle};
-
-/// Interval between lookups of a trunk's peers.
-const PEERS_AGAIN: Duration = Duration::from_secs(60);
-/// The same, after a lookup that failed.
-const PEERS_RETRY: Duration = Duration::from_secs(2);
 
 /// One PBX: its account, its addresses and its status.
 pub struct Peer {
@@ -90,25 +85,7 @@ impl EndpointHandle {
             let _ = wait.await;
         }
     }
-}
 
-fn status_word(status: &Status) -> &'static str {
-    match status {
-        Status::Registered { .. } => "registered",
-        Status::Conflict { .. } => "registered beside another device",
-        Status::Refused { .. } => "registration refused",
-        Status::Failing { .. } => "registration failed",
-        Status::Lost { .. } => "registrar lost",
-        Status::Unregistered => "unregistered",
-    }
-}
-
-/// Formats `host:port`, or the host alone if no port is configured.
-fn shown((host, port): &(Host, Option<u16>)) -> String {
-    port.map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
-}
-
-impl EndpointHandle {
     /// Returns when no call is left and all BYEs are answered.
     pub async fn idle(&self) {
         let (done, wait) = oneshot::channel();
@@ -144,26 +121,6 @@ struct CallLink {
     rtp: SocketAddr,
     /// True once the call has asked for the 200. From then on it ends with BYE, not a refusal.
     answered: bool,
-}
-
-/// The endpoint's state for one PBX.
-struct PeerState {
-    name: Arc<str>,
-    status: Arc<PbxStatus>,
-    hosts: Vec<(Host, Option<u16>)>,
-    transport: Transport,
-    /// True if we register there; false for a trunk.
-    registers: bool,
-    /// The first of `hosts` as text, for the log.
-    registrar: String,
-    x_headers: Vec<String>,
-    /// True while we are registered there.
-    registered: bool,
-    /// True once the port was reported closed while we were registered, by a probe that never found
-    /// it open. Later reports of that kind are ignored while registered.
-    doubted: bool,
-    /// The probed address, and the handle that stops the probe.
-    port_probe: Option<(SocketAddr, tokio::task::AbortHandle)>,
 }
 
 pub struct Endpoint {
@@ -206,22 +163,7 @@ impl Endpoint {
         };
         let (udp, tcp) = bind_both(config.listen).await.map_err(explain)?;
         let bound = udp.local_addr()?;
-        let peers: Vec<PeerState> = config
-            .peers
-            .iter()
-            .map(|peer| PeerState {
-                name: peer.account.name.as_str().into(),
-                status: peer.status.clone(),
-                hosts: peer.hosts.clone(),
-                transport: peer.account.transport,
-                registers: peer.account.registration.is_some(),
-                registrar: peer.hosts.first().map(shown).unwrap_or_default(),
-                x_headers: peer.x_headers.clone(),
-                registered: false,
-                doubted: false,
-                port_probe: None,
-            })
-            .collect();
+        let peers: Vec<PeerState> = config.peers.iter().map(PeerState::new).collect();
         let mut key = [0u8; 32];
         getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
         let accounts = config.peers.into_iter().map(|peer| peer.account).collect();
@@ -350,42 +292,6 @@ impl Endpoint {
         }
     }
 
-    fn resolve(&self, account: AccountId) {
-        let peer = &self.peers[account];
-        let (hosts, transport, bound) = (peer.hosts.clone(), peer.transport, self.bound.ip());
-        let internal = self.internal_tx.clone();
-        tokio::spawn(async move {
-            let mut all = Vec::new();
-            let mut error = None;
-            for (host, port) in hosts {
-                match resolve::routes(&host, port, transport, bound).await {
-                    Ok(routes) => all.extend(routes),
-                    Err(why) => error = Some(why),
-                }
-            }
-            let result = match error {
-                Some(why) if all.is_empty() => Err(why),
-                Some(why) => {
-                    warn!("PBX address ignored: {why}");
-                    Ok(all)
-                }
-                None => Ok(all),
-            };
-            let _ = internal.send(Internal::Resolved(account, result)).await;
-        });
-    }
-
-    /// Schedules the next lookup of a trunk's peers. Without a registration, nothing else would
-    /// notice that a peer has a new address.
-    fn resolve_later(&self, account: AccountId, found: bool) {
-        let internal = self.internal_tx.clone();
-        let wait = if found { PEERS_AGAIN } else { PEERS_RETRY };
-        tokio::spawn(async move {
-            tokio::time::sleep(wait).await;
-            let _ = internal.send(Internal::ResolveAgain(account)).await;
-        });
-    }
-
     fn on_tcp(&mut self, event: TcpEvent) {
         match event {
             TcpEvent::Message(remote, data) => {
@@ -437,26 +343,6 @@ impl Endpoint {
                 self.stopping = Some(done);
                 self.command(Command::Shutdown);
             }
-        }
-    }
-
-    /// Starts probing a registrar's UDP port, unless that address is probed already.
-    fn probe_port(&mut self, account: AccountId, routes: &[Route]) {
-        let peer = &mut self.peers[account];
-        let Some(remote) = routes.first().map(|r| r.remote) else { return };
-        let same = peer.port_probe.as_ref().is_some_and(|(to, _)| *to == remote);
-        if same || !peer.registers || peer.transport != Transport::Udp {
-            return;
-        }
-        let internal = self.internal_tx.clone();
-        // if the queue is full, the next probe reports it again
-        let closed = move |was_open| {
-            let _ = internal.try_send(Internal::Closed { account, remote, was_open });
-            !internal.is_closed()
-        };
-        let task = tokio::spawn(probe(remote, closed));
-        if let Some((_, before)) = peer.port_probe.replace((remote, task.abort_handle())) {
-            before.abort();
         }
     }
 
@@ -513,42 +399,5 @@ impl Endpoint {
         {
             debug!(?call, ?signal, "signal dropped: call ended or its queue is full");
         }
-    }
-
-    fn on_registration(&mut self, account: AccountId, status: Status) {
-        self.peers[account].registered =
-            matches!(status, Status::Registered { .. } | Status::Conflict { .. });
-        let ready = self.peers[account].registered;
-        self.peers[account].status.set(ready, status_word(&status));
-        let registrar = self.peers[account].registrar.as_str();
-        let pbx = &*self.peers[account].name;
-        match &status {
-            Status::Registered { expires_s } => info!(pbx, registrar, expires_s, "registered"),
-            Status::Refused { code, hint, retry } => {
-                let retry_s = retry.as_secs();
-                warn!(pbx, registrar, code, retry_s, "registration refused: {hint}");
-            }
-            Status::Failing { why } => {
-                warn!(pbx, registrar, "registration failed: {why}; retrying")
-            }
-            Status::Lost { why } => {
-                warn!(pbx, "registrar lost: {why}; retrying every second")
-            }
-            Status::Conflict { contact } => {
-                warn!(
-                    pbx,
-                    contact, "another device is registered as the same user: calls may go there"
-                );
-            }
-            Status::Unregistered => info!(pbx, "unregistered"),
-        }
-        let signal = match status {
-            Status::Lost { .. } => Signal::PbxLost,
-            Status::Registered { .. } | Status::Conflict { .. } => Signal::PbxBack,
-            _ => return,
-        };
-        let calls = self.calls.iter().filter(|(_, link)| link.account == account);
-        let calls: Vec<CallKey> = calls.map(|(key, _)| *key).collect();
-        calls.into_iter().for_each(|call| self.signal(call, signal));
     }
 }

@@ -21,9 +21,10 @@ use crate::call::words::{Input, Output, Seeds, Summary};
 use crate::call::worker::event_loop::Live;
 use crate::call::worker::pool::Workers;
 use crate::call::{CallConfig, Command, Offer, Signal, counters};
+use crate::stream::closed::Closed;
 use crate::stream::connect::{ConnectError, Socket};
 use crate::stream::dialect::{Dialect, sid};
-use crate::stream::socket::{AiSocket, Closed, Counts, Scratch, Stop};
+use crate::stream::socket::{AiSocket, Counts, Scratch, Stop};
 use crate::stream::{FromAi, StreamInfo};
 use crate::telemetry::Masked;
 
