@@ -1,5 +1,7 @@
 //! The rules that can be checked in the source text: imports, sizes, names and purity.
 
+#[path = "tidy/circles.rs"]
+mod circles;
 #[path = "tidy/english.rs"]
 mod english;
 
