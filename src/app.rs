@@ -22,7 +22,8 @@ use crate::call::ports::PortPool;
 use crate::call::switchboard::{CallConfigs, CallStarter, Switchboard};
 use crate::call::worker::pool::Workers;
 use crate::call::worker::task::Record;
-use crate::call::{self, CallConfig, Command};
+use crate::call::{self, CallConfig};
+use crate::command::{Command, Refusal};
 use crate::config::plan::{AiPlan, Plan};
 use crate::control::{self, Watched};
 use crate::folder::Root;
@@ -144,8 +145,11 @@ impl App {
         self.switchboard.ids()
     }
 
-    /// Sends a command to a call. Returns false if there is no such call, or if its queue is full.
-    pub fn command(&self, call: &str, command: Command) -> bool {
+    /// Sends a command to a call.
+    ///
+    /// # Errors
+    /// Returns the reason if the command was not queued.
+    pub fn command(&self, call: &str, command: Command) -> Result<(), Refusal> {
         self.switchboard.send(call, command)
     }
 

@@ -12,6 +12,7 @@ pub mod ari;
 pub mod bench;
 pub mod call;
 pub mod cli;
+pub mod command;
 pub mod config;
 pub mod control;
 pub mod folder;

@@ -23,12 +23,13 @@ use crate::call::limits::{Limits, Milestones, State};
 use crate::call::playing::{DueFrame, Playing};
 use crate::call::words::{Input, Output, Seeds, Summary};
 use crate::call::{AnswerWhen, CallConfig, RecordPlan, RemoteMedia, Signal, SourceRequest};
+use crate::command::RecordCommand;
 use crate::media::dtmf::Origin;
 use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, Frame, Kind, SILENCE, Samples};
 use crate::media::g711::Law;
 use crate::media::rtcp::Rtcp;
+use crate::record::When;
 use crate::record::recording::Tap;
-use crate::record::{RecordCommand, When};
 use crate::stream::closed::Closed;
 use crate::stream::{FromAi, ToAi};
 

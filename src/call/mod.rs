@@ -32,8 +32,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::media::playout::Budget;
 use crate::media::receiver::Format;
+use crate::record::When;
 use crate::record::recorder::Recorder;
-use crate::record::{RecordCommand, When};
 use crate::stream::connect::Target;
 use departure::{Departure, DeparturePolicy};
 use end::EndReason;
@@ -141,12 +141,6 @@ pub struct CallConfig {
     /// `None` if calls are not recorded.
     pub record: Option<RecordPlan>,
     pub recorder: Option<Recorder>,
-}
-
-/// A command to a live call from outside it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command {
-    Record(RecordCommand),
 }
 
 /// How the calls of one PBX are recorded.

@@ -3,9 +3,9 @@
 use crate::call::Offer;
 use crate::call::end::EndReason;
 use crate::call::words::Summary;
+use crate::command::RecordCommand;
 use crate::media::frame::FRAME_SAMPLES;
 use crate::media::g711::Law;
-use crate::record::RecordCommand;
 use crate::record::recorder::Recorder;
 use crate::record::recording::{Ending, Recording, Tap};
 use crate::record::sidecar::{CallInfo, Network};

@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
@@ -14,7 +15,8 @@ use crate::call::departure::DeparturePolicy;
 use crate::call::end::EndReason;
 use crate::call::worker::pool::Workers;
 use crate::call::worker::task::{Record, run};
-use crate::call::{CallConfig, Command, Offer, SourceRequest, counters};
+use crate::call::{CallConfig, Offer, SourceRequest, counters};
+use crate::command::{Command, Refusal};
 use crate::record::recorder::Recorder;
 use crate::telemetry::PANICS;
 
@@ -126,9 +128,17 @@ impl Switchboard {
         self.lock().keys().cloned().collect()
     }
 
-    /// Sends a command to a call. Returns false if there is no such call, or its queue is full.
-    pub fn send(&self, call: &str, command: Command) -> bool {
-        self.lock().get(call).is_some_and(|to| to.try_send(command).is_ok())
+    /// Sends a command to a call.
+    ///
+    /// # Errors
+    /// Returns the reason if the command was not queued.
+    pub fn send(&self, call: &str, command: Command) -> Result<(), Refusal> {
+        let calls = self.lock();
+        let to = calls.get(call).ok_or(Refusal::NoSuchCall)?;
+        to.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::QueueFull,
+            TrySendError::Closed(_) => Refusal::NoSuchCall,
+        })
     }
 
     /// Lets [`Switchboard::wait`] return once all calls have ended.

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::call::end::EndReason;
 use crate::call::{Signal, SourceRequest};
+use crate::command::RecordCommand;
 use crate::media::g711::Law;
 use crate::media::receiver;
 use crate::media::sender::AudioPacket;
-use crate::record::RecordCommand;
 use crate::record::recording::Tap;
 use crate::stream::closed::Closed;
 use crate::stream::{FromAi, ToAi};

@@ -34,23 +34,11 @@ pub mod wav;
 pub mod webhook;
 pub mod writer;
 
-/// A command to a call's recording while the call is up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RecordCommand {
-    /// Starts a recording; ignored while one is running.
-    Start,
-    /// Replaces both tracks with silence, and drops key presses, until `Resume`.
-    Pause,
-    Resume,
-    /// Closes the recording; a later `Start` begins another.
-    Stop,
-}
-
 /// When the recording of a call starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
     /// When the call is answered.
     Always,
-    /// On [`RecordCommand::Start`].
+    /// On [`RecordCommand::Start`](crate::command::RecordCommand::Start).
     OnCommand,
 }

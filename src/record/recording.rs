@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::command::RecordCommand;
 use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, Samples};
 use crate::media::g711::Law;
-use crate::record::RecordCommand;
 use crate::record::align::{Aligner, Place};
 use crate::record::queue::{Block, End, Job, Queue};
 use crate::record::sidecar::{Event, Interval, Network, Sidecar, State, What};

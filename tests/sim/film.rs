@@ -3,9 +3,9 @@
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use trunkless::command::RecordCommand;
 use trunkless::media::frame::{FRAME_SAMPLES, SILENCE};
 use trunkless::media::g711::Law;
-use trunkless::record::RecordCommand;
 use trunkless::record::queue::{Job, Queue};
 use trunkless::record::recording::{Ending, Recording, Tap};
 use trunkless::record::sidecar::{CallInfo, Sidecar};

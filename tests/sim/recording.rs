@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use trunkless::call::words::Input;
+use trunkless::command::RecordCommand;
 use trunkless::media::frame::FRAME_SAMPLES;
 use trunkless::peer::pattern;
-use trunkless::record::RecordCommand;
 use trunkless::stream::FromAi;
 
 use crate::world::{Network, World};

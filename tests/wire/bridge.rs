@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use trunkless::app::App;
-use trunkless::call::Command;
 use trunkless::call::worker::task::Record;
+use trunkless::command::Command;
+use trunkless::command::RecordCommand;
 use trunkless::config::resolve::resolve;
 use trunkless::config::{Source, load};
-use trunkless::record::RecordCommand;
 
 use crate::call::Call;
 use crate::pbx::Pbx;
@@ -113,7 +113,8 @@ impl Bridge {
     pub fn record_command(&self, command: RecordCommand) {
         let calls = self.app.calls();
         assert_eq!(calls.len(), 1, "{calls:?}");
-        assert!(self.app.command(&calls[0], Command::Record(command)));
+        let queued = self.app.command(&calls[0], Command::Record(command));
+        assert_eq!(queued, Ok(()));
     }
 
     /// Waits for the next call to end and returns the reason.

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use trunkless::call::worker::task::Record;
+use trunkless::command::RecordCommand;
 use trunkless::folder::Root;
 use trunkless::media::g711;
 use trunkless::peer::pattern;
-use trunkless::record::RecordCommand;
 use trunkless::record::disk::with_ending;
 use trunkless::record::sidecar::{Event, Sidecar, State, What};
 use trunkless::record::{library, notice, wav};
