@@ -155,7 +155,7 @@ impl App {
 
     /// Returns once no PBX can send calls any more: other programs have taken over all our Stasis
     /// applications, and the last call is over. Never returns if a PBX is in SIP mode.
-    pub async fn useless(&self) {
+    pub async fn all_replaced(&self) {
         if self.sip.is_some() {
             std::future::pending::<()>().await;
         }
@@ -165,7 +165,7 @@ impl App {
     }
 
     /// Returns if a call source ends because of an internal error.
-    pub async fn broken(&self) {
+    pub async fn source_failed(&self) {
         if self.faults.clone().wait_for(|broken| *broken).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -302,18 +302,18 @@ fn open_recordings(plan: &mut Plan) -> Result<(Option<Recorder>, Option<Outbox>)
     let Some(recording) = plan.recording.take() else { return Ok((None, None)) };
     let uploader = recording.upload.as_ref().map(Uploader::new).transpose();
     let uploader = uploader.context("[recording.upload] url")?;
-    let news = Arc::new(Notify::new());
+    let added = Arc::new(Notify::new());
     let outbox = recording.settings.outbox.then(|| Outbox {
         root: Root::new(recording.settings.directory.clone()),
         uploader,
         webhook: recording.webhook,
         delete_after: recording.delete_after,
-        news: news.clone(),
+        added: added.clone(),
     });
     if plan.record.values().any(|record| record.when == When::OnCommand) {
         warn!("calls with when = \"on_command\" are not recorded: nothing sends the command yet");
     }
-    let recorder = Recorder::new(recording.settings, move || news.notify_one());
+    let recorder = Recorder::new(recording.settings, move || added.notify_one());
     Ok((Some(recorder.context("cannot start the recording threads")?), outbox))
 }
 
@@ -349,11 +349,13 @@ fn call_config(
     }
 }
 
+/// Logs the totals once per interval in which a call ended or a SIP request was dropped.
 async fn log_totals() {
-    let mut before = String::new();
+    use endpoint::counters::{STRANGERS, UNREADABLE};
+    let mut before = None;
     loop {
         sleep(TOTALS).await;
-        let now = counter::text(COUNTERS);
+        let now = Some((ended_text(), STRANGERS.get(), UNREADABLE.get()));
         if now != before {
             log_totals_now();
             before = now;

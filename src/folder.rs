@@ -52,7 +52,7 @@ impl Root {
         let mut folder = root.map_err(|error| with_path(&path, error.into()))?;
         for part in relative.components() {
             let Component::Normal(name) = part else {
-                return Err(io::Error::other("path leads out of the recordings' directory"));
+                return Err(io::Error::other("path leads out of the directory"));
             };
             path.push(name);
             if make {
@@ -71,7 +71,7 @@ impl Root {
     /// Opens the folder of a path below the directory, and returns it with the file name.
     fn parent(&self, path: &Path, make: bool) -> io::Result<(OwnedFd, String)> {
         let name = path.file_name().and_then(|n| n.to_str());
-        let name = name.ok_or_else(|| io::Error::other("recording path without a file name"))?;
+        let name = name.ok_or_else(|| io::Error::other("path without a file name"))?;
         Ok((self.folder(path.parent().unwrap_or(Path::new("")), make)?, name.to_owned()))
     }
 

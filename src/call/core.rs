@@ -455,7 +455,8 @@ impl Call {
             self.out.push_back(Output::Rtp { to: remote.rtp, packet });
         }
         if self.recording {
-            let samples = remote.map_or([SILENCE; FRAME_SAMPLES], |_| frame.samples);
+            let on_hold = self.remote.is_some_and(|remote| !remote.wants_audio);
+            let samples = if on_hold { [SILENCE; FRAME_SAMPLES] } else { frame.samples };
             self.out.push_back(Output::Tap(Tap::Ai { index: frame.index, samples }));
         }
     }

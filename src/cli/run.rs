@@ -76,8 +76,8 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     let app = App::start(plan, None).await?;
     let code = tokio::select! {
         () = stop.asked() => ExitCode::SUCCESS,
-        () = app.useless() => ExitCode::from(EXIT_REPLACED),
-        () = app.broken() => ExitCode::FAILURE,
+        () = app.all_replaced() => ExitCode::from(EXIT_REPLACED),
+        () = app.source_failed() => ExitCode::FAILURE,
     };
     info!("stopping: no new calls");
     app.shutdown(stop.asked()).await;

@@ -249,9 +249,8 @@ impl Resolver<'_> {
         let long = parameters.iter().find(|(n, v)| n.len().max(v.len()) > limit);
         if let Some((long, _)) = long {
             let part = format!("{}.{long}", key("parameters", own.parameters.is_some()));
-            return Err(self
-                .source
-                .error(&part, "is too long; names and values must be under 500 characters"));
+            let message = format!("is too long; names and values have at most {limit} characters");
+            return Err(self.source.error(&part, message));
         }
         let every = || vec!["*".to_owned()];
         let silent = own.silent_timeout.or(common.silent_timeout);

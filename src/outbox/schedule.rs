@@ -1,6 +1,6 @@
-//! Decides when each item is sent. After each failure, a item waits longer. Each target
-//! has a gate, which closes when the target does not respond: then only one item at a time
-//! tries it, and the others wait.
+//! Decides when each item is sent. After each failure, an item waits longer. Each target has a
+//! gate, which closes when the target does not respond: then only one item at a time tries it, and
+//! the others wait.
 //!
 //! ```text
 //!          success                failure
@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 /// Maximum number of items that are sent at the same time.
 pub const AT_ONCE: usize = 4;
-/// Wait after the first failure, of a item or at a gate. It doubles with each failure.
+/// Wait after the first failure, of an item or at a gate. It doubles with each failure.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// Longest wait of a item.
+/// Longest wait of an item.
 const LAST_WAIT: Duration = Duration::from_secs(300);
 /// Longest wait at a gate.
 const LAST_GATE_WAIT: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ struct Gate {
     until: Option<Instant>,
 }
 
-/// A item to be sent.
+/// An item to be sent.
 #[derive(Debug)]
 struct Waiting<T, E> {
     /// Failures at the current target.
@@ -62,14 +62,14 @@ pub struct Failed {
     pub wait: Duration,
 }
 
-/// The items to be sent, and the gates of both targets.
+/// The items to be sent, and the gate of each target.
 #[derive(Debug)]
 pub struct Schedule<T, E> {
     /// The first target of each item.
     first: T,
     /// All items to be sent, by id, including those being sent now.
     waiting: BTreeMap<String, Waiting<T, E>>,
-    /// Recordings being sent now.
+    /// Number of items being sent now.
     running: usize,
     /// Indexed by [`Target::index`].
     gates: Vec<Gate>,
@@ -86,7 +86,7 @@ impl<T: Target, E> Schedule<T, E> {
         Schedule { first, waiting: BTreeMap::new(), running: 0, gates }
     }
 
-    /// Adds a item to be sent. Does nothing if it is already known.
+    /// Adds an item to be sent. Does nothing if it is already known.
     pub fn add(&mut self, id: String, now: Instant) {
         let (target, entry) = (self.first, None);
         let new = Waiting { failures: 0, at: now, target, running: false, entry };
@@ -134,7 +134,7 @@ impl<T: Target, E> Schedule<T, E> {
         Some((id.clone(), next.target, next.entry.take(), next.failures))
     }
 
-    /// Returns when `start` may have a item again, if nothing happens before.
+    /// Returns when `start` may have an item again, if nothing happens before.
     pub fn next(&self, now: Instant) -> Option<Instant> {
         if self.running >= AT_ONCE {
             return None;
@@ -144,7 +144,7 @@ impl<T: Target, E> Schedule<T, E> {
         idle.filter_map(|w| gates[w.target.index()].map(|gate| gate.max(w.at))).min()
     }
 
-    /// Notes that a item was sent. It continues with the `next` target, or is done.
+    /// Notes that an item was sent. It continues with the `next` target, or is done.
     pub fn sent(&mut self, id: &str, entry: Option<E>, next: Option<T>, now: Instant) {
         self.running -= 1;
         match (self.waiting.get_mut(id), next) {
@@ -162,7 +162,7 @@ impl<T: Target, E> Schedule<T, E> {
         std::mem::take(&mut self.gates[target.index()]).until.is_some()
     }
 
-    /// Notes that a item could not be sent, and schedules the next attempt.
+    /// Notes that an item could not be sent, and schedules the next attempt.
     pub fn failed(&mut self, id: &str, entry: Option<E>, now: Instant) -> Failed {
         self.running -= 1;
         let Some(one) = self.waiting.get_mut(id) else {

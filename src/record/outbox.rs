@@ -53,10 +53,10 @@ pub struct Entry {
     pub uploaded: Option<String>,
     /// The files on disk contain `uploaded` as well.
     #[serde(skip)]
-    noted: bool,
+    saved: bool,
     /// The webhook was accepted, or given up.
     #[serde(skip)]
-    told: bool,
+    notified: bool,
 }
 
 fn entries(root: &Root) -> Entries<'_> {
@@ -152,7 +152,7 @@ pub struct Outbox {
     /// Delete the local files of a recording once it is uploaded.
     pub delete_after: bool,
     /// Notified when a recording is added.
-    pub news: Arc<Notify>,
+    pub added: Arc<Notify>,
 }
 
 /// A task's recording, its destination, its entry after the attempt, and the result.
@@ -206,7 +206,7 @@ impl Outbox {
             counters::WAITING.set(schedule.len() as u64);
             let next = schedule.next(now).map_or(next_look, |at| at.min(next_look));
             tokio::select! {
-                () = this.news.notified() => {
+                () = this.added.notified() => {
                     sleep(GATHER).await;
                     next_look = Instant::now();
                 }
@@ -229,13 +229,13 @@ impl Outbox {
     /// Takes the lock, so that only one process sends. A second process waits until the first one,
     /// which may still have calls, has exited.
     async fn lock(&self) -> Option<File> {
-        let mut told = false;
+        let mut notified = false;
         loop {
             match entries(&self.root).lock() {
                 Ok(file) => return Some(file),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return None,
-                Err(_) if !told => {
-                    told = true;
+                Err(_) if !notified => {
+                    notified = true;
                     let directory = self.root.path().display();
                     info!(%directory, "another process still sends recordings from here; waiting");
                 }
@@ -273,7 +273,7 @@ impl Outbox {
         match target {
             Target::Store => self.upload(id, entry, &mut sidecar).await,
             Target::Webhook => {
-                let answered = self.tell(id, entry, &sidecar, failures).await?;
+                let answered = self.notify(id, entry, &sidecar, failures).await?;
                 self.finish(id, entry)?;
                 Ok(Sent { answered, next: None })
             }
@@ -302,25 +302,25 @@ impl Outbox {
             counters::UPLOADS.add(1);
             info!(recording = id, url, "recording uploaded");
         }
-        let noted = self.note_upload(id, entry, sidecar);
+        let saved = self.note_upload(id, entry, sidecar);
         if self.webhook.is_some() {
             return Ok(Sent { answered, next: Some(Target::Webhook) });
         }
         // when the files are to be deleted, a full disk does not matter
         if !self.delete_after {
-            noted?;
+            saved?;
         }
         self.finish(id, entry)?;
         Ok(Sent { answered, next: None })
     }
 
     fn note_upload(&self, id: &str, entry: &mut Entry, sidecar: &mut Sidecar) -> io::Result<()> {
-        let Some(url) = entry.uploaded.clone().filter(|_| !entry.noted) else { return Ok(()) };
+        let Some(url) = entry.uploaded.clone().filter(|_| !entry.saved) else { return Ok(()) };
         sidecar.upload.get_or_insert_with(|| Upload { url, at: rfc3339(unix()) });
         let json = with_ending(&entry.path, "json");
         self.root.replace(&json, &sidecar.text(), true)?;
         save(&self.root, id, entry, true)?;
-        entry.noted = true;
+        entry.saved = true;
         Ok(())
     }
 
@@ -336,14 +336,14 @@ impl Outbox {
     }
 
     /// Sends the webhook. Returns true if the server accepted it now.
-    async fn tell(
+    async fn notify(
         &self,
         id: &str,
         entry: &mut Entry,
         sidecar: &Sidecar,
         failures: u32,
     ) -> Result<bool, SendError> {
-        let Some(webhook) = self.webhook.as_ref().filter(|_| !entry.told) else {
+        let Some(webhook) = self.webhook.as_ref().filter(|_| !entry.notified) else {
             return Ok(false);
         };
         let file = self.root.path().join(with_ending(&entry.path, "wav"));
@@ -359,12 +359,12 @@ impl Outbox {
             }
             Err(why) if old && failures >= WEBHOOK_TRIES => {
                 error!(recording = id, %why, "webhook given up after three days");
-                entry.told = true;
+                entry.notified = true;
                 return Ok(false);
             }
             Err(why) => return Err(why.into()),
         }
-        entry.told = true;
+        entry.notified = true;
         Ok(true)
     }
 
@@ -424,7 +424,7 @@ fn note(schedule: &mut Schedule<Target, Entry>, (id, target, entry, result): Tri
     };
     counters::SEND_ERRORS.add(1);
     // the next attempt reads the file again, unless this entry has more than its file
-    let entry = entry.filter(|e| e.told || e.uploaded.is_some() || e.multipart.is_some());
+    let entry = entry.filter(|e| e.notified || e.uploaded.is_some() || e.multipart.is_some());
     let own = schedule.failed(&id, entry, now);
     let failed = match error.at() {
         Some(target) => schedule.close(target, now),

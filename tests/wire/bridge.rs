@@ -124,7 +124,7 @@ impl Bridge {
 
     /// Waits until no PBX will send this bridge a call any more.
     pub async fn useless(&self) {
-        self.app.useless().await;
+        self.app.all_replaced().await;
     }
 
     /// Shuts the bridge down as SIGTERM does.

@@ -35,13 +35,13 @@ impl Source {
     }
 
     fn make_offer(&mut self, new: NewCall) -> Result<(Offer, SocketAddr), String> {
+        let admitted = self.admission.admit(Instant::now())?;
         let starting = self.calls.values().filter(|c| c.remote.is_none()).count();
         if !self.rtp_capacity.admits(self.pbx_ip, starting) {
             return Err(
                 "the PBX is nearly out of RTP ports: widen the range in its rtp.conf".to_owned()
             );
         }
-        let admitted = self.admission.admit(Instant::now())?;
         let bound = Some(self.admission.ports().ip()).filter(|ip| !ip.is_unspecified());
         let ip = match self.config.pbx.advertised.or(bound) {
             Some(ip) => ip,

@@ -29,7 +29,7 @@ use tracing::warn;
 use crate::call::end::EndReason;
 use crate::call::leg::{Channel, MAX_DATAGRAM};
 use crate::call::worker::inbox::{CallWaker, Inbox, InboxMessage};
-use crate::call::worker::task::{Cold, Record, Running};
+use crate::call::worker::task::{RareEvents, Record, Running};
 use crate::call::worker::token::{Socket, Token};
 use crate::stream::closed::Closed;
 use crate::stream::socket::{AiSocket, FAREWELL, Scratch};
@@ -47,14 +47,18 @@ const MAX_MESSAGES: usize = 32;
 /// A call on its worker.
 pub(in crate::call) struct Live {
     running: Running,
-    cold: Cold,
+    rare_events: RareEvents,
     /// Receives the record when the call is over.
     done: oneshot::Sender<Record>,
 }
 
 impl Live {
-    pub(super) fn new(running: Running, cold: Cold, done: oneshot::Sender<Record>) -> Live {
-        Live { running, cold, done }
+    pub(super) fn new(
+        running: Running,
+        rare_events: RareEvents,
+        done: oneshot::Sender<Record>,
+    ) -> Live {
+        Live { running, rare_events, done }
     }
 }
 
@@ -251,9 +255,9 @@ impl Worker {
     /// Puts a new call into a slot and starts it.
     fn begin(&mut self, live: Box<Live>) {
         let token = self.put(Occupant::Call(live));
-        if let Some(Occupant::Call(live)) = &self.slots[token.place()].occupant {
+        if let Some(Occupant::Call(live)) = &self.slots[token.slot()].occupant {
             for channel in [Channel::Rtp, Channel::Rtcp] {
-                let data = Token::new(token.place(), token.turn(), channel.into());
+                let data = Token::new(token.slot(), token.generation(), channel.into());
                 let socket = live.running.offer.leg.socket(channel);
                 let data = EventData::new_u64(data.0);
                 if let Err(error) = epoll::add(&self.epoll, socket, data, EventFlags::IN) {
@@ -290,8 +294,9 @@ impl Worker {
     /// Handles one event of a slot, and then what follows from it: new deadlines, sockets to watch,
     /// the end of the call. A panic ends only this call.
     fn handle(&mut self, token: Token, cause: Cause) {
-        let index = token.place();
-        let Some(slot) = self.slots.get_mut(index).filter(|s| s.generation == token.turn()) else {
+        let index = token.slot();
+        let Some(slot) = self.slots.get_mut(index).filter(|s| s.generation == token.generation())
+        else {
             return;
         };
         let Some(occupant) = &mut slot.occupant else { return };
@@ -309,7 +314,7 @@ impl Worker {
             }
         }));
         let Ok((ended, more, closing, at)) = handled else { return self.discard(index) };
-        let call = Token::new(index, token.turn(), Socket::None);
+        let call = Token::new(index, token.generation(), Socket::None);
         if more && !self.starved.contains(&call) {
             self.starved.push(call);
         }
@@ -345,8 +350,8 @@ impl Worker {
         match slot.occupant.take() {
             Some(Occupant::Call(live)) => {
                 self.inbox.calls.fetch_sub(1, Ordering::Relaxed);
-                let Live { running, cold, done } = *live;
-                drop(cold);
+                let Live { running, rare_events, done } = *live;
+                drop(rare_events);
                 let finish = AssertUnwindSafe(|| running.finish(reason));
                 let Ok((record, ai)) = catch_unwind(finish) else { return };
                 match ai {
@@ -389,7 +394,7 @@ impl Worker {
         };
         let wants = ai.map(AiSocket::wants_write);
         if let (Some(ai), true) = (ai, wants != slot.ai_watched) {
-            let data = EventData::new_u64(Token::new(index, token.turn(), Socket::Ai).0);
+            let data = EventData::new_u64(Token::new(index, token.generation(), Socket::Ai).0);
             let mut flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
             flags.set(EventFlags::OUT, wants == Some(true));
             let watched = match slot.ai_watched {
@@ -416,7 +421,8 @@ impl Worker {
             && at <= now
         {
             self.timers.pop();
-            let slot = self.slots.get_mut(token.place()).filter(|s| s.generation == token.turn());
+            let slot =
+                self.slots.get_mut(token.slot()).filter(|s| s.generation == token.generation());
             // an outdated entry: an earlier deadline replaced it
             let Some(slot) = slot.filter(|s| s.timer == Some(at)) else { continue };
             slot.timer = None;
@@ -457,7 +463,7 @@ impl Live {
             Cause::Woken => {
                 let mut cx = Context::from_waker(waker.unwrap_or(Waker::noop()));
                 let before = running.ai.is_some();
-                running.take_news(now, &mut self.cold, &mut cx);
+                running.handle_rare_events(now, &mut self.rare_events, &mut cx);
                 if running.ai.is_some() && !before {
                     // messages may have arrived right behind the handshake's response
                     running.ai.iter_mut().for_each(|ai| ai.readable(false));

@@ -67,7 +67,7 @@ pub async fn run(
     }));
     let (done, record) = oneshot::channel();
     let running = Running::new(offer, &config);
-    workers.take(Live::new(running, Cold::new(commands, stop, connecting), done));
+    workers.take(Live::new(running, RareEvents::new(commands, stop, connecting), done));
     match record.await {
         Ok(record) => record,
         // without the panic hook, which has already reported the panic on the worker
@@ -86,7 +86,7 @@ impl Drop for Connecting {
 
 /// The sources of a call's rare events, apart from its signals. They are polled as futures when the
 /// call is woken.
-pub(super) struct Cold {
+pub(super) struct RareEvents {
     /// `None` once the sender is gone.
     commands: Option<mpsc::Receiver<Command>>,
     /// Resolves when all calls have to end; `None` after that.
@@ -95,17 +95,17 @@ pub(super) struct Cold {
     connecting: Option<Connecting>,
 }
 
-impl Cold {
+impl RareEvents {
     fn new(
         commands: mpsc::Receiver<Command>,
         mut stop: watch::Receiver<bool>,
         connecting: Connecting,
-    ) -> Cold {
+    ) -> RareEvents {
         let stop = async move {
             let _ = stop.wait_for(|stop| *stop).await;
         };
         let stop: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(stop);
-        Cold { commands: Some(commands), stop: Some(stop), connecting: Some(connecting) }
+        RareEvents { commands: Some(commands), stop: Some(stop), connecting: Some(connecting) }
     }
 }
 
@@ -169,7 +169,12 @@ impl Running {
 
     /// Handles the rare events that are ready: signals from the call's source, commands, the
     /// outcome of connecting to the AI, and shutdown.
-    pub fn take_news(&mut self, now: Instant, cold: &mut Cold, cx: &mut Context<'_>) {
+    pub fn handle_rare_events(
+        &mut self,
+        now: Instant,
+        rare_events: &mut RareEvents,
+        cx: &mut Context<'_>,
+    ) {
         while let Poll::Ready(signal) = self.offer.signals.poll_recv(cx) {
             let ended = signal.is_none();
             let signal = signal.unwrap_or(Signal::Ended(EndReason::Internal));
@@ -178,26 +183,26 @@ impl Running {
                 break;
             }
         }
-        while let Some(commands) = &mut cold.commands
+        while let Some(commands) = &mut rare_events.commands
             && let Poll::Ready(command) = commands.poll_recv(cx)
         {
             match command {
                 Some(Command::Record(command)) => self.call.handle(now, Input::Record(command)),
-                None => cold.commands = None,
+                None => rare_events.commands = None,
             }
         }
-        if let Some(connecting) = &mut cold.connecting
+        if let Some(connecting) = &mut rare_events.connecting
             && !self.call.is_ended()
             && let Poll::Ready(connected) = Pin::new(&mut connecting.0).poll(cx)
         {
-            cold.connecting = None;
+            rare_events.connecting = None;
             let fault = |e: JoinError| ConnectError::Handshake(e.to_string());
             self.on_connected(now, connected.map_err(fault).flatten());
         }
-        if let Some(stop) = &mut cold.stop
+        if let Some(stop) = &mut rare_events.stop
             && stop.as_mut().poll(cx).is_ready()
         {
-            cold.stop = None;
+            rare_events.stop = None;
             self.call.handle(now, Input::End(EndReason::Drain));
         }
     }

@@ -38,12 +38,12 @@ impl Token {
     }
 
     /// The index of the slot.
-    pub fn place(self) -> usize {
+    pub fn slot(self) -> usize {
         (self.0 as u32 >> 2) as usize
     }
 
     /// The generation of the slot's occupant.
-    pub fn turn(self) -> u32 {
+    pub fn generation(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
@@ -67,7 +67,10 @@ mod tests {
             [(0, 0, Socket::Rtp), (7, 1, Socket::Rtcp), (99_999, u32::MAX - 1, Socket::Ai)]
         {
             let token = Token::new(slot, generation, socket);
-            assert_eq!((token.place(), token.turn(), token.socket()), (slot, generation, socket));
+            assert_eq!(
+                (token.slot(), token.generation(), token.socket()),
+                (slot, generation, socket)
+            );
             assert!(token != Token::INBOX && token != Token::TIMER);
         }
     }

@@ -32,7 +32,7 @@ impl Lab {
             uploader: Some(Uploader::new(&settings).unwrap()),
             webhook: None,
             delete_after: false,
-            news: Arc::default(),
+            added: Arc::default(),
         };
         let lab = Lab { directory, there, outbox };
         fs::create_dir(lab.here("d")).unwrap();
