@@ -1,13 +1,13 @@
 """A small voice bot: it greets, can be interrupted, reacts to keys and says goodbye.
 
-It plays chimes instead of speech, so it needs no speech service. 1 to 9 play as many beeps,
-0 or # says goodbye and hangs up. See docs/write-your-bot.md for the messages used here.
+It plays chimes instead of speech, so it needs no speech service. The keys 1 to 9 play that number
+of beeps; 0 and # say goodbye and hang up. docs/write-your-bot.md explains the messages.
 """
 import asyncio, base64, json, math, os
 
 from websockets.asyncio.server import serve
 
-LOUD = 30  # level() of a frame that counts as speech
+LOUD = 30  # a frame with a higher level() counts as speech
 SPEECH = 6  # this many loud frames in a row are an interruption: 120 ms
 
 

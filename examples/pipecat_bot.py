@@ -1,4 +1,4 @@
-"""A Pipecat bot for trunkless: Deepgram listens, OpenAI thinks, Cartesia speaks.
+"""A Pipecat bot for trunkless, with Deepgram, OpenAI and Cartesia.
 
 It greets, can be interrupted, reacts to keys, says goodbye and hangs up: when the caller presses
 0, or when the model decides that the conversation is over. trunkless speaks Twilio Media Streams,
@@ -45,7 +45,7 @@ app = FastAPI()
 
 
 async def say_goodbye(processor):
-    """Speaks to the end, whatever the caller does, then ends the pipeline. That hangs up."""
+    """Says goodbye, which the caller cannot interrupt, then ends the pipeline. That hangs up."""
     goodbye = TTSSpeakFrame(GOODBYE)
     goodbye.interruptible = False
     await processor.push_frame(goodbye)
@@ -59,7 +59,7 @@ async def hang_up(params: FunctionCallParams):
 
 
 class Keys(FrameProcessor):
-    """0 says goodbye and hangs up. Any other key is reported to the model, which answers it."""
+    """0 says goodbye and hangs up. Any other key is reported to the model, which responds to it."""
 
     async def process_frame(self, frame, direction):
         await super().process_frame(frame, direction)
