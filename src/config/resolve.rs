@@ -246,7 +246,8 @@ impl Resolver<'_> {
         })?;
         let parameters = merged(&own.parameters, &common.parameters);
         let limit = options.dialect.max_parameter();
-        let long = parameters.iter().find(|(n, v)| n.len().max(v.len()) > limit);
+        let length = |text: &str| text.chars().count();
+        let long = parameters.iter().find(|(n, v)| length(n).max(length(v)) > limit);
         if let Some((long, _)) = long {
             let part = format!("{}.{long}", key("parameters", own.parameters.is_some()));
             let message = format!("is too long; names and values have at most {limit} characters");

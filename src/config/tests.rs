@@ -302,3 +302,16 @@ fn recording_is_per_pbx_and_its_errors_name_the_key() {
         assert!(message.starts_with("trunkless.toml:"), "{keys}: {message}");
     }
 }
+
+#[test]
+fn parameters_are_measured_in_characters() {
+    let with = |value: &str| {
+        let table = format!("[pbx.main.ai]\nparameters = {{ x = \"{value}\" }}\n");
+        GOOD.to_owned() + &table
+    };
+    // 499 characters of two bytes each
+    assert!(plan(&with(&"\u{436}".repeat(499)), &[]).is_ok());
+    let error = error(&with(&"\u{436}".repeat(500)), &[]);
+    assert!(error.contains("pbx.main.ai.parameters.x"), "{error}");
+    assert!(error.contains("at most 499 characters"), "{error}");
+}
