@@ -9,16 +9,17 @@ use trunkless::sip::sdp::Direction;
 use crate::ai::{Ai, Plan};
 use crate::bridge::Bridge;
 use crate::caller::Caller;
+use crate::fixture::Lab;
 use crate::{Pbx, assert_all, assert_no_channels, block_on};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A call with numbered audio both ways and keys, ended by the caller.
-async fn whole_call(pbx: Pbx, n: u8) {
-    let asterisk = pbx.start(n);
+async fn whole_call(pbx: Pbx) {
+    let lab = Lab::start(pbx);
     let ai = Ai::start(Plan { say: 150, ..Plan::default() }).await;
-    let bridge = Bridge::registered(&pbx.setup(&asterisk, n, &ai.url));
-    let mut caller = Caller::dial("127.0.9.1", asterisk.sip_addr(), pbx.extension(), 1, 150).await;
+    let bridge = lab.bridge(&ai);
+    let mut caller = lab.dial(150).await;
     caller.answered().await;
     caller.until(6 * SECOND, |c| c.sent.len() == 150 && c.numbers(1000).len() == 150).await;
     for digit in "12#".chars() {
@@ -39,38 +40,37 @@ async fn whole_call(pbx: Pbx, n: u8) {
         assert_eq!(bridge.ended(field), "0", "{field}");
     }
     assert_eq!(bridge.ended("reason"), "caller_hangup");
-    assert_no_channels(&asterisk);
+    assert_no_channels(&lab.asterisk);
 }
 
 #[test]
 fn a_complete_call_through_chan_sip_16() {
-    block_on(whole_call(Pbx::Sip16, 31));
+    block_on(whole_call(Pbx::Sip16));
 }
 
 #[test]
 fn a_complete_call_through_pjsip_16() {
-    block_on(whole_call(Pbx::Pjsip16, 32));
+    block_on(whole_call(Pbx::Pjsip16));
 }
 
 #[test]
 fn a_complete_call_through_pjsip_22() {
-    block_on(whole_call(Pbx::Pjsip22, 33));
+    block_on(whole_call(Pbx::Pjsip22));
 }
 
 #[test]
 fn the_caller_gets_bye_when_the_ai_closes() {
     block_on(async {
-        for (pbx, n) in Pbx::ALL.into_iter().zip(34..) {
-            let asterisk = pbx.start(n);
+        for pbx in Pbx::ALL {
+            let lab = Lab::start(pbx);
             let ai = Ai::start(Plan { close_after: Some(60), ..Plan::default() }).await;
-            let bridge = Bridge::registered(&pbx.setup(&asterisk, n, &ai.url));
-            let mut caller =
-                Caller::dial("127.0.9.1", asterisk.sip_addr(), pbx.extension(), 1, 0).await;
+            let bridge = lab.bridge(&ai);
+            let mut caller = lab.dial(0).await;
             caller.answered().await;
             assert!(caller.until(5 * SECOND, |c| c.ended.is_some()).await, "{pbx:?}: still up");
             assert!(matches!(caller.ended, Some(CallEnd::Bye { .. })), "{:?}", caller.ended);
             assert_eq!(bridge.ended("reason"), "ai_hangup");
-            assert_no_channels(&asterisk);
+            assert_no_channels(&lab.asterisk);
         }
     });
 }
@@ -79,12 +79,11 @@ fn the_caller_gets_bye_when_the_ai_closes() {
 #[test]
 fn no_audio_is_lost_before_or_after_hold() {
     block_on(async {
-        for (pbx, n) in Pbx::ALL.into_iter().zip(37..) {
-            let asterisk = pbx.start(n);
+        for pbx in Pbx::ALL {
+            let lab = Lab::start(pbx);
             let ai = Ai::start(Plan::default()).await;
-            let bridge = Bridge::registered(&pbx.setup(&asterisk, n, &ai.url));
-            let mut caller =
-                Caller::dial("127.0.9.1", asterisk.sip_addr(), pbx.extension(), 1, 200).await;
+            let bridge = lab.bridge(&ai);
+            let mut caller = lab.dial(200).await;
             caller.answered().await;
             caller.until(6 * SECOND, |c| c.sent.len() >= 100).await;
             caller.talk(false);
@@ -116,16 +115,16 @@ fn no_audio_is_lost_before_or_after_hold() {
 fn key_presses_in_info_are_reported() {
     block_on(async {
         let pbx = Pbx::Pjsip22;
-        let asterisk = pbx.start(40);
+        let lab = Lab::start(pbx);
         for (from, username, extension, keys) in [
             ("127.0.7.1", "ai", "700", Keys::Info),
             ("127.0.9.1", "ai-info", "v-ai-info", Keys::Rtp),
         ] {
             let ai = Ai::start(Plan::default()).await;
-            let mut setup = pbx.setup(&asterisk, 40, &ai.url);
+            let mut setup = lab.setup(&ai.url);
             setup.username = username;
             let _bridge = Bridge::registered(&setup);
-            let mut caller = Caller::dial(from, asterisk.sip_addr(), extension, 1, 0).await;
+            let mut caller = Caller::dial(from, lab.asterisk.sip_addr(), extension, 1, 0).await;
             caller.answered().await;
             caller.wait(SECOND).await;
             for digit in "77*".chars() {

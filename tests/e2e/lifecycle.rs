@@ -6,16 +6,15 @@ use trunkless::sip::agent::CallEnd;
 
 use crate::ai::{Ai, Plan};
 use crate::bridge::Bridge;
-use crate::caller::Caller;
+use crate::fixture::Lab;
 use crate::{Pbx, assert_no_channels, block_on};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Calls repeatedly until a call is answered; returns the time since `since`.
-async fn first_answer(pbx: Pbx, asterisk: &crate::asterisk::Asterisk, since: Instant) -> Duration {
+async fn first_answer(lab: &Lab, since: Instant) -> Duration {
     while since.elapsed() < 15 * SECOND {
-        let mut caller =
-            Caller::dial("127.0.9.1", asterisk.sip_addr(), pbx.extension(), 1, 0).await;
+        let mut caller = lab.dial(0).await;
         caller.until(SECOND, |c| c.answered.is_some() || c.ended.is_some()).await;
         if caller.answered.is_some() {
             let took = since.elapsed();
@@ -24,24 +23,24 @@ async fn first_answer(pbx: Pbx, asterisk: &crate::asterisk::Asterisk, since: Ins
         }
         caller.wait(SECOND / 10).await;
     }
-    panic!("{pbx:?}: no call was answered within 15 s of the restart");
+    panic!("{:?}: no call was answered within 15 s of the restart", lab.pbx);
 }
 
 /// Asterisk crashes and returns, with and without its stored registrations, at once and after 5 s.
 #[test]
 fn calls_are_answered_within_three_seconds_of_a_restart() {
     block_on(async {
-        for (pbx, n) in Pbx::ALL.into_iter().zip(41..) {
-            let asterisk = pbx.start(n);
+        for pbx in Pbx::ALL {
+            let lab = Lab::start(pbx);
             let ai = Ai::start(Plan::default()).await;
-            let _bridge = Bridge::registered(&pbx.setup(&asterisk, n, &ai.url));
+            let _bridge = lab.bridge(&ai);
             for (wipe, away) in [(false, 0), (true, 0), (false, 5), (true, 5)] {
                 // astdb is written about once a second
                 tokio::time::sleep(SECOND * 3 / 2).await;
-                asterisk.kill();
+                lab.asterisk.kill();
                 tokio::time::sleep(away * SECOND).await;
-                asterisk.again(wipe);
-                let took = first_answer(pbx, &asterisk, Instant::now()).await;
+                lab.asterisk.again(wipe);
+                let took = first_answer(&lab, Instant::now()).await;
                 println!("{pbx:?}, wiped {wipe}, away {away} s: answered after {took:?}");
                 assert!(took < 3 * SECOND, "{pbx:?}, wiped {wipe}, away {away} s: {took:?}");
             }
@@ -52,9 +51,9 @@ fn calls_are_answered_within_three_seconds_of_a_restart() {
 #[test]
 fn a_wrong_password_is_logged_once_and_retried_slowly() {
     block_on(async {
-        for (pbx, n) in Pbx::ALL.into_iter().zip(44..) {
-            let asterisk = pbx.start(n);
-            let mut setup = pbx.setup(&asterisk, n, "ws://127.0.0.1:9");
+        for pbx in Pbx::ALL {
+            let lab = Lab::start(pbx);
+            let mut setup = lab.setup("ws://127.0.0.1:9");
             setup.password = "wrong";
             let bridge = Bridge::start(&setup);
             bridge.wait_for("registration refused", 5 * SECOND);
@@ -71,17 +70,21 @@ fn a_wrong_password_is_logged_once_and_retried_slowly() {
 #[test]
 fn without_an_ai_the_dialplan_continues() {
     block_on(async {
-        let asterisk = Pbx::Pjsip22.start(47);
-        let bridge = Bridge::registered(&Pbx::Pjsip22.setup(&asterisk, 47, "ws://127.0.0.1:9"));
+        let lab = Lab::start(Pbx::Pjsip22);
+        let bridge = Bridge::registered(&lab.setup("ws://127.0.0.1:9"));
         let begin = Instant::now();
-        let mut caller = Caller::dial("127.0.9.1", asterisk.sip_addr(), "790", 1, 0).await;
+        let mut caller = lab.dial_extension("790", 0).await;
         caller.answered().await;
         assert!(begin.elapsed() < 3 * SECOND);
         caller.until(3 * SECOND, |c| c.heard.len() > 50).await;
         let tone = |h: &trunkless::peer::phone::Heard| h.samples.iter().any(|s| *s != 0xff);
         assert!(caller.heard.iter().any(tone), "the fallback is heard");
         caller.hang_up().await;
-        assert!(asterisk.dials().contains(&"CONGESTION 34".to_owned()), "{:?}", asterisk.dials());
+        assert!(
+            lab.asterisk.dials().contains(&"CONGESTION 34".to_owned()),
+            "{:?}",
+            lab.asterisk.dials()
+        );
         assert_eq!(bridge.ended("reason"), "ai_unreachable");
     });
 }
@@ -90,15 +93,15 @@ fn without_an_ai_the_dialplan_continues() {
 #[test]
 fn an_ai_that_fails_ends_the_call() {
     block_on(async {
-        let asterisk = Pbx::Pjsip22.start(48);
+        let lab = Lab::start(Pbx::Pjsip22);
         let ai = Ai::start(Plan { drop_after: Some(50), ..Plan::default() }).await;
-        let bridge = Bridge::registered(&Pbx::Pjsip22.setup(&asterisk, 48, &ai.url));
-        let mut caller = Caller::dial("127.0.9.1", asterisk.sip_addr(), "700", 1, 0).await;
+        let bridge = lab.bridge(&ai);
+        let mut caller = lab.dial_extension("700", 0).await;
         caller.answered().await;
         assert!(caller.until(4 * SECOND, |c| c.ended.is_some()).await);
         assert!(matches!(caller.ended, Some(CallEnd::Bye { .. })), "{:?}", caller.ended);
         assert_eq!(bridge.ended("reason"), "ai_closed");
-        assert_no_channels(&asterisk);
+        assert_no_channels(&lab.asterisk);
     });
 }
 
@@ -106,17 +109,17 @@ fn an_ai_that_fails_ends_the_call() {
 #[test]
 fn sigterm_unregisters_and_drains() {
     block_on(async {
-        let asterisk = Pbx::Pjsip22.start(49);
+        let lab = Lab::start(Pbx::Pjsip22);
         let ai = Ai::start(Plan::default()).await;
-        let mut bridge = Bridge::registered(&Pbx::Pjsip22.setup(&asterisk, 49, &ai.url));
-        let mut caller = Caller::dial("127.0.9.1", asterisk.sip_addr(), "700", 1, 0).await;
+        let mut bridge = lab.bridge(&ai);
+        let mut caller = lab.dial_extension("700", 0).await;
         caller.answered().await;
         let ended = std::thread::spawn(move || {
             let code = bridge.terminate(10 * SECOND);
             (code, bridge)
         });
         caller.wait(SECOND).await;
-        let contacts = asterisk.cli("pjsip show contacts");
+        let contacts = lab.asterisk.cli("pjsip show contacts");
         assert!(!contacts.contains("sip:ai@"), "{contacts}");
         assert_eq!(caller.ended, None, "the call continues");
         caller.hang_up().await;
@@ -130,13 +133,13 @@ fn sigterm_unregisters_and_drains() {
 #[test]
 fn a_killed_pbx_ends_its_calls() {
     block_on(async {
-        let asterisk = Pbx::Pjsip22.start(50);
+        let lab = Lab::start(Pbx::Pjsip22);
         let ai = Ai::start(Plan::default()).await;
-        let bridge = Bridge::registered(&Pbx::Pjsip22.setup(&asterisk, 50, &ai.url));
-        let mut caller = Caller::dial("127.0.9.1", asterisk.sip_addr(), "700", 1, 0).await;
+        let bridge = lab.bridge(&ai);
+        let mut caller = lab.dial_extension("700", 0).await;
         caller.answered().await;
         caller.wait(SECOND).await;
-        asterisk.kill();
+        lab.asterisk.kill();
         bridge.wait_for("call ended", 6 * SECOND);
         assert_eq!(bridge.ended("reason"), "pbx_lost");
         ai.until("the close", 5 * SECOND, |s| s.closed == Some(1000)).await;

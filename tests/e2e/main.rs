@@ -12,6 +12,7 @@ mod bridge;
 mod caller;
 mod dropin;
 mod examples;
+mod fixture;
 mod lifecycle;
 mod load;
 mod recording;

@@ -7,25 +7,25 @@ use trunkless::sip::sdp::Codec;
 use crate::ai::{Ai, Plan};
 use crate::bridge::Bridge;
 use crate::caller::Caller;
+use crate::fixture::Lab;
 use crate::{Pbx, assert_all, block_on};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Makes a short call to one variant and checks the audio both ways; returns what the AI received.
 async fn short_call(
-    asterisk: &crate::asterisk::Asterisk,
-    n: u8,
+    lab: &Lab,
     username: &'static str,
     extension: &str,
     from: &str,
     sip_keys: &str,
 ) -> (crate::ai::Stream, Bridge) {
     let ai = Ai::start(Plan { say: 50, ..Plan::default() }).await;
-    let mut setup = Pbx::Pjsip22.setup(asterisk, n, &ai.url);
+    let mut setup = lab.setup(&ai.url);
     setup.username = username;
     setup.sip_keys = sip_keys.to_owned();
     let bridge = Bridge::registered(&setup);
-    let mut caller = Caller::dial(from, asterisk.sip_addr(), extension, 1, 50).await;
+    let mut caller = Caller::dial(from, lab.asterisk.sip_addr(), extension, 1, 50).await;
     caller.answered().await;
     caller.until(4 * SECOND, |c| c.sent.len() == 50 && c.numbers(1000).len() == 50).await;
     caller.wait(SECOND / 5).await;
@@ -39,19 +39,19 @@ async fn short_call(
 #[test]
 fn registration_works_with_sha_256_only() {
     block_on(async {
-        let asterisk = Pbx::Pjsip22.start(51);
-        short_call(&asterisk, 51, "ai-sha256", "v-ai-sha256", "127.0.9.1", "").await;
+        let lab = Lab::start(Pbx::Pjsip22);
+        short_call(&lab, "ai-sha256", "v-ai-sha256", "127.0.9.1", "").await;
     });
 }
 
 #[test]
 fn calls_work_over_tcp_and_with_100rel() {
     block_on(async {
-        for (pbx, n) in [(Pbx::Pjsip16, 52), (Pbx::Pjsip22, 53)] {
-            let asterisk = pbx.start(n);
+        for pbx in [Pbx::Pjsip16, Pbx::Pjsip22] {
+            let lab = Lab::start(pbx);
             let tcp = "transport = \"tcp\"";
-            short_call(&asterisk, n, "ai-tcp", "v-ai-tcp", "127.0.9.1", tcp).await;
-            short_call(&asterisk, n, "ai-100rel", "v-ai-100rel", "127.0.9.1", "").await;
+            short_call(&lab, "ai-tcp", "v-ai-tcp", "127.0.9.1", tcp).await;
+            short_call(&lab, "ai-100rel", "v-ai-100rel", "127.0.9.1", "").await;
         }
     });
 }
@@ -60,10 +60,9 @@ fn calls_work_over_tcp_and_with_100rel() {
 #[test]
 fn direct_media_loses_no_audio() {
     block_on(async {
-        for (pbx, n) in [(Pbx::Pjsip16, 54), (Pbx::Pjsip22, 55)] {
-            let asterisk = pbx.start(n);
-            let (_, bridge) =
-                short_call(&asterisk, n, "ai-direct", "v-ai-direct", "127.0.8.1", "").await;
+        for pbx in [Pbx::Pjsip16, Pbx::Pjsip22] {
+            let lab = Lab::start(pbx);
+            let (_, bridge) = short_call(&lab, "ai-direct", "v-ai-direct", "127.0.8.1", "").await;
             assert_eq!(bridge.ended("lost"), "0");
         }
     });
@@ -73,13 +72,12 @@ fn direct_media_loses_no_audio() {
 #[test]
 fn silence_is_sent_while_the_ai_is_quiet() {
     block_on(async {
-        let asterisk = Pbx::Pjsip22.start(56);
+        let lab = Lab::start(Pbx::Pjsip22);
         let ai = Ai::start(Plan::default()).await;
-        let mut setup = Pbx::Pjsip22.setup(&asterisk, 56, &ai.url);
+        let mut setup = lab.setup(&ai.url);
         setup.username = "ai-rtptimeout";
         let _bridge = Bridge::registered(&setup);
-        let mut caller =
-            Caller::dial("127.0.9.1", asterisk.sip_addr(), "v-ai-rtptimeout", 1, 0).await;
+        let mut caller = lab.dial_extension("v-ai-rtptimeout", 0).await;
         caller.answered().await;
         caller.wait(8 * SECOND).await;
         assert_eq!(caller.ended, None);
@@ -90,13 +88,13 @@ fn silence_is_sent_while_the_ai_is_quiet() {
 #[test]
 fn a_law_is_converted_to_mu_law_and_back() {
     block_on(async {
-        let asterisk = Pbx::Pjsip22.start(57);
+        let lab = Lab::start(Pbx::Pjsip22);
         let ai = Ai::start(Plan { say: 50, ..Plan::default() }).await;
-        let mut setup = Pbx::Pjsip22.setup(&asterisk, 57, &ai.url);
+        let mut setup = lab.setup(&ai.url);
         setup.username = "ai-alaw";
         let _bridge = Bridge::registered(&setup);
         let codecs = vec![Codec::Pcma];
-        let pbx = asterisk.sip_addr();
+        let pbx = lab.asterisk.sip_addr();
         let mut caller = Caller::dial_with("127.0.9.1", pbx, "v-ai-alaw", 1, 50, codecs).await;
         caller.answered().await;
         caller.wait(2 * SECOND).await;
@@ -113,8 +111,8 @@ fn a_law_is_converted_to_mu_law_and_back() {
 #[test]
 fn headers_become_parameters() {
     block_on(async {
-        let asterisk = Pbx::Pjsip22.start(58);
-        let (heard, _) = short_call(&asterisk, 58, "ai", "730", "127.0.9.1", "").await;
+        let lab = Lab::start(Pbx::Pjsip22);
+        let (heard, _) = short_call(&lab, "ai", "730", "127.0.9.1", "").await;
         assert_eq!(heard.parameters["X-Lead-Id"], "42");
         assert_eq!(heard.parameters["X-Campaign"], "DEMO");
         assert_eq!(heard.parameters["from_name"], "Lead 42");
@@ -127,21 +125,20 @@ fn headers_become_parameters() {
 #[test]
 fn session_timers_are_refreshed() {
     block_on(async {
-        let (sixteen, twenty_two) = (Pbx::Pjsip16.start(59), Pbx::Pjsip22.start(60));
         let mut calls = Vec::new();
-        for (asterisk, n, username, extension, port) in [
-            (&sixteen, 59, "ai-timers", "v-ai-timers", 5060),
-            (&sixteen, 61, "cc200", "711", 5160),
-            (&twenty_two, 60, "ai-timers", "v-ai-timers", 5060),
+        for (pbx, username, extension) in [
+            (Pbx::Pjsip16, "ai-timers", "v-ai-timers"),
+            (Pbx::Sip16, "cc200", "711"),
+            (Pbx::Pjsip22, "ai-timers", "v-ai-timers"),
         ] {
+            let lab = Lab::start(pbx);
             let ai = Ai::start(Plan { say: 1, ..Plan::default() }).await;
-            let mut setup = Pbx::Pjsip22.setup(asterisk, n, &ai.url);
+            let mut setup = lab.setup(&ai.url);
             setup.username = username;
-            setup.registrar = format!("{}:{port}", asterisk.ip());
             let bridge = Bridge::registered(&setup);
-            let mut caller = Caller::dial("127.0.9.1", asterisk.sip_addr(), extension, 1, 0).await;
+            let mut caller = lab.dial_extension(extension, 0).await;
             caller.answered().await;
-            calls.push((caller, bridge, ai));
+            calls.push((caller, bridge, ai, lab));
         }
         let begin = tokio::time::Instant::now();
         for (caller, ..) in &mut calls {
@@ -150,7 +147,7 @@ fn session_timers_are_refreshed() {
             caller.wait(left).await;
             assert_eq!(caller.ended, None);
         }
-        for (caller, bridge, _) in &mut calls {
+        for (caller, bridge, ..) in &mut calls {
             caller.hang_up().await;
             assert_eq!(bridge.ended("reason"), "caller_hangup");
         }
@@ -160,13 +157,13 @@ fn session_timers_are_refreshed() {
 /// The test caller as a user runs it: an extension with a password, audio both ways.
 #[test]
 fn the_test_caller_authenticates_and_records() {
-    let asterisk = Pbx::Pjsip22.start(66);
+    let lab = Lab::start(Pbx::Pjsip22);
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (play, record) = (directory.path().join("a.ulaw"), directory.path().join("b.wav"));
     let audio: Vec<u8> = (0..200).flat_map(|n| trunkless::peer::pattern::frame(3, n)).collect();
     std::fs::write(&play, &audio).expect("a file");
     let call = |password: &str| {
-        let uri = format!("sip:600@{}", asterisk.sip_addr());
+        let uri = format!("sip:600@{}", lab.asterisk.sip_addr());
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_trunkless"))
             .args(["call", &uri, "--user", "phone1", "--password-env", "PW", "--seconds", "3"])
             .args(["--local", "127.0.66.2", "--play"])
