@@ -23,7 +23,7 @@ need=1.95
 
 summary=() failed=() not_run=()
 log=$(mktemp) || exit 1
-trap 'rm -f "$log"' EXIT
+trap 'rm -f "$log" "$log.first"' EXIT
 step() { # NAME COMMAND...
   local name=$1 t0=$SECONDS rc=0 word=ok; shift
   printf '\n== %s\n' "$name"
@@ -124,7 +124,7 @@ for t in sipp ss unshare nsenter strace; do command -v $t >/dev/null || no_e2e+=
 # tests need the machine to themselves. The example bots are a step of their own, which needs Python.
 e2e() { # -- [ARGUMENTS OF THE TESTS]
   local run=(cargo test --release --test e2e -- --test-threads=1)
-  local shared=(ari:: audio:: dropin:: lifecycle:: recording::pbx variants::)
+  local shared=(ari:: dropin:: recording::pbx)
   local first rc=0 skipped=()
   shift
   if [ $# != 0 ]; then "${run[@]}" "$@"; return; fi
