@@ -81,8 +81,9 @@ async def listen(ws: WebSocket):
 
 
 def completion(messages):
-    """The deltas of an answer."""
-    last = messages[-1]
+    """The deltas of an answer to the last message that is not an assistant's: what an interruption
+    left of the bot's own speech may arrive after it."""
+    last = [message for message in messages if message["role"] != "assistant"][-1]
     text = last["content"] if isinstance(last["content"], str) else last["content"][0]["text"]
     note(f"llm {last['role']}: {text}")
     if "pressed 9" in text:
