@@ -6,8 +6,8 @@ pub fn start() -> std::time::Instant {
 }
 
 /// Returns recorder settings for a test's directory, with defaults for the rest.
-pub fn recordings(directory: &std::path::Path) -> crate::record::recorder::Settings {
-    crate::record::recorder::Settings {
+pub fn recordings(directory: &std::path::Path) -> crate::record::settings::RecordSettings {
+    crate::record::settings::RecordSettings {
         directory: directory.to_owned(),
         layout: crate::record::layout::Layout::default(),
         encoding: None,

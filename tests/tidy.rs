@@ -70,6 +70,7 @@ const PURE: &[&str] = &[
     "record/layout.rs",
     "record/notice.rs",
     "record/recording.rs",
+    "record/settings.rs",
     "record/sidecar.rs",
     "record/wav.rs",
     "config/plan.rs",

@@ -15,10 +15,11 @@ use crate::config::resolve::Resolver;
 use crate::config::schema::Settings;
 use crate::config::values::Span;
 use crate::record::layout::Layout;
+use crate::record::settings::RecordSettings;
 use crate::record::upload::UploadSettings;
 use crate::record::wav::Encoding;
 use crate::record::webhook::Webhook;
-use crate::record::{When, notice, recorder};
+use crate::record::{When, notice};
 use crate::tls;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -144,7 +145,7 @@ pub enum WhenWord {
 
 /// The checked settings of recording, upload and webhook.
 pub struct RecordingPlan {
-    pub settings: recorder::Settings,
+    pub settings: RecordSettings,
     pub upload: Option<UploadSettings>,
     pub delete_after: bool,
     pub webhook: Option<Webhook>,
@@ -191,7 +192,7 @@ impl Resolver<'_> {
         }
         let upload = self.upload(&recording.upload)?;
         let webhook = self.webhook(&recording.webhook)?;
-        let plan = recorder::Settings {
+        let plan = RecordSettings {
             directory: PathBuf::from(directory),
             layout: recording.layout.0.clone(),
             encoding: match recording.format {

@@ -16,7 +16,7 @@ use crate::folder::Root;
 use crate::record::disk::Part;
 use crate::record::health::{Alive, Health, Reminder};
 use crate::record::queue::Load;
-use crate::record::recorder::Settings;
+use crate::record::settings::RecordSettings;
 use crate::record::sidecar::{Sidecar, State};
 use crate::record::{counters, outbox, repair, retention};
 
@@ -50,7 +50,7 @@ pub struct Closing {
 /// State of the thread.
 pub struct Closer {
     root: Root,
-    settings: Arc<Settings>,
+    settings: Arc<RecordSettings>,
     health: Arc<Health>,
     load: Arc<Load>,
     /// Called when the outbox has a new entry.
@@ -74,7 +74,7 @@ pub struct Closer {
 impl Closer {
     pub fn new(
         root: Root,
-        settings: Arc<Settings>,
+        settings: Arc<RecordSettings>,
         health: Arc<Health>,
         load: Arc<Load>,
         finished: impl Fn() + Send + 'static,

@@ -28,6 +28,7 @@ pub mod recorder;
 pub mod recording;
 pub mod repair;
 pub mod retention;
+pub mod settings;
 pub mod sidecar;
 pub mod upload;
 pub mod wav;

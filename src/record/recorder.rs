@@ -2,7 +2,6 @@
 //! reading of the clock.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{channel, sync_channel};
@@ -15,11 +14,10 @@ use crate::folder::Root;
 use crate::media::g711::Law;
 use crate::record::closer::Closer;
 use crate::record::health::Health;
-use crate::record::layout::Layout;
 use crate::record::queue::{Begin, Job, Queue};
 use crate::record::recording::{BLOCK_FRAMES, Recording};
+use crate::record::settings::RecordSettings;
 use crate::record::sidecar::{CallInfo, Sidecar};
-use crate::record::wav::Encoding;
 use crate::record::writer::Writer;
 
 /// Seconds of audio per call that may wait for the disk; all calls share the sum.
@@ -27,35 +25,13 @@ const QUEUE_SECONDS: usize = 10;
 /// How long a flush, as at shutdown, waits for the disk.
 const FLUSH: Duration = Duration::from_secs(20);
 
-/// Settings of all recordings.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub directory: PathBuf,
-    pub layout: Layout,
-    /// `None` keeps the call's own G.711 law, without transcoding.
-    pub encoding: Option<Encoding>,
-    /// Interval of syncing to disk; zero for never.
-    pub fsync: Duration,
-    /// Free space, in percent of the disk, that recordings must leave.
-    pub keep_free_percent: f64,
-    /// Age at which recordings are deleted.
-    pub keep: Option<Duration>,
-    /// Size of all recordings above which the oldest are deleted.
-    pub keep_bytes: Option<u64>,
-    /// Refuse new calls while they cannot be recorded.
-    pub require: bool,
-    /// Upload finished recordings, or send a webhook.
-    pub outbox: bool,
-    pub max_calls: usize,
-}
-
 /// Starts [`Recording`]s; cloned for every PBX.
 #[derive(Clone)]
 pub struct Recorder {
     queue: Queue,
     /// Number of the next recording, shared by all clones.
     next_key: Arc<AtomicU64>,
-    settings: Arc<Settings>,
+    settings: Arc<RecordSettings>,
     health: Arc<Health>,
 }
 
@@ -66,7 +42,10 @@ impl Recorder {
     ///
     /// # Errors
     /// Returns an error if a thread cannot be started.
-    pub fn new(settings: Settings, finished: impl Fn() + Send + 'static) -> io::Result<Recorder> {
+    pub fn new(
+        settings: RecordSettings,
+        finished: impl Fn() + Send + 'static,
+    ) -> io::Result<Recorder> {
         let limit = settings.max_calls.max(1) * QUEUE_SECONDS * 50 / BLOCK_FRAMES as usize;
         let (queue, jobs) = Queue::new(limit);
         let (settings, health) = (Arc::new(settings), Arc::new(Health::default()));
@@ -136,7 +115,7 @@ mod tests {
     use crate::record::{library, wav};
     use crate::testing::recordings;
 
-    fn recorder(settings: Settings) -> Recorder {
+    fn recorder(settings: RecordSettings) -> Recorder {
         Recorder::new(settings, || {}).unwrap()
     }
 
@@ -195,7 +174,7 @@ mod tests {
         for encoding in wav::Encoding::ALL {
             let directory = tempfile::tempdir().unwrap();
             let settings = recordings(directory.path());
-            let recorder = recorder(Settings { encoding: Some(encoding), ..settings });
+            let recorder = recorder(RecordSettings { encoding: Some(encoding), ..settings });
             let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
             talk(&mut recording, 1..20);
             finish(&recorder, recording);
@@ -270,8 +249,8 @@ mod tests {
     #[test]
     fn keep_free_percent_is_left_free() {
         let directory = tempfile::tempdir().unwrap();
-        let settings = Settings { keep_free_percent: 100.0, ..recordings(directory.path()) };
-        let recorder = recorder(Settings { require: true, ..settings });
+        let settings = RecordSettings { keep_free_percent: 100.0, ..recordings(directory.path()) };
+        let recorder = recorder(RecordSettings { require: true, ..settings });
         assert!(recorder.refuses()); // the disk has not been checked yet
         recorder.flush();
         let trouble = recorder.trouble().expect("there is trouble");

@@ -160,14 +160,15 @@ mod tests {
     use super::*;
     use crate::media::g711::Law;
     use crate::record::disk::with_ending;
-    use crate::record::recorder::{Recorder, Settings};
+    use crate::record::recorder::Recorder;
     use crate::record::recording::Tap;
+    use crate::record::settings::RecordSettings;
     use crate::record::wav;
     use crate::testing::recordings;
 
     /// Returns a directory with the files that a call of 50 frames leaves under `incomplete/` when
     /// the program is killed. They are copied while the recorder is still running.
-    fn crashed(settings: impl FnOnce(Settings) -> Settings) -> tempfile::TempDir {
+    fn crashed(settings: impl FnOnce(RecordSettings) -> RecordSettings) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         let recorder = Recorder::new(settings(recordings(directory.path())), || {}).unwrap();
         let call = CallInfo { id: "17-ab".into(), pbx: "main".into(), ..CallInfo::default() };
@@ -212,7 +213,7 @@ mod tests {
     #[test]
     fn recordings_left_by_a_crash_are_repaired() {
         for encoding in [None, Some(Encoding::A), Some(Encoding::Pcm16)] {
-            let directory = crashed(|settings| Settings { encoding, ..settings });
+            let directory = crashed(|settings| RecordSettings { encoding, ..settings });
             let (count, announced) = repaired(directory.path());
             assert_eq!((count, announced.len(), left(directory.path())), (1, 1, 0));
             let (sidecar, audio) = read(directory.path(), &announced[0]);

@@ -21,7 +21,7 @@ use crate::record::disk::Part;
 use crate::record::health::{Alive, Health, Reminder};
 use crate::record::layout::INCOMPLETE;
 use crate::record::queue::{Begin, Block, End, Job, Load};
-use crate::record::recorder::Settings;
+use crate::record::settings::RecordSettings;
 use crate::record::sidecar::{Interval, Sidecar, State};
 use crate::record::wav::Encoding;
 
@@ -133,7 +133,7 @@ struct Trouble {
 /// State of the thread.
 pub struct Writer {
     root: Root,
-    settings: Arc<Settings>,
+    settings: Arc<RecordSettings>,
     health: Arc<Health>,
     load: Arc<Load>,
     /// Unfinished recordings, by key.
@@ -154,7 +154,7 @@ pub struct Writer {
 impl Writer {
     pub fn new(
         root: Root,
-        settings: Arc<Settings>,
+        settings: Arc<RecordSettings>,
         health: Arc<Health>,
         load: Arc<Load>,
         closing: Sender<Finished>,

@@ -12,8 +12,9 @@ use trunkless::media::g711::Law;
 use trunkless::record::disk::{self, with_ending};
 use trunkless::record::layout::Layout;
 use trunkless::record::library;
-use trunkless::record::recorder::{Recorder, Settings};
+use trunkless::record::recorder::Recorder;
 use trunkless::record::recording::{Ending, Tap};
+use trunkless::record::settings::RecordSettings;
 use trunkless::record::sidecar::{CallInfo, Sidecar};
 
 use crate::asterisk::cache;
@@ -160,8 +161,8 @@ impl Recordings {
         assert_eq!(self.waiting(), count as usize);
     }
 
-    fn settings(&self) -> Settings {
-        Settings {
+    fn settings(&self) -> RecordSettings {
+        RecordSettings {
             directory: self.path().to_owned(),
             layout: Layout::default(),
             encoding: None,
