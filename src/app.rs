@@ -23,7 +23,7 @@ use crate::call::switchboard::{CallConfigs, CallStarter, Switchboard};
 use crate::call::worker::pool::Workers;
 use crate::call::worker::task::Record;
 use crate::call::{self, CallConfig};
-use crate::command::{Command, Refusal};
+use crate::command::{Command, NotQueued};
 use crate::config::plan::{AiPlan, Plan};
 use crate::control::{self, Watched};
 use crate::folder::Root;
@@ -149,7 +149,7 @@ impl App {
     ///
     /// # Errors
     /// Returns the reason if the command was not queued.
-    pub fn command(&self, call: &str, command: Command) -> Result<(), Refusal> {
+    pub fn command(&self, call: &str, command: Command) -> Result<(), NotQueued> {
         self.switchboard.send(call, command)
     }
 

@@ -21,7 +21,7 @@ pub enum RecordCommand {
 
 /// The reason why a call did not accept a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum NotQueued {
     #[error("no such call")]
     NoSuchCall,
     #[error("too many commands are queued for this call")]

@@ -16,7 +16,7 @@ use crate::call::end::EndReason;
 use crate::call::worker::pool::Workers;
 use crate::call::worker::task::{Record, run};
 use crate::call::{CallConfig, Offer, SourceRequest, counters};
-use crate::command::{Command, Refusal};
+use crate::command::{Command, NotQueued};
 use crate::record::recorder::Recorder;
 use crate::telemetry::PANICS;
 
@@ -132,12 +132,12 @@ impl Switchboard {
     ///
     /// # Errors
     /// Returns the reason if the command was not queued.
-    pub fn send(&self, call: &str, command: Command) -> Result<(), Refusal> {
+    pub fn send(&self, call: &str, command: Command) -> Result<(), NotQueued> {
         let calls = self.lock();
-        let to = calls.get(call).ok_or(Refusal::NoSuchCall)?;
+        let to = calls.get(call).ok_or(NotQueued::NoSuchCall)?;
         to.try_send(command).map_err(|error| match error {
-            TrySendError::Full(_) => Refusal::QueueFull,
-            TrySendError::Closed(_) => Refusal::NoSuchCall,
+            TrySendError::Full(_) => NotQueued::QueueFull,
+            TrySendError::Closed(_) => NotQueued::NoSuchCall,
         })
     }
 
@@ -157,5 +157,25 @@ fn refuse(offer: &Offer, reason: EndReason) {
     let departure = DeparturePolicy::default().departure(reason, false, offer.can_continue);
     if let Some(departure) = departure {
         (offer.requests)(SourceRequest::End { reason, departure });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::RecordCommand;
+
+    #[test]
+    fn a_command_that_is_not_queued_has_a_reason() {
+        let switchboard = Switchboard::default();
+        let command = Command::Record(RecordCommand::Start);
+        assert_eq!(switchboard.send("1", command), Err(NotQueued::NoSuchCall));
+        let commands = switchboard.add("1");
+        for _ in 0..MAX_COMMANDS {
+            assert_eq!(switchboard.send("1", command), Ok(()));
+        }
+        assert_eq!(switchboard.send("1", command), Err(NotQueued::QueueFull));
+        drop(commands);
+        assert_eq!(switchboard.send("1", command), Err(NotQueued::NoSuchCall));
     }
 }
