@@ -33,6 +33,8 @@ pub const FAREWELL: Duration = Duration::from_secs(2);
 /// Bytes passed to the kernel at once, exceeded by at most one message. The limit is low because
 /// messages that were passed on can no longer be dropped.
 const CHUNK_BYTES: usize = 2 * 1024;
+/// Bytes sent to one AI before the other calls get their turn, exceeded by at most one chunk.
+const TURN_BYTES: usize = 32 * 1024;
 /// Capacity that the audio buffer may keep after a long message.
 const KEPT_BYTES: usize = 16 * 1024;
 /// Bytes read at once.
@@ -374,7 +376,13 @@ impl AiSocket {
         self.farewell < Farewell::Waiting
     }
 
-    /// Sends what is queued, as far as the kernel accepts it.
+    /// Returns true if more can be sent than one turn allows.
+    pub fn has_backlog(&self) -> bool {
+        let waiting = !self.queue.is_empty() || !self.opening.is_empty();
+        waiting && !self.blocked && self.is_open()
+    }
+
+    /// Sends what is queued, as far as the kernel accepts it, but no more than one turn allows.
     ///
     /// # Errors
     /// Returns how the stream ended.
@@ -397,7 +405,8 @@ impl AiSocket {
                 scratch.frames.clear();
             }
         }
-        while self.is_open() && !self.blocked {
+        let mut sent_bytes = 0;
+        while self.is_open() && !self.blocked && sent_bytes < TURN_BYTES {
             while scratch.frames.len() < CHUNK_BYTES {
                 if let Some(text) = self.opening.pop_front() {
                     scratch.write(text.as_bytes());
@@ -413,6 +422,7 @@ impl AiSocket {
             if scratch.frames.is_empty() {
                 break;
             }
+            sent_bytes += scratch.frames.len();
             let sent = self.socket.get_mut().send(&scratch.frames);
             scratch.frames.clear();
             if !sent? {

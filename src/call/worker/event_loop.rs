@@ -104,7 +104,7 @@ pub(in crate::call) struct Worker {
     free: Vec<usize>,
     /// The deadlines of all slots, earliest first.
     timers: BinaryHeap<Reverse<(Instant, Token)>>,
-    /// Slots whose AI has sent more than is read in one turn.
+    /// Slots whose AI has sent, or is to be sent, more than one turn allows.
     starved: Vec<Token>,
     buffers: Buffers,
 }
@@ -306,11 +306,13 @@ impl Worker {
             Occupant::Call(live) => {
                 let more = live.on(now, cause, waker, buffers);
                 let ended = live.running.act(now, &mut buffers.scratch);
+                let more = more || live.running.ai.as_ref().is_some_and(AiSocket::has_backlog);
                 (ended, more, live.running.closing.take(), live.running.next_timeout())
             }
             Occupant::Leaving(leaving) => {
                 let over = leaving.on(now, cause, buffers).then_some(EndReason::AiHangup);
-                (over, leaving.ai.is_starved(), None, Some(leaving.until))
+                let more = leaving.ai.is_starved() || leaving.ai.has_backlog();
+                (over, more, None, Some(leaving.until))
             }
         }));
         let Ok((ended, more, closing, at)) = handled else { return self.discard(index) };
