@@ -9,10 +9,11 @@ use bytes::Bytes;
 
 use crate::call::words::Seeds;
 use crate::call::{CallConfig, RemoteMedia};
-use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, SILENCE, Samples, is_quiet};
+use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, SILENCE, Samples};
 use crate::media::g711::{self, Law};
 use crate::media::pacer::Pacer;
 use crate::media::playout::Playout;
+use crate::media::quiet::QuietRun;
 use crate::media::sender::{AudioPacket, Sender};
 
 /// A frame that is now due to be sent to the caller.
@@ -45,6 +46,8 @@ pub(super) struct Playing {
     played_at: Option<Instant>,
     /// Marks of the audio sent so far, each with the time at which that audio has been played.
     marks: VecDeque<(Instant, String)>,
+    /// Finds the places where silence can be added, when the AI is slower than real time.
+    quiet: QuietRun,
     /// True if the next packet has to have the marker, because earlier ones were not sent.
     resumes: bool,
 }
@@ -61,6 +64,7 @@ impl Playing {
             prebuffer: config.media.prebuffer,
             played_at: None,
             marks: VecDeque::new(),
+            quiet: QuietRun::default(),
             resumes: true,
         }
     }
@@ -187,7 +191,9 @@ impl Playing {
             let played_at = now + FRAME_TIME;
             self.played_at = Some(played_at);
             self.collect_marks(played_at);
-            if lags && is_quiet(Law::Mu, &samples) {
+            if !lags {
+                self.quiet.reset();
+            } else if self.quiet.hides_step(Law::Mu, &samples, false) {
                 self.pacer.iter_mut().for_each(Pacer::pad);
             }
         }

@@ -13,9 +13,6 @@ pub const RATE: u64 = 8000;
 /// The mu-law byte for silence.
 pub const SILENCE: u8 = 0xff;
 
-/// The level below which a frame is quiet: −50 dBFS of 32768.
-const QUIET_RMS: i64 = 104;
-
 /// The samples of one frame, in mu-law unless a law is given with them.
 pub type Samples = [u8; FRAME_SAMPLES];
 
@@ -52,18 +49,6 @@ impl Frame {
             }
         }
     }
-
-    /// Returns true if the level (RMS) is below about −50 dBFS, so that leaving the frame out, or
-    /// playing it twice, takes no speech from the listener.
-    pub fn is_quiet(&self) -> bool {
-        is_quiet(self.law, &self.samples)
-    }
-}
-
-/// Like [`Frame::is_quiet`], for samples in this law.
-pub fn is_quiet(law: Law, samples: &Samples) -> bool {
-    let energy: i64 = samples.iter().map(|s| i64::from(law.decode(*s)).pow(2)).sum();
-    energy < QUIET_RMS.pow(2) * FRAME_SAMPLES as i64
 }
 
 /// The number of samples in `duration` at 8 kHz, rounded down.

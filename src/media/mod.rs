@@ -7,6 +7,7 @@ pub mod frame;
 pub mod g711;
 pub mod pacer;
 pub mod playout;
+pub mod quiet;
 pub mod receiver;
 pub mod rtcp;
 pub mod rtp;

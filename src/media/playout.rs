@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use crate::media::frame::{FRAME_SAMPLES, SILENCE, Samples, is_quiet};
+use crate::media::frame::{FRAME_SAMPLES, SILENCE, Samples};
 use crate::media::g711::Law;
+use crate::media::quiet::QuietRun;
 use crate::media::standing::Standing;
 
 /// At most this many marks are queued. Beyond that, the oldest mark comes due early, so that none
@@ -60,8 +61,7 @@ pub struct Playout {
     /// Marks that are due but not yet sent back, in order.
     due: VecDeque<String>,
     standing: Standing,
-    /// True if the last frame was found to be quiet.
-    quiet: bool,
+    quiet: QuietRun,
     /// Quiet frames left out to work off a standing delay.
     pub left_out: u64,
     /// Audio discarded because the queue or the budget was full.
@@ -80,7 +80,7 @@ impl Playout {
             budget,
             due: VecDeque::new(),
             standing: Standing::default(),
-            quiet: false,
+            quiet: QuietRun::default(),
             left_out: 0,
             discarded_bytes: 0,
         }
@@ -155,11 +155,12 @@ impl Playout {
     /// while there is a standing delay.
     pub fn next_frame(&mut self, now: Instant) -> Option<Samples> {
         let mut frame = self.front()?;
-        self.quiet &= self.standing.has_surplus();
+        if !self.standing.has_surplus() {
+            self.quiet.reset();
+        }
         while self.standing.has_surplus() && self.audio.len() > FRAME_SAMPLES {
-            let before = std::mem::replace(&mut self.quiet, is_quiet(Law::Mu, &frame));
-            // a quiet frame after another is left out
-            if !(before && self.quiet && self.standing.leaves_out()) {
+            let hidden = self.quiet.hides_step(Law::Mu, &frame, false);
+            if !(hidden && self.standing.leaves_out()) {
                 break;
             }
             self.left_out += 1;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::media::frame::{FRAME_SAMPLES, Frame, Kind, RATE, SILENCE, Samples, samples_in};
 use crate::media::g711::Law;
+use crate::media::quiet::QuietRun;
 
 /// After this long without RTP, our clock takes over.
 const FILL_AFTER: Duration = Duration::from_millis(100);
@@ -26,7 +27,7 @@ const BEHIND_AFTER: Duration = Duration::from_millis(400);
 const MAX_LOSS: i64 = 2 * RATE as i64;
 /// Gains for concealment: the last frame is repeated, fading out, and then silence follows.
 const FADE: [f32; 3] = [0.7, 0.4, 0.15];
-/// Half a second, in samples: so far ahead, whole pauses are left out.
+/// Half a second, in samples.
 const FAR: i64 = RATE as i64 / 2;
 /// Samples per frame, signed.
 const FRAME: i64 = FRAME_SAMPLES as i64;
@@ -88,8 +89,7 @@ pub struct Timeline {
     owed: i64,
     /// The furthest that the timeline was ahead of real time, and since when.
     best: Option<(Instant, i64)>,
-    /// True if the last frame was found to be quiet.
-    quiet: bool,
+    quiet: QuietRun,
     pub counts: Counts,
 }
 
@@ -112,7 +112,7 @@ impl Timeline {
             surplus: 0,
             owed: 0,
             best: None,
-            quiet: false,
+            quiet: QuietRun::default(),
             counts: Counts::default(),
         }
     }
@@ -275,12 +275,11 @@ impl Timeline {
         }
         let frame = Frame { samples, law: self.law, kind };
         if self.surplus < FRAME && self.owed == 0 {
-            self.quiet = false;
+            self.quiet.reset();
             return self.frames.push_back(frame);
         }
-        // a step is hidden between two quiet frames; far ahead, the first of them goes too
-        let before = std::mem::replace(&mut self.quiet, frame.is_quiet());
-        let hidden = self.quiet && (before || self.surplus >= FAR);
+        // far ahead, whole pauses are left out
+        let hidden = self.quiet.hides_step(self.law, &frame.samples, self.surplus >= FAR);
         if hidden && self.surplus >= FRAME {
             self.surplus -= FRAME;
             self.position -= FRAME;
