@@ -36,7 +36,7 @@ const MAX_PENDING: usize = 1 << 20;
 
 /// Results of this thread.
 #[derive(Debug, Default)]
-pub struct Said {
+pub struct AiResults {
     /// Judged frames sent to the callers, without those of floods.
     pub sent: u64,
     /// Judged floods sent.
@@ -107,7 +107,7 @@ impl Ai {
     ///
     /// # Errors
     /// Returns any I/O error from epoll, the listener or a newly accepted socket.
-    pub fn run(self) -> io::Result<Said> {
+    pub fn run(self) -> io::Result<AiResults> {
         let waiting = Waiting::new(self.calls)?;
         self.listener.set_nonblocking(true)?;
         waiting.watch(&self.listener, LISTENER)?;
@@ -117,7 +117,7 @@ impl Ai {
             ring: Ring::new(places, self.shared.clock.now_ns() + 7_300_000),
             streams: (0..places).map(|_| None).collect(),
             next_number: 0,
-            said: Said::default(),
+            results: AiResults::default(),
             waiting,
             burst: Vec::new(),
             hint: 0,
@@ -141,7 +141,7 @@ impl Ai {
                 }
             }
         }
-        Ok(server.said)
+        Ok(server.results)
     }
 }
 
@@ -153,7 +153,7 @@ struct Server {
     streams: Vec<Option<Stream>>,
     /// Number of the next stream.
     next_number: u32,
-    said: Said,
+    results: AiResults,
     waiting: Waiting,
     /// Buffer for messages other than a single frame.
     burst: Vec<u8>,
@@ -171,8 +171,8 @@ impl Server {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
         let Some(place) = self.streams.iter().position(Option::is_none) else {
-            self.said.broken += 1;
-            self.said.why_broken = Some("more connections than places for calls");
+            self.results.broken += 1;
+            self.results.why_broken = Some("more connections than places for calls");
             return Ok(());
         };
         self.waiting.watch(&socket, place as u64 + 1)?;
@@ -212,28 +212,28 @@ impl Server {
             Say::First | Say::Paced => {
                 let kind = if say == Say::First { Kind::First } else { Kind::Paced };
                 stream.compose(kind, now_us, judged);
-                self.said.sent += u64::from(judged);
-                stream.send(None, &mut self.said);
+                self.results.sent += u64::from(judged);
+                stream.send(None, &mut self.results);
             }
             Say::Flood => {
                 stream.flood = judged.then_some(stream.frame);
-                self.said.floods += u64::from(judged);
+                self.results.floods += u64::from(judged);
                 for place in 0..FLOOD_FRAMES {
                     stream.compose(Kind::Flood(place), now_us, judged);
                     self.burst.extend_from_slice(&stream.media);
                 }
-                stream.send(Some(&self.burst), &mut self.said);
+                stream.send(Some(&self.burst), &mut self.results);
             }
             Say::Clear => {
                 let (sender, at_us) = (stream.number, now_us);
                 let cleared = stream.flood.take().map(|first| Cleared { sender, first, at_us });
-                self.said.clears.extend(cleared);
+                self.results.clears.extend(cleared);
                 self.burst.extend_from_slice(&stream.clear);
-                stream.send(Some(&self.burst), &mut self.said);
+                stream.send(Some(&self.burst), &mut self.results);
             }
         }
         if window.holds(now_us) {
-            self.said.own_lateness.add_us((now_ns - due.at_ns) / 1000);
+            self.results.own_lateness.add_us((now_ns - due.at_ns) / 1000);
         }
         self.watch_writing(due.sender, true);
     }
@@ -251,8 +251,8 @@ impl Server {
     }
 
     fn give_up(&mut self, place: usize, why: &'static str) {
-        self.said.broken += 1;
-        self.said.why_broken = Some(why);
+        self.results.broken += 1;
+        self.results.why_broken = Some(why);
         self.streams[place] = None;
     }
 
@@ -314,21 +314,21 @@ impl Server {
             match frame.opcode {
                 BINARY => {
                     let counting = window.holds(now_us);
-                    stream.on_audio(Stamp::read(payload), now_us, counting, &mut self.said);
+                    stream.on_audio(Stamp::read(payload), now_us, counting, &mut self.results);
                 }
                 TEXT => {
                     let counting = window.holds(now_us);
-                    stream.on_text(payload, now_us, counting, &mut self.said, &mut self.hint)?;
+                    stream.on_text(payload, now_us, counting, &mut self.results, &mut self.hint)?;
                 }
                 PING => {
                     let mut pong = Vec::new();
                     websocket::write(PONG, payload, &mut pong);
-                    stream.send(Some(&pong), &mut self.said);
+                    stream.send(Some(&pong), &mut self.results);
                 }
                 CLOSE => {
                     let mut close = Vec::new();
                     websocket::write(CLOSE, payload, &mut close);
-                    stream.send(Some(&close), &mut self.said);
+                    stream.send(Some(&close), &mut self.results);
                     self.streams[place] = None;
                     return Ok(at);
                 }
@@ -345,10 +345,10 @@ impl Stream {
         text: &[u8],
         now_us: u64,
         counting: bool,
-        said: &mut Said,
+        results: &mut AiResults,
         hint: &mut usize,
     ) -> Result<(), &'static str> {
-        said.messages_in += u64::from(counting);
+        results.messages_in += u64::from(counting);
         let Some(payload) = websocket::media_payload(text, hint) else {
             let value: Value =
                 serde_json::from_slice(text).map_err(|_| "a text message is not JSON")?;
@@ -361,7 +361,7 @@ impl Stream {
             }
             self.started_us = Some(now_us);
             self.compose(Kind::First, now_us, false);
-            self.send(None, said);
+            self.send(None, results);
             return Ok(());
         };
         let mut samples = [0; 256];
@@ -369,15 +369,15 @@ impl Stream {
             Ok(n) => Stamp::read(&samples[..n]),
             Err(_) => Read::Damaged,
         };
-        self.on_audio(read, now_us, counting, said);
+        self.on_audio(read, now_us, counting, results);
         Ok(())
     }
 
-    fn on_audio(&mut self, read: Read, now_us: u64, counting: bool, said: &mut Said) {
-        if let Some(stamp) = self.ledger.take(&mut said.tally, read, now_us, counting)
+    fn on_audio(&mut self, read: Read, now_us: u64, counting: bool, results: &mut AiResults) {
+        if let Some(stamp) = self.ledger.take(&mut results.tally, read, now_us, counting)
             && stamp.judged
         {
-            said.tally.time(now_us.saturating_sub(stamp.sent_us));
+            results.tally.time(now_us.saturating_sub(stamp.sent_us));
         }
     }
 
@@ -422,7 +422,7 @@ impl Stream {
 
     /// Sends these bytes, or with `None` the `media` message. Bytes that the socket does not accept
     /// are queued in order.
-    fn send(&mut self, bytes: Option<&[u8]>, said: &mut Said) {
+    fn send(&mut self, bytes: Option<&[u8]>, results: &mut AiResults) {
         let bytes = bytes.unwrap_or(&self.media);
         if !self.unsent.is_empty() {
             self.unsent.extend_from_slice(bytes);
@@ -431,7 +431,7 @@ impl Stream {
         // an error shows up at the next read
         let sent = (&self.socket).write(bytes).unwrap_or(0);
         if sent < bytes.len() {
-            said.blocked += 1;
+            results.blocked += 1;
             self.unsent.extend_from_slice(&bytes[sent..]);
         }
     }

@@ -14,7 +14,7 @@ use crate::bench::ledger::{FloodEnd, Ledger, Tally};
 use crate::bench::pacing::{Envelope, played};
 use crate::bench::schedule::{Due, Ring};
 use crate::bench::shared::{Phase, Shared, Window};
-use crate::bench::signalling::{Audio, Signalling, Told};
+use crate::bench::signalling::{Audio, Change, Signalling};
 use crate::bench::stamp::{Kind, Read, Stamp};
 use crate::bench::waiting::Waiting;
 use crate::media::rtp::Packet;
@@ -31,7 +31,7 @@ const SIGNALLING: u64 = 0;
 
 /// Results of the callers' thread.
 #[derive(Debug, Default)]
-pub struct Heard {
+pub struct CallersResults {
     /// Calls attempted.
     pub asked: u32,
     pub answered: u32,
@@ -112,7 +112,7 @@ impl Callers {
     ///
     /// # Errors
     /// Returns any I/O error from epoll or the sockets, or an error if a call cannot be dialled.
-    pub fn run(self) -> io::Result<Heard> {
+    pub fn run(self) -> io::Result<CallersResults> {
         let mut waiting = Waiting::new(self.calls)?;
         waiting.watch(&self.signalling.fd(), SIGNALLING)?;
         let mut lines = Lines {
@@ -122,7 +122,7 @@ impl Callers {
             free: (0..self.calls).rev().collect(),
             next_dial_us: 0,
             next_hang_up_us: 0,
-            heard: Heard::default(),
+            results: CallersResults::default(),
             plan: self,
         };
         let (mut ready, mut buffer) = (Vec::new(), [0; 2048]);
@@ -140,7 +140,7 @@ impl Callers {
         for slot in 0..lines.slots.len() {
             lines.close(slot);
         }
-        Ok(lines.heard)
+        Ok(lines.results)
     }
 }
 
@@ -165,7 +165,7 @@ struct Lines {
     next_dial_us: u64,
     /// Time of the next hang-up at the end.
     next_hang_up_us: u64,
-    heard: Heard,
+    results: CallersResults,
 }
 
 impl Lines {
@@ -205,7 +205,7 @@ impl Lines {
         let churn = self.plan.hold_us.is_some();
         let enough = match churn {
             true => now_us >= self.plan.shared.window().close_us,
-            false => self.heard.asked as usize >= self.plan.calls,
+            false => self.results.asked as usize >= self.plan.calls,
         };
         if churn {
             self.hang_up_old(now, now_us);
@@ -221,10 +221,10 @@ impl Lines {
         let Some(slot) = self.free.pop() else { return Ok(()) };
         let rtp = rtp_socket(self.plan.local)?;
         waiting.watch(&rtp, slot as u64 + 1)?;
-        self.heard.asked += 1;
-        let number = self.heard.asked;
+        self.results.asked += 1;
+        let number = self.results.asked;
         let address = rtp.local_addr()?;
-        self.heard.first_dial_us.get_or_insert(now_us);
+        self.results.first_dial_us.get_or_insert(now_us);
         if !self.plan.signalling.dial(now, number, slot, address) {
             return Err(io::Error::other(
                 "cannot dial: the bridge is not registered (SIP) or has no events open (ARI)",
@@ -276,25 +276,25 @@ impl Lines {
     }
 
     fn poll_signalling(&mut self, now_us: u64) -> io::Result<()> {
-        while let Some(told) = self.plan.signalling.told() {
-            match told {
-                Told::Answered { number, line, audio } => {
+        while let Some(change) = self.plan.signalling.next_change() {
+            match change {
+                Change::Answered { number, line, audio } => {
                     if let Some(call) = self.on_line(number, line) {
                         call.connect(audio)?;
                         call.answered_us = Some(now_us);
                         let taken_us = now_us - call.dialled_us;
-                        self.heard.answered += 1;
-                        self.heard.last_answer_us = now_us;
-                        self.heard.invite_to_answer.add_us(taken_us);
+                        self.results.answered += 1;
+                        self.results.last_answer_us = now_us;
+                        self.results.invite_to_answer.add_us(taken_us);
                         self.plan.shared.answered.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                Told::Moved { number, audio } => {
+                Change::Moved { number, audio } => {
                     if let Some(call) = self.on_line(number, None) {
                         call.connect(audio)?;
                     }
                 }
-                Told::Ended { number, line, code } => self.ended(number, line, code),
+                Change::Ended { number, line, code } => self.ended(number, line, code),
             }
         }
         Ok(())
@@ -322,10 +322,10 @@ impl Lines {
         let Some(call) = self.on_line(number, line) else { return };
         let (answered, hanging_up) = (call.answered_us.is_some(), call.hanging_up);
         if !answered {
-            *self.heard.failed.entry(code).or_default() += 1;
+            *self.results.failed.entry(code).or_default() += 1;
             self.plan.shared.failed.fetch_add(1, Ordering::Relaxed);
         } else if !hanging_up {
-            self.heard.dropped += 1;
+            self.results.dropped += 1;
         }
         let Some(slot) = self.slot_of.remove(&number) else { return };
         self.close(slot);
@@ -337,7 +337,7 @@ impl Lines {
 
     fn close(&mut self, slot: usize) {
         let Some(mut call) = self.slots[slot].take() else { return };
-        self.heard.flood_ends.extend(call.ledger.end_flood(&mut self.heard.tally));
+        self.results.flood_ends.extend(call.ledger.end_flood(&mut self.results.tally));
         self.plan.shared.open_calls.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -361,12 +361,12 @@ impl Lines {
         let packet = call.sender.audio(call.payload_type, index, &samples, index == 0);
         call.frame += 1;
         if call.rtp.send(&packet).is_err() {
-            self.heard.refused += 1;
+            self.results.refused += 1;
         }
-        self.heard.sent += u64::from(judged);
+        self.results.sent += u64::from(judged);
         if window.holds(now_us) {
-            self.heard.packets_out += 1;
-            self.heard.own_lateness.add_us((now_ns - due.at_ns) / 1000);
+            self.results.packets_out += 1;
+            self.results.own_lateness.add_us((now_ns - due.at_ns) / 1000);
         }
     }
 
@@ -379,35 +379,41 @@ impl Lines {
         if packet.payload_type != call.payload_type {
             return;
         }
-        hear(call, &mut self.heard, &packet, now_us, window.holds(now_us));
+        account(call, &mut self.results, &packet, now_us, window.holds(now_us));
     }
 }
 
 /// Accounts for a packet to a caller. `counting` is true within the measured time.
-fn hear(call: &mut Call, heard: &mut Heard, packet: &Packet<'_>, now_us: u64, counting: bool) {
+fn account(
+    call: &mut Call,
+    results: &mut CallersResults,
+    packet: &Packet<'_>,
+    now_us: u64,
+    counting: bool,
+) {
     let before_us = call.last_packet_us.replace(now_us);
     if before_us.is_none() {
-        heard.invite_to_packet.add_us(now_us.saturating_sub(call.dialled_us));
+        results.invite_to_packet.add_us(now_us.saturating_sub(call.dialled_us));
     }
     let read = Stamp::read(packet.payload);
     let speech = read != Read::Silence;
     let restart = packet.marker || (call.speech_before && !speech);
     let late_us = call.envelope.take(packet.timestamp, now_us, restart);
     if counting {
-        heard.packets_in += 1;
+        results.packets_in += 1;
         if !restart {
-            heard.lateness.add_us(late_us);
+            results.lateness.add_us(late_us);
         }
     }
     let speech_before = std::mem::replace(&mut call.speech_before, speech);
-    let Some(stamp) = call.ledger.take(&mut heard.tally, read, now_us, counting) else { return };
+    let Some(stamp) = call.ledger.take(&mut results.tally, read, now_us, counting) else { return };
     if !std::mem::replace(&mut call.spoken_to, true) {
-        heard.invite_to_speech.add_us(now_us.saturating_sub(call.dialled_us));
+        results.invite_to_speech.add_us(now_us.saturating_sub(call.dialled_us));
     }
     if matches!(stamp.kind, Kind::Flood(_)) {
         return;
     }
-    heard.flood_ends.extend(call.ledger.end_flood(&mut heard.tally));
+    results.flood_ends.extend(call.ledger.end_flood(&mut results.tally));
     if !stamp.judged {
         return;
     }
@@ -415,12 +421,12 @@ fn hear(call: &mut Call, heard: &mut Heard, packet: &Packet<'_>, now_us: u64, co
     match (stamp.kind, before_us) {
         (Kind::Paced, Some(before_us)) => {
             let played = played(before_us, stamp.sent_us, now_us);
-            heard.tally.time(played.added_us);
-            heard.slot_wait.add_us(played.wait_us);
-            heard.whole_way.add_us(way_us);
-            heard.underruns += u64::from(!speech_before);
+            results.tally.time(played.added_us);
+            results.slot_wait.add_us(played.wait_us);
+            results.whole_way.add_us(way_us);
+            results.underruns += u64::from(!speech_before);
         }
-        _ => heard.talkspurt.add_us(way_us),
+        _ => results.talkspurt.add_us(way_us),
     }
 }
 

@@ -6,8 +6,8 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::bench::ai::{Cleared, Said};
-use crate::bench::callers::Heard;
+use crate::bench::ai::{AiResults, Cleared};
+use crate::bench::callers::CallersResults;
 use crate::bench::figures::Times;
 use crate::bench::ledger::{FloodEnd, Tally};
 use crate::bench::process::{self, Usage};
@@ -61,9 +61,14 @@ impl Outcome {
     }
 }
 
-pub fn report(options: &Options, outcome: Outcome, heard: Heard, said: Said) -> Report {
-    let clear_to_silence = clear_to_silence(&said.clears, &heard.flood_ends);
-    let not_valid = [("callers", &heard.own_lateness), ("AI", &said.own_lateness)];
+pub fn report(
+    options: &Options,
+    outcome: Outcome,
+    callers: CallersResults,
+    ai: AiResults,
+) -> Report {
+    let clear_to_silence = clear_to_silence(&ai.clears, &callers.flood_ends);
+    let not_valid = [("callers", &callers.own_lateness), ("AI", &ai.own_lateness)];
     let not_valid = not_valid.iter().filter_map(|(who, t)| verdict::why_not_valid(who, t));
     let machine = process::machine();
     let idle = outcome.percent(outcome.at_open.idle, outcome.at_close.idle);
@@ -72,23 +77,23 @@ pub fn report(options: &Options, outcome: Outcome, heard: Heard, said: Said) -> 
         calls_wanted: options.calls,
         seconds: outcome.seconds,
         recorded: options.record,
-        calls: calls(&heard),
-        to_ai: way(heard.sent, 0, &said.tally),
-        to_caller: way(said.sent, said.floods, &heard.tally),
-        message_to_rtp: heard.whole_way.spread(),
-        slot_wait: heard.slot_wait.spread(),
-        talkspurt: heard.talkspurt.spread(),
-        rtp_lateness: heard.lateness.spread(),
-        silence_within_speech: heard.underruns,
+        calls: calls(&callers),
+        to_ai: way(callers.sent, 0, &ai.tally),
+        to_caller: way(ai.sent, ai.floods, &callers.tally),
+        message_to_rtp: callers.whole_way.spread(),
+        slot_wait: callers.slot_wait.spread(),
+        talkspurt: callers.talkspurt.spread(),
+        rtp_lateness: callers.lateness.spread(),
+        silence_within_speech: callers.underruns,
         clear_to_silence: clear_to_silence.spread(),
-        ai_connections_broken: said.broken,
-        ai_why_broken: said.why_broken,
-        ai_sends_blocked: said.blocked,
-        packets_refused: heard.refused,
-        bridge: bridge(&outcome, heard.packets_in + heard.packets_out),
+        ai_connections_broken: ai.broken,
+        ai_why_broken: ai.why_broken,
+        ai_sends_blocked: ai.blocked,
+        packets_refused: callers.refused,
+        bridge: bridge(&outcome, callers.packets_in + callers.packets_out),
         generator: Generator {
-            callers_lateness: heard.own_lateness.spread(),
-            ai_lateness: said.own_lateness.spread(),
+            callers_lateness: callers.own_lateness.spread(),
+            ai_lateness: ai.own_lateness.spread(),
             callers_cpu_percent: outcome.percent(outcome.at_open.callers, outcome.at_close.callers),
             ai_cpu_percent: outcome.percent(outcome.at_open.ai, outcome.at_close.ai),
             grain_us: grain_us(options.calls as usize),
@@ -105,19 +110,19 @@ pub fn report(options: &Options, outcome: Outcome, heard: Heard, said: Said) -> 
     report
 }
 
-fn calls(heard: &Heard) -> Calls {
-    let first_us = heard.first_dial_us.unwrap_or(0);
-    let took_s = heard.last_answer_us.saturating_sub(first_us) as f64 / 1e6;
-    let rate = if took_s > 0.0 { f64::from(heard.answered) / took_s } else { 0.0 };
+fn calls(callers: &CallersResults) -> Calls {
+    let first_us = callers.first_dial_us.unwrap_or(0);
+    let took_s = callers.last_answer_us.saturating_sub(first_us) as f64 / 1e6;
+    let rate = if took_s > 0.0 { f64::from(callers.answered) / took_s } else { 0.0 };
     Calls {
-        asked: heard.asked,
-        answered: heard.answered,
-        failed_by_status: heard.failed.clone(),
-        dropped: heard.dropped,
+        asked: callers.asked,
+        answered: callers.answered,
+        failed_by_status: callers.failed.clone(),
+        dropped: callers.dropped,
         answered_per_second: rate,
-        invite_to_answer: heard.invite_to_answer.spread(),
-        invite_to_first_packet: heard.invite_to_packet.spread(),
-        invite_to_first_speech: heard.invite_to_speech.spread(),
+        invite_to_answer: callers.invite_to_answer.spread(),
+        invite_to_first_packet: callers.invite_to_packet.spread(),
+        invite_to_first_speech: callers.invite_to_speech.spread(),
     }
 }
 

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::bench::ai::{self, Ai, Said};
+use crate::bench::ai::{self, Ai, AiResults};
 use crate::bench::ari::Ari;
 use crate::bench::bridge::{Bridge, Folder};
-use crate::bench::callers::{self, Callers, Heard};
+use crate::bench::callers::{self, Callers, CallersResults};
 use crate::bench::launch::{self, PASSWORD, USERNAME};
 use crate::bench::outcome::{self, Outcome, Sample};
 use crate::bench::process;
@@ -99,7 +99,7 @@ pub fn run(options: &Options, cancelled: &AtomicBool) -> io::Result<Report> {
     };
     running.hang_up()?;
     running.shared.enter(Phase::Stop);
-    let (heard, said) = running.join_threads()?;
+    let (callers, ai) = running.join_threads()?;
     let exit_code = running.bridge.terminate(Duration::from_secs(20));
     let own = matches!(options.program, Program::Trunkless { .. });
     if own && exit_code.is_none() {
@@ -126,7 +126,7 @@ pub fn run(options: &Options, cancelled: &AtomicBool) -> io::Result<Report> {
         exit_code: exit_code.filter(|_| own),
         recordings_complete: recordings.transpose()?,
     };
-    Ok(outcome::report(options, outcome, heard, said))
+    Ok(outcome::report(options, outcome, callers, ai))
 }
 
 /// A measurement in progress.
@@ -136,9 +136,9 @@ struct Running<'a> {
     shared: Arc<Shared>,
     bridge: Bridge,
     /// The callers' thread; `None` once joined.
-    callers: Option<JoinHandle<io::Result<Heard>>>,
+    callers: Option<JoinHandle<io::Result<CallersResults>>>,
     /// The AI's thread; `None` once joined.
-    ai: Option<JoinHandle<io::Result<Said>>>,
+    ai: Option<JoinHandle<io::Result<AiResults>>>,
 }
 
 impl Drop for Running<'_> {
@@ -320,12 +320,12 @@ impl<'a> Running<'a> {
     }
 
     /// Joins both generator threads and returns their results.
-    fn join_threads(&mut self) -> io::Result<(Heard, Said)> {
+    fn join_threads(&mut self) -> io::Result<(CallersResults, AiResults)> {
         let panicked = || io::Error::other("a generator thread panicked");
         let callers = self.callers.take().ok_or_else(panicked)?;
         let ai = self.ai.take().ok_or_else(panicked)?;
-        let (heard, said) = (callers.join(), ai.join());
-        Ok((heard.map_err(|_| panicked())??, said.map_err(|_| panicked())??))
+        let (callers, ai) = (callers.join(), ai.join());
+        Ok((callers.map_err(|_| panicked())??, ai.map_err(|_| panicked())??))
     }
 }
 
