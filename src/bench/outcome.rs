@@ -1,21 +1,20 @@
 //! Turns the results of the threads and the samples from /proc into a report. Owns the reading of
 //! recordings.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::bench::ai::{AiResults, Cleared};
+use crate::bench::ai::AiResults;
 use crate::bench::callers::CallersResults;
-use crate::bench::figures::Times;
-use crate::bench::ledger::{FloodEnd, Tally};
-use crate::bench::process::{self, Usage};
-use crate::bench::report::{BridgeUse, Calls, Generator, Report, Way};
+use crate::bench::floods::Floods;
+use crate::bench::ledger::{Sent, Tally};
+use crate::bench::process::{self, MachineTime, Usage};
+use crate::bench::report::{BridgeUse, Calls, Generator, MachineUse, Report, Way};
 use crate::bench::run::Options;
 use crate::bench::trace::Traced;
 use crate::bench::verdict;
-use crate::bench::waiting::grain_us;
+use crate::bench::waiting::grain_ns;
 use crate::folder::Root;
 use crate::record::library;
 use crate::record::sidecar::State;
@@ -30,10 +29,9 @@ pub struct Sample {
     pub callers: Duration,
     /// CPU time of the AI thread.
     pub ai: Duration,
-    /// Idle time of all cores.
-    pub idle: Duration,
-    /// Time that the host took from all cores.
-    pub stolen: Duration,
+    /// CPU time of this whole process.
+    pub own: Duration,
+    pub machine: MachineTime,
     /// Calls in progress.
     pub calls: u32,
 }
@@ -67,25 +65,26 @@ pub fn report(
     callers: CallersResults,
     ai: AiResults,
 ) -> Report {
-    let clear_to_silence = clear_to_silence(&ai.clears, &callers.flood_ends);
+    let heard = &callers.heard;
+    let floods = Floods::compare(&ai.clears, &heard.flood_ends);
     let not_valid = [("callers", &callers.own_lateness), ("AI", &ai.own_lateness)];
     let not_valid = not_valid.iter().filter_map(|(who, t)| verdict::why_not_valid(who, t));
-    let machine = process::machine();
-    let idle = outcome.percent(outcome.at_open.idle, outcome.at_close.idle);
-    let stolen = outcome.percent(outcome.at_open.stolen, outcome.at_close.stolen);
     let mut report = Report {
+        machine: process::machine(),
+        profile: env!("BUILD_PROFILE"),
         calls_wanted: options.calls,
         seconds: outcome.seconds,
         recorded: options.record,
+        real_pbx: options.pbx.is_some(),
         calls: calls(&callers),
         to_ai: way(callers.sent, 0, &ai.tally),
-        to_caller: way(ai.sent, ai.floods, &callers.tally),
-        message_to_rtp: callers.whole_way.spread(),
-        slot_wait: callers.slot_wait.spread(),
-        talkspurt: callers.talkspurt.spread(),
-        rtp_lateness: callers.lateness.spread(),
-        silence_within_speech: callers.underruns,
-        clear_to_silence: clear_to_silence.spread(),
+        to_caller: way(ai.sent, floods.lost_tails, &heard.tally),
+        talkspurt: heard.talkspurt.spread(),
+        queued: heard.queued.spread(),
+        rtp_lateness: heard.lateness.spread(),
+        holes_in_speech: heard.holes,
+        holes_ms: heard.hole_frames * 20,
+        clear_to_silence: floods.clear_to_silence.spread(),
         ai_connections_broken: ai.broken,
         ai_why_broken: ai.why_broken,
         ai_sends_blocked: ai.blocked,
@@ -96,18 +95,29 @@ pub fn report(
             ai_lateness: ai.own_lateness.spread(),
             callers_cpu_percent: outcome.percent(outcome.at_open.callers, outcome.at_close.callers),
             ai_cpu_percent: outcome.percent(outcome.at_open.ai, outcome.at_close.ai),
-            grain_us: grain_us(options.calls as usize),
+            grain_us: grain_ns(options.calls as usize) / 1000,
         },
         recordings_complete: outcome.recordings_complete,
-        machine_idle_percent: idle / machine.cores.max(1) as f64,
-        machine_stolen_percent: stolen / machine.cores.max(1) as f64,
-        machine,
-        profile: env!("BUILD_PROFILE"),
+        machine_use: machine_use(&outcome),
         not_valid: not_valid.collect(),
         faults: Vec::new(),
     };
     report.faults = verdict::faults(&report);
     report
+}
+
+/// Returns what the cores of the machine did in the measured time.
+fn machine_use(outcome: &Outcome) -> MachineUse {
+    let Outcome { at_open: from, at_close: to, .. } = outcome;
+    let cores = process::machine().cores.max(1) as f64;
+    let percent = |from, to| outcome.percent(from, to) / cores;
+    let busy = percent(from.machine.busy, to.machine.busy);
+    let bench = percent(from.own + from.usage.cpu(), to.own + to.usage.cpu());
+    MachineUse {
+        idle_percent: percent(from.machine.idle, to.machine.idle),
+        stolen_percent: percent(from.machine.stolen, to.machine.stolen),
+        others_percent: (busy - bench).max(0.0),
+    }
 }
 
 fn calls(callers: &CallersResults) -> Calls {
@@ -126,17 +136,20 @@ fn calls(callers: &CallersResults) -> Calls {
     }
 }
 
-fn way(sent: u64, floods: u64, tally: &Tally) -> Way {
+/// `lost_tails` counts the frames of floods that are missing at their end.
+fn way(sent: Sent, lost_tails: u64, tally: &Tally) -> Way {
     Way {
-        // only the played part of a flood counts: how much should have been played is unknown
-        sent: sent + tally.flood_arrived + tally.flood_holes,
-        lost: tally.lost(sent, floods),
+        // of a flood, the part counts that was played or should have been
+        sent: sent.measured + tally.flood_arrived + tally.flood_holes + lost_tails,
+        lost: tally.lost(sent) + lost_tails,
+        first_second_sent: sent.first_second,
+        first_second_lost: tally.lost_in_first_second(sent),
         late: tally.late,
         swapped: tally.swapped,
         repeated: tally.repeated,
         damaged: tally.damaged,
         misrouted: tally.misrouted,
-        added: tally.added.spread(),
+        latency: tally.latency.spread(),
     }
 }
 
@@ -172,20 +185,6 @@ fn bridge(outcome: &Outcome, frames: u64) -> BridgeUse {
     }
 }
 
-/// Returns the times from sending `clear` to the arrival of the last frame of the flood that it
-/// ended; 0 if no frame arrived after it. Floods that did not arrive at all are left out.
-fn clear_to_silence(clears: &[Cleared], ends: &[FloodEnd]) -> Times {
-    let ends: HashMap<(u32, u32), u64> =
-        ends.iter().map(|end| ((end.sender, end.first), end.last_us)).collect();
-    let mut times = Times::default();
-    for clear in clears {
-        if let Some(last_us) = ends.get(&(clear.sender, clear.first)) {
-            times.add_us(last_us.saturating_sub(clear.at_us));
-        }
-    }
-    times
-}
-
 /// Counts the recordings below a directory that are complete and last at least `seconds`.
 ///
 /// # Errors
@@ -201,21 +200,4 @@ pub fn complete_recordings(directory: &Path, seconds: f64) -> io::Result<u32> {
         Err(why) => failed = Some(why),
     })?;
     failed.map_or(Ok(complete), Err)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clears_are_measured_to_the_last_frame_of_their_flood() {
-        let clear = |sender, first, at_us| Cleared { sender, first, at_us };
-        let end = |sender, first, last_us| FloodEnd { sender, first, last_us };
-        let clears = [clear(1, 400, 1_000_000), clear(2, 400, 1_000_000), clear(1, 800, 5_000_000)];
-        let ends = [end(1, 400, 1_012_000), end(2, 400, 990_000)];
-        let spread = clear_to_silence(&clears, &ends).spread().unwrap();
-        assert_eq!(spread.count, 2);
-        assert!((spread.max_ms - 12.0).abs() < 0.1);
-        assert!(spread.p50_ms < 0.01);
-    }
 }

@@ -171,7 +171,8 @@ impl<'a> Running<'a> {
             rate: options.rate,
             hold_us,
         };
-        let ai = Ai { shared: shared.clone(), listener, calls, hold_us };
+        let names_caller = options.pbx.is_none();
+        let ai = Ai { shared: shared.clone(), listener, calls, hold_us, names_caller };
         let mut command = launch::command(options, [pbx, listen], &url, folder)?;
         let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let callers = named(callers::THREAD).spawn(move || callers.run())?;
@@ -261,14 +262,13 @@ impl<'a> Running<'a> {
 
     fn sample(&self) -> Sample {
         let processes = process::tree(self.bridge.id());
-        let [idle, stolen] = process::machine_idle_and_stolen();
         Sample {
             at: Instant::now(),
             usage: process::usage(&processes),
             callers: process::own_thread(callers::THREAD),
             ai: process::own_thread(ai::THREAD),
-            idle,
-            stolen,
+            own: process::usage(&[std::process::id()]).cpu(),
+            machine: process::machine_time(),
             calls: self.shared.open_calls.load(Ordering::Relaxed),
         }
     }

@@ -270,6 +270,7 @@ impl Stasis {
 
     fn channel(&self, id: &str) -> Value {
         let app = self.app.as_deref().unwrap_or_default();
+        let number = number_of(id).map_or(String::new(), |number| number.to_string());
         let (name, state, app_name, app_data) = match number_of(id) {
             Some(number) => {
                 let up = self.callers.get(&number).is_some_and(|caller| caller.up);
@@ -280,7 +281,7 @@ impl Stasis {
         };
         let mut channel = json!({
             "id": id, "name": name, "state": state, "protocol_id": format!("{id}@bench"),
-            "caller": { "name": "", "number": "5550100" },
+            "caller": { "name": "", "number": number },
             "connected": { "name": "", "number": "" }, "accountcode": "",
             "dialplan": { "context": "bench", "exten": "8010", "priority": 2,
                 "app_name": app_name, "app_data": app_data },
