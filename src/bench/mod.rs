@@ -19,6 +19,7 @@ pub mod bridge;
 pub mod callers;
 pub mod figures;
 pub mod floods;
+pub mod floor;
 pub mod launch;
 pub mod ledger;
 pub mod listener;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::bench::ai::AiResults;
 use crate::bench::callers::CallersResults;
 use crate::bench::floods::Floods;
+use crate::bench::floor::Floor;
 use crate::bench::ledger::{Sent, Tally};
 use crate::bench::process::{self, MachineTime, Usage};
 use crate::bench::report::{BridgeUse, Calls, Generator, MachineUse, Report, Way};
@@ -49,6 +50,8 @@ pub struct Outcome {
     pub at_close: Sample,
     pub traced: Traced,
     pub exit_code: Option<i32>,
+    /// The kernel's floor, if it could be measured.
+    pub floor: Option<Floor>,
     pub recordings_complete: Option<u32>,
 }
 
@@ -181,6 +184,8 @@ fn bridge(outcome: &Outcome, frames: u64) -> BridgeUse {
         ),
         system_calls_per_frame: traced.a_second.map(|n| n / frames_a_second.max(1.0)),
         system_calls_by: traced.by,
+        floor: outcome.floor,
+        cpu_times_floor: outcome.floor.map(|f| (user + system) / calls / f.cpu_percent_per_call),
         exit_code: outcome.exit_code,
     }
 }

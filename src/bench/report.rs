@@ -7,6 +7,7 @@ use std::fmt::{self, Write as _};
 use serde::Serialize;
 
 use crate::bench::figures::Spread;
+use crate::bench::floor::Floor;
 use crate::bench::process::Machine;
 use crate::bench::verdict;
 
@@ -124,6 +125,10 @@ pub struct BridgeUse {
     pub system_calls_per_frame: Option<f64>,
     /// The tool that counted them, or the reason why they were not measured.
     pub system_calls_by: &'static str,
+    /// The least that the kernel's part of the work costs, measured right after the calls.
+    pub floor: Option<Floor>,
+    /// CPU per call as a multiple of this floor.
+    pub cpu_times_floor: Option<f64>,
     pub exit_code: Option<i32>,
 }
 
@@ -156,6 +161,25 @@ impl Report {
     /// Returns the CPU time of the bridge as a percentage of one core.
     pub fn cpu_percent(&self) -> f64 {
         self.bridge.cpu_user_percent + self.bridge.cpu_system_percent
+    }
+}
+
+impl BridgeUse {
+    fn write_floor(&self, out: &mut String) {
+        let _ = write!(out, "  CPU per call {:.3} % of a core", self.cpu_percent_per_call);
+        let _ = match self.floor.zip(self.cpu_times_floor) {
+            Some((floor, times)) => writeln!(
+                out,
+                ", {times:.1} x the floor of the kernel's four system calls ({:.3} %: RTP in \
+                 {:.2}, message out {:.2}, message in {:.2}, RTP out {:.2} us)",
+                floor.cpu_percent_per_call,
+                floor.receive_rtp_us,
+                floor.send_message_us,
+                floor.receive_message_us,
+                floor.send_rtp_us
+            ),
+            None => writeln!(out, "; floor of the kernel's system calls not measured"),
+        };
     }
 }
 
@@ -273,15 +297,15 @@ impl Report {
         let _ = writeln!(out, "  exec to ready: {start}{size}");
         let _ = writeln!(
             out,
-            "  CPU user {:.1} %, system {:.1} % of one core; {:.3} % per call; \
-             machine idle {:.0} %, stolen by its host {:.1} %, other processes {:.1} %",
+            "  CPU user {:.1} %, system {:.1} % of one core; machine idle {:.0} %, \
+             stolen by its host {:.1} %, other processes {:.1} %",
             b.cpu_user_percent,
             b.cpu_system_percent,
-            b.cpu_percent_per_call,
             self.machine_use.idle_percent,
             self.machine_use.stolen_percent,
             self.machine_use.others_percent
         );
+        b.write_floor(out);
         let _ = writeln!(
             out,
             "  resident {} kB ({} kB before the calls, {:.1} kB per call); {} threads",
@@ -374,6 +398,24 @@ pub mod tests {
         let text = report.to_string();
         assert!(text.contains("NOT VALID: the generator was late: callers"), "{text}");
         assert!(!text.contains("nothing lost"));
+    }
+
+    #[test]
+    fn the_text_compares_the_cpu_with_the_floor() {
+        let mut report = good();
+        assert!(report.to_string().contains("CPU per call 0.000 % of a core; floor"));
+        report.bridge.cpu_percent_per_call = 0.22;
+        report.bridge.cpu_times_floor = Some(2.34);
+        report.bridge.floor = Some(Floor {
+            receive_rtp_us: 1.0,
+            send_message_us: 9.0,
+            receive_message_us: 1.5,
+            send_rtp_us: 7.0,
+            cpu_percent_per_call: 0.0925,
+        });
+        let text = report.to_string();
+        let row = "CPU per call 0.220 % of a core, 2.3 x the floor of the kernel's four";
+        assert!(text.contains(row), "{text}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::bench::ai::{self, Ai, AiResults};
 use crate::bench::ari::Ari;
 use crate::bench::bridge::{Bridge, Folder};
 use crate::bench::callers::{self, Callers, CallersResults};
+use crate::bench::floor;
 use crate::bench::launch::{self, PASSWORD, USERNAME};
 use crate::bench::outcome::{self, Outcome, Sample};
 use crate::bench::process;
@@ -124,6 +125,7 @@ pub fn run(options: &Options, cancelled: &AtomicBool) -> io::Result<Report> {
         at_close,
         traced,
         exit_code: exit_code.filter(|_| own),
+        floor: floor::measure(options.calls as usize).ok(),
         recordings_complete: recordings.transpose()?,
     };
     Ok(outcome::report(options, outcome, callers, ai))
@@ -364,9 +366,10 @@ fn free_port() -> io::Result<SocketAddr> {
     UdpSocket::bind((IpAddr::from(BRIDGE), 0))?.local_addr()
 }
 
-/// Raises the limit on open files: a call needs a socket on each side.
+/// Raises the limit on open files: a call needs a socket on each side, and four when the floor is
+/// measured.
 fn raise_file_limit(calls: u64) {
-    let wanted = calls * 3 + 200;
+    let wanted = calls * 4 + 200;
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < wanted) {
         limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
