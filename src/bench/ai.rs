@@ -4,31 +4,25 @@
 //! slots in the ring, following [`speech`](crate::bench::speech).
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use serde_json::Value;
-
+use crate::bench::ai_stream::Stream;
 use crate::bench::figures::Times;
-use crate::bench::ledger::{Ledger, Tally};
+use crate::bench::floods::Cleared;
+use crate::bench::ledger::{Arrival, Sent, Tally};
 use crate::bench::schedule::{Due, Ring};
 use crate::bench::shared::{Phase, Shared, Window};
-use crate::bench::speech::{FLOOD_FRAMES, Say, Speech};
-use crate::bench::stamp::{Kind, Read, Stamp};
-use crate::bench::waiting::Waiting;
+use crate::bench::speech::{PIECE_FRAMES, Utterance};
+use crate::bench::stamp::{Kind, Stamp};
+use crate::bench::waiting::{IDLE_NS, PAUSE_NS, SENT_LATE_NS, Waiting, grain_ns};
 use crate::bench::websocket::{self, BINARY, CLOSE, PING, PONG, TEXT};
 
 /// The thread's name, by which its CPU time is looked up.
 pub const THREAD: &str = "bench-ai";
-/// Longest wait before the phase is checked again.
-const IDLE_NS: u64 = 5_000_000;
 /// The listener's number in epoll; a stream has its place plus one.
 const LISTENER: u64 = 0;
-/// Length of a frame in base64.
-const PAYLOAD_CHARS: usize = 216;
 /// Longest message accepted from a bridge, in bytes.
 const MAX_MESSAGE: usize = 60_000;
 /// A stream is dropped when more bytes than this are unsent because the bridge does not read.
@@ -36,12 +30,11 @@ const MAX_PENDING: usize = 1 << 20;
 
 /// Results of this thread.
 #[derive(Debug, Default)]
-pub struct Said {
-    /// Judged frames sent to the callers, without those of floods.
-    pub sent: u64,
-    /// Judged floods sent.
-    pub floods: u64,
+pub struct AiResults {
+    /// Frames sent to the callers, without those of floods.
+    pub sent: Sent,
     pub tally: Tally,
+    /// The floods that were judged and cleared.
     pub clears: Vec<Cleared>,
     /// Lateness of this thread's sends against the schedule.
     pub own_lateness: Times,
@@ -55,44 +48,6 @@ pub struct Said {
     pub why_broken: Option<&'static str>,
 }
 
-/// A `clear` that was sent: the stream, the first frame of the flood, and the time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cleared {
-    pub sender: u32,
-    pub first: u32,
-    pub at_us: u64,
-}
-
-/// One connection from the bridge.
-struct Stream {
-    socket: TcpStream,
-    /// The stream's number in its stamps.
-    number: u32,
-    /// True once the WebSocket handshake has been answered.
-    upgraded: bool,
-    /// Time of the start message.
-    started_us: Option<u64>,
-    /// The beginning of an incomplete message.
-    inbox: Vec<u8>,
-    /// A complete `media` message; its payload is replaced for each frame.
-    media: Vec<u8>,
-    /// A complete `clear` message.
-    clear: Vec<u8>,
-    /// Offset of the payload in `media`.
-    payload_at: usize,
-    /// True if audio is mu-law in binary messages, false if it is base64 in JSON.
-    raw: bool,
-    /// Bytes that the socket has not accepted yet.
-    unsent: Vec<u8>,
-    speech: Speech,
-    /// Number of the next frame to send.
-    frame: u32,
-    /// First frame of the last flood, if it was judged and has not been cleared.
-    flood: Option<u32>,
-    /// Account of the frames received.
-    ledger: Ledger,
-}
-
 pub struct Ai {
     pub shared: Arc<Shared>,
     pub listener: TcpListener,
@@ -100,6 +55,9 @@ pub struct Ai {
     pub calls: usize,
     /// How long a call lasts; `None` if all last until the end.
     pub hold_us: Option<u64>,
+    /// True if the `start` message names the number of the call. With a real PBX in between, the
+    /// caller's number is up to that PBX.
+    pub names_caller: bool,
 }
 
 impl Ai {
@@ -107,25 +65,28 @@ impl Ai {
     ///
     /// # Errors
     /// Returns any I/O error from epoll, the listener or a newly accepted socket.
-    pub fn run(self) -> io::Result<Said> {
+    pub fn run(self) -> io::Result<AiResults> {
         let waiting = Waiting::new(self.calls)?;
         self.listener.set_nonblocking(true)?;
         waiting.watch(&self.listener, LISTENER)?;
         // ending calls overlap with new ones
         let places = self.calls + self.calls / 8 + 4;
         let mut server = Server {
-            ring: Ring::new(places, self.shared.clock.now_ns() + 7_300_000),
+            ring: Ring::new(places, self.shared.clock.now_ns() + 7_300_000, grain_ns(self.calls)),
             streams: (0..places).map(|_| None).collect(),
             next_number: 0,
-            said: Said::default(),
+            results: AiResults::default(),
             waiting,
             burst: Vec::new(),
             hint: 0,
+            after_pause: false,
             ai: self,
         };
         let (mut ready, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+        let clock = server.ai.shared.clock;
+        let mut round_ns = clock.now_ns();
         while server.ai.shared.phase() != Phase::Stop {
-            let (clock, window) = (server.ai.shared.clock, server.ai.shared.window());
+            let window = server.ai.shared.window();
             while let Some(due) = server.ring.take(clock.now_ns()) {
                 server.speak(due, window);
             }
@@ -133,7 +94,8 @@ impl Ai {
             let busy = |s: usize| streams[s].as_ref().is_some_and(|s| s.started_us.is_some());
             let idle = clock.now_ns() + IDLE_NS;
             let until = server.ring.next_ns(busy).map_or(idle, |next| next.min(idle));
-            server.waiting.wait(clock, until, &mut ready)?;
+            let now_ns = server.waiting.wait(clock, until, &mut ready)?;
+            server.after_pause = now_ns - std::mem::replace(&mut round_ns, now_ns) > PAUSE_NS;
             for number in &ready {
                 match number {
                     &LISTENER => server.accept()?,
@@ -141,7 +103,7 @@ impl Ai {
                 }
             }
         }
-        Ok(server.said)
+        Ok(server.results)
     }
 }
 
@@ -153,12 +115,14 @@ struct Server {
     streams: Vec<Option<Stream>>,
     /// Number of the next stream.
     next_number: u32,
-    said: Said,
+    results: AiResults,
     waiting: Waiting,
     /// Buffer for messages other than a single frame.
     burst: Vec<u8>,
     /// Offset of the audio in the last message received.
     hint: usize,
+    /// True if this thread has just been held up: the times at which it reads prove nothing.
+    after_pause: bool,
 }
 
 impl Server {
@@ -171,30 +135,15 @@ impl Server {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
         let Some(place) = self.streams.iter().position(Option::is_none) else {
-            self.said.broken += 1;
-            self.said.why_broken = Some("more connections than places for calls");
+            self.results.broken += 1;
+            self.results.why_broken = Some("more connections than places for calls");
             return Ok(());
         };
         self.waiting.watch(&socket, place as u64 + 1)?;
         let number = self.next_number;
         self.next_number += 1;
         self.ai.shared.streams.fetch_add(1, Ordering::Relaxed);
-        self.streams[place] = Some(Stream {
-            socket,
-            number,
-            upgraded: false,
-            started_us: None,
-            inbox: Vec::new(),
-            media: Vec::new(),
-            clear: Vec::new(),
-            payload_at: 0,
-            raw: false,
-            unsent: Vec::new(),
-            speech: Speech::new(number),
-            frame: 0,
-            flood: None,
-            ledger: Ledger::default(),
-        });
+        self.streams[place] = Some(Stream::new(socket, number));
         Ok(())
     }
 
@@ -203,37 +152,44 @@ impl Server {
         let Some(stream) = &mut self.streams[due.sender] else { return };
         let Some(up_us) = stream.started_us else { return };
         let now_ns = self.ai.shared.clock.now_ns();
-        let now_us = now_ns / 1000;
-        let judged = window.judges(now_us, up_us, self.ai.hold_us.map(|hold| up_us + hold));
-        let say = stream.speech.say();
+        let (due_us, late_ns) = (due.at_ns / 1000, now_ns - due.at_ns);
+        let scope = window.scope(due_us, up_us, self.ai.hold_us.map(|hold| up_us + hold));
+        let stamp = stream.stamp(scope, due_us, late_ns > SENT_LATE_NS);
         self.burst.clear();
-        match say {
-            Say::Nothing => return,
-            Say::First | Say::Paced => {
-                let kind = if say == Say::First { Kind::First } else { Kind::Paced };
-                stream.compose(kind, now_us, judged);
-                self.said.sent += u64::from(judged);
-                stream.send(None, &mut self.said);
+        let paced = match stream.speech.advance() {
+            Utterance::Nothing => return,
+            Utterance::First => Some(Kind::First),
+            Utterance::Paced => Some(Kind::Paced),
+            Utterance::Queued => {
+                self.results.sent.add_many(scope, PIECE_FRAMES.into());
+                stream.compose_piece(stamp, Kind::Queued, &mut self.burst);
+                None
             }
-            Say::Flood => {
-                stream.flood = judged.then_some(stream.frame);
-                self.said.floods += u64::from(judged);
-                for place in 0..FLOOD_FRAMES {
-                    stream.compose(Kind::Flood(place), now_us, judged);
-                    self.burst.extend_from_slice(&stream.media);
-                }
-                stream.send(Some(&self.burst), &mut self.said);
+            Utterance::Flood => {
+                stream.flood = stamp.is_judged().then_some((stamp.number, now_ns / 1000));
+                stream.compose_piece(stamp, Kind::Flood, &mut self.burst);
+                None
             }
-            Say::Clear => {
-                let (sender, at_us) = (stream.number, now_us);
-                let cleared = stream.flood.take().map(|first| Cleared { sender, first, at_us });
-                self.said.clears.extend(cleared);
+            Utterance::Clear => {
+                let (sender, at_us) = (stream.number, now_ns / 1000);
+                let cleared = stream.flood.take();
+                let cleared =
+                    cleared.map(|(first, flood_us)| Cleared { sender, first, flood_us, at_us });
+                self.results.clears.extend(cleared);
                 self.burst.extend_from_slice(&stream.clear);
-                stream.send(Some(&self.burst), &mut self.said);
+                None
             }
+        };
+        match paced {
+            Some(kind) => {
+                self.results.sent.add(scope);
+                stream.compose(Stamp { kind, ..stamp });
+                stream.send(None, &mut self.results);
+            }
+            None => stream.send(Some(&self.burst), &mut self.results),
         }
-        if window.holds(now_us) {
-            self.said.own_lateness.add_us((now_ns - due.at_ns) / 1000);
+        if window.holds(due_us) {
+            self.results.own_lateness.add_us(late_ns / 1000);
         }
         self.watch_writing(due.sender, true);
     }
@@ -251,8 +207,8 @@ impl Server {
     }
 
     fn give_up(&mut self, place: usize, why: &'static str) {
-        self.said.broken += 1;
-        self.said.why_broken = Some(why);
+        self.results.broken += 1;
+        self.results.why_broken = Some(why);
         self.streams[place] = None;
     }
 
@@ -298,6 +254,14 @@ impl Server {
         window: Window,
     ) -> Result<usize, &'static str> {
         let Some(stream) = &mut self.streams[place] else { return Ok(0) };
+        let counts = window.holds(now_us);
+        let up_us = stream.started_us.unwrap_or(now_us);
+        let arrival = Arrival {
+            now_us,
+            own: stream.number,
+            counts_damage: window.counts_damage(now_us, up_us),
+            after_pause: self.after_pause,
+        };
         let mut at = 0;
         if !stream.upgraded {
             let Some((answer, end)) = websocket::accept(bytes)? else { return Ok(0) };
@@ -312,23 +276,24 @@ impl Server {
             at = frame.payload.end;
             let payload = &bytes[frame.payload];
             match frame.opcode {
-                BINARY => {
-                    let counting = window.holds(now_us);
-                    stream.on_audio(Stamp::read(payload), now_us, counting, &mut self.said);
-                }
+                BINARY => stream.on_audio(Stamp::read(payload), &arrival, &mut self.results),
                 TEXT => {
-                    let counting = window.holds(now_us);
-                    stream.on_text(payload, now_us, counting, &mut self.said, &mut self.hint)?;
+                    self.results.messages_in += u64::from(counts);
+                    let start =
+                        stream.on_text(payload, &arrival, &mut self.results, &mut self.hint)?;
+                    if let Some(caller) = start.filter(|_| self.ai.names_caller) {
+                        stream.expect(caller);
+                    }
                 }
                 PING => {
                     let mut pong = Vec::new();
                     websocket::write(PONG, payload, &mut pong);
-                    stream.send(Some(&pong), &mut self.said);
+                    stream.send(Some(&pong), &mut self.results);
                 }
                 CLOSE => {
                     let mut close = Vec::new();
                     websocket::write(CLOSE, payload, &mut close);
-                    stream.send(Some(&close), &mut self.said);
+                    stream.send(Some(&close), &mut self.results);
                     self.streams[place] = None;
                     return Ok(at);
                 }
@@ -336,109 +301,5 @@ impl Server {
             }
         }
         Ok(at)
-    }
-}
-
-impl Stream {
-    fn on_text(
-        &mut self,
-        text: &[u8],
-        now_us: u64,
-        counting: bool,
-        said: &mut Said,
-        hint: &mut usize,
-    ) -> Result<(), &'static str> {
-        said.messages_in += u64::from(counting);
-        let Some(payload) = websocket::media_payload(text, hint) else {
-            let value: Value =
-                serde_json::from_slice(text).map_err(|_| "a text message is not JSON")?;
-            match value["event"].as_str() {
-                Some("start") => {
-                    self.start(value["streamSid"].as_str().ok_or("start without streamSid")?);
-                }
-                Some("MEDIA_START") => self.start_raw(),
-                _ => return Ok(()),
-            }
-            self.started_us = Some(now_us);
-            self.compose(Kind::First, now_us, false);
-            self.send(None, said);
-            return Ok(());
-        };
-        let mut samples = [0; 256];
-        let read = match BASE64.decode_slice(payload, &mut samples) {
-            Ok(n) => Stamp::read(&samples[..n]),
-            Err(_) => Read::Damaged,
-        };
-        self.on_audio(read, now_us, counting, said);
-        Ok(())
-    }
-
-    fn on_audio(&mut self, read: Read, now_us: u64, counting: bool, said: &mut Said) {
-        if let Some(stamp) = self.ledger.take(&mut said.tally, read, now_us, counting)
-            && stamp.judged
-        {
-            said.tally.time(now_us.saturating_sub(stamp.sent_us));
-        }
-    }
-
-    /// Prepares the stream's messages for Asterisk's chan_websocket with `f(json)`: mu-law in
-    /// binary messages. Source: docs.asterisk.org, WebSocket channel.
-    fn start_raw(&mut self) {
-        self.raw = true;
-        self.media.clear();
-        websocket::write(BINARY, &[0; 160], &mut self.media);
-        self.payload_at = self.media.len() - 160;
-        self.clear.clear();
-        websocket::write(TEXT, br#"{"command":"FLUSH_MEDIA"}"#, &mut self.clear);
-    }
-
-    /// Prepares the stream's messages for Twilio's dialect.
-    fn start(&mut self, stream_sid: &str) {
-        let sid = Value::from(stream_sid);
-        let before = format!(r#"{{"event":"media","streamSid":{sid},"media":{{"payload":""#);
-        let text = [before.as_bytes(), &[b'A'; PAYLOAD_CHARS], br#""}}"#].concat();
-        self.media.clear();
-        websocket::write(TEXT, &text, &mut self.media);
-        self.payload_at = self.media.len() - PAYLOAD_CHARS - 3;
-        let clear = format!(r#"{{"event":"clear","streamSid":{sid}}}"#);
-        self.clear.clear();
-        websocket::write(TEXT, clear.as_bytes(), &mut self.clear);
-    }
-
-    /// Writes the next frame into the `media` message.
-    fn compose(&mut self, kind: Kind, now_us: u64, judged: bool) {
-        let stamp =
-            Stamp { sender: self.number, number: self.frame, sent_us: now_us, judged, kind };
-        self.frame += 1;
-        let mut samples = [0; 160];
-        stamp.write(&mut samples);
-        if self.raw {
-            return self.media[self.payload_at..].copy_from_slice(&samples);
-        }
-        let payload = &mut self.media[self.payload_at..][..PAYLOAD_CHARS];
-        let written = BASE64.encode_slice(samples, payload);
-        debug_assert_eq!(written, Ok(PAYLOAD_CHARS));
-    }
-
-    /// Sends these bytes, or with `None` the `media` message. Bytes that the socket does not accept
-    /// are queued in order.
-    fn send(&mut self, bytes: Option<&[u8]>, said: &mut Said) {
-        let bytes = bytes.unwrap_or(&self.media);
-        if !self.unsent.is_empty() {
-            self.unsent.extend_from_slice(bytes);
-            return;
-        }
-        // an error shows up at the next read
-        let sent = (&self.socket).write(bytes).unwrap_or(0);
-        if sent < bytes.len() {
-            said.blocked += 1;
-            self.unsent.extend_from_slice(&bytes[sent..]);
-        }
-    }
-
-    fn flush(&mut self) {
-        if let Ok(sent) = (&self.socket).write(&self.unsent) {
-            self.unsent.drain(..sent);
-        }
     }
 }

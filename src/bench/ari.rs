@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server;
 
 use crate::bench::callers;
-use crate::bench::signalling::{Signalling, Told};
+use crate::bench::signalling::{Change, Signalling};
 use crate::bench::stasis::Stasis;
 
 /// Start of a request for the events WebSocket.
@@ -51,7 +51,7 @@ impl Shared {
         if !stasis.events.is_empty() {
             self.events.notify_one();
         }
-        if !stasis.told.is_empty() {
+        if !stasis.changes.is_empty() {
             let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
         }
     }
@@ -127,8 +127,8 @@ impl Signalling for Ari {
         self.0.notify(&stasis);
     }
 
-    fn told(&mut self) -> Option<Told> {
-        self.0.lock().told.pop_front()
+    fn next_change(&mut self) -> Option<Change> {
+        self.0.lock().changes.pop_front()
     }
 }
 

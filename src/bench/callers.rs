@@ -10,20 +10,18 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::bench::figures::Times;
-use crate::bench::ledger::{FloodEnd, Ledger, Tally};
-use crate::bench::pacing::{Envelope, played};
+use crate::bench::ledger::{Arrival, Sent};
+use crate::bench::listener::{Heard, Listener};
 use crate::bench::schedule::{Due, Ring};
 use crate::bench::shared::{Phase, Shared, Window};
-use crate::bench::signalling::{Audio, Signalling, Told};
-use crate::bench::stamp::{Kind, Read, Stamp};
-use crate::bench::waiting::Waiting;
+use crate::bench::signalling::{Audio, Change, Signalling};
+use crate::bench::stamp::{Kind, Stamp};
+use crate::bench::waiting::{IDLE_NS, PAUSE_NS, SENT_LATE_NS, Waiting, grain_ns};
 use crate::media::rtp::Packet;
 use crate::media::sender::Sender;
 
 /// The thread's name, by which its CPU time is looked up.
 pub const THREAD: &str = "bench-callers";
-/// Longest wait before the phase is checked again.
-const IDLE_NS: u64 = 5_000_000;
 /// Calls hung up per second at the end.
 const HANG_UPS_PER_SECOND: u64 = 400;
 /// The signalling's number in epoll; a call has its slot plus one.
@@ -31,7 +29,7 @@ const SIGNALLING: u64 = 0;
 
 /// Results of the callers' thread.
 #[derive(Debug, Default)]
-pub struct Heard {
+pub struct CallersResults {
     /// Calls attempted.
     pub asked: u32,
     pub answered: u32,
@@ -39,29 +37,18 @@ pub struct Heard {
     pub failed: BTreeMap<u16, u32>,
     /// Answered calls that the other side ended.
     pub dropped: u32,
-    /// Judged frames sent to the AI.
-    pub sent: u64,
+    /// Frames sent to the AI.
+    pub sent: Sent,
     /// RTP packets sent in the measured time.
     pub packets_out: u64,
     /// RTP packets received in the measured time, including silence.
     pub packets_in: u64,
     /// Packets not sent because the kernel returned an error, such as a port refused by the bridge.
     pub refused: u64,
-    pub tally: Tally,
-    /// From the AI's message to RTP, for paced frames.
-    pub whole_way: Times,
-    /// Time that paced frames waited for their slots.
-    pub slot_wait: Times,
-    /// From the AI's message to RTP, for the first frame of a talkspurt.
-    pub talkspurt: Times,
-    /// Lateness of the received packets against their timestamps.
-    pub lateness: Times,
-    /// Paced frames after silence that the AI did not send.
-    pub underruns: u64,
+    pub heard: Heard,
     pub invite_to_answer: Times,
     pub invite_to_packet: Times,
     pub invite_to_speech: Times,
-    pub flood_ends: Vec<FloodEnd>,
     /// Lateness of the callers' own frames against the schedule.
     pub own_lateness: Times,
     /// Time of the first INVITE.
@@ -83,14 +70,9 @@ struct Call {
     hanging_up: bool,
     /// Number of the next frame to send.
     frame: u32,
-    /// Account of the frames received.
-    ledger: Ledger,
-    /// Reference for the lateness of received packets.
-    envelope: Envelope,
-    /// Arrival of the last RTP packet.
-    last_packet_us: Option<u64>,
-    /// True if that packet was not silence.
-    speech_before: bool,
+    listener: Listener,
+    /// True once an RTP packet has arrived.
+    reached: bool,
     /// True once a frame of the AI has arrived.
     spoken_to: bool,
 }
@@ -112,23 +94,28 @@ impl Callers {
     ///
     /// # Errors
     /// Returns any I/O error from epoll or the sockets, or an error if a call cannot be dialled.
-    pub fn run(self) -> io::Result<Heard> {
+    pub fn run(self) -> io::Result<CallersResults> {
         let mut waiting = Waiting::new(self.calls)?;
         waiting.watch(&self.signalling.fd(), SIGNALLING)?;
         let mut lines = Lines {
-            ring: Ring::new(self.calls, self.shared.clock.now_ns()),
+            ring: Ring::new(self.calls, self.shared.clock.now_ns(), grain_ns(self.calls)),
             slots: (0..self.calls).map(|_| None).collect(),
             slot_of: HashMap::new(),
             free: (0..self.calls).rev().collect(),
             next_dial_us: 0,
             next_hang_up_us: 0,
-            heard: Heard::default(),
+            after_pause: false,
+            results: CallersResults::default(),
             plan: self,
         };
         let (mut ready, mut buffer) = (Vec::new(), [0; 2048]);
+        let clock = lines.plan.shared.clock;
+        let mut round_ns = clock.now_ns();
         while lines.plan.shared.phase() != Phase::Stop {
             let until = lines.round(&waiting)?;
-            waiting.wait(lines.plan.shared.clock, until, &mut ready)?;
+            let before_ns =
+                std::mem::replace(&mut round_ns, waiting.wait(clock, until, &mut ready)?);
+            lines.after_pause = round_ns - before_ns > PAUSE_NS;
             let window = lines.plan.shared.window();
             for number in &ready {
                 match number {
@@ -140,7 +127,7 @@ impl Callers {
         for slot in 0..lines.slots.len() {
             lines.close(slot);
         }
-        Ok(lines.heard)
+        Ok(lines.results)
     }
 }
 
@@ -165,7 +152,9 @@ struct Lines {
     next_dial_us: u64,
     /// Time of the next hang-up at the end.
     next_hang_up_us: u64,
-    heard: Heard,
+    /// True if this thread has just been held up: the times at which it reads prove nothing.
+    after_pause: bool,
+    results: CallersResults,
 }
 
 impl Lines {
@@ -205,7 +194,7 @@ impl Lines {
         let churn = self.plan.hold_us.is_some();
         let enough = match churn {
             true => now_us >= self.plan.shared.window().close_us,
-            false => self.heard.asked as usize >= self.plan.calls,
+            false => self.results.asked as usize >= self.plan.calls,
         };
         if churn {
             self.hang_up_old(now, now_us);
@@ -221,10 +210,10 @@ impl Lines {
         let Some(slot) = self.free.pop() else { return Ok(()) };
         let rtp = rtp_socket(self.plan.local)?;
         waiting.watch(&rtp, slot as u64 + 1)?;
-        self.heard.asked += 1;
-        let number = self.heard.asked;
+        self.results.asked += 1;
+        let number = self.results.asked;
         let address = rtp.local_addr()?;
-        self.heard.first_dial_us.get_or_insert(now_us);
+        self.results.first_dial_us.get_or_insert(now_us);
         if !self.plan.signalling.dial(now, number, slot, address) {
             return Err(io::Error::other(
                 "cannot dial: the bridge is not registered (SIP) or has no events open (ARI)",
@@ -240,10 +229,8 @@ impl Lines {
             answered_us: None,
             hanging_up: false,
             frame: 0,
-            ledger: Ledger::default(),
-            envelope: Envelope::default(),
-            last_packet_us: None,
-            speech_before: false,
+            listener: Listener::default(),
+            reached: false,
             spoken_to: false,
         });
         self.plan.shared.open_calls.fetch_add(1, Ordering::Relaxed);
@@ -276,25 +263,25 @@ impl Lines {
     }
 
     fn poll_signalling(&mut self, now_us: u64) -> io::Result<()> {
-        while let Some(told) = self.plan.signalling.told() {
-            match told {
-                Told::Answered { number, line, audio } => {
+        while let Some(change) = self.plan.signalling.next_change() {
+            match change {
+                Change::Answered { number, line, audio } => {
                     if let Some(call) = self.on_line(number, line) {
                         call.connect(audio)?;
                         call.answered_us = Some(now_us);
                         let taken_us = now_us - call.dialled_us;
-                        self.heard.answered += 1;
-                        self.heard.last_answer_us = now_us;
-                        self.heard.invite_to_answer.add_us(taken_us);
+                        self.results.answered += 1;
+                        self.results.last_answer_us = now_us;
+                        self.results.invite_to_answer.add_us(taken_us);
                         self.plan.shared.answered.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                Told::Moved { number, audio } => {
+                Change::Moved { number, audio } => {
                     if let Some(call) = self.on_line(number, None) {
                         call.connect(audio)?;
                     }
                 }
-                Told::Ended { number, line, code } => self.ended(number, line, code),
+                Change::Ended { number, line, code } => self.ended(number, line, code),
             }
         }
         Ok(())
@@ -322,10 +309,10 @@ impl Lines {
         let Some(call) = self.on_line(number, line) else { return };
         let (answered, hanging_up) = (call.answered_us.is_some(), call.hanging_up);
         if !answered {
-            *self.heard.failed.entry(code).or_default() += 1;
+            *self.results.failed.entry(code).or_default() += 1;
             self.plan.shared.failed.fetch_add(1, Ordering::Relaxed);
         } else if !hanging_up {
-            self.heard.dropped += 1;
+            self.results.dropped += 1;
         }
         let Some(slot) = self.slot_of.remove(&number) else { return };
         self.close(slot);
@@ -337,7 +324,7 @@ impl Lines {
 
     fn close(&mut self, slot: usize) {
         let Some(mut call) = self.slots[slot].take() else { return };
-        self.heard.flood_ends.extend(call.ledger.end_flood(&mut self.heard.tally));
+        call.listener.finish(&mut self.results.heard);
         self.plan.shared.open_calls.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -345,14 +332,16 @@ impl Lines {
     fn play(&mut self, due: Due, window: Window) {
         let Some(call) = self.slots[due.sender].as_mut().filter(|c| !c.hanging_up) else { return };
         let Some(up_us) = call.answered_us else { return };
-        let now_ns = self.plan.shared.clock.now_ns();
-        let now_us = now_ns / 1000;
-        let judged = window.judges(now_us, up_us, self.plan.hold_us.map(|hold| up_us + hold));
+        let late_ns = self.plan.shared.clock.now_ns().saturating_sub(due.at_ns);
+        let due_us = due.at_ns / 1000;
+        let scope = window.scope(due_us, up_us, self.plan.hold_us.map(|hold| up_us + hold));
         let stamp = Stamp {
             sender: call.number,
+            hears: call.listener.hears(),
             number: call.frame,
-            sent_us: now_us,
-            judged,
+            due_us,
+            scope,
+            sent_late: late_ns > SENT_LATE_NS,
             kind: Kind::Paced,
         };
         let mut samples = [0; 160];
@@ -361,12 +350,12 @@ impl Lines {
         let packet = call.sender.audio(call.payload_type, index, &samples, index == 0);
         call.frame += 1;
         if call.rtp.send(&packet).is_err() {
-            self.heard.refused += 1;
+            self.results.refused += 1;
         }
-        self.heard.sent += u64::from(judged);
-        if window.holds(now_us) {
-            self.heard.packets_out += 1;
-            self.heard.own_lateness.add_us((now_ns - due.at_ns) / 1000);
+        self.results.sent.add(scope);
+        if window.holds(due_us) {
+            self.results.packets_out += 1;
+            self.results.own_lateness.add_us(late_ns / 1000);
         }
     }
 
@@ -379,48 +368,22 @@ impl Lines {
         if packet.payload_type != call.payload_type {
             return;
         }
-        hear(call, &mut self.heard, &packet, now_us, window.holds(now_us));
-    }
-}
-
-/// Accounts for a packet to a caller. `counting` is true within the measured time.
-fn hear(call: &mut Call, heard: &mut Heard, packet: &Packet<'_>, now_us: u64, counting: bool) {
-    let before_us = call.last_packet_us.replace(now_us);
-    if before_us.is_none() {
-        heard.invite_to_packet.add_us(now_us.saturating_sub(call.dialled_us));
-    }
-    let read = Stamp::read(packet.payload);
-    let speech = read != Read::Silence;
-    let restart = packet.marker || (call.speech_before && !speech);
-    let late_us = call.envelope.take(packet.timestamp, now_us, restart);
-    if counting {
-        heard.packets_in += 1;
-        if !restart {
-            heard.lateness.add_us(late_us);
+        let results = &mut self.results;
+        results.packets_in += u64::from(window.holds(now_us));
+        if !std::mem::replace(&mut call.reached, true) {
+            results.invite_to_packet.add_us(now_us.saturating_sub(call.dialled_us));
         }
-    }
-    let speech_before = std::mem::replace(&mut call.speech_before, speech);
-    let Some(stamp) = call.ledger.take(&mut heard.tally, read, now_us, counting) else { return };
-    if !std::mem::replace(&mut call.spoken_to, true) {
-        heard.invite_to_speech.add_us(now_us.saturating_sub(call.dialled_us));
-    }
-    if matches!(stamp.kind, Kind::Flood(_)) {
-        return;
-    }
-    heard.flood_ends.extend(call.ledger.end_flood(&mut heard.tally));
-    if !stamp.judged {
-        return;
-    }
-    let way_us = now_us.saturating_sub(stamp.sent_us);
-    match (stamp.kind, before_us) {
-        (Kind::Paced, Some(before_us)) => {
-            let played = played(before_us, stamp.sent_us, now_us);
-            heard.tally.time(played.added_us);
-            heard.slot_wait.add_us(played.wait_us);
-            heard.whole_way.add_us(way_us);
-            heard.underruns += u64::from(!speech_before);
+        let up_us = call.answered_us.unwrap_or(now_us);
+        let arrival = Arrival {
+            now_us,
+            own: call.number,
+            counts_damage: !call.hanging_up && window.counts_damage(now_us, up_us),
+            after_pause: self.after_pause,
+        };
+        let spoken = call.listener.take(&mut results.heard, &packet, &arrival);
+        if spoken && !std::mem::replace(&mut call.spoken_to, true) {
+            results.invite_to_speech.add_us(now_us.saturating_sub(call.dialled_us));
         }
-        _ => heard.talkspurt.add_us(way_us),
     }
 }
 

@@ -40,6 +40,7 @@ impl Times {
         (self.count() > 0).then(|| Spread {
             count: self.count(),
             p50_ms: self.quantile_ms(0.5),
+            p90_ms: self.quantile_ms(0.9),
             p99_ms: self.quantile_ms(0.99),
             p999_ms: self.quantile_ms(0.999),
             max_ms: self.0.max() as f64 / 1000.0,
@@ -52,6 +53,7 @@ impl Times {
 pub struct Spread {
     pub count: u64,
     pub p50_ms: f64,
+    pub p90_ms: f64,
     pub p99_ms: f64,
     pub p999_ms: f64,
     pub max_ms: f64,
@@ -70,6 +72,7 @@ mod tests {
         let spread = times.spread().unwrap();
         assert_eq!(spread.count, 1000);
         assert!((spread.p50_ms - 5.0).abs() < 0.05, "{spread:?}");
+        assert!((spread.p90_ms - 9.0).abs() < 0.05, "{spread:?}");
         assert!((spread.p99_ms - 9.9).abs() < 0.05, "{spread:?}");
         assert!((spread.max_ms - 10.0).abs() < 0.05, "{spread:?}");
         assert!((times.share_over_us(9000) - 0.1).abs() < 0.01);

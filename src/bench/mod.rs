@@ -13,12 +13,16 @@
 //! must return the same bytes, so the stamps avoid both byte values that stand for zero.
 
 pub mod ai;
+pub mod ai_stream;
 pub mod ari;
 pub mod bridge;
 pub mod callers;
 pub mod figures;
+pub mod floods;
+pub mod floor;
 pub mod launch;
 pub mod ledger;
+pub mod listener;
 pub mod outcome;
 pub mod pacing;
 pub mod process;

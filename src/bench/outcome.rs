@@ -1,21 +1,21 @@
 //! Turns the results of the threads and the samples from /proc into a report. Owns the reading of
 //! recordings.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::bench::ai::{Cleared, Said};
-use crate::bench::callers::Heard;
-use crate::bench::figures::Times;
-use crate::bench::ledger::{FloodEnd, Tally};
-use crate::bench::process::{self, Usage};
-use crate::bench::report::{BridgeUse, Calls, Generator, Report, Way};
+use crate::bench::ai::AiResults;
+use crate::bench::callers::CallersResults;
+use crate::bench::floods::Floods;
+use crate::bench::floor::Floor;
+use crate::bench::ledger::{Sent, Tally};
+use crate::bench::process::{self, MachineTime, Usage};
+use crate::bench::report::{BridgeUse, Calls, Generator, MachineUse, Report, Way};
 use crate::bench::run::Options;
 use crate::bench::trace::Traced;
 use crate::bench::verdict;
-use crate::bench::waiting::grain_us;
+use crate::bench::waiting::grain_ns;
 use crate::folder::Root;
 use crate::record::library;
 use crate::record::sidecar::State;
@@ -30,10 +30,9 @@ pub struct Sample {
     pub callers: Duration,
     /// CPU time of the AI thread.
     pub ai: Duration,
-    /// Idle time of all cores.
-    pub idle: Duration,
-    /// Time that the host took from all cores.
-    pub stolen: Duration,
+    /// CPU time of this whole process.
+    pub own: Duration,
+    pub machine: MachineTime,
     /// Calls in progress.
     pub calls: u32,
 }
@@ -51,6 +50,8 @@ pub struct Outcome {
     pub at_close: Sample,
     pub traced: Traced,
     pub exit_code: Option<i32>,
+    /// The kernel's floor, if it could be measured.
+    pub floor: Option<Floor>,
     pub recordings_complete: Option<u32>,
 }
 
@@ -61,43 +62,46 @@ impl Outcome {
     }
 }
 
-pub fn report(options: &Options, outcome: Outcome, heard: Heard, said: Said) -> Report {
-    let clear_to_silence = clear_to_silence(&said.clears, &heard.flood_ends);
-    let not_valid = [("callers", &heard.own_lateness), ("AI", &said.own_lateness)];
+pub fn report(
+    options: &Options,
+    outcome: Outcome,
+    callers: CallersResults,
+    ai: AiResults,
+) -> Report {
+    let heard = &callers.heard;
+    let floods = Floods::compare(&ai.clears, &heard.flood_ends);
+    let not_valid = [("callers", &callers.own_lateness), ("AI", &ai.own_lateness)];
     let not_valid = not_valid.iter().filter_map(|(who, t)| verdict::why_not_valid(who, t));
-    let machine = process::machine();
-    let idle = outcome.percent(outcome.at_open.idle, outcome.at_close.idle);
-    let stolen = outcome.percent(outcome.at_open.stolen, outcome.at_close.stolen);
     let mut report = Report {
+        machine: process::machine(),
+        profile: env!("BUILD_PROFILE"),
         calls_wanted: options.calls,
         seconds: outcome.seconds,
         recorded: options.record,
-        calls: calls(&heard),
-        to_ai: way(heard.sent, 0, &said.tally),
-        to_caller: way(said.sent, said.floods, &heard.tally),
-        message_to_rtp: heard.whole_way.spread(),
-        slot_wait: heard.slot_wait.spread(),
+        real_pbx: options.pbx.is_some(),
+        calls: calls(&callers),
+        to_ai: way(callers.sent, 0, &ai.tally),
+        to_caller: way(ai.sent, floods.lost_tails, &heard.tally),
         talkspurt: heard.talkspurt.spread(),
+        queued: heard.queued.spread(),
         rtp_lateness: heard.lateness.spread(),
-        silence_within_speech: heard.underruns,
-        clear_to_silence: clear_to_silence.spread(),
-        ai_connections_broken: said.broken,
-        ai_why_broken: said.why_broken,
-        ai_sends_blocked: said.blocked,
-        packets_refused: heard.refused,
-        bridge: bridge(&outcome, heard.packets_in + heard.packets_out),
+        holes_in_speech: heard.holes,
+        holes_ms: heard.hole_frames * 20,
+        clear_to_silence: floods.clear_to_silence.spread(),
+        ai_connections_broken: ai.broken,
+        ai_why_broken: ai.why_broken,
+        ai_sends_blocked: ai.blocked,
+        packets_refused: callers.refused,
+        bridge: bridge(&outcome, callers.packets_in + callers.packets_out),
         generator: Generator {
-            callers_lateness: heard.own_lateness.spread(),
-            ai_lateness: said.own_lateness.spread(),
+            callers_lateness: callers.own_lateness.spread(),
+            ai_lateness: ai.own_lateness.spread(),
             callers_cpu_percent: outcome.percent(outcome.at_open.callers, outcome.at_close.callers),
             ai_cpu_percent: outcome.percent(outcome.at_open.ai, outcome.at_close.ai),
-            grain_us: grain_us(options.calls as usize),
+            grain_us: grain_ns(options.calls as usize) / 1000,
         },
         recordings_complete: outcome.recordings_complete,
-        machine_idle_percent: idle / machine.cores.max(1) as f64,
-        machine_stolen_percent: stolen / machine.cores.max(1) as f64,
-        machine,
-        profile: env!("BUILD_PROFILE"),
+        machine_use: machine_use(&outcome),
         not_valid: not_valid.collect(),
         faults: Vec::new(),
     };
@@ -105,33 +109,50 @@ pub fn report(options: &Options, outcome: Outcome, heard: Heard, said: Said) -> 
     report
 }
 
-fn calls(heard: &Heard) -> Calls {
-    let first_us = heard.first_dial_us.unwrap_or(0);
-    let took_s = heard.last_answer_us.saturating_sub(first_us) as f64 / 1e6;
-    let rate = if took_s > 0.0 { f64::from(heard.answered) / took_s } else { 0.0 };
-    Calls {
-        asked: heard.asked,
-        answered: heard.answered,
-        failed_by_status: heard.failed.clone(),
-        dropped: heard.dropped,
-        answered_per_second: rate,
-        invite_to_answer: heard.invite_to_answer.spread(),
-        invite_to_first_packet: heard.invite_to_packet.spread(),
-        invite_to_first_speech: heard.invite_to_speech.spread(),
+/// Returns what the cores of the machine did in the measured time.
+fn machine_use(outcome: &Outcome) -> MachineUse {
+    let Outcome { at_open: from, at_close: to, .. } = outcome;
+    let cores = process::machine().cores.max(1) as f64;
+    let percent = |from, to| outcome.percent(from, to) / cores;
+    let busy = percent(from.machine.busy, to.machine.busy);
+    let bench = percent(from.own + from.usage.cpu(), to.own + to.usage.cpu());
+    MachineUse {
+        idle_percent: percent(from.machine.idle, to.machine.idle),
+        stolen_percent: percent(from.machine.stolen, to.machine.stolen),
+        others_percent: (busy - bench).max(0.0),
     }
 }
 
-fn way(sent: u64, floods: u64, tally: &Tally) -> Way {
+fn calls(callers: &CallersResults) -> Calls {
+    let first_us = callers.first_dial_us.unwrap_or(0);
+    let took_s = callers.last_answer_us.saturating_sub(first_us) as f64 / 1e6;
+    let rate = if took_s > 0.0 { f64::from(callers.answered) / took_s } else { 0.0 };
+    Calls {
+        asked: callers.asked,
+        answered: callers.answered,
+        failed_by_status: callers.failed.clone(),
+        dropped: callers.dropped,
+        answered_per_second: rate,
+        invite_to_answer: callers.invite_to_answer.spread(),
+        invite_to_first_packet: callers.invite_to_packet.spread(),
+        invite_to_first_speech: callers.invite_to_speech.spread(),
+    }
+}
+
+/// `lost_tails` counts the frames of floods that are missing at their end.
+fn way(sent: Sent, lost_tails: u64, tally: &Tally) -> Way {
     Way {
-        // only the played part of a flood counts: how much should have been played is unknown
-        sent: sent + tally.flood_arrived + tally.flood_holes,
-        lost: tally.lost(sent, floods),
+        // of a flood, the part counts that was played or should have been
+        sent: sent.measured + tally.flood_arrived + tally.flood_holes + lost_tails,
+        lost: tally.lost(sent) + lost_tails,
+        first_second_sent: sent.first_second,
+        first_second_lost: tally.lost_in_first_second(sent),
         late: tally.late,
         swapped: tally.swapped,
         repeated: tally.repeated,
         damaged: tally.damaged,
         misrouted: tally.misrouted,
-        added: tally.added.spread(),
+        latency: tally.latency.spread(),
     }
 }
 
@@ -163,22 +184,10 @@ fn bridge(outcome: &Outcome, frames: u64) -> BridgeUse {
         ),
         system_calls_per_frame: traced.a_second.map(|n| n / frames_a_second.max(1.0)),
         system_calls_by: traced.by,
+        floor: outcome.floor,
+        cpu_times_floor: outcome.floor.map(|f| (user + system) / calls / f.cpu_percent_per_call),
         exit_code: outcome.exit_code,
     }
-}
-
-/// Returns the times from sending `clear` to the arrival of the last frame of the flood that it
-/// ended; 0 if no frame arrived after it. Floods that did not arrive at all are left out.
-fn clear_to_silence(clears: &[Cleared], ends: &[FloodEnd]) -> Times {
-    let ends: HashMap<(u32, u32), u64> =
-        ends.iter().map(|end| ((end.sender, end.first), end.last_us)).collect();
-    let mut times = Times::default();
-    for clear in clears {
-        if let Some(last_us) = ends.get(&(clear.sender, clear.first)) {
-            times.add_us(last_us.saturating_sub(clear.at_us));
-        }
-    }
-    times
 }
 
 /// Counts the recordings below a directory that are complete and last at least `seconds`.
@@ -196,21 +205,4 @@ pub fn complete_recordings(directory: &Path, seconds: f64) -> io::Result<u32> {
         Err(why) => failed = Some(why),
     })?;
     failed.map_or(Ok(complete), Err)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clears_are_measured_to_the_last_frame_of_their_flood() {
-        let clear = |sender, first, at_us| Cleared { sender, first, at_us };
-        let end = |sender, first, last_us| FloodEnd { sender, first, last_us };
-        let clears = [clear(1, 400, 1_000_000), clear(2, 400, 1_000_000), clear(1, 800, 5_000_000)];
-        let ends = [end(1, 400, 1_012_000), end(2, 400, 990_000)];
-        let spread = clear_to_silence(&clears, &ends).spread().unwrap();
-        assert_eq!(spread.count, 2);
-        assert!((spread.max_ms - 12.0).abs() < 0.1);
-        assert!(spread.p50_ms < 0.01);
-    }
 }

@@ -1,34 +1,20 @@
-//! Timing of the bridge's RTP: each frame against its slot, each packet against its timestamp.
+//! The bridge's RTP as a listener hears it: each packet against a steady playout clock, and the
+//! holes between two frames of speech.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-const FRAME_US: u64 = 20_000;
+use crate::bench::stamp::{Kind, Stamp};
+
+/// Timestamp units per frame.
+const FRAME: i32 = 160;
 /// Packets in half of the envelope's memory: half a second.
 const HALF: u32 = 25;
 /// Microseconds per timestamp unit, a sample at 8 kHz.
 const UNIT_US: i64 = 125;
 
-/// Timing of a frame of speech against its slot, which is 20 ms after the call's previous packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Played {
-    /// The wait for the slot, which no bridge can avoid.
-    pub wait_us: u64,
-    /// The delay that the bridge added.
-    pub added_us: u64,
-}
-
-/// Splits a frame's delay. `before_us` is the arrival of the previous packet, `sent_us` the time at
-/// which the AI sent the frame.
-pub fn played(before_us: u64, sent_us: u64, arrived_us: u64) -> Played {
-    let slot = before_us + FRAME_US;
-    Played {
-        wait_us: slot.saturating_sub(sent_us),
-        added_us: arrived_us.saturating_sub(slot.max(sent_us)),
-    }
-}
-
 /// Lateness of packets against their timestamps: arrival minus timestamp, above the minimum of this
-/// difference over the last half to one second. Because the memory is short, a single early packet
-/// does not make all later ones look late, and clock drift does not look like jitter.
+/// difference over the last half to one second. That minimum is the playout clock of a listener
+/// without a jitter buffer. Because the memory is short, a single early packet does not make all
+/// later ones look late, and clock drift does not look like jitter.
 #[derive(Debug, Default)]
 pub struct Envelope {
     last_timestamp: u32,
@@ -38,21 +24,17 @@ pub struct Envelope {
     before: Option<i64>,
     /// Minimum over the current half second so far.
     current: Option<i64>,
-    /// Packets since the last restart.
+    /// Packets so far.
     packets: u32,
 }
 
 impl Envelope {
-    /// Returns a packet's lateness in microseconds. `restart` is true where a talkspurt begins or
-    /// ends: there the bridge may move its slots, and the packet becomes the new reference.
-    pub fn take(&mut self, timestamp: u32, arrived_us: u64, restart: bool) -> u64 {
+    /// Returns a packet's lateness in microseconds.
+    pub fn take(&mut self, timestamp: u32, arrived_us: u64) -> u64 {
         let step = timestamp.wrapping_sub(self.last_timestamp) as i32;
         self.last_timestamp = timestamp;
         self.media_us += i64::from(step) * UNIT_US;
         let offset = arrived_us as i64 - self.media_us;
-        if restart || self.packets == 0 {
-            (self.before, self.current, self.packets) = (None, None, 0);
-        }
         self.packets += 1;
         if self.packets.is_multiple_of(HALF) {
             self.before = self.current.take();
@@ -63,53 +45,114 @@ impl Envelope {
     }
 }
 
+/// The latest frame of speech, to find holes between it and the next one.
+#[derive(Debug, Clone, Copy)]
+struct Latest {
+    ssrc: u32,
+    timestamp: u32,
+    /// Number of the frame.
+    number: u32,
+}
+
+/// Finds silence within speech. RTP timestamps are what counts: a packet that is merely late leaves
+/// no hole for a listener with a jitter buffer, but silence sent in its place does.
+#[derive(Debug, Default)]
+pub struct Continuity(Option<Latest>);
+
+impl Continuity {
+    /// Returns the frames of silence between this frame of speech and the one before, 0 where a
+    /// talkspurt begins. Frames lost between the two do not count as silence.
+    pub fn take(&mut self, ssrc: u32, timestamp: u32, stamp: &Stamp) -> u32 {
+        let Some(latest) = self.0.replace(Latest { ssrc, timestamp, number: stamp.number }) else {
+            return 0;
+        };
+        if stamp.number <= latest.number {
+            // swapped or repeated, which is counted elsewhere
+            self.0 = Some(latest);
+            return 0;
+        }
+        if stamp.kind == Kind::First || latest.ssrc != ssrc {
+            return 0;
+        }
+        let frames = (stamp.number - latest.number).min(1000) as i32;
+        let excess = timestamp.wrapping_sub(latest.timestamp) as i32 - frames * FRAME;
+        excess.max(0).unsigned_abs().div_ceil(FRAME.unsigned_abs())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_wait_for_the_slot_is_not_charged_to_the_bridge() {
-        // the previous packet arrived at 100 ms, so the slot is at 120 ms
-        let table = [
-            // sent early, played in its slot
-            (105_000, 120_000, 15_000, 0),
-            // played 3 ms late
-            (105_000, 123_000, 15_000, 3_000),
-            // sent after the slot: the whole delay is the bridge's
-            (121_000, 122_000, 0, 1_000),
-            // played before the slot: a talkspurt
-            (105_000, 105_400, 15_000, 0),
-        ];
-        for (sent, arrived, wait_us, added_us) in table {
-            assert_eq!(played(100_000, sent, arrived), Played { wait_us, added_us }, "{sent}");
-        }
-    }
+    use crate::bench::stamp::Scope;
 
     #[test]
     fn lateness_is_measured_from_the_lower_envelope() {
         let mut envelope = Envelope::default();
-        let mut take = |n: u32, late: u64, restart| {
+        let mut take = |n: u32, late: u64| {
             let timestamp = (u32::MAX - 1000).wrapping_add(n * 160);
-            envelope.take(timestamp, 5_000_000 + u64::from(n) * 20_000 + late, restart)
+            envelope.take(timestamp, 5_000_000 + u64::from(n) * 20_000 + late)
         };
-        assert_eq!(take(0, 900, false), 0);
+        assert_eq!(take(0, 900), 0);
         // the first was itself late: from here on the second is the reference
-        assert_eq!(take(1, 0, false), 0);
-        assert_eq!(take(2, 3000, false), 3000);
+        assert_eq!(take(1, 0), 0);
+        assert_eq!(take(2, 3000), 3000);
         // neither a lost packet nor timestamp wrap-around changes the reference
-        assert_eq!(take(9, 700, false), 700);
-        // new slots after a marker
-        assert_eq!(take(10, 12_000, true), 0);
-        assert_eq!(take(11, 12_400, false), 400);
+        assert_eq!(take(9, 700), 700);
+        assert_eq!(take(10, 12_000), 12_000);
     }
 
     #[test]
     fn clock_drift_is_not_jitter() {
         let mut envelope = Envelope::default();
-        let worst = (0..10_000u32)
-            .map(|n| envelope.take(n * 160, u64::from(n) * 20_002, false))
-            .max()
-            .unwrap();
+        let worst =
+            (0..10_000u32).map(|n| envelope.take(n * 160, u64::from(n) * 20_002)).max().unwrap();
         assert!(worst <= 100 * u64::from(HALF) / 25, "{worst}");
+    }
+
+    fn stamp(number: u32, kind: Kind) -> Stamp {
+        Stamp {
+            sender: 1,
+            hears: None,
+            number,
+            due_us: 0,
+            scope: Scope::Measured,
+            sent_late: false,
+            kind,
+        }
+    }
+
+    /// Number, kind, timestamp in frames, and the holes expected.
+    type Row = (u32, Kind, u32, u32);
+
+    #[test]
+    fn silence_within_speech_is_a_hole() {
+        use Kind::{First, Flood, Paced, Queued};
+        let table: [Row; 12] = [
+            (0, First, 10, 0),
+            (1, Paced, 11, 0),
+            // one packet of silence, then three
+            (2, Paced, 13, 1),
+            (3, Paced, 17, 3),
+            // frame 4 is lost, but its time passes
+            (5, Paced, 19, 0),
+            // frame 6 is lost and leaves silence behind as well
+            (7, Paced, 22, 1),
+            // frame 8 comes after frame 9
+            (9, Paced, 24, 0),
+            (8, Paced, 23, 0),
+            // audio in one piece follows without a pause
+            (10, Queued(0), 25, 0),
+            (11, Queued(1), 27, 1),
+            // after a clear, a new talkspurt begins
+            (12, Flood(0), 28, 0),
+            (62, First, 90, 0),
+        ];
+        let mut continuity = Continuity::default();
+        for (number, kind, frames, holes) in table {
+            let timestamp = (u32::MAX - 2000).wrapping_add(frames * 160);
+            assert_eq!(continuity.take(7, timestamp, &stamp(number, kind)), holes, "{number}");
+        }
+        // another source begins somewhere else
+        assert_eq!(continuity.take(8, 5, &stamp(63, Paced)), 0);
     }
 }

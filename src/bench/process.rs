@@ -105,19 +105,30 @@ pub fn own_thread(name: &str) -> Duration {
     numbers_in("/proc/self/task").filter_map(|task| of(stat(task)?)).sum()
 }
 
-/// Returns the idle time of all cores together, and the time stolen by the host (proc(5): idle plus
-/// iowait; steal).
-pub fn machine_idle_and_stolen() -> [Duration; 2] {
-    let text = read_to_string("/proc/stat").unwrap_or_default();
-    let fields: Vec<u64> = text
-        .lines()
-        .next()
-        .unwrap_or("")
-        .split_whitespace()
-        .map(|field| field.parse().unwrap_or(0))
-        .collect();
-    let ticks = |field: usize| fields.get(field).copied().unwrap_or(0);
-    [ticks(4) + ticks(5), ticks(8)].map(|ticks| Duration::from_millis(ticks * 1000 / TICKS))
+/// CPU time of all cores together since the machine started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MachineTime {
+    pub idle: Duration,
+    /// Time that the host of a virtual machine withheld (steal).
+    pub stolen: Duration,
+    /// Time spent in processes, without interrupts.
+    pub busy: Duration,
+}
+
+/// Parses `/proc/stat` (proc(5)): user, nice, system, idle, iowait, irq, softirq, steal.
+fn parse_machine_time(text: &str) -> MachineTime {
+    let line = text.lines().next().unwrap_or("");
+    let fields: Vec<u64> =
+        line.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0)).collect();
+    let time = |wanted: &[usize]| {
+        let ticks: u64 = wanted.iter().filter_map(|field| fields.get(*field)).sum();
+        Duration::from_millis(ticks * 1000 / TICKS)
+    };
+    MachineTime { idle: time(&[3, 4]), stolen: time(&[7]), busy: time(&[0, 1, 2]) }
+}
+
+pub fn machine_time() -> MachineTime {
+    parse_machine_time(&read_to_string("/proc/stat").unwrap_or_default())
 }
 
 /// The machine on which the figures were measured.
@@ -161,6 +172,14 @@ mod tests {
         assert_eq!(status_field(text, "voluntary_ctxt_switches"), Some(7));
         assert_eq!(status_field(text, "nonvoluntary_ctxt_switches"), Some(8));
         assert_eq!(status_field(text, "Vm"), None);
+    }
+
+    #[test]
+    fn parses_the_time_of_all_cores() {
+        let text = "cpu  100 20 30 400 50 6 7 8 0 0\ncpu0 1 2 3 4\n";
+        let [idle, stolen, busy] = [4500, 80, 1500].map(Duration::from_millis);
+        assert_eq!(parse_machine_time(text), MachineTime { idle, stolen, busy });
+        assert_eq!(parse_machine_time(""), MachineTime::default());
     }
 
     #[test]

@@ -60,8 +60,8 @@ pub fn ramp(
 fn find_knee(report: &Report) -> Option<String> {
     let first = report.faults.first().or(report.not_valid.first());
     let slow = [
-        (&report.to_ai.added, "latency to the AI"),
-        (&report.to_caller.added, "latency to the callers"),
+        (&report.to_ai.latency, "latency to the AI"),
+        (&report.to_caller.latency, "latency to the callers"),
         (&report.rtp_lateness, "RTP lateness"),
     ];
     let slow = slow.iter().find_map(|(spread, what)| {
@@ -82,13 +82,13 @@ pub fn line(report: &Report, knee: Option<&str>) -> String {
         report.calls_wanted,
         report.to_ai.lost,
         report.to_caller.lost,
-        p99(&report.to_ai.added),
-        p99(&report.to_caller.added),
+        p99(&report.to_ai.latency),
+        p99(&report.to_caller.latency),
         p99(&report.rtp_lateness),
         report.cpu_percent(),
         report.bridge.cpu_percent_per_call,
         report.bridge.resident_kb_per_call,
-        report.machine_idle_percent,
+        report.machine_use.idle_percent,
         knee.map_or("carried".to_owned(), |knee| format!("KNEE: {knee}")),
     )
 }

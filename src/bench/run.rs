@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::bench::ai::{self, Ai, Said};
+use crate::bench::ai::{self, Ai, AiResults};
 use crate::bench::ari::Ari;
 use crate::bench::bridge::{Bridge, Folder};
-use crate::bench::callers::{self, Callers, Heard};
+use crate::bench::callers::{self, Callers, CallersResults};
+use crate::bench::floor;
 use crate::bench::launch::{self, PASSWORD, USERNAME};
 use crate::bench::outcome::{self, Outcome, Sample};
 use crate::bench::process;
@@ -99,7 +100,7 @@ pub fn run(options: &Options, cancelled: &AtomicBool) -> io::Result<Report> {
     };
     running.hang_up()?;
     running.shared.enter(Phase::Stop);
-    let (heard, said) = running.join_threads()?;
+    let (callers, ai) = running.join_threads()?;
     let exit_code = running.bridge.terminate(Duration::from_secs(20));
     let own = matches!(options.program, Program::Trunkless { .. });
     if own && exit_code.is_none() {
@@ -124,9 +125,10 @@ pub fn run(options: &Options, cancelled: &AtomicBool) -> io::Result<Report> {
         at_close,
         traced,
         exit_code: exit_code.filter(|_| own),
+        floor: floor::measure(options.calls as usize).ok(),
         recordings_complete: recordings.transpose()?,
     };
-    Ok(outcome::report(options, outcome, heard, said))
+    Ok(outcome::report(options, outcome, callers, ai))
 }
 
 /// A measurement in progress.
@@ -136,9 +138,9 @@ struct Running<'a> {
     shared: Arc<Shared>,
     bridge: Bridge,
     /// The callers' thread; `None` once joined.
-    callers: Option<JoinHandle<io::Result<Heard>>>,
+    callers: Option<JoinHandle<io::Result<CallersResults>>>,
     /// The AI's thread; `None` once joined.
-    ai: Option<JoinHandle<io::Result<Said>>>,
+    ai: Option<JoinHandle<io::Result<AiResults>>>,
 }
 
 impl Drop for Running<'_> {
@@ -171,7 +173,8 @@ impl<'a> Running<'a> {
             rate: options.rate,
             hold_us,
         };
-        let ai = Ai { shared: shared.clone(), listener, calls, hold_us };
+        let names_caller = options.pbx.is_none();
+        let ai = Ai { shared: shared.clone(), listener, calls, hold_us, names_caller };
         let mut command = launch::command(options, [pbx, listen], &url, folder)?;
         let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let callers = named(callers::THREAD).spawn(move || callers.run())?;
@@ -261,14 +264,13 @@ impl<'a> Running<'a> {
 
     fn sample(&self) -> Sample {
         let processes = process::tree(self.bridge.id());
-        let [idle, stolen] = process::machine_idle_and_stolen();
         Sample {
             at: Instant::now(),
             usage: process::usage(&processes),
             callers: process::own_thread(callers::THREAD),
             ai: process::own_thread(ai::THREAD),
-            idle,
-            stolen,
+            own: process::usage(&[std::process::id()]).cpu(),
+            machine: process::machine_time(),
             calls: self.shared.open_calls.load(Ordering::Relaxed),
         }
     }
@@ -320,12 +322,12 @@ impl<'a> Running<'a> {
     }
 
     /// Joins both generator threads and returns their results.
-    fn join_threads(&mut self) -> io::Result<(Heard, Said)> {
+    fn join_threads(&mut self) -> io::Result<(CallersResults, AiResults)> {
         let panicked = || io::Error::other("a generator thread panicked");
         let callers = self.callers.take().ok_or_else(panicked)?;
         let ai = self.ai.take().ok_or_else(panicked)?;
-        let (heard, said) = (callers.join(), ai.join());
-        Ok((heard.map_err(|_| panicked())??, said.map_err(|_| panicked())??))
+        let (callers, ai) = (callers.join(), ai.join());
+        Ok((callers.map_err(|_| panicked())??, ai.map_err(|_| panicked())??))
     }
 }
 
@@ -364,9 +366,10 @@ fn free_port() -> io::Result<SocketAddr> {
     UdpSocket::bind((IpAddr::from(BRIDGE), 0))?.local_addr()
 }
 
-/// Raises the limit on open files: a call needs a socket on each side.
+/// Raises the limit on open files: a call needs a socket on each side, and four when the floor is
+/// measured.
 fn raise_file_limit(calls: u64) {
-    let wanted = calls * 3 + 200;
+    let wanted = calls * 4 + 200;
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < wanted) {
         limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));

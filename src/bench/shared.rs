@@ -3,11 +3,12 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use crate::bench::stamp::Scope;
 use crate::bench::waiting::Clock;
 
-/// The frames of a call are judged from this long after its answer …
-pub const SETTLE_US: u64 = 1_000_000;
-/// … until, if its end is known, this long before its end.
+/// The first part of a call, which is judged apart from the rest.
+pub const FIRST_SECOND_US: u64 = 1_000_000;
+/// If the end of a call is known, its frames are judged until this long before the end.
 pub const TAIL_US: u64 = 1_500_000;
 
 /// The phases of a measurement, in order.
@@ -88,12 +89,25 @@ impl Window {
         (self.open_us..self.close_us).contains(&now_us)
     }
 
-    /// True if a frame sent now is judged. `up_us` is when its call was answered; `ends_us` is when
-    /// it will end, if that is known.
-    pub fn judges(self, now_us: u64, up_us: u64, ends_us: Option<u64>) -> bool {
-        self.holds(now_us)
-            && now_us >= up_us + SETTLE_US
-            && ends_us.is_none_or(|ends| now_us + TAIL_US < ends)
+    /// Returns the scope of a frame due at `due_us`. `up_us` is when its call was answered;
+    /// `ends_us` is when it will end, if that is known. The first second of a call counts even if
+    /// it is over before the measured time begins.
+    pub fn scope(self, due_us: u64, up_us: u64, ends_us: Option<u64>) -> Scope {
+        if ends_us.is_some_and(|ends| due_us + TAIL_US >= ends) {
+            Scope::Ignored
+        } else if due_us < up_us + FIRST_SECOND_US {
+            Scope::FirstSecond
+        } else if self.holds(due_us) {
+            Scope::Measured
+        } else {
+            Scope::Ignored
+        }
+    }
+
+    /// True if damage counts at this time in a call that was answered at `up_us`: a damaged frame
+    /// does not show its own scope.
+    pub fn counts_damage(self, now_us: u64, up_us: u64) -> bool {
+        self.holds(now_us) || (up_us..up_us + FIRST_SECOND_US).contains(&now_us)
     }
 }
 
@@ -102,13 +116,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_judged_in_the_window_and_away_from_the_ends_of_the_call() {
+    fn frames_are_judged_in_the_window_and_in_the_first_second_of_the_call() {
         let window = Window { open_us: 10_000_000, close_us: 20_000_000 };
-        assert!(window.judges(10_000_000, 9_000_000, None));
-        assert!(!window.judges(9_999_999, 0, None));
-        assert!(!window.judges(20_000_000, 0, None));
-        assert!(!window.judges(11_000_000, 10_000_001, None), "the call has not settled");
-        assert!(window.judges(12_000_000, 0, Some(13_500_001)));
-        assert!(!window.judges(12_000_000, 0, Some(13_500_000)), "the call ends soon");
+        let table = [
+            (10_000_000, 9_000_000, None, Scope::Measured),
+            (9_999_999, 0, None, Scope::Ignored),
+            (20_000_000, 0, None, Scope::Ignored),
+            (11_000_000, 10_000_001, None, Scope::FirstSecond),
+            // long before the measured time
+            (1_500_000, 1_000_000, None, Scope::FirstSecond),
+            (12_000_000, 0, Some(13_500_001), Scope::Measured),
+            // the call ends soon
+            (12_000_000, 0, Some(13_500_000), Scope::Ignored),
+        ];
+        for (due_us, up_us, ends_us, scope) in table {
+            assert_eq!(window.scope(due_us, up_us, ends_us), scope, "{due_us} {up_us} {ends_us:?}");
+        }
+        assert!(window.counts_damage(1_000_000, 500_000));
+        assert!(!window.counts_damage(2_000_000, 500_000));
+        assert!(window.counts_damage(12_000_000, 0));
     }
 }

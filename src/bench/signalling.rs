@@ -17,7 +17,7 @@ pub struct Audio {
 /// A change to a call. `line` is the RTP socket that the call really uses, if that depends on the
 /// order in which the bridge does things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum Change {
     Answered {
         number: u32,
         line: Option<usize>,
@@ -56,5 +56,5 @@ pub trait Signalling: Send {
     fn hang_up(&mut self, now: Instant, number: u32);
 
     /// Returns the next change to a call.
-    fn told(&mut self) -> Option<Told>;
+    fn next_change(&mut self) -> Option<Change>;
 }

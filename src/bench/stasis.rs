@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::bench::signalling::{Audio, Told};
+use crate::bench::signalling::{Audio, Change};
 
 /// Status and body.
 pub type Reply = (u16, Value);
@@ -63,7 +63,7 @@ pub struct Stasis {
     /// Events for the application that have not been sent yet, in order.
     pub events: VecDeque<String>,
     /// Changes to calls that the callers' thread has not seen yet, in order.
-    pub told: VecDeque<Told>,
+    pub changes: VecDeque<Change>,
 }
 
 fn caller_id(number: u32) -> String {
@@ -196,7 +196,7 @@ impl Stasis {
         if let (Some(number), Some(caller), Some(media)) = (number, caller, media) {
             let Media { line, audio, .. } = self.media[&media];
             caller.talks = Some((bridge.to_owned(), media));
-            self.told.push_back(Told::Answered { number, line: Some(line), audio });
+            self.changes.push_back(Change::Answered { number, line: Some(line), audio });
         }
         DONE
     }
@@ -258,7 +258,7 @@ impl Stasis {
             let free = if never { self.free.pop().map(|(line, _)| line) } else { None };
             let Some(line) = self.callers[&number].line.or(free) else { continue };
             self.callers.remove(&number);
-            self.told.push_back(Told::Ended { number, line: Some(line), code: 0 });
+            self.changes.push_back(Change::Ended { number, line: Some(line), code: 0 });
         }
     }
 
@@ -270,6 +270,7 @@ impl Stasis {
 
     fn channel(&self, id: &str) -> Value {
         let app = self.app.as_deref().unwrap_or_default();
+        let number = number_of(id).map_or(String::new(), |number| number.to_string());
         let (name, state, app_name, app_data) = match number_of(id) {
             Some(number) => {
                 let up = self.callers.get(&number).is_some_and(|caller| caller.up);
@@ -280,7 +281,7 @@ impl Stasis {
         };
         let mut channel = json!({
             "id": id, "name": name, "state": state, "protocol_id": format!("{id}@bench"),
-            "caller": { "name": "", "number": "5550100" },
+            "caller": { "name": "", "number": number },
             "connected": { "name": "", "number": "" }, "accountcode": "",
             "dialplan": { "context": "bench", "exten": "8010", "priority": 2,
                 "app_name": app_name, "app_data": app_data },
@@ -358,14 +359,14 @@ mod tests {
         assert_eq!(media(&mut stasis, "m3", "127.0.0.2:10004").0, 500);
         talk(&mut stasis, 1, "m1");
         let audio = Audio { rtp: "127.0.0.2:10000".parse().unwrap(), payload_type: 0 };
-        let told = stasis.told.pop_front();
-        assert_eq!(told, Some(Told::Answered { number: 1, line: Some(1), audio }));
+        let changes = stasis.changes.pop_front();
+        assert_eq!(changes, Some(Change::Answered { number: 1, line: Some(1), audio }));
         stasis.hang_up(1);
-        assert_eq!(stasis.told.pop_front(), None, "its media channel and bridge still exist");
+        assert_eq!(stasis.changes.pop_front(), None, "its media channel and bridge still exist");
         assert_eq!(stasis.ask("DELETE", &["channels", "m1"], &Query::new()), DONE);
         assert_eq!(stasis.ask("DELETE", &["bridges", "b1"], &Query::new()), DONE);
-        let told = stasis.told.pop_front();
-        assert_eq!(told, Some(Told::Ended { number: 1, line: Some(1), code: 0 }));
+        let changes = stasis.changes.pop_front();
+        assert_eq!(changes, Some(Change::Ended { number: 1, line: Some(1), code: 0 }));
     }
 
     /// The socket that the caller was dialled with may carry another call's audio.
@@ -378,12 +379,12 @@ mod tests {
         media(&mut stasis, "m2", "127.0.0.2:10000");
         media(&mut stasis, "m1", "127.0.0.2:10002");
         assert_eq!(stasis.ask("POST", &["channels", "bench.1", "continue"], &Query::new()), DONE);
-        assert_eq!(stasis.told.pop_front(), None);
+        assert_eq!(stasis.changes.pop_front(), None);
         stasis.ask("DELETE", &["channels", "m1"], &Query::new());
-        let told = stasis.told.pop_front();
-        assert_eq!(told, Some(Told::Ended { number: 1, line: Some(0), code: 0 }));
+        let changes = stasis.changes.pop_front();
+        assert_eq!(changes, Some(Change::Ended { number: 1, line: Some(0), code: 0 }));
         talk(&mut stasis, 2, "m2");
-        assert!(matches!(stasis.told.pop_front(), Some(Told::Answered { line: Some(1), .. })));
+        assert!(matches!(stasis.changes.pop_front(), Some(Change::Answered { line: Some(1), .. })));
     }
 
     #[test]

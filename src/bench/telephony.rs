@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use crate::bench::signalling::{Audio, Signalling, Told};
+use crate::bench::signalling::{Audio, Change, Signalling};
 use crate::peer::registrar::Registrar;
 use crate::sip::agent::{
     Agent, AgentConfig, CallEnd, CallKey, Command, Dial, Event, Input, Output,
@@ -42,7 +42,7 @@ pub struct Telephony {
     /// Receive buffer.
     buffer: Vec<u8>,
     /// Changes to calls that have not been returned yet.
-    told: VecDeque<Told>,
+    changes: VecDeque<Change>,
 }
 
 impl Telephony {
@@ -69,7 +69,7 @@ impl Telephony {
             numbers: HashMap::new(),
             keys: HashMap::new(),
             buffer: vec![0; 65_536],
-            told: VecDeque::new(),
+            changes: VecDeque::new(),
         })
     }
 
@@ -107,24 +107,24 @@ impl Telephony {
 
     fn on_event(&mut self, event: Event) {
         let number = |call: CallKey| self.numbers.get(&call).copied();
-        let told = match event {
+        let change = match event {
             Event::Answered { call, remote } => number(call).map(|number| {
                 let line = None; // unchanged since dialling
-                Told::Answered { number, line, audio: audio(&remote) }
+                Change::Answered { number, line, audio: audio(&remote) }
             }),
             Event::Media { call, remote } => {
-                number(call).map(|number| Told::Moved { number, audio: audio(&remote) })
+                number(call).map(|number| Change::Moved { number, audio: audio(&remote) })
             }
             Event::Ended { call, end } => {
                 let code = if let CallEnd::Refused { code, .. } = end { code } else { 0 };
                 self.numbers.remove(&call).map(|number| {
                     self.keys.remove(&number);
-                    Told::Ended { number, line: None, code }
+                    Change::Ended { number, line: None, code }
                 })
             }
             _ => None,
         };
-        self.told.extend(told);
+        self.changes.extend(change);
     }
 }
 
@@ -184,7 +184,7 @@ impl Signalling for Telephony {
         self.feed(now, Input::Command(command));
     }
 
-    fn told(&mut self) -> Option<Told> {
-        self.told.pop_front()
+    fn next_change(&mut self) -> Option<Change> {
+        self.changes.pop_front()
     }
 }

@@ -10,6 +10,11 @@ const P99_MS: f64 = 2.0;
 /// … or if more than one in a thousand was so late that it missed a slot.
 const MISSED_US: u64 = 20_000;
 const MISSED_SHARE: f64 = 0.001;
+/// Late frames prove nothing about the bridge if the host kept more than this share of the CPU from
+/// the machine …
+const STOLEN_PERCENT: f64 = 1.0;
+/// … or if other processes used more than this share of it.
+const OTHERS_PERCENT: f64 = 5.0;
 
 /// Returns why a thread's lateness invalidates the measurement; `None` if it does not.
 pub fn why_not_valid(who: &str, lateness: &Times) -> Option<String> {
@@ -22,8 +27,26 @@ pub fn why_not_valid(who: &str, lateness: &Times) -> Option<String> {
         .then(|| format!("{who}: {:.2} % of the frames went out over 20 ms late", missed * 100.0))
 }
 
-/// Lists the faults in frames and calls. Times are never faults; the reader has to judge them.
+/// Returns why late frames are not held against the bridge; `None` if there are none, or if only
+/// the bridge can have delayed them.
+pub fn why_late_is_excused(report: &Report) -> Option<String> {
+    let used = &report.machine_use;
+    let why = if !report.is_valid() {
+        "the generator was late itself".to_owned()
+    } else if used.stolen_percent > STOLEN_PERCENT {
+        format!("the host kept {:.1} % of the CPU from this machine", used.stolen_percent)
+    } else if used.others_percent > OTHERS_PERCENT {
+        format!("other processes used {:.1} % of this machine", used.others_percent)
+    } else {
+        return None;
+    };
+    (report.to_ai.late + report.to_caller.late > 0).then_some(why)
+}
+
+/// Lists the faults in frames and calls. A time is a fault only if it is longer than a frame;
+/// shorter ones are for the reader to judge.
 pub fn faults(report: &Report) -> Vec<String> {
+    let late_counts = why_late_is_excused(report).is_none();
     let mut faults = Vec::new();
     let mut fault = |count: u64, what: &str| {
         if count > 0 {
@@ -36,11 +59,20 @@ pub fn faults(report: &Report) -> Vec<String> {
     fault(u64::from(calls.asked == 0), "measurement without a call");
     for (way, name) in [(&report.to_ai, "to the AI"), (&report.to_caller, "to the callers")] {
         fault(way.lost, &format!("frames {name} were lost"));
+        // a PBX in between may still be connecting its two sides
+        if !report.real_pbx {
+            let what = format!("frames {name} were lost in the first second of their call");
+            fault(way.first_second_lost, &what);
+        }
+        if late_counts {
+            fault(way.late, &format!("frames {name} were more than 20 ms late"));
+        }
         fault(way.swapped, &format!("frames {name} were swapped"));
         fault(way.repeated, &format!("frames {name} were repeated"));
         fault(way.damaged, &format!("frames {name} were damaged"));
         fault(way.misrouted, &format!("frames {name} belonged to another call"));
     }
+    fault(report.holes_in_speech, "holes in speech, filled with silence");
     let sent = report.to_ai.sent.min(report.to_caller.sent);
     fault(u64::from(sent == 0), "direction without a judged frame");
     fault(report.ai_connections_broken, "connections to the AI broke");
@@ -56,6 +88,10 @@ pub fn faults(report: &Report) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::report::tests::good;
+
+    /// A change to a report, and a part of the text that it should lead to.
+    type Row = (fn(&mut Report), &'static str);
 
     #[test]
     fn a_late_generator_makes_a_measurement_invalid() {
@@ -70,5 +106,59 @@ mod tests {
         // one in 500 missed its slot
         (0..20).for_each(|_| times.add_us(25_000));
         assert!(why_not_valid("callers", &times).unwrap().contains("0.20 %"));
+    }
+
+    #[test]
+    fn every_fault_is_listed() {
+        assert_eq!(faults(&good()), Vec::<String>::new());
+        let changes: [Row; 14] = [
+            (|r| r.to_ai.lost = 1, "to the AI were lost"),
+            (|r| r.to_caller.swapped = 1, "to the callers were swapped"),
+            (|r| r.to_caller.damaged = 1, "damaged"),
+            (|r| r.to_ai.repeated = 1, "repeated"),
+            (|r| r.to_ai.misrouted = 1, "belonged to another call"),
+            (|r| r.to_caller.first_second_lost = 1, "first second"),
+            (|r| r.to_ai.late = 1, "more than 20 ms late"),
+            (|r| r.holes_in_speech = 1, "with silence"),
+            (|r| r.calls.answered = 1, "not answered"),
+            (|r| r.calls.dropped = 1, "ended by the other side"),
+            (|r| r.recordings_complete = Some(1), "recordings"),
+            (|r| r.bridge.exit_code = Some(1), "exited with code 1"),
+            (|r| r.to_caller.sent = 0, "without a judged frame"),
+            (|r| r.ai_connections_broken = 1, "broke"),
+        ];
+        for (change, text) in changes {
+            let mut report = good();
+            change(&mut report);
+            let faults = faults(&report);
+            assert!(faults.len() == 1 && faults[0].contains(text), "{text}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn late_frames_are_no_fault_on_a_disturbed_machine() {
+        let disturbances: [Row; 3] = [
+            (|r| r.not_valid.push("AI: p99 3.0 ms".to_owned()), "generator"),
+            (|r| r.machine_use.stolen_percent = 1.5, "host kept 1.5 %"),
+            (|r| r.machine_use.others_percent = 40.0, "other processes used 40.0 %"),
+        ];
+        for (disturb, text) in disturbances {
+            let mut report = good();
+            disturb(&mut report);
+            assert_eq!(why_late_is_excused(&report), None);
+            report.to_caller.late = 7;
+            assert_eq!(faults(&report), Vec::<String>::new());
+            assert!(why_late_is_excused(&report).unwrap().contains(text));
+            assert!(report.to_string().contains("late 7"));
+        }
+    }
+
+    #[test]
+    fn a_pbx_in_between_may_lose_the_beginning() {
+        let mut report = good();
+        report.to_ai.first_second_lost = 3;
+        assert_eq!(faults(&report).len(), 1);
+        report.real_pbx = true;
+        assert_eq!(faults(&report), Vec::<String>::new());
     }
 }

@@ -28,9 +28,16 @@ const MANY_CALLS: usize = 200;
 /// Polling interval with many calls. Arrival times are late by up to this much.
 const COARSE_NS: u64 = 500_000;
 
-/// Returns the time resolution of the generator with this many calls, in microseconds.
-pub fn grain_us(calls: usize) -> u64 {
-    (if calls > MANY_CALLS { COARSE_NS } else { GRAIN_NS }) / 1000
+/// Longest wait: each thread then checks the phase of the measurement again.
+pub const IDLE_NS: u64 = 5_000_000;
+/// A thread that begins its rounds further apart than this was held up.
+pub const PAUSE_NS: u64 = IDLE_NS + 2_000_000;
+/// A frame sent later than this is marked as late by the generator's own fault.
+pub const SENT_LATE_NS: u64 = 2_000_000;
+
+/// Returns the time resolution of the generator with this many calls.
+pub fn grain_ns(calls: usize) -> u64 {
+    if calls > MANY_CALLS { COARSE_NS } else { GRAIN_NS }
 }
 /// The timer's number in epoll.
 const TIMER: u64 = u64::MAX;
@@ -81,7 +88,7 @@ impl Waiting {
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
         let events = Vec::with_capacity(BATCH);
-        let grain_ns = grain_us(calls) * 1000;
+        let grain_ns = grain_ns(calls);
         Ok(Waiting { epoll, timer, armed_ns: None, events, grain_ns, more: false })
     }
 
@@ -104,10 +111,11 @@ impl Waiting {
 
     /// Waits until a socket is ready or `until_ns` is reached, and fills `ready` with the numbers
     /// of the ready sockets. With many calls, it returns at the next polling interval in any case.
+    /// Returns the time.
     ///
     /// # Errors
     /// Returns any I/O error from the kernel except EINTR.
-    pub fn wait(&mut self, clock: Clock, until_ns: u64, ready: &mut Vec<u64>) -> io::Result<()> {
+    pub fn wait(&mut self, clock: Clock, until_ns: u64, ready: &mut Vec<u64>) -> io::Result<u64> {
         ready.clear();
         let coarse = self.grain_ns > GRAIN_NS;
         let until_ns = until_ns.next_multiple_of(self.grain_ns);
@@ -131,7 +139,7 @@ impl Waiting {
         let timeout = coarse.then_some(&at_once);
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), timeout) {
             Ok(count) => self.more = count == BATCH,
-            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => return Ok(clock.now_ns()),
             Err(why) => return Err(why.into()),
         }
         for event in &self.events {
@@ -142,6 +150,6 @@ impl Waiting {
                 number => ready.push(number),
             }
         }
-        Ok(())
+        Ok(clock.now_ns())
     }
 }

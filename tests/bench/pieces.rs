@@ -4,7 +4,6 @@
 //!     cargo bench --bench pieces -- frames COUNT    (for callgrind: tests/bench/instructions.sh)
 //!     cargo bench --bench pieces -- floor CALLS     (the kernel alone)
 
-mod floor;
 mod frame_path;
 
 use std::hint::black_box;
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use criterion::Criterion;
 use frame_path::{FramePath, media_from_ai};
+use trunkless::bench::floor;
 use trunkless::media::Settings;
 use trunkless::media::g711::Law;
 use trunkless::media::g711::{a_to_mu, mu_to_a};
@@ -41,7 +41,8 @@ fn main() {
     if let [_, floor, calls] = &words[..]
         && floor == "floor"
     {
-        return floor::print(calls.parse().expect("CALLS is not a number")).expect("socket error");
+        let calls = calls.parse().expect("CALLS is not a number");
+        return println!("{:#?}", floor::measure(calls).expect("socket error"));
     }
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(300))
