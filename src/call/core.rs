@@ -183,6 +183,11 @@ impl Call {
         self.past.answered.is_some() && due.is_some_and(|at| at <= now)
     }
 
+    /// True if silence is about to be sent after the AI's speech, because nothing more has come.
+    pub fn misses_speech(&self, now: Instant) -> bool {
+        self.playing.misses_speech(now)
+    }
+
     /// The source of RTP that is being dropped and the address announced by the PBX, if RTP keeps
     /// arriving from elsewhere and none from there.
     pub fn misdirected(&self) -> Option<(SocketAddr, SocketAddr)> {

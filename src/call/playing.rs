@@ -151,6 +151,11 @@ impl Playing {
         self.next_index
     }
 
+    /// True if silence is about to be sent after speech, because nothing more is queued.
+    pub fn misses_speech(&self, now: Instant) -> bool {
+        !self.has_audio() && self.pacer.as_ref().is_some_and(|pacer| pacer.ends_speech(now))
+    }
+
     /// When the last frame of audio will have been played.
     pub fn played_at(&self) -> Option<Instant> {
         self.played_at

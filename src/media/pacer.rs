@@ -190,6 +190,11 @@ impl Pacer {
         Slot { index, marker: talkspurt || stalled, padding: false }
     }
 
+    /// True if silence is about to follow speech.
+    pub fn ends_speech(&self, now: Instant) -> bool {
+        matches!(self.last, Some((_, true))) && self.deadline(false) <= now
+    }
+
     /// True if speech has fallen so far behind the grid that it should be padded where it is quiet.
     pub fn lags(&self) -> bool {
         self.last.is_some_and(|(at, speech)| speech && at >= self.grid() + LAG)

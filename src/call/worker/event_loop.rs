@@ -42,7 +42,7 @@ const BUSY_RATE: usize = 8;
 /// At most this many events are taken from the kernel at once, so that due timers are not late.
 const MAX_EVENTS: usize = 64;
 /// Messages read from one AI before the other calls get their turn.
-const MAX_MESSAGES: usize = 32;
+pub(super) const MAX_MESSAGES: usize = 32;
 
 /// A call on its worker.
 pub(in crate::call) struct Live {
@@ -139,9 +139,9 @@ impl Rate {
 }
 
 /// Buffers that all calls of the worker use in turn.
-struct Buffers {
-    datagram: [u8; MAX_DATAGRAM],
-    scratch: Scratch,
+pub(super) struct Buffers {
+    pub datagram: [u8; MAX_DATAGRAM],
+    pub scratch: Scratch,
 }
 
 /// The event for which a slot is handled.
@@ -472,7 +472,7 @@ impl Live {
                     return running.take_messages(now, MAX_MESSAGES, &mut buffers.scratch);
                 }
             }
-            Cause::Timer => running.on_timeout(now, &mut buffers.datagram),
+            Cause::Timer => return running.on_timeout(now, buffers),
             Cause::Readable(channel) => {
                 running.on_readable(now, channel, &mut buffers.datagram);
             }

@@ -18,7 +18,7 @@ use crate::call::end::EndReason;
 use crate::call::leg::Channel;
 use crate::call::recordings::CallRecordings;
 use crate::call::words::{Input, Output, Seeds, Summary};
-use crate::call::worker::event_loop::Live;
+use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::pool::Workers;
 use crate::call::{CallConfig, Offer, Signal, counters};
 use crate::command::Command;
@@ -253,16 +253,23 @@ impl Running {
         self.call.next_timeout().into_iter().chain(stalls_at).min()
     }
 
-    pub fn on_timeout(&mut self, now: Instant, buffer: &mut [u8]) {
-        // after a stall of this process, packets may be waiting although the timeline is about to
-        // insert silence, so they are read first
+    /// Handles a deadline. Returns true if the AI has sent more than is read in one turn.
+    pub fn on_timeout(&mut self, now: Instant, buffers: &mut Buffers) -> bool {
+        // after a stall of this process, packets and messages may be waiting although silence is
+        // about to be inserted, so they are read first
         if self.call.misses_audio(now) {
-            self.take_datagrams(now, Channel::Rtp, BURST, buffer);
+            self.take_datagrams(now, Channel::Rtp, BURST, &mut buffers.datagram);
+        }
+        let mut more = false;
+        if self.call.misses_speech(now) {
+            self.ai.iter_mut().for_each(|ai| ai.readable(false));
+            more = self.take_messages(now, MAX_MESSAGES, &mut buffers.scratch);
         }
         if self.ai.as_ref().and_then(AiSocket::stalls_at).is_some_and(|at| at <= now) {
             self.on_closed(now, Closed::Stalled);
         }
         self.call.handle(now, Input::Timeout { unix: unix() });
+        more
     }
 
     /// Reads from a readable socket: one datagram, or several if they arrive close together.
