@@ -87,8 +87,10 @@ struct CallSlot {
     waker: Option<Waker>,
     /// `None` if the AI's socket is not in the epoll; true if it is watched for writing too.
     ai_watched: Option<bool>,
-    /// The earliest deadline set for the occupant. Its other entries in `timers` are outdated.
+    /// The earliest entry for the occupant in `timers`. Its other entries are outdated.
     timer: Option<Instant>,
+    /// When the occupant is due. Most events move this later, and the entry is not replaced.
+    due: Option<Instant>,
 }
 
 /// The event loop and its calls.
@@ -278,13 +280,14 @@ impl Worker {
                 waker: None,
                 ai_watched: None,
                 timer: None,
+                due: None,
             };
             self.slots.push(slot);
             self.slots.len() - 1
         });
         let slot = &mut self.slots[index];
         slot.generation = slot.generation.wrapping_add(1);
-        (slot.ai_watched, slot.timer) = (None, None);
+        (slot.ai_watched, slot.timer, slot.due) = (None, None, None);
         let token = Token::new(index, slot.generation, Socket::None);
         slot.waker = Some(Waker::from(Arc::new(CallWaker { inbox: self.inbox.clone(), token })));
         slot.occupant = Some(occupant);
@@ -409,6 +412,7 @@ impl Worker {
         }
         // if the socket is gone, closing it has removed it from the epoll
         slot.ai_watched = wants;
+        slot.due = at;
         if let Some(at) = at.filter(|at| slot.timer.is_none_or(|set| *at < set)) {
             slot.timer = Some(at);
             self.timers.push(Reverse((at, token)));
@@ -427,7 +431,11 @@ impl Worker {
                 self.slots.get_mut(token.slot()).filter(|s| s.generation == token.generation());
             // an outdated entry: an earlier deadline replaced it
             let Some(slot) = slot.filter(|s| s.timer == Some(at)) else { continue };
-            slot.timer = None;
+            slot.timer = slot.due.filter(|due| *due > now);
+            if let Some(due) = slot.timer {
+                self.timers.push(Reverse((due, token)));
+                continue;
+            }
             self.handle(token, Cause::Timer);
             fired += 1;
         }
