@@ -194,6 +194,11 @@ impl Call {
         self.hearing.misdirected()
     }
 
+    /// AI audio that stayed queued throughout the last two seconds of streaming.
+    pub fn playout_floor_bytes(&self) -> u64 {
+        self.playing.playout.floor_bytes()
+    }
+
     /// The first payload type that arrived although another law was agreed.
     pub fn unagreed(&self) -> Option<u8> {
         self.hearing.receiver.unagreed()

@@ -16,6 +16,26 @@ counters! {
     total PLAYOUT_LEFT_OUT = "playout_frames_left_out", "Quiet AI frames left out to reduce delay.";
     total WRONG_SOURCE = "rtp_wrong_source", "RTP from addresses that no PBX named.";
     total AI_FRAMES_DROPPED = "ai_frames_dropped", "Frames dropped because an AI was slow.";
+    gauge PLAYOUT_FLOOR = "playout_floor_bytes", "AI audio that stays queued in all calls.";
+}
+
+/// A call's part of [`PLAYOUT_FLOOR`].
+#[derive(Debug, Default)]
+pub struct PlayoutFloor(u64);
+
+impl PlayoutFloor {
+    pub fn set(&mut self, bytes: u64) {
+        if bytes != self.0 {
+            PLAYOUT_FLOOR.replace(self.0, bytes);
+            self.0 = bytes;
+        }
+    }
+}
+
+impl Drop for PlayoutFloor {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 static ENDED: [AtomicU64; EndReason::ALL.len()] =

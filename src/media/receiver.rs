@@ -133,7 +133,7 @@ impl Receiver {
             return;
         }
         self.alive = Some(now);
-        self.source.heard(now);
+        self.source.heard(now, source);
         if law.is_some() {
             self.jitter.on_packet(now, &packet);
             if packet.payload_type != format.payload_type {

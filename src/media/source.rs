@@ -26,7 +26,7 @@ pub struct SourceLock {
     learn_until: Option<Instant>,
     /// When RTP was last heard; `None` if never.
     heard: Option<Instant>,
-    /// The source of the last accepted packet.
+    /// The source of the last RTP heard.
     current: Option<SocketAddr>,
     /// The last source that was refused.
     refused: Option<SocketAddr>,
@@ -63,7 +63,6 @@ impl SourceLock {
     /// Returns true if packets from `source` are accepted. May learn `source`.
     pub fn accepts(&mut self, now: Instant, source: SocketAddr) -> bool {
         if self.named.contains(&source) || self.learned == Some(source) {
-            self.current = Some(source);
             return true;
         }
         let ip = source.ip();
@@ -72,7 +71,7 @@ impl SourceLock {
             self.refused = Some(source);
             return false;
         }
-        (self.learned, self.current) = (Some(source), Some(source));
+        self.learned = Some(source);
         true
     }
 
@@ -88,12 +87,12 @@ impl SourceLock {
         }
     }
 
-    /// Notes that RTP was heard.
-    pub fn heard(&mut self, now: Instant) {
-        self.heard = Some(now);
+    /// Notes that RTP was heard from an accepted source.
+    pub fn heard(&mut self, now: Instant, source: SocketAddr) {
+        (self.heard, self.current) = (Some(now), Some(source));
     }
 
-    /// The source of the last accepted packet.
+    /// The source of the last RTP heard.
     pub fn current(&self) -> Option<SocketAddr> {
         self.current
     }
@@ -121,15 +120,16 @@ mod tests {
         lock.start(now);
         assert!(!lock.accepts(now, at("10.9.9.9:4000")));
         assert!(lock.accepts(now, at("10.0.0.3:4000")));
-        lock.heard(now);
+        lock.heard(now, at("10.0.0.3:4000"));
         assert!(lock.accepts(now, at("10.0.0.2:5000")), "another port of the PBX");
         assert!(!lock.accepts(now, at("10.0.0.2:5002")), "only one port is learned");
         let later = now + LEARNING;
         assert!(lock.accepts(later, at("10.0.0.2:5000")));
+        lock.heard(later, at("10.0.0.2:5000"));
         assert_eq!(lock.current(), Some(at("10.0.0.2:5000")));
         let mut late = SourceLock::new("10.0.0.2".parse().unwrap());
         late.start(now);
-        late.heard(now);
+        late.heard(now, at("10.0.0.2:4000"));
         assert!(!late.accepts(later, at("10.0.0.2:5000")));
         late.name(at("10.0.0.7:1")); // direct media
         assert!(late.accepts(later, at("10.0.0.7:1")));
@@ -145,10 +145,10 @@ mod tests {
         let later = now + Duration::from_secs(20);
         assert!(!lock.accepts(later, at("10.9.9.9:4000")));
         assert!(lock.accepts(later, at("10.0.0.2:6000")));
-        lock.heard(later);
+        lock.heard(later, at("10.0.0.2:6000"));
         assert!(!lock.accepts(later + DEAF / 2, at("10.0.0.2:7000")));
         assert!(lock.accepts(later + DEAF, at("10.0.0.2:7000")));
-        lock.heard(later + DEAF);
+        lock.heard(later + DEAF, at("10.0.0.2:7000"));
         assert!(!lock.accepts(later + DEAF, at("10.0.0.2:6000")), "the port before");
     }
 }

@@ -57,7 +57,9 @@ async fn bursts_and_stalls_lose_no_word_and_real_time_returns_in_the_pause() {
         let (call, stream) = rig.call().await;
         calls.push((call, stream, tokio::time::Instant::now(), size, stall_ms));
     }
-    let run = |(mut call, stream, answered, size, stall_ms): (Call, Stream, _, usize, u64)| async move {
+    type Plan = (Call, Stream, tokio::time::Instant, usize, u64);
+    let run = |plan: Plan| async move {
+        let (mut call, stream, answered, size, stall_ms) = plan;
         call.say(0..15).await;
         bursts(&mut call, 15..75, size).await;
         if stall_ms > 0 {

@@ -14,6 +14,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tracing::{debug, info, warn};
 
 use crate::call::core::Call;
+use crate::call::counters::PlayoutFloor;
 use crate::call::end::EndReason;
 use crate::call::leg::Channel;
 use crate::call::recordings::CallRecordings;
@@ -134,6 +135,7 @@ pub(super) struct Running {
     misdirected_logged: bool,
     /// True once RTP with another law than the agreed one has been logged.
     unagreed_logged: bool,
+    playout_floor: PlayoutFloor,
     /// When a socket was last readable.
     last_readable: Option<Instant>,
     /// The end reason, once there is one.
@@ -169,6 +171,7 @@ impl Running {
             ignored_logged: false,
             misdirected_logged: false,
             unagreed_logged: false,
+            playout_floor: PlayoutFloor::default(),
             last_readable: None,
             ended: None,
         }
@@ -269,6 +272,7 @@ impl Running {
             self.on_closed(now, Closed::Stalled);
         }
         self.call.handle(now, Input::Timeout { unix: unix() });
+        self.playout_floor.set(self.call.playout_floor_bytes());
         more
     }
 
