@@ -53,7 +53,8 @@ impl Frame {
 
 /// The number of samples in `duration` at 8 kHz, rounded down.
 pub fn samples_in(duration: Duration) -> u64 {
-    duration.as_micros() as u64 * RATE / 1_000_000
+    // in two parts, because 128-bit arithmetic is slow on the frame path
+    duration.as_secs() * RATE + u64::from(duration.subsec_nanos()) * RATE / 1_000_000_000
 }
 
 /// The level (RMS) of mu-law audio in dBFS: 0 for a full-scale square wave, −∞ for digital silence.

@@ -219,7 +219,7 @@ impl Timeline {
     pub fn next_timeout(&self) -> Option<Instant> {
         let (at, position) = self.origin?;
         let wanted = (self.position + self.missing() as i64 - position).max(0) as u64;
-        let reached = at + Duration::from_micros(wanted * 1_000_000 / RATE);
+        let reached = at + Duration::from_nanos(wanted * (1_000_000_000 / RATE));
         Some(reached.max(self.anchor? + FILL_AFTER))
     }
 
