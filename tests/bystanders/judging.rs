@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::rig::judge::{Arrival, Content, FRAME, Rule, Stall, Way, judge};
+use crate::rig::canary::Stall;
+use crate::rig::judge::{Arrival, Content, FRAME, Rule, Way, judge};
 
 const MS: Duration = Duration::from_millis(1);
 const CALL: u32 = 7;

@@ -1,15 +1,25 @@
 //! Measures the time that the host takes away: when a thread that sleeps briefly over and over
-//! sleeps for too long, when a thread of the bridge could run but has to wait for a CPU, and the
+//! sleeps for too long, when a thread of bridge or PBX could run but has to wait for a CPU, and the
 //! CPU time that the hypervisor stole. Owns its thread, and reads files below /proc.
 
+use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::judge::Stall;
+/// An interval in which the host ran neither the tests nor, presumably, the bridge.
+pub type Stall = Range<Instant>;
+
+/// The part of the stalls that lies between two times.
+pub fn overlap(stalls: &[Stall], from: Instant, to: Instant) -> Duration {
+    let part = |s: &Stall| s.end.min(to).saturating_duration_since(s.start.max(from));
+    stalls.iter().map(part).sum()
+}
 
 const STEP: Duration = Duration::from_millis(1);
 /// A longer step is a stall. The kernel's timers and a busy CPU explain less than this.
@@ -17,16 +27,21 @@ const LATE: Duration = Duration::from_millis(2);
 /// How often stolen time is read; the kernel counts it in units of 10 ms.
 const STEAL_EVERY: Duration = Duration::from_millis(20);
 
-/// Shorter waits of the bridge for a CPU are not noted.
+/// Shorter waits for a CPU are not noted.
 const WAIT: Duration = Duration::from_micros(500);
+/// How often the waits of a PBX are read. It has a thread per call leg.
+const PBX_EVERY: Duration = Duration::from_millis(5);
+/// How often the PBX's threads are listed.
+const PBX_THREADS_EVERY: Duration = Duration::from_millis(100);
 
-/// A thread of the bridge: its file of scheduling statistics, and how long it has waited so far.
-type Watched = (File, Duration);
+/// Threads, by their files of scheduling statistics, and how long each has waited so far.
+type Threads = HashMap<PathBuf, (File, Duration)>;
 
 /// A running measurement; dropping it ends the thread.
 pub struct Canary {
     stalls: Arc<Mutex<Vec<Stall>>>,
-    bridge: Arc<Mutex<Vec<Watched>>>,
+    bridge: Arc<Mutex<Threads>>,
+    pbx: Arc<Mutex<Option<u32>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -34,21 +49,23 @@ pub struct Canary {
 impl Canary {
     pub fn start() -> Canary {
         let stalls = Arc::<Mutex<Vec<Stall>>>::default();
-        let bridge = Arc::<Mutex<Vec<Watched>>>::default();
+        let bridge = Arc::<Mutex<Threads>>::default();
+        let pbx = Arc::<Mutex<Option<u32>>>::default();
         let stop = Arc::<AtomicBool>::default();
-        let watch = Watch { stalls: stalls.clone(), bridge: bridge.clone() };
+        let watch = Watch { stalls: stalls.clone(), bridge: bridge.clone(), pbx: pbx.clone() };
         let ended = stop.clone();
         let thread = std::thread::spawn(move || watch.run(&ended));
-        Canary { stalls, bridge, stop, thread: Some(thread) }
+        Canary { stalls, bridge, pbx, stop, thread: Some(thread) }
     }
 
-    /// Watches the threads that a process has now.
-    pub fn watch_process(&self, id: u32) {
-        let tasks = std::fs::read_dir(format!("/proc/{id}/task")).expect("the process runs");
-        let files = tasks.flatten().filter_map(|t| File::open(t.path().join("schedstat")).ok());
-        let files = files.map(|file| (waited(&file), file));
-        let watched = files.map(|(waited, file)| (file, waited)).collect();
-        *self.bridge.lock().expect("no panic elsewhere") = watched;
+    /// Watches the threads that the bridge has now.
+    pub fn watch_bridge(&self, id: u32) {
+        list(&mut self.bridge.lock().expect("no panic elsewhere"), id);
+    }
+
+    /// Watches all threads of the PBX, including later ones.
+    pub fn watch_pbx(&self, id: u32) {
+        *self.pbx.lock().expect("no panic elsewhere") = Some(id);
     }
 
     /// The stalls so far, in order and without overlaps.
@@ -91,17 +108,28 @@ fn note(stalls: &Mutex<Vec<Stall>>, due: Instant) {
 /// The work of the thread.
 struct Watch {
     stalls: Arc<Mutex<Vec<Stall>>>,
-    bridge: Arc<Mutex<Vec<Watched>>>,
+    bridge: Arc<Mutex<Threads>>,
+    pbx: Arc<Mutex<Option<u32>>>,
 }
 
 impl Watch {
     fn run(&self, stop: &AtomicBool) {
         let (mut read, mut stolen) = (Instant::now(), steal());
+        let (mut threads, mut listed, mut looked) = (Threads::new(), read, read);
         while !stop.load(Ordering::Relaxed) {
             let due = Instant::now() + STEP;
             std::thread::park_timeout(STEP);
             note(&self.stalls, due);
-            self.note_waits(due - STEP);
+            self.note_waits(&mut self.bridge.lock().expect("no panic elsewhere"), due - STEP);
+            let pbx = *self.pbx.lock().expect("no panic elsewhere");
+            if let Some(id) = pbx.filter(|_| looked.elapsed() > PBX_EVERY) {
+                self.note_waits(&mut threads, looked);
+                looked = Instant::now();
+                if listed.elapsed() > PBX_THREADS_EVERY {
+                    listed = looked;
+                    list(&mut threads, id);
+                }
+            }
             if read.elapsed() > STEAL_EVERY {
                 let (now, before) = (steal(), read);
                 read = Instant::now();
@@ -117,16 +145,31 @@ impl Watch {
         self.stalls.lock().expect("no panic elsewhere").push(stall);
     }
 
-    /// Notes how long the bridge's threads waited for a CPU. The kernel adds a wait when it ends,
-    /// which was at some time since `before`.
-    fn note_waits(&self, before: Instant) {
-        for (file, last) in self.bridge.lock().expect("no panic elsewhere").iter_mut() {
+    /// Notes how long threads waited for a CPU. The kernel adds a wait when it ends, which was at
+    /// some time since `before`.
+    fn note_waits(&self, threads: &mut Threads, before: Instant) {
+        for (file, last) in threads.values_mut() {
             let (now, begin) = (waited(file), *last);
             *last = now;
             let waited = now.saturating_sub(begin);
             if waited > WAIT {
                 self.push(before - waited..Instant::now());
             }
+        }
+    }
+}
+
+/// Adds the threads that a process has now, and removes those that it had.
+fn list(threads: &mut Threads, process: u32) {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{process}/task")) else { return };
+    let now: Vec<PathBuf> = tasks.flatten().map(|task| task.path().join("schedstat")).collect();
+    threads.retain(|path, _| now.contains(path));
+    for path in now {
+        if !threads.contains_key(&path)
+            && let Ok(file) = File::open(&path)
+        {
+            let begin = waited(&file);
+            threads.insert(path, (file, begin));
         }
     }
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use trunkless::media::frame::SILENCE;
 use trunkless::peer::pattern;
 
+use super::canary::{Stall, overlap};
+
 pub const FRAME: Duration = Duration::from_millis(20);
 /// At most this many frames of silence may separate two frames that were sent back to back.
 const GAP: u32 = 1;
@@ -54,9 +56,6 @@ pub struct Way {
     /// All frames from the first numbered one on.
     pub heard: Vec<Arrival>,
 }
-
-/// An interval in which the host ran neither the rig nor, presumably, the bridge.
-pub type Stall = Range<Instant>;
 
 /// The terms by which one direction is judged.
 #[derive(Debug, Clone)]
@@ -179,12 +178,6 @@ fn ranges(numbers: &[usize]) -> String {
     });
     let more = if found.len() > 5 { " and more" } else { "" };
     shown.collect::<Vec<_>>().join(", ") + more
-}
-
-/// The part of the stalls that lies between two times.
-fn overlap(stalls: &[Stall], from: Instant, to: Instant) -> Duration {
-    let part = |s: &Stall| s.end.min(to).saturating_duration_since(s.start.max(from));
-    stalls.iter().map(part).sum()
 }
 
 /// Whole frames, rounded up.

@@ -13,9 +13,9 @@
 //!   the median of the second before the fault, so that the phase of its slots does not matter.
 //!
 //! Time that the host takes away is measured (`canary`): the rig's threads run too late, or threads
-//! of the bridge wait for a CPU. It is subtracted from gaps and delays, but a lost frame is always
-//! a failure. A fault that needs much CPU time belongs into [`Rig::attack`], which lowers its
-//! priority.
+//! of bridge or PBX wait for a CPU. It is subtracted from gaps and delays, but a lost frame is
+//! always a failure. A fault that needs much CPU time belongs into [`Rig::attack`], which lowers
+//! its priority.
 //!
 //! Then the bridge must hold what it held before:
 //!
@@ -28,7 +28,7 @@
 mod ai;
 mod callers;
 mod calls;
-mod canary;
+pub mod canary;
 pub mod judge;
 mod program;
 mod site;
@@ -47,13 +47,15 @@ use trunkless::peer::phone::{Phone, PhoneCommand, PhoneConfig};
 use ai::Ai;
 use callers::Callers;
 use calls::{AI, Call};
-use canary::Canary;
-use judge::{Figures, Rule, Stall, judge};
+use canary::{Canary, Stall, overlap};
+use judge::{Figures, Rule, judge};
 use program::{Holdings, Memory, Program};
 
 #[allow(unused_imports, reason = "for tests through a PBX")]
 pub use callers::Dial;
 pub use site::Site;
+#[allow(unused_imports, reason = "for tests through a PBX")]
+pub use site::fault_pbx;
 pub use wait::{pass, until};
 
 /// Audio before the fault, from which the usual delay is taken.
@@ -192,7 +194,8 @@ impl Rig {
         let fault_url = url(fault_ai.local_addr().expect("an address"));
         let config = (site.config)(&url(ai.address), &fault_url);
         let program = Program::start(&config, site.ready).await;
-        canary.watch_process(program.id());
+        canary.watch_bridge(program.id());
+        site.pbx.into_iter().for_each(|id| canary.watch_pbx(id));
         let callers = Callers::start(site.dial.clone(), canary.clone());
         Rig { site, program, callers, calls, canary, _ai: ai, fault_ai }
     }
@@ -229,15 +232,15 @@ impl Rig {
         self.fall_silent().await;
         let left = self.release().await;
         assert!(left.is_empty(), "{left:?}");
-        let mut held = self.program.holdings();
+        let mut held = self.holdings();
         let settled = until(LIMIT, || {
-            let before = std::mem::replace(&mut held, self.program.holdings());
+            let before = std::mem::replace(&mut held, self.holdings());
             // streams that are ending still have a socket
             before == held && self.everyone(|c| c.state().ended.is_some())
         });
         settled.await;
         pass(LIMIT / 10).await;
-        (self.program.holdings(), self.objects())
+        (self.holdings(), self.objects())
     }
 
     /// Both sides of each call stop talking, and what they sent last arrives.
@@ -296,12 +299,13 @@ impl Rig {
 
     /// Differences between the holdings now and before, once everything had time to be released.
     async fn leftovers(&self, before: &Holdings, objects: &[String]) -> Vec<String> {
-        let changes = || self.program.holdings().changes_since(before);
+        let changes = || self.holdings().changes_since(before);
         until(LIMIT / 2, || changes().is_empty()).await;
         if changes().iter().all(|change| change.starts_with("thread ")) {
             until(IDLE_THREADS, || changes().is_empty()).await;
         }
         let mut faults = changes();
+        until(LIMIT / 2, || self.objects() == objects).await;
         let now = self.objects();
         if now != objects {
             faults.push(format!("the PBX holds {now:?} instead of {objects:?}"));
@@ -309,14 +313,16 @@ impl Rig {
         faults
     }
 
+    fn holdings(&self) -> Holdings {
+        self.program.holdings(self.site.pool)
+    }
+
     fn objects(&self) -> Vec<String> {
         self.site.objects.as_ref().map_or_else(Vec::new, |objects| objects())
     }
 
     fn stalled(&self, from: Instant, to: Instant) -> Duration {
-        let stalls = self.canary.stalls();
-        let part = |s: &Stall| s.end.min(to).saturating_duration_since(s.start.max(from));
-        stalls.iter().map(part).sum()
+        overlap(&self.canary.stalls(), from, to)
     }
 
     fn complaint(&self, faults: Vec<String>) -> String {

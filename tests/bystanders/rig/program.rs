@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,6 +12,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::wait::until;
+
+/// The state of a listening socket in /proc/net/tcp.
+const LISTENS: &str = "0A";
 
 /// A running `trunkless run`; dropping it kills it.
 pub struct Program {
@@ -102,8 +106,10 @@ impl Program {
         PathBuf::from(format!("/proc/{}/{name}", self.id()))
     }
 
-    /// Descriptors by kind, ports by protocol and address, and threads by name.
-    pub fn holdings(&self) -> Holdings {
+    /// Descriptors by kind, ports by protocol and address, connections by protocol and peer, and
+    /// threads by name. Connections to `pool` are left out.
+    pub fn holdings(&self, pool: Option<SocketAddr>) -> Holdings {
+        let pool = pool.map(|at| format!("tcp to {at}"));
         let sockets = self.sockets();
         let mut held = Holdings::default();
         for entry in std::fs::read_dir(self.proc("fd")).expect("the process runs").flatten() {
@@ -115,7 +121,10 @@ impl Program {
                 held.add(format!("descriptor of {}", target.split(":[").next().unwrap_or("")));
                 continue;
             };
-            held.add(sockets.get(inode).cloned().unwrap_or_else(|| "another socket".to_owned()));
+            let name = sockets.get(inode).map_or("another socket", String::as_str);
+            if pool.as_deref() != Some(name) {
+                held.add(name.to_owned());
+            }
         }
         for task in std::fs::read_dir(self.proc("task")).expect("the process runs").flatten() {
             let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
@@ -131,8 +140,16 @@ impl Program {
             let table = std::fs::read_to_string(self.proc("net").join(protocol));
             for line in table.unwrap_or_default().lines().skip(1) {
                 let words: Vec<&str> = line.split_whitespace().collect();
-                let (Some(local), Some(inode)) = (words.get(1), words.get(9)) else { continue };
-                found.insert((*inode).to_owned(), format!("{protocol} {}", address(local)));
+                let [_, local, remote, state, _, _, _, _, _, inode, ..] = words[..] else {
+                    continue;
+                };
+                let connected = protocol.starts_with("tcp") && state != LISTENS;
+                // the local port of a connection means nothing
+                let name = match connected {
+                    true => format!("{protocol} to {}", address(remote)),
+                    false => format!("{protocol} {}", address(local)),
+                };
+                found.insert(inode.to_owned(), name);
             }
         }
         found
@@ -140,7 +157,7 @@ impl Program {
 
     /// The ports of the UDP sockets, SIP's among them.
     pub fn udp_ports(&self) -> Vec<u16> {
-        let held = self.holdings();
+        let held = self.holdings(None);
         let udp = held.0.keys().filter_map(|name| name.strip_prefix("udp "));
         udp.filter_map(|address| address.rsplit_once(':')?.1.parse().ok()).collect()
     }

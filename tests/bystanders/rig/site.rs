@@ -29,6 +29,11 @@ pub struct Site {
     pub usual: Duration,
     /// The PBX's objects; the same number is expected before and after.
     pub objects: Option<Objects>,
+    /// A server to which the bridge keeps connections for later requests. It may keep more of them
+    /// after a fault.
+    pub pool: Option<SocketAddr>,
+    /// The process id of the PBX.
+    pub pbx: Option<u32>,
 }
 
 impl Site {
@@ -46,9 +51,8 @@ impl Site {
             let plain = format!(
                 "[ai]\nurl = \"{ai}\"\n[sip]\nlisten = \"{bridge}\"\n\
                  [pbx.main]\nmode = \"sip\"\n\
-                 [pbx.main.sip]\nregister = false\npeers = [\"{callers}\"]\n\
-                 [pbx.fault]\nmode = \"sip\"\n[pbx.fault.ai]\nurl = \"{fault_ai}\"\n\
-                 [pbx.fault.sip]\nregister = false\npeers = [\"{offender}\"]\n"
+                 [pbx.main.sip]\nregister = false\npeers = [\"{callers}\"]\n{}",
+                fault_pbx(offender, fault_ai)
             );
             let mut tables: toml::Table = toml::from_str(&plain).expect("TOML");
             lay_over(&mut tables, over.clone());
@@ -64,8 +68,18 @@ impl Site {
             // the AI sends 6 ms ahead of the slots
             usual: Duration::from_millis(10),
             objects: None,
+            pool: None,
+            pbx: None,
         }
     }
+}
+
+/// The tables of the PBX `fault`, from which a fault places its calls.
+pub fn fault_pbx(offender: Ipv4Addr, ai: &str) -> String {
+    format!(
+        "[pbx.fault]\nmode = \"sip\"\n[pbx.fault.ai]\nurl = \"{ai}\"\n\
+         [pbx.fault.sip]\nregister = false\npeers = [\"{offender}\"]\n"
+    )
 }
 
 fn lay_over(below: &mut toml::Table, above: toml::Table) {
