@@ -146,7 +146,9 @@ async fn an_ai_that_never_reads_times_out_after_5_s_while_playout_continues() {
     assert_eq!(call.media.numbered(AGENT, 250).await, Vec::from_iter(0..250));
     assert_continuous(&call.media.packets());
     assert_eq!(call.hung_up().await, "Q.850;cause=38;text=\"ai_timeout\"");
-    assert!(begin.elapsed() > Duration::from_secs(5), "{:?}", begin.elapsed());
+    let took = begin.elapsed();
+    println!("took {took:?}");
+    assert!(took > Duration::from_secs(5) && took < Duration::from_secs(7), "{took:?}");
     let record = rig.bridge.record().await;
     assert!(record.ai.dropped_audio > 50, "{:?}", record.ai);
 }

@@ -9,7 +9,7 @@ use tokio::task::{JoinSet, yield_now};
 
 use crate::ari::ask::Verb;
 use crate::ari::fake::{Fake, Trouble};
-use crate::ari::rig::{Rig, plain};
+use crate::ari::rig::{APP, Rig, plain};
 use crate::ari::world::{Channel, World};
 use crate::bridge::{Bridge, Net};
 use crate::log::pass;
@@ -101,6 +101,14 @@ async fn requests_that_hang_do_not_hold_up_other_calls() {
     stream.close(1000).await;
     rig.fake.asked(Verb::HangUp, "ai.0", 1).await;
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    // each caller whose request hangs gets a human, and nothing of their calls is left
+    let all = |w: &World| (w.continued.len() == 70).then_some(());
+    let continued = rig.fake.within(Duration::from_secs(20), all).await;
+    println!("{:?}", begin.elapsed());
+    assert!(continued.is_some(), "{} of 70 callers continue", rig.fake.world().continued.len());
+    rig.fake.is_clean(APP).await;
+    let records = rig.bridge.all_records().await;
+    assert_eq!(records.len(), 71);
 }
 
 /// Runs all cases at once, each with its own application and bridge.
