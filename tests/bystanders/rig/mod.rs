@@ -169,10 +169,9 @@ impl Bystanders {
             faults.push("the bridge is no longer running".to_owned());
             return Err(rig.complaint(faults));
         }
-        let judged = rig.judge(quiet..begin, begin..end, &mut faults);
         faults.extend(rig.release().await);
         faults.extend(rig.leftovers(&before, &objects).await);
-        let [to_ai, to_caller] = judged;
+        let [to_ai, to_caller] = rig.judge(quiet..begin, begin..end, &mut faults);
         let stalled = rig.stalled(begin, end);
         let report = Report { to_ai, to_caller, stalled, memory: [memory, now] };
         match faults.is_empty() {
