@@ -150,6 +150,9 @@ for rfc in rfc4475 rfc5118; do
   [ -d "$corpora/$rfc" ] || skip "messages of $rfc" "not in $corpora"
 done
 step "release build" cargo build --release
+# the optimised program is held to a third of the delay
+step "calls beside a fault, release build" \
+  by_the_clock cargo test --release --test bystanders --
 if [ -z "$no_e2e" ]; then
   step "end-to-end tests with Asterisk and S3" \
     by_the_clock e2e --

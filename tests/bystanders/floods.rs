@@ -95,7 +95,7 @@ async fn an_ai_asks_for_thousands_of_marks_at_once() {
         marks.await;
         phone.command(PhoneCommand::Hangup);
     };
-    Bystanders::new(Site::direct("")).rehearsed().during(fault).await;
+    Bystanders::new(Site::direct("")).repeated().during(fault).await;
 }
 
 /// A stranger sends RTP and garbage to every port of the bridge, SIP's included, and so does a

@@ -50,8 +50,14 @@ impl Case {
 
     fn faults(&self) -> String {
         let (quiet, end) = (self.begin..self.begin + 50 * FRAME, self.begin + FRAMES * FRAME);
-        let rule =
-            Rule { call: CALL, fault: quiet.end..end, quiet, usual: 10 * MS, slots: self.slots };
+        let rule = Rule {
+            call: CALL,
+            fault: quiet.end..end,
+            quiet,
+            usual: 10 * MS,
+            added: 5 * MS,
+            slots: self.slots,
+        };
         judge(&self.way, &rule, &self.stalls).1.join("; ")
     }
 }

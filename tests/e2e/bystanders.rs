@@ -67,7 +67,7 @@ fn no_call_notices_the_resets_of_another_ai() {
         for pbx in Pbx::ALL {
             let lab = Arc::new(Lab::start(pbx));
             println!("{pbx:?}");
-            Bystanders::new(site(&lab)).rehearsed().during(an_ai_that_resets).await;
+            Bystanders::new(site(&lab)).repeated().during(an_ai_that_resets).await;
         }
     });
 }

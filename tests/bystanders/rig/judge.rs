@@ -12,8 +12,6 @@ use super::canary::{Stall, overlap};
 pub const FRAME: Duration = Duration::from_millis(20);
 /// At most this many frames of silence may separate two frames that were sent back to back.
 const GAP: u32 = 1;
-/// Bound of the added delay, which 99 % of a call's frames must keep.
-const DELAY: Duration = Duration::from_millis(5);
 /// A pause of the host that is longer may cost the bridge a slot. The AI's frame then waits for
 /// the next one, and so do all frames behind it.
 const SLOT_LOST: Duration = Duration::from_millis(4);
@@ -68,6 +66,8 @@ pub struct Rule {
     pub fault: Range<Instant>,
     /// Bound of the usual delay.
     pub usual: Duration,
+    /// Bound of the added delay, which 99 % of the frames must keep.
+    pub added: Duration,
     /// The receiver plays at most one frame per slot of 20 ms, so a lost slot delays the rest.
     pub slots: bool,
 }
@@ -100,7 +100,7 @@ impl Figures {
 pub fn judge(way: &Way, rule: &Rule, stalls: &[Stall]) -> (Figures, Vec<String>) {
     let mut faults = content(way, rule.call);
     let arrivals = in_order(way, rule.call);
-    let (longest_gap, gaps) = gaps(way, &arrivals, stalls);
+    let (longest_gap, gaps) = gaps(way, &arrivals, rule, stalls);
     faults.extend(gaps);
     let mut figures = Figures { frames: arrivals.len(), longest_gap, ..Figures::default() };
     faults.extend(delays(way, &arrivals, rule, stalls, &mut figures));
@@ -187,7 +187,12 @@ fn frames(time: Duration) -> u32 {
 
 /// Silence or standstill between two frames that were sent one after the other. The sender's own
 /// delay and the host's pauses do not count.
-fn gaps(way: &Way, arrivals: &[(usize, Arrival)], stalls: &[Stall]) -> (u32, Vec<String>) {
+fn gaps(
+    way: &Way,
+    arrivals: &[(usize, Arrival)],
+    rule: &Rule,
+    stalls: &[Stall],
+) -> (u32, Vec<String>) {
     let (mut longest, mut faults) = (0, Vec::new());
     for pair in arrivals.windows(2) {
         let [(a, before), (b, after)] = pair else { continue };
@@ -201,7 +206,7 @@ fn gaps(way: &Way, arrivals: &[(usize, Arrival)], stalls: &[Stall]) -> (u32, Vec
         let allowed = late + frames(overlap(stalls, way.sent[*a], after.at));
         let inserted = (after.position - before.position - 1).max(0) as u32;
         let still = after.at.saturating_duration_since(before.at);
-        let still = frames(still.saturating_sub(FRAME + DELAY));
+        let still = frames(still.saturating_sub(FRAME + rule.added));
         let gap = inserted.max(still).saturating_sub(allowed);
         longest = longest.max(gap);
         if gap > GAP {
@@ -264,8 +269,8 @@ fn delays(
     if usual > rule.usual {
         faults.push(format!("a delay of {usual:?} even before the fault"));
     }
-    if p99 > DELAY {
-        let late = all.iter().filter(|added| **added > DELAY).count();
+    if p99 > rule.added {
+        let late = all.iter().filter(|added| **added > rule.added).count();
         faults.push(format!(
             "{late} of {} frames delayed: p99 {p99:?}, at most {:?}, where {usual:?} is usual",
             all.len(),

@@ -13,6 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::wait::until;
 
+/// Bound of the growth of memory, in per cent of the RSS.
+const GROWTH: u64 = 2;
 /// The state of a listening socket in /proc/net/tcp.
 const LISTENS: &str = "0A";
 
@@ -176,8 +178,14 @@ impl Program {
 
 #[derive(Debug, Clone, Copy)]
 pub struct Memory {
-    pub rss_kb: u64,
-    pub anonymous_kb: u64,
+    rss_kb: u64,
+    anonymous_kb: u64,
+}
+
+impl Memory {
+    pub fn has_grown(&self, since: &Memory) -> bool {
+        self.anonymous_kb > since.anonymous_kb + since.rss_kb * GROWTH / 100
+    }
 }
 
 /// Turns `0100007F:13C4` into `127.0.0.1:5060`; addresses of other lengths stay hexadecimal.

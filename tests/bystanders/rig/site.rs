@@ -65,8 +65,8 @@ impl Site {
             ai,
             offender,
             bridge,
-            // the AI sends 6 ms ahead of the slots
-            usual: Duration::from_millis(10),
+            // the AI sends 6 ms ahead of a slot, and the host may have cost a slot at the beginning
+            usual: Duration::from_millis(30),
             objects: None,
             pool: None,
             pbx: None,
