@@ -142,8 +142,17 @@ step "format" cargo fmt --check
 # --all-targets leaves out targets with "test = false", such as e2e
 step "clippy" cargo clippy --all-targets -- -D warnings
 step "clippy, end-to-end tests" cargo clippy --test e2e -- -D warnings
+grep -q '^0*1 ' /proc/net/if_inet6 2>/dev/null || export TESTS_WITHOUT_IPV6=1
 step "tests" by_the_clock cargo test --no-fail-fast --
+if [ -n "${TESTS_WITHOUT_IPV6:-}" ]; then skip "a call over IPv6" "this machine has no IPv6"; fi
+corpora=${TRUNKLESS_CORPORA:-../shared/corpora}
+for rfc in rfc4475 rfc5118; do
+  [ -d "$corpora/$rfc" ] || skip "messages of $rfc" "not in $corpora"
+done
 step "release build" cargo build --release
+# the optimised program is held to a third of the delay
+step "calls beside a fault, release build" \
+  by_the_clock cargo test --release --test bystanders --
 if [ -z "$no_e2e" ]; then
   step "end-to-end tests with Asterisk and S3" \
     by_the_clock e2e --

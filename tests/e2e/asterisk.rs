@@ -44,6 +44,13 @@ impl Asterisk {
         asterisk
     }
 
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        let path = run_dir().join(&self.name).join("pid");
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        text.trim().parse().unwrap_or_else(|e| panic!("{path:?}: {text}: {e}"))
+    }
+
     pub fn ip(&self) -> IpAddr {
         self.ip
     }

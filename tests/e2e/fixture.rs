@@ -53,6 +53,11 @@ impl Lab {
         Lab { pbx, asterisk: pbx.start(number.n), number }
     }
 
+    /// Address `127.0.N.host` of this test. 1 is Asterisk's, 2 the bridge's.
+    pub fn address(&self, host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(127, 0, self.number.n, host)
+    }
+
     /// The setup of a bridge that registers as the usual extension.
     pub fn setup(&self, ai: &str) -> Setup {
         self.pbx.setup(&self.asterisk, self.number.n, ai)

@@ -8,6 +8,7 @@ mod asterisk;
 mod audio;
 #[allow(dead_code, reason = "the bench uses the rest")]
 mod bridge;
+mod bystanders;
 #[allow(dead_code, reason = "the bench uses the rest")]
 mod caller;
 mod dropin;
@@ -16,6 +17,9 @@ mod fixture;
 mod lifecycle;
 mod load;
 mod recording;
+#[allow(dead_code, reason = "the tests without a PBX use the rest")]
+#[path = "../bystanders/rig/mod.rs"]
+mod rig;
 mod storage;
 mod variants;
 

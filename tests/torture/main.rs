@@ -1,7 +1,9 @@
 //! Messages that are hard to parse, fed to the agent as if its PBX had sent them: our own fixtures,
-//! the corpora of RFC 4475 and RFC 5118 if they are present, and mutations of all of these.
+//! among them one for each message of RFC 4475 and RFC 5118, and mutations of them.
 //!
-//! The corpora are expected in `TRUNKLESS_CORPORA`, or in `../shared/corpora` if that is not set.
+//! The messages of the RFCs themselves are not part of this project. They are used as well if they
+//! are in `TRUNKLESS_CORPORA`, or in `../shared/corpora` if that is not set. `tests/run.sh` names
+//! them if they are not there.
 
 mod expect;
 mod mutate;
@@ -73,11 +75,29 @@ fn own_fixtures_are_answered_as_expected() {
     assert_eq!(table.len(), messages.len(), "the table and the messages differ in number");
 }
 
+/// The sections of RFC 4475 and RFC 5118 that contain a message.
+fn sections() -> Vec<String> {
+    let rfc4475 = [("3.1.1", 13), ("3.1.2", 19), ("3.2", 1), ("3.3", 15), ("3.4", 1)];
+    let rfc4475 = rfc4475.map(|(above, count)| (format!("4475:{above}"), count));
+    let all = rfc4475.into_iter().chain([("5118:4".to_owned(), 10)]);
+    all.flat_map(|(above, count)| (1..=count).map(move |n| format!("{above}.{n}"))).collect()
+}
+
 #[test]
-fn rfc4475_messages_are_answered_as_expected() {
-    let Some(folder) = corpus("rfc4475") else {
-        return println!("rfc4475: skipped, the corpus is not present");
-    };
+fn own_fixtures_have_every_kind_of_message_in_the_rfcs() {
+    let table = std::fs::read_to_string(fixtures().join("expect.tsv")).expect("a table");
+    let rows = table.lines().filter(|line| !line.starts_with('#'));
+    let named: Vec<&str> = rows.filter_map(|row| row.split('\t').nth(3)).collect();
+    let sections = sections();
+    let missing: Vec<&String> = sections.iter().filter(|s| !named.contains(&s.as_str())).collect();
+    assert!(missing.is_empty(), "no fixture for {missing:?}");
+    let unknown: Vec<&&str> = named.iter().filter(|n| !sections.iter().any(|s| s == **n)).collect();
+    assert!(unknown.is_empty(), "no such section: {unknown:?}");
+}
+
+#[test]
+fn the_messages_of_rfc4475_are_answered_as_expected_where_they_are_present() {
+    let Some(folder) = corpus("rfc4475") else { return };
     let table = std::fs::read_to_string(folder.join("expect.tsv")).expect("a table");
     let table = expect::parse_table(&table, 3);
     let messages = messages(&folder, ".dat");
@@ -85,10 +105,8 @@ fn rfc4475_messages_are_answered_as_expected() {
 }
 
 #[test]
-fn rfc5118_messages_are_answered_as_expected() {
-    let Some(folder) = corpus("rfc5118") else {
-        return println!("rfc5118: skipped, the corpus is not present");
-    };
+fn the_messages_of_rfc5118_are_answered_as_expected_where_they_are_present() {
+    let Some(folder) = corpus("rfc5118") else { return };
     run("rfc5118", &messages(&folder, ".dat"), Who::Trunk, expect::rfc5118);
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::SinkExt as _;
 use serde_json::json;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -127,87 +127,6 @@ async fn an_oversized_message_ends_the_call() {
     assert_eq!(call.hung_up().await, "Q.850;cause=111;text=\"ai_protocol\"");
 }
 
-/// Floods first with pings, then with empty fragments of a message.
-#[tokio::test]
-async fn an_ai_that_floods_does_not_hold_up_other_calls() {
-    let rig = Rig::new("").await;
-    let mut calls = Vec::new();
-    // more calls than a machine has worker threads
-    for _ in 0..12 {
-        calls.push(rig.call().await);
-    }
-    let pings = [0x89, 0].repeat(10_000);
-    let mut fragments = vec![0x01, 0];
-    fragments.extend([0x00, 0].repeat(10_000));
-    fragments.extend([0x80, 0]);
-    for frames in [pings, fragments] {
-        let before: Vec<usize> = calls.iter().map(|(call, _)| call.media.packets().len()).collect();
-        let begin = Instant::now();
-        calls[0].1.flood(&frames, Duration::from_secs(1)).await;
-        let ticks = begin.elapsed().as_millis() as usize / 20;
-        for ((call, _), before) in calls.iter().zip(before) {
-            let packets = call.media.packets().len() - before;
-            assert!(packets * 10 >= ticks * 9, "{packets} packets in {ticks} ticks");
-        }
-    }
-    for (mut call, stream) in calls {
-        assert_continuous(&call.media.packets());
-        call.bye().await;
-        stream.stopped().await;
-    }
-}
-
-/// Thousands of marks due at once mean megabytes of answers; other calls must not suffer.
-#[tokio::test]
-async fn thousands_of_marks_come_back_in_order_and_do_not_hold_up_other_calls() {
-    const MARKS: usize = 9_000;
-    let rig = Rig::new("").await;
-    let mut others = Vec::new();
-    // more calls than a machine has worker threads
-    for _ in 0..12 {
-        others.push(rig.call().await);
-    }
-    let mut call = rig.pbx.call(&rig.bridge).await;
-    call.invite().await;
-    let mut handshake = rig.ai.handshake().await;
-    handshake.accept().await;
-    call.answered().await;
-    let socket = WebSocketStream::from_raw_socket(handshake.tcp, Role::Server, None).await;
-    let (mut sink, mut source) = socket.split();
-    let before: Vec<usize> = others.iter().map(|(call, _)| call.media.packets().len()).collect();
-    let begin = Instant::now();
-    let media = json!({"payload": BASE64.encode(agent_frames(0..250))});
-    let text = |value: serde_json::Value| Message::Text(value.to_string().into());
-    // each control character in the name takes six bytes in JSON
-    let name = |n: usize| format!("{n}{}", "\u{1}".repeat(500));
-    sink.feed(text(json!({"event": "media", "media": media}))).await.unwrap();
-    for n in 0..MARKS {
-        sink.feed(text(json!({"event": "mark", "mark": {"name": name(n)}}))).await.unwrap();
-    }
-    sink.send(text(json!({"event": "clear"}))).await.unwrap();
-    for n in 0..MARKS {
-        let mark = loop {
-            let message = source.next().await.unwrap().unwrap().into_text().unwrap();
-            let value: serde_json::Value = serde_json::from_str(&message).unwrap();
-            if value["event"] == "mark" {
-                break value;
-            }
-        };
-        assert_eq!(mark["mark"]["name"], name(n));
-    }
-    let ticks = begin.elapsed().as_millis() as usize / 20;
-    for ((call, _), before) in others.iter().zip(before) {
-        let packets = call.media.packets().len() - before;
-        assert!(packets * 10 + 10 >= ticks * 9, "{packets} packets in {ticks} ticks");
-    }
-    call.bye().await;
-    for (mut call, stream) in others {
-        assert_continuous(&call.media.packets());
-        call.bye().await;
-        stream.stopped().await;
-    }
-}
-
 #[tokio::test]
 async fn an_ai_that_never_reads_times_out_after_5_s_while_playout_continues() {
     let net = Net::new();
@@ -227,7 +146,8 @@ async fn an_ai_that_never_reads_times_out_after_5_s_while_playout_continues() {
     assert_eq!(call.media.numbered(AGENT, 250).await, Vec::from_iter(0..250));
     assert_continuous(&call.media.packets());
     assert_eq!(call.hung_up().await, "Q.850;cause=38;text=\"ai_timeout\"");
-    assert!(begin.elapsed() > Duration::from_secs(5), "{:?}", begin.elapsed());
+    let took = begin.elapsed();
+    assert!(took > Duration::from_secs(5) && took < Duration::from_secs(7), "{took:?}");
     let record = rig.bridge.record().await;
     assert!(record.ai.dropped_audio > 50, "{:?}", record.ai);
 }

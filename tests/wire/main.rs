@@ -5,6 +5,9 @@
 
 mod bridge;
 mod call;
+#[allow(dead_code, reason = "the bystanders use the rest")]
+#[path = "../bystanders/rig/canary.rs"]
+mod canary;
 mod checker;
 mod lines;
 mod log;

@@ -1,9 +1,10 @@
 //! The PBX's RTP: a pair of sockets that collects incoming packets and sends numbered audio every
 //! 20 ms.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
@@ -12,11 +13,24 @@ use trunkless::media::frame::{SILENCE, Samples};
 use trunkless::media::g711;
 use trunkless::peer::pattern;
 
+use crate::canary::{Canary, Stall, overlap};
 use crate::log::Log;
 
 /// A sender later than this does not catch up but continues from now and sets the marker, like a
 /// PBX whose clock stood still.
 const LATE: Duration = Duration::from_millis(50);
+
+/// Packets this far apart are an interruption, unless the host took the time away. Less than this
+/// may pass while another test of this process uses the CPU.
+const APART: Duration = Duration::from_millis(100);
+
+/// Measures the time that the host takes away from the tests of this process.
+static CANARY: LazyLock<Canary> = LazyLock::new(Canary::start);
+
+thread_local! {
+    /// True once this test's runtime is watched, on which all its tasks run.
+    static WATCHED: Cell<bool> = const { Cell::new(false) };
+}
 
 /// A received RTP packet.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +91,9 @@ impl Media {
         let rtp = Arc::new(bind(0).unwrap());
         let next = rtp.local_addr().unwrap().port().wrapping_add(1);
         let rtcp = bind(next).ok();
+        if !WATCHED.replace(true) {
+            CANARY.watch_this_runtime();
+        }
         let heard = Arc::new(Log::new());
         let reader = tokio::spawn(collect(rtp.clone(), heard.clone()));
         Media { rtp, _rtcp: rtcp, heard, reader }
@@ -150,17 +167,66 @@ pub fn indices(heard: &[Heard], number: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Asserts that sequence numbers and timestamps have no gaps. Timestamps may jump by whole frames
-/// where packets are over 150 ms apart: there the bridge itself was held up.
+/// Asserts that sequence numbers, timestamps and arrivals have no gaps. Timestamps may jump by as
+/// many frames, and packets may be apart by as much time, as the host took away meanwhile.
 pub fn assert_continuous(heard: &[Heard]) {
-    for pair in heard.windows(2) {
-        let [a, b] = pair else { continue };
-        assert_eq!(b.ssrc, a.ssrc);
-        assert_eq!(b.sequence, a.sequence.wrapping_add(1), "{} packets", heard.len());
-        let step = b.timestamp.wrapping_sub(a.timestamp);
-        let stalled = b.at.duration_since(a.at) > Duration::from_millis(150) && step % 160 == 0;
-        assert!(step == 160 || stalled, "timestamps step by {step}");
+    if let Some(why) = interruption(heard, &CANARY.stalls()) {
+        panic!("{why} ({} packets)", heard.len());
     }
+}
+
+/// Returns the first interruption.
+fn interruption(heard: &[Heard], stalls: &[Stall]) -> Option<String> {
+    heard.windows(2).find_map(|pair| {
+        let [a, b] = pair else { return None };
+        let (step, apart) = (b.timestamp.wrapping_sub(a.timestamp), b.at.duration_since(a.at));
+        let taken = overlap(stalls, a.at, b.at);
+        let frames = 1 + taken.as_millis().div_ceil(20) as u32;
+        if b.ssrc != a.ssrc {
+            Some(format!("SSRC {} follows {}", b.ssrc, a.ssrc))
+        } else if b.sequence != a.sequence.wrapping_add(1) {
+            Some(format!("sequence number {} follows {}", b.sequence, a.sequence))
+        } else if step == 0 || step % 160 != 0 || step > 160 * frames {
+            Some(format!("timestamps step by {step}, {taken:?} without the host"))
+        } else if apart > APART + taken {
+            Some(format!("no packet for {apart:?}, {taken:?} without the host"))
+        } else {
+            None
+        }
+    })
+}
+
+#[test]
+fn a_standstill_is_an_interruption() {
+    let begin = Instant::now();
+    let packet = |n: u32| Heard {
+        at: begin + Duration::from_millis(20) * n,
+        from: ([127, 0, 0, 1], 9).into(),
+        marker: false,
+        payload_type: 0,
+        sequence: 65_530u16.wrapping_add(n as u16),
+        timestamp: 160 * n,
+        ssrc: 1,
+        payload: Vec::new(),
+    };
+    let good: Vec<Heard> = (0..200).map(packet).collect();
+    assert_eq!(interruption(&good, &[]), None);
+    let found = |heard: &[Heard], stalls: &[Stall]| interruption(heard, stalls).unwrap_or_default();
+    // two seconds of standstill, after which the sender continues where it was, or jumps ahead
+    let mut late = good.clone();
+    late[100..].iter_mut().for_each(|h| h.at += Duration::from_secs(2));
+    assert!(found(&late, &[]).contains("no packet for 2.02s"), "{}", found(&late, &[]));
+    let mut ahead = late.clone();
+    ahead[100..].iter_mut().for_each(|h| h.timestamp += 100 * 160);
+    assert!(found(&ahead, &[]).contains("timestamps step by 16160"));
+    let host = [late[99].at..late[99].at + Duration::from_secs(2)];
+    assert_eq!((found(&late, &host), found(&ahead, &host)), (String::new(), String::new()));
+    let mut lost = good.clone();
+    lost.remove(50);
+    assert!(found(&lost, &[]).contains("sequence number 45 follows 43"), "{}", found(&lost, &[]));
+    let mut other = good;
+    other[50].ssrc = 2;
+    assert!(found(&other, &[]).contains("SSRC 2 follows 1"));
 }
 
 async fn collect(socket: Arc<UdpSocket>, heard: Arc<Log<Heard>>) {

@@ -9,6 +9,7 @@ use sha2::Sha256;
 use trunkless::sip::message::Message;
 
 use crate::bridge::{Bridge, Net, Rig};
+use crate::lines::Lines;
 use crate::pbx::{Pbx, accept};
 use crate::strict::Ai;
 
@@ -123,8 +124,8 @@ async fn a_digest_challenge_of_a_proxy_is_answered() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_tried_twice_and_not_again() {
-    let net = Net::new();
+async fn a_wrong_password_is_tried_twice_and_again_after_a_minute() {
+    let (lines, net) = (Lines::new(), Net::new());
     let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
     let challenges = &["Digest algorithm=MD5, qop=\"auth\""];
     pbx.answer_with(registrar(Kind { status: 401, challenges, sha256: false, qop: true }));
@@ -134,17 +135,26 @@ async fn a_wrong_password_is_tried_twice_and_not_again() {
         let request = pbx.registered().await;
         assert_eq!(request.get("Authorization").is_some(), authorized);
     }
-    assert!(pbx.none_of("REGISTER", Duration::from_millis(800)).await);
+    retried_after_a_minute(&lines, &pbx).await;
 }
 
 #[tokio::test]
-async fn a_forbidden_user_is_not_retried() {
-    let net = Net::new();
+async fn a_forbidden_user_is_retried_after_a_minute() {
+    let (lines, net) = (Lines::new(), Net::new());
     let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
     pbx.answer_with(|request| Some(Message::response(request, 403, "Forbidden", "pbx")));
     let _bridge = Bridge::start(net, pbx.address, ai.address, "").await;
     pbx.registered().await;
+    retried_after_a_minute(&lines, &pbx).await;
+}
+
+/// Checks that the registration was refused once, with the next attempt in a minute. That it is
+/// made then, and not before, is tested in virtual time (`src/sip/registration/tests.rs`).
+async fn retried_after_a_minute(lines: &Lines, pbx: &Pbx) {
+    let line = lines.until("registration refused").await;
+    assert!(line.contains("retry_s=60"), "{line}");
     assert!(pbx.none_of("REGISTER", Duration::from_millis(800)).await);
+    assert_eq!(lines.with("registration").len(), 1);
 }
 
 #[tokio::test]

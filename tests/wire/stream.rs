@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -320,19 +320,6 @@ impl Stream {
     /// Writes raw bytes, bypassing the WebSocket layer.
     pub fn write_raw(&self, bytes: &[u8]) {
         (&self.raw).write_all(bytes).unwrap();
-    }
-
-    /// Writes `frames` over and over for `time`, as fast as the bridge accepts them, and always
-    /// completes the last round.
-    pub async fn flood(&self, frames: &[u8], time: Duration) {
-        let (begin, mut at) = (Instant::now(), 0);
-        while begin.elapsed() < time || at > 0 {
-            match (&self.raw).write(&frames[at..]) {
-                Ok(n) => at = (at + n) % frames.len(),
-                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
-            }
-            tokio::task::yield_now().await;
-        }
     }
 }
 

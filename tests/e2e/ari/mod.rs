@@ -6,12 +6,16 @@ mod link;
 mod rest;
 mod safety;
 
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::ai::Ai;
 use crate::asterisk::Asterisk;
 use crate::bridge::Bridge;
+use crate::bystanders::USUAL;
 use crate::caller::Caller;
+use crate::rig::{Dial, Site, fault_pbx};
 
 const SECOND: Duration = Duration::from_secs(1);
 const CALLER: &str = "127.0.9.1";
@@ -33,6 +37,34 @@ pub fn config(ai: &str, keys: &str, tables: &str) -> String {
         "[ai]\nurl = \"{ai}\"\n{tables}\n[pbx.main]\nmode = \"ari\"\n[pbx.main.ari]\n\
          username = \"trunkless\"\npassword = \"CHANGE-ME\"\n{keys}\n"
     )
+}
+
+/// Bystanders in ARI mode, through an instance with the shipped files.
+fn site(asterisk: &Arc<Asterisk>, n: u8) -> Site {
+    let host = move |host: u8| Ipv4Addr::new(127, 0, n, host);
+    let bridge = SocketAddr::new(host(2).into(), 5070);
+    let objects = asterisk.clone();
+    Site {
+        config: Box::new(move |ai, fault_ai| {
+            let listen = format!("[sip]\nlisten = \"{bridge}\"");
+            format!("{}{}", config(ai, "", &listen), fault_pbx(host(4), fault_ai))
+        }),
+        ready: OPEN,
+        dial: Dial {
+            from: CALLER.parse().expect("an address"),
+            target: asterisk.sip_addr(),
+            extension: "8010".to_owned(),
+        },
+        ai: host(3),
+        offender: host(4),
+        bridge,
+        usual: USUAL,
+        objects: Some(Box::new(move || {
+            [rest::channels(&objects), rest::bridges(&objects)].concat()
+        })),
+        pool: Some(asterisk.http_addr()),
+        pbx: Some(asterisk.id()),
+    }
 }
 
 const OPEN: &str = "ARI events are open";

@@ -19,6 +19,7 @@ fn the_rtp_range_is_not_used_up() {
         for (version, n) in [(16, 121), (22, 122)] {
             let range = [("RTP_LO", "11000"), ("RTP_HI", "11007")];
             let asterisk = start_with(version, n, &range);
+            let process = asterisk.id();
             let ai = Ai::start(Plan::default()).await;
             let bridge = bridge(&config(
                 &ai.url,
@@ -52,6 +53,10 @@ fn the_rtp_range_is_not_used_up() {
             asterisk.cli("channel request hangup all");
             drop(callers);
             assert_clean(&asterisk);
+            // a crash would show in these: the console answers only from the process of the start
+            assert_eq!(asterisk.id(), process);
+            assert!(std::path::Path::new(&format!("/proc/{process}")).exists(), "it crashed");
+            assert_eq!(asterisk.log().matches("Asterisk Ready").count(), 1, "it restarted");
         }
     });
 }

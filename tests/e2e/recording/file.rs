@@ -113,6 +113,18 @@ impl Recording {
         self.sidecar.gaps.iter().map(|gap| gap.to_ms - gap.from_ms).sum()
     }
 
+    /// Asserts that a track holds `0, 1, 2 … frames-1` of `call` in this order, with silence
+    /// anywhere between them. No more of them may be missing than there is room for in gaps.
+    pub fn assert_whole(&self, track: usize, call: u32, frames: u32) {
+        let who = format!("{}, track {track}", self.wav.display());
+        let numbers: Vec<u32> = self.numbers(track, call).into_iter().map(|(_, n)| n).collect();
+        let in_order = numbers.windows(2).all(|pair| pair[0] < pair[1]);
+        assert!(in_order && numbers.iter().all(|n| *n < frames), "{who}: {numbers:?}");
+        let gaps = (0..self.tracks[track].len()).filter(|place| self.in_gap(*place)).count();
+        let missing = frames as usize - numbers.len();
+        assert!(missing <= gaps, "{who}: {missing} missing, room for {gaps} in gaps: {numbers:?}");
+    }
+
     /// Asserts that a track holds `0, 1, 2 … frames-1` of `call` in a row, with silence before them
     /// and in gaps. Returns the position of number 0.
     pub fn assert_track(&self, track: usize, call: u32, frames: u32) -> usize {

@@ -75,8 +75,16 @@ async fn without_calls_a_replaced_bridge_is_useless_at_once() {
     let _socket = other(&rig.fake).await;
     let useless = timeout(Duration::from_secs(5), rig.bridge.useless()).await;
     assert!(useless.is_ok());
-    rig.fake.world().enter("ai.1", APP, &[], Channel::caller());
-    assert_eq!(rig.fake.count(Verb::Events, APP), 2);
+    rig.fake.take_seen();
+    rig.enter("ai.1");
+    // the other program's caller: neither moved nor hung up, and not offered to the AI
+    assert!(rig.ai.is_left_alone(Duration::from_millis(500)).await);
+    assert_eq!(rig.fake.world().left(APP), ["ai.1"]);
+    assert!(rig.fake.world().continued.is_empty());
+    let asked: Vec<_> = rig.fake.take_seen().into_iter().map(|seen| seen.ask).collect();
+    assert!(!asked.iter().any(|ask| ask.id == "ai.1"), "{asked:?}");
+    assert!(!asked.iter().any(|ask| ask.verb == Verb::Events), "the name is taken back: {asked:?}");
+    assert_eq!(rig.bridge.all_records().await.len(), 0);
 }
 
 /// A bridge on another host cannot know that the calls it finds still have an owner. It treats them

@@ -9,10 +9,12 @@ use tokio::task::{JoinSet, yield_now};
 
 use crate::ari::ask::Verb;
 use crate::ari::fake::{Fake, Trouble};
-use crate::ari::rig::{Rig, plain};
+use crate::ari::rig::{APP, Rig, plain};
 use crate::ari::world::{Channel, World};
 use crate::bridge::{Bridge, Net};
 use crate::log::pass;
+use crate::media::assert_continuous;
+use crate::stream::AGENT;
 use crate::strict::{Ai, Handshake};
 
 /// Longer than a request that times out, plus two searches for leftovers.
@@ -90,17 +92,29 @@ async fn each_request_may_succeed_though_its_answer_is_a_failure() {
 #[tokio::test]
 async fn requests_that_hang_do_not_hold_up_other_calls() {
     let rig = Rig::new("").await;
-    let (_caller, stream) = rig.call("ai.0").await;
+    let (mut caller, stream) = rig.call("ai.0").await;
     rig.fake.stall(Verb::Media).await;
     // more than the limit of concurrent requests
     for n in 1..=70 {
         rig.enter(&format!("ai.{n}"));
     }
     rig.fake.asked(Verb::Media, "", 20).await;
+    stream.play_frames(0..50).await;
+    caller.say(0..50).await;
+    assert_eq!(stream.heard(50).await, Vec::from_iter(0..50));
+    assert_eq!(caller.external.media.numbered(AGENT, 50).await, Vec::from_iter(0..50));
+    assert_continuous(&caller.external.media.packets());
     let begin = Instant::now();
     stream.close(1000).await;
     rig.fake.asked(Verb::HangUp, "ai.0", 1).await;
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    // each caller whose request hangs gets a human, and nothing of their calls is left
+    let all = |w: &World| (w.continued.len() == 70).then_some(());
+    let continued = rig.fake.within(Duration::from_secs(20), all).await;
+    assert!(continued.is_some(), "{} of 70 callers continue", rig.fake.world().continued.len());
+    rig.fake.is_clean(APP).await;
+    let records = rig.bridge.all_records().await;
+    assert_eq!(records.len(), 71);
 }
 
 /// Runs all cases at once, each with its own application and bridge.

@@ -67,25 +67,30 @@ fn each_fault_has_its_status() {
 #[test]
 fn unanswerable_messages_are_dropped() {
     let good = Text::invite().render();
-    let table = [
+    let silent = [
         ("Via: SIP/2.0/UDP", "Via: SIP/3.0/UDP"),
         ("CSeq: 10 INVITE\r\n", ""),
         ("Call-ID: call-1\r\n", ""),
         ("Call-ID: call-1", "Call-ID: "),
         ("To: <sip:ai@10.0.0.1:5070>\r\n", ""),
         ("INVITE sip:ai@10.0.0.1:5070 SIP/2.0", "INVITE"),
-        ("INVITE sip:ai@10.0.0.1:5070 SIP/2.0", "GET / HTTP/1.1"),
         ("INVITE sip:ai@10.0.0.1:5070 SIP/2.0", "SIP/2.0 200 OK"),
         ("\r\n\r\n", "\r\n"),
     ];
-    for (old, new) in table {
+    for (old, new) in silent {
         let mut rig = Rig::trunk();
+        assert!(good.contains(old), "{old}");
         rig.feed(PBX, &good.replace(old, new));
-        // an HTTP request line is taken for a malformed SIP one, which is answered 400
-        assert!(rig.told().iter().all(|t| t == "400"), "{new}");
+        assert_eq!(rig.told(), [""; 0], "{new}");
         assert!(rig.events().is_empty(), "{new}");
         rig.assert_empty();
     }
+    // an HTTP request line is taken for a malformed SIP one
+    let mut rig = Rig::trunk();
+    rig.feed(PBX, &good.replace("INVITE sip:ai@10.0.0.1:5070 SIP/2.0", "GET / HTTP/1.1"));
+    assert_eq!(rig.told(), ["400"]);
+    assert!(rig.events().is_empty());
+    rig.assert_empty();
     let mut rig = Rig::trunk();
     for keep_alive in ["\r\n\r\n", "\0", ""] {
         rig.feed(PBX, keep_alive);

@@ -1,0 +1,140 @@
+//! Floods: more than one call, one AI or one stranger is entitled to.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use trunkless::peer::pattern;
+use trunkless::peer::phone::PhoneCommand;
+
+use crate::rig::{Bystanders, Rig, Site};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Writes `frames` over and over for `time`, as fast as the bridge accepts them, and always
+/// completes the last round. Reads and discards what the bridge sends.
+fn flood(mut stream: &TcpStream, frames: &[u8], time: Duration) {
+    let (begin, mut at, mut buffer) = (Instant::now(), 0, vec![0u8; 65_536]);
+    while begin.elapsed() < time || at > 0 {
+        match stream.write(&frames[at..]) {
+            Ok(n) => at = (at + n) % frames.len(),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        match stream.read(&mut buffer) {
+            Ok(n) => assert_ne!(n, 0, "the bridge has closed the stream"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+    }
+}
+
+/// One AI floods, first with pings, then with empty fragments of a message.
+#[tokio::test]
+async fn an_ai_floods() {
+    let fault = async |rig: &Rig| {
+        let (phone, stream) = rig.fault_call().await;
+        let pings = [0x89, 0].repeat(10_000);
+        let mut fragments = vec![0x01, 0];
+        fragments.extend([0x00, 0].repeat(10_000));
+        fragments.extend([0x80, 0]);
+        let stream = rig.attack(move || {
+            flood(&stream, &pings, SECOND);
+            flood(&stream, &fragments, SECOND);
+            stream
+        });
+        let stream = stream.await;
+        phone.command(PhoneCommand::Hangup);
+        // the end of the stream is awaited by the rig, which compares the sockets
+        drop(stream);
+    };
+    Bystanders::new(Site::direct("")).during(fault).await;
+}
+
+/// Thousands of marks due at once mean megabytes of answers.
+#[tokio::test]
+async fn an_ai_asks_for_thousands_of_marks_at_once() {
+    const MARKS: usize = 9_000;
+    // each control character in the name takes six bytes in JSON
+    let name = |n: usize| format!("{n}{}", "\u{1}".repeat(500));
+    let exchange = async move |stream: TcpStream| {
+        let stream = tokio::net::TcpStream::from_std(stream).expect("a socket");
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
+        let (mut sink, mut source) = socket.split();
+        let text = |value: Value| Message::Text(value.to_string().into());
+        let audio: Vec<u8> = (0..250).flat_map(|n| pattern::frame(2, n)).collect();
+        let media = json!({"payload": BASE64.encode(audio)});
+        sink.feed(text(json!({"event": "media", "media": media}))).await.expect("sent");
+        for n in 0..MARKS {
+            let mark = json!({"event": "mark", "mark": {"name": name(n)}});
+            sink.feed(text(mark)).await.expect("sent");
+        }
+        sink.send(text(json!({"event": "clear"}))).await.expect("sent");
+        let mut expected = 0;
+        while expected < MARKS {
+            let message = source.next().await.expect("a message").expect("no error");
+            let value: Value =
+                serde_json::from_str(message.to_text().expect("text")).expect("JSON");
+            if value["event"] == "mark" {
+                assert_eq!(value["mark"]["name"], name(expected));
+                expected += 1;
+            }
+        }
+    };
+    let fault = async |rig: &Rig| {
+        let (phone, stream) = rig.fault_call().await;
+        let marks = rig.attack(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(exchange(stream));
+        });
+        marks.await;
+        phone.command(PhoneCommand::Hangup);
+    };
+    Bystanders::new(Site::direct("")).repeated().during(fault).await;
+}
+
+/// A stranger sends RTP and garbage to every port of the bridge, SIP's included, and so does a
+/// misconfigured PBX from an address whose SIP is accepted.
+#[tokio::test]
+async fn strangers_flood_every_port() {
+    let fault = async |rig: &Rig| {
+        let (ip, ports) = (rig.bridge().ip(), rig.udp_ports());
+        let (stranger, pbx) = (Ipv4Addr::new(127, 8, 8, 8), rig.offender());
+        rig.attack(move || {
+            for from in [stranger.into(), pbx] {
+                let garbage = garbage(ip, from);
+                let socket = UdpSocket::bind((from, 0)).expect("a socket");
+                let begin = Instant::now();
+                // a short pause per round: the kernel's buffers must not be full of this alone
+                let pause = socket.set_read_timeout(Some(Duration::from_micros(500)));
+                pause.expect("a socket option");
+                while begin.elapsed() < SECOND {
+                    for (port, packet) in
+                        ports.iter().flat_map(|p| garbage.iter().map(move |g| (p, g)))
+                    {
+                        let _ = socket.send_to(packet, SocketAddr::new(ip, *port));
+                    }
+                    let _ = socket.recv_from(&mut [0; 2048]);
+                }
+            }
+        })
+        .await;
+    };
+    Bystanders::new(Site::direct("")).during(fault).await;
+}
+
+/// Packets that are nearly right: RTP of a stranger, SIP without an end, and noise.
+fn garbage(bridge: IpAddr, from: IpAddr) -> Vec<Vec<u8>> {
+    let mut rtp = vec![0x80, 0, 0, 1, 0, 0, 0, 160, 0, 0, 0, 7];
+    rtp.extend(pattern::frame(9, 9));
+    let invite = format!(
+        "INVITE sip:ai@{bridge}:5070 SIP/2.0\r\nVia: SIP/2.0/UDP {from};branch=z9hG4bK7\r\n\
+         From: <sip:x@{from}>;tag=1\r\nTo: <sip:ai@{bridge}>\r\n"
+    );
+    vec![rtp, invite.into_bytes(), vec![0; 40], vec![0xff; 1400]]
+}

@@ -1,0 +1,213 @@
+//! The bridge as a separate process, and what it holds: descriptors, ports, threads and memory.
+//! Owns the process and its files.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::wait::until;
+
+/// Bound of the growth of memory, in per cent of the RSS.
+const GROWTH: u64 = 2;
+/// The state of a listening socket in /proc/net/tcp.
+const LISTENS: &str = "0A";
+
+/// A running `trunkless run`; dropping it kills it.
+pub struct Program {
+    child: Child,
+    log: PathBuf,
+    directory: tempfile::TempDir,
+}
+
+/// Everything of a process that must not pile up: a name per kind, with its count.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holdings(BTreeMap<String, usize>);
+
+impl Holdings {
+    fn add(&mut self, name: String) {
+        *self.0.entry(name).or_default() += 1;
+    }
+
+    /// The kinds of which there is more now than `before`, or which are missing now.
+    pub fn changes_since(&self, before: &Holdings) -> Vec<String> {
+        let mut names: Vec<&String> = self.0.keys().chain(before.0.keys()).collect();
+        names.sort();
+        names.dedup();
+        let count = |of: &Holdings, name: &str| of.0.get(name).copied().unwrap_or(0);
+        let counts = names.iter().map(|name| (name, count(before, name), count(self, name)));
+        let changed = counts.filter(|(_, before, now)| before != now);
+        changed.map(|(name, before, now)| format!("{name}: {now} instead of {before}")).collect()
+    }
+}
+
+impl Program {
+    /// Starts the program with this configuration and waits until its log contains `ready`.
+    pub async fn start(config: &str, ready: &str) -> Program {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (file, log) = (directory.path().join("trunkless.toml"), directory.path().join("log"));
+        std::fs::write(&file, config).expect("the configuration is written");
+        let output = File::create(&log).expect("a log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trunkless"));
+        // a variable of this name would override the configuration
+        let ours =
+            |(name, _): &(std::ffi::OsString, _)| name.to_string_lossy().starts_with("TRUNKLESS_");
+        for (name, _) in std::env::vars_os().filter(ours) {
+            command.env_remove(name);
+        }
+        let child = command
+            .args(["run", "--config"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a second handle"))
+            .stderr(output)
+            .spawn()
+            .expect("trunkless starts");
+        let program = Program { child, log, directory };
+        let up = until(Duration::from_secs(15), || program.log().contains(ready)).await;
+        assert!(up, "no \"{ready}\" in:\n{}", program.log());
+        program
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The last lines of the log.
+    pub fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// A folder for files of the test, removed with the program.
+    pub fn folder(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
+        kill_process(id.expect("a process id"), signal).expect("the process runs");
+    }
+
+    /// True while the process runs.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_none())
+    }
+
+    fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.id()))
+    }
+
+    /// Descriptors by kind, ports by protocol and address, connections by protocol and peer, and
+    /// threads by name. Connections to `pool` are left out.
+    pub fn holdings(&self, pool: Option<SocketAddr>) -> Holdings {
+        let pool = pool.map(|at| format!("tcp to {at}"));
+        let sockets = self.sockets();
+        let mut held = Holdings::default();
+        for entry in std::fs::read_dir(self.proc("fd")).expect("the process runs").flatten() {
+            // a descriptor may be closed while the folder is read
+            let Ok(target) = std::fs::read_link(entry.path()) else { continue };
+            let target = target.to_string_lossy().into_owned();
+            let inode = target.strip_prefix("socket:[").and_then(|t| t.strip_suffix(']'));
+            let Some(inode) = inode else {
+                held.add(format!("descriptor of {}", target.split(":[").next().unwrap_or("")));
+                continue;
+            };
+            let name = sockets.get(inode).map_or("another socket", String::as_str);
+            if pool.as_deref() != Some(name) {
+                held.add(name.to_owned());
+            }
+        }
+        for task in std::fs::read_dir(self.proc("task")).expect("the process runs").flatten() {
+            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            held.add(format!("thread {}", name.trim()));
+        }
+        held
+    }
+
+    /// The IP sockets of this network namespace: inode, and protocol with local address.
+    fn sockets(&self) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        for protocol in ["udp", "udp6", "tcp", "tcp6"] {
+            let table = std::fs::read_to_string(self.proc("net").join(protocol));
+            for line in table.unwrap_or_default().lines().skip(1) {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let [_, local, remote, state, _, _, _, _, _, inode, ..] = words[..] else {
+                    continue;
+                };
+                let connected = protocol.starts_with("tcp") && state != LISTENS;
+                // the local port of a connection means nothing
+                let name = match connected {
+                    true => format!("{protocol} to {}", address(remote)),
+                    false => format!("{protocol} {}", address(local)),
+                };
+                found.insert(inode.to_owned(), name);
+            }
+        }
+        found
+    }
+
+    /// The ports of the UDP sockets, SIP's among them.
+    pub fn udp_ports(&self) -> Vec<u16> {
+        let held = self.holdings(None);
+        let udp = held.0.keys().filter_map(|name| name.strip_prefix("udp "));
+        udp.filter_map(|address| address.rsplit_once(':')?.1.parse().ok()).collect()
+    }
+
+    /// The RSS in kilobytes, and the part of it that is not file content. The rest is code, which
+    /// is loaded on its first use and stays.
+    pub fn memory(&self) -> Memory {
+        let rollup = std::fs::read_to_string(self.proc("smaps_rollup")).unwrap_or_default();
+        let field = |name: &str| {
+            let line = rollup.lines().find_map(|l| l.strip_prefix(name));
+            line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+        };
+        Memory { rss_kb: field("Rss:"), anonymous_kb: field("Anonymous:") }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    rss_kb: u64,
+    anonymous_kb: u64,
+}
+
+impl Memory {
+    pub fn has_grown(&self, since: &Memory) -> bool {
+        self.anonymous_kb > since.anonymous_kb + since.rss_kb * GROWTH / 100
+    }
+}
+
+/// Turns `0100007F:13C4` into `127.0.0.1:5060`; addresses of other lengths stay hexadecimal.
+fn address(hex: &str) -> String {
+    let Some((ip, port)) = hex.rsplit_once(':') else { return hex.to_owned() };
+    let port = u16::from_str_radix(port, 16).unwrap_or(0);
+    let mut out = String::new();
+    match u32::from_str_radix(ip, 16) {
+        Ok(ip) => {
+            let [a, b, c, d] = ip.to_le_bytes();
+            let _ = write!(out, "{a}.{b}.{c}.{d}:{port}");
+        }
+        Err(_) => {
+            let _ = write!(out, "{ip}:{port}");
+        }
+    }
+    out
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,73 @@
+//! Calls through Asterisk beside a fault: no call notices it, and neither bridge nor PBX holds
+//! anything afterwards. `tests/bystanders/rig` does the comparing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+use trunkless::peer::phone::PhoneCommand;
+
+use crate::fixture::Lab;
+use crate::rig::{Bystanders, Dial, Rig, Site, fault_pbx, pass};
+use crate::{Pbx, block_on};
+
+/// Asterisk reads and writes its packets in turns of 20 ms too.
+pub const USUAL: Duration = Duration::from_millis(45);
+
+/// Bystanders in SIP mode.
+fn site(lab: &Arc<Lab>) -> Site {
+    let (offender, bridge) = (lab.address(4), SocketAddr::new(lab.address(2).into(), 5070));
+    let (setup, objects) = (lab.clone(), lab.clone());
+    Site {
+        config: Box::new(move |ai, fault_ai| {
+            format!("{}{}", setup.setup(ai).config(), fault_pbx(offender, fault_ai))
+        }),
+        ready: "registered pbx=\"main\"",
+        dial: Dial {
+            from: [127, 0, 9, 1].into(),
+            target: lab.asterisk.sip_addr(),
+            extension: lab.pbx.extension().to_owned(),
+        },
+        ai: lab.address(3),
+        offender,
+        bridge,
+        usual: USUAL,
+        objects: Some(Box::new(move || {
+            let bridges = objects.asterisk.cli("bridge show all");
+            let bridges = bridges.lines().filter(|l| l.contains("simple") || l.contains("native"));
+            vec![
+                format!("{} channels", objects.asterisk.channels()),
+                format!("{} bridges", bridges.count()),
+            ]
+        })),
+        pool: None,
+        pbx: Some(lab.asterisk.id()),
+    }
+}
+
+/// Calls from another PBX whose AI resets the connection: right after the handshake, or while audio
+/// flows. There are few of them, because the transactions of a call stay in memory for 32 s.
+async fn an_ai_that_resets(rig: &Rig) {
+    for n in 0..15 {
+        let (phone, stream) = rig.fault_call().await;
+        if n % 3 > 0 {
+            pass(Duration::from_millis(20 * (n % 3))).await;
+        }
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a socket option");
+        drop(stream);
+        phone.command(PhoneCommand::Hangup);
+        pass(Duration::from_millis(10)).await;
+    }
+}
+
+#[test]
+fn no_call_notices_the_resets_of_another_ai() {
+    block_on(async {
+        for pbx in Pbx::ALL {
+            let lab = Arc::new(Lab::start(pbx));
+            println!("{pbx:?}");
+            Bystanders::new(site(&lab)).repeated().during(an_ai_that_resets).await;
+        }
+    });
+}
