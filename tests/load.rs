@@ -81,6 +81,54 @@ fn calls_over_ari_lose_nothing() {
     assert_eq!(churn["calls"]["answered"], churn["calls"]["asked"]);
 }
 
+/// Packets of 30 ms are cut in the middle of every other frame. Frames that the generator loses are
+/// not the bridge's loss.
+#[test]
+fn lossy_calls_lose_only_what_the_generator_leaves_out() {
+    let network = ["--loss", "2", "--jitter", "10", "--ptime", "30"];
+    let output = bench(&[&["--calls", "5", "--seconds", "3", "--json"][..], &network].concat());
+    let report = report(&output);
+    assert_all_arrived(&report, 5 * 2 * 50);
+    assert!(report["generator"]["frames_dropped"].as_u64() > Some(0), "{report}");
+    assert_eq!(
+        report["conditions"],
+        serde_json::json!(["loss 2 %", "jitter 10 ms", "ptime 30 ms"])
+    );
+}
+
+#[test]
+fn calls_with_long_packets_a_law_and_tls_lose_nothing() {
+    let options = ["--jitter", "10", "--ptime", "60", "--alaw", "--tls", "--ai-jitter", "5"];
+    let output = bench(&[&["--calls", "5", "--seconds", "3", "--json"][..], &options].concat());
+    assert_all_arrived(&report(&output), 5 * 2 * 50);
+}
+
+#[test]
+fn slow_readers_lose_nothing() {
+    let output =
+        bench(&["--calls", "5", "--seconds", "5", "--slow-reader", "--burst", "2", "--json"]);
+    assert_all_arrived(&report(&output), 5 * 2 * 50);
+}
+
+#[test]
+fn options_out_of_range_are_errors() {
+    let table = [
+        (["--loss", "51"], "--loss 51 is out of range: it must be 0 to 50 percent"),
+        (["--loss", "NaN"], "--loss NaN is out of range"),
+        (["--jitter", "301"], "--jitter 301 is out of range: it must be at most 300 ms"),
+        (["--ai-jitter", "1000"], "--ai-jitter 1000 is out of range"),
+        (["--burst", "0"], "--burst 0 is out of range: it must be 1 to 25 packets"),
+        (["--burst", "25"], "--burst 25 with --ptime 20 takes 500 ms: at most 300 ms"),
+        (["--ptime", "25"], "--ptime 25 is not supported: it must be 10, 20, 30, 40, 50 or 60 ms"),
+        (["--jitter", "-1"], "unexpected argument '-1' found"),
+    ];
+    for (arguments, text) in table {
+        let output = bench(&arguments);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains(text) && !output.status.success(), "{arguments:?}: {error}");
+    }
+}
+
 #[test]
 fn a_bridge_that_exits_at_the_start_is_an_error() {
     let output = bench(&["--bridge", "echo broken; exit 7"]);

@@ -69,7 +69,8 @@ pub fn report(
     ai: AiResults,
 ) -> Report {
     let heard = &callers.heard;
-    let floods = Floods::compare(&ai.clears, &heard.flood_ends);
+    let ai_jitter_us = u64::from(options.ai_jitter_ms) * 1000;
+    let floods = Floods::compare(&ai.clears, &heard.flood_ends, ai_jitter_us);
     let not_valid = [("callers", &callers.own_lateness), ("AI", &ai.own_lateness)];
     let not_valid = not_valid.iter().filter_map(|(who, t)| verdict::why_not_valid(who, t));
     let mut report = Report {
@@ -77,7 +78,8 @@ pub fn report(
         profile: env!("BUILD_PROFILE"),
         calls_wanted: options.calls,
         seconds: outcome.seconds,
-        recorded: options.record,
+        conditions: options.conditions(),
+        ai_jitter_ms: options.ai_jitter_ms,
         real_pbx: options.pbx.is_some(),
         calls: calls(&callers),
         to_ai: way(callers.sent, 0, &ai.tally),
@@ -86,18 +88,20 @@ pub fn report(
         queued: heard.queued.spread(),
         rtp_lateness: heard.lateness.spread(),
         holes_in_speech: heard.holes,
+        timestamp_jumps: heard.timestamp_jumps,
         holes_ms: heard.hole_frames * 20,
         clear_to_silence: floods.clear_to_silence.spread(),
         ai_connections_broken: ai.broken,
         ai_why_broken: ai.why_broken,
         ai_sends_blocked: ai.blocked,
         packets_refused: callers.refused,
-        bridge: bridge(&outcome, callers.packets_in + callers.packets_out),
+        bridge: bridge(&outcome, callers.packets_in + callers.frames_out),
         generator: Generator {
             callers_lateness: callers.own_lateness.spread(),
             ai_lateness: ai.own_lateness.spread(),
             callers_cpu_percent: outcome.percent(outcome.at_open.callers, outcome.at_close.callers),
             ai_cpu_percent: outcome.percent(outcome.at_open.ai, outcome.at_close.ai),
+            frames_dropped: callers.frames_dropped,
             grain_us: grain_ns(options.calls as usize) / 1000,
         },
         recordings_complete: outcome.recordings_complete,

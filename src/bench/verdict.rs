@@ -15,6 +15,8 @@ const MISSED_SHARE: f64 = 0.001;
 const STOLEN_PERCENT: f64 = 1.0;
 /// … or if other processes used more than this share of it.
 const OTHERS_PERCENT: f64 = 5.0;
+/// Silence in place of speech that is late by no more than this is the bridge's fault.
+const GRACE_MS: u32 = 20;
 
 /// Returns why a thread's lateness invalidates the measurement; `None` if it does not.
 pub fn why_not_valid(who: &str, lateness: &Times) -> Option<String> {
@@ -72,7 +74,14 @@ pub fn faults(report: &Report) -> Vec<String> {
         fault(way.damaged, &format!("frames {name} were damaged"));
         fault(way.misrouted, &format!("frames {name} belonged to another call"));
     }
-    fault(report.holes_in_speech, "holes in speech, filled with silence");
+    // a bridge without a buffer cannot fill longer pauses of the AI
+    if report.ai_jitter_ms <= GRACE_MS {
+        fault(report.holes_in_speech, "holes in speech, filled with silence");
+    }
+    // a PBX in between writes timestamps of its own
+    if !report.real_pbx {
+        fault(report.timestamp_jumps, "RTP packets to the callers had a timestamp out of step");
+    }
     let sent = report.to_ai.sent.min(report.to_caller.sent);
     fault(u64::from(sent == 0), "direction without a judged frame");
     fault(report.ai_connections_broken, "connections to the AI broke");
@@ -111,7 +120,7 @@ mod tests {
     #[test]
     fn every_fault_is_listed() {
         assert_eq!(faults(&good()), Vec::<String>::new());
-        let changes: [Row; 14] = [
+        let changes: [Row; 15] = [
             (|r| r.to_ai.lost = 1, "to the AI were lost"),
             (|r| r.to_caller.swapped = 1, "to the callers were swapped"),
             (|r| r.to_caller.damaged = 1, "damaged"),
@@ -120,6 +129,7 @@ mod tests {
             (|r| r.to_caller.first_second_lost = 1, "first second"),
             (|r| r.to_ai.late = 1, "more than 20 ms late"),
             (|r| r.holes_in_speech = 1, "with silence"),
+            (|r| r.timestamp_jumps = 1, "out of step"),
             (|r| r.calls.answered = 1, "not answered"),
             (|r| r.calls.dropped = 1, "ended by the other side"),
             (|r| r.recordings_complete = Some(1), "recordings"),
@@ -151,6 +161,15 @@ mod tests {
             assert!(why_late_is_excused(&report).unwrap().contains(text));
             assert!(report.to_string().contains("late 7"));
         }
+    }
+
+    #[test]
+    fn an_ai_with_long_jitter_makes_holes_itself() {
+        let mut report = good();
+        (report.holes_in_speech, report.ai_jitter_ms) = (3, 20);
+        assert_eq!(faults(&report).len(), 1);
+        report.ai_jitter_ms = 40;
+        assert_eq!(faults(&report), Vec::<String>::new());
     }
 
     #[test]

@@ -100,12 +100,20 @@ impl Waiting {
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(number), EventFlags::IN)?)
     }
 
-    /// Starts or stops watching a socket for writing as well.
+    /// Changes what a socket is watched for.
     ///
     /// # Errors
     /// Returns any error of epoll_ctl(2).
-    pub fn watch_writing(&self, socket: &impl AsFd, number: u64, on: bool) -> io::Result<()> {
-        let flags = if on { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+    pub fn watch_for(
+        &self,
+        socket: &impl AsFd,
+        number: u64,
+        reading: bool,
+        writing: bool,
+    ) -> io::Result<()> {
+        let mut flags = EventFlags::empty();
+        flags.set(EventFlags::IN, reading);
+        flags.set(EventFlags::OUT, writing);
         Ok(epoll::modify(&self.epoll, socket, EventData::new_u64(number), flags)?)
     }
 
