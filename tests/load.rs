@@ -31,12 +31,34 @@ fn assert_all_arrived(report: &Value, at_least: u64) {
     assert_only_times_are_wrong(report);
 }
 
-/// On a busy machine, frames may be late, and silence may be played in their place.
+/// A run with these options, repeated if the machine held up the generator for longer than a bridge
+/// waits for a packet.
+#[track_caller]
+fn undisturbed(options: &[&str]) -> Value {
+    let arguments = [&["--calls", "5", "--json"][..], options].concat();
+    let held_up = |report: &Value| {
+        let lateness = &report["generator"]["callers_lateness"]["max_ms"];
+        lateness.as_f64() > Some(40.0) || report["generator"]["read_after_pause"] != 0
+    };
+    let mut last = report(&bench(&arguments));
+    for _ in 0..3 {
+        if !held_up(&last) {
+            break;
+        }
+        last = report(&bench(&arguments));
+    }
+    last
+}
+
+/// On a busy machine, frames may be late, and silence may be played or left out in their place.
 #[track_caller]
 fn assert_only_times_are_wrong(report: &Value) {
     let faults = report["faults"].as_array().expect("a list");
     let of_time = |fault: &Value| {
-        fault.as_str().is_some_and(|f| f.contains("late") || f.contains("holes in speech"))
+        let fault = fault.as_str().unwrap_or_default();
+        ["ms late", "holes in speech", "out of step", "before a clear"]
+            .iter()
+            .any(|text| fault.contains(text))
     };
     assert!(faults.iter().all(of_time), "{report}");
 }
@@ -86,8 +108,7 @@ fn calls_over_ari_lose_nothing() {
 #[test]
 fn lossy_calls_lose_only_what_the_generator_leaves_out() {
     let network = ["--loss", "2", "--jitter", "10", "--ptime", "30"];
-    let output = bench(&[&["--calls", "5", "--seconds", "3", "--json"][..], &network].concat());
-    let report = report(&output);
+    let report = undisturbed(&[&["--seconds", "3"][..], &network].concat());
     assert_all_arrived(&report, 5 * 2 * 50);
     assert!(report["generator"]["frames_dropped"].as_u64() > Some(0), "{report}");
     assert_eq!(
@@ -99,15 +120,14 @@ fn lossy_calls_lose_only_what_the_generator_leaves_out() {
 #[test]
 fn calls_with_long_packets_a_law_and_tls_lose_nothing() {
     let options = ["--jitter", "10", "--ptime", "60", "--alaw", "--tls", "--ai-jitter", "5"];
-    let output = bench(&[&["--calls", "5", "--seconds", "3", "--json"][..], &options].concat());
-    assert_all_arrived(&report(&output), 5 * 2 * 50);
+    let report = undisturbed(&[&["--seconds", "3"][..], &options].concat());
+    assert_all_arrived(&report, 5 * 2 * 50);
 }
 
 #[test]
 fn slow_readers_lose_nothing() {
-    let output =
-        bench(&["--calls", "5", "--seconds", "5", "--slow-reader", "--burst", "2", "--json"]);
-    assert_all_arrived(&report(&output), 5 * 2 * 50);
+    let report = undisturbed(&["--seconds", "5", "--slow-reader", "--burst", "2"]);
+    assert_all_arrived(&report, 5 * 2 * 50);
 }
 
 #[test]

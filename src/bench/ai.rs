@@ -20,7 +20,7 @@ use crate::bench::schedule::{Due, Ring};
 use crate::bench::shared::{Phase, Shared, Window};
 use crate::bench::speech::{PIECE_FRAMES, Utterance};
 use crate::bench::stamp::{Kind, Stamp};
-use crate::bench::waiting::{IDLE_NS, PAUSE_NS, SENT_LATE_NS, Waiting, grain_ns};
+use crate::bench::waiting::{IDLE_NS, SENT_LATE_NS, Waiting, grain_ns};
 use crate::bench::websocket::{self, BINARY, CLOSE, PING, PONG, TEXT};
 use crate::bench::wire::Wire;
 
@@ -45,6 +45,8 @@ pub struct AiResults {
     pub own_lateness: Times,
     /// Text messages received in the measured time.
     pub messages_in: u64,
+    /// Messages among them that this thread read after it had been held up.
+    pub read_after_pause: u64,
     /// Number of sends that a socket did not accept completely.
     pub blocked: u64,
     /// Connections dropped because of an error.
@@ -100,12 +102,10 @@ impl Ai {
             waiting,
             burst: Vec::new(),
             hint: 0,
-            after_pause: false,
             ai: self,
         };
         let (mut ready, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
         let clock = server.ai.shared.clock;
-        let mut round_ns = clock.now_ns();
         while server.ai.shared.phase() != Phase::Stop {
             let window = server.ai.shared.window();
             while let Some(due) = server.ring.take(clock.now_ns()) {
@@ -119,8 +119,7 @@ impl Ai {
             let idle = clock.now_ns() + IDLE_NS;
             let nexts = [server.ring.next_ns(busy), server.delayed.next_ns()];
             let until = nexts.into_iter().flatten().fold(idle, u64::min);
-            let now_ns = server.waiting.wait(clock, until, &mut ready)?;
-            server.after_pause = now_ns - std::mem::replace(&mut round_ns, now_ns) > PAUSE_NS;
+            server.waiting.wait(clock, until, &mut ready)?;
             for number in &ready {
                 match number {
                     &LISTENER => server.accept()?,
@@ -149,8 +148,6 @@ struct Server {
     burst: Vec<u8>,
     /// Offset of the audio in the last message received.
     hint: usize,
-    /// True if this thread has just been held up: the times at which it reads prove nothing.
-    after_pause: bool,
 }
 
 impl Server {
@@ -329,7 +326,7 @@ impl Server {
             now_us,
             own: stream.number,
             counts_damage: window.counts_damage(now_us, up_us),
-            after_pause: self.after_pause,
+            after_pause: self.waiting.was_held_up,
         };
         let mut at = 0;
         if !stream.upgraded {
@@ -345,6 +342,7 @@ impl Server {
                 BINARY => stream.on_audio(Stamp::read(payload), &arrival, &mut self.results),
                 TEXT => {
                     self.results.messages_in += u64::from(counts);
+                    self.results.read_after_pause += u64::from(counts && arrival.after_pause);
                     let start =
                         stream.on_text(payload, &arrival, &mut self.results, &mut self.hint)?;
                     if let Some(caller) = start.filter(|_| self.ai.options.names_caller) {

@@ -19,7 +19,7 @@ use crate::bench::schedule::{Due, Ring};
 use crate::bench::shared::{Phase, Shared, Window};
 use crate::bench::signalling::{Audio, Change, Signalling};
 use crate::bench::stamp::{Kind, Scope, Stamp};
-use crate::bench::waiting::{IDLE_NS, PAUSE_NS, SENT_LATE_NS, Waiting, grain_ns};
+use crate::bench::waiting::{IDLE_NS, SENT_LATE_NS, Waiting, grain_ns};
 use crate::media::g711::Law;
 use crate::media::rtp::Packet;
 
@@ -51,6 +51,8 @@ pub struct CallersResults {
     pub frames_dropped: u64,
     /// RTP packets received in the measured time, including silence.
     pub packets_in: u64,
+    /// Packets among them that this thread read after it had been held up.
+    pub read_after_pause: u64,
     /// Packets not sent because the kernel returned an error, such as a port refused by the bridge.
     pub refused: u64,
     pub heard: Heard,
@@ -128,12 +130,10 @@ impl Callers {
         };
         let (mut ready, mut buffer) = (Vec::new(), [0; 2048]);
         let clock = lines.plan.shared.clock;
-        let mut round_ns = clock.now_ns();
         while lines.plan.shared.phase() != Phase::Stop {
             let until = lines.round(&waiting)?;
-            let before_ns =
-                std::mem::replace(&mut round_ns, waiting.wait(clock, until, &mut ready)?);
-            lines.after_pause = round_ns - before_ns > PAUSE_NS;
+            waiting.wait(clock, until, &mut ready)?;
+            lines.after_pause = waiting.was_held_up;
             let window = lines.plan.shared.window();
             for number in &ready {
                 match number {
@@ -171,7 +171,7 @@ struct Lines {
     next_dial_us: u64,
     /// Time of the next hang-up at the end.
     next_hang_up_us: u64,
-    /// True if this thread has just been held up: the times at which it reads prove nothing.
+    /// True if this thread has just been held up.
     after_pause: bool,
     /// Packets on their way through the simulated network.
     delayed: Delays<Delayed>,
@@ -436,6 +436,7 @@ impl Lines {
         let packet = Packet { payload: &payload[..length], ..packet };
         let results = &mut self.results;
         results.packets_in += u64::from(window.holds(now_us));
+        results.read_after_pause += u64::from(self.after_pause && window.holds(now_us));
         if !std::mem::replace(&mut call.reached, true) {
             results.invite_to_packet.add_us(now_us.saturating_sub(call.dialled_us));
         }

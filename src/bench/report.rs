@@ -45,6 +45,9 @@ pub struct Report {
     pub holes_ms: u64,
     /// RTP packets to the callers whose timestamp does not follow from the packet before.
     pub timestamp_jumps: u64,
+    /// Frames of audio with a `clear` that there was time to play before it, but that did not
+    /// arrive.
+    pub lost_tails: u64,
     /// From sending `clear` to the last frame of the audio that it ended.
     pub clear_to_silence: Option<Spread>,
     /// Connections that the AI dropped because of an error.
@@ -144,6 +147,8 @@ pub struct Generator {
     pub ai_lateness: Option<Spread>,
     pub callers_cpu_percent: f64,
     pub ai_cpu_percent: f64,
+    /// Packets and messages that the generator read after a pause of its own.
+    pub read_after_pause: u64,
     /// Frames of the callers in the measured time of which the simulated network lost a part. They
     /// are not among the frames sent.
     pub frames_dropped: u64,
@@ -220,8 +225,8 @@ impl fmt::Display for Report {
         for why in &self.not_valid {
             let _ = writeln!(out, "NOT VALID: the generator was late: {why}");
         }
-        if let Some(why) = verdict::why_late_is_excused(self) {
-            let _ = writeln!(out, "late frames do not count as faults: {why}");
+        if let Some(why) = verdict::why_times_are_excused(self) {
+            let _ = writeln!(out, "faults that a delay explains do not count: {why}");
         }
         for fault in &self.faults {
             let _ = writeln!(out, "FAULT: {fault}");
@@ -281,6 +286,7 @@ impl Report {
             "  silence within speech: {} times, {} ms in total; RTP timestamps out of step: {}",
             self.holes_in_speech, self.holes_ms, self.timestamp_jumps
         );
+        let _ = writeln!(out, "  frames missing before a clear: {}", self.lost_tails);
         if let Some(why) = self.ai_why_broken {
             let _ = writeln!(
                 out,
@@ -340,6 +346,7 @@ impl Report {
         let _ = writeln!(out, "generator");
         line(out, "lateness of callers' frames", &g.callers_lateness);
         line(out, "lateness of frames from the AI", &g.ai_lateness);
+        let _ = writeln!(out, "  read after a pause of its own: {}", g.read_after_pause);
         if g.frames_dropped > 0 {
             let _ = writeln!(out, "  callers' frames lost on purpose: {}", g.frames_dropped);
         }
@@ -379,6 +386,7 @@ pub mod tests {
             holes_in_speech: 0,
             holes_ms: 0,
             timestamp_jumps: 0,
+            lost_tails: 0,
             clear_to_silence: None,
             ai_connections_broken: 0,
             ai_why_broken: None,
