@@ -341,7 +341,7 @@ fn call_config(
         max_duration: calls.max_duration.0,
         silent_timeout: ai.silent_timeout,
         media_timeout: calls.media_timeout.0,
-        reorder_wait: plan.settings.media.reorder_wait.0,
+        media: plan.settings.media.settings(),
         playout_bytes: calls.playout_minutes as usize * 60 * RATE as usize,
         playout_budget: budget,
         record: plan.record.get(name).cloned(),

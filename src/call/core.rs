@@ -72,6 +72,8 @@ pub struct Call {
     record: Option<RecordPlan>,
     /// True while a recording is being made, or is paused.
     recording: bool,
+    /// Send RTP to where it comes from.
+    symmetric: bool,
 }
 
 impl Call {
@@ -88,7 +90,7 @@ impl Call {
         let mut call = Call {
             phase: Phase::Connecting,
             out: VecDeque::new(),
-            hearing: Hearing::new(signalling, config.reorder_wait),
+            hearing: Hearing::new(signalling, &config.media),
             playing: Playing::new(config, seeds),
             rtcp: Rtcp::new(cname),
             remote: None,
@@ -101,6 +103,7 @@ impl Call {
             prompt: config.prompt.clone(),
             record: config.record.clone(),
             recording: false,
+            symmetric: config.media.symmetric,
         };
         if let Some(remote) = remote {
             call.set_remote(now, remote);
@@ -154,7 +157,7 @@ impl Call {
                 self.start_stream(now);
             }
             Input::AiFailed => self.ai_failed(EndReason::AiUnreachable),
-            Input::Ai(message) => self.on_ai(message),
+            Input::Ai(message) => self.on_ai(now, message),
             Input::AiClosed(closed) => self.on_ai_closed(now, closed),
             Input::Signal(signal) => self.on_signal(now, signal),
             Input::End(reason) => self.end(reason),
@@ -180,10 +183,25 @@ impl Call {
         self.past.answered.is_some() && due.is_some_and(|at| at <= now)
     }
 
+    /// True if silence is about to be sent after the AI's speech, because nothing more has come.
+    pub fn misses_speech(&self, now: Instant) -> bool {
+        self.playing.misses_speech(now)
+    }
+
     /// The source of RTP that is being dropped and the address announced by the PBX, if RTP keeps
     /// arriving from elsewhere and none from there.
     pub fn misdirected(&self) -> Option<(SocketAddr, SocketAddr)> {
         self.hearing.misdirected()
+    }
+
+    /// AI audio that stayed queued throughout the last two seconds of streaming.
+    pub fn playout_floor_bytes(&self) -> u64 {
+        self.playing.playout.floor_bytes()
+    }
+
+    /// The first payload type that arrived although another law was agreed.
+    pub fn unagreed(&self) -> Option<u8> {
+        self.hearing.receiver.unagreed()
     }
 
     pub fn summary(&self, now: Instant) -> Summary {
@@ -195,6 +213,8 @@ impl Call {
             packets_sent: self.playing.sender.packets(),
             preroll_dropped: self.hearing.preroll_dropped(),
             playout_discarded: self.playing.playout.discarded_bytes,
+            playout_left_out: self.playing.playout.left_out,
+            playout_floor_bytes: self.playing.playout.floor_bytes(),
             round_trip: self.rtcp.peer.and_then(|p| p.round_trip),
         }
     }
@@ -256,6 +276,7 @@ impl Call {
             self.out.push_back(Output::Ai(audio(index, frame.mu_law())));
         }
         self.out.extend(digits.into_iter().map(|digit| Output::Ai(ToAi::Digit(digit))));
+        self.return_marks(now);
     }
 
     fn set_remote(&mut self, now: Instant, remote: RemoteMedia) {
@@ -300,24 +321,27 @@ impl Call {
         }
     }
 
-    fn on_ai(&mut self, message: FromAi<'_>) {
+    /// Audio from before `start` is kept: some AIs greet as soon as their stream is open.
+    fn on_ai(&mut self, now: Instant, message: FromAi<'_>) {
         self.past.ai_heard = true;
-        if self.phase != Phase::Talking {
+        if !matches!(self.phase, Phase::Connecting | Phase::Talking) {
             return;
         }
         match message {
-            FromAi::Audio(audio) => {
-                self.playing.playout.push_audio(audio);
-            }
-            FromAi::Mark(name) => self.playing.playout.push_mark(name),
-            FromAi::Clear => self.playing.playout.clear(),
+            FromAi::Audio(audio) => self.playing.push_audio(now, audio),
+            FromAi::Mark(name) => self.playing.push_mark(now, name),
+            FromAi::Clear => self.playing.clear(now),
             FromAi::Ignored(_) => {}
         }
-        self.return_marks();
+        self.return_marks(now);
     }
 
-    fn return_marks(&mut self) {
-        while let Some(name) = self.playing.playout.next_mark() {
+    /// Returns the marks whose audio has been played, once the AI's stream has started.
+    fn return_marks(&mut self, now: Instant) {
+        if self.phase == Phase::Connecting {
+            return;
+        }
+        while let Some(name) = self.playing.next_mark(now) {
             if self.recording {
                 self.out.push_back(Output::Tap(Tap::Mark(name.clone())));
             }
@@ -437,14 +461,15 @@ impl Call {
             && let Some(frame) = self.playing.next_frame(now)
         {
             self.send_frame(&frame);
-            self.return_marks();
-            if let Phase::Finishing { reason, .. } = self.phase
+            if let Phase::Finishing { until, .. } = &mut self.phase
                 && frame.is_audio
                 && !self.playing.has_audio()
             {
-                self.end(reason);
+                // the last frame has been sent, but not yet played
+                *until = [*until, self.playing.played_at()].into_iter().flatten().min();
             }
         }
+        self.return_marks(now);
     }
 
     fn send_frame(&mut self, frame: &DueFrame) {
@@ -452,7 +477,10 @@ impl Call {
         let remote = self.remote.filter(|remote| remote.wants_audio);
         if let Some(remote) = remote {
             let packet = self.playing.packet(&remote, frame);
-            self.out.push_back(Output::Rtp { to: remote.rtp, packet });
+            let source = self.hearing.receiver.source.current().filter(|_| self.symmetric);
+            self.out.push_back(Output::Rtp { to: source.unwrap_or(remote.rtp), packet });
+        } else {
+            self.playing.skip_packet();
         }
         if self.recording {
             let on_hold = self.remote.is_some_and(|remote| !remote.wants_audio);

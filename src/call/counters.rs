@@ -10,9 +10,32 @@ counters! {
     total OFFERED = "calls_offered", "Calls offered by a PBX.";
     total ANSWERED = "calls_answered", "Calls answered.";
     total FRAMES_LOST = "rtp_frames_lost", "Caller frames that never arrived.";
-    total FRAMES_LATE = "rtp_frames_late", "Caller frames that arrived too late.";
+    total FRAMES_LATE = "rtp_frames_late", "Caller frames dropped because they arrived too late.";
+    total FRAMES_LATE_KEPT = "rtp_frames_late_kept", "Caller frames that came late and were kept.";
+    total FRAMES_LEFT_OUT = "rtp_frames_left_out", "Quiet caller frames left out after late ones.";
+    total PLAYOUT_LEFT_OUT = "playout_frames_left_out", "Quiet AI frames left out to reduce delay.";
     total WRONG_SOURCE = "rtp_wrong_source", "RTP from addresses that no PBX named.";
     total AI_FRAMES_DROPPED = "ai_frames_dropped", "Frames dropped because an AI was slow.";
+    gauge PLAYOUT_FLOOR = "playout_floor_bytes", "AI audio that stays queued in all calls.";
+}
+
+/// A call's part of [`PLAYOUT_FLOOR`].
+#[derive(Debug, Default)]
+pub struct PlayoutFloor(u64);
+
+impl PlayoutFloor {
+    pub fn set(&mut self, bytes: u64) {
+        if bytes != self.0 {
+            PLAYOUT_FLOOR.replace(self.0, bytes);
+            self.0 = bytes;
+        }
+    }
+}
+
+impl Drop for PlayoutFloor {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 static ENDED: [AtomicU64; EndReason::ALL.len()] =
@@ -43,6 +66,9 @@ pub fn add(summary: &Summary, ai_frames_dropped: u64) {
     ANSWERED.add(summary.answered.into());
     FRAMES_LOST.add(summary.received.sequence.lost);
     FRAMES_LATE.add(summary.received.late());
+    FRAMES_LATE_KEPT.add(summary.received.late_kept());
+    FRAMES_LEFT_OUT.add(summary.received.timeline.left_out);
+    PLAYOUT_LEFT_OUT.add(summary.playout_left_out);
     WRONG_SOURCE.add(summary.received.wrong_source);
     AI_FRAMES_DROPPED.add(ai_frames_dropped);
 }

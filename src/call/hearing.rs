@@ -4,8 +4,9 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::media::Settings;
 use crate::media::dtmf::{DigitGate, Origin};
 use crate::media::frame::Frame;
 use crate::media::receiver::Receiver;
@@ -42,9 +43,9 @@ pub(super) struct Hearing {
 
 impl Hearing {
     /// `signalling`: the PBX's signalling address, from which RTP is expected at first.
-    pub fn new(signalling: IpAddr, reorder_wait: Duration) -> Hearing {
+    pub fn new(signalling: IpAddr, settings: &Settings) -> Hearing {
         Hearing {
-            receiver: Receiver::new(signalling, reorder_wait),
+            receiver: Receiver::new(signalling, settings),
             gate: DigitGate::default(),
             next_index: 0,
             preroll: VecDeque::new(),
@@ -64,6 +65,10 @@ impl Hearing {
             if self.admits(now, digit, Origin::Rtp) {
                 return Some(Heard::Digit(digit));
             }
+        }
+        // packets of the last press are still arriving
+        if let Some(at) = self.receiver.last_event() {
+            self.gate.held(at);
         }
         None
     }

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use crate::media;
 use crate::media::playout::Budget;
 use crate::media::receiver::Format;
 use crate::record::When;
@@ -135,7 +136,7 @@ pub struct CallConfig {
     pub silent_timeout: Duration,
     /// The call ends after this long without RTP; zero = never.
     pub media_timeout: Duration,
-    pub reorder_wait: Duration,
+    pub media: media::Settings,
     pub playout_bytes: usize,
     pub playout_budget: Budget,
     /// `None` if calls are not recorded.

@@ -3,16 +3,17 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::call::words::Seeds;
 use crate::call::{CallConfig, RemoteMedia};
-use crate::media::frame::{FRAME_SAMPLES, SILENCE, Samples};
+use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, SILENCE, Samples};
 use crate::media::g711::{self, Law};
 use crate::media::pacer::Pacer;
 use crate::media::playout::Playout;
+use crate::media::quiet::QuietRun;
 use crate::media::sender::{AudioPacket, Sender};
 
 /// A frame that is now due to be sent to the caller.
@@ -39,6 +40,16 @@ pub(super) struct Playing {
     announcements: VecDeque<Bytes>,
     /// Number of the next frame to the caller.
     next_index: u64,
+    /// See [`media::Settings::prebuffer`].
+    prebuffer: Duration,
+    /// When the last frame of audio will have been played.
+    played_at: Option<Instant>,
+    /// Marks of the audio sent so far, each with the time at which that audio has been played.
+    marks: VecDeque<(Instant, String)>,
+    /// Finds the places where silence can be added, when the AI is slower than real time.
+    quiet: QuietRun,
+    /// True if the next packet has to have the marker, because earlier ones were not sent.
+    resumes: bool,
 }
 
 impl Playing {
@@ -50,13 +61,18 @@ impl Playing {
             early: None,
             announcements: VecDeque::new(),
             next_index: 0,
+            prebuffer: config.media.prebuffer,
+            played_at: None,
+            marks: VecDeque::new(),
+            quiet: QuietRun::default(),
+            resumes: true,
         }
     }
 
     /// Sends silence from now until [`Playing::start`].
     pub fn start_early(&mut self, now: Instant) {
         if self.early.is_none() && self.pacer.is_none() {
-            self.early = Some(Pacer::new(now));
+            self.early = Some(Pacer::new(now, Duration::ZERO));
         }
     }
 
@@ -70,7 +86,47 @@ impl Playing {
         if let Some(early) = self.early.take() {
             self.sender.rebase(early.index());
         }
-        self.pacer = Some(Pacer::new(now));
+        let mut pacer = Pacer::new(now, self.prebuffer);
+        // the AI may have sent audio as soon as its stream was open
+        if self.has_audio() {
+            pacer.on_arrival(now);
+        }
+        self.pacer = Some(pacer);
+    }
+
+    /// Queues audio of the AI.
+    pub fn push_audio(&mut self, now: Instant, audio: &[u8]) {
+        let waits = self.has_audio();
+        self.playout.push_audio(now, audio);
+        if !waits
+            && self.playout.has_audio()
+            && let Some(pacer) = &mut self.pacer
+        {
+            pacer.on_arrival(now);
+        }
+    }
+
+    /// Queues a mark of the AI. It comes due when all audio before it has been played.
+    pub fn push_mark(&mut self, now: Instant, name: String) {
+        self.playout.push_mark(name);
+        self.collect_marks(self.played_at.map_or(now, |at| at.max(now)));
+    }
+
+    /// Discards the AI's queued audio; all marks come due (Twilio's `clear`).
+    pub fn clear(&mut self, now: Instant) {
+        self.playout.clear();
+        self.marks.iter_mut().for_each(|(at, _)| *at = now);
+        self.collect_marks(now);
+    }
+
+    /// Takes over the marks whose audio will have been played at `at`.
+    fn collect_marks(&mut self, at: Instant) {
+        self.marks.extend(std::iter::from_fn(|| self.playout.next_mark()).map(|name| (at, name)));
+    }
+
+    /// Returns the next mark whose audio has been played.
+    pub fn next_mark(&mut self, now: Instant) -> Option<String> {
+        self.marks.pop_front_if(|(at, _)| *at <= now).map(|(_, name)| name)
     }
 
     /// Queues an announcement. The AI's `clear` does not remove it.
@@ -84,6 +140,7 @@ impl Playing {
     pub fn drop_ai_audio(&mut self) {
         self.playout.clear();
         while self.playout.next_mark().is_some() {}
+        self.marks.clear();
     }
 
     pub fn has_audio(&self) -> bool {
@@ -94,8 +151,24 @@ impl Playing {
         self.next_index
     }
 
-    /// When the next frame is due.
+    /// True if silence is about to be sent after speech, because nothing more is queued.
+    pub fn misses_speech(&self, now: Instant) -> bool {
+        !self.has_audio() && self.pacer.as_ref().is_some_and(|pacer| pacer.ends_speech(now))
+    }
+
+    /// When the last frame of audio will have been played.
+    pub fn played_at(&self) -> Option<Instant> {
+        self.played_at
+    }
+
+    /// When the next frame or mark is due.
     pub fn next_timeout(&self) -> Option<Instant> {
+        let mark = self.marks.front().map(|(at, _)| *at);
+        self.next_slot().into_iter().chain(mark).min()
+    }
+
+    /// When the next frame is due.
+    fn next_slot(&self) -> Option<Instant> {
         match &self.early {
             Some(early) => Some(early.deadline(false)),
             None => self.pacer.as_ref().map(|pacer| pacer.deadline(self.has_audio())),
@@ -104,7 +177,7 @@ impl Playing {
 
     /// Returns the next frame if it is due.
     pub fn next_frame(&mut self, now: Instant) -> Option<DueFrame> {
-        if self.next_timeout().is_none_or(|at| at > now) {
+        if self.next_slot().is_none_or(|at| at > now) {
             return None;
         }
         if let Some(early) = &mut self.early {
@@ -112,17 +185,30 @@ impl Playing {
             let samples = [SILENCE; FRAME_SAMPLES];
             return Some(DueFrame { index, marker: false, samples, is_audio: false });
         }
-        let is_audio = self.has_audio();
-        let slot = self.pacer.as_mut()?.take(now, is_audio);
+        let has_audio = self.has_audio();
+        let pacer = self.pacer.as_mut()?;
+        let slot = pacer.take(now, has_audio);
+        let (lags, is_audio) = (pacer.lags(), has_audio && !slot.padding);
         self.next_index = slot.index + 1;
-        let samples = self.next_samples();
+        let mut samples = [SILENCE; FRAME_SAMPLES];
+        if is_audio {
+            samples = self.next_samples(now);
+            let played_at = now + FRAME_TIME;
+            self.played_at = Some(played_at);
+            self.collect_marks(played_at);
+            if !lags {
+                self.quiet.reset();
+            } else if self.quiet.hides_step(Law::Mu, &samples, false) {
+                self.pacer.iter_mut().for_each(Pacer::pad);
+            }
+        }
         Some(DueFrame { index: slot.index, marker: slot.marker, samples, is_audio })
     }
 
-    fn next_samples(&mut self) -> Samples {
+    fn next_samples(&mut self, now: Instant) -> Samples {
         let mut samples = [SILENCE; FRAME_SAMPLES];
         let Some(announcement) = self.announcements.front_mut() else {
-            return self.playout.next_frame().unwrap_or(samples);
+            return self.playout.next_frame(now).unwrap_or(samples);
         };
         let part = announcement.split_to(announcement.len().min(FRAME_SAMPLES));
         samples[..part.len()].copy_from_slice(&part);
@@ -132,9 +218,15 @@ impl Playing {
         samples
     }
 
+    /// Notes that a frame is not sent, because the PBX has the call on hold.
+    pub fn skip_packet(&mut self) {
+        self.resumes = true;
+    }
+
     /// Builds the RTP packet of a frame, in the PBX's codec.
     pub fn packet(&mut self, remote: &RemoteMedia, frame: &DueFrame) -> AudioPacket {
-        let marker = frame.marker || self.sender.packets() == 0;
+        // RTP that begins, or resumes with a step in its timestamps
+        let marker = frame.marker | std::mem::take(&mut self.resumes);
         let payload_type = remote.format.payload_type;
         match remote.format.law {
             Law::Mu => self.sender.audio(payload_type, frame.index, &frame.samples, marker),

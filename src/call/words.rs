@@ -85,6 +85,10 @@ pub struct Summary {
     pub preroll_dropped: u64,
     /// Bytes of AI audio discarded because the queue or the budget was full.
     pub playout_discarded: u64,
+    /// Quiet frames of AI audio left out to work off a standing delay.
+    pub playout_left_out: u64,
+    /// AI audio that stayed queued throughout the last two seconds of streaming.
+    pub playout_floor_bytes: u64,
     pub round_trip: Option<Duration>,
 }
 

@@ -22,6 +22,9 @@ use crate::stream::connect::{Target, TargetError, TargetOptions};
 use crate::stream::dialect::sid;
 use crate::tls::TlsError;
 
+/// The longest prebuffer. Callers who hear nothing for longer hang up.
+const MAX_PREBUFFER: Duration = Duration::from_secs(2);
+
 /// Reads the secrets and files that the settings name, and makes the checks that serde cannot.
 ///
 /// # Errors
@@ -58,6 +61,9 @@ fn resolve_all(
     }
     if settings.calls.max == 0 {
         return Err(source.error("calls.max", "must be at least 1"));
+    }
+    if settings.media.playout_prebuffer.0 > MAX_PREBUFFER {
+        return Err(source.error("media.playout_prebuffer", "must be at most 2s"));
     }
     let resolver = Resolver { source, environment };
     let (mut sip, mut ari, mut record) = (Vec::new(), Vec::new(), BTreeMap::new());

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::config::recording::{PbxRecording, Recording};
 use crate::config::values::{HostPort, PbxName, PortRange, Span, parsed_words, words};
+use crate::media;
 use crate::sip::network::Network;
 use crate::stream::dialect::Dialect;
 
@@ -46,6 +47,35 @@ pub struct Sip {
 pub struct Media {
     pub ports: PortRange,
     pub reorder_wait: Span,
+    pub late_audio: LateAudio,
+    /// How long the first frame of a talkspurt to the caller waits for more.
+    pub playout_prebuffer: Span,
+    /// Send RTP to where it comes from.
+    pub symmetric: bool,
+}
+
+/// The handling of caller audio that arrives after its time was filled with silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LateAudio {
+    /// It is kept if it is no more than about a second late.
+    Keep,
+    /// It is dropped if it is more than 100 ms late.
+    Drop,
+}
+
+impl Media {
+    pub fn settings(&self) -> media::Settings {
+        let max_lead = match self.late_audio {
+            LateAudio::Keep => Duration::from_secs(1),
+            LateAudio::Drop => Duration::from_millis(100),
+        };
+        media::Settings {
+            reorder_wait: self.reorder_wait.0,
+            max_lead,
+            prebuffer: self.playout_prebuffer.0,
+            symmetric: self.symmetric,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -201,6 +231,9 @@ impl Default for Media {
         Media {
             ports: PortRange { first: 20002, last: 32767 },
             reorder_wait: Span(Duration::from_millis(40)),
+            late_audio: LateAudio::Keep,
+            playout_prebuffer: Span(Duration::ZERO),
+            symmetric: false,
         }
     }
 }

@@ -10,7 +10,7 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::config::recording::{Age, FormatWord, LayoutWord, WhenWord};
-use crate::config::schema::{Answer, MediaFormat, Mode, OnAi, TransportWord};
+use crate::config::schema::{Answer, LateAudio, MediaFormat, Mode, OnAi, TransportWord};
 use crate::sip::network::Network;
 use crate::sip::uri::{Host, parse_host_port};
 use crate::stream::dialect::Dialect;
@@ -136,6 +136,7 @@ macro_rules! words_of {
 words_of!(Dialect: "twilio" => Twilio);
 words_of!(Answer: "when_ai_ready" => WhenAiReady, "at_once" => AtOnce);
 words_of!(OnAi: "hangup" => Hangup, "continue" => Continue);
+words_of!(LateAudio: "keep" => Keep, "drop" => Drop);
 words_of!(MediaFormat: "ulaw" => Ulaw, "alaw" => Alaw);
 words_of!(Mode: "sip" => Sip, "ari" => Ari);
 words_of!(TransportWord: "udp" => Udp, "tcp" => Tcp);

@@ -5,6 +5,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::media::rtp::Packet;
+
 const DIGITS: &[u8; 16] = b"0123456789*#ABCD";
 /// At most this many presses are queued; further ones are dropped.
 const MAX_WAITING: usize = 32;
@@ -34,12 +36,16 @@ pub struct EventReceiver {
     last: Option<(u32, u32, u8)>,
     /// Presses not read yet.
     waiting: VecDeque<char>,
+    /// When the last packet arrived.
+    last_packet: Option<Instant>,
 }
 
 impl EventReceiver {
-    pub fn on_packet(&mut self, ssrc: u32, timestamp: u32, marker: bool, payload: &[u8]) {
+    pub fn on_packet(&mut self, now: Instant, packet: &Packet<'_>) {
+        let Packet { ssrc, timestamp, marker, payload, .. } = *packet;
         let [code, _, _, _, ..] = *payload else { return };
         let Some(digit) = DIGITS.get(usize::from(code)) else { return };
+        self.last_packet = Some(now);
         if let Some((last_ssrc, last_timestamp, last_code)) = self.last
             && last_ssrc == ssrc
         {
@@ -63,6 +69,10 @@ impl EventReceiver {
     pub fn poll(&mut self) -> Option<char> {
         self.waiting.pop_front()
     }
+
+    pub fn last_packet(&self) -> Option<Instant> {
+        self.last_packet
+    }
 }
 
 /// How the PBX reported a press.
@@ -72,12 +82,21 @@ pub enum Origin {
     Info,
 }
 
+/// A press that passed, until the PBX reports it by the other way.
+#[derive(Debug)]
+struct Press {
+    digit: char,
+    origin: Origin,
+    /// When it was reported; if by RTP, when its last packet arrived.
+    at: Instant,
+}
+
 /// Passes each press once even if the PBX reports it twice, by RTP and by INFO, and passes at most
 /// 20 presses per second.
 #[derive(Debug, Default)]
 pub struct DigitGate {
-    /// The last press that passed.
-    last: Option<(char, Origin, Instant)>,
+    /// Presses reported by one way only so far, oldest first.
+    unpaired: VecDeque<Press>,
     /// Times of the presses that passed within the last second.
     recent: VecDeque<Instant>,
     /// Presses that did not pass.
@@ -85,24 +104,35 @@ pub struct DigitGate {
 }
 
 impl DigitGate {
-    /// The same digit from the other origin within this time is the same press.
-    const SAME: Duration = Duration::from_millis(500);
+    /// The second report of a press follows within this time after its end.
+    const SAME: Duration = Duration::from_secs(2);
     const PER_SECOND: usize = 20;
 
+    /// Notes that the last press reported by RTP is still being held.
+    pub fn held(&mut self, now: Instant) {
+        if let Some(press) = self.unpaired.iter_mut().rfind(|press| press.origin == Origin::Rtp) {
+            press.at = press.at.max(now);
+        }
+    }
+
     pub fn admits(&mut self, now: Instant, digit: char, origin: Origin) -> bool {
-        let duplicate = self.last.is_some_and(|(last, by, at)| {
-            last == digit && by != origin && now.saturating_duration_since(at) < Self::SAME
-        });
+        self.unpaired.retain(|press| now.saturating_duration_since(press.at) < Self::SAME);
+        let other = |press: &Press| press.digit == digit && press.origin != origin;
+        if let Some(first) = self.unpaired.iter().position(other) {
+            self.unpaired.remove(first);
+            self.dropped += 1;
+            return false;
+        }
         while self.recent.front().is_some_and(|t| now.saturating_duration_since(*t).as_secs() >= 1)
         {
             self.recent.pop_front();
         }
-        if duplicate || self.recent.len() >= Self::PER_SECOND {
+        if self.recent.len() >= Self::PER_SECOND {
             self.dropped += 1;
             return false;
         }
         self.recent.push_back(now);
-        self.last = Some((digit, origin, now));
+        self.unpaired.push_back(Press { digit, origin, at: now });
         true
     }
 }
@@ -112,10 +142,15 @@ mod tests {
     use super::*;
     use crate::testing::start;
 
+    fn event(timestamp: u32, marker: bool, payload: &[u8]) -> Packet<'_> {
+        Packet { marker, payload_type: 101, sequence: 0, timestamp, ssrc: 1, payload }
+    }
+
     fn digits(packets: &[(u32, char, u16, bool)]) -> String {
         let mut events = EventReceiver::default();
         for (i, (timestamp, digit, duration, end)) in packets.iter().enumerate() {
-            events.on_packet(1, *timestamp, i == 0, &payload(*digit, *duration, *end));
+            let payload = payload(*digit, *duration, *end);
+            events.on_packet(start(), &event(*timestamp, i == 0, &payload));
         }
         std::iter::from_fn(|| events.poll()).collect()
     }
@@ -138,23 +173,53 @@ mod tests {
     #[test]
     fn malformed_events_are_ignored_and_the_queue_is_bounded() {
         let mut events = EventReceiver::default();
-        events.on_packet(1, 5, true, &[]);
-        events.on_packet(1, 5, true, &[16, 0, 0, 0]);
-        events.on_packet(1, 5, true, &[255, 255, 255, 255, 255]);
+        for payload in [&[][..], &[16, 0, 0, 0], &[255, 255, 255, 255, 255]] {
+            events.on_packet(start(), &event(5, true, payload));
+        }
         assert_eq!(events.poll(), None);
-        (0..1000).for_each(|t| events.on_packet(1, t * 800, true, &payload('9', 1, true)));
+        let press = payload('9', 1, true);
+        (0..1000).for_each(|t| events.on_packet(start(), &event(t * 800, true, &press)));
         assert_eq!(std::iter::from_fn(|| events.poll()).count(), MAX_WAITING);
     }
 
     #[test]
-    fn a_press_reported_twice_passes_once_and_floods_are_limited() {
+    fn a_press_reported_by_both_ways_passes_once() {
+        use Origin::{Info, Rtp};
+        let passed = |reports: &[(u64, char, Origin)]| -> String {
+            let (now, mut gate) = (start(), DigitGate::default());
+            let at = |ms: &u64| now + Duration::from_millis(*ms);
+            let passes = reports.iter().filter(|(ms, digit, by)| gate.admits(at(ms), *digit, *by));
+            passes.map(|(_, digit, _)| *digit).collect()
+        };
+        assert_eq!(passed(&[(0, '1', Rtp), (80, '1', Info), (300, '1', Rtp)]), "11");
+        // typed quickly: the second reports come after the next press
+        assert_eq!(
+            passed(&[(0, '1', Rtp), (90, '2', Rtp), (95, '1', Info), (180, '2', Info)]),
+            "12"
+        );
+        assert_eq!(
+            passed(&[(0, '1', Info), (90, '1', Info), (95, '1', Rtp), (99, '1', Rtp)]),
+            "11"
+        );
+        // one way only
+        assert_eq!(passed(&[(0, '1', Info), (400, '1', Info), (800, '1', Info)]), "111");
+    }
+
+    #[test]
+    fn a_key_held_for_long_passes_once() {
+        let (now, mut gate) = (start(), DigitGate::default());
+        assert!(gate.admits(now, '5', Origin::Rtp));
+        for ms in (0..8000).step_by(20) {
+            gate.held(now + Duration::from_millis(ms));
+        }
+        assert!(!gate.admits(now + Duration::from_millis(8010), '5', Origin::Info));
+    }
+
+    #[test]
+    fn floods_of_presses_are_limited() {
         let now = start();
-        let mut gate = DigitGate::default();
-        assert!(gate.admits(now, '1', Origin::Rtp));
-        assert!(!gate.admits(now + Duration::from_millis(80), '1', Origin::Info));
-        assert!(gate.admits(now + Duration::from_millis(300), '1', Origin::Rtp));
         let mut storm = DigitGate::default();
         let admitted = (0..500).filter(|_| storm.admits(now, '7', Origin::Rtp)).count();
-        assert_eq!(admitted, 20);
+        assert_eq!((admitted, storm.unpaired.len()), (20, 20));
     }
 }

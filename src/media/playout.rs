@@ -4,16 +4,20 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use crate::media::frame::{FRAME_SAMPLES, SILENCE, Samples};
+use crate::media::g711::Law;
+use crate::media::quiet::QuietRun;
+use crate::media::standing::Standing;
 
-/// At most this many marks are queued. Beyond that, a new mark comes due at once, so that none is
-/// lost.
+/// At most this many marks are queued. Beyond that, the oldest mark comes due early, so that none
+/// is lost and the order remains.
 const MAX_MARKS: usize = 10_000;
 /// An empty queue keeps at most this much memory: 2 s of audio.
 const KEPT_BYTES: usize = 16 * 1024;
 
-/// The shared limit on the audio that all calls together have queued, in bytes.
+/// The shared limit on what all calls together have queued, audio and names of marks, in bytes.
 #[derive(Debug, Clone)]
 pub struct Budget {
     used: Arc<AtomicUsize>,
@@ -45,15 +49,21 @@ impl Budget {
 pub struct Playout {
     /// The queued audio, in one ring buffer that is reused.
     audio: VecDeque<u8>,
-    /// Bytes played or discarded so far.
+    /// Bytes played, left out or discarded so far.
     passed: u64,
     /// Queued marks; each comes due when `passed` reaches its number.
     marks: VecDeque<(u64, String)>,
-    /// The most audio that this call may queue.
+    /// Bytes of the names in `marks`.
+    mark_bytes: usize,
+    /// The most that this call may queue.
     limit_bytes: usize,
     budget: Budget,
     /// Marks that are due but not yet sent back, in order.
     due: VecDeque<String>,
+    standing: Standing,
+    quiet: QuietRun,
+    /// Quiet frames left out to work off a standing delay.
+    pub left_out: u64,
     /// Audio discarded because the queue or the budget was full.
     pub discarded_bytes: u64,
 }
@@ -65,16 +75,20 @@ impl Playout {
             audio: VecDeque::new(),
             passed: 0,
             marks: VecDeque::new(),
+            mark_bytes: 0,
             limit_bytes,
             budget,
             due: VecDeque::new(),
+            standing: Standing::default(),
+            quiet: QuietRun::default(),
+            left_out: 0,
             discarded_bytes: 0,
         }
     }
 
     /// Queues mu-law audio. Returns false if any of it was discarded because the queue or the
     /// budget is full.
-    pub fn push_audio(&mut self, audio: &[u8]) -> bool {
+    pub fn push_audio(&mut self, now: Instant, audio: &[u8]) -> bool {
         let room = self.limit_bytes.saturating_sub(self.audio.len());
         let mut taken = &audio[..audio.len().min(room)];
         if !taken.is_empty() && !self.budget.take(taken.len()) {
@@ -82,22 +96,45 @@ impl Playout {
         }
         self.discarded_bytes += (audio.len() - taken.len()) as u64;
         self.audio.extend(taken);
+        self.standing.arrived(now, taken.len());
         taken.len() == audio.len()
     }
 
     /// Queues a mark. It comes due when all audio before it has been played, or at once if there is
-    /// none.
+    /// none. If the limits leave no room for it, older marks come due early.
     pub fn push_mark(&mut self, name: String) {
-        if self.audio.is_empty() || self.marks.len() >= MAX_MARKS {
+        if self.audio.is_empty() {
             self.due.push_back(name);
-        } else {
-            self.marks.push_back((self.passed + self.audio.len() as u64, name));
+            return;
         }
+        let bytes = name.len();
+        while self.marks.len() >= MAX_MARKS
+            || self.mark_bytes + bytes > self.limit_bytes
+            || !self.budget.take(bytes)
+        {
+            // with no older one left, there is no room for this one at all
+            if !self.oldest_mark_due() {
+                self.due.push_back(name);
+                return;
+            }
+        }
+        self.mark_bytes += bytes;
+        self.marks.push_back((self.passed + self.audio.len() as u64, name));
+    }
+
+    /// Makes the oldest mark due; false if there is none.
+    fn oldest_mark_due(&mut self) -> bool {
+        let Some((_, name)) = self.marks.pop_front() else { return false };
+        self.mark_bytes -= name.len();
+        self.budget.give_back(name.len());
+        self.due.push_back(name);
+        true
     }
 
     /// Discards all audio; all marks come due (Twilio's `clear`).
     pub fn clear(&mut self) {
         self.pass(self.audio.len());
+        self.standing.emptied();
     }
 
     pub fn has_audio(&self) -> bool {
@@ -108,9 +145,35 @@ impl Playout {
         self.audio.len()
     }
 
+    /// The least audio that was queued in the last two seconds of streaming, in bytes.
+    pub fn floor_bytes(&self) -> u64 {
+        self.standing.floor()
+    }
+
     /// Takes the next 20 ms of audio, padded with silence if the queue has less. Returns `None` if
-    /// it is empty. Marks up to the end of the audio taken come due.
-    pub fn next_frame(&mut self) -> Option<Samples> {
+    /// it is empty. Marks up to the end of the audio taken come due. Quiet frames are left out
+    /// while there is a standing delay.
+    pub fn next_frame(&mut self, now: Instant) -> Option<Samples> {
+        let mut frame = self.front()?;
+        if !self.standing.has_surplus() {
+            self.quiet.reset();
+        }
+        while self.standing.has_surplus() && self.audio.len() > FRAME_SAMPLES {
+            let hidden = self.quiet.hides_step(Law::Mu, &frame, false);
+            if !(hidden && self.standing.leaves_out()) {
+                break;
+            }
+            self.left_out += 1;
+            self.pass(FRAME_SAMPLES);
+            frame = self.front()?;
+        }
+        self.pass(self.audio.len().min(FRAME_SAMPLES));
+        self.standing.played(now, self.audio.len());
+        Some(frame)
+    }
+
+    /// Returns the first frame of the queue, padded with silence; `None` if the queue is empty.
+    fn front(&self) -> Option<Samples> {
         let length = self.audio.len().min(FRAME_SAMPLES);
         if length == 0 {
             return None;
@@ -120,11 +183,10 @@ impl Playout {
         let from_front = front.len().min(length);
         frame[..from_front].copy_from_slice(&front[..from_front]);
         frame[from_front..length].copy_from_slice(&back[..length - from_front]);
-        self.pass(length);
         Some(frame)
     }
 
-    /// Removes the first `count` bytes, which have been played or are to be discarded.
+    /// Removes the first `count` bytes, which are being played, left out or discarded.
     fn pass(&mut self, count: usize) {
         self.audio.drain(..count);
         self.passed += count as u64;
@@ -138,7 +200,7 @@ impl Playout {
             self.audio.shrink_to(2 * self.audio.len());
         }
         while self.marks.front().is_some_and(|(at, _)| *at <= self.passed) {
-            self.due.extend(self.marks.pop_front().map(|(_, name)| name));
+            self.oldest_mark_due();
         }
     }
 
@@ -150,13 +212,15 @@ impl Playout {
 
 impl Drop for Playout {
     fn drop(&mut self) {
-        self.budget.give_back(self.audio.len());
+        self.budget.give_back(self.audio.len() + self.mark_bytes);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::start;
+    use std::time::Duration;
 
     fn playout() -> Playout {
         Playout::new(1000, Budget::new(1500))
@@ -171,13 +235,13 @@ mod tests {
         let mut playout = playout();
         let all: Vec<u8> = (0..=199).collect();
         for piece in all.chunks(7) {
-            assert!(playout.push_audio(piece));
+            assert!(playout.push_audio(start(), piece));
         }
-        assert_eq!(playout.next_frame().unwrap()[..], all[..160]);
-        let last = playout.next_frame().unwrap();
+        assert_eq!(playout.next_frame(start()).unwrap()[..], all[..160]);
+        let last = playout.next_frame(start()).unwrap();
         assert_eq!(last[..40], all[160..]);
         assert!(last[40..].iter().all(|s| *s == SILENCE));
-        assert_eq!(playout.next_frame(), None);
+        assert_eq!(playout.next_frame(start()), None);
     }
 
     #[test]
@@ -185,30 +249,30 @@ mod tests {
         let mut playout = playout();
         playout.push_mark("idle".into());
         assert_eq!(marks(&mut playout), ["idle"]);
-        playout.push_audio(&[1; 160]);
+        playout.push_audio(start(), &[1; 160]);
         playout.push_mark("a".into());
-        playout.push_audio(&[2; 100]);
+        playout.push_audio(start(), &[2; 100]);
         playout.push_mark("b".into());
-        playout.push_audio(&[3; 100]);
+        playout.push_audio(start(), &[3; 100]);
         playout.push_mark("c".into());
         assert!(marks(&mut playout).is_empty());
-        playout.next_frame();
+        playout.next_frame(start());
         assert_eq!(marks(&mut playout), ["a"]);
-        playout.next_frame();
+        playout.next_frame(start());
         assert_eq!(marks(&mut playout), ["b"]);
-        playout.next_frame();
+        playout.next_frame(start());
         assert_eq!(marks(&mut playout), ["c"]);
     }
 
     #[test]
     fn clear_returns_all_marks_in_order() {
         let mut playout = playout();
-        playout.push_audio(&[1; 500]);
+        playout.push_audio(start(), &[1; 500]);
         playout.push_mark("a".into());
         playout.push_mark("b".into());
         playout.clear();
         assert_eq!(marks(&mut playout), ["a", "b"]);
-        assert_eq!(playout.next_frame(), None);
+        assert_eq!(playout.next_frame(start()), None);
     }
 
     #[test]
@@ -216,13 +280,77 @@ mod tests {
         let budget = Budget::new(1500);
         let mut one = Playout::new(1000, budget.clone());
         let mut two = Playout::new(1000, budget.clone());
-        assert!(one.push_audio(&[1; 900]));
-        assert!(!one.push_audio(&[1; 200]));
+        assert!(one.push_audio(start(), &[1; 900]));
+        assert!(!one.push_audio(start(), &[1; 200]));
         assert_eq!((one.queued_bytes(), one.discarded_bytes), (1000, 100));
-        assert!(!two.push_audio(&[1; 600]));
+        assert!(!two.push_audio(start(), &[1; 600]));
         drop(one);
-        assert!(two.push_audio(&[1; 600]));
+        assert!(two.push_audio(start(), &[1; 600]));
         two.clear();
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn the_oldest_marks_come_due_early_when_there_are_too_many() {
+        let mut playout = Playout::new(1 << 20, Budget::new(1 << 21));
+        playout.push_audio(start(), &[1; 160]);
+        (0..MAX_MARKS + 3).for_each(|n| playout.push_mark(n.to_string()));
+        assert_eq!(marks(&mut playout), ["0", "1", "2"]);
+        playout.next_frame(start());
+        let rest = marks(&mut playout);
+        assert_eq!((rest.len(), rest[0].as_str()), (MAX_MARKS, "3"));
+        // names count towards the limits
+        playout.push_audio(start(), &[1; 160]);
+        let long = |n: u8| char::from(n).to_string().repeat(600 * 1024);
+        playout.push_mark(long(b'a'));
+        playout.push_mark(long(b'b'));
+        assert_eq!(marks(&mut playout), [long(b'a')]);
+        let budget = playout.budget.clone();
+        assert_eq!(budget.used.load(Ordering::Relaxed), 600 * 1024 + 160);
+        drop(playout);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+
+    /// Plays ten seconds of an AI that sends a frame every 20 ms, with `before` frames ahead of
+    /// that and a stall of `stall` frames, after which it sends what is due at once. Every fifth
+    /// half second is quiet. Returns the frames queued at the end, and those left out.
+    fn stream(before: usize, stall: u64) -> (usize, u64) {
+        let mut playout = Playout::new(1 << 20, Budget::new(1 << 20));
+        let t0 = start();
+        let frame = |n: u64| if n / 25 % 5 == 4 { [SILENCE; 160] } else { [0x10; 160] };
+        (0..before).for_each(|_| {
+            playout.push_audio(t0, &[0x10; 160]);
+        });
+        for n in 0..500 + stall {
+            let now = t0 + Duration::from_millis(20 * n);
+            match n {
+                n if n < 100 => {
+                    playout.push_audio(now, &frame(n));
+                }
+                n if n < 100 + stall => {}
+                n if n == 100 + stall => {
+                    (100..=n).for_each(|n| {
+                        playout.push_audio(now, &frame(n));
+                    });
+                }
+                n => {
+                    playout.push_audio(now, &frame(n));
+                }
+            }
+            playout.next_frame(now);
+        }
+        (playout.queued_bytes() / 160, playout.left_out)
+    }
+
+    #[test]
+    fn a_delay_left_by_a_stall_is_worked_off_in_quiet_frames() {
+        let (queued, left_out) = stream(0, 20);
+        assert!(queued <= 3 && left_out >= 17, "{queued} queued, {left_out} left out");
+        assert_eq!(stream(0, 0), (0, 0));
+    }
+
+    #[test]
+    fn audio_sent_ahead_is_played_whole() {
+        assert_eq!(stream(100, 0), (100, 0));
     }
 }

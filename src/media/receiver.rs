@@ -2,12 +2,13 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::media::Settings;
 use crate::media::dtmf::EventReceiver;
-use crate::media::frame::{Frame, RATE};
+use crate::media::frame::{FRAME_SAMPLES, Frame, RATE};
 use crate::media::g711::Law;
-use crate::media::rtp::{COMFORT_NOISE, Packet};
+use crate::media::rtp::{COMFORT_NOISE, PCMA, PCMU, Packet};
 use crate::media::sequencer::{self, Delivery, Extent, Sequencer};
 use crate::media::source::SourceLock;
 use crate::media::timeline::{self, Audio, Timeline};
@@ -18,6 +19,19 @@ pub struct Format {
     pub law: Law,
     pub payload_type: u8,
     pub dtmf_payload_type: Option<u8>,
+}
+
+impl Format {
+    /// Returns the law of a payload type: the agreed one, or one of the two static ones
+    /// (RFC 3551 §6), which some PBXs send whatever was agreed.
+    fn law_of(&self, payload_type: u8) -> Option<Law> {
+        match payload_type {
+            agreed if agreed == self.payload_type => Some(self.law),
+            PCMU => Some(Law::Mu),
+            PCMA => Some(Law::A),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,9 +45,14 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Packets too late to be heard, by sequence number or by time.
+    /// Frames that arrived too late and were dropped: behind their gap, or beyond the bound.
     pub fn late(&self) -> u64 {
-        self.sequence.late + self.timeline.late
+        self.sequence.late + self.timeline.dropped_samples / FRAME_SAMPLES as u64
+    }
+
+    /// Frames that arrived late and were kept.
+    pub fn late_kept(&self) -> u64 {
+        self.timeline.late_samples / FRAME_SAMPLES as u64
     }
 }
 
@@ -50,27 +69,34 @@ pub struct Receiver {
     /// See [`Counts`].
     not_audio: u64,
     jitter: Jitter,
+    /// The first static payload type that arrived although another was agreed.
+    unagreed: Option<u8>,
     /// When RTP of any negotiated type last arrived, comfort noise included.
     alive: Option<Instant>,
 }
 
 /// The consumers of ordered packets.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Core {
     timeline: Timeline,
     events: EventReceiver,
 }
 
 impl Receiver {
-    pub fn new(signalling: IpAddr, reorder_wait: Duration) -> Receiver {
+    /// `signalling`: the PBX's signalling address, from which RTP is expected at first.
+    pub fn new(signalling: IpAddr, settings: &Settings) -> Receiver {
         Receiver {
             source: SourceLock::new(signalling),
             format: None,
-            sequencer: Sequencer::new(reorder_wait),
-            core: Core::default(),
+            sequencer: Sequencer::new(settings.reorder_wait),
+            core: Core {
+                timeline: Timeline::new(settings.max_lead),
+                events: EventReceiver::default(),
+            },
             wrong_source: 0,
             not_audio: 0,
             jitter: Jitter::default(),
+            unagreed: None,
             alive: None,
         }
     }
@@ -95,24 +121,39 @@ impl Receiver {
             self.wrong_source += 1;
             return;
         }
-        let format = self.format;
-        let known = |p: &Packet<'_>| {
-            format.is_some_and(|f| {
-                [Some(f.payload_type), f.dtmf_payload_type, Some(COMFORT_NOISE)]
-                    .contains(&Some(p.payload_type))
-            })
-        };
-        let packet = Packet::parse(data).filter(|p| known(p) && p.payload.len() <= 1600);
-        let (Some(packet), Some(format)) = (packet, format) else {
+        let packet = Packet::parse(data).filter(|p| p.payload.len() <= 1600);
+        let (Some(packet), Some(format)) = (packet, self.format) else {
             self.not_audio += 1;
             return;
         };
+        let event = Some(packet.payload_type) == format.dtmf_payload_type;
+        let law = format.law_of(packet.payload_type);
+        if !event && law.is_none() && packet.payload_type != COMFORT_NOISE {
+            self.not_audio += 1;
+            return;
+        }
         self.alive = Some(now);
-        if packet.payload_type == format.payload_type {
+        self.source.heard(now, source);
+        if law.is_some() {
             self.jitter.on_packet(now, &packet);
+            if packet.payload_type != format.payload_type {
+                self.unagreed.get_or_insert(packet.payload_type);
+            }
+        }
+        if event {
+            self.core.events.on_packet(now, &packet);
+            // some gateways number their events apart from the audio
+            if !self.sequencer.continues(&packet) {
+                return;
+            }
         }
         let core = &mut self.core;
         self.sequencer.push(now, &packet, &mut |d| core.deliver(now, &format, d));
+    }
+
+    /// The first static payload type that arrived although another was agreed.
+    pub fn unagreed(&self) -> Option<u8> {
+        self.unagreed
     }
 
     pub fn next_timeout(&self) -> Option<Instant> {
@@ -132,6 +173,11 @@ impl Receiver {
 
     pub fn next_frame(&mut self) -> Option<Frame> {
         self.core.timeline.pop()
+    }
+
+    /// When the last packet of a key press arrived.
+    pub fn last_event(&self) -> Option<Instant> {
+        self.core.events.last_packet()
     }
 
     /// The next key press.
@@ -170,23 +216,14 @@ impl Receiver {
 
 impl Core {
     fn deliver(&mut self, now: Instant, format: &Format, delivery: Delivery<'_>) {
-        if Some(delivery.payload_type) == format.dtmf_payload_type {
-            self.events.on_packet(
-                delivery.ssrc,
-                delivery.timestamp,
-                delivery.marker,
-                delivery.payload,
-            );
-            if let [_, _, high, low, ..] = *delivery.payload {
-                let duration = u16::from_be_bytes([high, low]);
-                self.timeline.push_event(now, delivery.timestamp, duration);
-            }
+        // Key presses have been handled on arrival. Comfort noise means that the caller is silent,
+        // so our clock fills. Events and comfort noise have timestamps, but only audio moves the
+        // timeline: a phone may send audio beside its events.
+        let Some(law) = format.law_of(delivery.payload_type) else { return };
+        if delivery.payload.is_empty() {
             return;
         }
-        // comfort noise means that the caller is silent: let our clock fill
-        if delivery.payload_type != format.payload_type || delivery.payload.is_empty() {
-            return;
-        }
+        self.timeline.set_law(law);
         let audio = Audio {
             marker: delivery.marker,
             timestamp: delivery.timestamp,
@@ -238,7 +275,7 @@ mod tests {
     }
 
     fn receiver(format: Format) -> Receiver {
-        let mut receiver = Receiver::new(pbx().ip(), Duration::from_millis(40));
+        let mut receiver = Receiver::new(pbx().ip(), &Settings::default());
         receiver.set_remote(pbx(), format);
         receiver
     }

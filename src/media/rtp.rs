@@ -1,6 +1,10 @@
 //! Parsing of received RTP packets (RFC 3550 §5.1): a bounds-checked view, without copying.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+/// Payload type of mu-law (RFC 3551 §6).
+pub const PCMU: u8 = 0;
+/// Payload type of A-law (RFC 3551 §6).
+pub const PCMA: u8 = 8;
 /// Payload type of comfort noise (RFC 3389).
 pub const COMFORT_NOISE: u8 = 13;
 
@@ -78,7 +82,7 @@ mod tests {
 
     #[test]
     fn truncated_and_non_rtp_data_is_rejected() {
-        let data = base();
+        let mut data = base();
         assert!((0..12).all(|n| Packet::parse(&data[..n]).is_none()));
         let change = |at: usize, value: u8| {
             let mut data = base();
@@ -87,7 +91,14 @@ mod tests {
         };
         assert!(change(0, 0x00) && change(0, 0x40), "version");
         assert!(change(1, 200), "RTCP");
-        assert!(change(0, 0xa0) || Packet::parse(&base()).is_some());
+        // the last payload byte, 7, is then the padding's length
+        data = base();
+        data[0] = 0xa0;
+        assert_eq!(Packet::parse(&data).unwrap().payload.len(), 153);
+        *data.last_mut().unwrap() = 161;
+        assert!(Packet::parse(&data).is_none(), "more padding than payload");
+        *data.last_mut().unwrap() = 0;
+        assert!(Packet::parse(&data).is_none(), "padding of no length");
         assert!(Packet::parse(&[0xbf; 12]).is_none());
         // a datagram on which the crate `rtp` 0.17.2 panics
         let killer = b"\x90\0\0\x01\0\0\0\x01\0\0\0\x01\xbe\xde\0\x01\x1f\x01\x02\x03";

@@ -90,15 +90,28 @@ impl Sender {
     pub fn key_press(&mut self, payload_type: u8, digit: char, index: u64) -> Vec<Vec<u8>> {
         let durations = [(160, false), (320, false), (480, false), (640, false)];
         let ends = [(800, true); 3];
-        let mut packets = Vec::new();
+        let steps = durations.into_iter().chain(ends).enumerate();
+        let packet =
+            |(i, (duration, end))| self.event(payload_type, digit, index, duration, end, i == 0);
+        steps.map(packet).collect()
+    }
+
+    /// Builds one packet of a key press that began with frame `index`; `duration` is in timestamp
+    /// units.
+    pub fn event(
+        &mut self,
+        payload_type: u8,
+        digit: char,
+        index: u64,
+        duration: u16,
+        end: bool,
+        marker: bool,
+    ) -> Vec<u8> {
         self.header.timestamp = self.timestamp(index);
-        for (i, (duration, end)) in durations.into_iter().chain(ends).enumerate() {
-            let mut out = vec![0; HEADER_BYTES];
-            out.extend(dtmf::payload(digit, duration, end));
-            self.write(payload_type, i == 0, &mut out);
-            packets.push(out);
-        }
-        packets
+        let mut out = vec![0; HEADER_BYTES];
+        out.extend(dtmf::payload(digit, duration, end));
+        self.write(payload_type, marker, &mut out);
+        out
     }
 }
 

@@ -1,22 +1,39 @@
-//! Puts RTP packets in order. Waits a bounded time for a missing packet, drops duplicates and late
-//! packets, and follows a change of stream (a new SSRC, or a jump in the sequence numbers) after
-//! two consecutive packets, without losing the first.
+//! Puts RTP packets in order. Waits a bounded time for a missing packet, longer on a network that
+//! reorders by more, and drops duplicates and packets that are later still. Follows a change of
+//! stream (a new SSRC, or a jump in the sequence numbers) after two consecutive packets, without
+//! losing the first.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::media::rtp::Packet;
 
 /// At most this many packets are held behind a gap; then the gap is given up.
 const MAX_HELD: usize = 50;
-/// At most this many packets of another stream are held until two arrive in a row.
-const MAX_PENDING: usize = 4;
+/// At most this many packets of another stream are held until enough arrive in a row.
+const MAX_PENDING: usize = 8;
+/// The longest wait for a missing packet.
+const MAX_WAIT: Duration = Duration::from_millis(500);
+/// The wait exceeds the longest one that was of use by this.
+const MARGIN: Duration = Duration::from_millis(20);
+/// The wait becomes shorter if the network has not needed it for this long.
+const SHORTEN_AFTER: Duration = Duration::from_secs(10);
+/// Gaps that are remembered after they were given up.
+const MAX_GAPS: usize = 16;
+/// Packets in a row that begin another stream.
+const RUN: u32 = 2;
+/// The same for numbers just behind the current ones, which are usually late or repeated packets.
+const RUN_BEHIND: u32 = 8;
+/// Such a run must also have taken this long: a burst of repeated packets is shorter.
+const RUN_BEHIND_TIME: Duration = Duration::from_millis(70);
 /// The largest gap, in packets, that a PBX leaves when it removes a key press from the stream.
 const MAX_TAKEN_OUT: i64 = 200;
-/// A larger step in the sequence numbers means another stream, not loss or reordering (RFC 3550
-/// A.1 uses 3000 and 100).
+/// A larger step forward in the sequence numbers means another stream, not loss (RFC 3550 A.1 uses
+/// 3000).
 const MAX_JUMP: i64 = 1000;
+/// A larger step back means another stream, not reordering (`MAX_MISORDER` in RFC 3550 A.1).
+const MAX_BACK: i64 = 100;
 
 /// A packet delivered in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,19 +118,82 @@ struct Stream {
     first: i64,
     /// Bit n is set if number `next - 1 - n` was received.
     seen: u64,
+    /// The newest timestamp delivered.
+    timestamp: u32,
+}
+
+impl Stream {
+    /// Returns how far a packet is ahead of the next one; `None` if it belongs to another stream.
+    fn delta(&self, packet: &Packet<'_>) -> Option<i64> {
+        let delta = i64::from(packet.sequence.wrapping_sub(self.next as u16) as i16);
+        (packet.ssrc == self.ssrc && (-MAX_BACK..=MAX_JUMP).contains(&delta)).then_some(delta)
+    }
+}
+
+/// How long to wait for a missing packet: the configured time, or what the network has needed.
+#[derive(Debug)]
+struct Wait {
+    /// The configured time; zero = never wait.
+    base: Duration,
+    now: Duration,
+    /// The longest wait that was, or would have been, of use since `since`.
+    needed: Duration,
+    since: Option<Instant>,
+    /// Gaps that were given up: the number after each, and when it was noticed.
+    gaps: VecDeque<(i64, Instant)>,
+}
+
+impl Wait {
+    fn new(base: Duration) -> Wait {
+        Wait { base, now: base, needed: Duration::ZERO, since: None, gaps: VecDeque::new() }
+    }
+
+    /// Notes that a missing packet arrived this long after its gap was noticed.
+    fn useful(&mut self, waited: Duration) {
+        if !self.base.is_zero() && waited + MARGIN <= MAX_WAIT {
+            self.needed = self.needed.max(waited);
+            self.now = self.now.max(waited + MARGIN);
+        }
+    }
+
+    /// Notes that a packet of a gap that was given up has arrived after all.
+    fn too_short(&mut self, now: Instant, number: i64) {
+        let gap = self.gaps.iter().find(|(after, _)| number < *after);
+        if let Some((_, noticed)) = gap {
+            self.useful(now.saturating_duration_since(*noticed));
+        }
+    }
+
+    fn gave_up(&mut self, after: i64, noticed: Instant) {
+        if self.gaps.len() == MAX_GAPS {
+            self.gaps.pop_front();
+        }
+        self.gaps.push_back((after, noticed));
+    }
+
+    /// Shortens the wait if the network has not needed it for a while.
+    fn review(&mut self, now: Instant) {
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= SHORTEN_AFTER {
+            self.now = self.base.max(self.needed + MARGIN).min(self.base.max(MAX_WAIT));
+            (self.needed, self.since) = (Duration::ZERO, Some(now));
+        }
+    }
 }
 
 /// The reordering buffer of one call.
 #[derive(Debug)]
 pub struct Sequencer {
-    /// How long to wait for a missing packet.
-    wait: Duration,
+    wait: Wait,
     /// The current stream; `None` before the first packet.
     stream: Option<Stream>,
     /// Packets held behind a gap, by extended sequence number.
     held: BTreeMap<i64, Held>,
-    /// Packets of another stream, which becomes the current one when two arrive in a row.
+    /// Packets that may begin another stream, which becomes the current one when enough arrive in a
+    /// row.
     pending: Vec<Held>,
+    /// Packets in a row at the end of `pending`.
+    run: u32,
     /// True if a packet of the current stream has arrived since the last pending one.
     interrupted: bool,
     /// True if a gap before the next packet is a removed key press, not a loss.
@@ -125,10 +205,11 @@ impl Sequencer {
     /// `wait`: how long to wait for a missing packet.
     pub fn new(wait: Duration) -> Sequencer {
         Sequencer {
-            wait,
+            wait: Wait::new(wait),
             stream: None,
             held: BTreeMap::new(),
             pending: Vec::new(),
+            run: 0,
             interrupted: false,
             taken_out: false,
             counts: Counts::default(),
@@ -141,32 +222,46 @@ impl Sequencer {
         Some(Extent { ssrc: stream.ssrc, highest: last as u32, first: stream.first as u32 })
     }
 
+    /// Returns true if a packet belongs to the current stream by its SSRC and its number.
+    pub fn continues(&self, packet: &Packet<'_>) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.delta(packet).is_some())
+    }
+
     /// Processes a packet; `sink` receives every packet that is now in order.
     pub fn push(&mut self, now: Instant, packet: &Packet<'_>, sink: &mut impl FnMut(Delivery<'_>)) {
         self.counts.received += 1;
         let Some(stream) = &mut self.stream else {
-            self.begin(packet.ssrc, packet.sequence, packet.sequence);
+            self.begin(packet.ssrc, packet.sequence, packet.sequence, packet.timestamp);
             sink(Held::new(now, packet).delivery(0, true));
             return;
         };
-        let delta = i64::from(packet.sequence.wrapping_sub(stream.next as u16) as i16);
-        if packet.ssrc != stream.ssrc || delta.abs() > MAX_JUMP {
-            return self.push_foreign(now, packet, sink);
-        }
+        let Some(delta) = stream.delta(packet) else {
+            return self.push_foreign(now, packet, RUN, sink);
+        };
         let number = stream.next + delta;
         let skipped = std::mem::take(&mut self.taken_out) && self.held.is_empty();
         let in_order = delta == 0 || (skipped && (1..=MAX_TAKEN_OUT).contains(&delta));
         if delta < 0 {
+            let newer = packet.timestamp.wrapping_sub(stream.timestamp) as i32 > 0;
             let bit = 1u64.checked_shl((-delta - 1) as u32).unwrap_or(0);
-            if stream.seen & bit != 0 {
+            if newer {
+                // an old number with a new timestamp: the sender has restarted its numbers
+                return self.push_foreign(now, packet, RUN, sink);
+            } else if stream.seen & bit != 0 {
                 self.counts.duplicates += 1;
             } else {
                 stream.seen |= bit;
                 self.counts.late += 1;
+                self.wait.too_short(now, number);
             }
+            self.push_foreign(now, packet, RUN_BEHIND, sink);
         } else if in_order {
             self.interrupted = true;
-            self.advance(number);
+            self.wait.review(now);
+            if let Some(held) = self.held.values().next() {
+                self.wait.useful(now.saturating_duration_since(held.arrival));
+            }
+            self.advance(number, packet.timestamp);
             sink(Delivery {
                 marker: packet.marker,
                 payload_type: packet.payload_type,
@@ -182,7 +277,7 @@ impl Sequencer {
         } else {
             self.interrupted = true;
             self.held.insert(number, Held::new(now, packet));
-            if self.held.len() > MAX_HELD || self.wait.is_zero() {
+            if self.held.len() > MAX_HELD || self.wait.base.is_zero() {
                 self.give_up(sink);
             }
         }
@@ -194,7 +289,7 @@ impl Sequencer {
         match self.held.pop_first() {
             None => self.taken_out = true,
             Some((number, held)) => {
-                self.advance(number);
+                self.advance(number, held.timestamp);
                 sink(held.delivery(0, false));
                 self.release(sink);
             }
@@ -203,7 +298,7 @@ impl Sequencer {
 
     /// When the first gap is to be given up.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.held.values().next().map(|h| h.arrival + self.wait)
+        self.held.values().next().map(|h| h.arrival + self.wait.now)
     }
 
     pub fn on_timeout(&mut self, now: Instant, sink: &mut impl FnMut(Delivery<'_>)) {
@@ -212,11 +307,12 @@ impl Sequencer {
         }
     }
 
-    /// Processes a packet that does not belong to the current stream.
+    /// Processes a packet that may begin another stream, once `run` have arrived in a row.
     fn push_foreign(
         &mut self,
         now: Instant,
         packet: &Packet<'_>,
+        run: u32,
         sink: &mut impl FnMut(Delivery<'_>),
     ) {
         let follows = self.pending.last().is_some_and(|last| {
@@ -224,14 +320,25 @@ impl Sequencer {
                 && packet.sequence.wrapping_sub(last.sequence) == 1
                 && !self.interrupted
         });
-        self.interrupted = false;
         let same = self.pending.last().is_none_or(|last| last.ssrc == packet.ssrc);
-        if !same || self.pending.len() == MAX_PENDING {
-            self.counts.foreign += self.pending.len() as u64;
+        if run != RUN && !same {
+            return;
+        }
+        let interrupted = std::mem::take(&mut self.interrupted);
+        // late and repeated packets were counted as such
+        let foreign = if run == RUN { self.pending.len() as u64 } else { 0 };
+        if !same || (interrupted && run != RUN) {
+            self.counts.foreign += foreign;
             self.pending.clear();
+        } else if self.pending.len() == MAX_PENDING {
+            self.counts.foreign += u64::from(run == RUN);
+            self.pending.remove(0);
         }
         self.pending.push(Held::new(now, packet));
-        if !follows {
+        self.run = if follows { self.run + 1 } else { 1 };
+        let first = self.pending.len().saturating_sub(self.run as usize);
+        let took = now.saturating_duration_since(self.pending[first].arrival);
+        if self.run < run || (run != RUN && took < RUN_BEHIND_TIME) {
             return;
         }
         // deliver what is still held of the old stream before leaving it
@@ -244,7 +351,8 @@ impl Sequencer {
         pending.sort_by_key(|h| std::cmp::Reverse(behind(h)));
         pending.dedup_by_key(|h| h.sequence);
         self.counts.stream_changes += 1;
-        self.begin(packet.ssrc, pending[0].sequence, packet.sequence);
+        self.run = 0;
+        self.begin(packet.ssrc, pending[0].sequence, packet.sequence, packet.timestamp);
         let mut before = None;
         for held in &pending {
             let gap = before.map_or(0, |b: u16| held.sequence.wrapping_sub(b).wrapping_sub(1));
@@ -254,18 +362,22 @@ impl Sequencer {
         }
     }
 
-    fn begin(&mut self, ssrc: u32, first: u16, last: u16) {
+    fn begin(&mut self, ssrc: u32, first: u16, last: u16, timestamp: u32) {
         // start one cycle up, so that numbers just before the first are not negative
         let first = i64::from(first) + 0x1_0000;
         let span = i64::from(last.wrapping_sub(first as u16));
-        self.stream = Some(Stream { ssrc, next: first + span + 1, first, seen: 1 });
+        self.stream = Some(Stream { ssrc, next: first + span + 1, first, seen: 1, timestamp });
         self.held.clear();
         self.pending.clear();
+        self.wait.gaps.clear();
     }
 
     /// Marks `number` as received; the number after it is expected next.
-    fn advance(&mut self, number: i64) {
+    fn advance(&mut self, number: i64, timestamp: u32) {
         if let Some(stream) = &mut self.stream {
+            if timestamp.wrapping_sub(stream.timestamp) as i32 > 0 {
+                stream.timestamp = timestamp;
+            }
             let step = number + 1 - stream.next;
             stream.seen = stream.seen.checked_shl(step as u32).unwrap_or(0) | 1;
             stream.next = number + 1;
@@ -279,7 +391,7 @@ impl Sequencer {
                 break;
             }
             let (number, held) = entry.remove_entry();
-            self.advance(number);
+            self.advance(number, held.timestamp);
             sink(held.delivery(0, false));
         }
     }
@@ -289,8 +401,9 @@ impl Sequencer {
         let Some((number, held)) = self.held.pop_first() else { return };
         let expected = self.stream.as_ref().map_or(number, |s| s.next);
         let lost = (number - expected).max(0) as u32;
+        self.wait.gave_up(number, held.arrival);
         self.counts.lost += u64::from(lost);
-        self.advance(number);
+        self.advance(number, held.timestamp);
         sink(held.delivery(lost, false));
         self.release(sink);
     }
@@ -377,6 +490,34 @@ mod tests {
     }
 
     #[test]
+    fn a_network_that_reorders_by_more_is_waited_for() {
+        let mut rig = Rig::new();
+        // every fifth packet comes 200 ms late
+        let order = |n: u64| (n * 20 + if n % 5 == 3 { 200 } else { 0 }, n as u16);
+        let mut arrivals: Vec<(u64, u16)> = (0..1500).map(order).collect();
+        arrivals.sort();
+        let t0 = rig.now;
+        let mut ms = 0;
+        for (at, n) in arrivals {
+            while ms < at {
+                ms += 1;
+                rig.now = t0 + Duration::from_millis(ms);
+                rig.wait(0);
+            }
+            rig.push(1, n);
+        }
+        let heard = rig.out.len();
+        assert!(heard >= 1495, "{heard}");
+        assert!(rig.out.windows(2).all(|w| w[0].0 != w[1].0));
+        // without reordering, the wait returns to the configured one
+        for n in 1500..3100 {
+            rig.now += Duration::from_millis(19);
+            rig.push(1, n);
+        }
+        assert_eq!(rig.sequencer.wait.now, WAIT);
+    }
+
+    #[test]
     fn a_change_of_stream_loses_nothing() {
         let mut rig = Rig::new();
         rig.push(1, 1).push(2, 100).push(2, 101).push(2, 102);
@@ -406,6 +547,55 @@ mod tests {
         assert_eq!(rig.numbers(), [1, 2, 3]);
         rig.push(1, 20_000).push(1, 20_001);
         assert_eq!(rig.numbers()[3..], [32, 33]);
+    }
+
+    /// Sends 100 numbers from 5000 on, then as many from `again` on, 20 ms apart. Timestamps
+    /// continue, or begin again as well. Returns how many of the second hundred are delivered.
+    fn restart(again: u16, timestamps_continue: bool) -> usize {
+        let (mut sequencer, now) = (Sequencer::new(WAIT), start());
+        let mut heard = 0;
+        for n in 0..200u16 {
+            let second = n >= 100;
+            let sequence = if second { again + n - 100 } else { 5000 + n };
+            let step = if second && !timestamps_continue { n - 100 } else { n };
+            let packet = Packet {
+                marker: false,
+                payload_type: 0,
+                sequence,
+                timestamp: u32::from(step) * 160,
+                ssrc: 1,
+                payload: &[u8::from(second)],
+            };
+            let at = now + Duration::from_millis(20 * u64::from(n));
+            let mut sink = |d: Delivery<'_>| heard += usize::from(d.payload == [1]);
+            sequencer.on_timeout(at, &mut sink);
+            sequencer.push(at, &packet, &mut sink);
+        }
+        heard
+    }
+
+    #[test]
+    fn restarted_numbers_are_heard_at_once() {
+        for again in [1, 3000, 4500, 4950, 5010, 5080, 5099, 5101, 5200, 5900, 9000, 40_000] {
+            assert!(restart(again, true) >= 99, "{again}: {}", restart(again, true));
+            assert!(restart(again, false) >= 99, "{again}: {}", restart(again, false));
+        }
+    }
+
+    #[test]
+    fn repeated_packets_restart_nothing() {
+        let mut rig = Rig::new();
+        for n in 0..50 {
+            rig.push(1, n);
+            // the last ten again, in a burst and one by one
+            if n % 20 == 19 {
+                (n - 9..=n).for_each(|n| {
+                    rig.push(1, n);
+                });
+            }
+        }
+        assert_eq!(rig.numbers(), (0..50).collect::<Vec<u8>>());
+        assert_eq!((rig.sequencer.counts.duplicates, rig.sequencer.counts.stream_changes), (20, 0));
     }
 
     #[test]

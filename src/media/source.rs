@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 /// For this long after time 0, one more port on a known IP address may be learned.
 pub const LEARNING: Duration = Duration::from_millis(200);
+/// After this long without RTP, another port may be learned.
+const DEAF: Duration = Duration::from_secs(2);
 /// At most this many named addresses are kept. Each re-INVITE that moves the media names a new one.
 const MAX_NAMED: usize = 16;
 
@@ -22,6 +24,10 @@ pub struct SourceLock {
     learned: Option<SocketAddr>,
     /// End of the learning period; `None` before time 0.
     learn_until: Option<Instant>,
+    /// When RTP was last heard; `None` if never.
+    heard: Option<Instant>,
+    /// The source of the last RTP heard.
+    current: Option<SocketAddr>,
     /// The last source that was refused.
     refused: Option<SocketAddr>,
 }
@@ -33,6 +39,8 @@ impl SourceLock {
             signalling,
             learned: None,
             learn_until: None,
+            heard: None,
+            current: None,
             refused: None,
         }
     }
@@ -59,14 +67,34 @@ impl SourceLock {
         }
         let ip = source.ip();
         let related = ip == self.signalling || self.named.iter().any(|n| n.ip() == ip);
-        let learning = self.learned.is_none() && self.learn_until.is_some_and(|until| now < until);
-        if related && learning {
-            self.learned = Some(source);
-        }
-        if !(related && learning) {
+        if !related || !self.learns(now) {
             self.refused = Some(source);
+            return false;
         }
-        related && learning
+        self.learned = Some(source);
+        true
+    }
+
+    /// Returns true if a port may be learned now: while nothing has been heard, because a PBX
+    /// behind NAT sends from a port that it cannot know; briefly after time 0; and if the call has
+    /// gone deaf.
+    fn learns(&self, now: Instant) -> bool {
+        let Some(until) = self.learn_until else { return false };
+        match self.heard {
+            None => true,
+            Some(_) if self.learned.is_none() && now < until => true,
+            Some(at) => now.saturating_duration_since(at) >= DEAF,
+        }
+    }
+
+    /// Notes that RTP was heard from an accepted source.
+    pub fn heard(&mut self, now: Instant, source: SocketAddr) {
+        (self.heard, self.current) = (Some(now), Some(source));
+    }
+
+    /// The source of the last RTP heard.
+    pub fn current(&self) -> Option<SocketAddr> {
+        self.current
     }
 
     /// The last source that was refused, and the address that the PBX named last.
@@ -80,23 +108,47 @@ mod tests {
     use super::*;
     use crate::testing::start;
 
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn named_sources_always_pass_related_ones_briefly_strangers_never() {
         let now = start();
-        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
         let mut lock = SourceLock::new("10.0.0.2".parse().unwrap());
         lock.name(at("10.0.0.3:4000"));
         lock.start(now);
         assert!(!lock.accepts(now, at("10.9.9.9:4000")));
         assert!(lock.accepts(now, at("10.0.0.3:4000")));
+        lock.heard(now, at("10.0.0.3:4000"));
         assert!(lock.accepts(now, at("10.0.0.2:5000")), "another port of the PBX");
         assert!(!lock.accepts(now, at("10.0.0.2:5002")), "only one port is learned");
         let later = now + LEARNING;
         assert!(lock.accepts(later, at("10.0.0.2:5000")));
+        lock.heard(later, at("10.0.0.2:5000"));
+        assert_eq!(lock.current(), Some(at("10.0.0.2:5000")));
         let mut late = SourceLock::new("10.0.0.2".parse().unwrap());
         late.start(now);
+        late.heard(now, at("10.0.0.2:4000"));
         assert!(!late.accepts(later, at("10.0.0.2:5000")));
         late.name(at("10.0.0.7:1")); // direct media
         assert!(late.accepts(later, at("10.0.0.7:1")));
+    }
+
+    /// A PBX behind NAT that is silent at first, and one whose port changes in mid-call.
+    #[test]
+    fn a_call_that_hears_nothing_learns_at_any_time() {
+        let now = start();
+        let mut lock = SourceLock::new("10.0.0.2".parse().unwrap());
+        lock.name(at("10.0.0.2:4000"));
+        lock.start(now);
+        let later = now + Duration::from_secs(20);
+        assert!(!lock.accepts(later, at("10.9.9.9:4000")));
+        assert!(lock.accepts(later, at("10.0.0.2:6000")));
+        lock.heard(later, at("10.0.0.2:6000"));
+        assert!(!lock.accepts(later + DEAF / 2, at("10.0.0.2:7000")));
+        assert!(lock.accepts(later + DEAF, at("10.0.0.2:7000")));
+        lock.heard(later + DEAF, at("10.0.0.2:7000"));
+        assert!(!lock.accepts(later + DEAF, at("10.0.0.2:6000")), "the port before");
     }
 }

@@ -54,11 +54,16 @@ impl PhoneConfig {
     }
 }
 
+/// Duration of a key held beside audio, in frames: a second.
+const HELD_FRAMES: u16 = 50;
+
 /// How key presses are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
     Rtp,
     Info,
+    /// By RTP, for a second in which the audio continues, in the same stream.
+    BesideAudio,
 }
 
 #[derive(Debug)]
@@ -151,6 +156,7 @@ impl Phone {
             started: None,
             index: 0,
             keys: Vec::new(),
+            held: None,
             events: event_queue,
         };
         let task = tokio::spawn(line.run(command_queue));
@@ -189,6 +195,8 @@ struct Line {
     index: u64,
     /// Packets of key presses, in reverse order; one is sent per tick instead of audio.
     keys: Vec<Vec<u8>>,
+    /// The key held beside audio, the number of its first frame, and the frames still to come.
+    held: Option<(char, u64, u16)>,
     events: mpsc::UnboundedSender<PhoneEvent>,
 }
 
@@ -282,6 +290,10 @@ impl Line {
                 }
                 return;
             }
+            (PhoneCommand::Press(digit, Keys::BesideAudio), Some(_)) => {
+                self.held = Some((digit, self.index, HELD_FRAMES));
+                return;
+            }
             (PhoneCommand::Direction(direction), Some(call)) => {
                 Command::Direction { call, direction }
             }
@@ -325,12 +337,25 @@ impl Line {
         if remote.codec == Codec::Pcma {
             g711::mu_to_a(&mut payload);
         }
+        self.send_held_key(&remote);
         let packet = self.sender.audio(remote.payload_type, index, &payload, index == 0);
         let at = Instant::now();
         let _ = self.rtp.try_send_to(&packet, remote.rtp);
         if let Some(samples) = samples {
             self.emit(PhoneEvent::Sent { at, samples });
         }
+    }
+
+    /// Sends the event packet that is due beside the audio, if a key is held.
+    fn send_held_key(&mut self, remote: &Remote) {
+        let Some((digit, first, left)) = self.held else { return };
+        let Some(payload_type) = remote.dtmf_payload_type else { return };
+        let end = left == 1;
+        let frames = HELD_FRAMES + 1 - left;
+        let begins = frames == 1;
+        let packet = self.sender.event(payload_type, digit, first, frames * 160, end, begins);
+        let _ = self.rtp.try_send_to(&packet, remote.rtp);
+        self.held = (!end).then_some((digit, first, left - 1));
     }
 
     fn on_rtp(&mut self, from: SocketAddr, data: &[u8]) {

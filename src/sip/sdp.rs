@@ -39,14 +39,12 @@ pub enum Direction {
 }
 
 impl Direction {
+    const ALL: [Direction; 4] =
+        [Direction::SendRecv, Direction::SendOnly, Direction::RecvOnly, Direction::Inactive];
+
+    /// Reads an attribute's name. Some devices add a space to it, or write it in capitals.
     fn parse(text: &str) -> Option<Direction> {
-        Some(match text {
-            "sendrecv" => Direction::SendRecv,
-            "sendonly" => Direction::SendOnly,
-            "recvonly" => Direction::RecvOnly,
-            "inactive" => Direction::Inactive,
-            _ => return None,
-        })
+        Direction::ALL.into_iter().find(|d| d.name().eq_ignore_ascii_case(text.trim()))
     }
 
     fn name(self) -> &'static str {
@@ -214,16 +212,16 @@ fn audio(session: &Session, media: &Media) -> Result<Remote, SdpError> {
     let connection = media.connections.first().or(session.connection.as_ref());
     let address = connection.ok_or(SdpError::Address)?.connection_address.as_str();
     let ip: IpAddr =
-        address.split('/').next().unwrap_or("").parse().map_err(|_| SdpError::Address)?;
+        address.split('/').next().unwrap_or("").trim().parse().map_err(|_| SdpError::Address)?;
     // an IPv4-mapped address is checked and used as the IPv4 address in it
     let ip = ip.to_canonical();
     let types: Vec<u8> =
         media.fmt.split_ascii_whitespace().filter_map(|t| t.parse().ok()).collect();
     let mapped = |pt: u8| -> Option<String> {
         let maps = media.attributes.iter().filter(|a| a.attribute == "rtpmap");
-        maps.filter_map(|a| a.value.as_deref()?.split_once(' ')).find_map(|(number, name)| {
-            (number.parse() == Ok(pt)).then(|| name.trim().to_ascii_uppercase())
-        })
+        maps.filter_map(|a| a.value.as_deref()?.trim().split_once(' ')).find_map(
+            |(number, name)| (number.parse() == Ok(pt)).then(|| name.trim().to_ascii_uppercase()),
+        )
     };
     let is_codec = |pt: u8, codec: Codec| match mapped(pt) {
         Some(name) => matches!(name.strip_prefix(codec.name()), Some("/8000" | "/8000/1")),
@@ -295,7 +293,13 @@ mod tests {
 
     #[test]
     fn directions_are_mirrored() {
-        for (theirs, ours) in [("sendonly", "recvonly"), ("inactive", "inactive")] {
+        let held = [
+            ("sendonly", "recvonly"),
+            ("inactive", "inactive"),
+            ("sendonly ", "recvonly"),
+            ("Inactive\t", "inactive"),
+        ];
+        for (theirs, ours) in held {
             let remote = parse(&ASTERISK.replace("a=sendrecv", &format!("a={theirs}"))).unwrap();
             assert!(remote.answer(&local()).contains(&format!("a={ours}\r\n")));
             assert!(!remote.wants_audio());

@@ -26,6 +26,8 @@ use crate::stream::{FromAi, ToAi};
 const MAX_AUDIO: usize = 50;
 /// Marks and key presses that may wait.
 const MAX_CONTROL: usize = 20_000;
+/// Bytes of the names of marks that may wait.
+const MAX_CONTROL_BYTES: usize = 16 * 1024 * 1024;
 /// Give up an AI that has accepted nothing for this long.
 const STALLED: Duration = Duration::from_secs(5);
 /// Time limit for closing a stream.
@@ -125,6 +127,8 @@ pub struct AiSocket {
     opening: VecDeque<String>,
     /// Audio messages in `queue`.
     queued_audio: usize,
+    /// Bytes of the names of marks in `queue`.
+    queued_names: usize,
     /// Limit of `queued_audio`: above [`MAX_AUDIO`] while a burst from before `start` is being
     /// sent.
     max_audio: usize,
@@ -159,6 +163,7 @@ impl AiSocket {
             queue: VecDeque::new(),
             opening: VecDeque::new(),
             queued_audio: 0,
+            queued_names: 0,
             max_audio: MAX_AUDIO,
             progress: now,
             blocked: false,
@@ -187,24 +192,31 @@ impl AiSocket {
         if self.queue.is_empty() {
             self.progress = now;
         }
-        let is_audio = |m: &ToAi| matches!(m, ToAi::Audio { .. });
-        let audio = is_audio(&message);
+        let (audio, name) = (is_audio(&message), name_bytes(&message));
         let full = match audio {
             true => self.queued_audio >= self.max_audio,
-            false => self.queue.len() - self.queued_audio >= MAX_CONTROL,
+            false => {
+                self.queue.len() - self.queued_audio >= MAX_CONTROL
+                    || self.queued_names + name > MAX_CONTROL_BYTES
+            }
         };
         if full && let Some(oldest) = self.queue.iter().position(|m| is_audio(m) == audio) {
-            self.queue.remove(oldest);
+            let dropped = self.queue.remove(oldest);
+            dropped.iter().for_each(|message| self.leaves_queue(message));
             match audio {
-                true => {
-                    self.queued_audio -= 1;
-                    self.counts.dropped_audio += 1;
-                }
+                true => self.counts.dropped_audio += 1,
                 false => self.counts.dropped_control += 1,
             }
         }
         self.queued_audio += usize::from(audio);
+        self.queued_names += name;
         self.queue.push_back(message);
+    }
+
+    /// Updates the totals for a message taken from the queue.
+    fn leaves_queue(&mut self, message: &ToAi) {
+        self.queued_audio -= usize::from(is_audio(message));
+        self.queued_names -= name_bytes(message);
     }
 
     /// Returns when the AI is to be given up ([`Closed::Stalled`]), unless it accepts something
@@ -366,10 +378,14 @@ impl AiSocket {
 
     /// Clears the queue, because nothing more can be sent.
     fn give_up(&mut self) {
+        self.clear_queue();
+        self.farewell = self.farewell.max(Farewell::Waiting);
+    }
+
+    fn clear_queue(&mut self) {
         self.queue.clear();
         self.opening.clear();
-        self.queued_audio = 0;
-        self.farewell = self.farewell.max(Farewell::Waiting);
+        (self.queued_audio, self.queued_names) = (0, 0);
     }
 
     fn is_open(&self) -> bool {
@@ -411,7 +427,7 @@ impl AiSocket {
                 if let Some(text) = self.opening.pop_front() {
                     scratch.write(text.as_bytes());
                 } else if let Some(message) = self.queue.pop_front() {
-                    self.queued_audio -= usize::from(matches!(message, ToAi::Audio { .. }));
+                    self.leaves_queue(&message);
                     self.encode(&message, scratch);
                 } else {
                     self.queue.clear(); // starts over at its first slot, which is in the cache
@@ -472,8 +488,7 @@ impl AiSocket {
     pub fn farewell(&mut self, now: Instant, scratch: &mut Scratch) -> bool {
         if self.try_pump(now, scratch).is_err() {
             // an AI that has closed accepts nothing more, but may have sent something before
-            self.queue.clear();
-            self.opening.clear();
+            self.clear_queue();
         }
         scratch.frames.clear();
         if self.farewell == Farewell::Sending
@@ -506,6 +521,15 @@ impl AsFd for AiSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.get_ref().as_fd()
     }
+}
+
+fn is_audio(message: &ToAi) -> bool {
+    matches!(message, ToAi::Audio { .. })
+}
+
+/// Returns the length of a mark's name; 0 for other messages.
+fn name_bytes(message: &ToAi) -> usize {
+    if let ToAi::Mark(name) = message { name.len() } else { 0 }
 }
 
 fn would_block(error: &tungstenite::Error) -> bool {

@@ -32,7 +32,7 @@ pub const CONNECTED: &str = r#"{"event":"connected","protocol":"Call","version":
 /// Length of a frame in base64.
 const PAYLOAD_BYTES: usize = size_of::<Samples>().div_ceil(3) * 4;
 /// Maximum length of a mark's name, in bytes.
-const MAX_MARK: usize = 1024;
+const MAX_MARK: usize = 64 * 1024;
 /// Maximum length of a parameter's name, and of its value, in characters.
 pub const MAX_PARAMETER: usize = 499;
 
@@ -237,7 +237,7 @@ pub fn decode<'a>(text: &str, stream_sid: &str, audio: &'a mut Vec<u8>) -> FromA
         ("media", Some(media), _) => decode_audio(&media.payload, audio),
         ("media", None, _) => FromAi::Ignored("media without payload"),
         ("mark", _, Some(mark)) if mark.name.len() > MAX_MARK => {
-            FromAi::Ignored("mark name longer than 1 KiB")
+            FromAi::Ignored("mark name longer than 64 KiB")
         }
         ("mark", _, Some(mark)) => FromAi::Mark(mark.name.into_owned()),
         ("mark", _, None) => FromAi::Ignored("mark without a name"),

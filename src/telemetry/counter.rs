@@ -31,6 +31,11 @@ impl Counter {
         self.value.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Replaces one part of a sum: `before` by `after`.
+    pub fn replace(&self, before: u64, after: u64) {
+        self.value.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    }
+
     pub fn set(&self, value: u64) {
         self.value.store(value, Ordering::Relaxed);
     }

@@ -13,6 +13,7 @@ use bytes::BytesMut;
 use criterion::Criterion;
 use frame_path::{FramePath, media_from_ai};
 use trunkless::bench::floor;
+use trunkless::media::Settings;
 use trunkless::media::g711::Law;
 use trunkless::media::g711::{a_to_mu, mu_to_a};
 use trunkless::media::playout::{Budget, Playout};
@@ -61,7 +62,7 @@ fn media(criterion: &mut Criterion) {
 
     let pbx = "10.0.0.2:4000".parse().expect("an address");
     let mut now = Instant::now();
-    let mut receiver = Receiver::new("10.0.0.2".parse().expect("an address"), Duration::ZERO);
+    let mut receiver = Receiver::new("10.0.0.2".parse().expect("an address"), &Settings::default());
     let format = Format { law: Law::Mu, payload_type: 0, dtmf_payload_type: Some(101) };
     receiver.set_remote(pbx, format);
     receiver.start(now);
@@ -79,8 +80,9 @@ fn media(criterion: &mut Criterion) {
     let mut playout = Playout::new(1 << 20, Budget::new(1 << 20));
     criterion.bench_function("playout: audio in, frame out", |b| {
         b.iter(|| {
-            playout.push_audio(black_box(&[0x55; 160]));
-            playout.next_frame()
+            now += Duration::from_millis(20);
+            playout.push_audio(now, black_box(&[0x55; 160]));
+            playout.next_frame(now)
         });
     });
 

@@ -110,6 +110,38 @@ fn no_audio_is_lost_before_or_after_hold() {
     });
 }
 
+/// A caller who speaks on while holding a key, on a phone that sends both.
+#[test]
+fn a_key_held_while_the_caller_speaks_is_one_key_and_adds_no_time() {
+    block_on(async {
+        for pbx in Pbx::ALL {
+            let lab = Lab::start(pbx);
+            let ai = Ai::start(Plan::default()).await;
+            let bridge = lab.bridge(&ai);
+            let mut caller = lab.dial(300).await;
+            caller.answered().await;
+            caller.wait(SECOND).await;
+            for digit in "5#".chars() {
+                caller.command(PhoneCommand::Press(digit, Keys::BesideAudio));
+                caller.wait(2 * SECOND).await;
+            }
+            caller.until(6 * SECOND, |c| c.sent.len() == 300).await;
+            caller.wait(SECOND).await;
+            caller.hang_up().await;
+            let heard = ai.until("the close", 5 * SECOND, |s| s.closed.is_some()).await;
+            assert_eq!(heard.digits, "5#", "{pbx:?}");
+            let talk: f64 = bridge.ended("talk_s").parse().expect("a number");
+            let frames = heard.frames.len() as f64;
+            assert!((talk * 50.0 - frames).abs() <= 3.0, "{pbx:?}: {frames} frames in {talk} s");
+            let numbers = heard.numbers(1);
+            assert!(numbers.windows(2).all(|w| w[0] < w[1]), "{pbx:?}: out of order");
+            // chan_sip passes no audio on while a key is held
+            let expected = if matches!(pbx, Pbx::Sip16) { 195..=205 } else { 300..=300 };
+            assert!(expected.contains(&numbers.len()), "{pbx:?}: {}", numbers.len());
+        }
+    });
+}
+
 /// Key presses in INFO, from the caller (Asterisk converts them to RFC 4733) and to the bridge.
 #[test]
 fn key_presses_in_info_are_reported() {

@@ -31,6 +31,7 @@ async fn hold_stops_audio_and_resume_restores_it() {
         call.media.next().await;
         let packets = call.media.packets();
         let [before, after] = [&packets[heard_before - 1], &packets[heard_before]];
+        assert!(after.marker && !before.marker, "a step in the timestamps has the marker");
         assert_eq!((after.ssrc, after.sequence), (before.ssrc, before.sequence.wrapping_add(1)));
         let passed = (after.at - before.at).as_millis() as i64;
         let stated = i64::from(after.timestamp.wrapping_sub(before.timestamp)) / 8;

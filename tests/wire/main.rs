@@ -26,6 +26,7 @@ mod garbage;
 mod handshake;
 mod hold;
 mod http;
+mod late;
 mod lifecycle;
 mod limits;
 mod marks;

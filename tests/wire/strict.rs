@@ -115,6 +115,19 @@ impl Handshake {
         self.into_stream(Checker::default()).await
     }
 
+    /// Answers 101 with these messages right behind it, in one segment.
+    pub async fn open_saying(mut self, messages: &[String]) -> Opened {
+        self.check();
+        let mut bytes = switching(&self.text).into_bytes();
+        for text in messages {
+            let length = u16::try_from(text.len()).unwrap().to_be_bytes();
+            bytes.extend([0x81, 126, length[0], length[1]]);
+            bytes.extend(text.bytes());
+        }
+        self.tcp.write_all(&bytes).await.unwrap();
+        self.into_stream(Checker::default()).await
+    }
+
     /// For use after [`Handshake::accept`] and some time without reading: frames may be missing.
     pub async fn into_stream_that_may_skip(self) -> Opened {
         self.into_stream(Checker::that_may_skip()).await

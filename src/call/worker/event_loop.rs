@@ -42,7 +42,7 @@ const BUSY_RATE: usize = 8;
 /// At most this many events are taken from the kernel at once, so that due timers are not late.
 const MAX_EVENTS: usize = 64;
 /// Messages read from one AI before the other calls get their turn.
-const MAX_MESSAGES: usize = 32;
+pub(super) const MAX_MESSAGES: usize = 32;
 
 /// A call on its worker.
 pub(in crate::call) struct Live {
@@ -87,8 +87,10 @@ struct CallSlot {
     waker: Option<Waker>,
     /// `None` if the AI's socket is not in the epoll; true if it is watched for writing too.
     ai_watched: Option<bool>,
-    /// The earliest deadline set for the occupant. Its other entries in `timers` are outdated.
+    /// The earliest entry for the occupant in `timers`. Its other entries are outdated.
     timer: Option<Instant>,
+    /// When the occupant is due. Most events move this later, and the entry is not replaced.
+    due: Option<Instant>,
 }
 
 /// The event loop and its calls.
@@ -139,9 +141,9 @@ impl Rate {
 }
 
 /// Buffers that all calls of the worker use in turn.
-struct Buffers {
-    datagram: [u8; MAX_DATAGRAM],
-    scratch: Scratch,
+pub(super) struct Buffers {
+    pub datagram: [u8; MAX_DATAGRAM],
+    pub scratch: Scratch,
 }
 
 /// The event for which a slot is handled.
@@ -278,13 +280,14 @@ impl Worker {
                 waker: None,
                 ai_watched: None,
                 timer: None,
+                due: None,
             };
             self.slots.push(slot);
             self.slots.len() - 1
         });
         let slot = &mut self.slots[index];
         slot.generation = slot.generation.wrapping_add(1);
-        (slot.ai_watched, slot.timer) = (None, None);
+        (slot.ai_watched, slot.timer, slot.due) = (None, None, None);
         let token = Token::new(index, slot.generation, Socket::None);
         slot.waker = Some(Waker::from(Arc::new(CallWaker { inbox: self.inbox.clone(), token })));
         slot.occupant = Some(occupant);
@@ -409,6 +412,7 @@ impl Worker {
         }
         // if the socket is gone, closing it has removed it from the epoll
         slot.ai_watched = wants;
+        slot.due = at;
         if let Some(at) = at.filter(|at| slot.timer.is_none_or(|set| *at < set)) {
             slot.timer = Some(at);
             self.timers.push(Reverse((at, token)));
@@ -427,7 +431,11 @@ impl Worker {
                 self.slots.get_mut(token.slot()).filter(|s| s.generation == token.generation());
             // an outdated entry: an earlier deadline replaced it
             let Some(slot) = slot.filter(|s| s.timer == Some(at)) else { continue };
-            slot.timer = None;
+            slot.timer = slot.due.filter(|due| *due > now);
+            if let Some(due) = slot.timer {
+                self.timers.push(Reverse((due, token)));
+                continue;
+            }
             self.handle(token, Cause::Timer);
             fired += 1;
         }
@@ -472,7 +480,7 @@ impl Live {
                     return running.take_messages(now, MAX_MESSAGES, &mut buffers.scratch);
                 }
             }
-            Cause::Timer => running.on_timeout(now, &mut buffers.datagram),
+            Cause::Timer => return running.on_timeout(now, buffers),
             Cause::Readable(channel) => {
                 running.on_readable(now, channel, &mut buffers.datagram);
             }

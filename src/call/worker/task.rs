@@ -14,14 +14,16 @@ use tokio::task::{JoinError, JoinHandle};
 use tracing::{debug, info, warn};
 
 use crate::call::core::Call;
+use crate::call::counters::PlayoutFloor;
 use crate::call::end::EndReason;
 use crate::call::leg::Channel;
 use crate::call::recordings::CallRecordings;
 use crate::call::words::{Input, Output, Seeds, Summary};
-use crate::call::worker::event_loop::Live;
+use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::pool::Workers;
 use crate::call::{CallConfig, Offer, Signal, counters};
 use crate::command::Command;
+use crate::media::frame::RATE;
 use crate::stream::closed::Closed;
 use crate::stream::connect::{ConnectError, Socket};
 use crate::stream::dialect::{Dialect, sid};
@@ -33,6 +35,9 @@ use crate::telemetry::Masked;
 const BURST: usize = 16;
 /// Packets of an ordinary stream are further apart than this; closer ones suggest a backlog.
 const MIN_SPACING: Duration = Duration::from_millis(5);
+
+/// Samples, and so bytes, in a millisecond of audio.
+const SAMPLES_PER_MS: u64 = RATE / 1000;
 
 /// The record of an ended call.
 #[derive(Debug, Clone)]
@@ -128,6 +133,9 @@ pub(super) struct Running {
     ignored_logged: bool,
     /// True once RTP from an unannounced address has been logged.
     misdirected_logged: bool,
+    /// True once RTP with another law than the agreed one has been logged.
+    unagreed_logged: bool,
+    playout_floor: PlayoutFloor,
     /// When a socket was last readable.
     last_readable: Option<Instant>,
     /// The end reason, once there is one.
@@ -162,6 +170,8 @@ impl Running {
             ai_end: None,
             ignored_logged: false,
             misdirected_logged: false,
+            unagreed_logged: false,
+            playout_floor: PlayoutFloor::default(),
             last_readable: None,
             ended: None,
         }
@@ -246,16 +256,24 @@ impl Running {
         self.call.next_timeout().into_iter().chain(stalls_at).min()
     }
 
-    pub fn on_timeout(&mut self, now: Instant, buffer: &mut [u8]) {
-        // after a stall of this process, packets may be waiting although the timeline is about to
-        // insert silence, so they are read first
+    /// Handles a deadline. Returns true if the AI has sent more than is read in one turn.
+    pub fn on_timeout(&mut self, now: Instant, buffers: &mut Buffers) -> bool {
+        // after a stall of this process, packets and messages may be waiting although silence is
+        // about to be inserted, so they are read first
         if self.call.misses_audio(now) {
-            self.take_datagrams(now, Channel::Rtp, BURST, buffer);
+            self.take_datagrams(now, Channel::Rtp, BURST, &mut buffers.datagram);
+        }
+        let mut more = false;
+        if self.call.misses_speech(now) {
+            self.ai.iter_mut().for_each(|ai| ai.readable(false));
+            more = self.take_messages(now, MAX_MESSAGES, &mut buffers.scratch);
         }
         if self.ai.as_ref().and_then(AiSocket::stalls_at).is_some_and(|at| at <= now) {
             self.on_closed(now, Closed::Stalled);
         }
         self.call.handle(now, Input::Timeout { unix: unix() });
+        self.playout_floor.set(self.call.playout_floor_bytes());
+        more
     }
 
     /// Reads from a readable socket: one datagram, or several if they arrive close together.
@@ -276,6 +294,17 @@ impl Running {
         match channel {
             Channel::Rtp => self.call.handle(now, Input::Rtp { from, data }),
             Channel::Rtcp => self.call.handle(now, Input::Rtcp { data, unix: unix() }),
+        }
+        if !self.unagreed_logged
+            && let Some(payload_type) = self.call.unagreed()
+        {
+            self.unagreed_logged = true;
+            warn!(
+                call = self.offer.id,
+                pbx = &*self.offer.pbx,
+                "the PBX sends payload type {payload_type}, although the SDP agreed on another: \
+                 decoded all the same"
+            );
         }
         if !self.misdirected_logged
             && let Some((source, named)) = self.call.misdirected()
@@ -424,10 +453,14 @@ fn log_end(offer: &Offer, reason: EndReason, summary: &Summary, dropped: u64, un
                 packets_out = summary.packets_sent,
                 lost = summary.received.sequence.lost,
                 late = summary.received.late(),
+                late_kept = summary.received.late_kept(),
+                left_out = summary.received.timeline.left_out,
                 duplicates = summary.received.sequence.duplicates,
                 wrong_source = summary.received.wrong_source,
                 ai_dropped_frames = dropped,
                 ai_discarded_bytes = summary.playout_discarded,
+                ai_left_out = summary.playout_left_out,
+                ai_floor_ms = summary.playout_floor_bytes / SAMPLES_PER_MS,
                 preroll_dropped = summary.preroll_dropped,
                 unrecorded_ms,
                 round_trip_ms = summary.round_trip.map(|d| d.as_millis() as u64),

@@ -78,6 +78,37 @@ async fn a_call_in_alaw(asterisk: &Asterisk, extension: &str, ai: &Ai) -> Stream
     heard
 }
 
+/// A caller who speaks on while holding a key, on a phone that sends both.
+#[test]
+fn a_key_held_while_the_caller_speaks_is_one_key_and_adds_no_time() {
+    block_on(async {
+        for (version, n) in [(16, 130), (22, 131)] {
+            let asterisk = start(version, n);
+            let ai = Ai::start(Plan::default()).await;
+            let bridge = bridge(&config(&ai.url, "", ""));
+            let mut caller = Caller::dial(CALLER, asterisk.sip_addr(), "8010", 1, 250).await;
+            caller.answered().await;
+            caller.wait(SECOND).await;
+            for digit in "5#".chars() {
+                caller.command(PhoneCommand::Press(digit, Keys::BesideAudio));
+                caller.wait(2 * SECOND).await;
+            }
+            caller.until(6 * SECOND, |c| c.sent.len() == 250).await;
+            caller.wait(SECOND).await;
+            caller.hang_up().await;
+            let heard = ai.until("the close", 5 * SECOND, |s| s.closed.is_some()).await;
+            assert_eq!(heard.digits, "5#", "{version}");
+            let talk: f64 = bridge.ended("talk_s").parse().expect("a number");
+            let frames = heard.frames.len() as f64;
+            assert!((talk * 50.0 - frames).abs() <= 3.0, "{version}: {frames} in {talk} s");
+            // into a bridge, Asterisk passes no audio on while a key is held
+            let numbers = heard.numbers(1);
+            assert!(numbers.windows(2).all(|w| w[0] < w[1]), "{version}: out of order");
+            assert!(numbers.len() >= 145, "{version}: {} of 250", numbers.len());
+        }
+    });
+}
+
 #[test]
 fn a_complete_call_through_16() {
     block_on(a_call(16, 101, "ulaw"));

@@ -1,0 +1,124 @@
+//! Finds the standing delay of a playout queue: audio that waits although the AI sends in real
+//! time, left behind by a stall or by clock drift.
+//!
+//! Over windows of 2 s, the queue's floor is the least that was queued. A floor under a stream that
+//! arrives in real time is delay that nothing will ever use, unless the AI has sent that much ahead
+//! on purpose.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::{Duration, Instant};
+
+use crate::media::frame::{FRAME_SAMPLES, samples_in};
+
+const WINDOW: Duration = Duration::from_secs(2);
+/// A longer pause between two messages is not real-time pacing.
+const MAX_PAUSE: Duration = Duration::from_millis(300);
+/// A floor up to this is left alone: 60 ms, in samples.
+const TOLERATED: i64 = 3 * FRAME_SAMPLES as i64;
+/// In real time, a window's audio differs from its length by less than this: 100 ms, in samples.
+const SLACK: i64 = 5 * FRAME_SAMPLES as i64;
+
+/// The measurement for one queue. All amounts are in samples.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// The current window; `None` while the AI sends nothing.
+    window: Option<Window>,
+    /// Audio sent ahead of real time so far; negative after pauses.
+    ahead: i64,
+    /// The floor of the last whole window.
+    floor: i64,
+    /// Audio that remains to be left out.
+    surplus: i64,
+}
+
+#[derive(Debug)]
+struct Window {
+    since: Instant,
+    arrived: i64,
+    /// The least that was queued.
+    floor: i64,
+    last_arrival: Instant,
+    longest_pause: Duration,
+}
+
+impl Window {
+    fn new(now: Instant, last_arrival: Instant) -> Window {
+        Window {
+            since: now,
+            arrived: 0,
+            floor: i64::MAX,
+            last_arrival,
+            longest_pause: Duration::ZERO,
+        }
+    }
+
+    fn pause(&mut self, now: Instant) {
+        let pause = now.saturating_duration_since(self.last_arrival);
+        self.longest_pause = self.longest_pause.max(pause);
+    }
+}
+
+impl Standing {
+    /// Notes that audio has arrived.
+    pub fn arrived(&mut self, now: Instant, samples: usize) {
+        // after a long silence of the AI, the count begins again
+        let idle = |w: &Window| now.saturating_duration_since(w.last_arrival) > WINDOW;
+        if self.window.as_ref().is_some_and(idle) {
+            (self.window, self.ahead) = (None, 0);
+        }
+        let window = self.window.get_or_insert_with(|| Window::new(now, now));
+        window.pause(now);
+        window.last_arrival = now;
+        window.arrived += samples as i64;
+    }
+
+    /// Notes that a frame was taken for playing and `queued` samples remain.
+    pub fn played(&mut self, now: Instant, queued: usize) {
+        let Some(window) = &mut self.window else { return };
+        window.floor = window.floor.min(queued as i64);
+        let passed = now.saturating_duration_since(window.since);
+        if passed < WINDOW {
+            return;
+        }
+        window.pause(now);
+        let excess = window.arrived - samples_in(passed) as i64;
+        let real_time = excess.abs() < SLACK && window.longest_pause <= MAX_PAUSE;
+        if !real_time {
+            self.ahead = (self.ahead + excess).max(-(samples_in(WINDOW) as i64));
+        }
+        self.floor = window.floor;
+        let standing = self.floor - self.ahead.max(0);
+        self.surplus =
+            if real_time && standing > TOLERATED { standing - FRAME_SAMPLES as i64 } else { 0 };
+        self.window = (window.arrived > 0).then(|| Window::new(now, window.last_arrival));
+        if self.window.is_none() {
+            self.ahead = 0;
+        }
+    }
+
+    /// Notes that nothing is queued any more.
+    pub fn emptied(&mut self) {
+        self.surplus = 0;
+        self.window.iter_mut().for_each(|window| window.floor = 0);
+    }
+
+    /// Returns true if a quiet frame should be left out, and counts it as left out.
+    pub fn leaves_out(&mut self) -> bool {
+        let frame = FRAME_SAMPLES as i64;
+        let leaves_out = self.surplus >= frame;
+        if leaves_out {
+            self.surplus -= frame;
+        }
+        leaves_out
+    }
+
+    /// True if there is something to be left out.
+    pub fn has_surplus(&self) -> bool {
+        self.surplus >= FRAME_SAMPLES as i64
+    }
+
+    /// The floor of the last whole window.
+    pub fn floor(&self) -> u64 {
+        self.floor.max(0) as u64
+    }
+}
