@@ -81,7 +81,8 @@ pub struct BenchArguments {
     config: Option<PathBuf>,
     /// Another program to measure instead of trunkless, run by `sh -c`. It receives its settings in
     /// BENCH_AI_URL, BENCH_REGISTRAR (BENCH_ARI_URL with --source ari), BENCH_USERNAME,
-    /// BENCH_PASSWORD, BENCH_SIP_LISTEN and BENCH_CALLS.
+    /// BENCH_PASSWORD, BENCH_SIP_LISTEN and BENCH_CALLS; with --tls, BENCH_AI_CA is the PEM file of
+    /// the AI's certificate.
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["config", "record"])]
     bridge: Option<String>,
     /// If the bridge has not registered after this long, call it at BENCH_SIP_LISTEN.
