@@ -3,21 +3,26 @@
 //! A stream sends a greeting of one frame as soon as `start` arrives. After that it sends at its
 //! slots in the ring, following [`speech`](crate::bench::speech).
 
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustls::ServerConfig;
+
 use crate::bench::ai_stream::Stream;
+use crate::bench::delays::Delays;
 use crate::bench::figures::Times;
 use crate::bench::floods::Cleared;
 use crate::bench::ledger::{Arrival, Sent, Tally};
+use crate::bench::network::{Network, hash};
 use crate::bench::schedule::{Due, Ring};
 use crate::bench::shared::{Phase, Shared, Window};
 use crate::bench::speech::{PIECE_FRAMES, Utterance};
 use crate::bench::stamp::{Kind, Stamp};
-use crate::bench::waiting::{IDLE_NS, PAUSE_NS, SENT_LATE_NS, Waiting, grain_ns};
+use crate::bench::waiting::{IDLE_NS, SENT_LATE_NS, Waiting, grain_ns};
 use crate::bench::websocket::{self, BINARY, CLOSE, PING, PONG, TEXT};
+use crate::bench::wire::Wire;
 
 /// The thread's name, by which its CPU time is looked up.
 pub const THREAD: &str = "bench-ai";
@@ -40,12 +45,28 @@ pub struct AiResults {
     pub own_lateness: Times,
     /// Text messages received in the measured time.
     pub messages_in: u64,
+    /// Messages among them that this thread read after it had been held up.
+    pub read_after_pause: u64,
     /// Number of sends that a socket did not accept completely.
     pub blocked: u64,
     /// Connections dropped because of an error.
     pub broken: u64,
     /// The last reason for dropping one.
     pub why_broken: Option<&'static str>,
+}
+
+/// How the AI behaves.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AiOptions {
+    /// Longest random delay of a message. Messages stay in order.
+    pub jitter_ms: u32,
+    /// True if every tenth AI stops reading for one second out of four.
+    pub slow_reader: bool,
+    /// The network between the callers and the bridge.
+    pub network: Network,
+    /// True if the `start` message names the number of the call. With a real PBX in between, the
+    /// caller's number is up to that PBX.
+    pub names_caller: bool,
 }
 
 pub struct Ai {
@@ -55,9 +76,9 @@ pub struct Ai {
     pub calls: usize,
     /// How long a call lasts; `None` if all last until the end.
     pub hold_us: Option<u64>,
-    /// True if the `start` message names the number of the call. With a real PBX in between, the
-    /// caller's number is up to that PBX.
-    pub names_caller: bool,
+    pub options: AiOptions,
+    /// Settings for wss; `None` for ws.
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 impl Ai {
@@ -71,31 +92,34 @@ impl Ai {
         waiting.watch(&self.listener, LISTENER)?;
         // ending calls overlap with new ones
         let places = self.calls + self.calls / 8 + 4;
+        let tally = Tally::with_allowance(self.options.network.allowance_us());
         let mut server = Server {
             ring: Ring::new(places, self.shared.clock.now_ns() + 7_300_000, grain_ns(self.calls)),
             streams: (0..places).map(|_| None).collect(),
             next_number: 0,
-            results: AiResults::default(),
+            results: AiResults { tally, ..AiResults::default() },
+            delayed: Delays::default(),
             waiting,
             burst: Vec::new(),
             hint: 0,
-            after_pause: false,
             ai: self,
         };
         let (mut ready, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
         let clock = server.ai.shared.clock;
-        let mut round_ns = clock.now_ns();
         while server.ai.shared.phase() != Phase::Stop {
             let window = server.ai.shared.window();
             while let Some(due) = server.ring.take(clock.now_ns()) {
+                server.tick(due, window);
+            }
+            while let Some(due) = server.take_delayed(clock.now_ns()) {
                 server.speak(due, window);
             }
             let streams = &server.streams;
             let busy = |s: usize| streams[s].as_ref().is_some_and(|s| s.started_us.is_some());
             let idle = clock.now_ns() + IDLE_NS;
-            let until = server.ring.next_ns(busy).map_or(idle, |next| next.min(idle));
-            let now_ns = server.waiting.wait(clock, until, &mut ready)?;
-            server.after_pause = now_ns - std::mem::replace(&mut round_ns, now_ns) > PAUSE_NS;
+            let nexts = [server.ring.next_ns(busy), server.delayed.next_ns()];
+            let until = nexts.into_iter().flatten().fold(idle, u64::min);
+            server.waiting.wait(clock, until, &mut ready)?;
             for number in &ready {
                 match number {
                     &LISTENER => server.accept()?,
@@ -103,6 +127,7 @@ impl Ai {
                 }
             }
         }
+        (0..places).for_each(|place| server.close(place));
         Ok(server.results)
     }
 }
@@ -116,13 +141,13 @@ struct Server {
     /// Number of the next stream.
     next_number: u32,
     results: AiResults,
+    /// Ticks whose messages are delayed: the place of the stream, and its number.
+    delayed: Delays<(usize, u32)>,
     waiting: Waiting,
     /// Buffer for messages other than a single frame.
     burst: Vec<u8>,
     /// Offset of the audio in the last message received.
     hint: usize,
-    /// True if this thread has just been held up: the times at which it reads prove nothing.
-    after_pause: bool,
 }
 
 impl Server {
@@ -132,22 +157,49 @@ impl Server {
             Err(why) if why.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(why) => return Err(why),
         };
-        socket.set_nonblocking(true)?;
-        socket.set_nodelay(true)?;
+        let wire = Wire::new(socket, self.ai.tls.as_ref())?;
         let Some(place) = self.streams.iter().position(Option::is_none) else {
             self.results.broken += 1;
             self.results.why_broken = Some("more connections than places for calls");
             return Ok(());
         };
-        self.waiting.watch(&socket, place as u64 + 1)?;
+        self.waiting.watch(&wire, place as u64 + 1)?;
         let number = self.next_number;
         self.next_number += 1;
         self.ai.shared.streams.fetch_add(1, Ordering::Relaxed);
-        self.streams[place] = Some(Stream::new(socket, number));
+        self.streams[place] = Some(Stream::new(wire, number, &self.ai.options));
         Ok(())
     }
 
-    /// Sends what is due on a stream at its tick.
+    /// Sends what is due on a stream at its tick, or puts it off.
+    fn tick(&mut self, due: Due, window: Window) {
+        let Some(stream) = &mut self.streams[due.sender] else { return };
+        let reads = stream.should_read(due.at_ns / 1000);
+        if std::mem::replace(&mut stream.reads, reads) != reads {
+            self.watch(due.sender);
+        }
+        let jitter_ns = u64::from(self.ai.options.jitter_ms) * 1_000_000;
+        let Some(stream) = &mut self.streams[due.sender] else { return };
+        if jitter_ns == 0 || stream.started_us.is_none() {
+            return self.speak(due, window);
+        }
+        let delay_ns = hash(stream.number, due.at_ns) % jitter_ns;
+        stream.last_send_ns = stream.last_send_ns.max(due.at_ns + delay_ns);
+        self.delayed.push(stream.last_send_ns, (due.sender, stream.number));
+    }
+
+    /// Takes a delayed tick that is due now.
+    fn take_delayed(&mut self, now_ns: u64) -> Option<Due> {
+        while let Some((at_ns, (sender, number))) = self.delayed.take(now_ns) {
+            // meanwhile, the stream may have ended
+            if self.streams[sender].as_ref().is_some_and(|s| s.number == number) {
+                return Some(Due { sender, at_ns });
+            }
+        }
+        None
+    }
+
+    /// Sends what is due on a stream.
     fn speak(&mut self, due: Due, window: Window) {
         let Some(stream) = &mut self.streams[due.sender] else { return };
         let Some(up_us) = stream.started_us else { return };
@@ -191,17 +243,18 @@ impl Server {
         if window.holds(due_us) {
             self.results.own_lateness.add_us(late_ns / 1000);
         }
-        self.watch_writing(due.sender, true);
+        let Some(stream) = &self.streams[due.sender] else { return };
+        if stream.wire.has_unsent() {
+            self.watch(due.sender);
+        }
     }
 
-    /// Updates epoll when a stream begins (`on`) or stops having unsent bytes, and drops a stream
-    /// that has too many.
-    fn watch_writing(&mut self, place: usize, on: bool) {
+    /// Updates what epoll reports of a stream, and drops a stream with too many unsent bytes.
+    fn watch(&mut self, place: usize) {
         let Some(stream) = &self.streams[place] else { return };
-        if stream.unsent.is_empty() != on {
-            let _ = self.waiting.watch_writing(&stream.socket, place as u64 + 1, on);
-        }
-        if stream.unsent.len() > MAX_PENDING {
+        let writing = stream.wire.has_unsent();
+        let _ = self.waiting.watch_for(&stream.wire, place as u64 + 1, stream.reads, writing);
+        if stream.wire.unsent_bytes() > MAX_PENDING {
             self.give_up(place, "the bridge does not read");
         }
     }
@@ -209,39 +262,52 @@ impl Server {
     fn give_up(&mut self, place: usize, why: &'static str) {
         self.results.broken += 1;
         self.results.why_broken = Some(why);
-        self.streams[place] = None;
+        self.close(place);
+    }
+
+    fn close(&mut self, place: usize) {
+        if let Some(mut stream) = self.streams[place].take() {
+            stream.finish(&mut self.results);
+        }
     }
 
     fn on_ready(&mut self, place: usize, window: Window, buffer: &mut [u8]) {
         let Some(stream) = &mut self.streams[place] else { return };
-        if !stream.unsent.is_empty() {
-            stream.flush();
-            self.watch_writing(place, false);
+        if stream.wire.has_unsent() {
+            stream.wire.flush();
+            self.watch(place);
         }
-        let Some(stream) = &mut self.streams[place] else { return };
-        let before = stream.inbox.len();
-        buffer[..before].copy_from_slice(&stream.inbox);
-        stream.inbox.clear();
-        let n = match stream.socket.read(&mut buffer[before..]) {
-            Ok(n @ 1..) => before + n,
-            Err(why) if why.kind() == ErrorKind::WouldBlock => before,
-            // the bridge closed the connection: the call is over
-            Ok(0) | Err(_) => {
-                self.streams[place] = None;
+        while let Some(stream) = &mut self.streams[place]
+            && stream.reads
+        {
+            let before = stream.inbox.len();
+            buffer[..before].copy_from_slice(&stream.inbox);
+            let n = match stream.wire.read(&mut buffer[before..]) {
+                Ok(n @ 1..) => before + n,
+                Err(why) if why.kind() == ErrorKind::WouldBlock => return,
+                // the bridge closed the connection: the call is over
+                Ok(0) | Err(_) => return self.close(place),
+            };
+            stream.inbox.clear();
+            // epoll reports what a plain socket leaves behind, but not what TLS has
+            let plain = stream.wire.is_plain();
+            let now_us = self.ai.shared.clock.now_us();
+            match self.on_bytes(place, &mut buffer[..n], now_us, window) {
+                Ok(used) => self.keep(place, &buffer[used..n]),
+                Err(why) => self.give_up(place, why),
+            }
+            if plain {
                 return;
             }
-        };
-        let now_us = self.ai.shared.clock.now_us();
-        match self.on_bytes(place, &mut buffer[..n], now_us, window) {
-            Ok(used) => {
-                if let Some(stream) = &mut self.streams[place] {
-                    stream.inbox.extend_from_slice(&buffer[used..n]);
-                    if stream.inbox.len() > MAX_MESSAGE {
-                        self.give_up(place, "a message is longer than 60 kB");
-                    }
-                }
-            }
-            Err(why) => self.give_up(place, why),
+        }
+    }
+
+    /// Keeps the beginning of an incomplete message.
+    fn keep(&mut self, place: usize, rest: &[u8]) {
+        let Some(stream) = &mut self.streams[place] else { return };
+        stream.inbox.extend_from_slice(rest);
+        if stream.inbox.len() > MAX_MESSAGE {
+            self.give_up(place, "a message is longer than 60 kB");
         }
     }
 
@@ -260,15 +326,12 @@ impl Server {
             now_us,
             own: stream.number,
             counts_damage: window.counts_damage(now_us, up_us),
-            after_pause: self.after_pause,
+            after_pause: self.waiting.was_held_up,
         };
         let mut at = 0;
         if !stream.upgraded {
             let Some((answer, end)) = websocket::accept(bytes)? else { return Ok(0) };
-            stream
-                .socket
-                .write_all(answer.as_bytes())
-                .map_err(|_| "the handshake answer could not be sent")?;
+            stream.send(Some(answer.as_bytes()), &mut self.results);
             stream.upgraded = true;
             at = end;
         }
@@ -279,9 +342,10 @@ impl Server {
                 BINARY => stream.on_audio(Stamp::read(payload), &arrival, &mut self.results),
                 TEXT => {
                     self.results.messages_in += u64::from(counts);
+                    self.results.read_after_pause += u64::from(counts && arrival.after_pause);
                     let start =
                         stream.on_text(payload, &arrival, &mut self.results, &mut self.hint)?;
-                    if let Some(caller) = start.filter(|_| self.ai.names_caller) {
+                    if let Some(caller) = start.filter(|_| self.ai.options.names_caller) {
                         stream.expect(caller);
                     }
                 }
@@ -294,7 +358,7 @@ impl Server {
                     let mut close = Vec::new();
                     websocket::write(CLOSE, payload, &mut close);
                     stream.send(Some(&close), &mut self.results);
-                    self.streams[place] = None;
+                    self.close(place);
                     return Ok(at);
                 }
                 _ => {}

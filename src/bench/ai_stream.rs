@@ -1,25 +1,28 @@
-//! One connection from the bridge to the AI: the messages in both directions. Owns its socket.
-
-use std::io::Write as _;
-use std::net::TcpStream;
+//! One connection from the bridge to the AI: the messages in both directions.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
-use crate::bench::ai::AiResults;
+use crate::bench::ai::{AiOptions, AiResults};
 use crate::bench::ledger::{Arrival, Ledger};
 use crate::bench::speech::{PIECE_FRAMES, Speech};
 use crate::bench::stamp::{Kind, Read, Scope, Stamp};
 use crate::bench::websocket::{self, BINARY, TEXT};
+use crate::bench::wire::Wire;
 
 /// Length of a frame in base64.
 const PAYLOAD_CHARS: usize = 216;
 const FRAME_US: u64 = 20_000;
+/// With slow readers, every tenth stream is one …
+const SLOW_EACH: u32 = 10;
+/// … and does not read in one second out of four.
+const SLOW_PHASE_US: u64 = 1_000_000;
+const SLOW_PHASES: u64 = 4;
 
 /// One connection from the bridge.
 pub struct Stream {
-    pub socket: TcpStream,
+    pub wire: Wire,
     /// The stream's number in its stamps.
     pub number: u32,
     /// True once the WebSocket handshake has been answered.
@@ -36,8 +39,6 @@ pub struct Stream {
     payload_at: usize,
     /// True if audio is mu-law in binary messages, false if it is base64 in JSON.
     raw: bool,
-    /// Bytes that the socket has not accepted yet.
-    pub unsent: Vec<u8>,
     pub speech: Speech,
     /// Number of the next frame to send.
     frame: u32,
@@ -46,12 +47,18 @@ pub struct Stream {
     pub flood: Option<(u32, u64)>,
     /// Account of the frames received.
     ledger: Ledger,
+    /// True if this AI stops reading from time to time.
+    is_slow: bool,
+    /// True if it reads now.
+    pub reads: bool,
+    /// Time at which the last delayed message is sent; the next one is not sent before it.
+    pub last_send_ns: u64,
 }
 
 impl Stream {
-    pub fn new(socket: TcpStream, number: u32) -> Stream {
+    pub fn new(wire: Wire, number: u32, options: &AiOptions) -> Stream {
         Stream {
-            socket,
+            wire,
             number,
             upgraded: false,
             started_us: None,
@@ -60,11 +67,13 @@ impl Stream {
             clear: Vec::new(),
             payload_at: 0,
             raw: false,
-            unsent: Vec::new(),
             speech: Speech::new(number),
             frame: 0,
             flood: None,
-            ledger: Ledger::default(),
+            ledger: Ledger::behind(options.network),
+            is_slow: options.slow_reader && number.is_multiple_of(SLOW_EACH),
+            reads: true,
+            last_send_ns: 0,
         }
     }
 
@@ -111,8 +120,23 @@ impl Stream {
         Ok(None)
     }
 
+    /// Ends the account of the stream.
+    pub fn finish(&mut self, results: &mut AiResults) {
+        self.ledger.finish(&mut results.tally);
+    }
+
+    /// True if this AI should read at this time.
+    pub fn should_read(&self, now_us: u64) -> bool {
+        !self.is_slow
+            || self.started_us.is_none()
+            || !(now_us / SLOW_PHASE_US).is_multiple_of(SLOW_PHASES)
+    }
+
     pub fn on_audio(&mut self, read: Read, arrival: &Arrival, results: &mut AiResults) {
-        if let Some(stamp) = self.ledger.take(&mut results.tally, read, arrival)
+        if self.is_slow {
+            // its audio has to arrive, at whatever time
+            self.ledger.take(&mut results.tally, read, arrival);
+        } else if let Some(stamp) = self.ledger.take(&mut results.tally, read, arrival)
             && stamp.scope == Scope::Measured
         {
             results.tally.judge_lateness(&stamp, arrival);
@@ -180,25 +204,9 @@ impl Stream {
         }
     }
 
-    /// Sends these bytes, or with `None` the `media` message. Bytes that the socket does not accept
-    /// are queued in order.
+    /// Sends these bytes, or with `None` the `media` message.
     pub fn send(&mut self, bytes: Option<&[u8]>, results: &mut AiResults) {
-        let bytes = bytes.unwrap_or(&self.media);
-        if !self.unsent.is_empty() {
-            self.unsent.extend_from_slice(bytes);
-            return;
-        }
-        // an error shows up at the next read
-        let sent = (&self.socket).write(bytes).unwrap_or(0);
-        if sent < bytes.len() {
-            results.blocked += 1;
-            self.unsent.extend_from_slice(&bytes[sent..]);
-        }
-    }
-
-    pub fn flush(&mut self) {
-        if let Ok(sent) = (&self.socket).write(&self.unsent) {
-            self.unsent.drain(..sent);
-        }
+        let whole = self.wire.send(bytes.unwrap_or(&self.media));
+        results.blocked += u64::from(!whole);
     }
 }

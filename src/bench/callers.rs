@@ -9,21 +9,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use crate::bench::delays::Delays;
 use crate::bench::figures::Times;
-use crate::bench::ledger::{Arrival, Sent};
+use crate::bench::ledger::{Arrival, Sent, Tally};
 use crate::bench::listener::{Heard, Listener};
+use crate::bench::network::Network;
+use crate::bench::outgoing::Outgoing;
 use crate::bench::schedule::{Due, Ring};
 use crate::bench::shared::{Phase, Shared, Window};
 use crate::bench::signalling::{Audio, Change, Signalling};
-use crate::bench::stamp::{Kind, Stamp};
-use crate::bench::waiting::{IDLE_NS, PAUSE_NS, SENT_LATE_NS, Waiting, grain_ns};
+use crate::bench::stamp::{Kind, Scope, Stamp};
+use crate::bench::waiting::{IDLE_NS, SENT_LATE_NS, Waiting, grain_ns};
+use crate::media::g711::Law;
 use crate::media::rtp::Packet;
-use crate::media::sender::Sender;
 
 /// The thread's name, by which its CPU time is looked up.
 pub const THREAD: &str = "bench-callers";
 /// Calls hung up per second at the end.
 const HANG_UPS_PER_SECOND: u64 = 400;
+/// A caller's frame that the generator sends later than this is not judged: a bridge may give up
+/// waiting for it.
+const LEFT_OUT_NS: u64 = 40_000_000;
 /// The signalling's number in epoll; a call has its slot plus one.
 const SIGNALLING: u64 = 0;
 
@@ -39,10 +45,14 @@ pub struct CallersResults {
     pub dropped: u32,
     /// Frames sent to the AI.
     pub sent: Sent,
-    /// RTP packets sent in the measured time.
-    pub packets_out: u64,
+    /// Frames sent in the measured time, whatever the length of the packets.
+    pub frames_out: u64,
+    /// Frames among them of which the simulated network lost a part.
+    pub frames_dropped: u64,
     /// RTP packets received in the measured time, including silence.
     pub packets_in: u64,
+    /// Packets among them that this thread read after it had been held up.
+    pub read_after_pause: u64,
     /// Packets not sent because the kernel returned an error, such as a port refused by the bridge.
     pub refused: u64,
     pub heard: Heard,
@@ -62,7 +72,9 @@ struct Call {
     /// The call's number in signalling and stamps.
     number: u32,
     rtp: UdpSocket,
-    sender: Sender,
+    outgoing: Outgoing,
+    /// Due time of the first frame.
+    audio_from_ns: Option<u64>,
     payload_type: u8,
     dialled_us: u64,
     answered_us: Option<u64>,
@@ -87,6 +99,12 @@ pub struct Callers {
     pub rate: f64,
     /// How long a call lasts before another follows it; `None` if all last until the end.
     pub hold_us: Option<u64>,
+    /// The network between the callers and the bridge.
+    pub network: Network,
+    /// The law of the callers' audio.
+    pub law: Law,
+    /// Longest delay of messages from the AI, which does not count as the bridge's.
+    pub ai_jitter_us: u64,
 }
 
 impl Callers {
@@ -97,6 +115,7 @@ impl Callers {
     pub fn run(self) -> io::Result<CallersResults> {
         let mut waiting = Waiting::new(self.calls)?;
         waiting.watch(&self.signalling.fd(), SIGNALLING)?;
+        let heard = Heard { tally: Tally::with_allowance(self.ai_jitter_us), ..Heard::default() };
         let mut lines = Lines {
             ring: Ring::new(self.calls, self.shared.clock.now_ns(), grain_ns(self.calls)),
             slots: (0..self.calls).map(|_| None).collect(),
@@ -105,17 +124,16 @@ impl Callers {
             next_dial_us: 0,
             next_hang_up_us: 0,
             after_pause: false,
-            results: CallersResults::default(),
+            delayed: Delays::default(),
+            results: CallersResults { heard, ..CallersResults::default() },
             plan: self,
         };
         let (mut ready, mut buffer) = (Vec::new(), [0; 2048]);
         let clock = lines.plan.shared.clock;
-        let mut round_ns = clock.now_ns();
         while lines.plan.shared.phase() != Phase::Stop {
             let until = lines.round(&waiting)?;
-            let before_ns =
-                std::mem::replace(&mut round_ns, waiting.wait(clock, until, &mut ready)?);
-            lines.after_pause = round_ns - before_ns > PAUSE_NS;
+            waiting.wait(clock, until, &mut ready)?;
+            lines.after_pause = waiting.was_held_up;
             let window = lines.plan.shared.window();
             for number in &ready {
                 match number {
@@ -134,6 +152,7 @@ impl Callers {
 impl Call {
     fn connect(&mut self, audio: Audio) -> io::Result<()> {
         self.payload_type = audio.payload_type;
+        self.outgoing.law = law_of(audio.payload_type);
         self.rtp.connect(audio.rtp)
     }
 }
@@ -152,9 +171,18 @@ struct Lines {
     next_dial_us: u64,
     /// Time of the next hang-up at the end.
     next_hang_up_us: u64,
-    /// True if this thread has just been held up: the times at which it reads prove nothing.
+    /// True if this thread has just been held up.
     after_pause: bool,
+    /// Packets on their way through the simulated network.
+    delayed: Delays<Delayed>,
     results: CallersResults,
+}
+
+/// A packet on its way to the bridge.
+struct Delayed {
+    slot: usize,
+    call: u32,
+    data: Vec<u8>,
 }
 
 impl Lines {
@@ -164,6 +192,9 @@ impl Lines {
         let window = self.plan.shared.window();
         while let Some(due) = self.ring.take(clock.now_ns()) {
             self.play(due, window);
+        }
+        while let Some((at_ns, packet)) = self.delayed.take(clock.now_ns()) {
+            self.deliver(at_ns, &packet, window);
         }
         let now = Instant::now();
         if self.plan.signalling.next_timeout().is_some_and(|at| at <= now) {
@@ -186,7 +217,8 @@ impl Lines {
         let busy = |slot: usize| slots[slot].as_ref().is_some_and(|c| c.answered_us.is_some());
         let timeout = self.plan.signalling.next_timeout().map(|at| clock.instant_ns(at));
         let dial = (self.next_dial_us > 0).then_some(self.next_dial_us * 1000);
-        let nexts = [self.ring.next_ns(busy), timeout, dial.filter(|_| !self.free.is_empty())];
+        let dial = dial.filter(|_| !self.free.is_empty());
+        let nexts = [self.ring.next_ns(busy), self.delayed.next_ns(), timeout, dial];
         Ok(nexts.into_iter().flatten().chain([idle]).min().unwrap_or(idle))
     }
 
@@ -223,8 +255,9 @@ impl Lines {
         self.slots[slot] = Some(Call {
             number,
             rtp,
-            sender: Sender::new(number.wrapping_mul(0x9e37_79b9), number as u16, number),
-            payload_type: 0,
+            outgoing: Outgoing::new(number, self.plan.network, self.plan.law),
+            audio_from_ns: None,
+            payload_type: payload_type(self.plan.law),
             dialled_us: now_us,
             answered_us: None,
             hanging_up: false,
@@ -298,7 +331,7 @@ impl Lines {
             std::mem::swap(&mut one.number, &mut other.number);
             std::mem::swap(&mut one.dialled_us, &mut other.dialled_us);
             std::mem::swap(&mut one.hanging_up, &mut other.hanging_up);
-            std::mem::swap(&mut one.sender, &mut other.sender);
+            std::mem::swap(&mut one.outgoing, &mut other.outgoing);
             self.slot_of.insert(one.number, slot);
             self.slot_of.insert(other.number, line);
         }
@@ -328,13 +361,22 @@ impl Lines {
         self.plan.shared.open_calls.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Sends a slot's next frame.
+    /// Sends a slot's next frame, or hands it to the simulated network.
     fn play(&mut self, due: Due, window: Window) {
         let Some(call) = self.slots[due.sender].as_mut().filter(|c| !c.hanging_up) else { return };
         let Some(up_us) = call.answered_us else { return };
-        let late_ns = self.plan.shared.clock.now_ns().saturating_sub(due.at_ns);
-        let due_us = due.at_ns / 1000;
-        let scope = window.scope(due_us, up_us, self.plan.hold_us.map(|hold| up_us + hold));
+        let now_ns = self.plan.shared.clock.now_ns();
+        let (network, late_ns) = (&self.plan.network, now_ns.saturating_sub(due.at_ns));
+        let from_ns = *call.audio_from_ns.get_or_insert(due.at_ns);
+        let frame = u64::from(call.frame);
+        let due_us = match network.is_plain() {
+            true => due.at_ns / 1000,
+            false => from_ns / 1000 + network.frame_due_us(call.number, frame),
+        };
+        let scope = match late_ns > LEFT_OUT_NS {
+            true => Scope::Ignored,
+            false => window.scope(due_us, up_us, self.plan.hold_us.map(|hold| up_us + hold)),
+        };
         let stamp = Stamp {
             sender: call.number,
             hears: call.listener.hears(),
@@ -346,16 +388,35 @@ impl Lines {
         };
         let mut samples = [0; 160];
         stamp.write(&mut samples);
-        let index = u64::from(call.frame);
-        let packet = call.sender.audio(call.payload_type, index, &samples, index == 0);
         call.frame += 1;
-        if call.rtp.send(&packet).is_err() {
-            self.results.refused += 1;
+        call.outgoing.add(&samples);
+        while let Some(packet) = call.outgoing.next(call.payload_type) {
+            if network.is_plain() {
+                self.results.refused += u64::from(call.rtp.send(&packet.data).is_err());
+                continue;
+            }
+            let delayed = Delayed { slot: due.sender, call: call.number, data: packet.data };
+            self.delayed.push(from_ns + packet.due_us * 1000, delayed);
         }
-        self.results.sent.add(scope);
+        let dropped = network.drops_frame(call.number, frame);
+        if !dropped {
+            self.results.sent.add(scope);
+        }
         if window.holds(due_us) {
-            self.results.packets_out += 1;
+            self.results.frames_out += 1;
+            self.results.frames_dropped += u64::from(dropped);
             self.results.own_lateness.add_us(late_ns / 1000);
+        }
+    }
+
+    /// Sends a packet that has passed the simulated network.
+    fn deliver(&mut self, at_ns: u64, packet: &Delayed, window: Window) {
+        let call = self.slots[packet.slot].as_ref();
+        let Some(call) = call.filter(|c| c.number == packet.call && !c.hanging_up) else { return };
+        self.results.refused += u64::from(call.rtp.send(&packet.data).is_err());
+        if window.holds(at_ns / 1000) {
+            let now_ns = self.plan.shared.clock.now_ns();
+            self.results.own_lateness.add_us((now_ns - at_ns) / 1000);
         }
     }
 
@@ -368,8 +429,14 @@ impl Lines {
         if packet.payload_type != call.payload_type {
             return;
         }
+        let mut payload = [0; 160];
+        let length = packet.payload.len().min(payload.len());
+        payload[..length].copy_from_slice(&packet.payload[..length]);
+        call.outgoing.law.convert(Law::Mu, &mut payload[..length]);
+        let packet = Packet { payload: &payload[..length], ..packet };
         let results = &mut self.results;
         results.packets_in += u64::from(window.holds(now_us));
+        results.read_after_pause += u64::from(self.after_pause && window.holds(now_us));
         if !std::mem::replace(&mut call.reached, true) {
             results.invite_to_packet.add_us(now_us.saturating_sub(call.dialled_us));
         }
@@ -385,6 +452,15 @@ impl Lines {
             results.invite_to_speech.add_us(now_us.saturating_sub(call.dialled_us));
         }
     }
+}
+
+/// Returns the static payload type of a law (RFC 3551 §6).
+fn payload_type(law: Law) -> u8 {
+    if law == Law::A { 8 } else { 0 }
+}
+
+fn law_of(payload_type: u8) -> Law {
+    if payload_type == 8 { Law::A } else { Law::Mu }
 }
 
 /// Returns a socket on an even port, as RFC 3550 §11 asks for RTP.

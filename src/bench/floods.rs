@@ -75,7 +75,9 @@ pub struct Floods {
 
 impl Floods {
     /// Compares what was heard of each flood with what there was time to play.
-    pub fn compare(clears: &[Cleared], ends: &[FloodEnd]) -> Floods {
+    /// `jitter_us` is the longest delay of messages from the AI: audio before the flood may still
+    /// be queued.
+    pub fn compare(clears: &[Cleared], ends: &[FloodEnd], jitter_us: u64) -> Floods {
         let ends: HashMap<(u32, u32), &FloodEnd> =
             ends.iter().map(|end| ((end.sender, end.first), end)).collect();
         let mut floods = Floods::default();
@@ -85,15 +87,15 @@ impl Floods {
                 floods.clear_to_silence.add_us(end.last_us.saturating_sub(clear.at_us));
             }
             let played = end.map_or(0, |end| u64::from(end.places));
-            floods.lost_tails += time_for(clear).saturating_sub(played);
+            floods.lost_tails += time_for(clear, jitter_us).saturating_sub(played);
         }
         floods
     }
 }
 
 /// Returns the number of frames that must have been played before the `clear`.
-fn time_for(clear: &Cleared) -> u64 {
-    let frames = clear.at_us.saturating_sub(clear.flood_us) / FRAME_US;
+fn time_for(clear: &Cleared, jitter_us: u64) -> u64 {
+    let frames = clear.at_us.saturating_sub(clear.flood_us + jitter_us) / FRAME_US;
     frames.saturating_sub(SLACK).min(u64::from(PIECE_FRAMES))
 }
 
@@ -110,7 +112,7 @@ mod tests {
         let end = |sender, first, last_us| FloodEnd { sender, first, places: 15, last_us };
         let clears = [clear(1, 400, 1_000_000), clear(2, 400, 1_000_000)];
         let ends = [end(1, 400, 1_012_000), end(2, 400, 990_000), end(1, 800, 5_000_000)];
-        let floods = Floods::compare(&clears, &ends);
+        let floods = Floods::compare(&clears, &ends, 0);
         let spread = floods.clear_to_silence.spread().unwrap();
         assert_eq!((spread.count, floods.lost_tails), (2, 0));
         assert!((spread.max_ms - 12.0).abs() < 0.1);
@@ -122,13 +124,16 @@ mod tests {
         let end = |places| FloodEnd { sender: 1, first: 400, places, last_us: 0 };
         // 15 frames fit before the clear, of which two may be missing
         for (places, lost) in [(15, 0), (13, 0), (12, 1), (1, 12)] {
-            let floods = Floods::compare(&[clear(1, 400, 1_000_000)], &[end(places)]);
+            let floods = Floods::compare(&[clear(1, 400, 1_000_000)], &[end(places)], 0);
             assert_eq!(floods.lost_tails, lost, "{places}");
         }
         // no frame of it arrived
-        assert_eq!(Floods::compare(&[clear(1, 400, 1_000_000)], &[]).lost_tails, 13);
+        assert_eq!(Floods::compare(&[clear(1, 400, 1_000_000)], &[], 0).lost_tails, 13);
         // a late clear does not ask for more than there was
         let late = Cleared { flood_us: 0, ..clear(1, 400, 9_000_000) };
-        assert_eq!(Floods::compare(&[late], &[end(50)]).lost_tails, 0);
+        assert_eq!(Floods::compare(&[late], &[end(50)], 0).lost_tails, 0);
+        // with jitter, audio before the flood may take up some of the time
+        let floods = Floods::compare(&[clear(1, 400, 1_000_000)], &[end(11)], 40_000);
+        assert_eq!(floods.lost_tails, 0);
     }
 }

@@ -3,10 +3,12 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::bench::bridge::Folder;
 use crate::bench::run::{Options, Program, Source};
+use crate::media::g711::Law;
 
 /// Credentials for SIP registration or for ARI.
 pub const USERNAME: &str = "ai";
@@ -45,6 +47,9 @@ pub fn command(
             }
             command.args(["run", "--config"]).arg(config.as_ref().unwrap_or(&own));
             command.env("TRUNKLESS_AI__URL", url);
+            if options.tls {
+                command.env("TRUNKLESS_AI__CA_FILE", ca_file(folder));
+            }
             if options.record {
                 command.env("TRUNKLESS_RECORDING__DIRECTORY", &recordings);
             }
@@ -58,6 +63,9 @@ pub fn command(
                 Source::Ari => ("BENCH_ARI_URL", format!("http://{pbx}")),
             };
             command.env("BENCH_AI_URL", url).env(name, value);
+            if options.tls {
+                command.env("BENCH_AI_CA", ca_file(folder));
+            }
             command.env("BENCH_USERNAME", USERNAME).env("BENCH_PASSWORD", PASSWORD);
             command
                 .env("BENCH_SIP_LISTEN", listen.to_string())
@@ -65,6 +73,11 @@ pub fn command(
             Ok(command)
         }
     }
+}
+
+/// Returns the path of the certificate that the AI uses.
+pub fn ca_file(folder: &Folder) -> PathBuf {
+    folder.path().join("ca.pem")
 }
 
 fn own_config(
@@ -82,11 +95,12 @@ fn own_config(
         ),
         Source::Ari => {
             let rtp_conf = folder.path().join("rtp.conf");
+            let format = if options.law == Law::A { "alaw" } else { "ulaw" };
             std::fs::write(&rtp_conf, format!("[general]\n{PBX_PORTS}\n"))?;
             format!(
                 "mode = \"ari\"\n[pbx.bench.ari]\nurl = \"http://{pbx}\"\n\
                  username = \"{USERNAME}\"\npassword = \"{PASSWORD}\"\nmax_media = {max}\n\
-                 rtp_conf = '{}'\n",
+                 format = \"{format}\"\nrtp_conf = '{}'\n",
                 rtp_conf.display()
             )
         }

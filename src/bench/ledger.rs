@@ -3,6 +3,7 @@
 
 use crate::bench::figures::Times;
 use crate::bench::floods::{Flood, FloodEnd};
+use crate::bench::network::Network;
 use crate::bench::stamp::{Kind, Read, Scope, Stamp};
 
 /// A frame later than this has missed its slot.
@@ -40,8 +41,10 @@ pub struct Tally {
     pub flood_arrived: u64,
     /// Frames missing within floods, before the last one that was played.
     pub flood_holes: u64,
-    /// Frames that arrived more than 20 ms after they were due.
+    /// Frames that arrived more than 20 ms, and the allowance, after they were due.
     pub late: u64,
+    /// Delay that the generator's own disturbances explain.
+    pub allowance_us: u64,
     /// Frames that arrived after one with a higher number.
     pub swapped: u64,
     /// Frames that arrived again.
@@ -55,6 +58,10 @@ pub struct Tally {
 }
 
 impl Tally {
+    pub fn with_allowance(allowance_us: u64) -> Tally {
+        Tally { allowance_us, ..Tally::default() }
+    }
+
     /// Returns how many frames that were `sent` in the measured time did not arrive, plus the
     /// frames missing within floods.
     pub fn lost(&self, sent: Sent) -> u64 {
@@ -70,7 +77,7 @@ impl Tally {
     /// it sent the frame late, or it `read` what arrived only after a pause of its own.
     pub fn judge_lateness(&mut self, stamp: &Stamp, read: &Arrival) {
         let excused = stamp.sent_late || read.after_pause;
-        self.late += u64::from(!excused && read.latency_us(stamp) > LATE_US);
+        self.late += u64::from(!excused && read.latency_us(stamp) > LATE_US + self.allowance_us);
     }
 }
 
@@ -105,9 +112,19 @@ pub struct Ledger {
     /// Bit n is set if frame `highest - n` has arrived.
     seen: u64,
     flood: Option<Flood>,
+    /// The simulated network that the frames pass.
+    network: Network,
+    /// Frames of unknown content since the last stamp. If the network dropped frames there, the
+    /// bridge has concealed them.
+    unknown: u32,
 }
 
 impl Ledger {
+    /// Creates the account of frames that pass a network.
+    pub fn behind(network: Network) -> Ledger {
+        Ledger { network, ..Ledger::default() }
+    }
+
     /// Makes frames of any sender but this one count as those of another call.
     pub fn expect(&mut self, sender: u32) {
         self.expected = Some(sender);
@@ -124,7 +141,10 @@ impl Ledger {
             Read::Ours(stamp) => stamp,
             Read::Silence => return None,
             Read::Damaged => {
-                tally.damaged += u64::from(arrival.counts_damage);
+                self.unknown += u32::from(arrival.counts_damage);
+                if !self.network.loses_any() {
+                    self.count_damage(tally, 0);
+                }
                 return None;
             }
         };
@@ -164,6 +184,7 @@ impl Ledger {
                 true
             }
             before => {
+                self.judge_unknown(tally, stamp);
                 let ahead = before.map_or(REMEMBERED, |highest| stamp.number - highest);
                 self.seen = if ahead >= REMEMBERED { 0 } else { self.seen << ahead };
                 self.seen |= 1;
@@ -171,6 +192,22 @@ impl Ledger {
                 true
             }
         }
+    }
+
+    /// Counts the unknown frames before a stamp as damaged, except for as many as the network
+    /// dropped since the stamp before.
+    fn judge_unknown(&mut self, tally: &mut Tally, stamp: Stamp) {
+        if self.unknown > 0 {
+            let missing = self.highest.map_or(0, |highest| highest + 1)..stamp.number;
+            let drops = |frame: &u32| self.network.drops_frame(stamp.sender, u64::from(*frame));
+            let dropped = missing.filter(drops).count();
+            self.count_damage(tally, dropped as u32);
+        }
+    }
+
+    fn count_damage(&mut self, tally: &mut Tally, concealed: u32) {
+        tally.damaged += u64::from(self.unknown.saturating_sub(concealed));
+        self.unknown = 0;
     }
 
     fn flooded(&mut self, tally: &mut Tally, stamp: Stamp, place: u8, now_us: u64) {
@@ -183,6 +220,11 @@ impl Ledger {
         if let Some(flood) = &mut self.flood {
             flood.add(place, now_us);
         }
+    }
+
+    /// Ends the account of the call: nothing that is unknown now can be a concealed frame.
+    pub fn finish(&mut self, tally: &mut Tally) {
+        self.count_damage(tally, 0);
     }
 
     /// Closes the flood that was being played, if any. Called when paced speech continues and at
@@ -330,6 +372,27 @@ mod tests {
     }
 
     #[test]
+    fn frames_that_the_network_dropped_may_be_concealed_but_no_others() {
+        let network = Network { loss_percent: 10.0, ..Network::default() };
+        let dropped = (1..).find(|frame| network.drops_frame(5, *frame)).unwrap() as u32;
+        let (mut ledger, mut tally) = (Ledger::behind(network), Tally::default());
+        for number in 0..=dropped + 1 {
+            let read = if number == dropped { Read::Damaged } else { Read::Ours(ours(number)) };
+            ledger.take(&mut tally, read, &arrival());
+        }
+        assert_eq!(tally.damaged, 0);
+        // two frames are damaged, although none is missing
+        ledger.take(&mut tally, Read::Damaged, &arrival());
+        ledger.take(&mut tally, Read::Damaged, &arrival());
+        ledger.take(&mut tally, Read::Ours(ours(dropped + 2)), &arrival());
+        assert_eq!(tally.damaged, 2);
+        // no stamp follows at all
+        ledger.take(&mut tally, Read::Damaged, &arrival());
+        ledger.finish(&mut tally);
+        assert_eq!(tally.damaged, 3);
+    }
+
+    #[test]
     fn late_means_more_than_20_ms_after_the_due_time() {
         let mut tally = Tally::default();
         let at = |now_us| Arrival { now_us, ..arrival() };
@@ -340,6 +403,9 @@ mod tests {
         // delays of the generator itself
         tally.judge_lateness(&Stamp { sent_late: true, ..ours(1) }, &at(50_000));
         tally.judge_lateness(&ours(2), &Arrival { after_pause: true, ..at(50_000) });
+        assert_eq!(tally.late, 1);
+        let mut tally = Tally::with_allowance(30_000);
+        [50_000, 50_001].iter().for_each(|us| tally.judge_lateness(&ours(0), &at(*us)));
         assert_eq!(tally.late, 1);
     }
 }

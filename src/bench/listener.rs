@@ -4,7 +4,7 @@
 use crate::bench::figures::Times;
 use crate::bench::floods::FloodEnd;
 use crate::bench::ledger::{Arrival, Ledger, Tally};
-use crate::bench::pacing::{Continuity, Envelope};
+use crate::bench::pacing::{Continuity, Envelope, Steps};
 use crate::bench::stamp::{Kind, Scope, Stamp};
 use crate::media::rtp::Packet;
 
@@ -22,6 +22,8 @@ pub struct Heard {
     pub holes: u64,
     /// … and the frames of silence in total.
     pub hole_frames: u64,
+    /// Packets whose timestamp does not follow from the packet before.
+    pub timestamp_jumps: u64,
     pub flood_ends: Vec<FloodEnd>,
 }
 
@@ -30,6 +32,7 @@ pub struct Heard {
 pub struct Listener {
     ledger: Ledger,
     envelope: Envelope,
+    steps: Steps,
     continuity: Continuity,
 }
 
@@ -41,6 +44,8 @@ impl Listener {
 
     /// Accounts for a packet. Returns true if it contains a frame of the AI.
     pub fn take(&mut self, heard: &mut Heard, packet: &Packet<'_>, arrival: &Arrival) -> bool {
+        let jump = self.steps.is_out_of_step(packet) && arrival.counts_damage;
+        heard.timestamp_jumps += u64::from(jump);
         let read = Stamp::read(packet.payload);
         let Some(stamp) = self.ledger.take(&mut heard.tally, read, arrival) else { return false };
         let holes = self.continuity.take(packet.ssrc, packet.timestamp, &stamp);
@@ -68,6 +73,7 @@ impl Listener {
 
     /// Ends the account of the call.
     pub fn finish(&mut self, heard: &mut Heard) {
+        self.ledger.finish(&mut heard.tally);
         heard.flood_ends.extend(self.ledger.end_flood(&mut heard.tally));
     }
 }

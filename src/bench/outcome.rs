@@ -69,35 +69,47 @@ pub fn report(
     ai: AiResults,
 ) -> Report {
     let heard = &callers.heard;
-    let floods = Floods::compare(&ai.clears, &heard.flood_ends);
-    let not_valid = [("callers", &callers.own_lateness), ("AI", &ai.own_lateness)];
-    let not_valid = not_valid.iter().filter_map(|(who, t)| verdict::why_not_valid(who, t));
+    let ai_jitter_us = u64::from(options.ai_jitter_ms) * 1000;
+    let floods = Floods::compare(&ai.clears, &heard.flood_ends, ai_jitter_us);
+    let late = [("callers", &callers.own_lateness), ("AI", &ai.own_lateness)];
+    let late = late.iter().filter_map(|(who, times)| verdict::why_not_valid(who, times));
+    let held_up = [
+        ("callers", callers.read_after_pause, callers.packets_in),
+        ("AI", ai.read_after_pause, ai.messages_in),
+    ];
+    let held_up = held_up.iter().filter_map(|(who, n, all)| verdict::why_held_up(who, *n, *all));
+    let not_valid = late.chain(held_up);
     let mut report = Report {
         machine: process::machine(),
         profile: env!("BUILD_PROFILE"),
         calls_wanted: options.calls,
         seconds: outcome.seconds,
-        recorded: options.record,
+        conditions: options.conditions(),
+        ai_jitter_ms: options.ai_jitter_ms,
         real_pbx: options.pbx.is_some(),
         calls: calls(&callers),
-        to_ai: way(callers.sent, 0, &ai.tally),
-        to_caller: way(ai.sent, floods.lost_tails, &heard.tally),
+        to_ai: way(callers.sent, &ai.tally),
+        to_caller: way(ai.sent, &heard.tally),
         talkspurt: heard.talkspurt.spread(),
         queued: heard.queued.spread(),
         rtp_lateness: heard.lateness.spread(),
         holes_in_speech: heard.holes,
+        timestamp_jumps: heard.timestamp_jumps,
         holes_ms: heard.hole_frames * 20,
+        lost_tails: floods.lost_tails,
         clear_to_silence: floods.clear_to_silence.spread(),
         ai_connections_broken: ai.broken,
         ai_why_broken: ai.why_broken,
         ai_sends_blocked: ai.blocked,
         packets_refused: callers.refused,
-        bridge: bridge(&outcome, callers.packets_in + callers.packets_out),
+        bridge: bridge(&outcome, callers.packets_in + callers.frames_out),
         generator: Generator {
             callers_lateness: callers.own_lateness.spread(),
             ai_lateness: ai.own_lateness.spread(),
             callers_cpu_percent: outcome.percent(outcome.at_open.callers, outcome.at_close.callers),
             ai_cpu_percent: outcome.percent(outcome.at_open.ai, outcome.at_close.ai),
+            read_after_pause: callers.read_after_pause + ai.read_after_pause,
+            frames_dropped: callers.frames_dropped,
             grain_us: grain_ns(options.calls as usize) / 1000,
         },
         recordings_complete: outcome.recordings_complete,
@@ -139,12 +151,11 @@ fn calls(callers: &CallersResults) -> Calls {
     }
 }
 
-/// `lost_tails` counts the frames of floods that are missing at their end.
-fn way(sent: Sent, lost_tails: u64, tally: &Tally) -> Way {
+fn way(sent: Sent, tally: &Tally) -> Way {
     Way {
-        // of a flood, the part counts that was played or should have been
-        sent: sent.measured + tally.flood_arrived + tally.flood_holes + lost_tails,
-        lost: tally.lost(sent) + lost_tails,
+        // of a flood, the part counts that was played
+        sent: sent.measured + tally.flood_arrived + tally.flood_holes,
+        lost: tally.lost(sent),
         first_second_sent: sent.first_second,
         first_second_lost: tally.lost_in_first_second(sent),
         late: tally.late,

@@ -3,6 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::bench::stamp::{Kind, Stamp};
+use crate::media::rtp::Packet;
 
 /// Timestamp units per frame.
 const FRAME: i32 = 160;
@@ -42,6 +43,28 @@ impl Envelope {
         self.current = Some(self.current.map_or(offset, |least| least.min(offset)));
         let least = self.before.into_iter().chain(self.current).min();
         least.map_or(0, |least| (offset - least) as u64)
+    }
+}
+
+/// Checks that timestamps advance with the sequence numbers, silence included: otherwise a listener
+/// plays packets at the wrong time, even if they arrive evenly.
+#[derive(Debug, Default)]
+pub struct Steps(Option<(u32, u16, u32)>);
+
+impl Steps {
+    /// Returns true if the timestamp of this packet does not follow from the packet before.
+    pub fn is_out_of_step(&mut self, packet: &Packet<'_>) -> bool {
+        let Packet { ssrc, sequence, timestamp, .. } = *packet;
+        let Some((source, last, before)) = self.0.replace((ssrc, sequence, timestamp)) else {
+            return false;
+        };
+        let packets = sequence.wrapping_sub(last) as i16;
+        if source == ssrc && packets <= 0 {
+            // swapped or repeated, which is counted elsewhere
+            self.0 = Some((source, last, before));
+            return false;
+        }
+        source == ssrc && timestamp.wrapping_sub(before) as i32 != i32::from(packets) * FRAME
     }
 }
 
@@ -107,6 +130,29 @@ mod tests {
         let worst =
             (0..10_000u32).map(|n| envelope.take(n * 160, u64::from(n) * 20_002)).max().unwrap();
         assert!(worst <= 100 * u64::from(HALF) / 25, "{worst}");
+    }
+
+    #[test]
+    fn timestamps_follow_the_sequence_numbers() {
+        let mut steps = Steps::default();
+        let mut take = |ssrc, sequence: u16, frames: u32| {
+            let timestamp = (u32::MAX - 1000).wrapping_add(frames * 160);
+            steps.is_out_of_step(&Packet {
+                marker: false,
+                payload_type: 0,
+                sequence,
+                timestamp,
+                ssrc,
+                payload: &[],
+            })
+        };
+        assert!(!take(1, 65_534, 0) && !take(1, 65_535, 1) && !take(1, 0, 2));
+        // a lost packet takes its time with it
+        assert!(!take(1, 3, 5));
+        assert!(!take(1, 2, 4) && !take(1, 3, 5), "swapped and repeated packets");
+        assert!(take(1, 4, 7), "a gap");
+        assert!(take(1, 5, 7), "the same time again");
+        assert!(!take(2, 9, 90) && !take(2, 10, 91), "another source");
     }
 
     fn stamp(number: u32, kind: Kind) -> Stamp {

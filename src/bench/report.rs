@@ -21,7 +21,10 @@ pub struct Report {
     pub calls_wanted: u32,
     /// Length of the measured time.
     pub seconds: f64,
-    pub recorded: bool,
+    /// Conditions that differ from a plain run, such as loss.
+    pub conditions: Vec<String>,
+    /// Longest delay of messages from the AI.
+    pub ai_jitter_ms: u32,
     /// True if the callers dialled through a real PBX.
     pub real_pbx: bool,
     pub calls: Calls,
@@ -40,6 +43,11 @@ pub struct Report {
     pub holes_in_speech: u64,
     /// … and the length of this silence in total.
     pub holes_ms: u64,
+    /// RTP packets to the callers whose timestamp does not follow from the packet before.
+    pub timestamp_jumps: u64,
+    /// Frames of audio with a `clear` that there was time to play before it, but that did not
+    /// arrive.
+    pub lost_tails: u64,
     /// From sending `clear` to the last frame of the audio that it ended.
     pub clear_to_silence: Option<Spread>,
     /// Connections that the AI dropped because of an error.
@@ -118,7 +126,7 @@ pub struct BridgeUse {
     pub resident_kb: u64,
     pub resident_kb_per_call: f64,
     pub threads: u64,
-    /// RTP packets in the measured time, both directions, including silence.
+    /// Frames in the measured time, both directions, including silence.
     pub frames: u64,
     pub voluntary_switches_per_frame: f64,
     pub involuntary_switches_per_frame: f64,
@@ -139,6 +147,11 @@ pub struct Generator {
     pub ai_lateness: Option<Spread>,
     pub callers_cpu_percent: f64,
     pub ai_cpu_percent: f64,
+    /// Packets and messages that the generator read after a pause of its own.
+    pub read_after_pause: u64,
+    /// Frames of the callers in the measured time of which the simulated network lost a part. They
+    /// are not among the frames sent.
+    pub frames_dropped: u64,
     /// Time resolution. With many calls, recorded arrival times are late by up to this much.
     pub grain_us: u64,
 }
@@ -198,10 +211,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = String::new();
         let Machine { cores, cpu, kernel } = &self.machine;
-        let recorded = if self.recorded { ", recorded" } else { "" };
+        let conditions = self.conditions.iter().map(|condition| format!(", {condition}"));
+        let conditions: String = conditions.collect();
         let _ = writeln!(
             out,
-            "{} calls, {:.0} s{recorded}; {cores} cores, {cpu}, Linux {kernel}; profile {}",
+            "{} calls, {:.0} s{conditions}; {cores} cores, {cpu}, Linux {kernel}; profile {}",
             self.calls_wanted, self.seconds, self.profile
         );
         self.write_calls(&mut out);
@@ -211,8 +225,8 @@ impl fmt::Display for Report {
         for why in &self.not_valid {
             let _ = writeln!(out, "NOT VALID: the generator was late: {why}");
         }
-        if let Some(why) = verdict::why_late_is_excused(self) {
-            let _ = writeln!(out, "late frames do not count as faults: {why}");
+        if let Some(why) = verdict::why_times_are_excused(self) {
+            let _ = writeln!(out, "faults that a delay explains do not count: {why}");
         }
         for fault in &self.faults {
             let _ = writeln!(out, "FAULT: {fault}");
@@ -269,9 +283,10 @@ impl Report {
         line(out, "clear to silence", &self.clear_to_silence);
         let _ = writeln!(
             out,
-            "  silence within speech: {} times, {} ms in total",
-            self.holes_in_speech, self.holes_ms
+            "  silence within speech: {} times, {} ms in total; RTP timestamps out of step: {}",
+            self.holes_in_speech, self.holes_ms, self.timestamp_jumps
         );
+        let _ = writeln!(out, "  frames missing before a clear: {}", self.lost_tails);
         if let Some(why) = self.ai_why_broken {
             let _ = writeln!(
                 out,
@@ -331,6 +346,10 @@ impl Report {
         let _ = writeln!(out, "generator");
         line(out, "lateness of callers' frames", &g.callers_lateness);
         line(out, "lateness of frames from the AI", &g.ai_lateness);
+        let _ = writeln!(out, "  read after a pause of its own: {}", g.read_after_pause);
+        if g.frames_dropped > 0 {
+            let _ = writeln!(out, "  callers' frames lost on purpose: {}", g.frames_dropped);
+        }
         let _ = writeln!(
             out,
             "  CPU: callers {:.1} %, AI {:.1} % of one core; time resolution {} us",
@@ -355,7 +374,8 @@ pub mod tests {
             machine: Machine { cores: 2, cpu: "a \"CPU\"".to_owned(), kernel: "6.1".to_owned() },
             calls_wanted: 2,
             seconds: 3.0,
-            recorded: false,
+            conditions: Vec::new(),
+            ai_jitter_ms: 0,
             real_pbx: false,
             calls: Calls { asked: 2, answered: 2, ..Calls::default() },
             to_ai: way.clone(),
@@ -365,6 +385,8 @@ pub mod tests {
             rtp_lateness: None,
             holes_in_speech: 0,
             holes_ms: 0,
+            timestamp_jumps: 0,
+            lost_tails: 0,
             clear_to_silence: None,
             ai_connections_broken: 0,
             ai_why_broken: None,

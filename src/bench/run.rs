@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::bench::ai::{self, Ai, AiResults};
+use crate::bench::ai::{self, Ai, AiOptions, AiResults};
 use crate::bench::ari::Ari;
 use crate::bench::bridge::{Bridge, Folder};
 use crate::bench::callers::{self, Callers, CallersResults};
 use crate::bench::floor;
 use crate::bench::launch::{self, PASSWORD, USERNAME};
+use crate::bench::network::Network;
 use crate::bench::outcome::{self, Outcome, Sample};
 use crate::bench::process;
 use crate::bench::report::Report;
@@ -25,7 +26,10 @@ use crate::bench::signalling::Signalling;
 use crate::bench::telephony::{Callee, Telephony};
 use crate::bench::trace::{Traced, count_system_calls};
 use crate::bench::waiting::Clock;
+use crate::bench::wire;
+use crate::media::g711::Law;
 use crate::peer::registrar::Registrar;
+use crate::sip::sdp::Codec;
 
 /// Address of the callers and the AI. All of 127/8 is this machine.
 const OWN: [u8; 4] = [127, 0, 9, 1];
@@ -79,6 +83,37 @@ pub struct Options {
     pub source: Source,
     pub program: Program,
     pub pbx: Option<Pbx>,
+    /// The network between the callers and the bridge.
+    pub network: Network,
+    /// The law of the callers' audio.
+    pub law: Law,
+    /// True if the AI speaks wss.
+    pub tls: bool,
+    /// Longest delay of messages from the AI.
+    pub ai_jitter_ms: u32,
+    /// True if some of the AIs stop reading from time to time.
+    pub slow_reader: bool,
+}
+
+impl Options {
+    /// Returns the conditions that differ from a plain run.
+    pub fn conditions(&self) -> Vec<String> {
+        let Network { loss_percent, jitter_ms, burst, ptime_ms } = self.network;
+        [
+            (self.record, "recorded".to_owned()),
+            (loss_percent > 0.0, format!("loss {loss_percent} %")),
+            (jitter_ms > 0, format!("jitter {jitter_ms} ms")),
+            (burst > 1, format!("bursts of {burst} packets")),
+            (ptime_ms != 20, format!("ptime {ptime_ms} ms")),
+            (self.law == Law::A, "A-law".to_owned()),
+            (self.tls, "TLS".to_owned()),
+            (self.ai_jitter_ms > 0, format!("AI jitter {} ms", self.ai_jitter_ms)),
+            (self.slow_reader, "slow readers".to_owned()),
+        ]
+        .into_iter()
+        .filter_map(|(on, name)| on.then_some(name))
+        .collect()
+    }
 }
 
 /// Runs one measurement.
@@ -160,7 +195,15 @@ impl<'a> Running<'a> {
         let own = IpAddr::from(OWN);
         let shared = Arc::new(Shared::new(Clock::start()));
         let listener = TcpListener::bind((own, 0))?;
-        let url = format!("ws://{}", listener.local_addr()?);
+        let (scheme, tls) = match options.tls {
+            true => {
+                let (config, pem) = wire::self_signed(&own.to_string())?;
+                std::fs::write(launch::ca_file(folder), pem)?;
+                ("wss", Some(config))
+            }
+            false => ("ws", None),
+        };
+        let url = format!("{scheme}://{}", listener.local_addr()?);
         let listen = free_port()?;
         let (signalling, pbx) = signalling(options, own, listen)?;
         let calls = options.calls as usize;
@@ -172,9 +215,17 @@ impl<'a> Running<'a> {
             calls,
             rate: options.rate,
             hold_us,
+            network: options.network,
+            law: options.law,
+            ai_jitter_us: u64::from(options.ai_jitter_ms) * 1000,
         };
-        let names_caller = options.pbx.is_none();
-        let ai = Ai { shared: shared.clone(), listener, calls, hold_us, names_caller };
+        let ai_options = AiOptions {
+            jitter_ms: options.ai_jitter_ms,
+            slow_reader: options.slow_reader,
+            network: options.network,
+            names_caller: options.pbx.is_none(),
+        };
+        let ai = Ai { shared: shared.clone(), listener, calls, hold_us, options: ai_options, tls };
         let mut command = launch::command(options, [pbx, listen], &url, folder)?;
         let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let callers = named(callers::THREAD).spawn(move || callers.run())?;
@@ -356,7 +407,8 @@ fn signalling(
     let sip = UdpSocket::bind((own, 0))?;
     let address = sip.local_addr()?;
     let registrar = Registrar::new(USERNAME, PASSWORD, format!("{:x}", std::process::id()));
-    let telephony = Telephony::new(sip, registrar, callee, options.calls as usize)?;
+    let codec = if options.law == Law::A { Codec::Pcma } else { Codec::Pcmu };
+    let telephony = Telephony::new(sip, registrar, callee, codec, options.calls as usize)?;
     Ok((Box::new(telephony), address))
 }
 

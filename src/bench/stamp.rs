@@ -15,6 +15,8 @@ const MARK: [u8; 4] = [0x92, 0x1a, 0x35, 0x87];
 /// Offset of the filler, which follows the fields in 64-bit words.
 const FILLER: usize = 32;
 const WORDS: usize = (FRAME_SAMPLES - FILLER) / 8;
+/// The quietest values that a bridge makes of A-law.
+const QUIETEST: [u8; 2] = [0xfe, 0x7e];
 /// The bits that may be set in each byte.
 const MASK: u64 = 0xbfbf_bfbf_bfbf_bfbf;
 
@@ -145,7 +147,8 @@ impl Stamp {
     pub fn read(samples: &[u8]) -> Read {
         let Some(samples) = samples.first_chunk::<FRAME_SAMPLES>().filter(|s| s.starts_with(&MARK))
         else {
-            let silent = samples.iter().all(|s| *s == SILENCE);
+            // A-law has no zero: its two quietest values become the last two of mu-law
+            let silent = samples.iter().all(|s| *s == SILENCE || QUIETEST.contains(s));
             return if silent { Read::Silence } else { Read::Damaged };
         };
         let flags = take(&samples[20..21]);
@@ -177,6 +180,7 @@ impl Stamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::g711::Law;
 
     fn stamp() -> Stamp {
         Stamp {
@@ -211,7 +215,21 @@ mod tests {
         }
         assert_eq!(Stamp::read(&frame[..159]), Read::Damaged);
         assert_eq!(Stamp::read(&[SILENCE; 160]), Read::Silence);
+        assert_eq!(Stamp::read(&[0xfe; 160]), Read::Silence);
         assert_eq!(Stamp::read(&[0x80; 160]), Read::Damaged);
+    }
+
+    #[test]
+    fn stamps_survive_conversion_to_a_law_and_back() {
+        let mut frame = [0; 160];
+        for number in 0..500 {
+            let stamp = Stamp { number, ..stamp() };
+            stamp.write(&mut frame);
+            Law::Mu.convert(Law::A, &mut frame);
+            assert_eq!(Stamp::read(&frame), Read::Damaged);
+            Law::A.convert(Law::Mu, &mut frame);
+            assert_eq!(Stamp::read(&frame), Read::Ours(stamp));
+        }
     }
 
     #[test]

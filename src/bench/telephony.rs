@@ -33,6 +33,8 @@ pub struct Telephony {
     registrar: Registrar,
     /// The callee: given at the start, or set by a registration.
     callee: Option<Callee>,
+    /// The only codec offered.
+    codec: Codec,
     /// True once the bridge has registered.
     registered: bool,
     /// Call numbers by the agent's keys.
@@ -52,6 +54,7 @@ impl Telephony {
         socket: UdpSocket,
         registrar: Registrar,
         callee: Option<Callee>,
+        codec: Codec,
         max_calls: usize,
     ) -> io::Result<Telephony> {
         socket.set_nonblocking(true)?;
@@ -65,6 +68,7 @@ impl Telephony {
             agent: Agent::new(config, key),
             registrar,
             callee,
+            codec,
             registered: false,
             numbers: HashMap::new(),
             keys: HashMap::new(),
@@ -172,7 +176,7 @@ impl Signalling for Telephony {
             password: None,
             rtp,
             headers: Vec::new(),
-            codecs: vec![Codec::Pcmu],
+            codecs: vec![self.codec],
         };
         self.feed(now, Input::Command(Command::Dial(Box::new(dial))));
         true

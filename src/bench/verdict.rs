@@ -10,11 +10,15 @@ const P99_MS: f64 = 2.0;
 /// … or if more than one in a thousand was so late that it missed a slot.
 const MISSED_US: u64 = 20_000;
 const MISSED_SHARE: f64 = 0.001;
+/// … or if it read more than this share of the frames after a pause of its own.
+const HELD_UP_SHARE: f64 = 0.01;
 /// Late frames prove nothing about the bridge if the host kept more than this share of the CPU from
 /// the machine …
 const STOLEN_PERCENT: f64 = 1.0;
 /// … or if other processes used more than this share of it.
 const OTHERS_PERCENT: f64 = 5.0;
+/// Silence in place of speech that is late by no more than this is the bridge's fault.
+const GRACE_MS: u32 = 20;
 
 /// Returns why a thread's lateness invalidates the measurement; `None` if it does not.
 pub fn why_not_valid(who: &str, lateness: &Times) -> Option<String> {
@@ -27,26 +31,41 @@ pub fn why_not_valid(who: &str, lateness: &Times) -> Option<String> {
         .then(|| format!("{who}: {:.2} % of the frames went out over 20 ms late", missed * 100.0))
 }
 
-/// Returns why late frames are not held against the bridge; `None` if there are none, or if only
-/// the bridge can have delayed them.
-pub fn why_late_is_excused(report: &Report) -> Option<String> {
+/// Returns why a thread's pauses invalidate the measurement: it read more than one in a hundred of
+/// `all` packets or messages only after it had been held up. `None` if it did not.
+pub fn why_held_up(who: &str, after_pause: u64, all: u64) -> Option<String> {
+    let share = after_pause as f64 / all.max(1) as f64;
+    (share > HELD_UP_SHARE)
+        .then(|| format!("{who}: {:.2} % of the frames were read after a pause", share * 100.0))
+}
+
+/// Returns why faults that any delay explains are not held against the bridge: late frames,
+/// timestamps out of step, audio missing before a `clear`. `None` if there are none, or if only the
+/// bridge can have caused them.
+pub fn why_times_are_excused(report: &Report) -> Option<String> {
+    let doubtful = report.to_ai.late + report.to_caller.late;
+    let doubtful = doubtful + report.timestamp_jumps + report.lost_tails;
+    disturbance(report).filter(|_| doubtful > 0)
+}
+
+/// Returns what else than the bridge may have delayed frames.
+fn disturbance(report: &Report) -> Option<String> {
     let used = &report.machine_use;
-    let why = if !report.is_valid() {
-        "the generator was late itself".to_owned()
+    if !report.is_valid() {
+        Some("the generator was late itself".to_owned())
     } else if used.stolen_percent > STOLEN_PERCENT {
-        format!("the host kept {:.1} % of the CPU from this machine", used.stolen_percent)
+        Some(format!("the host kept {:.1} % of the CPU from this machine", used.stolen_percent))
     } else if used.others_percent > OTHERS_PERCENT {
-        format!("other processes used {:.1} % of this machine", used.others_percent)
+        Some(format!("other processes used {:.1} % of this machine", used.others_percent))
     } else {
-        return None;
-    };
-    (report.to_ai.late + report.to_caller.late > 0).then_some(why)
+        None
+    }
 }
 
 /// Lists the faults in frames and calls. A time is a fault only if it is longer than a frame;
 /// shorter ones are for the reader to judge.
 pub fn faults(report: &Report) -> Vec<String> {
-    let late_counts = why_late_is_excused(report).is_none();
+    let undisturbed = disturbance(report).is_none();
     let mut faults = Vec::new();
     let mut fault = |count: u64, what: &str| {
         if count > 0 {
@@ -64,7 +83,7 @@ pub fn faults(report: &Report) -> Vec<String> {
             let what = format!("frames {name} were lost in the first second of their call");
             fault(way.first_second_lost, &what);
         }
-        if late_counts {
+        if undisturbed {
             fault(way.late, &format!("frames {name} were more than 20 ms late"));
         }
         fault(way.swapped, &format!("frames {name} were swapped"));
@@ -72,7 +91,17 @@ pub fn faults(report: &Report) -> Vec<String> {
         fault(way.damaged, &format!("frames {name} were damaged"));
         fault(way.misrouted, &format!("frames {name} belonged to another call"));
     }
-    fault(report.holes_in_speech, "holes in speech, filled with silence");
+    // a bridge without a buffer cannot fill longer pauses of the AI
+    if report.ai_jitter_ms <= GRACE_MS {
+        fault(report.holes_in_speech, "holes in speech, filled with silence");
+    }
+    if undisturbed {
+        fault(report.lost_tails, "frames to the callers were missing before a clear");
+    }
+    // a PBX in between writes timestamps of its own
+    if undisturbed && !report.real_pbx {
+        fault(report.timestamp_jumps, "RTP packets to the callers had a timestamp out of step");
+    }
     let sent = report.to_ai.sent.min(report.to_caller.sent);
     fault(u64::from(sent == 0), "direction without a judged frame");
     fault(report.ai_connections_broken, "connections to the AI broke");
@@ -106,12 +135,15 @@ mod tests {
         // one in 500 missed its slot
         (0..20).for_each(|_| times.add_us(25_000));
         assert!(why_not_valid("callers", &times).unwrap().contains("0.20 %"));
+        assert_eq!(why_held_up("AI", 0, 0), None);
+        assert_eq!(why_held_up("AI", 10, 1000), None);
+        assert!(why_held_up("AI", 11, 1000).unwrap().contains("1.10 %"));
     }
 
     #[test]
     fn every_fault_is_listed() {
         assert_eq!(faults(&good()), Vec::<String>::new());
-        let changes: [Row; 14] = [
+        let changes: [Row; 16] = [
             (|r| r.to_ai.lost = 1, "to the AI were lost"),
             (|r| r.to_caller.swapped = 1, "to the callers were swapped"),
             (|r| r.to_caller.damaged = 1, "damaged"),
@@ -120,6 +152,8 @@ mod tests {
             (|r| r.to_caller.first_second_lost = 1, "first second"),
             (|r| r.to_ai.late = 1, "more than 20 ms late"),
             (|r| r.holes_in_speech = 1, "with silence"),
+            (|r| r.lost_tails = 1, "missing before a clear"),
+            (|r| r.timestamp_jumps = 1, "out of step"),
             (|r| r.calls.answered = 1, "not answered"),
             (|r| r.calls.dropped = 1, "ended by the other side"),
             (|r| r.recordings_complete = Some(1), "recordings"),
@@ -145,12 +179,21 @@ mod tests {
         for (disturb, text) in disturbances {
             let mut report = good();
             disturb(&mut report);
-            assert_eq!(why_late_is_excused(&report), None);
+            assert_eq!(why_times_are_excused(&report), None);
             report.to_caller.late = 7;
             assert_eq!(faults(&report), Vec::<String>::new());
-            assert!(why_late_is_excused(&report).unwrap().contains(text));
+            assert!(why_times_are_excused(&report).unwrap().contains(text));
             assert!(report.to_string().contains("late 7"));
         }
+    }
+
+    #[test]
+    fn an_ai_with_long_jitter_makes_holes_itself() {
+        let mut report = good();
+        (report.holes_in_speech, report.ai_jitter_ms) = (3, 20);
+        assert_eq!(faults(&report).len(), 1);
+        report.ai_jitter_ms = 40;
+        assert_eq!(faults(&report), Vec::<String>::new());
     }
 
     #[test]

@@ -30,8 +30,8 @@ const COARSE_NS: u64 = 500_000;
 
 /// Longest wait: each thread then checks the phase of the measurement again.
 pub const IDLE_NS: u64 = 5_000_000;
-/// A thread that begins its rounds further apart than this was held up.
-pub const PAUSE_NS: u64 = IDLE_NS + 2_000_000;
+/// A thread that has not seen all events for longer than this was held up.
+const PAUSE_NS: u64 = IDLE_NS + 2_000_000;
 /// A frame sent later than this is marked as late by the generator's own fault.
 pub const SENT_LATE_NS: u64 = 2_000_000;
 
@@ -77,6 +77,11 @@ pub struct Waiting {
     grain_ns: u64,
     /// True if the last batch was full, so that more events may be pending.
     more: bool,
+    /// Time at which no more events were pending.
+    all_seen_ns: u64,
+    /// True if this thread has just been held up, or cannot keep up with what arrives: the times at
+    /// which it reads prove nothing.
+    pub was_held_up: bool,
 }
 
 impl Waiting {
@@ -89,7 +94,16 @@ impl Waiting {
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
         let events = Vec::with_capacity(BATCH);
         let grain_ns = grain_ns(calls);
-        Ok(Waiting { epoll, timer, armed_ns: None, events, grain_ns, more: false })
+        Ok(Waiting {
+            epoll,
+            timer,
+            armed_ns: None,
+            events,
+            grain_ns,
+            more: false,
+            all_seen_ns: u64::MAX,
+            was_held_up: false,
+        })
     }
 
     /// Watches a socket for reading, under the caller's `number`, until the socket is closed.
@@ -100,22 +114,29 @@ impl Waiting {
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(number), EventFlags::IN)?)
     }
 
-    /// Starts or stops watching a socket for writing as well.
+    /// Changes what a socket is watched for.
     ///
     /// # Errors
     /// Returns any error of epoll_ctl(2).
-    pub fn watch_writing(&self, socket: &impl AsFd, number: u64, on: bool) -> io::Result<()> {
-        let flags = if on { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+    pub fn watch_for(
+        &self,
+        socket: &impl AsFd,
+        number: u64,
+        reading: bool,
+        writing: bool,
+    ) -> io::Result<()> {
+        let mut flags = EventFlags::empty();
+        flags.set(EventFlags::IN, reading);
+        flags.set(EventFlags::OUT, writing);
         Ok(epoll::modify(&self.epoll, socket, EventData::new_u64(number), flags)?)
     }
 
     /// Waits until a socket is ready or `until_ns` is reached, and fills `ready` with the numbers
     /// of the ready sockets. With many calls, it returns at the next polling interval in any case.
-    /// Returns the time.
     ///
     /// # Errors
     /// Returns any I/O error from the kernel except EINTR.
-    pub fn wait(&mut self, clock: Clock, until_ns: u64, ready: &mut Vec<u64>) -> io::Result<u64> {
+    pub fn wait(&mut self, clock: Clock, until_ns: u64, ready: &mut Vec<u64>) -> io::Result<()> {
         ready.clear();
         let coarse = self.grain_ns > GRAIN_NS;
         let until_ns = until_ns.next_multiple_of(self.grain_ns);
@@ -139,8 +160,13 @@ impl Waiting {
         let timeout = coarse.then_some(&at_once);
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), timeout) {
             Ok(count) => self.more = count == BATCH,
-            Err(rustix::io::Errno::INTR) => return Ok(clock.now_ns()),
+            Err(rustix::io::Errno::INTR) => return Ok(()),
             Err(why) => return Err(why.into()),
+        }
+        let now_ns = clock.now_ns();
+        self.was_held_up = now_ns.saturating_sub(self.all_seen_ns) > PAUSE_NS;
+        if !self.more {
+            self.all_seen_ns = now_ns;
         }
         for event in &self.events {
             let data = event.data;
@@ -150,6 +176,6 @@ impl Waiting {
                 number => ready.push(number),
             }
         }
-        Ok(clock.now_ns())
+        Ok(())
     }
 }

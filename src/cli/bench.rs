@@ -11,9 +11,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::bench::network::Network;
 use crate::bench::ramp::{self, ramp};
 use crate::bench::run::{Options, Pbx, Program, Source, run};
 use crate::cli::{Stop, block_on};
+use crate::media::g711::Law;
+
+/// Longest delay that the options may ask for.
+const MAX_JITTER_MS: u32 = 300;
 
 #[derive(Debug, Args)]
 pub struct BenchArguments {
@@ -41,6 +46,30 @@ pub struct BenchArguments {
     /// Protocol between bridge and PBX: sip or ari.
     #[arg(long, default_value = "sip")]
     source: Source,
+    /// Share of the callers' RTP packets that are lost on their way to the bridge, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    loss: f64,
+    /// Longest random delay of the callers' packets; they stay in order.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    jitter: u32,
+    /// The callers' packets arrive in groups of this size.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    burst: u32,
+    /// Length of the callers' packets: 10, 20, 30, 40, 50 or 60.
+    #[arg(long, value_name = "MS", default_value_t = 20)]
+    ptime: u32,
+    /// Callers and PBX use A-law instead of mu-law.
+    #[arg(long)]
+    alaw: bool,
+    /// The AI speaks wss, with a certificate made for the run.
+    #[arg(long)]
+    tls: bool,
+    /// Longest random delay of messages from the AI; they stay in order.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    ai_jitter: u32,
+    /// Every tenth AI stops reading for one second out of four.
+    #[arg(long)]
+    slow_reader: bool,
     /// A real PBX for the callers to dial.
     #[arg(long, value_name = "HOST:PORT", requires = "extension")]
     pbx: Option<SocketAddr>,
@@ -52,7 +81,8 @@ pub struct BenchArguments {
     config: Option<PathBuf>,
     /// Another program to measure instead of trunkless, run by `sh -c`. It receives its settings in
     /// BENCH_AI_URL, BENCH_REGISTRAR (BENCH_ARI_URL with --source ari), BENCH_USERNAME,
-    /// BENCH_PASSWORD, BENCH_SIP_LISTEN and BENCH_CALLS.
+    /// BENCH_PASSWORD, BENCH_SIP_LISTEN and BENCH_CALLS; with --tls, BENCH_AI_CA is the PEM file of
+    /// the AI's certificate.
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["config", "record"])]
     bridge: Option<String>,
     /// If the bridge has not registered after this long, call it at BENCH_SIP_LISTEN.
@@ -74,6 +104,7 @@ fn options(arguments: &BenchArguments) -> Result<Options> {
     if arguments.pbx.is_some() && arguments.config.is_none() && arguments.bridge.is_none() {
         bail!("--pbx needs the bridge's configuration: add --config or --bridge");
     }
+    let network = network(arguments)?;
     let program = match &arguments.bridge {
         Some(command) => {
             let settle = Duration::from_secs_f64(settle.clamp(0.0, 1e6));
@@ -91,7 +122,45 @@ fn options(arguments: &BenchArguments) -> Result<Options> {
     let pbx = arguments.pbx.zip(arguments.extension.clone());
     let pbx = pbx.map(|(address, extension)| Pbx { address, extension, ready });
     let hold = hold.map(Duration::from_secs_f64);
-    Ok(Options { calls, seconds, rate, hold, record, source: arguments.source, program, pbx })
+    Ok(Options {
+        calls,
+        seconds,
+        rate,
+        hold,
+        record,
+        source: arguments.source,
+        program,
+        pbx,
+        network,
+        law: if arguments.alaw { Law::A } else { Law::Mu },
+        tls: arguments.tls,
+        ai_jitter_ms: arguments.ai_jitter,
+        slow_reader: arguments.slow_reader,
+    })
+}
+
+/// Checks the simulated network. Delays are bounded so that the last frames arrive before the end.
+fn network(arguments: &BenchArguments) -> Result<Network> {
+    let BenchArguments { loss, jitter, burst, ptime, ai_jitter, .. } = *arguments;
+    if !(0.0..=50.0).contains(&loss) {
+        bail!("--loss {loss} is out of range: it must be 0 to 50 percent");
+    }
+    if ![10, 20, 30, 40, 50, 60].contains(&ptime) {
+        bail!("--ptime {ptime} is not supported: it must be 10, 20, 30, 40, 50 or 60 ms");
+    }
+    if burst == 0 || burst > 25 {
+        bail!("--burst {burst} is out of range: it must be 1 to 25 packets");
+    }
+    for (name, delay) in [("--jitter", jitter), ("--ai-jitter", ai_jitter)] {
+        if delay > MAX_JITTER_MS {
+            bail!("{name} {delay} is out of range: it must be at most {MAX_JITTER_MS} ms");
+        }
+    }
+    if burst * ptime > MAX_JITTER_MS {
+        let ms = burst * ptime;
+        bail!("--burst {burst} with --ptime {ptime} takes {ms} ms: at most {MAX_JITTER_MS} ms");
+    }
+    Ok(Network { loss_percent: loss, jitter_ms: jitter, burst, ptime_ms: ptime })
 }
 
 async fn bench(arguments: &BenchArguments) -> Result<ExitCode> {
