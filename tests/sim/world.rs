@@ -150,6 +150,17 @@ impl World {
         self.network.loss = if on { 1000 } else { 0 };
     }
 
+    /// The caller says nothing more, and the network is good again.
+    pub fn calm_down(&mut self) {
+        self.talking = false;
+        self.network = Network { drift_ppm: self.network.drift_ppm, ..Network::default() };
+    }
+
+    /// Numbered frames that the caller has sent.
+    pub fn said(&self) -> u64 {
+        u64::from(self.number)
+    }
+
     pub fn feed(&mut self, input: Input<'_>) {
         self.call.handle(self.now, input);
         let ms = (self.now - self.t0).as_secs_f64() * 1000.0;
@@ -220,7 +231,11 @@ impl World {
 
     /// Advances time to `ms` after the answer, or until the call ends.
     pub fn run_to(&mut self, ms: u64) {
-        let end = self.t0 + Duration::from_millis(ms);
+        self.run_until(Duration::from_millis(ms));
+    }
+
+    pub fn run_until(&mut self, passed: Duration) {
+        let end = self.t0 + passed;
         loop {
             let arrival = self.on_the_way.peek().map(|Reverse((at, ..))| *at);
             let times = [Some(self.next_packet()), arrival, self.call.next_timeout()];

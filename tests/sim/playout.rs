@@ -1,0 +1,107 @@
+//! The AI's audio to the caller, sent in real time: lateness, stalls and clock drift.
+
+use std::time::Duration;
+
+use trunkless::media::frame::SILENCE;
+use trunkless::peer::pattern;
+use trunkless::stream::FromAi;
+
+use crate::world::{Network, World, seeded::Random};
+
+/// The AI's source number in the frame pattern.
+const AGENT: u32 = 9;
+/// Frames that the AI sends: 18 s.
+const FRAMES: u32 = 900;
+
+/// Result of one run, in milliseconds.
+#[derive(Debug)]
+struct Outcome {
+    /// Packets of silence between two frames of speech that follow each other.
+    holes: usize,
+    p50: f64,
+    p99: f64,
+    /// Delay of the last frame of speech.
+    last: f64,
+}
+
+/// The AI streams without a break, a frame every 20 ms; in every 2 s, the last 400 ms are silent.
+/// Frame n is sent `late(n)` ms after its time, in order as over TCP.
+fn stream(late: &dyn Fn(u32) -> f64) -> Outcome {
+    let mut world = World::new(90, Network::default());
+    let speaks = |n: u32| n % 100 < 80;
+    let (mut sent, mut last) = (Vec::new(), 0.0f64);
+    for n in 0..FRAMES {
+        last = last.max(1005.0 + 20.0 * f64::from(n) + late(n));
+        world.run_until(Duration::from_secs_f64(last / 1000.0));
+        sent.push(last);
+        let frame = if speaks(n) { pattern::frame(AGENT, n) } else { [SILENCE; 160] };
+        world.say(FromAi::Audio(&frame));
+    }
+    world.run_to(last as u64 + 3000);
+    let packets = &world.heard.caller;
+    let said: Vec<(usize, f64, u32)> = packets
+        .iter()
+        .enumerate()
+        .filter_map(|(place, (at, _, number))| Some((place, *at, (*number)?)))
+        .collect();
+    let numbers: Vec<u32> = said.iter().map(|(.., number)| *number).collect();
+    assert_eq!(numbers, (0..FRAMES).filter(|n| speaks(*n)).collect::<Vec<_>>(), "speech is lost");
+    for pair in packets.windows(2) {
+        assert_eq!(pair[1].1.wrapping_sub(pair[0].1), 160, "gap in the RTP timestamps");
+    }
+    let follow = said.windows(2).filter(|w| w[1].2 == w[0].2 + 1);
+    let holes = follow.map(|w| w[1].0 - w[0].0 - 1).sum();
+    let delay = |(_, at, number): &(usize, f64, u32)| at - sent[*number as usize];
+    let mut delays: Vec<f64> = said.iter().map(delay).collect();
+    let last = delays[delays.len() - 1];
+    delays.sort_by(f64::total_cmp);
+    let at = |part: f64| delays[(delays.len() as f64 * part) as usize];
+    Outcome { holes, p50: at(0.5), p99: at(0.99), last }
+}
+
+fn jitter(ms: f64) -> impl Fn(u32) -> f64 {
+    let mut random = Random(7);
+    let table: Vec<f64> = (0..FRAMES).map(|_| random.below(1000) as f64 / 1000.0 * ms).collect();
+    move |n| table[n as usize]
+}
+
+#[test]
+fn an_ai_less_late_than_the_grace_leaves_no_hole_and_no_delay() {
+    for ms in [0.0, 5.0, 10.0, 20.0, 38.0] {
+        let outcome = stream(&jitter(ms));
+        println!("jitter {ms} ms: {outcome:?}");
+        assert_eq!(outcome.holes, 0, "jitter {ms} ms");
+        assert!(outcome.p50 <= 0.5 + ms / 4.0 && outcome.p99 <= 5.0 + ms / 2.0, "{outcome:?}");
+        if ms <= 5.0 {
+            assert!(outcome.p50 <= 0.1 && outcome.p99 <= 0.1, "{outcome:?}");
+        }
+    }
+    // beyond the grace, the slots move back until the jitter fits
+    let outcome = stream(&jitter(60.0));
+    println!("jitter 60 ms: {outcome:?}");
+    assert!(outcome.holes <= 12, "{outcome:?}");
+}
+
+/// A stall of the AI leaves one hole. The delay that it leaves behind is worked off in the pauses.
+#[test]
+fn a_stall_leaves_one_hole_and_its_delay_passes() {
+    for ms in [30.0, 100.0, 400.0, 1000.0] {
+        // in the middle of a sentence
+        let late = |n: u32| (230.0 - f64::from(n)) * 20.0 + ms;
+        let outcome = stream(&|n| if n >= 230 { late(n).max(0.0) } else { 0.0 });
+        println!("stall of {ms} ms: {outcome:?}");
+        let silent = outcome.holes as f64 * 20.0;
+        assert!(silent <= ms && (silent > 0.0 || ms <= 40.0), "{ms} ms: {outcome:?}");
+        assert!(outcome.last <= 80.0, "{ms} ms: {outcome:?}");
+    }
+}
+
+#[test]
+fn clock_drift_of_the_ai_leaves_no_hole_and_no_delay() {
+    for ppm in [-300.0, 300.0] {
+        let outcome = stream(&|n| f64::from(n) * 20.0 * ppm / 1e6);
+        println!("{ppm} ppm: {outcome:?}");
+        assert_eq!(outcome.holes, 0, "{ppm} ppm");
+        assert!(outcome.p99 <= 0.1 && outcome.last <= 0.1, "{ppm} ppm: {outcome:?}");
+    }
+}
