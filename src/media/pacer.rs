@@ -23,6 +23,9 @@ const STALL: Duration = Duration::from_millis(200);
 /// How late the next frame of speech may be before silence takes its place. Phones' jitter buffers
 /// absorb this.
 const GRACE: Duration = Duration::from_millis(40);
+/// The least time between packets of silence that catch up with the grid. If speech continues soon,
+/// few of them have come between.
+const CATCH_UP: Duration = Duration::from_millis(10);
 /// How long before its slot a frame may be sent.
 const EARLY: Duration = Duration::from_millis(10);
 /// Messages after which the slots may follow the AI.
@@ -41,6 +44,8 @@ pub struct Pacer {
     index: u64,
     /// The slot of the last frame, and whether it was speech.
     last: Option<(Instant, bool)>,
+    /// When the last frame of speech was sent, which may be after its slot.
+    spoken: Option<Instant>,
     /// When the frame that waits first is due, if it arrived while none was waiting.
     due: Option<Instant>,
     /// True if a frame of silence is due at once, because speech is behind the grid.
@@ -97,6 +102,7 @@ impl Pacer {
             prebuffer,
             index: 0,
             last: None,
+            spoken: None,
             due: None,
             padding: false,
             arrivals: Arrivals::default(),
@@ -150,8 +156,12 @@ impl Pacer {
             Some((at, _)) if self.padding => at,
             Some((at, true)) if audio_waits => self.due.unwrap_or(at + FRAME_TIME),
             Some((at, false)) if audio_waits => self.due.unwrap_or(at),
-            Some((at, true)) => self.grid().max(at + FRAME_TIME + GRACE),
-            _ => self.grid(),
+            Some((at, true)) => {
+                let spoken = self.spoken.map_or(at, |spoken| spoken.max(at));
+                self.grid().max(spoken + FRAME_TIME + GRACE)
+            }
+            Some((at, false)) => self.grid().max(at + CATCH_UP),
+            None => self.grid(),
         }
     }
 
@@ -180,7 +190,7 @@ impl Pacer {
             _ => due,
         };
         if audio {
-            self.due = None;
+            (self.due, self.spoken) = (None, Some(now));
         }
         if talkspurt {
             self.arrivals = Arrivals::default();
@@ -284,7 +294,8 @@ mod tests {
         let speech = [(40.0, false), (47.0, true), (67.0, true), (87.0, true)];
         assert_eq!(times[2..6], speech);
         // the first silence is due 20 ms after the last speech, and waits for the grace
-        assert_eq!(times[6..], [(147.0, false), (147.0, false), (160.0, false), (180.0, false)]);
+        let silence = [147.0, 157.0, 167.0, 180.0].map(|ms| (ms, false));
+        assert_eq!(times[6..], silence);
     }
 
     #[test]
@@ -297,6 +308,24 @@ mod tests {
                 let sent = run(&arrivals, 4400.0);
                 assert_eq!(holes(&sent), 0, "phase {phase}, {late_ms} ms late");
                 assert_eq!(sent.iter().filter(|s| s.2).count(), 200);
+            }
+        }
+    }
+
+    /// A message that is too late costs about the silence that it was late by.
+    #[test]
+    fn a_late_message_leaves_a_short_hole() {
+        for late_ms in [45.0, 60.0, 80.0] {
+            for before in [0.0, 25.0] {
+                // the message before it may be late as well
+                let late = |n: u32| match n {
+                    99 => before,
+                    100 => late_ms,
+                    _ => 0.0,
+                };
+                let holes = holes(&run(&paced(105.0, 200, late), 4400.0));
+                let most = ((late_ms - 40.0) / 10.0) as usize + 1;
+                assert!(holes <= most, "{holes} holes, {late_ms} ms late after {before} ms");
             }
         }
     }
