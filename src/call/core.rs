@@ -33,6 +33,9 @@ use crate::record::recording::Tap;
 use crate::stream::closed::Closed;
 use crate::stream::{FromAi, ToAi};
 
+/// Marks from before `start` that are kept; an AI that sends more is not waiting for them.
+const MAX_EARLY_MARKS: usize = 100;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The AI's stream has not started.
@@ -329,6 +332,10 @@ impl Call {
         }
         match message {
             FromAi::Audio(audio) => self.playing.push_audio(now, audio),
+            // before `start`, no mark can be returned
+            FromAi::Mark(_)
+                if self.phase == Phase::Connecting
+                    && self.playing.marks_waiting() >= MAX_EARLY_MARKS => {}
             FromAi::Mark(name) => self.playing.push_mark(now, name),
             FromAi::Clear => self.playing.clear(now),
             FromAi::Ignored(_) => {}
@@ -358,10 +365,16 @@ impl Call {
         }
         match closed {
             Closed::Orderly(_) if self.phase == Phase::Talking => {
-                let (reason, until) = (EndReason::AiHangup, now + self.limits.drain_on_close);
-                match self.playing.has_audio() && until > now {
-                    true => self.phase = Phase::Finishing { reason, until: Some(until) },
-                    false => self.end(reason),
+                let reason = EndReason::AiHangup;
+                self.playing.no_more_audio();
+                let until = match self.playing.has_audio() {
+                    true => Some(now + self.limits.drain_on_close),
+                    // the last frame has been sent, but not yet played
+                    false => self.playing.played_at(),
+                };
+                match until.filter(|until| *until > now) {
+                    Some(until) => self.phase = Phase::Finishing { reason, until: Some(until) },
+                    None => self.end(reason),
                 }
             }
             Closed::Orderly(_) | Closed::Failed(_) => self.ai_failed(EndReason::AiClosed),
@@ -457,6 +470,8 @@ impl Call {
 
     /// Sends the frames that are due to the caller.
     fn play(&mut self, now: Instant) {
+        // a mark and the next frame are due at the same time: in a recording, the mark is before it
+        self.return_marks(now);
         while self.phase != Phase::Ended
             && let Some(frame) = self.playing.next_frame(now)
         {

@@ -11,7 +11,7 @@ counters! {
     total ANSWERED = "calls_answered", "Calls answered.";
     total FRAMES_LOST = "rtp_frames_lost", "Caller frames that never arrived.";
     total FRAMES_LATE = "rtp_frames_late", "Caller frames dropped because they arrived too late.";
-    total FRAMES_LATE_KEPT = "rtp_frames_late_kept", "Caller frames that came late and were kept.";
+    total FRAMES_LATE_KEPT = "rtp_frames_late_kept", "Caller frames that were late, but kept.";
     total FRAMES_LEFT_OUT = "rtp_frames_left_out", "Quiet caller frames left out after late ones.";
     total PLAYOUT_LEFT_OUT = "playout_frames_left_out", "Quiet AI frames left out to reduce delay.";
     total WRONG_SOURCE = "rtp_wrong_source", "RTP from addresses that no PBX named.";

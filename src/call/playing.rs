@@ -11,10 +11,13 @@ use crate::call::words::Seeds;
 use crate::call::{CallConfig, RemoteMedia};
 use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, SILENCE, Samples};
 use crate::media::g711::{self, Law};
-use crate::media::pacer::Pacer;
+use crate::media::pacer::{GRACE, Pacer};
 use crate::media::playout::Playout;
 use crate::media::quiet::QuietRun;
 use crate::media::sender::{AudioPacket, Sender};
+
+/// Longer messages, from 200 ms on, are not the pieces of an AI that sends in real time.
+const MAX_PACED: usize = 10 * FRAME_SAMPLES;
 
 /// A frame that is now due to be sent to the caller.
 pub(super) struct DueFrame {
@@ -42,6 +45,8 @@ pub(super) struct Playing {
     next_index: u64,
     /// See [`media::Settings::prebuffer`].
     prebuffer: Duration,
+    /// When the AI's last audio message arrived, and its length in bytes.
+    last_message: Option<(Instant, usize)>,
     /// When the last frame of audio will have been played.
     played_at: Option<Instant>,
     /// Marks of the audio sent so far, each with the time at which that audio has been played.
@@ -62,6 +67,7 @@ impl Playing {
             announcements: VecDeque::new(),
             next_index: 0,
             prebuffer: config.media.prebuffer,
+            last_message: None,
             played_at: None,
             marks: VecDeque::new(),
             quiet: QuietRun::default(),
@@ -96,14 +102,40 @@ impl Playing {
 
     /// Queues audio of the AI.
     pub fn push_audio(&mut self, now: Instant, audio: &[u8]) {
-        let waits = self.has_audio();
+        let waited = self.whole_frame_waits();
         self.playout.push_audio(now, audio);
-        if !waits
-            && self.playout.has_audio()
-            && let Some(pacer) = &mut self.pacer
-        {
+        self.last_message = Some((now, audio.len()));
+        let waits = self.whole_frame_waits();
+        if let (false, true, Some(pacer)) = (waited, waits, &mut self.pacer) {
             pacer.on_arrival(now);
         }
+    }
+
+    fn whole_frame_waits(&self) -> bool {
+        !self.announcements.is_empty() || self.playout.queued_bytes() >= FRAME_SAMPLES
+    }
+
+    /// True if a frame waits to be sent. The rest of a message, shorter than a frame, waits for the
+    /// next message if the AI sends in real time, but no longer than silence would.
+    fn frame_waits(&self, pacer: &Pacer) -> bool {
+        if self.whole_frame_waits() || !self.playout.has_audio() {
+            return self.has_audio();
+        }
+        let more_follows = self.last_message.is_some_and(|(at, bytes)| {
+            let length = FRAME_TIME * bytes as u32 / FRAME_SAMPLES as u32;
+            bytes < MAX_PACED && pacer.deadline(true) < at + length + GRACE
+        });
+        !more_follows
+    }
+
+    /// Notes that the AI sends no more audio.
+    pub fn no_more_audio(&mut self) {
+        self.last_message = None;
+    }
+
+    /// Marks whose audio has been sent, or that came without audio.
+    pub fn marks_waiting(&self) -> usize {
+        self.marks.len()
     }
 
     /// Queues a mark of the AI. It comes due when all audio before it has been played.
@@ -153,7 +185,7 @@ impl Playing {
 
     /// True if silence is about to be sent after speech, because nothing more is queued.
     pub fn misses_speech(&self, now: Instant) -> bool {
-        !self.has_audio() && self.pacer.as_ref().is_some_and(|pacer| pacer.ends_speech(now))
+        !self.whole_frame_waits() && self.pacer.as_ref().is_some_and(|p| p.ends_speech(now))
     }
 
     /// When the last frame of audio will have been played.
@@ -171,7 +203,7 @@ impl Playing {
     fn next_slot(&self) -> Option<Instant> {
         match &self.early {
             Some(early) => Some(early.deadline(false)),
-            None => self.pacer.as_ref().map(|pacer| pacer.deadline(self.has_audio())),
+            None => self.pacer.as_ref().map(|pacer| pacer.deadline(self.frame_waits(pacer))),
         }
     }
 
@@ -185,10 +217,13 @@ impl Playing {
             let samples = [SILENCE; FRAME_SAMPLES];
             return Some(DueFrame { index, marker: false, samples, is_audio: false });
         }
-        let has_audio = self.has_audio();
+        let pacer = self.pacer.as_ref()?;
+        // the rest of a message goes out where silence would follow it
+        let rest = pacer.speaks() && self.has_audio();
+        let waits = self.frame_waits(pacer) || rest;
         let pacer = self.pacer.as_mut()?;
-        let slot = pacer.take(now, has_audio);
-        let (lags, is_audio) = (pacer.lags(), has_audio && !slot.padding);
+        let slot = pacer.take(now, waits);
+        let (lags, is_audio) = (pacer.lags(), !slot.silence);
         self.next_index = slot.index + 1;
         let mut samples = [SILENCE; FRAME_SAMPLES];
         if is_audio {

@@ -22,7 +22,7 @@ use crate::media::frame::FRAME_TIME;
 const STALL: Duration = Duration::from_millis(200);
 /// How late the next frame of speech may be before silence takes its place. Phones' jitter buffers
 /// absorb this.
-const GRACE: Duration = Duration::from_millis(40);
+pub const GRACE: Duration = Duration::from_millis(40);
 /// The least time between packets of silence that catch up with the grid. If speech continues soon,
 /// few of them have come between.
 const CATCH_UP: Duration = Duration::from_millis(10);
@@ -89,8 +89,8 @@ pub struct Slot {
     /// First frame of a talkspurt, or after a step of the timestamps: set RTP's marker (RFC 3551
     /// §4.1).
     pub marker: bool,
-    /// The frame has to be silence although speech is waiting.
-    pub padding: bool,
+    /// The frame has to be silence, even if speech is waiting.
+    pub silence: bool,
 }
 
 impl Pacer {
@@ -128,16 +128,17 @@ impl Pacer {
                     None => -(slot.saturating_duration_since(now).as_micros() as i64),
                 };
                 // with a prebuffer, frames are meant to wait for their slots
-                if !self.prebuffer.is_zero() {
-                    slot
-                } else {
+                if self.prebuffer.is_zero() {
                     let shift = self.arrivals.add(late_us);
                     self.shift(shift);
-                    now.max(slot - EARLY)
                 }
+                // and so are those of a burst
+                let burst = self.spoken.is_some_and(|at| now < at + EARLY);
+                let early = if burst || !self.prebuffer.is_zero() { Duration::ZERO } else { EARLY };
+                now.max(slot - early)
             }
             Some((at, false)) => at.max(now + self.prebuffer),
-            None => self.grid().max(now + self.prebuffer),
+            None => now + self.prebuffer,
         };
         self.due = Some(due);
     }
@@ -155,19 +156,27 @@ impl Pacer {
         match self.last {
             Some((at, _)) if self.padding => at,
             Some((at, true)) if audio_waits => self.due.unwrap_or(at + FRAME_TIME),
-            Some((at, false)) if audio_waits => self.due.unwrap_or(at),
+            // while the first frame of a talkspurt waits for more, silence continues
+            Some((at, false)) if audio_waits => self.due.unwrap_or(at).min(self.next_silence(at)),
             Some((at, true)) => {
                 let spoken = self.spoken.map_or(at, |spoken| spoken.max(at));
                 self.grid().max(spoken + FRAME_TIME + GRACE)
             }
-            Some((at, false)) => self.grid().max(at + CATCH_UP),
+            Some((at, false)) => self.next_silence(at),
             None => self.grid(),
         }
+    }
+
+    /// When silence is due after silence that was due at `at`.
+    fn next_silence(&self, at: Instant) -> Instant {
+        self.grid().max(at + CATCH_UP)
     }
 
     /// Takes the slot that is due now. A frame must then be sent in it.
     pub fn take(&mut self, now: Instant, audio: bool) -> Slot {
         let due = self.deadline(audio);
+        let speaks = self.speaks();
+        let audio = audio && (speaks || self.due.is_none_or(|due| due <= now));
         let stalled = now.saturating_duration_since(due) > STALL;
         if stalled {
             let passed = now.saturating_duration_since(self.start).as_micros();
@@ -176,9 +185,9 @@ impl Pacer {
         let index = self.index;
         if std::mem::take(&mut self.padding) {
             self.index += 1;
-            return Slot { index, marker: false, padding: true };
+            return Slot { index, marker: false, silence: true };
         }
-        let talkspurt = audio && !matches!(self.last, Some((_, true)));
+        let talkspurt = audio && !speaks;
         let at = match self.last {
             _ if stalled => now,
             _ if talkspurt && self.prebuffer.is_zero() => now,
@@ -197,12 +206,17 @@ impl Pacer {
         }
         self.index += 1;
         self.last = Some((at, audio));
-        Slot { index, marker: talkspurt || stalled, padding: false }
+        Slot { index, marker: talkspurt || stalled, silence: !audio }
+    }
+
+    /// True if the last frame was speech.
+    pub fn speaks(&self) -> bool {
+        matches!(self.last, Some((_, true)))
     }
 
     /// True if silence is about to follow speech.
     pub fn ends_speech(&self, now: Instant) -> bool {
-        matches!(self.last, Some((_, true))) && self.deadline(false) <= now
+        self.speaks() && self.deadline(false) <= now
     }
 
     /// True if speech has fallen so far behind the grid that it should be padded where it is quiet.
@@ -245,8 +259,8 @@ mod tests {
             }
             while pacer.deadline(waiting > 0) <= now {
                 let slot = pacer.take(now, waiting > 0);
-                out.push((ms, slot.index, waiting > 0));
-                waiting = waiting.saturating_sub(1);
+                out.push((ms, slot.index, !slot.silence));
+                waiting -= usize::from(!slot.silence);
             }
         }
         assert!(out.windows(2).all(|w| w[1].1 == w[0].1 + 1), "a timestamp was skipped");
@@ -386,6 +400,9 @@ mod tests {
         let speech: Vec<f64> = sent.iter().filter(|s| s.2).map(|s| s.0).collect();
         assert_eq!((holes(&sent), speech[0] - arrivals[0].0 >= 99.9), (0, true));
         assert!(speech.windows(2).all(|w| (w[1] - w[0] - 20.0).abs() < 0.11));
+        // the silence before does not pause
+        let before: Vec<f64> = sent.iter().take_while(|s| !s.2).map(|s| s.0).collect();
+        assert_eq!(before, (0..11).map(|n| f64::from(n) * 20.0).collect::<Vec<_>>());
     }
 
     #[test]

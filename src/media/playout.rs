@@ -95,8 +95,8 @@ impl Playout {
             taken = &[];
         }
         self.discarded_bytes += (audio.len() - taken.len()) as u64;
+        self.standing.arrived(now, taken.len(), self.audio.len());
         self.audio.extend(taken);
-        self.standing.arrived(now, taken.len());
         taken.len() == audio.len()
     }
 
@@ -352,5 +352,24 @@ mod tests {
     #[test]
     fn audio_sent_ahead_is_played_whole() {
         assert_eq!(stream(100, 0), (100, 0));
+    }
+
+    /// An utterance sent ahead, a pause of the AI, and then a stream in real time behind it.
+    #[test]
+    fn audio_sent_ahead_is_played_whole_although_the_ai_paused() {
+        let mut playout = Playout::new(1 << 20, Budget::new(1 << 20));
+        let t0 = start();
+        (0..500).for_each(|n| {
+            let frame = if n % 50 < 25 { [SILENCE; 160] } else { [0x10; 160] };
+            playout.push_audio(t0, &frame);
+        });
+        for n in 0..480 {
+            let now = t0 + Duration::from_millis(20 * n);
+            if n >= 250 {
+                playout.push_audio(now, &[0x10; 160]);
+            }
+            playout.next_frame(now);
+        }
+        assert_eq!((playout.left_out, playout.floor_bytes()), (0, 0));
     }
 }

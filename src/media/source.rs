@@ -18,6 +18,8 @@ pub struct SourceLock {
     /// direct media the PBX moves the stream away and back, and packets from both ends are still
     /// arriving when the signalling does.
     named: Vec<SocketAddr>,
+    /// The address named last.
+    latest: Option<SocketAddr>,
     /// The PBX's signalling address, from which a port may be learned as well.
     signalling: IpAddr,
     /// The one source that was learned.
@@ -36,6 +38,7 @@ impl SourceLock {
     pub fn new(signalling: IpAddr) -> SourceLock {
         SourceLock {
             named: Vec::new(),
+            latest: None,
             signalling,
             learned: None,
             learn_until: None,
@@ -47,6 +50,10 @@ impl SourceLock {
 
     /// Accepts `address` from now on. If the list is full, the oldest entry is dropped.
     pub fn name(&mut self, address: SocketAddr) {
+        // RTP does not go to the source of a stream that has moved
+        if self.latest.replace(address) != Some(address) {
+            self.current = None;
+        }
         if !self.named.contains(&address) {
             if self.named.len() == MAX_NAMED {
                 self.named.remove(0);
@@ -77,7 +84,7 @@ impl SourceLock {
 
     /// Returns true if a port may be learned now: while nothing has been heard, because a PBX
     /// behind NAT sends from a port that it cannot know; briefly after time 0; and if the call has
-    /// gone deaf.
+    /// heard no RTP for 2 s.
     fn learns(&self, now: Instant) -> bool {
         let Some(until) = self.learn_until else { return false };
         match self.heard {

@@ -2,8 +2,7 @@
 //! time, left behind by a stall or by clock drift.
 //!
 //! Over windows of 2 s, the queue's floor is the least that was queued. A floor under a stream that
-//! arrives in real time is delay that nothing will ever use, unless the AI has sent that much ahead
-//! on purpose.
+//! arrives in real time is delay without a purpose, unless the AI has sent that much ahead.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::{Duration, Instant};
@@ -25,7 +24,7 @@ pub struct Standing {
     window: Option<Window>,
     /// Audio sent ahead of real time so far; negative after pauses.
     ahead: i64,
-    /// The floor of the last whole window.
+    /// The standing delay of the last whole window; 0 if the AI did not send in real time.
     floor: i64,
     /// Audio that remains to be left out.
     surplus: i64,
@@ -59,12 +58,12 @@ impl Window {
 }
 
 impl Standing {
-    /// Notes that audio has arrived.
-    pub fn arrived(&mut self, now: Instant, samples: usize) {
+    /// Notes that audio has arrived, when `queued` samples were still waiting.
+    pub fn arrived(&mut self, now: Instant, samples: usize, queued: usize) {
         // after a long silence of the AI, the count begins again
         let idle = |w: &Window| now.saturating_duration_since(w.last_arrival) > WINDOW;
-        if self.window.as_ref().is_some_and(idle) {
-            (self.window, self.ahead) = (None, 0);
+        if self.window.as_ref().is_none_or(idle) {
+            (self.window, self.ahead) = (None, queued as i64);
         }
         let window = self.window.get_or_insert_with(|| Window::new(now, now));
         window.pause(now);
@@ -86,19 +85,16 @@ impl Standing {
         if !real_time {
             self.ahead = (self.ahead + excess).max(-(samples_in(WINDOW) as i64));
         }
-        self.floor = window.floor;
-        let standing = self.floor - self.ahead.max(0);
+        let standing = window.floor - self.ahead.max(0);
+        self.floor = if real_time { standing.max(0) } else { 0 };
         self.surplus =
             if real_time && standing > TOLERATED { standing - FRAME_SAMPLES as i64 } else { 0 };
         self.window = (window.arrived > 0).then(|| Window::new(now, window.last_arrival));
-        if self.window.is_none() {
-            self.ahead = 0;
-        }
     }
 
     /// Notes that nothing is queued any more.
     pub fn emptied(&mut self) {
-        self.surplus = 0;
+        (self.surplus, self.floor) = (0, 0);
         self.window.iter_mut().for_each(|window| window.floor = 0);
     }
 
@@ -117,7 +113,7 @@ impl Standing {
         self.surplus >= FRAME_SAMPLES as i64
     }
 
-    /// The floor of the last whole window.
+    /// The standing delay of the last whole window; 0 if the AI did not send in real time.
     pub fn floor(&self) -> u64 {
         self.floor.max(0) as u64
     }

@@ -225,8 +225,9 @@ impl Timeline {
 
     /// Fills the time for which nothing arrived with silence.
     pub fn on_timeout(&mut self, now: Instant) {
-        (self.surplus, self.owed, self.best) = (0, 0, None);
         while self.next_timeout().is_some_and(|at| at <= now) {
+            // our clock takes the timeline to real time
+            (self.surplus, self.owed, self.best) = (0, 0, None);
             let missing = self.missing();
             self.append_silence(missing);
             self.filled += missing as i64;

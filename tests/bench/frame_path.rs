@@ -97,14 +97,15 @@ impl FramePath {
         self.sent += 1;
         self.call.handle(self.now, Input::Rtp { from: self.pbx, data: &packet });
         self.drain();
+        // a worker asks for the next timeout after each input
+        std::hint::black_box(self.call.next_timeout());
         let message = decode(&self.said, SID, &mut self.audio);
         self.call.handle(self.now, Input::Ai(message));
         self.drain();
-        self.call.handle(self.now, Input::Timeout { unix: Duration::from_secs(1_700_000_000) });
-        self.drain();
-        // a worker asks for the next timeout after each input
-        for _ in 0..3 {
-            std::hint::black_box(self.call.next_timeout());
+        // a frame of a paced AI leaves with its message, so a timeout is rare
+        if self.call.next_timeout().is_some_and(|at| at <= self.now) {
+            self.call.handle(self.now, Input::Timeout { unix: Duration::from_secs(1_700_000_000) });
+            self.drain();
         }
     }
 

@@ -69,22 +69,28 @@ async fn an_ai_asks_for_thousands_of_marks_at_once() {
         let text = |value: Value| Message::Text(value.to_string().into());
         let audio: Vec<u8> = (0..250).flat_map(|n| pattern::frame(2, n)).collect();
         let media = json!({"payload": BASE64.encode(audio)});
-        sink.feed(text(json!({"event": "media", "media": media}))).await.expect("sent");
-        for n in 0..MARKS {
-            let mark = json!({"event": "mark", "mark": {"name": name(n)}});
-            sink.feed(text(mark)).await.expect("sent");
-        }
-        sink.send(text(json!({"event": "clear"}))).await.expect("sent");
-        let mut expected = 0;
-        while expected < MARKS {
-            let message = source.next().await.expect("a message").expect("no error");
-            let value: Value =
-                serde_json::from_str(message.to_text().expect("text")).expect("JSON");
-            if value["event"] == "mark" {
-                assert_eq!(value["mark"]["name"], name(expected));
-                expected += 1;
+        let ask = async {
+            sink.feed(text(json!({"event": "media", "media": media}))).await.expect("sent");
+            for n in 0..MARKS {
+                let mark = json!({"event": "mark", "mark": {"name": name(n)}});
+                sink.feed(text(mark)).await.expect("sent");
             }
-        }
+            sink.send(text(json!({"event": "clear"}))).await.expect("sent");
+        };
+        let read = async {
+            let mut expected = 0;
+            while expected < MARKS {
+                let message = source.next().await.expect("a message").expect("no error");
+                let value: Value =
+                    serde_json::from_str(message.to_text().expect("text")).expect("JSON");
+                if value["event"] == "mark" {
+                    assert_eq!(value["mark"]["name"], name(expected));
+                    expected += 1;
+                }
+            }
+        };
+        // an AI that sends for seconds without reading would be given up
+        tokio::join!(ask, read);
     };
     let fault = async |rig: &Rig| {
         let (phone, stream) = rig.fault_call().await;

@@ -108,6 +108,31 @@ fn heavy_jitter_is_soon_waited_for_and_never_out_of_order() {
     }
 }
 
+/// The network delay grows, and shrinks again, while the caller speaks; the AI says nothing, so our
+/// own silence is sent meanwhile.
+#[test]
+fn a_path_that_becomes_longer_is_made_up_for_in_the_next_pause() {
+    for longer_ms in [30, 60, 90, 150, 450, 900] {
+        let mut world = World::new(35, Network::default());
+        world.run_to(2_000);
+        world.delay(Duration::from_millis(longer_ms));
+        world.run_to(6_000);
+        world.talking = false;
+        world.run_to(7_200);
+        assert_clock(&world);
+        assert_real_time(&world);
+        world.talking = true;
+        world.run_to(8_000);
+        world.delay(Duration::ZERO);
+        world.run_to(10_000);
+        rest(&mut world, 11_500);
+        assert_clock(&world);
+        assert_order(&world);
+        assert_real_time(&world);
+        assert_eq!(heard(&world), world.said(), "{longer_ms} ms");
+    }
+}
+
 #[test]
 fn an_hour_of_drift_builds_no_delay() {
     for drift_ppm in [-200, 200] {

@@ -105,3 +105,40 @@ fn clock_drift_of_the_ai_leaves_no_hole_and_no_delay() {
         assert!(outcome.p99 <= 0.1 && outcome.last <= 0.1, "{ppm} ppm: {outcome:?}");
     }
 }
+
+/// Messages that are not whole frames, sent in real time with jitter: no frame is padded.
+#[test]
+fn messages_of_any_length_in_real_time_leave_no_hole() {
+    for (bytes, late_ms) in
+        [(80, 0), (80, 15), (240, 0), (240, 15), (100, 10), (820, 20), (1000, 5)]
+    {
+        let mut world = World::new(91, Network::default());
+        let all: Vec<u8> = (0..400).flat_map(|n| pattern::frame(AGENT, n)).collect();
+        let (mut random, mut last) = (Random(3), 0);
+        for (n, piece) in all.chunks(bytes).enumerate() {
+            let due_us = 1_005_000 + (n * bytes) as u64 * 125;
+            last = last.max(due_us + random.below(late_ms * 1000 + 1));
+            world.run_until(Duration::from_micros(last));
+            world.say(FromAi::Audio(piece));
+        }
+        world.run_to(last / 1000 + 1000);
+        let heard = &world.heard.caller;
+        let first = heard.iter().position(|(.., number)| number.is_some()).expect("speech");
+        let numbers: Vec<Option<u32>> = heard[first..].iter().take(400).map(|h| h.2).collect();
+        let expected: Vec<Option<u32>> = (0..400).map(Some).collect();
+        assert_eq!(numbers, expected, "messages of {bytes} bytes, up to {late_ms} ms late");
+    }
+}
+
+/// The rest of an utterance that does not fill a frame is played in its slot.
+#[test]
+fn the_end_of_an_utterance_is_not_held_back() {
+    let mut world = World::new(92, Network::default());
+    world.run_to(1_003);
+    let all: Vec<u8> = (0..101).flat_map(|n| pattern::frame(AGENT, n)).collect();
+    world.say(FromAi::Audio(&all[..100 * 160 + 50]));
+    world.run_to(4_000);
+    let heard = &world.heard.caller;
+    let last = heard.iter().rposition(|(.., number)| number.is_some()).expect("speech");
+    assert!((heard[last + 1].0 - heard[last].0 - 20.0).abs() < 0.1, "{:?}", &heard[last..last + 3]);
+}

@@ -31,6 +31,8 @@ pub struct Network {
     pub duplicate: u32,
     /// Each packet is delayed by a random time up to this.
     pub jitter: Duration,
+    /// Each packet is delayed by this as well, but none overtakes another because of it.
+    pub delay: Duration,
     /// How much faster the caller's clock is, in parts per million.
     pub drift_ppm: i64,
 }
@@ -68,6 +70,8 @@ pub struct World {
     sender: Sender,
     /// Packet slots of the caller so far, including those in which the phone was paused.
     sent: u64,
+    /// When the last packet had passed the part of the path with the constant delay.
+    delayed: Instant,
     /// Packets in transit: arrival, packet count, bytes.
     on_the_way: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>>,
     /// While true, the caller sends numbered frames; otherwise silence.
@@ -133,6 +137,7 @@ impl World {
             random: seeded::Random(seed | 1),
             sender: Sender::new(7, 65_500, 0),
             sent: 0,
+            delayed: now,
             on_the_way: BinaryHeap::new(),
             talking: true,
             pauses_every: 0,
@@ -148,6 +153,11 @@ impl World {
     /// Turns the loss of all packets on or off.
     pub fn silence(&mut self, on: bool) {
         self.network.loss = if on { 1000 } else { 0 };
+    }
+
+    /// Delays each packet by this from now on, besides the jitter. Packets stay in order.
+    pub fn delay(&mut self, delay: Duration) {
+        self.network.delay = delay;
     }
 
     /// The caller says nothing more, and the network is good again.
@@ -224,7 +234,9 @@ impl World {
         let copies = 1 + u32::from(self.random.below(1000) < u64::from(self.network.duplicate));
         for _ in 0..copies {
             let delay = self.random.below(self.network.jitter.as_micros() as u64 + 1);
-            let at = leaves + Duration::from_micros(delay);
+            let ready = self.delayed.max(leaves + self.network.delay);
+            self.delayed = ready;
+            let at = ready + Duration::from_micros(delay);
             self.on_the_way.push(Reverse((at, self.sent, packet.to_vec())));
         }
     }

@@ -469,6 +469,9 @@ impl Live {
         buffers: &mut Buffers,
     ) -> bool {
         let running = &mut self.running;
+        // messages are what an AI event is about to read anyway
+        let is_ai = matches!(cause, Cause::Ai { .. });
+        let more = !is_ai && running.read_before_silence(now, &mut buffers.scratch);
         match cause {
             Cause::Woken => {
                 let mut cx = Context::from_waker(waker.unwrap_or(Waker::noop()));
@@ -480,7 +483,7 @@ impl Live {
                     return running.take_messages(now, MAX_MESSAGES, &mut buffers.scratch);
                 }
             }
-            Cause::Timer => return running.on_timeout(now, buffers),
+            Cause::Timer => running.on_timeout(now, buffers),
             Cause::Readable(channel) => {
                 running.on_readable(now, channel, &mut buffers.datagram);
             }
@@ -494,7 +497,7 @@ impl Live {
                 }
             }
         }
-        false
+        more
     }
 }
 

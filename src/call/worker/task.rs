@@ -256,24 +256,28 @@ impl Running {
         self.call.next_timeout().into_iter().chain(stalls_at).min()
     }
 
-    /// Handles a deadline. Returns true if the AI has sent more than is read in one turn.
-    pub fn on_timeout(&mut self, now: Instant, buffers: &mut Buffers) -> bool {
-        // after a stall of this process, packets and messages may be waiting although silence is
-        // about to be inserted, so they are read first
+    /// Reads the AI's messages if silence is about to be sent in their place: after a stall of this
+    /// process they may be waiting. Returns true if there are more than are read in one turn.
+    pub fn read_before_silence(&mut self, now: Instant, scratch: &mut Scratch) -> bool {
+        if !self.call.misses_speech(now) {
+            return false;
+        }
+        self.ai.iter_mut().for_each(|ai| ai.readable(false));
+        self.take_messages(now, MAX_MESSAGES, scratch)
+    }
+
+    /// Handles a deadline.
+    pub fn on_timeout(&mut self, now: Instant, buffers: &mut Buffers) {
+        // after a stall of this process, packets may be waiting although the timeline is about to
+        // insert silence, so they are read first
         if self.call.misses_audio(now) {
             self.take_datagrams(now, Channel::Rtp, BURST, &mut buffers.datagram);
-        }
-        let mut more = false;
-        if self.call.misses_speech(now) {
-            self.ai.iter_mut().for_each(|ai| ai.readable(false));
-            more = self.take_messages(now, MAX_MESSAGES, &mut buffers.scratch);
         }
         if self.ai.as_ref().and_then(AiSocket::stalls_at).is_some_and(|at| at <= now) {
             self.on_closed(now, Closed::Stalled);
         }
         self.call.handle(now, Input::Timeout { unix: unix() });
         self.playout_floor.set(self.call.playout_floor_bytes());
-        more
     }
 
     /// Reads from a readable socket: one datagram, or several if they arrive close together.
@@ -302,8 +306,8 @@ impl Running {
             warn!(
                 call = self.offer.id,
                 pbx = &*self.offer.pbx,
-                "the PBX sends payload type {payload_type}, although the SDP agreed on another: \
-                 decoded all the same"
+                "the PBX sends payload type {payload_type}, although another was agreed on; it is \
+                 decoded anyway"
             );
         }
         if !self.misdirected_logged
