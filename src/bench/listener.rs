@@ -27,7 +27,7 @@ pub struct Heard {
     pub flood_ends: Vec<FloodEnd>,
 }
 
-/// One caller's ear.
+/// The frames as one caller hears them.
 #[derive(Debug, Default)]
 pub struct Listener {
     ledger: Ledger,

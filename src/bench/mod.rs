@@ -2,12 +2,11 @@
 //! from outside.
 //!
 //! The generator's two threads share the machine with the bridge they measure. Each is therefore a
-//! single loop over epoll and a timer, with one system call per packet and no allocation on the
-//! frame path. [`callers`] is the PBX with all its phones; [`ai`] is the WebSocket server behind
-//! the bridge. Both send by an absolute clock ([`schedule`]), stamp every frame ([`stamp`]) and
-//! account for what arrives ([`ledger`], [`pacing`]). [`run`] is one measurement, from the start
-//! of the bridge to its end; [`report`] holds its results; [`ramp`] adds calls until something
-//! breaks.
+//! single loop over epoll and a timer, with one system call per packet. [`callers`] is the PBX with
+//! all its phones; [`ai`] is the WebSocket server behind the bridge. Both send by an absolute clock
+//! ([`schedule`]), stamp every frame ([`stamp`]) and account for what arrives ([`ledger`],
+//! [`pacing`]). [`run`] is one measurement, from the start of the bridge to its end; [`report`]
+//! holds its results; [`ramp`] adds calls until something breaks.
 //!
 //! A *frame* is 20 ms of one call in one direction. A bridge that decodes and re-encodes mu-law
 //! must return the same bytes, so the stamps avoid both byte values that stand for zero.

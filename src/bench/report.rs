@@ -15,7 +15,7 @@ use crate::bench::verdict;
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub machine: Machine,
-    /// Cargo profile of trunkless; published figures are measured with `dist`.
+    /// Cargo profile of trunkless.
     pub profile: &'static str,
     /// Concurrent calls requested.
     pub calls_wanted: u32,

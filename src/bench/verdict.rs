@@ -17,8 +17,9 @@ const HELD_UP_SHARE: f64 = 0.01;
 const STOLEN_PERCENT: f64 = 1.0;
 /// … or if other processes used more than this share of it.
 const OTHERS_PERCENT: f64 = 5.0;
-/// Silence in place of speech that is late by no more than this is the bridge's fault.
-const GRACE_MS: u32 = 20;
+/// Silence in place of speech that is late by no more than this is the bridge's fault. A bridge
+/// should wait 40 ms, and the generator itself may be 5 ms late.
+const GRACE_MS: u32 = 35;
 
 /// Returns why a thread's lateness invalidates the measurement; `None` if it does not.
 pub fn why_not_valid(who: &str, lateness: &Times) -> Option<String> {

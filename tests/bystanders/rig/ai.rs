@@ -69,7 +69,7 @@ struct Talk {
     socket: WebSocketStream<TcpStream>,
     calls: Calls,
     sid: String,
-    /// The call, once the caller has said its number.
+    /// The call, once a numbered frame has arrived.
     call: Option<Arc<Call>>,
     /// When the next frame is due.
     next: Option<Instant>,

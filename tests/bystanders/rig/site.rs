@@ -16,7 +16,7 @@ pub type Objects = Box<dyn Fn() -> Vec<String>>;
 
 pub struct Site {
     pub config: Config,
-    /// A text in the log of a bridge that takes calls.
+    /// Log text that means the bridge is ready for calls.
     pub ready: &'static str,
     pub dial: Dial,
     /// Where the two AIs listen.
