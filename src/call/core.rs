@@ -340,7 +340,15 @@ impl Call {
             FromAi::Clear => self.playing.clear(now),
             FromAi::Ignored(_) => {}
         }
+        self.tap_marks();
         self.return_marks(now);
+    }
+
+    /// Puts the marks that have been passed into the recording, behind the last frame sent.
+    fn tap_marks(&mut self) {
+        let recording = self.recording;
+        let taps = self.playing.passed_marks().map(|name| Output::Tap(Tap::Mark(name.to_owned())));
+        self.out.extend(taps.filter(|_| recording));
     }
 
     /// Returns the marks whose audio has been played, once the AI's stream has started.
@@ -349,9 +357,6 @@ impl Call {
             return;
         }
         while let Some(name) = self.playing.next_mark(now) {
-            if self.recording {
-                self.out.push_back(Output::Tap(Tap::Mark(name.clone())));
-            }
             if self.phase == Phase::Talking {
                 self.out.push_back(Output::Ai(ToAi::Mark(name)));
             }
@@ -470,12 +475,11 @@ impl Call {
 
     /// Sends the frames that are due to the caller.
     fn play(&mut self, now: Instant) {
-        // a mark and the next frame are due at the same time: in a recording, the mark is before it
-        self.return_marks(now);
         while self.phase != Phase::Ended
             && let Some(frame) = self.playing.next_frame(now)
         {
             self.send_frame(&frame);
+            self.tap_marks();
             if let Phase::Finishing { until, .. } = &mut self.phase
                 && frame.is_audio
                 && !self.playing.has_audio()

@@ -51,6 +51,8 @@ pub(super) struct Playing {
     played_at: Option<Instant>,
     /// Marks of the audio sent so far, each with the time at which that audio has been played.
     marks: VecDeque<(Instant, String)>,
+    /// How many of `marks`, at the end, are not in the recording yet.
+    untapped: usize,
     /// Finds the places where silence can be added, when the AI is slower than real time.
     quiet: QuietRun,
     /// True if the next packet has to have the marker, because earlier ones were not sent.
@@ -70,6 +72,7 @@ impl Playing {
             last_message: None,
             played_at: None,
             marks: VecDeque::new(),
+            untapped: 0,
             quiet: QuietRun::default(),
             resumes: true,
         }
@@ -153,7 +156,17 @@ impl Playing {
 
     /// Takes over the marks whose audio will have been played at `at`.
     fn collect_marks(&mut self, at: Instant) {
-        self.marks.extend(std::iter::from_fn(|| self.playout.next_mark()).map(|name| (at, name)));
+        while let Some(name) = self.playout.next_mark() {
+            self.marks.push_back((at, name));
+            self.untapped += 1;
+        }
+    }
+
+    /// The marks that have been passed since the last call. In a recording, they are at the end of
+    /// the last frame.
+    pub fn passed_marks(&mut self) -> impl Iterator<Item = &str> {
+        let first = self.marks.len() - std::mem::take(&mut self.untapped);
+        self.marks.iter().skip(first).map(|(_, name)| &**name)
     }
 
     /// Returns the next mark whose audio has been played.
@@ -173,6 +186,7 @@ impl Playing {
         self.playout.clear();
         while self.playout.next_mark().is_some() {}
         self.marks.clear();
+        self.untapped = 0;
     }
 
     pub fn has_audio(&self) -> bool {

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
+use trunkless::media::Settings;
 use trunkless::media::g711::Law;
 use trunkless::media::receiver::{Format, Receiver};
 
@@ -16,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 fuzz_target!(|data: &[u8]| {
     let start = Instant::now();
     let source = "192.0.2.10:4000".parse().expect("an address");
-    let mut receiver = Receiver::new("192.0.2.10".parse().expect("an address"), REORDER);
+    let mut receiver = Receiver::new("192.0.2.10".parse().expect("an address"), &Settings::default());
     let format = Format { law: Law::Mu, payload_type: 0, dtmf_payload_type: Some(101) };
     receiver.set_remote(source, format);
     receiver.start(start);
@@ -41,9 +42,9 @@ fuzz_target!(|data: &[u8]| {
     assert!(frames <= time + AHEAD, "{frames} frames in {time} slots");
 });
 
-const REORDER: Duration = Duration::from_millis(40);
-/// Upper limit on the frames that a sender may be ahead of time before the receiver cuts them.
-const AHEAD: u64 = 20_000;
+/// Upper limit on the frames that a sender may be ahead of time: a second of late audio, 2 s of
+/// concealed loss and the longest packet.
+const AHEAD: u64 = 50 + 100 + 12;
 
 fn drain(receiver: &mut Receiver) -> u64 {
     while receiver.next_digit().is_some() {}
