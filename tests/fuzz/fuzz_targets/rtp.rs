@@ -4,6 +4,7 @@
 //! a datagram.
 #![no_main]
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
@@ -16,8 +17,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 fuzz_target!(|data: &[u8]| {
     let start = Instant::now();
-    let source = "192.0.2.10:4000".parse().expect("an address");
-    let mut receiver = Receiver::new("192.0.2.10".parse().expect("an address"), &Settings::default());
+    let source: SocketAddr = "192.0.2.10:4000".parse().expect("an address");
+    let mut receiver = Receiver::new(source.ip(), &Settings::default());
     let format = Format { law: Law::Mu, payload_type: 0, dtmf_payload_type: Some(101) };
     receiver.set_remote(source, format);
     receiver.start(start);
