@@ -86,7 +86,7 @@ impl Bridge {
     }
 
     /// Returns the last lines of the log.
-    pub fn last_words(&self) -> String {
+    pub fn log_tail(&self) -> String {
         let log = std::fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().collect();

@@ -258,13 +258,13 @@ impl<'a> Running<'a> {
                 return Err(io::Error::other("a generator thread ended unexpectedly"));
             }
             if let Some(status) = self.bridge.has_ended() {
-                let log = self.bridge.last_words();
+                let log = self.bridge.log_tail();
                 return Err(io::Error::other(format!(
                     "the bridge exited ({status}); its log ends with:\n{log}"
                 )));
             }
             if begin.elapsed() > limit {
-                let log = self.bridge.last_words();
+                let log = self.bridge.log_tail();
                 return Err(io::Error::other(format!(
                     "timed out after {} s waiting for: {what}; the bridge's log ends with:\n{log}",
                     limit.as_secs_f64()

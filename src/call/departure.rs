@@ -1,6 +1,5 @@
-//! The caller's fate when a call ends: decided here, for every source. In ARI mode, callers whom
-//! the source refuses before their call starts, or whose bridge fails, always continue in the
-//! dialplan.
+//! Decides where the caller goes when a call ends, for every source. In ARI mode, callers whom the
+//! source refuses before their call starts, or whose bridge fails, always continue in the dialplan.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::call::end::{CallerFate, EndReason};

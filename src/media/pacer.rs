@@ -82,6 +82,15 @@ impl Arrivals {
     }
 }
 
+/// Returns the time from `earlier` to `later` in microseconds; negative if it is the other way
+/// round.
+fn micros_between(earlier: Instant, later: Instant) -> i64 {
+    match later.checked_duration_since(earlier) {
+        Some(time) => time.as_micros() as i64,
+        None => -(earlier.saturating_duration_since(later).as_micros() as i64),
+    }
+}
+
 /// The slot for one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
@@ -122,20 +131,14 @@ impl Pacer {
     pub fn on_arrival(&mut self, now: Instant) {
         let due = match self.last {
             Some((at, true)) => {
-                let slot = at + FRAME_TIME;
-                let late_us = match now.checked_duration_since(slot) {
-                    Some(late) => late.as_micros() as i64,
-                    None => -(slot.saturating_duration_since(now).as_micros() as i64),
-                };
-                // with a prebuffer, frames are meant to wait for their slots
-                if self.prebuffer.is_zero() {
-                    let shift = self.arrivals.add(late_us);
-                    self.shift(shift);
-                }
-                // and so are those of a burst
+                let late_us = micros_between(at + FRAME_TIME, now);
+                // with a prebuffer, and in a burst, each frame keeps to its slot
                 let burst = self.spoken.is_some_and(|at| now < at + EARLY);
-                let early = if burst || !self.prebuffer.is_zero() { Duration::ZERO } else { EARLY };
-                now.max(slot - early)
+                match (self.prebuffer.is_zero(), burst) {
+                    (false, _) => now.max(at + FRAME_TIME),
+                    (true, true) => now.max(self.follow(at, late_us) + FRAME_TIME),
+                    (true, false) => now.max(self.follow(at, late_us) + FRAME_TIME - EARLY),
+                }
             }
             Some((at, false)) => at.max(now + self.prebuffer),
             None => now + self.prebuffer,
@@ -143,12 +146,14 @@ impl Pacer {
         self.due = Some(due);
     }
 
-    /// Moves the slots of speech.
-    fn shift(&mut self, by_us: i64) {
-        let Some((at, true)) = self.last else { return };
+    /// Counts the arrival of a message. Returns the last slot, `at`, moved if the slots follow the
+    /// AI now.
+    fn follow(&mut self, at: Instant, late_us: i64) -> Instant {
+        let by_us = self.arrivals.add(late_us);
         let by = Duration::from_micros(by_us.unsigned_abs());
         let moved = if by_us < 0 { at.checked_sub(by).unwrap_or(at) } else { at + by };
         self.last = Some((moved, true));
+        moved
     }
 
     /// When the next frame is due. `audio_waits`: there is speech to send, not silence.

@@ -11,7 +11,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -19,7 +18,8 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use crate::stream::closed::{Closed, close_kind, closed};
 use crate::stream::connect::{MAX_MESSAGE_BYTES, Socket};
 use crate::stream::dialect::Codec;
-use crate::stream::frames::{self, Frames, Next};
+use crate::stream::frames::{Frames, Next};
+use crate::stream::scratch::Scratch;
 use crate::stream::{FromAi, ToAi};
 
 /// Audio frames (1 s) that may wait for a slow AI; then the oldest is dropped.
@@ -39,8 +39,6 @@ const CHUNK_BYTES: usize = 2 * 1024;
 const TURN_BYTES: usize = 32 * 1024;
 /// Capacity that the audio buffer may keep after a long message.
 const KEPT_BYTES: usize = 16 * 1024;
-/// Bytes read at once.
-const INPUT_BYTES: usize = 16 * 1024;
 
 /// Why [`AiSocket::read`] stopped.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,56 +60,6 @@ pub struct Counts {
     pub dropped_control: u64,
     /// Messages that were not understood.
     pub ignored: u64,
-}
-
-/// Buffers for writing and reading, shared by many streams. Shared, they stay in the processor's
-/// cache; separate buffers of a thousand streams would not. They hold no data from one turn of a
-/// stream to the next.
-pub struct Scratch {
-    /// The text of the message being encoded.
-    text: BytesMut,
-    /// Frames to be sent by the next [`AiSocket::pump`].
-    frames: Vec<u8>,
-    /// Received bytes.
-    input: Box<[u8]>,
-    /// Decoded audio of a message.
-    audio: Vec<u8>,
-    /// Random bytes, four for each mask.
-    masks: [u8; 256],
-    /// Bytes of `masks` not used yet.
-    masks_left: usize,
-}
-
-impl Default for Scratch {
-    fn default() -> Scratch {
-        Scratch {
-            text: BytesMut::new(),
-            frames: Vec::new(),
-            input: vec![0; INPUT_BYTES].into(),
-            audio: Vec::new(),
-            masks: [0; 256],
-            masks_left: 0,
-        }
-    }
-}
-
-impl Scratch {
-    /// Returns an unpredictable mask (RFC 6455 §10.3), so that no proxy on the way can be fooled.
-    fn mask(&mut self) -> [u8; 4] {
-        if self.masks_left < 4 {
-            // if this fails, the old ones are used again: they are not secret from the AI anyway
-            let _ = getrandom::fill(&mut self.masks);
-            self.masks_left = self.masks.len();
-        }
-        self.masks_left -= 4;
-        *self.masks[self.masks_left..].first_chunk().unwrap_or(&[0; 4])
-    }
-
-    /// Appends a text message to the frames.
-    fn write(&mut self, text: &[u8]) {
-        let mask = self.mask();
-        frames::write_text(text, mask, &mut self.frames);
-    }
 }
 
 /// The WebSocket of one stream.

@@ -16,6 +16,7 @@ use trunkless::config::resolve::resolve;
 use trunkless::config::{Source, load};
 
 use crate::call::Call;
+use crate::overlay::lay_over;
 use crate::pbx::Pbx;
 use crate::stream::Stream;
 use crate::strict::Ai;
@@ -144,17 +145,6 @@ impl Bridge {
         };
         timeout(Duration::from_secs(10), rest).await.expect("the app ends");
         all
-    }
-}
-
-fn lay_over(below: &mut toml::Table, above: toml::Table) {
-    for (key, value) in above {
-        match (below.get_mut(&key), value) {
-            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => lay_over(below, above),
-            (_, value) => {
-                below.insert(key, value);
-            }
-        }
     }
 }
 

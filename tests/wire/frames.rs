@@ -10,7 +10,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio_tungstenite::tungstenite::WebSocket;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use trunkless::stream::dialect::Dialect;
-use trunkless::stream::socket::{AiSocket, Scratch, Stop};
+use trunkless::stream::scratch::Scratch;
+use trunkless::stream::socket::{AiSocket, Stop};
 use trunkless::stream::wire::Wire;
 use trunkless::stream::{FromAi, StreamInfo};
 

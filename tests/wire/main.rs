@@ -34,6 +34,8 @@ mod lifecycle;
 mod limits;
 mod marks;
 mod network;
+#[path = "../fixtures/overlay.rs"]
+mod overlay;
 mod recording;
 mod registration;
 mod signalling;

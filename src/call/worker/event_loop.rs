@@ -29,16 +29,16 @@ use tracing::warn;
 use crate::call::end::EndReason;
 use crate::call::leg::{Channel, MAX_DATAGRAM};
 use crate::call::worker::inbox::{CallWaker, Inbox, InboxMessage};
+use crate::call::worker::rate::Rate;
 use crate::call::worker::task::{RareEvents, Record, Running};
 use crate::call::worker::token::{Socket, Token};
 use crate::stream::closed::Closed;
-use crate::stream::socket::{AiSocket, FAREWELL, Scratch};
+use crate::stream::scratch::Scratch;
+use crate::stream::socket::{AiSocket, FAREWELL};
 
 /// Under load, events are batched at this interval, because waking for each one costs more than
 /// handling it. Otherwise, events are handled at once.
 const BATCH_INTERVAL: Duration = Duration::from_micros(250);
-/// Load begins at this many events per millisecond: two per batch, or the load of about 50 calls.
-const BUSY_RATE: usize = 8;
 /// At most this many events are taken from the kernel at once, so that due timers are not late.
 const MAX_EVENTS: usize = 64;
 /// Messages read from one AI before the other calls get their turn.
@@ -109,35 +109,6 @@ pub(in crate::call) struct Worker {
     /// Slots whose AI has sent, or is to be sent, more than one turn allows.
     starved: Vec<Token>,
     buffers: Buffers,
-}
-
-/// Measures the event rate, over at least a millisecond at a time.
-struct Rate {
-    /// Start of the current measurement.
-    since: Instant,
-    /// Events since then.
-    events: usize,
-    /// True if the last completed measurement was at or above [`BUSY_RATE`].
-    high: bool,
-}
-
-impl Rate {
-    fn new(now: Instant) -> Rate {
-        Rate { since: now, events: 0, high: false }
-    }
-
-    fn count(&mut self, now: Instant, events: usize) {
-        self.events += events;
-        let passed = now.saturating_duration_since(self.since);
-        if passed >= Duration::from_millis(1) {
-            self.high = self.events as u128 * 1000 >= BUSY_RATE as u128 * passed.as_micros();
-            (self.since, self.events) = (now, 0);
-        }
-    }
-
-    fn is_high(&self) -> bool {
-        self.high
-    }
 }
 
 /// Buffers that all calls of the worker use in turn.

@@ -1,10 +1,11 @@
 //! The threads that calls run on. [`pool`] starts them and assigns calls to them, [`event_loop`]
-//! runs on each of them, [`inbox`] holds messages from other threads, and [`token`] identifies the
-//! call and socket of an event. [`task`] is one call there: its packets, its AI's messages and its
-//! timers.
+//! runs on each of them, [`inbox`] holds messages from other threads, [`rate`] decides when events
+//! are batched, and [`token`] identifies the call and socket of an event. [`task`] is one call
+//! there: its packets, its AI's messages and its timers.
 
 mod event_loop;
 mod inbox;
 pub mod pool;
+mod rate;
 pub mod task;
 mod token;

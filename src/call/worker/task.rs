@@ -27,7 +27,8 @@ use crate::media::frame::RATE;
 use crate::stream::closed::Closed;
 use crate::stream::connect::{ConnectError, Socket};
 use crate::stream::dialect::{Dialect, sid};
-use crate::stream::socket::{AiSocket, Counts, Scratch, Stop};
+use crate::stream::scratch::Scratch;
+use crate::stream::socket::{AiSocket, Counts, Stop};
 use crate::stream::{FromAi, StreamInfo};
 use crate::telemetry::Masked;
 

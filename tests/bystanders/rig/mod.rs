@@ -5,18 +5,18 @@
 //! Bystanders::new(Site::direct("")).during(async |rig| { /* the fault */ }).await;
 //! ```
 //!
-//! After the fault, these are asserted for every bystander and each direction:
+//! After the fault, the rig asserts for every bystander, in each direction:
 //!
 //! - Every frame arrived once, in order and unchanged.
 //! - No two frames are separated by more than one frame of silence or of standstill.
 //! - 99 % of the frames were delayed by at most 5 ms more than usual (15 ms in a build without
-//!   optimisation). The usual delay of a call is
-//!   the median of the second before the fault, so that the phase of its slots does not matter.
+//!   optimisation). The usual delay of a call is the median of the second before the fault, so that
+//!   the phase of its slots does not matter.
 //!
 //! Time that the host takes away is measured (`canary`): the rig's threads run too late, or threads
 //! of bridge or PBX wait for a CPU. It is subtracted from gaps and delays, but a lost frame is
-//! always a failure. A fault that needs much CPU time belongs in [`Rig::attack`], which lowers
-//! its priority.
+//! always a failure. A fault that needs much CPU time belongs in [`Rig::attack`], which lowers its
+//! priority.
 //!
 //! Then the bridge must hold what it held before:
 //!
@@ -31,10 +31,13 @@ mod callers;
 mod calls;
 pub mod canary;
 pub mod judge;
+#[path = "../../fixtures/overlay.rs"]
+mod overlay;
 mod program;
 mod site;
 mod wait;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
@@ -99,13 +102,20 @@ pub struct Rig {
 
 /// The measurements of a run that satisfied every bound, the worst of all calls.
 #[derive(Debug)]
-#[allow(dead_code, reason = "printed")]
 pub struct Report {
     to_ai: Figures,
     to_caller: Figures,
     /// Time that the host took away during fault and aftermath.
     stalled: Duration,
     memory: [Memory; 2],
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { to_ai, to_caller, stalled, memory } = self;
+        write!(f, "to the AI {to_ai:?}, to the caller {to_caller:?}, ")?;
+        write!(f, "stalled by the host {stalled:?}, memory {memory:?}")
+    }
 }
 
 impl Bystanders {
@@ -131,7 +141,7 @@ impl Bystanders {
     /// holds more afterwards than before.
     pub async fn during(self, fault: impl AsyncFnMut(&Rig)) {
         match self.verdict(fault).await {
-            Ok(report) => println!("{report:?}"),
+            Ok(report) => println!("{report}"),
             Err(faults) => panic!("{faults}"),
         }
     }
@@ -183,7 +193,7 @@ impl Bystanders {
         let report = Report { to_ai, to_caller, stalled, memory: [memory, now] };
         match faults.is_empty() {
             true => Ok(report),
-            false => Err(rig.complaint([faults, vec![format!("{report:?}")]].concat())),
+            false => Err(rig.complaint([faults, vec![report.to_string()]].concat())),
         }
     }
 }
@@ -223,14 +233,14 @@ impl Rig {
             pass(Duration::from_millis(3)).await;
         }
         let up = until(2 * LIMIT, || self.everyone(|c| c.state().packets > 10)).await;
-        assert!(up, "not every bystander is connected:\n{}", self.program.last_words());
+        assert!(up, "not every bystander is connected:\n{}", self.program.log_tail());
         self.calls().iter().for_each(|call| call.talk(true));
         let heard = |c: &Call| {
             let state = c.state();
             !state.to_ai.heard.is_empty() && !state.to_caller.heard.is_empty()
         };
         let up = until(LIMIT, || self.everyone(heard)).await;
-        assert!(up, "not every bystander is heard:\n{}", self.program.last_words());
+        assert!(up, "not every bystander is heard:\n{}", self.program.log_tail());
     }
 
     /// Ends the first calls. Returns what bridge and PBX hold without calls.
@@ -336,7 +346,7 @@ impl Rig {
         let more = faults.len().saturating_sub(30);
         let shown = faults[..faults.len() - more].join("\n");
         let more = if more > 0 { format!("\nand {more} more") } else { String::new() };
-        format!("bystanders noticed:\n{shown}{more}\nlog:\n{}", self.program.last_words())
+        format!("bystanders noticed:\n{shown}{more}\nlog:\n{}", self.program.log_tail())
     }
 }
 

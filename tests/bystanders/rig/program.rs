@@ -83,7 +83,7 @@ impl Program {
     }
 
     /// The last lines of the log.
-    pub fn last_words(&self) -> String {
+    pub fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use super::callers::Dial;
+use super::overlay::lay_over;
 
 static NEXT: AtomicU8 = AtomicU8::new(1);
 
@@ -80,15 +81,4 @@ pub fn fault_pbx(offender: Ipv4Addr, ai: &str) -> String {
         "[pbx.fault]\nmode = \"sip\"\n[pbx.fault.ai]\nurl = \"{ai}\"\n\
          [pbx.fault.sip]\nregister = false\npeers = [\"{offender}\"]\n"
     )
-}
-
-fn lay_over(below: &mut toml::Table, above: toml::Table) {
-    for (key, value) in above {
-        match (below.get_mut(&key), value) {
-            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => lay_over(below, above),
-            (_, value) => {
-                below.insert(key, value);
-            }
-        }
-    }
 }

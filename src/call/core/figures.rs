@@ -1,0 +1,52 @@
+//! The state of a call that its worker reads: what its audio lacks, and its figures at the end.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::call::core::Call;
+use crate::call::words::Summary;
+
+impl Call {
+    /// True if no RTP has arrived for long enough that the timeline is about to insert silence.
+    pub fn misses_audio(&self, now: Instant) -> bool {
+        let due = self.hearing.receiver.next_timeout();
+        self.past.answered.is_some() && due.is_some_and(|at| at <= now)
+    }
+
+    /// True if silence is about to be sent after the AI's speech, because nothing more has come.
+    pub fn misses_speech(&self, now: Instant) -> bool {
+        self.playing.misses_speech(now)
+    }
+
+    /// The source of RTP that is being dropped and the address announced by the PBX, if RTP keeps
+    /// arriving from elsewhere and none from there.
+    pub fn misdirected(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.hearing.misdirected()
+    }
+
+    /// AI audio that stayed queued throughout the last two seconds of streaming.
+    pub fn playout_floor_bytes(&self) -> u64 {
+        self.playing.playout.floor_bytes()
+    }
+
+    /// The first payload type that arrived although another law was agreed.
+    pub fn unagreed(&self) -> Option<u8> {
+        self.hearing.receiver.unagreed()
+    }
+
+    pub fn summary(&self, now: Instant) -> Summary {
+        Summary {
+            talk: self.past.answered.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
+            setup: self.past.answered.unwrap_or(now).saturating_duration_since(self.created),
+            answered: self.past.answered.is_some(),
+            received: self.hearing.receiver.counts(),
+            packets_sent: self.playing.sender.packets(),
+            preroll_dropped: self.hearing.preroll_dropped(),
+            playout_discarded: self.playing.playout.discarded_bytes,
+            playout_left_out: self.playing.playout.left_out,
+            playout_floor_bytes: self.playing.playout.floor_bytes(),
+            round_trip: self.rtcp.peer.and_then(|p| p.round_trip),
+        }
+    }
+}
