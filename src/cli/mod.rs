@@ -69,16 +69,18 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Receives SIGTERM and Ctrl-C.
+/// Receives SIGTERM, SIGQUIT and Ctrl-C.
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
 }
 
 impl Stop {
     fn new() -> std::io::Result<Stop> {
         let terminate = signal(SignalKind::terminate())?;
-        Ok(Stop { terminate, interrupt: signal(SignalKind::interrupt())? })
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Stop { terminate, interrupt, quit: signal(SignalKind::quit())? })
     }
 
     /// Waits for the next signal. Cancel-safe.
@@ -86,6 +88,7 @@ impl Stop {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 }

@@ -1,9 +1,11 @@
-//! `trunkless run`: the daemon.
+//! `trunkless run`: the daemon. Owns the runtime and the tasks that receive signals.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::app::App;
@@ -13,6 +15,9 @@ use crate::config::recording::try_directory;
 use crate::config::resolve::resolve;
 use crate::config::{ConfigError, Source, load};
 use crate::telemetry;
+
+/// How long to wait for the log to be written at the end.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub struct RunArguments {
@@ -53,10 +58,14 @@ pub fn main(arguments: &RunArguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(serve(plan)) {
+    let served = runtime.block_on(serve(plan));
+    let is_read = telemetry::flush(FLUSH_LIMIT);
+    match served {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("cannot start: {error:#}");
+            if is_read {
+                eprintln!("cannot start: {error:#}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -73,6 +82,7 @@ fn read(arguments: &RunArguments) -> Result<Plan, ConfigError> {
 async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     raise_file_limit(plan.settings.calls.max);
     let mut stop = Stop::new()?;
+    ignore_other_signals()?;
     let app = App::start(plan, None).await?;
     let code = tokio::select! {
         () = stop.asked() => ExitCode::SUCCESS,
@@ -82,6 +92,34 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     info!("stopping: no new calls");
     app.shutdown(stop.asked()).await;
     Ok(code)
+}
+
+/// Keeps signals that end a program by default from cutting off the calls. SIGXFSZ comes when the
+/// log or a recording reaches a limit on the size of files.
+fn ignore_other_signals() -> std::io::Result<()> {
+    use rustix::process::Signal;
+    let raw = |signal: Signal| SignalKind::from_raw(signal.as_raw());
+    let others = [
+        (SignalKind::hangup(), "SIGHUP"),
+        (SignalKind::user_defined1(), "SIGUSR1"),
+        (SignalKind::user_defined2(), "SIGUSR2"),
+        (SignalKind::alarm(), "SIGALRM"),
+        (SignalKind::io(), "SIGIO"),
+        (raw(Signal::VTALARM), "SIGVTALRM"),
+        (raw(Signal::PROF), "SIGPROF"),
+        (raw(Signal::POWER), "SIGPWR"),
+        (raw(Signal::XCPU), "SIGXCPU"),
+        (raw(Signal::XFSZ), "SIGXFSZ"),
+    ];
+    for (kind, name) in others {
+        let mut received = signal(kind)?;
+        tokio::spawn(async move {
+            while received.recv().await.is_some() {
+                info!("{name} ignored; restart trunkless to apply a changed configuration");
+            }
+        });
+    }
+    Ok(())
 }
 
 /// Raises the limit on open files to suit this many calls. A call has two RTP sockets, one to its

@@ -1,18 +1,23 @@
 //! Logs and counters. Modules that do I/O add to counters, pure modules return counts.
 
 pub mod counter;
+mod log_writer;
 
 use std::fmt;
 use std::io::IsTerminal as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 use crate::telemetry::counter::counters;
+use crate::telemetry::log_writer::LogWriter;
 
 counters! {
     total PANICS = "panics", "Internal errors (panics).";
+    total LINES_DROPPED = "log_lines_dropped",
+        "Log lines dropped because nothing read the log, or its disk was full.";
 }
 
 /// The state of one PBX, as the HTTP server reports it.
@@ -82,11 +87,13 @@ impl fmt::Display for Masked<'_> {
     }
 }
 
-/// Starts logging to standard error. `level`: a level name or a tracing filter; `json`: one object
-/// per line.
+pub use log_writer::flush;
+
+/// Starts logging to standard error, on a thread of its own. `level`: a level name or a tracing
+/// filter; `json`: one object per line.
 ///
 /// # Errors
-/// Returns an error if the filter cannot be parsed.
+/// Returns an error if the filter cannot be parsed, or the thread cannot be started.
 pub fn init(level: &str, json: bool) -> Result<(), String> {
     // object_store logs every attempt; we log a failure once
     let filter = EnvFilter::try_new(format!("object_store=warn,{level}"));
@@ -94,7 +101,10 @@ pub fn init(level: &str, json: bool) -> Result<(), String> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_writer(|| LogWriter);
+    LogWriter::start().map_err(|e| format!("cannot start the log thread: {e}"))?;
+    // the default hook would write to standard error itself, and wait for its reader
+    std::panic::set_hook(Box::new(|info| error!("internal error (panic): {info}")));
     let result = match json {
         true => builder.json().flatten_event(true).try_init(),
         false => builder.with_target(false).try_init(),

@@ -3,6 +3,7 @@
 
 mod floods;
 mod judging;
+mod process;
 mod rig;
 mod self_test;
 

@@ -43,6 +43,7 @@ fn site(lab: &Arc<Lab>) -> Site {
         })),
         pool: None,
         pbx: Some(lab.asterisk.id()),
+        log_limit: None,
     }
 }
 

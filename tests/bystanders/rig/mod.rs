@@ -163,22 +163,22 @@ impl Bystanders {
         pass(QUIET).await;
         let begin = Instant::now();
         let mut memory = rig.program.memory();
-        let mut now = memory;
+        let (mut now, repeated) = (memory, self.times > 1);
         for _ in 0..self.times {
             memory = now;
             let begin = Instant::now();
             fault(&rig).await;
             pass(FAULT.saturating_sub(begin.elapsed()) + AFTER).await;
             // audio that waited for a slow peer is freed soon after
-            until(LIMIT / 5, || !rig.program.memory().has_grown(&memory)).await;
+            until(LIMIT / 5, || !rig.program.memory().has_grown(&memory, repeated)).await;
             now = rig.program.memory();
-            if !now.has_grown(&memory) {
+            if !now.has_grown(&memory, repeated) {
                 break;
             }
         }
         let end = Instant::now();
         let mut faults = Vec::new();
-        if now.has_grown(&memory) {
+        if now.has_grown(&memory, repeated) {
             faults.push(format!("memory grew: {now:?} instead of {memory:?}"));
         }
         rig.fall_silent().await;
@@ -209,7 +209,7 @@ impl Rig {
         let url = |at: SocketAddr| format!("ws://{at}/media");
         let fault_url = url(fault_ai.local_addr().expect("an address"));
         let config = (site.config)(&url(ai.address), &fault_url);
-        let program = Program::start(&config, site.ready).await;
+        let program = Program::start(&config, site.ready, site.log_limit).await;
         canary.watch_bridge(program.id());
         site.pbx.into_iter().for_each(|id| canary.watch_pbx(id));
         let callers = Callers::start(site.dial.clone(), canary.clone());
@@ -375,6 +375,11 @@ impl Rig {
     /// A folder for files of the fault.
     pub fn folder(&self) -> &std::path::Path {
         self.program.folder()
+    }
+
+    /// Stops or continues reading the bridge's log.
+    pub fn read_log(&self, on: bool) {
+        self.program.read_log(on);
     }
 
     pub fn signal(&self, signal: Signal) {

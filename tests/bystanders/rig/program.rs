@@ -4,17 +4,22 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use super::wait::until;
 
 /// Bound of the growth of memory, in per cent of the RSS.
 const GROWTH: u64 = 2;
+/// Bound of the growth from one repetition of a fault to the next. The allocator keeps memory that
+/// was freed, in pieces of some hundred kilobytes per thread.
+const REPEATED_GROWTH_KB: u64 = 1024;
 /// The state of a listening socket in /proc/net/tcp.
 const LISTENS: &str = "0A";
 
@@ -22,6 +27,8 @@ const LISTENS: &str = "0A";
 pub struct Program {
     child: Child,
     log: PathBuf,
+    /// True while the pipe with the program's log is read.
+    reads_log: Arc<(Mutex<bool>, Condvar)>,
     directory: tempfile::TempDir,
 }
 
@@ -46,9 +53,24 @@ impl Holdings {
     }
 }
 
+/// Copies the log from the program's pipe, whenever `reads` is true.
+fn copy_log(mut pipe: ChildStderr, mut file: File, (reads, change): &(Mutex<bool>, Condvar)) {
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let on = reads.lock().expect("no panic elsewhere");
+        drop(change.wait_while(on, |on| !*on).expect("no panic elsewhere"));
+        match pipe.read(&mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(n) => file.write_all(&buffer[..n]).expect("the log is written"),
+        }
+    }
+}
+
 impl Program {
     /// Starts the program with this configuration and waits until its log contains `ready`.
-    pub async fn start(config: &str, ready: &str) -> Program {
+    /// With `log_limit`, the log is a file that cannot grow beyond this many bytes from then on, as
+    /// on a full disk; otherwise it is a pipe.
+    pub async fn start(config: &str, ready: &str, log_limit: Option<u64>) -> Program {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (file, log) = (directory.path().join("trunkless.toml"), directory.path().join("log"));
         std::fs::write(&file, config).expect("the configuration is written");
@@ -60,17 +82,30 @@ impl Program {
         for (name, _) in std::env::vars_os().filter(ours) {
             command.env_remove(name);
         }
-        let child = command
+        let mut child = command
             .args(["run", "--config"])
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a second handle"))
-            .stderr(output)
+            .stderr(match log_limit {
+                Some(_) => Stdio::from(output.try_clone().expect("a third handle")),
+                None => Stdio::piped(),
+            })
             .spawn()
             .expect("trunkless starts");
-        let program = Program { child, log, directory };
+        let reads_log = Arc::new((Mutex::new(true), Condvar::new()));
+        if let Some(pipe) = child.stderr.take() {
+            let reads = reads_log.clone();
+            std::thread::spawn(move || copy_log(pipe, output, &reads));
+        }
+        let program = Program { child, log, reads_log, directory };
         let up = until(Duration::from_secs(15), || program.log().contains(ready)).await;
         assert!(up, "no \"{ready}\" in:\n{}", program.log());
+        if let Some(limit) = log_limit {
+            let limit = Rlimit { current: Some(limit), maximum: None };
+            let limited = prlimit(Some(program.pid()), Resource::Fsize, limit);
+            limited.expect("a limit can be lowered");
+        }
         program
     }
 
@@ -80,6 +115,12 @@ impl Program {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Stops or continues reading the log. A pipe that is not read is soon full.
+    pub fn read_log(&self, on: bool) {
+        *self.reads_log.0.lock().expect("no panic elsewhere") = on;
+        self.reads_log.1.notify_one();
     }
 
     /// The last lines of the log.
@@ -94,9 +135,13 @@ impl Program {
         self.directory.path()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    fn pid(&self) -> Pid {
         let id = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
-        kill_process(id.expect("a process id"), signal).expect("the process runs");
+        id.expect("a process id")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the process runs");
     }
 
     /// True while the process runs.
@@ -183,8 +228,11 @@ pub struct Memory {
 }
 
 impl Memory {
-    pub fn has_grown(&self, since: &Memory) -> bool {
-        self.anonymous_kb > since.anonymous_kb + since.rss_kb * GROWTH / 100
+    /// `repeated`: the fault uses megabytes for a while, and is done again.
+    pub fn has_grown(&self, since: &Memory, repeated: bool) -> bool {
+        let bound = since.rss_kb * GROWTH / 100;
+        let bound = if repeated { bound.max(REPEATED_GROWTH_KB) } else { bound };
+        self.anonymous_kb > since.anonymous_kb + bound
     }
 }
 

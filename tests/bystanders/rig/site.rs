@@ -35,6 +35,8 @@ pub struct Site {
     pub pool: Option<SocketAddr>,
     /// The process id of the PBX.
     pub pbx: Option<u32>,
+    /// The log is a file, and its disk is full after this many bytes.
+    pub log_limit: Option<u64>,
 }
 
 impl Site {
@@ -71,6 +73,7 @@ impl Site {
             objects: None,
             pool: None,
             pbx: None,
+            log_limit: None,
         }
     }
 }

@@ -64,6 +64,7 @@ fn site(asterisk: &Arc<Asterisk>, n: u8) -> Site {
         })),
         pool: Some(asterisk.http_addr()),
         pbx: Some(asterisk.id()),
+        log_limit: None,
     }
 }
 
