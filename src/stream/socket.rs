@@ -6,7 +6,6 @@
 //! here, in memory shared by all streams of a worker. Anything else, and the end of the stream, is
 //! left to the WebSocket library.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -19,15 +18,10 @@ use crate::stream::closed::{Closed, close_kind, closed};
 use crate::stream::connect::{MAX_MESSAGE_BYTES, Socket};
 use crate::stream::dialect::Codec;
 use crate::stream::frames::{Frames, Next};
+use crate::stream::queue::{Queue, Queued};
 use crate::stream::scratch::Scratch;
 use crate::stream::{FromAi, ToAi};
 
-/// Audio frames (1 s) that may wait for a slow AI; then the oldest is dropped.
-const MAX_AUDIO: usize = 50;
-/// Marks and key presses that may wait.
-const MAX_CONTROL: usize = 20_000;
-/// Bytes of the names of marks that may wait.
-const MAX_CONTROL_BYTES: usize = 16 * 1024 * 1024;
 /// Give up an AI that has accepted nothing for this long.
 const STALLED: Duration = Duration::from_secs(5);
 /// Time limit for closing a stream.
@@ -70,16 +64,7 @@ pub struct AiSocket {
     held: Vec<u8>,
     codec: Box<dyn Codec>,
     /// Messages waiting to be sent.
-    queue: VecDeque<ToAi>,
-    /// The dialect's opening messages, sent before the queue.
-    opening: VecDeque<String>,
-    /// Audio messages in `queue`.
-    queued_audio: usize,
-    /// Bytes of the names of marks in `queue`.
-    queued_names: usize,
-    /// Limit of `queued_audio`: above [`MAX_AUDIO`] while a burst from before `start` is being
-    /// sent.
-    max_audio: usize,
+    queue: Queue,
     /// When a message last left the queue, or the queue was last empty.
     progress: Instant,
     /// True while the kernel accepts no more data.
@@ -87,7 +72,8 @@ pub struct AiSocket {
     /// True if data from before that is still to be flushed.
     unflushed: bool,
     farewell: Farewell,
-    pub counts: Counts,
+    /// Messages that were not understood.
+    ignored: u64,
 }
 
 /// How far the stream has been closed.
@@ -108,69 +94,48 @@ impl AiSocket {
             socket,
             frames: Frames::new(MAX_MESSAGE_BYTES),
             codec,
-            queue: VecDeque::new(),
-            opening: VecDeque::new(),
-            queued_audio: 0,
-            queued_names: 0,
-            max_audio: MAX_AUDIO,
+            queue: Queue::default(),
             progress: now,
             blocked: false,
             unflushed: false,
             farewell: Farewell::No,
-            counts: Counts::default(),
+            ignored: 0,
+        }
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            dropped_audio: self.queue.dropped_audio,
+            dropped_control: self.queue.dropped_control,
+            ignored: self.ignored,
         }
     }
 
     /// Queues the dialect's opening messages; `burst` frames of audio follow at once.
     pub fn start(&mut self, now: Instant, burst: usize) {
-        self.opening.extend(self.codec.opening());
-        self.max_audio = MAX_AUDIO.max(burst);
+        self.queue.start(self.codec.opening(), burst);
         self.progress = now;
     }
 
     /// Sends a message with the next [`AiSocket::pump`], or queues it. If the queue is full, the
     /// oldest message of the same kind is dropped and counted.
     pub fn send(&mut self, now: Instant, message: ToAi, scratch: &mut Scratch) {
-        let idle = self.queue.is_empty() && self.opening.is_empty() && self.is_open();
+        let idle = self.queue.is_empty() && self.is_open();
         let room = scratch.frames.len() < CHUNK_BYTES;
         if idle && room && !self.blocked && !self.unflushed {
             self.progress = now;
             return self.encode(&message, scratch);
         }
-        if self.queue.is_empty() {
+        if self.queue.has_no_messages() {
             self.progress = now;
         }
-        let (audio, name) = (is_audio(&message), name_bytes(&message));
-        let full = match audio {
-            true => self.queued_audio >= self.max_audio,
-            false => {
-                self.queue.len() - self.queued_audio >= MAX_CONTROL
-                    || self.queued_names + name > MAX_CONTROL_BYTES
-            }
-        };
-        if full && let Some(oldest) = self.queue.iter().position(|m| is_audio(m) == audio) {
-            let dropped = self.queue.remove(oldest);
-            dropped.iter().for_each(|message| self.leaves_queue(message));
-            match audio {
-                true => self.counts.dropped_audio += 1,
-                false => self.counts.dropped_control += 1,
-            }
-        }
-        self.queued_audio += usize::from(audio);
-        self.queued_names += name;
-        self.queue.push_back(message);
-    }
-
-    /// Updates the totals for a message taken from the queue.
-    fn leaves_queue(&mut self, message: &ToAi) {
-        self.queued_audio -= usize::from(is_audio(message));
-        self.queued_names -= name_bytes(message);
+        self.queue.push(message);
     }
 
     /// Returns when the AI is to be given up ([`Closed::Stalled`]), unless it accepts something
     /// first.
     pub fn stalls_at(&self) -> Option<Instant> {
-        (!self.queue.is_empty()).then(|| self.progress + STALLED)
+        (!self.queue.has_no_messages()).then(|| self.progress + STALLED)
     }
 
     /// Returns true if the kernel is to be asked when it accepts more data.
@@ -295,7 +260,7 @@ impl AiSocket {
             match self.socket.read() {
                 Ok(Message::Text(text)) => self.on_text(&text, audio, each),
                 Ok(Message::Binary(_)) => {
-                    self.counts.ignored += 1;
+                    self.ignored += 1;
                     each(FromAi::Ignored("binary message"));
                 }
                 Ok(Message::Close(frame)) => return Stop::Closed(close_kind(frame.as_ref())),
@@ -314,7 +279,7 @@ impl AiSocket {
 
     fn on_text(&mut self, text: &str, audio: &mut Vec<u8>, each: &mut dyn FnMut(FromAi<'_>)) {
         let message = self.codec.decode(text, audio);
-        self.counts.ignored += u64::from(matches!(message, FromAi::Ignored(_)));
+        self.ignored += u64::from(matches!(message, FromAi::Ignored(_)));
         each(message);
     }
 
@@ -326,14 +291,8 @@ impl AiSocket {
 
     /// Clears the queue, because nothing more can be sent.
     fn give_up(&mut self) {
-        self.clear_queue();
-        self.farewell = self.farewell.max(Farewell::Waiting);
-    }
-
-    fn clear_queue(&mut self) {
         self.queue.clear();
-        self.opening.clear();
-        (self.queued_audio, self.queued_names) = (0, 0);
+        self.farewell = self.farewell.max(Farewell::Waiting);
     }
 
     fn is_open(&self) -> bool {
@@ -342,8 +301,7 @@ impl AiSocket {
 
     /// Returns true if more can be sent than one turn allows.
     pub fn has_backlog(&self) -> bool {
-        let waiting = !self.queue.is_empty() || !self.opening.is_empty();
-        waiting && !self.blocked && self.is_open()
+        !self.queue.is_empty() && !self.blocked && self.is_open()
     }
 
     /// Sends what is queued, as far as the kernel accepts it, but no more than one turn allows.
@@ -372,14 +330,10 @@ impl AiSocket {
         let mut sent_bytes = 0;
         while self.is_open() && !self.blocked && sent_bytes < TURN_BYTES {
             while scratch.frames.len() < CHUNK_BYTES {
-                if let Some(text) = self.opening.pop_front() {
-                    scratch.write(text.as_bytes());
-                } else if let Some(message) = self.queue.pop_front() {
-                    self.leaves_queue(&message);
-                    self.encode(&message, scratch);
-                } else {
-                    self.queue.clear(); // starts over at its first slot, which is in the cache
-                    break;
+                match self.queue.pop() {
+                    Some(Queued::Opening(text)) => scratch.write(text.as_bytes()),
+                    Some(Queued::Message(message)) => self.encode(&message, scratch),
+                    None => break,
                 }
                 self.progress = now;
             }
@@ -393,9 +347,7 @@ impl AiSocket {
                 self.block();
             }
         }
-        if self.queued_audio <= MAX_AUDIO {
-            self.max_audio = MAX_AUDIO;
-        }
+        self.queue.settle();
         if self.farewell != Farewell::No { self.flush() } else { Ok(()) }
     }
 
@@ -436,12 +388,11 @@ impl AiSocket {
     pub fn farewell(&mut self, now: Instant, scratch: &mut Scratch) -> bool {
         if self.try_pump(now, scratch).is_err() {
             // an AI that has closed accepts nothing more, but may have sent something before
-            self.clear_queue();
+            self.queue.clear();
         }
         scratch.frames.clear();
         if self.farewell == Farewell::Sending
             && self.queue.is_empty()
-            && self.opening.is_empty()
             && !self.blocked
         {
             self.farewell = Farewell::Waiting;
@@ -469,15 +420,6 @@ impl AsFd for AiSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.get_ref().as_fd()
     }
-}
-
-fn is_audio(message: &ToAi) -> bool {
-    matches!(message, ToAi::Audio { .. })
-}
-
-/// Returns the length of a mark's name; 0 for other messages.
-fn name_bytes(message: &ToAi) -> usize {
-    if let ToAi::Mark(name) = message { name.len() } else { 0 }
 }
 
 fn would_block(error: &tungstenite::Error) -> bool {

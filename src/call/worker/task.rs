@@ -243,7 +243,7 @@ impl Running {
             }
             let Some(ai) = &mut self.ai else { break };
             let pumped = ai.pump(now, scratch);
-            self.ai_counts = ai.counts;
+            self.ai_counts = ai.counts();
             match pumped {
                 Err(closed) if self.ended.is_none() => self.on_closed(now, closed),
                 _ => break,
@@ -378,7 +378,7 @@ impl Running {
         }
         // a broken stream is dropped; a cleanly closed one has had its close frame answered, and is
         // kept until its connection ends
-        self.ai_counts = ai.counts;
+        self.ai_counts = ai.counts();
         self.ai_end = Some(match &closed {
             Closed::Orderly(how) | Closed::Failed(how) | Closed::Protocol(how) => how.clone(),
             Closed::Stalled => "no data accepted for 5 s".to_owned(),

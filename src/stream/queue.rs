@@ -1,0 +1,118 @@
+//! The messages that wait to be sent to one AI, within bounds. If the queue is full, the oldest
+//! message of the same kind is dropped and counted.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::VecDeque;
+
+use crate::stream::ToAi;
+
+/// Audio frames (1 s) that may wait for a slow AI; then the oldest is dropped.
+const MAX_AUDIO: usize = 50;
+/// Marks and key presses that may wait.
+const MAX_CONTROL: usize = 20_000;
+/// Bytes of the names of marks that may wait.
+const MAX_CONTROL_BYTES: usize = 16 * 1024 * 1024;
+
+/// A message taken from the queue.
+#[derive(Debug)]
+pub(super) enum Queued {
+    /// One of the dialect's opening messages.
+    Opening(String),
+    Message(ToAi),
+}
+
+/// The messages to one AI that have not been sent yet.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    messages: VecDeque<ToAi>,
+    /// The dialect's opening messages, sent before the others.
+    opening: VecDeque<String>,
+    /// Audio messages in `messages`.
+    audio: usize,
+    /// Bytes of the names of marks in `messages`.
+    name_bytes: usize,
+    /// Length of the burst from before `start` that is being sent, if it exceeds [`MAX_AUDIO`].
+    burst: usize,
+    pub dropped_audio: u64,
+    pub dropped_control: u64,
+}
+
+impl Queue {
+    /// Adds the opening messages; `burst` frames of audio follow at once.
+    pub fn start(&mut self, opening: Vec<String>, burst: usize) {
+        self.opening.extend(opening);
+        self.burst = burst;
+    }
+
+    /// True if no message waits. The opening messages do not count.
+    pub fn has_no_messages(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.opening.is_empty()
+    }
+
+    pub fn push(&mut self, message: ToAi) {
+        let (audio, name) = (is_audio(&message), name_bytes(&message));
+        let full = match audio {
+            true => self.audio >= self.burst.max(MAX_AUDIO),
+            false => {
+                self.messages.len() - self.audio >= MAX_CONTROL
+                    || self.name_bytes + name > MAX_CONTROL_BYTES
+            }
+        };
+        if full && let Some(oldest) = self.messages.iter().position(|m| is_audio(m) == audio) {
+            let dropped = self.messages.remove(oldest);
+            dropped.iter().for_each(|message| self.leaves(message));
+            match audio {
+                true => self.dropped_audio += 1,
+                false => self.dropped_control += 1,
+            }
+        }
+        self.audio += usize::from(audio);
+        self.name_bytes += name;
+        self.messages.push_back(message);
+    }
+
+    /// Takes the next message.
+    pub fn pop(&mut self) -> Option<Queued> {
+        if let Some(text) = self.opening.pop_front() {
+            return Some(Queued::Opening(text));
+        }
+        let Some(message) = self.messages.pop_front() else {
+            self.messages.clear(); // starts over at its first slot, which is in the cache
+            return None;
+        };
+        self.leaves(&message);
+        Some(Queued::Message(message))
+    }
+
+    /// The burst from before `start` has been sent as far as the usual bound.
+    pub fn settle(&mut self) {
+        if self.audio <= MAX_AUDIO {
+            self.burst = 0;
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.messages.clear();
+        self.opening.clear();
+        (self.audio, self.name_bytes) = (0, 0);
+    }
+
+    /// Updates the totals for a message taken out.
+    fn leaves(&mut self, message: &ToAi) {
+        self.audio -= usize::from(is_audio(message));
+        self.name_bytes -= name_bytes(message);
+    }
+}
+
+fn is_audio(message: &ToAi) -> bool {
+    matches!(message, ToAi::Audio { .. })
+}
+
+/// Returns the length of a mark's name; 0 for other messages.
+fn name_bytes(message: &ToAi) -> usize {
+    if let ToAi::Mark(name) = message { name.len() } else { 0 }
+}
