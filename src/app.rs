@@ -340,6 +340,7 @@ fn call_config(
         prompt: plan.prompt.clone(),
         max_duration: calls.max_duration.0,
         silent_timeout: ai.silent_timeout,
+        ping: ai.ping,
         media_timeout: calls.media_timeout.0,
         media: plan.settings.media.settings(),
         playout_bytes: calls.playout_minutes as usize * 60 * RATE as usize,

@@ -343,7 +343,7 @@ impl Call {
             }
             Closed::Orderly(_) | Closed::Failed(_) => self.ai_failed(EndReason::AiClosed),
             Closed::Protocol(_) => self.ai_failed(EndReason::AiProtocol),
-            Closed::Stalled => self.ai_failed(EndReason::AiTimeout),
+            Closed::Stalled | Closed::Unanswered => self.ai_failed(EndReason::AiTimeout),
         }
     }
 

@@ -134,6 +134,8 @@ pub struct CallConfig {
     pub max_duration: Duration,
     /// The AI has failed if it has sent nothing at all this long after `start`; zero = never.
     pub silent_timeout: Duration,
+    /// The AI is sent a ping after this long without data from it; zero = never.
+    pub ping: Duration,
     /// The call ends after this long without RTP; zero = never.
     pub media_timeout: Duration,
     pub media: media::Settings,

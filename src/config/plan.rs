@@ -30,6 +30,7 @@ pub struct AiPlan {
     pub parameters: Vec<(String, String)>,
     pub x_headers: Vec<String>,
     pub silent_timeout: Duration,
+    pub ping: Duration,
 }
 
 /// The whole configuration, checked.

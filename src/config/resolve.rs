@@ -268,6 +268,7 @@ impl Resolver<'_> {
             parameters,
             x_headers: own.x_headers.clone().or(common.x_headers.clone()).unwrap_or_else(every),
             silent_timeout: silent.unwrap_or(Span(Duration::from_secs(15))).0,
+            ping: own.ping.or(common.ping).unwrap_or(Span(Duration::from_secs(10))).0,
         })
     }
 

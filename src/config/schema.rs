@@ -95,6 +95,8 @@ pub struct Ai {
     #[serde(deserialize_with = "words")]
     pub x_headers: Option<Vec<String>>,
     pub silent_timeout: Option<Span>,
+    /// Quiet time after which the AI is sent a ping.
+    pub ping: Option<Span>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -18,6 +18,8 @@ pub enum Closed {
     Protocol(String),
     /// The AI accepted nothing for 5 s.
     Stalled,
+    /// The AI sent nothing, and did not answer a ping either.
+    Unanswered,
 }
 
 pub(super) fn close_kind(frame: Option<&CloseFrame>) -> Closed {

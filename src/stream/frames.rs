@@ -9,6 +9,7 @@ const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 const CONTROL: u8 = 8;
+const PING: u8 = 9;
 const RESERVED: u8 = 0x70;
 const MASKED: u8 = 0x80;
 /// Longest payload of a control frame.
@@ -76,6 +77,12 @@ impl Frames {
         }
         Next::Frame { taken }
     }
+}
+
+/// Appends a client's ping without a payload.
+pub fn write_ping(mask: [u8; 4], out: &mut Vec<u8>) {
+    out.extend_from_slice(&[FIN | PING, MASKED]);
+    out.extend_from_slice(&mask);
 }
 
 /// Appends a client's text message in a single frame (§5.3: every client masks).
@@ -178,10 +185,12 @@ mod tests {
         for (text, n) in texts.iter().zip(1u8..) {
             write_text(text.as_bytes(), [n, 0xff, 0, n.wrapping_mul(77)], &mut out);
         }
+        write_ping([1, 2, 3, 4], &mut out);
         let mut socket = WebSocket::from_raw_socket(std::io::Cursor::new(out), Role::Server, None);
         for text in &texts {
             assert_eq!(socket.read().unwrap(), Message::Text(text.into()));
         }
+        assert_eq!(socket.read().unwrap(), Message::Ping(b"".as_slice().into()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod connect;
 pub mod dialect;
 mod frames;
 mod json;
+mod liveness;
 mod queue;
 pub mod scratch;
 pub mod socket;

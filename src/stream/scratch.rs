@@ -56,4 +56,10 @@ impl Scratch {
         let mask = self.mask();
         frames::write_text(text, mask, &mut self.frames);
     }
+
+    /// Appends an empty ping to the frames.
+    pub(super) fn write_ping(&mut self) {
+        let mask = self.mask();
+        frames::write_ping(mask, &mut self.frames);
+    }
 }

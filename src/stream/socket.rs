@@ -18,6 +18,7 @@ use crate::stream::closed::{Closed, close_kind, closed};
 use crate::stream::connect::{MAX_MESSAGE_BYTES, Socket};
 use crate::stream::dialect::Codec;
 use crate::stream::frames::{Frames, Next};
+use crate::stream::liveness::Liveness;
 use crate::stream::queue::{Queue, Queued};
 use crate::stream::scratch::Scratch;
 use crate::stream::{FromAi, ToAi};
@@ -67,6 +68,9 @@ pub struct AiSocket {
     queue: Queue,
     /// When a message last left the queue, or the queue was last empty.
     progress: Instant,
+    liveness: Liveness,
+    /// True if a ping is to be sent.
+    ping_waits: bool,
     /// True while the kernel accepts no more data.
     blocked: bool,
     /// True if data from before that is still to be flushed.
@@ -88,7 +92,13 @@ enum Farewell {
 }
 
 impl AiSocket {
-    pub fn new(now: Instant, mut socket: Socket, codec: Box<dyn Codec>) -> AiSocket {
+    /// `ping`: send a ping after this long without received data; zero = never.
+    pub fn new(
+        now: Instant,
+        mut socket: Socket,
+        codec: Box<dyn Codec>,
+        ping: Duration,
+    ) -> AiSocket {
         AiSocket {
             held: socket.get_mut().begin(),
             socket,
@@ -96,6 +106,8 @@ impl AiSocket {
             codec,
             queue: Queue::default(),
             progress: now,
+            liveness: Liveness::new(now, ping),
+            ping_waits: false,
             blocked: false,
             unflushed: false,
             farewell: Farewell::No,
@@ -132,10 +144,24 @@ impl AiSocket {
         self.queue.push(message);
     }
 
-    /// Returns when the AI is to be given up ([`Closed::Stalled`]), unless it accepts something
-    /// first.
-    pub fn stalls_at(&self) -> Option<Instant> {
+    /// Returns when the AI is to be given up unless it accepts something first, or when a ping or
+    /// its answer is due.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.stalls_at().into_iter().chain(self.liveness.next_timeout()).min()
+    }
+
+    fn stalls_at(&self) -> Option<Instant> {
         (!self.queue.has_no_messages()).then(|| self.progress + STALLED)
+    }
+
+    /// Returns how the stream ended, if the AI has accepted or sent nothing for too long. What has
+    /// arrived must have been read before.
+    pub fn on_timeout(&mut self, now: Instant) -> Option<Closed> {
+        if self.stalls_at().is_some_and(|at| at <= now) {
+            return Some(Closed::Stalled);
+        }
+        self.ping_waits |= self.liveness.takes_ping(now);
+        self.liveness.is_dead(now).then_some(Closed::Unanswered)
     }
 
     /// Returns true if the kernel is to be asked when it accepts more data.
@@ -155,6 +181,20 @@ impl AiSocket {
 
     /// Reads up to `limit` messages, and calls `each` with every one.
     pub fn read(
+        &mut self,
+        now: Instant,
+        scratch: &mut Scratch,
+        limit: usize,
+        each: &mut dyn FnMut(FromAi<'_>),
+    ) -> Stop {
+        let stop = self.read_messages(scratch, limit, each);
+        if self.socket.get_mut().takes_received() {
+            self.liveness.on_data(now);
+        }
+        stop
+    }
+
+    fn read_messages(
         &mut self,
         scratch: &mut Scratch,
         limit: usize,
@@ -327,6 +367,9 @@ impl AiSocket {
                 scratch.frames.clear();
             }
         }
+        if self.farewell == Farewell::No && !self.blocked && std::mem::take(&mut self.ping_waits) {
+            scratch.write_ping();
+        }
         let mut sent_bytes = 0;
         while self.is_open() && !self.blocked && sent_bytes < TURN_BYTES {
             while scratch.frames.len() < CHUNK_BYTES {
@@ -391,10 +434,7 @@ impl AiSocket {
             self.queue.clear();
         }
         scratch.frames.clear();
-        if self.farewell == Farewell::Sending
-            && self.queue.is_empty()
-            && !self.blocked
-        {
+        if self.farewell == Farewell::Sending && self.queue.is_empty() && !self.blocked {
             self.farewell = Farewell::Waiting;
             let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
             match self.socket.close(Some(frame)) {

@@ -30,6 +30,8 @@ pub struct Tcp {
     /// True if the peer sends nothing more. A short read then does not mean that the socket is
     /// empty, because the end of the stream may follow.
     ending: bool,
+    /// True if bytes have arrived since the stream last asked.
+    received: bool,
     /// True if the last call that would have blocked was a write.
     pub blocked_on_write: bool,
 }
@@ -51,6 +53,7 @@ impl Read for Tcp {
         match received.map_err(io::Error::from) {
             Ok((_, n)) => {
                 self.left = self.left.saturating_sub(n);
+                self.received |= n > 0;
                 // 0 is the end of the stream, which the next read must see again
                 self.drained = n > 0 && n < buffer.len() && !self.ending;
                 Ok(n)
@@ -147,6 +150,7 @@ impl Wire {
             drained: false,
             left: usize::MAX,
             ending: false,
+            received: false,
             blocked_on_write: false,
         };
         let way = match tls {
@@ -267,6 +271,11 @@ impl Wire {
         let tcp = self.tcp();
         (tcp.drained, tcp.left) = (false, TURN);
         tcp.ending |= ending;
+    }
+
+    /// Returns true if bytes have arrived since the last call.
+    pub fn takes_received(&mut self) -> bool {
+        std::mem::take(&mut self.tcp().received)
     }
 
     /// Returns true if the turn ended before the socket was empty.

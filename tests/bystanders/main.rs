@@ -1,6 +1,7 @@
 //! Calls beside a fault: the real program, 20 bystanders with numbered audio both ways, and a fault
 //! that none of them may notice. `rig/` explains what is asserted. Each test is one fault.
 
+mod ai;
 mod floods;
 mod judging;
 mod process;

@@ -195,6 +195,7 @@ fn filled_in(table: &Table) -> BTreeMap<&'static str, String> {
     BTreeMap::from([
         ("ai.x_headers", format!("{:?}", sip.ai.x_headers)),
         ("ai.silent_timeout", format!("{:?}", sip.ai.silent_timeout)),
+        ("ai.ping", format!("{:?}", sip.ai.ping)),
         ("pbx.main.sip.transport", format!("{:?}", sip.account.transport)),
         ("pbx.main.sip.register", registration.is_some().to_string()),
         ("pbx.main.sip.expires", format!("{:?}", registration.map(|r| r.expires_s))),

@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -148,7 +148,7 @@ impl Stream {
             stream_sid: "MZ".into(),
             parameters: Vec::new(),
         };
-        let ai = AiSocket::new(Instant::now(), socket, Dialect::Twilio.codec(info));
+        let ai = AiSocket::new(Instant::now(), socket, Dialect::Twilio.codec(info), Duration::ZERO);
         // from here on nothing blocks
         server.set_nonblocking(true).unwrap();
         Stream { server, ai, bytes, sent, expected, heard: Vec::new() }
@@ -167,7 +167,8 @@ impl Stream {
     fn listen(&mut self, scratch: &mut Scratch, limit: usize) {
         self.ai.readable(false);
         let heard = &mut self.heard;
-        let stop = self.ai.read(scratch, limit, &mut |message| heard.push(said(&message)));
+        let stop =
+            self.ai.read(Instant::now(), scratch, limit, &mut |message| heard.push(said(&message)));
         assert!(matches!(stop, Stop::Empty | Stop::Turn), "{stop:?}");
     }
 }

@@ -32,6 +32,7 @@ mod http;
 mod late;
 mod lifecycle;
 mod limits;
+mod liveness;
 mod marks;
 mod network;
 #[path = "../fixtures/overlay.rs"]

@@ -45,6 +45,7 @@ pub enum What {
     Digit(String),
     Mark(String),
     Stop,
+    Ping,
     Pong(Vec<u8>),
     /// A close frame with its code.
     Closed(Option<u16>),
@@ -356,6 +357,7 @@ async fn read(
         let at = Instant::now();
         let what = match message {
             Message::Text(text) => checker.check(&text).unwrap_or_else(What::Wrong),
+            Message::Ping(_) => What::Ping,
             Message::Pong(payload) => What::Pong(payload.to_vec()),
             Message::Close(frame) => What::Closed(frame.map(|f| f.code.into())),
             other => What::Wrong(format!("{other:?}")),

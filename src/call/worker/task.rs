@@ -119,6 +119,8 @@ impl RareEvents {
 pub(super) struct Running {
     pub offer: Offer,
     dialect: Dialect,
+    /// See [`CallConfig::ping`].
+    ping: Duration,
     info: StreamInfo,
     call: Call,
     recordings: CallRecordings,
@@ -162,6 +164,7 @@ impl Running {
         Running {
             recordings: CallRecordings::new(config.recorder.clone(), &offer, &info),
             dialect: config.target.dialect,
+            ping: config.ping,
             info,
             call,
             offer,
@@ -253,8 +256,8 @@ impl Running {
     }
 
     pub fn next_timeout(&self) -> Option<Instant> {
-        let stalls_at = self.ai.as_ref().and_then(AiSocket::stalls_at);
-        self.call.next_timeout().into_iter().chain(stalls_at).min()
+        let ai = self.ai.as_ref().and_then(AiSocket::next_timeout);
+        self.call.next_timeout().into_iter().chain(ai).min()
     }
 
     /// Reads the AI's messages if silence is about to be sent in their place: after a stall of this
@@ -274,8 +277,14 @@ impl Running {
         if self.call.misses_audio(now) {
             self.take_datagrams(now, Channel::Rtp, BURST, &mut buffers.datagram);
         }
-        if self.ai.as_ref().and_then(AiSocket::stalls_at).is_some_and(|at| at <= now) {
-            self.on_closed(now, Closed::Stalled);
+        let due = self.ai.as_ref().and_then(AiSocket::next_timeout);
+        if due.is_some_and(|at| at <= now) {
+            // the same for the AI's data, which proves that it is alive
+            self.ai.iter_mut().for_each(|ai| ai.readable(false));
+            self.take_messages(now, MAX_MESSAGES, &mut buffers.scratch);
+            if let Some(closed) = self.ai.as_mut().and_then(|ai| ai.on_timeout(now)) {
+                self.on_closed(now, closed);
+            }
         }
         self.call.handle(now, Input::Timeout { unix: unix() });
         self.playout_floor.set(self.call.playout_floor_bytes());
@@ -327,7 +336,8 @@ impl Running {
     fn on_connected(&mut self, now: Instant, connected: Result<Socket, ConnectError>) {
         match connected {
             Ok(socket) => {
-                self.ai = Some(AiSocket::new(now, socket, self.dialect.codec(self.info.clone())));
+                let codec = self.dialect.codec(self.info.clone());
+                self.ai = Some(AiSocket::new(now, socket, codec, self.ping));
                 self.call.handle(now, Input::AiOpen);
             }
             Err(error) => {
@@ -343,7 +353,7 @@ impl Running {
     pub fn take_messages(&mut self, now: Instant, limit: usize, scratch: &mut Scratch) -> bool {
         let Running { ai, call, offer, ignored_logged, .. } = self;
         let Some(ai) = ai else { return false };
-        let stop = ai.read(scratch, limit, &mut |message| {
+        let stop = ai.read(now, scratch, limit, &mut |message| {
             if let FromAi::Ignored(why) = message
                 && !std::mem::replace(ignored_logged, true)
             {
@@ -375,6 +385,12 @@ impl Running {
                 warn!(call, pbx, "AI stream lost: {why}");
             }
             Closed::Stalled => warn!(call, pbx, "AI stream stalled: no data accepted for 5 s"),
+            Closed::Unanswered => {
+                warn!(
+                    call,
+                    pbx, "AI stream dead: nothing received, and a ping not answered in 10 s"
+                );
+            }
         }
         // a broken stream is dropped; a cleanly closed one has had its close frame answered, and is
         // kept until its connection ends
@@ -382,6 +398,7 @@ impl Running {
         self.ai_end = Some(match &closed {
             Closed::Orderly(how) | Closed::Failed(how) | Closed::Protocol(how) => how.clone(),
             Closed::Stalled => "no data accepted for 5 s".to_owned(),
+            Closed::Unanswered => "a ping was not answered in 10 s".to_owned(),
         });
         self.closing = matches!(closed, Closed::Orderly(_)).then(|| Box::new(ai));
         self.call.handle(now, Input::AiClosed(&closed));
