@@ -54,6 +54,11 @@ impl Admission {
         counters::OFFERED.add(1);
     }
 
+    /// True if no permit is left.
+    pub fn is_full(&self) -> bool {
+        self.permits.available_permits() == 0
+    }
+
     /// Reserves a permit and a port pair.
     ///
     /// # Errors

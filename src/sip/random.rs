@@ -33,6 +33,13 @@ impl Random {
         format!("{:016x}", self.next_u64())
     }
 
+    /// Returns a To tag that is the same each time for the same transaction, so that requests can be
+    /// answered without state (RFC 3261 §8.2.7).
+    pub fn tag(&self, transaction: &str) -> String {
+        let digest = Sha256::new().chain_update(self.key).chain_update(transaction).finalize();
+        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Returns a Via branch with RFC 3261's magic cookie.
     pub fn branch(&mut self) -> String {
         format!("z9hG4bK{}", self.token())

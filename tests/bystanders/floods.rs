@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use trunkless::peer::pattern;
 use trunkless::peer::phone::PhoneCommand;
 
-use crate::rig::{Bystanders, Rig, Site};
+use crate::rig::{Bystanders, Rig, Site, pass};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -143,4 +143,49 @@ fn garbage(bridge: IpAddr, from: IpAddr) -> Vec<Vec<u8>> {
          From: <sip:x@{from}>;tag=1\r\nTo: <sip:ai@{bridge}>\r\n"
     );
     vec![rtp, invite.into_bytes(), vec![0; 40], vec![0xff; 1400]]
+}
+
+/// The PBX floods: 10,000 OPTIONS, then 3,000 of 60 kB. Calls that arrive during the flood and
+/// directly after it are answered.
+#[tokio::test]
+async fn a_pbx_floods_with_options() {
+    let fault = async |rig: &Rig| {
+        let (bridge, from) = (rig.bridge(), rig.offender());
+        let flood = rig.attack(move || {
+            let small = options(bridge, from, 10_000, 20);
+            small + options(bridge, from, 3_000, 60_000)
+        });
+        let call = async {
+            pass(SECOND / 5).await;
+            rig.fault_call().await
+        };
+        let (answers, during) = tokio::join!(flood, call);
+        assert!(answers > 9_000, "{answers} of 13,000 OPTIONS are answered");
+        let after = rig.fault_call().await;
+        for (phone, _) in [during, after] {
+            phone.command(PhoneCommand::Hangup);
+        }
+    };
+    Bystanders::new(Site::direct("")).repeated().during(fault).await;
+}
+
+/// Sends OPTIONS, each with a Call-ID of `length` bytes and a branch of its own. Returns the number
+/// of answers.
+fn options(bridge: SocketAddr, from: IpAddr, count: u32, length: usize) -> usize {
+    let socket = UdpSocket::bind((from, 0)).expect("a socket");
+    let pause = socket.set_read_timeout(Some(Duration::from_millis(20)));
+    pause.expect("a socket option");
+    let (call_id, mut answers) = ("x".repeat(length), 0);
+    let mut buffer = vec![0; 65_536];
+    for n in 0..count {
+        let message = format!(
+            "OPTIONS sip:ai@{bridge} SIP/2.0\r\nVia: SIP/2.0/UDP {from};rport;branch=z9hG4bK{n}\r\n\
+             From: <sip:x@{from}>;tag=1\r\nTo: <sip:ai@{bridge}>\r\nCall-ID: {n}{call_id}\r\n\
+             CSeq: 1 OPTIONS\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n"
+        );
+        socket.send_to(message.as_bytes(), bridge).expect("sent");
+        // as many as the bridge answers: more would only fill the socket's buffer
+        answers += usize::from(socket.recv_from(&mut buffer).is_ok());
+    }
+    answers
 }

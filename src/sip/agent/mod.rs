@@ -6,6 +6,7 @@
 //! - [`api`]: inputs, outputs, commands and events
 //! - [`accounts`]: registrations, and the addresses from which we accept messages
 //! - [`receive`]: a message's path to its transaction
+//! - [`servers`]: the table of server transactions
 //! - [`uas`]: incoming calls and other requests outside dialogs
 //! - [`in_dialog`]: requests within a call
 //! - [`uac`]: our requests within calls, and outgoing calls
@@ -16,6 +17,7 @@ mod api;
 mod in_dialog;
 mod receive;
 mod requests;
+mod servers;
 mod uac;
 mod uas;
 
@@ -28,6 +30,7 @@ use std::time::Instant;
 
 pub use api::*;
 
+use crate::sip::agent::servers::Servers;
 use crate::sip::dialog::Dialog;
 use crate::sip::digest::Session;
 use crate::sip::flow::{Flow, Transport};
@@ -36,11 +39,8 @@ use crate::sip::random::Random;
 use crate::sip::registration::Registration;
 use crate::sip::sdp::{Local, Remote};
 use crate::sip::session_timer::SessionTimer;
-use crate::sip::transaction::{AwaitAck, Client, Server};
+use crate::sip::transaction::{AwaitAck, Client};
 
-/// Maximum number of server transactions; a request above the limit is answered 503 without state.
-/// In-dialog requests and CANCEL may use twice as many.
-const MAX_TRANSACTIONS: usize = 8192;
 /// The methods we support, for Allow.
 const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE, NOTIFY";
 /// Sent as User-Agent and Server.
@@ -65,17 +65,6 @@ enum Purpose {
     Bye(CallKey),
     /// CANCEL and INFO, whose responses have no effect.
     Other,
-}
-
-/// A server transaction and its context.
-struct ServerEntry {
-    tx: Server,
-    /// Destination of the responses.
-    flow: Flow,
-    /// The call that this INVITE created.
-    call: Option<CallKey>,
-    /// Call-ID, CSeq and From tag, to detect merged requests.
-    merge_key: Option<String>,
 }
 
 /// A client transaction and its context.
@@ -176,10 +165,7 @@ pub struct Agent {
     max_calls: usize,
     random: Random,
     accounts: Vec<Account>,
-    /// Server transactions by RFC 3261 §17.2.3 key.
-    servers: HashMap<String, ServerEntry>,
-    /// Server transaction of each request outside a dialog, by merge key.
-    merge_keys: HashMap<String, String>,
+    servers: Servers,
     /// Client transactions by branch and method.
     clients: HashMap<String, ClientEntry>,
     calls: HashMap<CallKey, Call>,
@@ -196,6 +182,8 @@ pub struct Agent {
     pub counts: Counts,
     /// True after [`Command::Shutdown`].
     stopping: bool,
+    /// See [`Agent::set_full`].
+    full: bool,
     /// True once [`Event::Unregistered`] has been sent.
     told_unregistered: bool,
 }
@@ -208,8 +196,7 @@ impl Agent {
             max_calls: config.max_calls,
             random: Random::new(key),
             accounts: Vec::new(),
-            servers: HashMap::new(),
-            merge_keys: HashMap::new(),
+            servers: Servers::default(),
             clients: HashMap::new(),
             calls: HashMap::new(),
             dialogs: HashMap::new(),
@@ -219,6 +206,7 @@ impl Agent {
             out: VecDeque::new(),
             counts: Counts::default(),
             stopping: false,
+            full: false,
             told_unregistered: false,
         };
         for account in config.accounts {
@@ -242,6 +230,11 @@ impl Agent {
             Input::Command(command) => self.on_command(now, command),
         }
         self.run_timers(now);
+    }
+
+    /// Sets that `[calls] max` is reached, over all PBXs: OPTIONS are answered 503.
+    pub fn set_full(&mut self, full: bool) {
+        self.full = full;
     }
 
     pub fn poll(&mut self) -> Option<Output> {
@@ -334,9 +327,7 @@ impl Agent {
             self.counts.refused_requests += 1;
         }
         let bytes = response.to_bytes();
-        let Some(entry) = self.servers.get_mut(key) else { return };
-        entry.tx.respond(now, code, &bytes);
-        let flow = entry.flow;
+        let Some(flow) = self.servers.respond(now, key, code, &bytes) else { return };
         self.send(flow, bytes);
         self.arm(TimerKey::Server(key.to_owned()));
     }

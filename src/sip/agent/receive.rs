@@ -3,13 +3,12 @@
 
 use std::time::Instant;
 
-use crate::sip::agent::{
-    ALLOW, Agent, CallKey, MAX_TRANSACTIONS, PRODUCT, Purpose, ServerEntry, TimerKey, client_key,
-};
+use crate::sip::agent::servers::{Kind, cancelled_key, server_key};
+use crate::sip::agent::{ALLOW, Agent, CallKey, PRODUCT, Purpose, TimerKey, client_key};
 use crate::sip::flow::{Flow, Transport};
-use crate::sip::header::{NameAddr, find_param, option_tags};
+use crate::sip::header::{find_param, option_tags};
 use crate::sip::message::{Fault, Message};
-use crate::sip::transaction::{Due, Server, State};
+use crate::sip::transaction::{Due, State};
 
 /// Option tags accepted in Require. 100rel needs no code: if it is required, we send no provisional
 /// response other than 100, so none has to be sent reliably.
@@ -42,7 +41,7 @@ impl Agent {
     fn refuse_faulty(&mut self, flow: Flow, message: &Message, fault: &Fault) {
         self.counts.refused_requests += 1;
         if message.can_be_answered() {
-            let tag = self.random.token();
+            let tag = self.random.tag(&server_key(message));
             let reason = if fault.code == 400 { "Bad Request" } else { fault.reason };
             let mut response = Message::response(message, fault.code, reason, &tag);
             response.push("Warning", format!("399 trunkless \"{}\"", fault.reason));
@@ -123,11 +122,8 @@ impl Agent {
             let flow = entry.flow;
             return self.send(flow, data);
         }
-        if entry.tx.state == State::Terminated
-            && let Some(ended) = self.servers.remove(key)
-            && let Some(merge) = ended.merge_key
-        {
-            self.merge_keys.remove(&merge);
+        if entry.tx.state == State::Terminated {
+            self.servers.remove(key);
         }
     }
 
@@ -144,36 +140,53 @@ impl Agent {
             }
             return;
         }
-        // established calls must be able to end while a faulty dialler floods us with requests
-        let of_a_call = request.to().is_some_and(|to| to.tag().is_some()) || method == "CANCEL";
-        let limit = if of_a_call { 2 * MAX_TRANSACTIONS } else { MAX_TRANSACTIONS };
-        if self.servers.len() >= limit {
+        let kind = self.kind(flow, &request);
+        let room = kind.is_some_and(|kind| self.servers.has_room(kind));
+        if kind.is_some() && !room && method != "BYE" {
             self.counts.overload += 1;
-            let tag = self.random.token();
+            let tag = self.random.tag(&key);
             let busy = Message::response(&request, 503, "Service Unavailable", &tag);
             return self.send(flow, busy.with("Retry-After", "5").to_bytes());
         }
-        let merge_key = merge_key(&request);
-        let merged = merge_key.as_ref().is_some_and(|k| self.merge_keys.contains_key(k));
-        let tx = Server::new(method == "INVITE", flow.transport.reliable());
-        let own_merge_key = if merged { None } else { merge_key };
-        if let Some(merge) = &own_merge_key {
-            self.merge_keys.insert(merge.clone(), key.clone());
+        let first = self.servers.insert(&key, &request, flow, kind.unwrap_or(Kind::InCall));
+        match first {
+            true => self.dispatch(now, flow, &key, &method, request),
+            false => self.refuse(now, &key, &request, 482, "Loop Detected", &[]),
         }
-        let entry = ServerEntry { tx, flow, call: None, merge_key: own_merge_key };
-        self.servers.insert(key.clone(), entry);
-        if merged {
-            return self.refuse(now, &key, &request, 482, "Loop Detected", &[]);
+        if !room {
+            self.forget(&key);
         }
+    }
+
+    /// The kind of transaction that a request needs. `None` if it changes nothing here, or nothing
+    /// more when it arrives again: it is then answered without a transaction, so that a flood of
+    /// such requests uses no memory.
+    fn kind(&self, flow: Flow, request: &Message) -> Option<Kind> {
+        match request.to().is_some_and(|to| to.tag().is_some()) {
+            true => self.find_dialog(request, flow).map(|_| Kind::InCall),
+            false => (request.method() == Some("INVITE")).then_some(Kind::NewCall),
+        }
+    }
+
+    /// Removes the server transaction of a request that has been answered, with its timer.
+    fn forget(&mut self, key: &str) {
+        let timer = TimerKey::Server(key.to_owned());
+        if let Some(at) = self.owner_timeout(&timer) {
+            self.timers.remove(&(at, timer));
+        }
+        self.servers.remove(key);
+    }
+
+    fn dispatch(&mut self, now: Instant, flow: Flow, key: &str, method: &str, request: Message) {
         if method == "CANCEL" {
-            return self.on_cancel(now, &key, &request);
+            return self.on_cancel(now, key, &request);
         }
         if !request.is_known_method() {
-            return self.refuse(now, &key, &request, 501, "Not Implemented", &[("Allow", ALLOW)]);
+            return self.refuse(now, key, &request, 501, "Not Implemented", &[("Allow", ALLOW)]);
         }
         if !ALLOW.split(", ").any(|m| m == method) {
             let allow = [("Allow", ALLOW)];
-            return self.refuse(now, &key, &request, 405, "Method Not Allowed", &allow);
+            return self.refuse(now, key, &request, 405, "Method Not Allowed", &allow);
         }
         let required = option_tags(request.all("Require"));
         let unknown: Vec<String> =
@@ -181,11 +194,11 @@ impl Agent {
         if !unknown.is_empty() {
             let unsupported = [("Unsupported", unknown.join(", "))];
             let unsupported = unsupported.iter().map(|(n, v)| (*n, v.as_str())).collect::<Vec<_>>();
-            return self.refuse(now, &key, &request, 420, "Bad Extension", &unsupported);
+            return self.refuse(now, key, &request, 420, "Bad Extension", &unsupported);
         }
         match request.to().and_then(|to| to.tag().map(str::to_owned)) {
-            Some(tag) => self.on_in_dialog(now, flow, &key, request, tag),
-            None => self.on_out_of_dialog(now, flow, &key, request),
+            Some(tag) => self.on_in_dialog(now, flow, key, request, tag),
+            None => self.on_out_of_dialog(now, flow, key, request),
         }
     }
 
@@ -199,7 +212,7 @@ impl Agent {
         reason: &str,
         headers: &[(&str, &str)],
     ) {
-        let tag = self.random.token();
+        let tag = self.random.tag(key);
         let mut response = Message::response(request, code, reason, &tag);
         for (name, value) in headers {
             response.push(name, *value);
@@ -226,8 +239,7 @@ impl Agent {
     }
 
     fn on_cancel(&mut self, now: Instant, key: &str, request: &Message) {
-        let invite_key = key.trim_end_matches("CANCEL").to_owned() + "INVITE";
-        let Some(entry) = self.servers.get(&invite_key) else {
+        let Some(entry) = self.servers.get(&cancelled_key(request)) else {
             let reason = "Call/Transaction Does Not Exist";
             return self.refuse(now, key, request, 481, reason, &[]);
         };
@@ -261,38 +273,4 @@ fn reply_flow(mut flow: Flow, message: &Message) -> Flow {
         flow.remote.set_port(via.port.unwrap_or(5060));
     }
     flow
-}
-
-/// Returns the key of a server transaction (RFC 3261 §17.2.3). For a branch without the magic
-/// cookie, it consists of the fields that RFC 2543 matches.
-fn server_key(request: &Message) -> String {
-    let method = match request.method() {
-        Some("ACK") | None => "INVITE",
-        Some(method) => method,
-    };
-    let Some(via) = request.top_via() else { return method.to_owned() };
-    let port = via.port.map(|p| p.to_string()).unwrap_or_default();
-    match via.branch() {
-        Some(branch) if branch.len() > 7 && branch.starts_with("z9hG4bK") => {
-            format!("{branch}|{}:{port}|{method}", via.host)
-        }
-        _ => {
-            let from = request.from();
-            let tag = from.as_ref().and_then(NameAddr::tag).unwrap_or("");
-            let number = request.cseq().map_or(0, |(n, _)| n);
-            format!("2543|{}|{number}|{tag}|{}|{method}", request.call_id(), via.host)
-        }
-    }
-}
-
-/// Returns a key that is the same for copies of a request over different paths (RFC 3261
-/// §8.2.2.2), or `None` within a dialog.
-fn merge_key(request: &Message) -> Option<String> {
-    let method = request.method()?;
-    if request.to()?.tag().is_some() || matches!(method, "ACK" | "CANCEL") {
-        return None;
-    }
-    let from = request.from()?;
-    let number = request.cseq()?.0;
-    Some(format!("{}|{number} {method}|{}", request.call_id(), from.tag().unwrap_or("")))
 }

@@ -34,6 +34,11 @@ impl Agent {
         request: Message,
     ) {
         match request.method() {
+            // takes us out of a dispatcher's rotation
+            Some("OPTIONS") if self.takes_no_calls() => {
+                let wait = [("Retry-After", "5")];
+                self.refuse(now, key, &request, 503, "Service Unavailable", &wait);
+            }
             Some("OPTIONS") => {
                 let headers =
                     [("Allow", ALLOW), ("Accept", "application/sdp"), ("Supported", "timer")];
@@ -51,6 +56,10 @@ impl Agent {
         }
     }
 
+    fn takes_no_calls(&self) -> bool {
+        self.stopping || self.full || self.calls.len() >= self.max_calls
+    }
+
     /// Checks that an INVITE can be accepted, in the order of RFC 3261 §8.2.
     fn examine(&mut self, now: Instant, flow: Flow, invite: &Message) -> Result<Accepted, Refusal> {
         check_content(invite)?;
@@ -65,7 +74,7 @@ impl Agent {
                 (404, "Not Found", None)
             });
         };
-        if self.stopping || self.calls.len() >= self.max_calls {
+        if self.takes_no_calls() {
             self.counts.overload += 1;
             let wait = Some(("Retry-After", "5".to_owned()));
             return Err((503, "Service Unavailable", wait));

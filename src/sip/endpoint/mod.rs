@@ -249,6 +249,7 @@ impl Endpoint {
     }
 
     fn feed(&mut self, input: Input<'_>) {
+        self.agent.set_full(self.admission.is_full());
         self.agent.handle(Instant::now(), input);
         self.drain();
     }

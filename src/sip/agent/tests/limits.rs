@@ -1,21 +1,70 @@
 //! Limits are kept, and ended calls and transactions are freed.
 
-use super::rig::{PBX, RTP, Rig, Text};
-use crate::sip::agent::{Command, MAX_TRANSACTIONS};
+use super::rig::{Dialog, PBX, RTP, Rig, Text};
+use crate::sip::agent::Command;
+use crate::sip::agent::servers::MAX_TRANSACTIONS;
 
 #[test]
-fn transactions_over_the_limit_are_refused_without_state() {
+fn requests_that_change_nothing_are_answered_without_state() {
     let mut rig = Rig::trunk();
-    for i in 0..MAX_TRANSACTIONS + 10 {
+    let methods = ["OPTIONS", "NOTIFY", "REGISTER", "SUBSCRIBE", "MESSAGE", "BYE", "CANCEL"];
+    for method in methods {
+        let request = Text::new(method, 1);
+        rig.pbx(&request);
+        let (first, timers) = (rig.one(), rig.agent.timers.len());
+        rig.pbx(&request);
+        let again = rig.one();
+        assert_eq!(again.to().unwrap().tag(), first.to().unwrap().tag(), "{method}");
+        assert_eq!((rig.agent.transaction_count(), timers), (0, 0), "{method}");
+    }
+    for request in ["OPTIONS", "BYE", "INVITE", "INFO"].map(|m| Text::new(m, 1).tagged("old")) {
+        rig.pbx(&request);
+        assert_eq!(rig.told(), ["481"]);
+        assert_eq!(rig.agent.transaction_count(), 0, "{}", request.method);
+    }
+}
+
+#[test]
+fn options_without_end_leave_room_for_calls() {
+    let mut rig = Rig::trunk();
+    for i in 0..10_000 {
         rig.pbx(&Text::new("OPTIONS", 1).call_id(&format!("o{i}")));
     }
-    assert_eq!(rig.agent.transaction_count(), MAX_TRANSACTIONS);
+    assert!(rig.told().iter().all(|t| t == "200"));
+    assert_eq!((rig.agent.transaction_count(), rig.agent.timers.len()), (0, 0));
+    rig.up();
+}
+
+/// One call whose peer never stops sending requests within it.
+#[test]
+fn a_table_full_of_requests_within_calls_leaves_room_for_invites_and_byes() {
+    let mut rig = Rig::trunk();
+    let dialog = rig.up();
+    let in_call = |i: usize| dialog.request("OPTIONS", 11 + i as u32).branch(&format!("o{i}"));
+    for i in 0..MAX_TRANSACTIONS + 10 {
+        rig.pbx(&in_call(i));
+    }
+    assert_eq!(rig.told().iter().filter(|t| *t == "503").count(), 10);
     assert_eq!(rig.agent.counts.overload, 10);
-    let sent = rig.told();
-    assert_eq!(sent.iter().filter(|t| *t == "503").count(), 10);
-    rig.assert_empty();
-    rig.pbx(&Text::new("OPTIONS", 1));
+    rig.up_with(&Text::invite().call_id("call-2"));
+    rig.pbx(&dialog.request("BYE", 99_999));
     assert_eq!(rig.told(), ["200"]);
+    assert_eq!(rig.agent.call_count(), 1);
+}
+
+#[test]
+fn a_table_full_of_invites_leaves_room_within_calls() {
+    let mut rig = Rig::trunk_with(1);
+    let dialog = rig.up();
+    for i in 0..MAX_TRANSACTIONS {
+        rig.pbx(&Text::invite().call_id(&format!("i{i}")));
+    }
+    // these are stored, the call's own INVITE among them, and the last one is not
+    assert_eq!(rig.told().iter().filter(|t| *t == "503").count(), MAX_TRANSACTIONS);
+    assert!(rig.agent.transaction_count() <= MAX_TRANSACTIONS);
+    rig.pbx(&dialog.request("BYE", 11));
+    assert_eq!(rig.told(), ["200"]);
+    rig.assert_empty();
 }
 
 #[test]
@@ -82,4 +131,28 @@ fn an_answered_call_cannot_be_answered_rung_or_rejected_again() {
     rig.command(Command::Reject { call: dialog.key, code: 486, reason, retry_after_s: None });
     assert_eq!(rig.told(), [""; 0]);
     assert_eq!(rig.agent.call_count(), 1);
+}
+
+#[test]
+fn options_are_answered_503_while_no_calls_are_taken() {
+    let options = |rig: &mut Rig, to: Option<&Dialog>| {
+        let request = Text::new("OPTIONS", 50);
+        rig.pbx(&to.map_or(request, |dialog| dialog.request("OPTIONS", 50)));
+        rig.told()
+    };
+    let mut rig = Rig::trunk_with(2);
+    rig.up();
+    assert_eq!(options(&mut rig, None), ["200"]);
+    rig.agent.set_full(true);
+    assert_eq!(options(&mut rig, None), ["503"]);
+    rig.agent.set_full(false);
+    rig.up_with(&Text::invite().call_id("call-2"));
+    assert_eq!(options(&mut rig, None), ["503"], "the agent is full");
+    let mut rig = Rig::trunk();
+    rig.command(Command::Shutdown);
+    assert_eq!(options(&mut rig, None), ["503"], "stopping");
+    let mut rig = Rig::trunk();
+    let dialog = rig.up();
+    rig.command(Command::Shutdown);
+    assert_eq!(options(&mut rig, Some(&dialog)), ["200"], "within a call");
 }

@@ -1,0 +1,205 @@
+//! The server transactions, bounded in number and in bytes. Initial INVITEs and requests within
+//! calls are bounded separately, so that neither can use up the room of the other. All other
+//! requests are answered without a transaction (RFC 3261 §8.2.7).
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+
+use crate::sip::agent::CallKey;
+use crate::sip::flow::Flow;
+use crate::sip::header::NameAddr;
+use crate::sip::message::Message;
+use crate::sip::transaction::Server;
+
+/// Maximum number of transactions per kind.
+pub(super) const MAX_TRANSACTIONS: usize = 8192;
+/// Maximum size of the stored responses per kind. An ordinary response has 500 to 1500 bytes.
+pub(super) const MAX_BYTES: usize = 16 << 20;
+/// Longer keys are replaced by their hash, because branches and Call-IDs may have 60 kB.
+const MAX_KEY: usize = 128;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// An INVITE outside a dialog.
+    NewCall,
+    /// A request within a call.
+    InCall,
+}
+
+/// A server transaction and its context.
+pub(super) struct ServerEntry {
+    pub tx: Server,
+    /// Destination of the responses.
+    pub flow: Flow,
+    /// The call that this INVITE created.
+    pub call: Option<CallKey>,
+    kind: Kind,
+    /// Call-ID, CSeq and From tag, to detect merged requests.
+    merge_key: Option<String>,
+    /// Size of the stored response.
+    bytes: usize,
+}
+
+/// The number and size of the transactions of one kind.
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    count: usize,
+    bytes: usize,
+}
+
+#[derive(Default)]
+pub(super) struct Servers {
+    /// By RFC 3261 §17.2.3 key.
+    entries: HashMap<String, ServerEntry>,
+    merge_keys: HashSet<String>,
+    loads: [Load; 2],
+}
+
+impl Servers {
+    pub fn has_room(&self, kind: Kind) -> bool {
+        let load = self.loads[kind as usize];
+        load.count < MAX_TRANSACTIONS && load.bytes < MAX_BYTES
+    }
+
+    /// Adds the transaction of a request. Returns false if the request is merged: a copy that came
+    /// over another path (RFC 3261 §8.2.2.2).
+    pub fn insert(&mut self, key: &str, request: &Message, flow: Flow, kind: Kind) -> bool {
+        let invite = request.method() == Some("INVITE");
+        let tx = Server::new(invite, flow.transport.reliable());
+        let merge_key = if kind == Kind::NewCall { merge_key(request) } else { None };
+        let merged = merge_key.as_ref().is_some_and(|k| self.merge_keys.contains(k));
+        let merge_key = merge_key.filter(|_| !merged);
+        self.merge_keys.extend(merge_key.clone());
+        let entry = ServerEntry { tx, flow, call: None, kind, merge_key, bytes: 0 };
+        self.loads[kind as usize].count += 1;
+        self.entries.insert(key.to_owned(), entry);
+        !merged
+    }
+
+    pub fn get(&self, key: &str) -> Option<&ServerEntry> {
+        self.entries.get(key)
+    }
+
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut ServerEntry> {
+        self.entries.get_mut(key)
+    }
+
+    /// Stores a response in its transaction. Returns the response's destination.
+    pub fn respond(&mut self, now: Instant, key: &str, code: u16, bytes: &[u8]) -> Option<Flow> {
+        let entry = self.entries.get_mut(key)?;
+        entry.tx.respond(now, code, bytes);
+        let load = &mut self.loads[entry.kind as usize];
+        load.bytes = load.bytes + bytes.len() - entry.bytes;
+        entry.bytes = bytes.len();
+        Some(entry.flow)
+    }
+
+    pub fn remove(&mut self, key: &str) {
+        let Some(ended) = self.entries.remove(key) else { return };
+        let load = &mut self.loads[ended.kind as usize];
+        load.count -= 1;
+        load.bytes -= ended.bytes;
+        if let Some(merge) = ended.merge_key {
+            self.merge_keys.remove(&merge);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True if nothing is left of any transaction.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        let loads = self.loads.iter().all(|load| load.count + load.bytes == 0);
+        loads && self.entries.is_empty() && self.merge_keys.is_empty()
+    }
+}
+
+/// Returns the key of a request's server transaction (RFC 3261 §17.2.3).
+pub(super) fn server_key(request: &Message) -> String {
+    match request.method() {
+        Some("ACK") | None => key_for(request, "INVITE"),
+        Some(method) => key_for(request, method),
+    }
+}
+
+/// Returns the key of the INVITE that a CANCEL cancels.
+pub(super) fn cancelled_key(cancel: &Message) -> String {
+    key_for(cancel, "INVITE")
+}
+
+/// For a branch without the magic cookie, the key consists of the fields that RFC 2543 matches.
+fn key_for(request: &Message, method: &str) -> String {
+    let Some(via) = request.top_via() else { return method.to_owned() };
+    let port = via.port.map(|p| p.to_string()).unwrap_or_default();
+    short(match via.branch() {
+        Some(branch) if branch.len() > 7 && branch.starts_with("z9hG4bK") => {
+            format!("{branch}|{}:{port}|{method}", via.host)
+        }
+        _ => {
+            let from = request.from();
+            let tag = from.as_ref().and_then(NameAddr::tag).unwrap_or("");
+            let number = request.cseq().map_or(0, |(n, _)| n);
+            format!("2543|{}|{number}|{tag}|{}|{method}", request.call_id(), via.host)
+        }
+    })
+}
+
+/// Returns a key that is the same for copies of a request over different paths.
+fn merge_key(request: &Message) -> Option<String> {
+    let from = request.from()?;
+    let number = request.cseq()?.0;
+    Some(short(format!("{}|{number}|{}", request.call_id(), from.tag().unwrap_or(""))))
+}
+
+fn short(key: String) -> String {
+    if key.len() <= MAX_KEY {
+        return key;
+    }
+    Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::flow::Transport;
+    use crate::testing::start;
+
+    #[test]
+    fn each_kind_is_bounded_in_bytes() {
+        let flow = Flow { transport: Transport::Udp, remote: ([10, 0, 0, 2], 5060).into() };
+        let (invite, options) =
+            (Message::request("INVITE", "sip:a"), Message::request("OPTIONS", "sip:a"));
+        let mut servers = Servers::default();
+        let mut fill = |kind, request: &Message| {
+            let mut count = 0;
+            while servers.has_room(kind) {
+                let key = format!("{kind:?}{count}");
+                assert!(servers.insert(&key, request, flow, kind));
+                servers.respond(start(), &key, 100, &[0; 300]);
+                servers.respond(start(), &key, 200, &[0; 60_000]);
+                count += 1;
+            }
+            count
+        };
+        let most = MAX_BYTES.div_ceil(60_000);
+        assert_eq!(fill(Kind::InCall, &options), most);
+        assert_eq!(fill(Kind::NewCall, &invite), most);
+        for i in 0..most {
+            servers.remove(&format!("InCall{i}"));
+            servers.remove(&format!("NewCall{i}"));
+        }
+        assert!(servers.is_empty());
+    }
+
+    #[test]
+    fn keys_are_short_and_still_differ() {
+        let long = "x".repeat(60_000);
+        let (a, b) = (short(format!("{long}a")), short(format!("{long}b")));
+        assert!(a.len() <= MAX_KEY && a != b, "{a} {b}");
+    }
+}
