@@ -123,10 +123,11 @@ fn ignore_other_signals() -> std::io::Result<()> {
 }
 
 /// Raises the limit on open files to suit this many calls. A call has two RTP sockets, one to its
-/// AI and perhaps a recording; ARI mode also makes short-lived requests.
+/// AI and perhaps a recording; ARI mode also makes short-lived requests. There may be 64
+/// connections to the HTTP server, and 256 for SIP over TCP.
 fn raise_file_limit(calls: usize) {
     use rustix::process::{Resource, getrlimit, setrlimit};
-    let wanted = calls as u64 * 5 + 100;
+    let wanted = calls as u64 * 5 + 500;
     let mut limit = getrlimit(Resource::Nofile);
     let enough = |current: Option<u64>| current.is_none_or(|current| current >= wanted);
     if enough(limit.current) {

@@ -1,5 +1,6 @@
 //! The HTTP server for monitoring: liveness, readiness and metrics. Owns I/O.
 
+mod connections;
 pub mod metrics;
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::call::counters::OFFERED;
+use crate::control::connections::Bounded;
 use crate::record::recorder::Recorder;
 use crate::telemetry::PbxStatus;
 use crate::telemetry::counter::Counters;
@@ -83,6 +85,7 @@ pub async fn bind(
         .route("/readyz", get(ready))
         .route("/metrics", get(measure))
         .with_state(watched);
+    let listener = Bounded::new(listener);
     Ok(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!("HTTP server stopped: {error}");

@@ -33,7 +33,7 @@ impl Random {
         format!("{:016x}", self.next_u64())
     }
 
-    /// Returns a To tag that is the same each time for the same transaction, so that requests can be
+    /// Returns a To tag that is always the same for the same transaction, so that requests can be
     /// answered without state (RFC 3261 §8.2.7).
     pub fn tag(&self, transaction: &str) -> String {
         let digest = Sha256::new().chain_update(self.key).chain_update(transaction).finalize();

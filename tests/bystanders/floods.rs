@@ -189,3 +189,84 @@ fn options(bridge: SocketAddr, from: IpAddr, count: u32, length: usize) -> usize
     }
     answers
 }
+
+/// 1,000 connections to the HTTP server, half of them idle, the others with half a request.
+#[tokio::test]
+async fn http_connections_are_left_open() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr();
+    let http = free.expect("an address");
+    let fault = async |rig: &Rig| {
+        let id = rig.id();
+        rig.attack(move || {
+            let before = descriptors(id);
+            let mut idle = Vec::new();
+            for n in 0..1_000 {
+                let mut stream = TcpStream::connect(http).expect("accepted");
+                if n % 2 == 0 {
+                    stream.write_all(b"GET /healthz HTTP/1.1\r\nHo").expect("sent");
+                }
+                idle.push(stream);
+                if n % 100 == 99 {
+                    assert!(health(http).starts_with("HTTP/1.0 200"), "after {n} connections");
+                }
+            }
+            let after = descriptors(id);
+            assert!(after < before + 100, "{after} descriptors instead of {before}");
+        })
+        .await;
+    };
+    let config = format!("[http]\nlisten = \"{http}\"");
+    Bystanders::new(Site::direct(&config)).repeated().during(fault).await;
+}
+
+fn health(http: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(http).expect("accepted");
+    stream.set_read_timeout(Some(SECOND)).expect("a socket option");
+    stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+fn descriptors(id: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{id}/fd")).expect("the bridge runs").count()
+}
+
+/// A PBX leaves 300 connections open, all without a message.
+#[tokio::test]
+async fn sip_connections_are_left_open() {
+    let fault = async |rig: &Rig| {
+        let (id, bridge, from) = (rig.id(), rig.bridge(), rig.offender());
+        let idle = rig.attack(move || {
+            let before = descriptors(id);
+            let idle: Vec<TcpStream> = (0..300).map(|_| connect(from, bridge)).collect();
+            let mut stream = connect(from, bridge);
+            let message = format!(
+                "OPTIONS sip:ai@{bridge} SIP/2.0\r\nVia: SIP/2.0/TCP {from};branch=z9hG4bK1\r\n\
+                 From: <sip:x@{from}>;tag=1\r\nTo: <sip:ai@{bridge}>\r\nCall-ID: 1\r\n\
+                 CSeq: 1 OPTIONS\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n"
+            );
+            stream.write_all(message.as_bytes()).expect("sent");
+            stream.set_read_timeout(Some(SECOND)).expect("a socket option");
+            let mut answer = [0; 11];
+            stream.read_exact(&mut answer).expect("an answer");
+            assert_eq!(&answer, b"SIP/2.0 200");
+            let after = descriptors(id);
+            assert!(after < before + 280, "{after} descriptors instead of {before}");
+            idle
+        });
+        let idle = idle.await;
+        let (phone, _) = rig.fault_call().await;
+        phone.command(PhoneCommand::Hangup);
+        drop(idle);
+    };
+    Bystanders::new(Site::direct("")).repeated().during(fault).await;
+}
+
+fn connect(from: IpAddr, to: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let socket = socket.expect("a socket");
+    socket.bind(&SocketAddr::new(from, 0).into()).expect("an address");
+    socket.connect(&to.into()).expect("accepted");
+    socket.into()
+}

@@ -1,7 +1,7 @@
 //! Accounts: the addresses of each PBX, REGISTER, and the OPTIONS that monitor the registrar.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -39,6 +39,13 @@ impl Agent {
     pub(super) fn accounts_at(&self, ip: IpAddr) -> impl Iterator<Item = (AccountId, &Account)> {
         let all = self.accounts.iter().enumerate();
         all.filter(move |(_, a)| a.routes.iter().any(|r| r.remote.ip() == ip))
+    }
+
+    /// The addresses that calls and registrations send to, whose connections must stay open.
+    pub fn flows_in_use(&self) -> HashSet<SocketAddr> {
+        let registrars = (0..self.accounts.len()).filter_map(|id| self.register_flow(id));
+        let calls = self.calls.values().map(|call| call.flow);
+        calls.chain(registrars).map(|flow| flow.remote).collect()
     }
 
     /// Returns our address towards `remote`, for Contact, Via and SDP.

@@ -342,7 +342,7 @@ impl Agent {
     fn owner_timeout(&self, key: &TimerKey) -> Option<Instant> {
         match key {
             TimerKey::Account(id) => self.accounts[*id].registration.as_ref()?.next_timeout(),
-            TimerKey::Server(key) => self.servers.get(key)?.tx.next_timeout(),
+            TimerKey::Server(key) => self.servers.find(key)?.tx.next_timeout(),
             TimerKey::Client(key) => self.clients.get(key)?.tx.next_timeout(),
             TimerKey::Call(key) => self.calls.get(key)?.next_timeout(),
         }

@@ -115,7 +115,7 @@ impl Agent {
     }
 
     pub(super) fn on_server_timeout(&mut self, now: Instant, key: &str) {
-        let Some(entry) = self.servers.get_mut(key) else { return };
+        let Some(entry) = self.servers.find_mut(key) else { return };
         if entry.tx.on_timeout(now) == Due::Resend
             && let Some(data) = entry.tx.response().map(<[u8]>::to_vec)
         {
@@ -133,7 +133,7 @@ impl Agent {
         if method == "ACK" {
             return self.on_ack(now, flow, &key, &request);
         }
-        if let Some(entry) = self.servers.get(&key) {
+        if let Some(entry) = self.servers.find(&key) {
             self.counts.retransmissions += 1;
             if let Some(data) = entry.tx.on_retransmission().map(<[u8]>::to_vec) {
                 self.send(flow, data);
@@ -226,7 +226,7 @@ impl Agent {
     }
 
     fn on_ack(&mut self, now: Instant, flow: Flow, key: &str, request: &Message) {
-        if let Some(entry) = self.servers.get_mut(key)
+        if let Some(entry) = self.servers.find_mut(key)
             && entry.tx.state != State::Accepted
         {
             entry.tx.on_ack(now);
@@ -239,7 +239,7 @@ impl Agent {
     }
 
     fn on_cancel(&mut self, now: Instant, key: &str, request: &Message) {
-        let Some(entry) = self.servers.get(&cancelled_key(request)) else {
+        let Some(entry) = self.servers.find(&cancelled_key(request)) else {
             let reason = "Call/Transaction Does Not Exist";
             return self.refuse(now, key, request, 481, reason, &[]);
         };

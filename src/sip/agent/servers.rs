@@ -79,11 +79,11 @@ impl Servers {
         !merged
     }
 
-    pub fn get(&self, key: &str) -> Option<&ServerEntry> {
+    pub fn find(&self, key: &str) -> Option<&ServerEntry> {
         self.entries.get(key)
     }
 
-    pub fn get_mut(&mut self, key: &str) -> Option<&mut ServerEntry> {
+    pub fn find_mut(&mut self, key: &str) -> Option<&mut ServerEntry> {
         self.entries.get_mut(key)
     }
 

@@ -159,7 +159,7 @@ impl Agent {
             local_ip,
             signalling: flow.remote.ip(),
         };
-        if let Some(entry) = self.servers.get_mut(key) {
+        if let Some(entry) = self.servers.find_mut(key) {
             entry.call = Some(call);
         }
         self.dialogs.insert((dialog.call_id.clone(), dialog.local_tag.clone()), call);

@@ -223,7 +223,10 @@ impl Endpoint {
                     if let Ok((stream, remote)) = accepted {
                         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
                         match self.agent.knows(remote.ip()) {
-                            true => self.connections.accepted(remote, stream),
+                            true => {
+                                let busy = || self.agent.flows_in_use();
+                                self.connections.accepted(remote, stream, busy);
+                            }
                             false => self.agent.counts.strangers += 1,
                         }
                     } else {
@@ -296,6 +299,7 @@ impl Endpoint {
     fn on_tcp(&mut self, event: TcpEvent) {
         match event {
             TcpEvent::Message(remote, data) => {
+                self.connections.received(remote);
                 let flow = Flow { transport: Transport::Tcp, remote };
                 self.feed(Input::Message { flow, data: &data });
             }

@@ -1,10 +1,10 @@
 //! SIP over TCP: one task per connection, with limits. Owns sockets.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -14,8 +14,10 @@ use crate::sip::stream::Framer;
 
 /// Maximum number of messages waiting to be written; the connection is dropped if there are more.
 const QUEUE: usize = 256;
-/// Incoming connections are refused when there are this many.
+/// With this many connections, an idle one makes room for a new one, or the new one is refused.
 const MAX_CONNECTIONS: usize = 256;
+/// An idle connection is probed at this interval, because a PBX that disappeared does not close it.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Time limit for receiving the rest of a message, and for writing one.
 const PARTIAL: Duration = Duration::from_secs(10);
 /// Time limit for connecting.
@@ -32,10 +34,19 @@ pub enum TcpEvent {
     Closed(SocketAddr, u64),
 }
 
+/// One connection.
+struct Connection {
+    /// See [`Connections::generation`].
+    generation: u64,
+    /// Queue of messages to be written. The connection is closed when this is dropped.
+    writer: mpsc::Sender<Vec<u8>>,
+    /// When the last message was sent or received.
+    used: Instant,
+}
+
 /// All connections, by the peer's address.
 pub struct Connections {
-    /// Generation and send queue of each connection.
-    writers: HashMap<SocketAddr, (u64, mpsc::Sender<Vec<u8>>)>,
+    open: HashMap<SocketAddr, Connection>,
     /// Number of connections so far. It distinguishes the end of an old connection from the end of
     /// its successor.
     generation: u64,
@@ -45,42 +56,78 @@ pub struct Connections {
 
 impl Connections {
     pub fn new(events: mpsc::Sender<TcpEvent>) -> Connections {
-        Connections { writers: HashMap::new(), generation: 0, events }
+        Connections { open: HashMap::new(), generation: 0, events }
     }
 
-    /// Serves a connection made by the PBX.
-    pub fn accepted(&mut self, remote: SocketAddr, stream: TcpStream) {
-        if self.writers.len() < MAX_CONNECTIONS {
-            self.open(remote, Some(stream));
+    /// Serves a connection made by the PBX. If there are too many, an idle one is closed for it.
+    /// `busy` returns the addresses whose connections are needed by a call or a registration.
+    pub fn accepted(
+        &mut self,
+        remote: SocketAddr,
+        stream: TcpStream,
+        busy: impl FnOnce() -> HashSet<SocketAddr>,
+    ) {
+        if self.open.len() >= MAX_CONNECTIONS {
+            let open = self.open.iter().map(|(at, c)| (*at, c.used));
+            let Some(idle) = least_needed(remote.ip(), open, &busy()) else { return };
+            self.open.remove(&idle);
+        }
+        self.connect(remote, Some(stream));
+    }
+
+    /// Notes that a message arrived.
+    pub fn received(&mut self, remote: SocketAddr) {
+        if let Some(connection) = self.open.get_mut(&remote) {
+            connection.used = Instant::now();
         }
     }
 
     /// Sends over the connection to `remote`, opening one if necessary.
     pub fn send(&mut self, remote: SocketAddr, data: Vec<u8>) {
-        if !self.writers.contains_key(&remote) {
-            self.open(remote, None);
+        if !self.open.contains_key(&remote) {
+            self.connect(remote, None);
         }
-        let Some((_, writer)) = self.writers.get(&remote) else { return };
-        if writer.try_send(data).is_err() {
-            self.writers.remove(&remote);
+        let Some(connection) = self.open.get_mut(&remote) else { return };
+        connection.used = Instant::now();
+        if connection.writer.try_send(data).is_err() {
+            self.open.remove(&remote);
         }
     }
 
-    fn open(&mut self, remote: SocketAddr, stream: Option<TcpStream>) {
+    fn connect(&mut self, remote: SocketAddr, stream: Option<TcpStream>) {
         self.generation += 1;
+        let (generation, used) = (self.generation, Instant::now());
         let (writer, queue) = mpsc::channel(QUEUE);
-        self.writers.insert(remote, (self.generation, writer));
-        tokio::spawn(serve(remote, self.generation, stream, queue, self.events.clone()));
+        self.open.insert(remote, Connection { generation, writer, used });
+        tokio::spawn(serve(remote, generation, stream, queue, self.events.clone()));
     }
 
     /// Handles the end of a connection. Returns false if a newer one to `remote` has replaced it.
     pub fn closed(&mut self, remote: SocketAddr, generation: u64) -> bool {
-        let current = self.writers.get(&remote).is_none_or(|(number, _)| *number == generation);
+        let current = self.open.get(&remote).is_none_or(|c| c.generation == generation);
         if current {
-            self.writers.remove(&remote);
+            self.open.remove(&remote);
         }
         current
     }
+}
+
+/// Returns the connection to close for a new one from `newcomer`: of the idle connections of the
+/// address that has the most, the one that was used least recently. An address that has no more
+/// connections than the newcomer's loses none, so that one PBX cannot push out another.
+fn least_needed(
+    newcomer: IpAddr,
+    open: impl Iterator<Item = (SocketAddr, Instant)> + Clone,
+    busy: &HashSet<SocketAddr>,
+) -> Option<SocketAddr> {
+    let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+    open.clone().for_each(|(at, _)| *counts.entry(at.ip()).or_default() += 1);
+    let count = |ip: IpAddr| counts.get(&ip).copied().unwrap_or(0);
+    let own = count(newcomer);
+    let idle = open.filter(|(at, _)| !busy.contains(at));
+    let candidates = idle.filter(|(at, _)| at.ip() == newcomer || count(at.ip()) > own);
+    let chosen = candidates.min_by_key(|(at, used)| (std::cmp::Reverse(count(at.ip())), *used));
+    chosen.map(|(at, _)| at)
 }
 
 async fn serve(
@@ -97,7 +144,10 @@ async fn serve(
     if let Some(mut stream) = stream {
         let _ = stream.set_nodelay(true);
         // otherwise a PBX that disappeared would look connected for a quarter of an hour
-        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+        let socket = SockRef::from(&stream);
+        let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+        let _ = socket.set_tcp_keepalive(&keepalive);
         exchange(remote, &mut stream, &mut queue, &events).await;
     }
     let _ = events.send(TcpEvent::Closed(remote, generation)).await;
@@ -152,5 +202,33 @@ async fn exchange(
                 };
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::start;
+
+    #[test]
+    fn the_oldest_idle_connection_of_the_greediest_address_is_closed() {
+        let at = |host: u8, port: u16| SocketAddr::from(([10, 0, 0, host], port));
+        let second = |n: u64| start() + Duration::from_secs(n);
+        // the first address has the oldest connection, the second has the most
+        let open = [
+            (at(1, 1), second(0)),
+            (at(2, 1), second(5)),
+            (at(2, 2), second(4)),
+            (at(2, 3), second(6)),
+        ];
+        let close = |host: u8, busy: &[SocketAddr]| {
+            let busy = busy.iter().copied().collect();
+            least_needed(at(host, 0).ip(), open.iter().copied(), &busy)
+        };
+        assert_eq!(close(3, &[]), Some(at(2, 2)));
+        assert_eq!(close(3, &[at(2, 2)]), Some(at(2, 1)), "a busy one stays");
+        assert_eq!(close(2, &[]), Some(at(2, 2)), "the newcomer's own");
+        assert_eq!(close(2, &[at(2, 1), at(2, 2), at(2, 3)]), None, "not another's");
+        assert_eq!(close(1, &[at(2, 1), at(2, 2), at(2, 3)]), Some(at(1, 1)));
     }
 }
