@@ -26,9 +26,9 @@ use crate::call::{self, CallConfig};
 use crate::command::{Command, NotQueued};
 use crate::config::plan::{AiPlan, Plan};
 use crate::control::{self, Watched};
-use crate::folder::Root;
 use crate::media::frame::RATE;
 use crate::media::playout::Budget;
+use crate::record::disk;
 use crate::record::outbox::Outbox;
 use crate::record::recorder::Recorder;
 use crate::record::upload::Uploader;
@@ -210,7 +210,7 @@ impl App {
         tasks.chain(&self.http).for_each(JoinHandle::abort);
         drop(self.outbox);
         if let Some(recorder) = self.recorder {
-            let _ = tokio::task::spawn_blocking(move || recorder.flush()).await;
+            let _ = tokio::task::spawn_blocking(move || recorder.close()).await;
         }
         log_totals_now();
     }
@@ -304,7 +304,7 @@ fn open_recordings(plan: &mut Plan) -> Result<(Option<Recorder>, Option<Outbox>)
     let uploader = uploader.context("[recording.upload] url")?;
     let added = Arc::new(Notify::new());
     let outbox = recording.settings.outbox.then(|| Outbox {
-        root: Root::new(recording.settings.directory.clone()),
+        root: disk::root(&recording.settings),
         uploader,
         webhook: recording.webhook,
         delete_after: recording.delete_after,

@@ -4,11 +4,14 @@
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+use tracing::info;
 
 const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
 const FOLDER_MODE: u32 = 0o750;
@@ -19,6 +22,9 @@ const PROBE_BYTES: usize = 65_536;
 #[derive(Debug, Clone)]
 pub struct Root {
     path: PathBuf,
+    /// True once the directory was found outside the filesystem of `/`, or must be there. If it is
+    /// on that filesystem later, its disk is not mounted.
+    mounted: Arc<AtomicBool>,
 }
 
 fn folder_flags() -> OFlags {
@@ -27,29 +33,64 @@ fn folder_flags() -> OFlags {
 
 impl Root {
     pub fn new(path: PathBuf) -> Root {
-        Root { path }
+        Root { path, mounted: Arc::default() }
+    }
+
+    /// A directory that must not be on the filesystem of `/`, because it belongs on a mounted disk.
+    pub fn on_mount(path: PathBuf) -> Root {
+        Root { path, mounted: Arc::new(AtomicBool::new(true)) }
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Opens the directory, or a folder below it. With `make`, missing folders are created.
+    /// Fails if the directory, or the one it is to be created in, is on the filesystem of `/`
+    /// although it was on another before.
+    fn check_mount(&self, device: u64) -> io::Result<()> {
+        if device != std::fs::metadata("/")?.dev() {
+            self.mounted.store(true, Ordering::Relaxed);
+        } else if self.mounted.load(Ordering::Relaxed) {
+            return Err(io::Error::other("its disk is not mounted"));
+        }
+        Ok(())
+    }
+
+    /// Creates the directory. Its parent is never created: it may be on a disk that is not mounted.
+    fn make(&self) -> io::Result<()> {
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = std::fs::metadata(parent.unwrap_or(Path::new(".")));
+        let parent = parent.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                let why = "its parent folder does not exist; mount the disk, or create the folder";
+                io::Error::new(io::ErrorKind::NotFound, why)
+            }
+            _ => error,
+        })?;
+        self.check_mount(parent.dev())?;
+        DirBuilder::new().mode(FOLDER_MODE).create(&self.path)?;
+        info!(directory = %self.path.display(), "directory created");
+        Ok(())
+    }
+
+    /// Opens the directory, or a folder below it. With `make`, missing folders are created, but not
+    /// the directory's parent.
     ///
     /// # Errors
     /// Returns any I/O error, with the folder's path. A symbolic link below the directory is an
-    /// error.
+    /// error, and so is a directory whose disk is not mounted any more.
     pub fn folder(&self, relative: &Path, make: bool) -> io::Result<OwnedFd> {
         let mut path = self.path.clone();
         let with_path = |path: &Path, error: io::Error| {
             io::Error::new(error.kind(), format!("{}: {error}", path.display()))
         };
-        if make {
-            let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&path);
-            made.map_err(|error| with_path(&path, error))?;
+        if make && !path.exists() {
+            self.make().or_else(already_there).map_err(|error| with_path(&path, error))?;
         }
         let root = rustix::fs::open(&path, folder_flags(), Mode::empty());
         let mut folder = root.map_err(|error| with_path(&path, error.into()))?;
+        let device = rustix::fs::fstat(&folder).map_err(|error| with_path(&path, error.into()))?;
+        self.check_mount(device.st_dev).map_err(|error| with_path(&path, error))?;
         for part in relative.components() {
             let Component::Normal(name) = part else {
                 return Err(io::Error::other("path leads out of the directory"));
@@ -93,6 +134,12 @@ impl Root {
         open(&folder, &name)
     }
 
+    /// The temporary file that replaces a file. A crash may leave it behind.
+    pub fn new_name(path: &Path) -> PathBuf {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        path.with_file_name(new_name(&name))
+    }
+
     /// Replaces a small file atomically: readers see either the old contents or the new.
     ///
     /// # Errors
@@ -112,7 +159,7 @@ impl Root {
         fill: impl FnOnce(&mut File) -> io::Result<()>,
     ) -> io::Result<()> {
         let (folder, name) = self.parent(path, true)?;
-        let new = format!(".{name}.new");
+        let new = new_name(&name);
         let _ = rustix::fs::unlinkat(&folder, &new, AtFlags::empty());
         let result = create(&folder, &new).and_then(|mut file| {
             fill(&mut file)?;
@@ -195,6 +242,45 @@ impl Root {
     }
 }
 
+fn new_name(name: &str) -> String {
+    format!(".{name}.new")
+}
+
+fn already_there(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
+}
+
+/// Returns true if `inner` is `outer` or below it, through symbolic links, `..` and bind mounts of
+/// a folder on the way. Neither has to exist yet.
+pub fn is_within(inner: &Path, outer: &Path) -> bool {
+    let (inner, outer) = (resolved(inner), resolved(outer));
+    let id = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let outer_id = id(&outer);
+    let same = |path: &Path| path == outer || (outer_id.is_some() && id(path) == outer_id);
+    inner.ancestors().any(same)
+}
+
+/// The path without symbolic links and `..`, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (mut known, mut rest) = (PathBuf::new(), PathBuf::new());
+    for part in path.components() {
+        match part {
+            Component::ParentDir if !rest.as_os_str().is_empty() => {
+                rest.pop();
+            }
+            Component::ParentDir => {
+                known.pop();
+            }
+            part => rest.push(part),
+        }
+        if let Ok(found) = known.join(&rest).canonicalize() {
+            (known, rest) = (found, PathBuf::new());
+        }
+    }
+    known.join(rest)
+}
+
 fn create(folder: &OwnedFd, name: &str) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(folder, name, flags, FILE_MODE)?.into())
@@ -219,5 +305,76 @@ pub fn lock(file: &File) -> io::Result<()> {
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_is_recognised_by_any_of_its_names() {
+        let lab = tempfile::tempdir().unwrap();
+        let at = |path: &str| lab.path().join(path);
+        std::fs::create_dir_all(at("rec/day")).unwrap();
+        std::fs::create_dir(at("other")).unwrap();
+        symlink(at("rec"), at("link")).unwrap();
+        symlink(at("rec/day"), at("other/day")).unwrap();
+        let rec = at("rec");
+        let names = ["rec", "rec/", "rec/day", "rec/new/newer", "link", "link/new", "other/day/x"];
+        let dotted = ["other/../rec", "other/../rec/./day/", "missing/../rec/x", "other/day/.."];
+        for inner in names.iter().chain(&dotted) {
+            assert!(is_within(&at(inner), &rec), "{inner}");
+        }
+        for outer in ["other", "other/new", "record", "rec/..", "rec/../new", "link/../x", ""] {
+            assert!(!is_within(&at(outer), &rec), "{outer}");
+        }
+        assert!(is_within(&at("rec/day"), &at("link")) && is_within(&at("new/a"), &at("new")));
+    }
+
+    #[test]
+    fn only_the_last_part_of_the_path_is_created() {
+        let lab = tempfile::tempdir().unwrap();
+        let root = Root::new(lab.path().join("disk/recordings"));
+        let error = root.create(Path::new("a/b")).unwrap_err();
+        assert!(error.to_string().contains("parent folder does not exist"), "{error}");
+        assert!(!lab.path().join("disk").exists());
+        std::fs::create_dir(lab.path().join("disk")).unwrap();
+        root.create(Path::new("a/b")).unwrap();
+    }
+
+    /// `/dev/shm` serves as the mounted disk.
+    #[test]
+    fn a_directory_whose_disk_is_not_mounted_is_not_used() {
+        let (lab, shm) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+        let device = |path: &Path| std::fs::metadata(path).unwrap().dev();
+        if device(lab.path()) != device(Path::new("/")) || device(shm.path()) == device(lab.path())
+        {
+            return; // another layout of disks
+        }
+        let disk = lab.path().join("disk");
+        let mount = |to: &Path| {
+            let _ = std::fs::remove_file(&disk);
+            symlink(to, &disk).unwrap();
+        };
+        let root = Root::new(disk.join("recordings"));
+        mount(shm.path());
+        root.create(Path::new("a")).unwrap();
+        let empty = lab.path().join("mount point");
+        std::fs::create_dir(&empty).unwrap();
+        mount(&empty);
+        for path in ["b", "c/d"] {
+            let error = root.create(Path::new(path)).unwrap_err();
+            assert!(error.to_string().contains("not mounted"), "{error}");
+        }
+        assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0);
+        // the directory itself may be the mount point
+        let itself = Root::on_mount(disk.clone());
+        assert!(itself.create(Path::new("b")).is_err());
+        mount(shm.path());
+        root.create(Path::new("b")).unwrap();
+        itself.create(Path::new("b")).unwrap();
     }
 }

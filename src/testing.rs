@@ -9,6 +9,7 @@ pub fn start() -> std::time::Instant {
 pub fn recordings(directory: &std::path::Path) -> crate::record::settings::RecordSettings {
     crate::record::settings::RecordSettings {
         directory: directory.to_owned(),
+        require_mount: false,
         layout: crate::record::layout::Layout::default(),
         encoding: None,
         fsync: std::time::Duration::from_millis(500),

@@ -16,7 +16,7 @@ use crate::config::schema::Settings;
 use crate::config::values::Span;
 use crate::record::layout::Layout;
 use crate::record::settings::RecordSettings;
-use crate::record::upload::UploadSettings;
+use crate::record::upload::{self, INSIDE, UploadSettings};
 use crate::record::wav::Encoding;
 use crate::record::webhook::Webhook;
 use crate::record::{When, notice};
@@ -27,6 +27,8 @@ use crate::tls;
 pub struct Recording {
     /// Directory for the recordings; without it, no call is recorded.
     pub directory: Option<String>,
+    /// The directory must be on a mounted disk, apart from the filesystem of `/`.
+    pub require_mount: bool,
     pub layout: LayoutWord,
     pub format: FormatWord,
     pub when: WhenWord,
@@ -50,6 +52,7 @@ impl Default for Recording {
     fn default() -> Self {
         Recording {
             directory: None,
+            require_mount: false,
             layout: LayoutWord(Layout::default()),
             format: FormatWord::G711,
             when: WhenWord::Always,
@@ -191,9 +194,15 @@ impl Resolver<'_> {
             ));
         }
         let upload = self.upload(&recording.upload)?;
+        let sample = recording.layout.0.path(Duration::ZERO, "pbx", "id");
+        let inside = |u: &UploadSettings| upload::is_inside(&u.url, Path::new(directory), &sample);
+        if let Some(upload) = upload.as_ref().filter(|upload| inside(upload)) {
+            return Err(error("upload.url", format!("\"{}\" {INSIDE}", upload.url)));
+        }
         let webhook = self.webhook(&recording.webhook)?;
         let plan = RecordSettings {
             directory: PathBuf::from(directory),
+            require_mount: recording.require_mount,
             layout: recording.layout.0.clone(),
             encoding: match recording.format {
                 FormatWord::G711 => None,

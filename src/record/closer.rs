@@ -25,6 +25,10 @@ const RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(8);
 /// Interval of looking for old recordings, and for those that another process left unfinished.
 const TIDY: Duration = Duration::from_secs(3600);
+/// Time from the start to the first look for old recordings: until then, the clock may be set.
+const SETTLE: Duration = Duration::from_secs(600);
+/// A clock that has not been set for this long is believed, even if all recordings seem old by it.
+const SETTLED: Duration = Duration::from_secs(86_400);
 /// Time to the next look once more than `MAX_WAITING` recordings could not be moved.
 const TIDY_SOON: Duration = Duration::from_secs(60);
 /// Recordings that may wait to be moved, with their files open.
@@ -67,8 +71,10 @@ pub struct Closer {
     retry: Duration,
     move_reminder: Reminder,
     sync_reminder: Reminder,
-    /// Both clocks when `tidy` last ran.
-    last_tidy: (Instant, SystemTime),
+    /// Both clocks when `tidy` last ran; `None` before the first time.
+    last_tidy: Option<(Instant, SystemTime)>,
+    /// Both clocks at the start, or when the system clock was last found to have been set.
+    clock_since: (Instant, SystemTime),
 }
 
 impl Closer {
@@ -81,7 +87,7 @@ impl Closer {
     ) -> Closer {
         let (waiting, leftovers, sweeper) = (Vec::new(), VecDeque::new(), None);
         let finished = Box::new(finished);
-        let (next_tidy, last_tidy) = (Instant::now(), (Instant::now(), SystemTime::now()));
+        let (next_tidy, clock_since) = (Instant::now(), (Instant::now(), SystemTime::now()));
         let (move_reminder, sync_reminder) = (Reminder::default(), Reminder::default());
         Closer {
             root,
@@ -96,7 +102,8 @@ impl Closer {
             retry: RETRY,
             move_reminder,
             sync_reminder,
-            last_tidy,
+            last_tidy: None,
+            clock_since,
         }
     }
 
@@ -107,7 +114,7 @@ impl Closer {
         loop {
             let now = Instant::now();
             if self.next_tidy <= now {
-                self.next_tidy = now + TIDY;
+                self.next_tidy = now + if self.last_tidy.is_none() { SETTLE } else { TIDY };
                 self.tidy();
             }
             if next_sync <= now {
@@ -231,10 +238,12 @@ impl Closer {
         let limits = retention::Limits { age: self.settings.keep, bytes: self.settings.keep_bytes };
         // by a wrong clock, all recordings might seem old
         let (now, wall) = (Instant::now(), SystemTime::now());
-        let (before, wall_before) = std::mem::replace(&mut self.last_tidy, (now, wall));
+        // at the start, the clock may not have been set yet
+        let Some((before, wall_before)) = self.last_tidy.replace((now, wall)) else { return };
         let expected = wall_before + (now - before);
         let apart = wall.duration_since(expected).unwrap_or_else(|error| error.duration());
         if apart > CLOCK_STEP {
+            self.clock_since = (now, wall);
             warn!("system clock changed: no recordings are deleted until the next hourly check");
             return;
         }
@@ -244,13 +253,31 @@ impl Closer {
         }
         // in its own thread, because scanning a million files takes seconds
         let root = self.root.clone();
-        let sweep = move || match retention::sweep(&root, limits, SystemTime::now()) {
-            Ok(0) => {}
-            Ok(deleted) => info!(deleted, "old recordings deleted"),
-            Err(error) => warn!(%error, "old recordings not deleted: cannot read the directory"),
-        };
+        let (since, since_wall) = self.clock_since;
+        let settled = now - since > SETTLED;
+        let clock = retention::Clock { now: wall, since: since_wall, settled };
+        let sweep = move || log_swept(retention::sweep(&root, limits, clock));
         let sweeper = thread::Builder::new().name("retention".to_owned()).spawn(sweep);
         self.sweeper = sweeper.map_err(|error| warn!(%error, "retention thread not started")).ok();
+    }
+}
+
+fn log_swept(result: io::Result<retention::Swept>) {
+    match result {
+        Ok(swept) => {
+            if swept.deleted > 0 {
+                info!(deleted = swept.deleted, "old recordings deleted");
+            }
+            if let Some(age) = swept.doubted {
+                let newest_days = age.as_secs() / 86_400;
+                warn!(
+                    newest_days,
+                    "recordings not deleted by age: by the system clock, even the newest is old; \
+                     the clock is believed once it has run for a day"
+                );
+            }
+        }
+        Err(error) => warn!(%error, "old recordings not deleted: cannot read the directory"),
     }
 }
 

@@ -12,5 +12,6 @@ counters! {
     total UPLOADS = "recording_uploads", "Recordings uploaded.";
     total WEBHOOKS = "recording_webhooks", "Webhooks accepted.";
     total SEND_ERRORS = "recording_send_errors", "Failed upload and webhook attempts.";
+    gauge UNWRITTEN = "recordings_unwritten", "Recordings with audio that waits for a failed disk.";
     gauge WAITING = "recordings_waiting", "Recordings waiting to be sent.";
 }

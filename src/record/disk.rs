@@ -12,11 +12,18 @@ use tracing::warn;
 
 use crate::folder::{Root, lock};
 use crate::record::layout::INCOMPLETE;
+use crate::record::settings::RecordSettings;
 use crate::record::sidecar::Sidecar;
 use crate::record::wav::Encoding;
 
 /// Bytes of a file that are read or filled at a time.
 const PIECE: usize = 65_536;
+
+/// Returns the recordings' directory.
+pub fn root(settings: &RecordSettings) -> Root {
+    let directory = settings.directory.clone();
+    if settings.require_mount { Root::on_mount(directory) } else { Root::new(directory) }
+}
 
 /// Returns the path `incomplete/ID.wav` or `incomplete/ID.json`.
 pub fn incomplete(id: &str, ending: &str) -> PathBuf {
@@ -88,7 +95,8 @@ impl Part {
     /// Takes over a recording left by a crash, with all whole samples in its file.
     ///
     /// # Errors
-    /// Returns any I/O error, and `WouldBlock` if another process is still writing it.
+    /// Returns any I/O error, `WouldBlock` if another process is still writing it, and `NotFound` if
+    /// it has just finished it.
     pub fn adopt(
         root: &Root,
         id: &str,
@@ -100,7 +108,12 @@ impl Part {
         let data = file.metadata()?.len().saturating_sub(encoding.header_bytes());
         let data = data - data % (2 * encoding.sample_bytes());
         let (root, id) = (root.clone(), id.to_owned());
-        Ok(Part { root, id, sidecar_text, encoding, file, data, place: None, hash: None })
+        let part = Part { root, id, sidecar_text, encoding, file, data, place: None, hash: None };
+        // it may have been moved between the opening and the lock
+        match part.stands_at(&incomplete(&part.id, "wav"))? {
+            true => Ok(part),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
     /// Returns the number of samples per channel.
@@ -240,7 +253,12 @@ pub fn move_pair(root: &Root, id: &str, path: &Path, durable: bool) -> io::Resul
     for ending in ["wav", "json"] {
         let from = incomplete(id, ending);
         if root.exists(&from) {
-            root.rename(&from, &with_ending(path, ending))?;
+            let to = with_ending(path, ending);
+            match root.rename(&from, &to) {
+                // another process repaired it at the same moment
+                Err(error) if error.kind() == io::ErrorKind::NotFound && root.exists(&to) => {}
+                other => other?,
+            }
         }
     }
     if durable {

@@ -22,7 +22,7 @@ use crate::outbox::schedule::{self, Schedule};
 use crate::record::disk::{incomplete, with_ending};
 use crate::record::layout::OUTBOX;
 use crate::record::sidecar::{Sidecar, Upload, rfc3339};
-use crate::record::upload::{UploadError, Uploader};
+use crate::record::upload::{UploadError, Uploader, is_local_file};
 use crate::record::webhook::{Webhook, WebhookError};
 use crate::record::{counters, library, retention};
 
@@ -325,8 +325,15 @@ impl Outbox {
     }
 
     fn finish(&self, id: &str, entry: &Entry) -> io::Result<()> {
-        if self.delete_after && entry.uploaded.is_some() {
-            retention::delete(&self.root, &entry.path)?;
+        if let Some(url) = entry.uploaded.as_ref().filter(|_| self.delete_after) {
+            if is_local_file(&self.root, &entry.path, url) {
+                error!(
+                    recording = id,
+                    url, "recording not deleted: its uploaded copy is the same file"
+                );
+            } else {
+                retention::delete(&self.root, &entry.path)?;
+            }
         }
         self.forget(id)
     }

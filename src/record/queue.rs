@@ -24,8 +24,12 @@ pub enum Job {
         key: u64,
         end: Box<End>,
     },
-    /// Answered once everything sent before is on disk, or has failed to be written.
-    Flush(SyncSender<()>),
+    /// Answered once everything sent before is on disk, or has failed to be written. At the
+    /// program's end (`last`), audio that still waits for the disk counts as lost.
+    Flush {
+        done: SyncSender<()>,
+        last: bool,
+    },
 }
 
 /// Start of a recording.
@@ -35,6 +39,8 @@ pub struct Begin {
     /// Final path below the recordings' directory, without extension.
     pub path: PathBuf,
     pub law: Law,
+    /// Milliseconds of audio that the writer has dropped, or cannot write at the moment.
+    pub unwritten_ms: Arc<AtomicU64>,
 }
 
 /// Consecutive frames of both tracks.
@@ -92,6 +98,11 @@ impl Load {
     /// Returns the number of blocks dropped so far because the queue was full.
     pub fn overflows(&self) -> u64 {
         self.overflows.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of blocks that are neither written nor given up.
+    pub fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Relaxed) as u64
     }
 
     /// Returns true if the queue is more than half full: most likely the disk hangs.

@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::error;
 
-use crate::folder::Root;
 use crate::media::g711::Law;
 use crate::record::closer::Closer;
 use crate::record::health::Health;
@@ -19,6 +18,7 @@ use crate::record::recording::{BLOCK_FRAMES, Recording};
 use crate::record::settings::RecordSettings;
 use crate::record::sidecar::{CallInfo, Sidecar};
 use crate::record::writer::Writer;
+use crate::record::{counters, disk};
 
 /// Seconds of audio per call that may wait for the disk; all calls share the sum.
 const QUEUE_SECONDS: usize = 10;
@@ -49,7 +49,7 @@ impl Recorder {
         let limit = settings.max_calls.max(1) * QUEUE_SECONDS * 50 / BLOCK_FRAMES as usize;
         let (queue, jobs) = Queue::new(limit);
         let (settings, health) = (Arc::new(settings), Arc::new(Health::default()));
-        let root = Root::new(settings.directory.clone());
+        let root = disk::root(&settings);
         let (closing, to_close) = channel();
         let (of, load) = (settings.clone(), queue.load());
         let closer = Closer::new(root.clone(), of, health.clone(), load, finished);
@@ -74,9 +74,11 @@ impl Recorder {
         sidecar.start_ms = first * 20;
         let encoding = self.settings.encoding.unwrap_or(law.into());
         encoding.label().clone_into(&mut sidecar.audio.format);
-        let begin = Box::new(Begin { sidecar: sidecar.clone(), path, law });
-        self.queue.send(Job::Begin { key, begin });
-        Recording::new(key, self.queue.clone(), sidecar, law, first)
+        let unwritten_ms = Arc::<AtomicU64>::default();
+        let begin =
+            Begin { sidecar: sidecar.clone(), path, law, unwritten_ms: unwritten_ms.clone() };
+        self.queue.send(Job::Begin { key, begin: Box::new(begin) });
+        Recording::new(key, self.queue.clone(), sidecar, law, first, unwritten_ms)
     }
 
     /// Returns why nothing can be recorded at the moment, or `None` if it can.
@@ -92,9 +94,22 @@ impl Recorder {
 
     /// Waits until everything queued so far is on disk or has failed; 20 s at most.
     pub fn flush(&self) {
+        self.flush_queue(false);
+    }
+
+    /// Same as [`Recorder::flush`], at the program's end: audio that is not on disk then is counted
+    /// as lost.
+    pub fn close(&self) {
+        self.flush_queue(true);
+    }
+
+    fn flush_queue(&self, last: bool) {
         let (done, wait) = sync_channel(1);
-        self.queue.send(Job::Flush(done));
+        self.queue.send(Job::Flush { done, last });
         if wait.recv_timeout(FLUSH).is_err() {
+            if last {
+                counters::LOST_MS.add(self.queue.load().pending() * BLOCK_FRAMES * 20);
+            }
             error!(
                 "recordings not finished: the disk hangs or is too slow; they are repaired at the \
                  next start"
@@ -109,6 +124,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::folder::Root;
     use crate::record::disk::{incomplete, with_ending};
     use crate::record::recording::{Ending, Tap};
     use crate::record::sidecar::State;
@@ -128,7 +144,7 @@ mod tests {
         for index in frames {
             let samples = [index as u8; 160];
             recording.tap(Tap::Caller { index, law: Law::Mu, samples, heard_at: None });
-            recording.tap(Tap::Ai { index, samples: [200 - index as u8; 160] });
+            recording.tap(Tap::Ai { index, samples: [200u8.wrapping_sub(index as u8); 160] });
         }
     }
 
@@ -244,6 +260,36 @@ mod tests {
         finish(&recorder, recording);
         assert_eq!(only(directory.path()).1[0].len(), 20 * 160);
         assert!(!directory.path().join(incomplete("17-ab", "wav")).exists());
+    }
+
+    /// The disk is not mounted, so the parent folder is missing.
+    #[test]
+    fn audio_that_is_not_written_is_counted() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("disk/recordings");
+        let recorder = recorder(recordings(&directory));
+        let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
+        talk(&mut recording, 0..700);
+        recorder.flush();
+        assert_eq!(recording.lost_ms(), 14_000);
+        talk(&mut recording, 700..705);
+        assert_eq!(recording.lost_ms(), 14_100);
+        // it is written after all
+        std::fs::create_dir(parent.path().join("disk")).unwrap();
+        recorder.flush();
+        assert_eq!(recording.lost_ms(), 0);
+        finish(&recorder, recording);
+        assert_eq!(only(&directory).1[0].len(), 705 * 160);
+        // and a call that is still unwritten at the exit
+        std::fs::rename(parent.path().join("disk"), parent.path().join("gone")).unwrap();
+        let before = (counters::LOST_MS.get(), counters::FAILED.get());
+        let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
+        talk(&mut recording, 0..133);
+        recording.finish(Ending { reason: "drain", network: None });
+        recorder.close();
+        // other tests may count as well
+        assert!(counters::LOST_MS.get() - before.0 >= 2660);
+        assert!(counters::FAILED.get() > before.1);
     }
 
     #[test]

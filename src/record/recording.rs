@@ -2,6 +2,8 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::command::RecordCommand;
@@ -75,6 +77,8 @@ pub struct Recording {
     paused_at: Option<u64>,
     /// Bytes of the marks' names so far.
     named: usize,
+    /// Milliseconds of audio that the writer has dropped, or cannot write at the moment.
+    unwritten_ms: Arc<AtomicU64>,
     /// True once the writer has been sent the end.
     ended: bool,
 }
@@ -86,7 +90,14 @@ fn ms(frames: u64) -> u64 {
 impl Recording {
     /// Creates a recording for which the writer already has a [`Job::Begin`]. `first` is the call's
     /// frame at which the file begins.
-    pub fn new(key: u64, queue: Queue, sidecar: Sidecar, law: Law, first: u64) -> Recording {
+    pub fn new(
+        key: u64,
+        queue: Queue,
+        sidecar: Sidecar,
+        law: Law,
+        first: u64,
+        unwritten_ms: Arc<AtomicU64>,
+    ) -> Recording {
         Recording {
             key,
             queue,
@@ -99,6 +110,7 @@ impl Recording {
             aligner: Aligner::default(),
             paused_at: None,
             named: 0,
+            unwritten_ms,
             ended: false,
         }
     }
@@ -224,9 +236,16 @@ impl Recording {
         }
     }
 
-    /// Returns the milliseconds of audio lost so far because the queue was full.
+    /// Returns the milliseconds of audio that are missing from the file: dropped because the queue
+    /// was full, or not written because of the disk. The latter may still be written later.
     pub fn lost_ms(&self) -> u64 {
-        self.sidecar.gaps.iter().map(|gap| gap.to_ms - gap.from_ms).sum()
+        let dropped: u64 = self.sidecar.gaps.iter().map(|gap| gap.to_ms - gap.from_ms).sum();
+        let here = match self.unwritten_ms.load(Ordering::Relaxed) {
+            0 => 0,
+            // what has not been handed over waits for the same disk
+            unwritten => unwritten + ms(self.next[0].max(self.next[1]).saturating_sub(self.base)),
+        };
+        dropped + here
     }
 
     /// Hands over the remaining audio, ends the recording and returns its id.
@@ -282,7 +301,7 @@ mod tests {
     impl Rig {
         fn new(limit: usize, law: Law, first: u64) -> Rig {
             let (queue, jobs) = Queue::new(limit);
-            let recording = Recording::new(1, queue, sidecar(), law, first);
+            let recording = Recording::new(1, queue, sidecar(), law, first, Arc::default());
             Rig { recording: Some(recording), jobs }
         }
 

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::folder::Root;
 use crate::record::disk::{self, Part, incomplete};
-use crate::record::layout::{INCOMPLETE, Layout};
+use crate::record::layout::{INCOMPLETE, Layout, OUTBOX};
 use crate::record::sidecar::{CallInfo, Sidecar, State};
 use crate::record::wav::Encoding;
 
@@ -19,6 +19,9 @@ use crate::record::wav::Encoding;
 const KILLED: &str = "internal_kill";
 /// A temporary file older than this is no longer in use.
 const STALE: Duration = Duration::from_secs(3600);
+
+/// Audio without a sidecar is repaired once it is older than this.
+const YOUNG: Duration = Duration::from_secs(60);
 
 type Announce<'a> = &'a dyn Fn(&Path) -> io::Result<()>;
 
@@ -31,15 +34,22 @@ pub fn repair(
     durable: bool,
     announce: Announce<'_>,
 ) -> bool {
-    match close(root, layout, id, durable, announce) {
+    let close = || close(root, layout, id, durable, announce);
+    let result = match close() {
+        // another process moved a file at the same moment
+        Err(error) if error.kind() == io::ErrorKind::NotFound => close(),
+        other => other,
+    };
+    match result {
         Ok(None) => false,
         Ok(Some(sidecar)) => {
             let (state, seconds) = (sidecar.state.label(), sidecar.duration_ms / 1000);
             info!(recording = id, state, seconds, file = sidecar.path, "recording repaired");
             true
         }
-        // another process is still writing it
+        // another process is still writing it, or has just finished it
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !is_left(root, id) => false,
         Err(error) => {
             warn!(recording = id, %error, "recording not repaired; retrying within an hour");
             false
@@ -47,14 +57,14 @@ pub fn repair(
     }
 }
 
-fn names(root: &Root) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(root.path().join(INCOMPLETE)) else { return Vec::new() };
+fn names(root: &Root, folder: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(root.path().join(folder)) else { return Vec::new() };
     entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()
 }
 
 /// Returns the ids of all recordings under `incomplete/`.
 pub fn leftovers(root: &Root) -> Vec<String> {
-    let names = names(root);
+    let names = names(root, INCOMPLETE);
     let ids = names.iter().filter(|n| !n.starts_with('.')).filter_map(|n| {
         let id = n.strip_suffix(".wav").or_else(|| n.strip_suffix(".json"))?;
         Some(id.to_owned())
@@ -65,13 +75,19 @@ pub fn leftovers(root: &Root) -> Vec<String> {
 /// Deletes temporary files left by a crash.
 pub fn clear(root: &Root) {
     let stale = |n: &&String| n.starts_with('.') && (n.ends_with(".new") || n.contains(".probe-"));
-    for name in names(root).iter().filter(stale) {
-        let path = Path::new(INCOMPLETE).join(name);
-        let changed = std::fs::metadata(root.path().join(&path)).and_then(|m| m.modified());
-        if changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE)) {
-            let _ = root.remove(&path);
+    for folder in [INCOMPLETE, OUTBOX] {
+        for name in names(root, folder).iter().filter(stale) {
+            let path = Path::new(folder).join(name);
+            let changed = std::fs::metadata(root.path().join(&path)).and_then(|m| m.modified());
+            if changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE)) {
+                let _ = root.remove(&path);
+            }
         }
     }
+}
+
+fn is_left(root: &Root, id: &str) -> bool {
+    ["wav", "json"].iter().any(|ending| root.exists(&incomplete(id, ending)))
 }
 
 fn close(
@@ -81,9 +97,10 @@ fn close(
     durable: bool,
     announce: Announce<'_>,
 ) -> io::Result<Option<Sidecar>> {
+    // In this order: another process that finishes the recording now completes the sidecar before it
+    // moves the audio. Without audio, a sidecar read afterwards is the final one.
+    let has_audio = root.exists(&incomplete(id, "wav"));
     let stored = read_sidecar(root, id);
-    let wav = incomplete(id, "wav");
-    let has_audio = root.exists(&wav);
     match stored {
         // it was complete, and about to be moved
         Some(sidecar) if sidecar.state != State::Recording => {
@@ -100,8 +117,14 @@ fn close(
             Ok(None)
         }
         stored => {
-            if !has_audio && !root.exists(&incomplete(id, "json")) {
+            if !is_left(root, id) {
                 return Ok(None); // finished in the meantime
+            }
+            // another process may be creating it, and have neither locked it nor written a sidecar
+            let wav = root.open(&incomplete(id, "wav"))?.metadata()?;
+            let age = wav.modified()?.elapsed().unwrap_or_default();
+            if stored.is_none() && !root.exists(&incomplete(id, "json")) && age < YOUNG {
+                return Ok(None);
             }
             let format = stored.as_ref().map(|sidecar| sidecar.audio.format.clone());
             let known = Encoding::ALL.into_iter().find(|e| format.as_deref() == Some(e.label()));
@@ -249,7 +272,14 @@ mod tests {
             let json = directory.path().join(incomplete("17-ab", "json"));
             match text {
                 Some(text) => std::fs::write(json, text).unwrap(),
-                None => std::fs::remove_file(json).unwrap(),
+                None => {
+                    std::fs::remove_file(json).unwrap();
+                    // it may be another process' new recording
+                    assert_eq!(repaired(directory.path()).0, 0);
+                    let wav = directory.path().join(incomplete("17-ab", "wav"));
+                    let old = std::time::SystemTime::now() - YOUNG;
+                    std::fs::File::open(wav).unwrap().set_modified(old).unwrap();
+                }
             }
             let (count, announced) = repaired(directory.path());
             assert_eq!((count, left(directory.path())), (1, 0));
@@ -290,6 +320,58 @@ mod tests {
             let (sidecar, audio) = read(directory.path(), Path::new("day/17-ab"));
             assert_eq!((sidecar.state, audio.len()), (State::Complete, 8000));
             assert_eq!(left(directory.path()), 0);
+        }
+    }
+
+    /// During a rolling restart, the old process still finishes recordings while the new one looks
+    /// for leftovers.
+    #[test]
+    fn a_recording_that_another_process_finishes_is_neither_damaged_nor_doubled() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_owned());
+        let finish = |n: u32| {
+            let id = format!("{n}");
+            let call = CallInfo { id: id.clone(), ..CallInfo::default() };
+            let mut sidecar = Sidecar::begun(&id, call, Duration::ZERO, Path::new(&id));
+            let mut part = Part::create(&root, &id, sidecar.text(), Encoding::Mu).unwrap();
+            part.write(0, &[1; 320]).unwrap();
+            sidecar.state = State::Complete;
+            let path = PathBuf::from(format!("day/{id}"));
+            part.publish(&mut sidecar, &path, false, |_| Ok(())).unwrap();
+        };
+        std::thread::scope(|scope| {
+            let old = scope.spawn(|| (0..400).for_each(finish));
+            while !old.is_finished() {
+                repaired(directory.path());
+            }
+        });
+        repaired(directory.path());
+        let mut found = Vec::new();
+        crate::record::library::walk(&root, &mut |path, _| found.push(path.to_owned())).unwrap();
+        assert_eq!(found.len(), 400);
+        let sound = |path: &PathBuf| read(directory.path(), path).0.state == State::Complete;
+        assert!(found.iter().all(sound));
+        assert_eq!(left(directory.path()), 0);
+    }
+
+    #[test]
+    fn temporary_files_left_by_a_crash_are_deleted() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::new(directory.path().to_owned());
+        let hour = Duration::from_secs(3700);
+        for folder in [INCOMPLETE, OUTBOX] {
+            std::fs::create_dir(directory.path().join(folder)).unwrap();
+            for (name, age) in [(".1.json.new", hour), (".2.json.new", hour / 2), ("3.json", hour)]
+            {
+                let file = std::fs::File::create(directory.path().join(folder).join(name)).unwrap();
+                file.set_modified(std::time::SystemTime::now() - age).unwrap();
+            }
+        }
+        clear(&root);
+        for folder in [INCOMPLETE, OUTBOX] {
+            let mut left = names(&root, folder);
+            left.sort_unstable();
+            assert_eq!(left, [".2.json.new", "3.json"], "{folder}");
         }
     }
 

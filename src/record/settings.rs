@@ -11,6 +11,8 @@ use crate::record::wav::Encoding;
 #[derive(Debug, Clone)]
 pub struct RecordSettings {
     pub directory: PathBuf,
+    /// The directory must not be on the filesystem of `/`.
+    pub require_mount: bool,
     pub layout: Layout,
     /// `None` keeps the call's own G.711 law, without transcoding.
     pub encoding: Option<Encoding>,

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use crate::folder::Root;
+use crate::folder::{Root, is_within};
 use crate::record::disk::{sha256, with_ending};
 use crate::record::outbox::{self, Entry};
 use crate::record::sidecar::{Audio, Sidecar};
@@ -40,6 +40,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const READ_LIMIT: Duration = Duration::from_secs(20);
 /// Time limit of a request with its body.
 const LIMIT: Duration = Duration::from_secs(600);
+/// Refusal of a folder to upload to.
+pub const INSIDE: &str = "is in the recordings' own directory; name a folder outside of it";
 /// Characters kept of a store's error text, which may be a whole page.
 const MAX_ERROR: usize = 300;
 
@@ -171,7 +173,10 @@ impl Uploader {
         let key = self.key(&entry.path, "wav");
         let file = Local::open(root, with_ending(&entry.path, "wav"), &sidecar.audio).await?;
         match &self.store {
-            Store::Folder(folder) => copy(folder, &with_ending(&entry.path, "wav"), &file)?,
+            Store::Folder(folder) => {
+                check_apart(root, folder, &entry.path)?;
+                copy(folder, &with_ending(&entry.path, "wav"), &file)?;
+            }
             Store::S3(s3) if file.parts() == 1 => {
                 let payload = file.part(0).await?.into();
                 s3.put_opts(&key, payload, options("audio/wav")).await?;
@@ -209,6 +214,31 @@ fn check_folder(folder: &Root) -> Result<(), UploadError> {
         true => Ok(()),
         false => Err(UploadError::Store(format!("{}: no such folder", folder.path().display()))),
     }
+}
+
+/// Checks that a copy would not be in the recordings' own directory: it might replace the original,
+/// or be taken for a recording.
+fn check_apart(root: &Root, folder: &Root, path: &Path) -> Result<(), UploadError> {
+    let target = folder.path().join(path);
+    match is_within(target.parent().unwrap_or(&target), root.path()) {
+        true => Err(UploadError::Store(format!("{}: {INSIDE}", target.display()))),
+        false => Ok(()),
+    }
+}
+
+/// Returns true if recordings at `path` below `directory` would be uploaded into that directory.
+pub fn is_inside(url: &str, directory: &Path, path: &Path) -> bool {
+    let folder = url.strip_prefix("file://").map(|folder| Root::new(PathBuf::from(folder)));
+    let root = Root::new(directory.to_owned());
+    folder.is_some_and(|folder| check_apart(&root, &folder, path).is_err())
+}
+
+/// Returns true if the uploaded copy is the local file itself, which must then not be deleted.
+pub fn is_local_file(root: &Root, path: &Path, url: &str) -> bool {
+    let Some(copy) = url.strip_prefix("file://") else { return false };
+    let id = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let local = id(&root.path().join(with_ending(path, "wav")));
+    local.is_some() && local == id(Path::new(copy))
 }
 
 fn store_error(error: &std::io::Error) -> UploadError {

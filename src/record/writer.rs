@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -64,7 +65,8 @@ impl Open {
     /// Adds a block, or a gap if too many blocks are waiting.
     fn push(&mut self, block: Block, load: &Load) {
         if self.waiting.len() < MAX_WAITING {
-            return self.waiting.push_back(block);
+            self.waiting.push_back(block);
+            return self.note_unwritten();
         }
         load.done();
         counters::LOST_MS.add(block.frames * 20);
@@ -73,6 +75,19 @@ impl Open {
             Some(gap) => gap.to_ms = to_ms,
             None => self.gaps.push(Interval { from_ms, to_ms }),
         }
+        self.note_unwritten();
+    }
+
+    /// Milliseconds of audio in the blocks not written yet.
+    fn waiting_ms(&self) -> u64 {
+        self.waiting.iter().map(|block| block.frames * 20).sum()
+    }
+
+    /// Updates the call's figure of audio that is missing from the file.
+    fn note_unwritten(&self) {
+        let dropped: u64 = self.gaps.iter().map(|gap| gap.to_ms - gap.from_ms).sum();
+        let waiting = if self.failing_since.is_some() { self.waiting_ms() } else { 0 };
+        self.begin.unwritten_ms.store(dropped + waiting, Ordering::Relaxed);
     }
 
     /// Returns the sidecar, once all blocks have been written.
@@ -222,15 +237,21 @@ impl Writer {
             }
             Job::Block { key, block } => match self.open.get_mut(&key) {
                 Some(open) => open.push(block, &self.load),
-                None => self.load.done(),
+                None => {
+                    counters::LOST_MS.add(block.frames * 20);
+                    self.load.done();
+                }
             },
             Job::End { key, end } => {
                 if let Some(open) = self.open.get_mut(&key) {
                     open.end = Some(end);
                 }
             }
-            Job::Flush(done) => {
+            Job::Flush { done, last } => {
                 self.write_all(true);
+                if last {
+                    self.count_lost();
+                }
                 let _ = self.closing.send(Finished::Flush(done));
             }
         }
@@ -268,7 +289,10 @@ impl Writer {
                     worst = error.map(|error| (open.begin.sidecar.id.clone(), error)).or(worst);
                 }
             }
+            open.note_unwritten();
         }
+        let failing = self.open.values().filter(|open| open.failing_since.is_some());
+        counters::UNWRITTEN.set(failing.count() as u64);
         for key in done {
             self.close(key);
         }
@@ -324,9 +348,29 @@ impl Writer {
             let Some(open) = self.open.remove(key) else { continue };
             open.waiting.iter().for_each(|_| self.load.done());
             counters::FAILED.add(1);
+            counters::LOST_MS.add(open.waiting_ms());
             let id = &open.begin.sidecar.id;
             self.health.over(id);
             error!(recording = id, "recording given up: its last audio could not be written");
+        }
+    }
+
+    /// Counts what could not be written by the program's end. Files that exist are repaired at the
+    /// next start, with the audio that they have; a recording without a file is lost.
+    fn count_lost(&mut self) {
+        let (mut recordings, mut lost_ms) = (0, 0);
+        for open in self.open.values_mut() {
+            lost_ms += open.waiting_ms();
+            recordings += u64::from(open.part.is_none());
+            open.waiting.drain(..).for_each(|_| self.load.done());
+        }
+        counters::LOST_MS.add(lost_ms);
+        counters::FAILED.add(recordings);
+        if lost_ms > 0 || recordings > 0 {
+            error!(
+                recordings,
+                lost_ms, "recordings lost: they could not be written before the exit"
+            );
         }
     }
 

@@ -1,5 +1,6 @@
 //! The recording of a call, assembled in memory as the writer assembles it in a file.
 
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -32,7 +33,8 @@ fn sidecar() -> Sidecar {
 impl Film {
     pub fn new() -> Film {
         let (queue, jobs) = Queue::new(usize::MAX);
-        Film { recording: Some(Recording::new(1, queue, sidecar(), Law::Mu, 0)), jobs }
+        let recording = Recording::new(1, queue, sidecar(), Law::Mu, 0, Arc::default());
+        Film { recording: Some(recording), jobs }
     }
 
     pub fn tap(&mut self, tap: Tap) {

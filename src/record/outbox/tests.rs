@@ -183,3 +183,34 @@ async fn a_webhook_is_given_up_after_three_days_and_ten_tries() {
         assert_eq!(lab.waits(), !given_up);
     }
 }
+
+/// The folder may have become the recordings' own after the start, by a symbolic link.
+#[tokio::test]
+async fn an_upload_into_the_recordings_directory_deletes_nothing() {
+    for inside in ["", "archive"] {
+        let mut lab = Lab::new();
+        let folder = lab.there.path().join("link");
+        fs::create_dir_all(lab.here(inside)).unwrap();
+        std::os::unix::fs::symlink(lab.here(inside), &folder).unwrap();
+        let url = format!("file://{}/", folder.display());
+        let settings = UploadSettings { url, ..UploadSettings::default() };
+        (lab.outbox.uploader, lab.outbox.delete_after) =
+            (Some(Uploader::new(&settings).unwrap()), true);
+        let error = lab.store(&mut None).await.unwrap_err();
+        assert!(error.to_string().contains("recordings' own directory"), "{error}");
+        assert!(lab.waits());
+        assert_eq!(fs::read(lab.here("d/17-ab.wav")).unwrap(), AUDIO);
+    }
+    // the entry of an earlier version, which did upload it
+    for way in ["", "d/../"] {
+        let mut lab = Lab::new();
+        lab.outbox.delete_after = true;
+        let folder = lab.here(way).display().to_string();
+        let mut entry = load(&lab.outbox.root, ID).unwrap();
+        entry.uploaded = Some(format!("file://{folder}/d/17-ab.wav"));
+        save(&lab.outbox.root, ID, &entry, false).unwrap();
+        lab.store(&mut None).await.unwrap();
+        assert!(!lab.waits());
+        assert_eq!(fs::read(lab.here("d/17-ab.wav")).unwrap(), AUDIO);
+    }
+}
