@@ -95,8 +95,8 @@ impl Part {
     /// Takes over a recording left by a crash, with all whole samples in its file.
     ///
     /// # Errors
-    /// Returns any I/O error, `WouldBlock` if another process is still writing it, and `NotFound` if
-    /// it has just finished it.
+    /// Returns any I/O error, `WouldBlock` if another process is still writing it, and `NotFound`
+    /// if it has just finished it.
     pub fn adopt(
         root: &Root,
         id: &str,

@@ -97,8 +97,8 @@ fn close(
     durable: bool,
     announce: Announce<'_>,
 ) -> io::Result<Option<Sidecar>> {
-    // In this order: another process that finishes the recording now completes the sidecar before it
-    // moves the audio. Without audio, a sidecar read afterwards is the final one.
+    // In this order: another process that finishes the recording now completes the sidecar before
+    // it moves the audio. Without audio, a sidecar read afterwards is the final one.
     let has_audio = root.exists(&incomplete(id, "wav"));
     let stored = read_sidecar(root, id);
     match stored {
