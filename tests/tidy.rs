@@ -66,6 +66,7 @@ const PURE: &[&str] = &[
     "stream/closed.rs",
     "stream/dialect.rs",
     "stream/frames.rs",
+    "stream/head.rs",
     "stream/liveness.rs",
     "stream/queue.rs",
     "stream/twilio.rs",

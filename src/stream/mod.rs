@@ -5,6 +5,7 @@ pub mod closed;
 pub mod connect;
 pub mod dialect;
 mod frames;
+mod head;
 mod json;
 mod liveness;
 mod queue;

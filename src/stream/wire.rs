@@ -13,10 +13,14 @@ use rustix::net::{RecvFlags, SendFlags};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
+use crate::stream::head::{Head, normalized};
+
 /// Bytes read per turn; after that, it is the turn of the worker's other calls.
 const TURN: usize = 16 * 1024;
 /// Capacity that an empty buffer may keep.
 const KEPT_BYTES: usize = 1024;
+/// A longer head is passed to the library as it arrives.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// A non-blocking connection that is read only while the kernel is known to have data. A read that
 /// does not fill the buffer has emptied the socket, so another would waste a system call.
@@ -90,7 +94,8 @@ enum Way {
 /// The source of the library's reads.
 #[derive(Debug)]
 enum Reads {
-    /// The head of the handshake's response. Bytes that arrive right behind it are kept back.
+    /// The head of the handshake's response, once it is complete. Bytes that arrive right behind it
+    /// are kept back.
     Head(Head),
     /// Only bytes passed to [`Wire::give`].
     Given,
@@ -98,38 +103,13 @@ enum Reads {
     All,
 }
 
-/// Parser state within a head, which ends with an empty line. Lines end with LF or CR LF, as for
-/// the library.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Head {
-    /// Line ends before the first line.
-    Before,
-    Line,
-    /// At the start of a line; with `cr`, behind a CR.
-    Empty {
-        cr: bool,
-    },
-    End,
-}
-
-impl Head {
-    /// Returns the state after another byte.
-    fn then(self, byte: u8) -> Head {
-        match (self, byte) {
-            (Head::Before, b'\r' | b'\n') => Head::Before,
-            (Head::Line, b'\n') => Head::Empty { cr: false },
-            (Head::Empty { .. }, b'\n') => Head::End,
-            (Head::Empty { cr: false }, b'\r') => Head::Empty { cr: true },
-            _ => Head::Line,
-        }
-    }
-}
-
 /// The byte stream below a WebSocket.
 #[derive(Debug)]
 pub struct Wire {
     way: Way,
     reads: Reads,
+    /// What has arrived of the head; the library reads it once it is complete.
+    head: VecDeque<u8>,
     /// Bytes for the library to read; at the end of the handshake, the bytes received behind it.
     given: VecDeque<u8>,
     /// The rest of frames that were sent in part. It goes out before anything else.
@@ -160,16 +140,17 @@ impl Wire {
                 Way::Tls(Box::new(StreamOwned::new(connection, tcp)))
             }
         };
-        Ok(Wire { way, reads: Reads::Head(Head::Before), given: VecDeque::new(), rest: Vec::new() })
+        Ok(Wire {
+            way,
+            reads: Reads::Head(Head::Before),
+            head: VecDeque::new(),
+            given: VecDeque::new(),
+            rest: Vec::new(),
+        })
     }
 
     /// Ends the handshake, and returns the bytes received behind it.
     pub fn begin(&mut self) -> Vec<u8> {
-        match self.reads {
-            // the library found an end of the head that we did not: it may have the bytes behind it
-            Reads::Head(_) => self.reads = Reads::All,
-            Reads::Given | Reads::All => {}
-        }
         std::mem::take(&mut self.given).into()
     }
 
@@ -220,6 +201,30 @@ impl Wire {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             result => result.map(|()| true),
         }
+    }
+
+    /// Receives the head, and returns its first part once it is complete.
+    fn read_head(&mut self, mut state: Head, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut bytes = [0; KEPT_BYTES];
+        while state != Head::End {
+            let n = self.receive(&mut bytes)?;
+            let end = bytes[..n].iter().position(|byte| {
+                state = state.then(*byte);
+                state == Head::End
+            });
+            let (head, behind) = bytes[..n].split_at(end.map_or(n, |at| at + 1));
+            self.head.extend(head);
+            self.given.extend(behind);
+            self.reads = Reads::Head(state);
+            // an incomplete or endless head is for the library to judge
+            if n == 0 || self.head.len() > MAX_HEAD_BYTES {
+                self.reads = Reads::All;
+                return self.head.read(buffer);
+            }
+        }
+        self.reads = Reads::Given;
+        self.head = normalized(std::mem::take(&mut self.head).into()).into();
+        self.head.read(buffer)
     }
 
     fn transmit(&mut self, data: &[u8]) -> io::Result<usize> {
@@ -307,19 +312,8 @@ impl AsFd for Wire {
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.reads {
-            Reads::Head(mut head) => {
-                let n = self.receive(buffer)?;
-                for at in 0..n {
-                    head = head.then(buffer[at]);
-                    if head == Head::End {
-                        self.given.extend(&buffer[at + 1..n]);
-                        self.reads = Reads::Given;
-                        return Ok(at + 1);
-                    }
-                }
-                self.reads = Reads::Head(head);
-                Ok(n)
-            }
+            Reads::Head(state) => self.read_head(state, buffer),
+            _ if !self.head.is_empty() => self.head.read(buffer),
             _ if !self.given.is_empty() => {
                 let n = self.given.read(buffer);
                 if self.given.is_empty() && self.given.capacity() > KEPT_BYTES {
@@ -344,29 +338,6 @@ impl Write for Wire {
         match &mut self.way {
             Way::Plain(tcp) => tcp.flush(),
             Way::Tls(tls) => tls.flush(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ends_of_heads_match_the_library() {
-        for head in [
-            "HTTP/1.1 101 X\r\na: b\r\n\r\n",
-            "HTTP/1.1 101 X\na: b\n\n",
-            "HTTP/1.1 101 X\r\na: b\n\r\n",
-            "\r\n\r\nHTTP/1.1 101 X\r\na: \r b\r\n\r\n",
-        ] {
-            let bytes = format!("{head}behind\r\n\r\n");
-            let mut state = Head::Before;
-            let end = bytes.bytes().position(|byte| {
-                state = state.then(byte);
-                state == Head::End
-            });
-            assert_eq!(end.map(|at| at + 1), Some(head.len()), "{head:?}");
         }
     }
 }

@@ -79,3 +79,45 @@ async fn the_account_sid_may_be_configured() {
     let (_call, stream) = rig.call().await;
     assert_eq!(stream.account_sid, sid);
 }
+
+/// The Connection field is a list, to which proxies add their own words.
+#[tokio::test]
+async fn connection_may_hold_other_words_besides_upgrade() {
+    let rig = Rig::new("").await;
+    for lines in [
+        "Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n",
+        "upgrade: WebSocket\r\nconnection: UPGRADE, close\r\n",
+        "Connection: keep-alive\r\nUpgrade: websocket\r\nConnection: upgrade\r\n",
+    ] {
+        let mut call = rig.pbx.call(&rig.bridge).await;
+        call.invite().await;
+        let stream = rig.ai.handshake().await.open_with(lines).await.started().await;
+        call.answered().await;
+        call.say(0..5).await;
+        assert_eq!(stream.heard(5).await, [0, 1, 2, 3, 4], "{lines:?}");
+        call.bye().await;
+        stream.stopped().await;
+        assert_eq!(rig.bridge.end().await, "caller_hangup");
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_upgrade_is_refused() {
+    let rig = Rig::new("").await;
+    for lines in [
+        "Upgrade: websocket\r\nConnection: keep-alive\r\n",
+        "Upgrade: h2c\r\nConnection: keep-alive, Upgrade\r\n",
+    ] {
+        let mut call = rig.pbx.call(&rig.bridge).await;
+        call.invite().await;
+        let opened = rig.ai.handshake().await.open_with(lines).await;
+        assert_eq!(call.refused().await.code(), Some(503), "{lines:?}");
+        drop(opened);
+        assert_eq!(rig.bridge.end().await, "ai_unreachable");
+    }
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    call.invite().await;
+    rig.ai.handshake().await.open_wrongly().await;
+    assert_eq!(call.refused().await.code(), Some(503), "another accept key");
+    assert_eq!(rig.bridge.end().await, "ai_unreachable");
+}

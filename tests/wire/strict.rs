@@ -145,6 +145,22 @@ impl Handshake {
         self.try_accept().await.unwrap();
     }
 
+    /// Answers 101 with these lines instead of the usual `Connection` and `Upgrade`.
+    pub async fn open_with(mut self, lines: &str) -> Opened {
+        self.check();
+        let usual = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
+        let head = switching(&self.text).replace(usual, lines);
+        self.tcp.write_all(head.as_bytes()).await.unwrap();
+        self.into_stream(Checker::default()).await
+    }
+
+    /// Answers 101 with the accept key of another request.
+    pub async fn open_wrongly(mut self) {
+        let other = "GET /\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+        let head = switching(other).replace("Connection: Upgrade", "Connection: a, Upgrade");
+        self.tcp.write_all(head.as_bytes()).await.unwrap();
+    }
+
     async fn try_accept(&mut self) -> std::io::Result<()> {
         self.check();
         self.tcp.write_all(switching(&self.text).as_bytes()).await
