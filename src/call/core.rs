@@ -328,8 +328,11 @@ impl Call {
             return;
         }
         match closed {
-            Closed::Orderly(_) if self.phase == Phase::Talking => {
-                let reason = EndReason::AiHangup;
+            Closed::Orderly(_) | Closed::HandOver => {
+                let reason = match closed {
+                    Closed::HandOver => EndReason::AiHandover,
+                    _ => EndReason::AiHangup,
+                };
                 self.playing.no_more_audio();
                 let until = match self.playing.has_audio() {
                     true => Some(now + self.limits.drain_on_close),
@@ -341,7 +344,7 @@ impl Call {
                     None => self.end(reason),
                 }
             }
-            Closed::Orderly(_) | Closed::Failed(_) => self.ai_failed(EndReason::AiClosed),
+            Closed::Failed(_) => self.ai_failed(EndReason::AiClosed),
             Closed::Protocol(_) => self.ai_failed(EndReason::AiProtocol),
             Closed::Stalled | Closed::Unanswered => self.ai_failed(EndReason::AiTimeout),
         }

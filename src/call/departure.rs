@@ -16,7 +16,7 @@ pub enum Departure {
 /// The configured departure of callers whose AI has closed or failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeparturePolicy {
-    /// After the AI closed its stream cleanly (`on_ai_close`).
+    /// After the AI closed its stream with an ordinary code (`on_ai_close`).
     pub on_ai_close: Departure,
     /// After the AI failed in mid-call (`on_ai_failure`).
     pub on_ai_failure: Departure,
@@ -43,9 +43,10 @@ impl DeparturePolicy {
             CallerFate::Gone => return None,
             CallerFate::HungUp => Departure::HangUp,
             CallerFate::Continues => Departure::Continue,
-            CallerFate::AfterAiClose => self.on_ai_close,
+            CallerFate::AfterAiClose if connected => self.on_ai_close,
             CallerFate::AfterAiFailure if connected => self.on_ai_failure,
-            CallerFate::AfterAiFailure => Departure::Continue,
+            // the AI did not take the call
+            CallerFate::AfterAiClose | CallerFate::AfterAiFailure => Departure::Continue,
         };
         Some(if can_continue { wanted } else { Departure::HangUp })
     }
@@ -75,6 +76,8 @@ mod tests {
         let [close_hangs_up, failure_hangs_up] = POLICIES;
         for (reason, connected, expected) in [
             (EndReason::AiHangup, true, [Departure::HangUp, Departure::Continue]),
+            (EndReason::AiHangup, false, [Departure::Continue; 2]),
+            (EndReason::AiHandover, true, [Departure::Continue; 2]),
             (EndReason::AiClosed, true, [Departure::Continue, Departure::HangUp]),
             (EndReason::AiTimeout, true, [Departure::Continue, Departure::HangUp]),
             (EndReason::AiProtocol, true, [Departure::Continue, Departure::HangUp]),

@@ -8,8 +8,10 @@ pub enum EndReason {
     CallerHangup,
     /// The caller gave up before we answered.
     Cancelled,
-    /// The AI closed its stream cleanly.
+    /// The AI closed its stream with an ordinary code.
     AiHangup,
+    /// The AI closed its stream with the code that hands the caller over to the dialplan.
+    AiHandover,
     /// The AI could not be reached, before or after the answer.
     AiUnreachable,
     /// The AI's stream broke, or was closed with an error.
@@ -68,10 +70,11 @@ pub struct EndRow {
 }
 
 impl EndReason {
-    pub const ALL: [EndReason; 19] = [
+    pub const ALL: [EndReason; 20] = [
         EndReason::CallerHangup,
         EndReason::Cancelled,
         EndReason::AiHangup,
+        EndReason::AiHandover,
         EndReason::AiUnreachable,
         EndReason::AiClosed,
         EndReason::AiTimeout,
@@ -100,6 +103,7 @@ impl EndReason {
             EndReason::CallerHangup => ("caller_hangup", 487, TERMINATED, 16, INFO, Gone),
             EndReason::Cancelled => ("cancelled", 487, TERMINATED, 16, INFO, Gone),
             EndReason::AiHangup => ("ai_hangup", 503, BUSY, 16, INFO, AfterAiClose),
+            EndReason::AiHandover => ("ai_handover", 503, BUSY, 16, INFO, Continues),
             EndReason::AiUnreachable => ("ai_unreachable", 503, BUSY, 38, WARN, AfterAiFailure),
             EndReason::AiClosed => ("ai_closed", 503, BUSY, 38, WARN, AfterAiFailure),
             EndReason::AiTimeout => ("ai_timeout", 503, BUSY, 38, WARN, AfterAiFailure),

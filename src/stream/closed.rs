@@ -1,17 +1,22 @@
 //! How a stream ended, read off close frames and the WebSocket library's errors.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::io;
+use std::{fmt, io};
 
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+/// Close code by which an AI hands the caller over to the dialplan.
+pub const HAND_OVER: u16 = 4000;
 
 /// How a stream ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closed {
-    /// A close frame with code 1000 or 1001, or without a code.
+    /// An ordinary close: a close frame without a code, with code 1000 or 1001, or with one of an
+    /// application's own codes, 3000 to 4999 (RFC 6455 §7.4.2).
     Orderly(String),
+    /// A close frame with [`HAND_OVER`].
+    HandOver,
     /// A reset, an end of file, or a close frame with any other code.
     Failed(String),
     /// The received data is not valid WebSocket.
@@ -22,11 +27,32 @@ pub enum Closed {
     Unanswered,
 }
 
+impl Closed {
+    /// True if the AI closed the stream on purpose.
+    pub fn is_ordinary(&self) -> bool {
+        matches!(self, Closed::Orderly(_) | Closed::HandOver)
+    }
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Closed::Orderly(how) | Closed::Failed(how) | Closed::Protocol(how) => f.write_str(how),
+            Closed::HandOver => write!(f, "close frame {HAND_OVER}"),
+            Closed::Stalled => f.write_str("no data accepted for 5 s"),
+            Closed::Unanswered => f.write_str("nothing received, and a ping not answered in 10 s"),
+        }
+    }
+}
+
 pub(super) fn close_kind(frame: Option<&CloseFrame>) -> Closed {
     let Some(frame) = frame else { return Closed::Orderly("close frame without a code".into()) };
-    let text = format!("close frame {}", u16::from(frame.code));
-    match frame.code {
-        CloseCode::Normal | CloseCode::Away | CloseCode::Status => Closed::Orderly(text),
+    let code = u16::from(frame.code);
+    let text = format!("close frame {code}");
+    match code {
+        HAND_OVER => Closed::HandOver,
+        // 1005 stands for a frame without a code
+        1000 | 1001 | 1005 | 3000..=4999 => Closed::Orderly(text),
         _ => Closed::Failed(text),
     }
 }
@@ -40,5 +66,26 @@ pub(super) fn closed(error: &tungstenite::Error) -> Closed {
         E::Io(why) if why.kind() == io::ErrorKind::TimedOut => Closed::Stalled,
         E::Io(_) | E::Protocol(ResetWithoutClosingHandshake) => Closed::Failed(error.to_string()),
         _ => Closed::Protocol(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed_with(code: u16) -> Closed {
+        close_kind(Some(&CloseFrame { code: code.into(), reason: "".into() }))
+    }
+
+    #[test]
+    fn close_codes_tell_an_ordinary_close_from_a_failure() {
+        for code in [1000, 1001, 1005, 3000, 3999, 4001, 4999] {
+            assert_eq!(closed_with(code), Closed::Orderly(format!("close frame {code}")));
+        }
+        assert_eq!(closed_with(4000), Closed::HandOver);
+        for code in [0, 999, 1002, 1003, 1006, 1007, 1008, 1009, 1011, 1012, 1015, 2999, 5000] {
+            assert_eq!(closed_with(code), Closed::Failed(format!("close frame {code}")));
+        }
+        assert!(matches!(close_kind(None), Closed::Orderly(_)));
     }
 }

@@ -216,6 +216,8 @@ fn a_call_ends_when_rtp_is_missing_for_longer_than_the_limit() {
 fn each_way_of_closing_the_stream_has_its_end_reason() {
     let table = [
         (Closed::Orderly("1000".into()), EndReason::AiHangup),
+        (Closed::HandOver, EndReason::AiHandover),
+        (Closed::Unanswered, EndReason::AiTimeout),
         (Closed::Failed("reset".into()), EndReason::AiClosed),
         (Closed::Protocol("junk".into()), EndReason::AiProtocol),
         (Closed::Stalled, EndReason::AiTimeout),

@@ -26,7 +26,7 @@ async fn the_ai_gets_stop_and_close_1000_when_the_caller_hangs_up() {
 
 #[tokio::test]
 async fn the_caller_gets_bye_when_the_ai_closes() {
-    for code in [1000, 1001] {
+    for code in [1000, 1001, 3000, 4001, 4999] {
         let rig = Rig::new("").await;
         let (call, stream) = rig.call().await;
         stream.close(code).await;

@@ -154,6 +154,13 @@ impl Handshake {
         self.into_stream(Checker::default()).await
     }
 
+    /// Answers 101 with these bytes right behind it, in one segment.
+    pub async fn open_with_behind(mut self, behind: &[u8]) -> TcpStream {
+        let bytes = [switching(&self.text).as_bytes(), behind].concat();
+        self.tcp.write_all(&bytes).await.unwrap();
+        self.tcp
+    }
+
     /// Answers 101 with the accept key of another request.
     pub async fn open_wrongly(mut self) {
         let other = "GET /\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";

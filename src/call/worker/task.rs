@@ -366,7 +366,7 @@ impl Running {
             Stop::Turn => true,
             Stop::Closed(closed) => {
                 // replies to earlier messages go out before the close frame is answered
-                if let Closed::Orderly(_) = closed {
+                if closed.is_ordinary() {
                     self.act(now, scratch);
                 }
                 self.ai.iter_mut().for_each(AiSocket::answer_close);
@@ -380,7 +380,7 @@ impl Running {
         let Some(ai) = self.ai.take() else { return };
         let (call, pbx) = (&self.offer.id, &*self.offer.pbx);
         match &closed {
-            Closed::Orderly(how) => debug!(call, "AI stream closed: {how}"),
+            Closed::Orderly(_) | Closed::HandOver => debug!(call, "AI stream closed: {closed}"),
             Closed::Failed(why) | Closed::Protocol(why) => {
                 warn!(call, pbx, "AI stream lost: {why}");
             }
@@ -395,12 +395,8 @@ impl Running {
         // a broken stream is dropped; a cleanly closed one has had its close frame answered, and is
         // kept until its connection ends
         self.ai_counts = ai.counts();
-        self.ai_end = Some(match &closed {
-            Closed::Orderly(how) | Closed::Failed(how) | Closed::Protocol(how) => how.clone(),
-            Closed::Stalled => "no data accepted for 5 s".to_owned(),
-            Closed::Unanswered => "a ping was not answered in 10 s".to_owned(),
-        });
-        self.closing = matches!(closed, Closed::Orderly(_)).then(|| Box::new(ai));
+        self.ai_end = Some(closed.to_string());
+        self.closing = closed.is_ordinary().then(|| Box::new(ai));
         self.call.handle(now, Input::AiClosed(&closed));
     }
 

@@ -219,6 +219,7 @@ fn ended(record: &Record) -> String {
             "the caller hung up; trunkless sent stop and closed with code 1000".to_owned()
         }
         (EndReason::AiHangup, Some(end)) => format!("the bot hung up: {end}"),
+        (EndReason::AiHandover, Some(end)) => format!("the bot handed the caller over: {end}"),
         (reason, Some(end)) => format!("{}: {end}", reason.label()),
         (reason, None) => reason.label().to_owned(),
     };
@@ -238,10 +239,10 @@ fn failure(seen: &Seen, record: &Record, url: &str) -> Option<String> {
             "the bot's connection failed after {seconds:.1} s ({end}). The bot's own log may say \
              why; close with code 1000 to hang up"
         )),
-        EndReason::AiHangup if !heard => Some(format!(
+        EndReason::AiHangup | EndReason::AiHandover if !heard => Some(format!(
             "the bot closed the connection after {seconds:.1} s ({end}), before it was heard"
         )),
-        EndReason::AiHangup | EndReason::CallerHangup if heard => None,
+        EndReason::AiHangup | EndReason::AiHandover | EndReason::CallerHangup if heard => None,
         EndReason::CallerHangup => Some(
             "silence: the bot connected, but the caller heard nothing. Send media messages \
              (µ-law, 8 kHz, base64) with the streamSid of start"

@@ -75,6 +75,35 @@ async fn an_ai_that_closes_sends_the_caller_back_if_configured() {
     assert_eq!(rig.fake.count(Verb::HangUp, ""), 0);
 }
 
+/// Close code 4000 hands the caller over, whatever the settings.
+#[tokio::test]
+async fn an_ai_that_closes_with_4000_sends_the_caller_back() {
+    let rig = Rig::new("[calls]\non_ai_close = \"hangup\"\non_ai_failure = \"hangup\"").await;
+    let (_caller, stream) = rig.call("ai.1").await;
+    stream.close(4000).await;
+    stream.ended().await;
+    assert_eq!(rig.bridge.end().await, "ai_handover");
+    assert_eq!(reason(&rig.fake).await, "ai_handover");
+    assert_eq!(rig.fake.count(Verb::HangUp, ""), 0);
+}
+
+/// The caller was never connected, so the dialplan may try something else.
+#[tokio::test]
+async fn an_ai_that_closes_before_start_declines_the_call() {
+    for (code, label) in [(1000u16, "ai_hangup"), (4000, "ai_handover"), (1011, "ai_closed")] {
+        let rig = Rig::new("").await;
+        rig.fake.pace(Pace { request: 0, answer: 300, event: 10 });
+        rig.enter("ai.1");
+        let [high, low] = code.to_be_bytes();
+        let connection = rig.ai.handshake().await.open_with_behind(&[0x88, 2, high, low]).await;
+        let record = rig.bridge.record().await;
+        assert_eq!((record.reason.label(), record.summary.answered), (label, false));
+        assert_eq!(reason(&rig.fake).await, label);
+        assert_eq!(rig.fake.count(Verb::HangUp, "ai.1"), 0);
+        drop(connection);
+    }
+}
+
 #[tokio::test]
 async fn an_ai_that_fails_sends_the_caller_back() {
     let rig = Rig::new("").await;
