@@ -108,7 +108,7 @@ enum Reads {
 pub struct Wire {
     way: Way,
     reads: Reads,
-    /// What has arrived of the head; the library reads it once it is complete.
+    /// The head so far; the library reads it once it is complete.
     head: VecDeque<u8>,
     /// Bytes for the library to read; at the end of the handshake, the bytes received behind it.
     given: VecDeque<u8>,
