@@ -19,6 +19,8 @@ pub struct SipPbx {
     pub account: AccountConfig,
     /// The registrar and further peers, or the peers of a trunk.
     pub hosts: Vec<HostPort>,
+    /// Probe the registrar's UDP port.
+    pub port_probe: bool,
     pub ai: AiPlan,
 }
 

@@ -130,7 +130,7 @@ impl Resolver<'_> {
             return Err(self.source.error(&format!("pbx.{name}.sip"), message));
         };
         let (account, hosts) = self.account(name, sip)?;
-        Ok(SipPbx { account, hosts, ai })
+        Ok(SipPbx { account, hosts, port_probe: sip.port_probe.unwrap_or(true), ai })
     }
 
     fn account(

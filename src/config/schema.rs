@@ -174,6 +174,7 @@ pub struct PbxSip {
     pub transport: Option<TransportWord>,
     pub expires: Option<Span>,
     pub keepalive: Option<Span>,
+    pub port_probe: Option<bool>,
     pub advertised: Option<IpAddr>,
     #[serde(deserialize_with = "parsed_words")]
     pub media_peers: Option<Vec<Network>>,

@@ -100,20 +100,6 @@ impl Challenge {
             stale: get("stale").is_some_and(|s| s.eq_ignore_ascii_case("true")),
         })
     }
-
-    /// Returns the strongest of the challenges that we can answer (RFC 8760 §2.3).
-    ///
-    /// # Errors
-    /// Returns an error if we can answer none of them, or only ones for another realm.
-    pub fn best<'a>(
-        values: impl Iterator<Item = &'a str>,
-        realm: Option<&str>,
-    ) -> Result<Challenge, ChallengeError> {
-        let usable: Vec<Challenge> = values.filter_map(Challenge::parse).collect();
-        let Some(first) = usable.first().cloned() else { return Err(ChallengeError::Unsupported) };
-        let pinned = usable.into_iter().filter(|c| realm.is_none_or(|r| r == c.realm));
-        pinned.max_by_key(|c| c.algorithm).ok_or(ChallengeError::WrongRealm(first.realm))
-    }
 }
 
 /// Parses `Digest a="b", c=d` into lower-case names and unquoted values. Returns `None` for any
@@ -270,25 +256,6 @@ mod tests {
         let value = Session::new(challenge).authorize(signed, who, "unused");
         assert!(value.contains("response=\"54e7a9ea7909b02a0776b287e5fb3ded\""), "{value}");
         assert!(!value.contains("qop") && !value.contains("cnonce"));
-    }
-
-    #[test]
-    fn picks_the_strongest_challenge_in_any_order() {
-        let all = [
-            "Basic realm=\"x\"",
-            "Digest realm=\"a\", nonce=\"1\", algorithm=SHA-256, qop=\"auth\"",
-            "Digest realm=\"a\", nonce=\"2\", algorithm=SHA-512-256, qop=\"auth\"",
-            "Digest realm=\"a\", nonce=\"3\", algorithm=MD5",
-            "Digest realm=\"a\", nonce=\"4\", algorithm=SHA3",
-        ];
-        assert_eq!(Challenge::best(all.into_iter(), None).unwrap().nonce, "2");
-        assert_eq!(Challenge::best(all.into_iter().rev(), None).unwrap().nonce, "2");
-        assert_eq!(
-            Challenge::best(all[4..].iter().copied(), None),
-            Err(ChallengeError::Unsupported)
-        );
-        let other = Challenge::best(all.into_iter(), Some("b"));
-        assert_eq!(other, Err(ChallengeError::WrongRealm("a".into())));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! `now: Instant` go in, bytes and events come out. [`agent::Agent`] ties the parts together.
 
 pub mod agent;
+pub mod challenges;
 pub mod contact;
 pub mod dialog;
 pub mod digest;

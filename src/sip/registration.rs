@@ -1,18 +1,16 @@
 //! One registration (RFC 3261 §10.2) and the monitoring of its registrar.
 //!
 //! ```text
-//!             ┌──────── 5xx, timeout ─────────> Waiting (backoff) ──┐
-//! Registering ┤                                                     ├──> Registering
-//!   ^         └─ wrong password, 403, 404 … ──> Waiting (slow) ─────┘
-//!   │ 200
-//!   v         OPTIONS unanswered or port closed
-//! Registered ──────────────────────────────> Lost: REGISTER once a second
-//!   ^                                          │ 2xx or challenge
-//!   └── Registering (add) <── Removing <───────┘
+//!           ┌────────── 5xx ────────────> Waiting (about 2 s) ──┐
+//! Asking ───┤                                                   ├──> Asking
+//!   ^ │     └─ wrong password, 403, 404 … > Waiting (minutes) ──┘
+//!   │ └─ silence: again every second, and the next address after three
+//!   v 200          OPTIONS unanswered or port closed
+//! Registered ────────────────────────────────────────> Asking (Return)
 //! ```
-//! After a loss, the contact is first removed with `Expires: 0`. Asterisk keeps a contact that it
-//! found unreachable marked as unavailable until the next qualify; removing the contact and adding
-//! it again makes it available at once.
+//! After a loss, the contact is first removed with `Expires: 0` ([`Step`]). Asterisk keeps a
+//! contact that it found unreachable marked as unavailable until the next qualify; removing the
+//! contact and adding it again makes it available at once.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -20,29 +18,42 @@ use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::sip::challenges::{Challenges, Verdict};
 use crate::sip::contact::{foreign_contact, granted};
-use crate::sip::digest::{Challenge, Credentials, Session, Signed};
+use crate::sip::digest::{Credentials, Signed};
 use crate::sip::header::{find_param, parse_number, parse_seconds};
 use crate::sip::message::Message;
 use crate::sip::random::Random;
 
 /// The registrar counts as lost if an OPTIONS stays unanswered for this long.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Interval between REGISTERs while the registrar is lost.
-const LOST_RETRY: Duration = Duration::from_secs(1);
-/// Number of REGISTERs to a lost registrar between two lookups of its name.
-const LOST_LOOKUP: u32 = 9;
-/// First wait after an error; doubles up to [`BACKOFF_MAX`].
+/// An address counts as silent if it has not answered REGISTER for this long. In this time, three
+/// copies or three new REGISTERs are sent.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Interval between REGISTERs while the registrar is silent or lost.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Number of REGISTERs to a silent registrar between two lookups of its name.
+const LOOKUP: u32 = 9;
+/// First wait after an error; doubles up to [`BACKOFF`].
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// Wait after a refusal that will not go away without a change of configuration.
-const SLOW_RETRY: Duration = Duration::from_secs(60);
+const BACKOFF: Duration = Duration::from_millis(1500);
+/// After this many errors in a row, about four minutes, the wait is [`BACKOFF_LONG`].
+const ERRORS: u32 = 150;
+const BACKOFF_LONG: Duration = Duration::from_secs(30);
+/// First wait after a refusal that will not go away without a change of configuration. It triples
+/// with each further one, up to [`REFUSED_MAX`]: a filter such as fail2ban blocks an address after
+/// five refusals in ten minutes.
+const REFUSED: Duration = Duration::from_secs(60);
+const REFUSED_MAX: Duration = Duration::from_secs(1800);
+/// Wait after the first refusal by a registrar that was lost, because it may be starting.
+const STARTING: Duration = Duration::from_secs(2);
 /// Longest `Retry-After` that is honoured.
 const RETRY_AFTER_MAX_S: u32 = 300;
-/// Number of 403s and 404s from a lost registrar that are ignored, because it may be starting.
-const STARTING: u32 = 10;
-/// Number of times that credentials are offered in one cycle before they count as wrong.
-const TRIES: u32 = 2;
+/// Number of `stale=true` challenges that are answered in one cycle.
+const STALE: u32 = 2;
+/// Number of challenges that are answered in one cycle: a registrar's and those of proxies before
+/// it, each also with a nonce that has expired.
+const ANSWERS: u32 = 4;
 
 #[derive(Clone)]
 pub struct Settings {
@@ -78,6 +89,8 @@ pub enum Status {
     Lost {
         why: &'static str,
     },
+    /// The address does not answer REGISTER. Reported once per address.
+    Silent,
     /// Another device is registered as the same user.
     Conflict {
         contact: String,
@@ -89,12 +102,30 @@ pub enum Status {
 pub enum Action {
     Register {
         expires_s: u32,
-        authorization: Option<(&'static str, String)>,
+        /// Header fields for our credentials.
+        authorization: Vec<(&'static str, String)>,
     },
     Options,
     /// Resolve the registrar's name again.
     Resolve,
+    /// Send further REGISTERs to the next address of the name.
+    NextAddress,
+    /// The address does not answer: report it, and use the next one.
+    Silent,
     Changed(Status),
+}
+
+/// The purpose of an outstanding REGISTER.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Find out if a lost registrar answers again; [`Step::Remove`] follows.
+    Return,
+    /// Remove the contact; [`Step::Add`] follows.
+    Remove,
+    /// Add or refresh the contact.
+    Add,
+    /// Remove the contact for good.
+    Stop,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +133,15 @@ enum State {
     /// The registrar's address is not known yet, or is being looked up again.
     Idle,
     /// A REGISTER is outstanding.
-    Registering,
+    Asking {
+        step: Step,
+        /// Time of the next REGISTER.
+        again: Instant,
+        /// When the present address counts as silent.
+        silent_at: Instant,
+        /// Number of REGISTERs until the name is looked up again.
+        lookup_in: u32,
+    },
     Registered {
         refresh: Instant,
     },
@@ -110,16 +149,6 @@ enum State {
     Waiting {
         until: Instant,
     },
-    Lost {
-        /// Time of the next REGISTER.
-        next: Instant,
-        /// Number of REGISTERs until the name is looked up again.
-        lookup_in: u32,
-    },
-    /// A REGISTER with `Expires: 0` is outstanding, to be followed by a normal one.
-    Removing,
-    /// A REGISTER with `Expires: 0` is outstanding, after which the registration stops.
-    Stopping,
     Stopped,
 }
 
@@ -128,18 +157,22 @@ pub struct Registration {
     state: State,
     /// Actions to be returned by [`Registration::poll`].
     actions: VecDeque<Action>,
-    /// The header field for our credentials and the challenge they answer.
-    auth: Option<(&'static str, Session)>,
-    /// Number of times that our credentials were rejected in this cycle.
-    refused: u32,
-    /// Number of 403s and 404s since the registrar was lost.
-    refusals_lost: u32,
+    /// The challenges of the registrar and of proxies before it.
+    challenges: Challenges,
+    /// Refusals in a row that were followed by a long wait.
+    refusals: u32,
+    /// True once a refusal was ignored since the registrar was lost.
+    excused: bool,
+    /// True once we have been registered: the credentials are good.
+    was_registered: bool,
     /// Number of `stale=true` challenges in this cycle.
     stale: u32,
+    /// Number of challenges in this cycle.
+    answered: u32,
     /// The expiry we ask for; a 423 may raise it.
     expires_s: u32,
-    /// Wait after the next error.
-    backoff: Duration,
+    /// Errors in a row.
+    errors: u32,
     /// The status last reported.
     status: Option<Status>,
     /// Time of the next OPTIONS.
@@ -157,11 +190,13 @@ impl Registration {
             settings,
             state: State::Idle,
             actions: VecDeque::new(),
-            auth: None,
-            refused: 0,
-            refusals_lost: 0,
+            challenges: Challenges::default(),
+            refusals: 0,
+            excused: false,
+            was_registered: false,
             stale: 0,
-            backoff: BACKOFF_MIN,
+            answered: 0,
+            errors: 0,
             status: None,
             keepalive_at: None,
             options_sent: None,
@@ -186,10 +221,9 @@ impl Registration {
     }
 
     /// Starts to register when the registrar's address is known, unless an attempt is in progress.
-    pub fn on_resolved(&mut self, random: &mut Random) {
+    pub fn on_resolved(&mut self, now: Instant, random: &mut Random) {
         if self.state == State::Idle {
-            self.register(self.expires_s, random);
-            self.state = State::Registering;
+            self.ask(now, Step::Add, random);
         }
     }
 
@@ -200,23 +234,34 @@ impl Registration {
         }
     }
 
+    /// The name no longer resolves to the address in use: registers at the new one at once. After a
+    /// refusal, the wait continues.
+    pub fn on_address_changed(&mut self, now: Instant, random: &mut Random) {
+        match &mut self.state {
+            State::Registered { .. } => {
+                self.status = None; // so that the registration there is reported
+                self.ask(now, Step::Add, random);
+            }
+            State::Asking { step, again, silent_at, .. } if *step != Step::Stop => {
+                (*again, *silent_at) = (now, now + PATIENCE);
+            }
+            _ => {}
+        }
+    }
+
     /// Sends `Expires: 0` if we are, or may be, registered.
-    pub fn stop(&mut self, random: &mut Random) {
-        (self.refused, self.stale) = (0, 0);
+    pub fn stop(&mut self, now: Instant, random: &mut Random) {
         self.stop_keepalive();
         // an outstanding REGISTER may have been accepted, and a lost registrar may still have our
         // contact
-        let perhaps =
-            matches!(self.state, State::Registering | State::Removing | State::Lost { .. });
-        if self.is_registered() || perhaps {
-            self.register(0, random);
-            self.state = State::Stopping;
+        if self.is_registered() || matches!(self.state, State::Asking { .. }) {
+            self.ask(now, Step::Stop, random);
         } else {
             self.state = State::Stopped;
         }
     }
 
-    /// Handles a final response to one of our REGISTERs.
+    /// Handles a response to one of our REGISTERs.
     pub fn on_response(
         &mut self,
         now: Instant,
@@ -225,24 +270,25 @@ impl Registration {
         random: &mut Random,
     ) {
         let code = response.code().unwrap_or(0);
-        if code < 200 || matches!(self.state, State::Idle | State::Stopped | State::Waiting { .. })
-        {
+        let State::Asking { step, again, silent_at, .. } = &mut self.state else { return };
+        (*again, *silent_at) = (now + PATIENCE, now + PATIENCE);
+        let step = *step;
+        if code < 200 {
             return;
         }
         self.notice_address(response);
         match code {
-            200..300 => self.on_accepted(now, response, contact, random),
-            401 | 407 => self.on_challenge(now, response, random),
+            200..300 => self.on_accepted(now, step, response, contact, random),
+            401 | 407 => self.on_challenge(now, step, response, random),
             423 => match response.get("Min-Expires").and_then(parse_number) {
                 Some(minimum @ 1..=7200) if minimum > self.expires_s => {
                     self.expires_s = minimum.max(20);
-                    self.register(self.expires_s, random);
+                    self.register(step, random);
                 }
                 _ => self.refuse(now, code, "the 423 has no usable Min-Expires".to_owned(), random),
             },
-            // a PBX that is starting may not know its users yet
-            403 | 404 if self.is_starting() => {}
-            300..=399 | 403 | 404 | 405 | 416 | 420 | 501 | 600.. => {
+            408 | 480 | 500 | 502..600 => self.on_error(now, step, response, random),
+            _ => {
                 let who = &self.settings.auth_username;
                 let hint = match code {
                     403 => format!("the PBX refuses user \"{who}\": check username and password"),
@@ -252,30 +298,13 @@ impl Registration {
                 };
                 self.refuse(now, code, hint, random);
             }
-            // the PBX may still be starting; the next REGISTER follows within a second
-            _ if matches!(self.state, State::Lost { .. }) => {}
-            _ => {
-                let after = response.get("Retry-After").and_then(parse_seconds).map(|(s, _)| s);
-                self.wait(now, random);
-                if let (Some(seconds), State::Waiting { until }) = (after, &mut self.state) {
-                    let jitter = Duration::from_millis(random.range(0, 1000));
-                    let asked = Duration::from_secs(u64::from(seconds.min(RETRY_AFTER_MAX_S)));
-                    *until = (*until).max(now + asked + jitter);
-                }
-                self.change(Status::Failing { why: format!("the registrar answered {code}") });
-            }
         }
     }
 
     /// Handles a REGISTER without a response within 64·T1.
-    pub fn on_register_timeout(&mut self, now: Instant, random: &mut Random) {
-        match self.state {
-            State::Registering | State::Removing => {
-                self.wait(now, random);
-                self.change(Status::Failing { why: "the registrar does not answer".to_owned() });
-            }
-            State::Stopping => self.state = State::Stopped,
-            _ => {}
+    pub fn on_register_timeout(&mut self) {
+        if let State::Asking { step: Step::Stop, .. } = self.state {
+            self.state = State::Stopped;
         }
     }
 
@@ -286,18 +315,28 @@ impl Registration {
             // a NAT gave us another port, or our address changed, so calls would go to the old one;
             // the route is looked up again because the Contact depends on it
             self.state = State::Idle;
-            (self.refused, self.stale) = (0, 0);
             self.actions.push_back(Action::Resolve);
         }
     }
 
-    /// Handles an ICMP port unreachable or a failed TCP connection.
-    pub fn on_unreachable(&mut self, now: Instant) {
-        match self.state {
-            State::Lost { .. } | State::Stopped | State::Idle => {}
+    /// Handles an ICMP port unreachable or a failed TCP connection. `has_next`: the name has an
+    /// address that was not tried in this round.
+    pub fn on_unreachable(&mut self, now: Instant, has_next: bool) {
+        const WHY: &str = "its port is closed";
+        match &mut self.state {
+            State::Stopped | State::Idle => {}
             // no registrar is running that could still have our contact
-            State::Stopping => self.state = State::Stopped,
-            _ => self.lose(now, "its port is closed"),
+            State::Asking { step: Step::Stop, .. } => self.state = State::Stopped,
+            State::Asking { again, silent_at, .. } => {
+                *again = if has_next { now } else { (*again).min(now + AGAIN) };
+                *silent_at = now + PATIENCE;
+                if self.was_registered {
+                    self.change(Status::Lost { why: WHY });
+                } else {
+                    self.change(Status::Failing { why: WHY.to_owned() });
+                }
+            }
+            State::Registered { .. } | State::Waiting { .. } => self.lose(now, WHY),
         }
     }
 
@@ -305,8 +344,9 @@ impl Registration {
         let state = match self.state {
             State::Registered { refresh } => Some(refresh),
             State::Waiting { until } => Some(until),
-            State::Lost { next, .. } => Some(next),
-            _ => None,
+            State::Asking { step: Step::Stop, .. } => None,
+            State::Asking { again, silent_at, .. } => Some(again.min(silent_at)),
+            State::Idle | State::Stopped => None,
         };
         let silence = self.options_sent.map(|sent| sent + SILENCE);
         [state, silence, self.keepalive_at].into_iter().flatten().min()
@@ -322,68 +362,87 @@ impl Registration {
             self.actions.push_back(Action::Options);
         }
         match self.state {
-            State::Registered { refresh } if refresh <= now => self.begin(random),
+            State::Registered { refresh } if refresh <= now => self.ask(now, Step::Add, random),
             State::Waiting { until } if until <= now => {
                 // the name may resolve to another address by now
                 self.state = State::Idle;
                 self.actions.push_back(Action::Resolve);
             }
-            State::Lost { next, lookup_in } if next <= now => {
-                if lookup_in == 0 {
-                    // the registrar may have come back at another address
-                    self.actions.push_back(Action::Resolve);
-                }
-                let lookup_in = lookup_in.checked_sub(1).unwrap_or(LOST_LOOKUP);
-                self.state = State::Lost { next: now + LOST_RETRY, lookup_in };
-                (self.refused, self.stale) = (0, 0);
-                self.register(self.expires_s, random);
-            }
+            State::Asking { step, .. } if step != Step::Stop => self.ask_again(now, random),
             _ => {}
         }
     }
 
-    fn begin(&mut self, random: &mut Random) {
-        (self.refused, self.stale) = (0, 0);
-        self.register(self.expires_s, random);
-        self.state = State::Registering;
+    /// Sends the first REGISTER of a cycle.
+    fn ask(&mut self, now: Instant, step: Step, random: &mut Random) {
+        self.begin_cycle();
+        let wait = if step == Step::Return { AGAIN } else { PATIENCE };
+        let (again, silent_at) = (now + wait, now + PATIENCE);
+        self.state = State::Asking { step, again, silent_at, lookup_in: LOOKUP };
+        self.register(step, random);
     }
 
-    fn register(&mut self, expires_s: u32, random: &mut Random) {
+    /// Repeats an unanswered REGISTER, and turns to the next address if this one is silent.
+    fn ask_again(&mut self, now: Instant, random: &mut Random) {
+        let State::Asking { step, again, silent_at, lookup_in } = &mut self.state else { return };
+        let step = *step;
+        let silent = *silent_at <= now;
+        if silent {
+            *silent_at = now + PATIENCE;
+            self.actions.push_back(Action::Silent);
+        }
+        if *again <= now || silent {
+            *again = now + AGAIN;
+            if *lookup_in == 0 {
+                // the registrar may have come back at another address
+                self.actions.push_back(Action::Resolve);
+            }
+            *lookup_in = lookup_in.checked_sub(1).unwrap_or(LOOKUP);
+            self.begin_cycle();
+            self.register(step, random);
+        }
+        if silent {
+            self.stop_keepalive();
+            if !matches!(self.status, Some(Status::Lost { .. })) {
+                self.status = Some(Status::Silent);
+            }
+        }
+    }
+
+    fn begin_cycle(&mut self) {
+        (self.stale, self.answered) = (0, 0);
+        self.challenges.begin();
+    }
+
+    fn register(&mut self, step: Step, random: &mut Random) {
         let settings = &self.settings;
-        let authorization = self.auth.as_mut().map(|(header, session)| {
-            let signed = Signed { method: "REGISTER", uri: &settings.registrar_uri, body: "" };
-            let password = settings.password.expose_secret();
-            let who = Credentials { username: &settings.auth_username, password };
-            (*header, session.authorize(signed, who, &random.token()))
-        });
+        let expires_s = match step {
+            Step::Remove | Step::Stop => 0,
+            Step::Return | Step::Add => self.expires_s,
+        };
+        let signed = Signed { method: "REGISTER", uri: &settings.registrar_uri, body: "" };
+        let password = settings.password.expose_secret();
+        let who = Credentials { username: &settings.auth_username, password };
+        let authorization = self.challenges.answers(signed, who, &random.token());
         self.actions.push_back(Action::Register { expires_s, authorization });
     }
 
     fn on_accepted(
         &mut self,
         now: Instant,
+        step: Step,
         response: &Message,
         contact: &str,
         random: &mut Random,
     ) {
-        (self.refused, self.stale) = (0, 0);
-        match self.state {
-            State::Lost { .. } => {
-                self.register(0, random);
-                self.state = State::Removing;
-                return;
-            }
-            State::Removing => {
-                self.register(self.expires_s, random);
-                self.state = State::Registering;
-                return;
-            }
-            State::Stopping => {
+        match step {
+            Step::Return => return self.ask(now, Step::Remove, random),
+            Step::Remove => return self.ask(now, Step::Add, random),
+            Step::Stop => {
                 self.state = State::Stopped;
-                self.change(Status::Unregistered);
-                return;
+                return self.change(Status::Unregistered);
             }
-            _ => {}
+            Step::Add => {}
         }
         let granted = granted(response, contact).unwrap_or(self.expires_s);
         if granted == 0 {
@@ -391,7 +450,8 @@ impl Registration {
             self.change(Status::Failing { why: "the registrar granted an expiry of 0".to_owned() });
             return;
         }
-        self.backoff = BACKOFF_MIN;
+        (self.errors, self.refusals) = (0, 0);
+        (self.excused, self.was_registered) = (false, true);
         // a random 70–80 % of the granted time, so that many registrations do not refresh at once
         let part = u64::from(granted) * 1000 * random.range(70, 80) / 100;
         self.state = State::Registered { refresh: now + Duration::from_millis(part) };
@@ -404,76 +464,103 @@ impl Registration {
         }
     }
 
-    fn on_challenge(&mut self, now: Instant, response: &Message, random: &mut Random) {
+    fn on_challenge(&mut self, now: Instant, step: Step, response: &Message, random: &mut Random) {
         let code = response.code().unwrap_or(401);
-        let (ask, answer) = match code {
-            407 => ("Proxy-Authenticate", "Proxy-Authorization"),
-            _ => ("WWW-Authenticate", "Authorization"),
-        };
-        let challenge = match Challenge::best(response.all(ask), self.settings.realm.as_deref()) {
-            Ok(challenge) => challenge,
+        // a second answer makes sense only while the password may be right
+        let tries = if self.was_registered || self.refusals > 0 { 1 } else { 2 };
+        self.answered += 1;
+        let wrong = match self.challenges.take(response, self.settings.realm.as_deref()) {
             Err(error) => return self.refuse(now, code, error.to_string(), random),
+            Ok(Verdict::Stale) => {
+                self.stale += 1;
+                self.stale > STALE
+            }
+            Ok(Verdict::New) => false,
+            Ok(Verdict::Rejected(times)) => times >= tries,
         };
-        if challenge.stale {
-            self.stale += 1;
-        } else if self.auth.is_some() {
-            self.refused += 1;
-        }
-        if self.refused >= TRIES || self.stale > TRIES {
-            self.auth = None;
+        if wrong || self.answered > ANSWERS {
+            self.challenges = Challenges::default();
             let who = &self.settings.auth_username;
             let hint = format!("wrong password for user \"{who}\" (or the PBX does not know it)");
             return self.refuse(now, code, hint, random);
         }
-        self.auth = Some((answer, Session::new(challenge)));
-        match self.state {
-            State::Stopping | State::Removing => self.register(0, random),
-            State::Lost { .. } => {
-                self.register(0, random);
-                self.state = State::Removing;
-            }
-            _ => self.register(self.expires_s, random),
+        if step == Step::Return
+            && let State::Asking { step, .. } = &mut self.state
+        {
+            *step = Step::Remove;
+        }
+        let step = if step == Step::Return { Step::Remove } else { step };
+        self.register(step, random);
+    }
+
+    /// Handles an error that may pass without a change of configuration.
+    fn on_error(&mut self, now: Instant, step: Step, response: &Message, random: &mut Random) {
+        self.actions.push_back(Action::NextAddress);
+        if let State::Asking { step: Step::Return, again, .. } = &mut self.state {
+            *again = now + AGAIN; // the PBX may still be starting
+            return;
+        }
+        let after = response.get("Retry-After").and_then(parse_seconds).map(|(s, _)| s);
+        self.wait(now, random);
+        if let (Some(seconds), State::Waiting { until }) = (after, &mut self.state) {
+            let jitter = Duration::from_millis(random.range(0, 1000));
+            let asked = Duration::from_secs(u64::from(seconds.min(RETRY_AFTER_MAX_S)));
+            *until = (*until).max(now + asked + jitter);
+        }
+        if step != Step::Stop {
+            let code = response.code().unwrap_or(0);
+            self.change(Status::Failing { why: format!("the registrar answered {code}") });
         }
     }
 
     fn refuse(&mut self, now: Instant, code: u16, hint: String, random: &mut Random) {
-        if self.state == State::Stopping {
-            self.state = State::Stopped;
-            return;
+        let lost = matches!(self.status, Some(Status::Lost { .. }));
+        match &mut self.state {
+            State::Asking { step: Step::Stop, .. } => return self.state = State::Stopped,
+            // a PBX that is starting may not know its users yet
+            State::Asking { step, again, .. } if lost && !self.excused => {
+                self.excused = true;
+                (*step, *again) = (Step::Return, now + STARTING);
+                return;
+            }
+            _ => {}
         }
-        let retry = SLOW_RETRY + Duration::from_millis(random.range(0, 5000));
-        self.state = State::Waiting { until: now + retry };
+        let pause = (REFUSED * 3u32.pow(self.refusals.min(8))).min(REFUSED_MAX);
+        self.refusals += 1;
+        let until = now + pause + Duration::from_millis(random.range(0, 5000));
+        self.state = State::Waiting { until };
         self.stop_keepalive();
-        self.change(Status::Refused { code, hint, retry: SLOW_RETRY });
+        self.actions.push_back(Action::NextAddress);
+        self.change(Status::Refused { code, hint, retry: pause });
     }
 
     fn wait(&mut self, now: Instant, random: &mut Random) {
-        if self.state == State::Stopping {
+        if let State::Asking { step: Step::Stop, .. } = self.state {
             self.state = State::Stopped;
             return;
         }
-        let base = self.backoff;
-        self.backoff = (base * 2).min(BACKOFF_MAX);
-        let jitter = random.range(0, base.as_millis() as u64 / 2);
+        let base = match self.errors {
+            ERRORS.. => BACKOFF_LONG,
+            few => (BACKOFF_MIN * (1 << few.min(8))).min(BACKOFF),
+        };
+        self.errors += 1;
+        let jitter = random.range(0, base.as_millis() as u64 / 4);
         self.state = State::Waiting { until: now + base + Duration::from_millis(jitter) };
         self.stop_keepalive();
     }
 
     fn lose(&mut self, now: Instant, why: &'static str) {
-        if matches!(self.state, State::Stopping | State::Stopped) {
+        if matches!(self.state, State::Asking { step: Step::Stop, .. } | State::Stopped) {
             return;
         }
         self.stop_keepalive();
-        self.refusals_lost = 0;
+        self.excused = false;
+        // a registrar that restarted would take an answer to its old challenge for a wrong password
+        self.challenges = Challenges::default();
         // the first REGISTER goes out at once
-        self.state = State::Lost { next: now, lookup_in: LOST_LOOKUP };
+        let silent_at = now + PATIENCE;
+        self.state = State::Asking { step: Step::Return, again: now, silent_at, lookup_in: LOOKUP };
         self.change(Status::Lost { why });
-    }
-
-    /// Counts a 403 or 404. True for the first ones after the registrar was lost.
-    fn is_starting(&mut self) -> bool {
-        self.refusals_lost += 1;
-        matches!(self.state, State::Lost { .. }) && self.refusals_lost <= STARTING
     }
 
     /// Sends no OPTIONS until we are registered again.

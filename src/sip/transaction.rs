@@ -213,6 +213,11 @@ impl Client {
         }
     }
 
+    /// Sends no more copies, because a newer request has taken over. A late response still counts.
+    pub fn stop_resending(&mut self) {
+        self.resend = None;
+    }
+
     /// Starts a timer of 64·T1 once a CANCEL is sent, because an INVITE that received a 1xx has
     /// none and the peer may never send a final response (RFC 3261 §9.1).
     pub fn cancelled(&mut self, now: Instant) {

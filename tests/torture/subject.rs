@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use trunkless::sip::agent::{
-    AccountConfig, Agent, AgentConfig, Command, Event, Input, Output, Route,
+    AccountConfig, Agent, AgentConfig, Command, Event, Input, Output, Route, Routes,
 };
 use trunkless::sip::flow::{Flow, Transport};
 use trunkless::sip::message::Message;
@@ -61,7 +61,8 @@ impl Subject {
         let mut subject =
             Subject { agent: Agent::new(config, [9; 32]), now: Instant::now(), probes: 0 };
         let local = "192.0.2.100".parse().expect("an address");
-        let routes = Ok(vec![Route { remote: pbx(), local }]);
+        let route = Route { remote: pbx(), local };
+        let routes = Routes { registrar: Ok(vec![route]), peers: vec![route] };
         subject.input(Input::Resolved { account: 0, routes });
         subject
     }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use md5::{Digest as _, Md5};
 use sha2::Sha256;
+use tokio::net::UdpSocket;
 use trunkless::sip::message::Message;
 
 use crate::bridge::{Bridge, Net, Rig};
@@ -238,4 +239,88 @@ async fn calls_outlive_the_registrar_while_their_rtp_flows() {
     talking.bye().await;
     talking_stream.stopped().await;
     assert_eq!(rig.bridge.end().await, "caller_hangup");
+}
+
+#[tokio::test]
+async fn a_silent_registrar_is_reported_after_three_seconds_and_used_when_it_answers() {
+    let (lines, net) = (Lines::new(), Net::new());
+    let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
+    pbx.be_silent(true);
+    let begin = Instant::now();
+    let bridge = Bridge::start(net, pbx.address, ai.address, "").await;
+    let line = lines.until("registrar does not answer").await;
+    assert!(line.contains(&format!("address={}", pbx.address)), "{line}");
+    let took = begin.elapsed().as_secs_f64();
+    assert!((2.9..4.0).contains(&took), "reported after {took} s");
+    crate::log::pass(Duration::from_millis(1500)).await;
+    assert_eq!(lines.with("registrar does not answer").len(), 1);
+    pbx.be_silent(false);
+    let begin = Instant::now();
+    pbx.registered().await;
+    let rig = Rig { net, pbx, ai, bridge };
+    let (mut call, stream) = rig.call().await;
+    let took = begin.elapsed().as_secs_f64();
+    println!("first call answered {took:.2} s after the registrar answered again");
+    assert!(took < 2.0, "{took}");
+    call.bye().await;
+    stream.stopped().await;
+}
+
+#[tokio::test]
+async fn a_peer_beside_a_restarting_registrar_never_gets_a_register() {
+    let (lines, net) = (Lines::new(), Net::new());
+    let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
+    let peer = Pbx::udp(net.host(9)).await;
+    let config = format!(
+        "[pbx.main.sip]\nkeepalive = \"500ms\"\npeers = [\"{}\", \"{}\"]",
+        peer.address,
+        net.host(10) // a peer that is not running
+    );
+    let bridge = Bridge::start(net, pbx.address, ai.address, &config).await;
+    pbx.registered().await;
+    let line = lines.until("registered").await;
+    assert!(line.contains(&format!("address={}", pbx.address)), "{line}");
+    let address = pbx.address;
+    drop(pbx);
+    lines.until("registrar lost").await;
+    // the peer's calls are answered in the meantime
+    let mut call = peer.call(&bridge).await;
+    call.invite().await;
+    let stream = ai.stream().await;
+    call.answered().await;
+    assert!(peer.none_of("REGISTER", Duration::from_secs(5)).await);
+    let begin = Instant::now();
+    let pbx = Pbx::udp_at(address).await;
+    comes_back(&pbx).await;
+    call.bye().await;
+    stream.stopped().await;
+    let rig = Rig { net, pbx, ai, bridge };
+    let (mut call, stream) = rig.call().await;
+    let took = begin.elapsed().as_secs_f64();
+    println!("first call answered {took:.2} s after the restart");
+    assert!(took < 2.0, "{took}");
+    call.bye().await;
+    stream.stopped().await;
+    assert!(peer.none_of("REGISTER", Duration::ZERO).await);
+}
+
+/// Counts the empty packets that a registrar receives in half a second, with this configuration.
+async fn probes(config: &str) -> usize {
+    let net = Net::new();
+    let socket = UdpSocket::bind((net.pbx(), 0)).await.unwrap();
+    let ai = Ai::start(net.ai()).await;
+    let address = socket.local_addr().unwrap();
+    let _bridge = Bridge::start(net, address, ai.address, config).await;
+    let (mut buffer, mut probes) = ([0; 2000], 0);
+    let end = tokio::time::Instant::now() + Duration::from_millis(700);
+    while let Ok(received) = tokio::time::timeout_at(end, socket.recv(&mut buffer)).await {
+        probes += usize::from(received.unwrap() < 10);
+    }
+    probes
+}
+
+#[tokio::test]
+async fn the_port_probe_can_be_switched_off() {
+    assert!(probes("").await >= 2);
+    assert_eq!(probes("[pbx.main.sip]\nport_probe = false").await, 0);
 }

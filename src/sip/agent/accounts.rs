@@ -3,11 +3,11 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::sip::agent::{
-    Account, AccountConfig, AccountId, Agent, Event, Output, PRODUCT, Purpose, Route, TimerKey,
-    client_key,
+    Account, AccountConfig, AccountId, Agent, Event, Output, PRODUCT, Purpose, Route, Routes,
+    TimerKey, client_key,
 };
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::message::Message;
@@ -15,8 +15,12 @@ use crate::sip::random::Random;
 use crate::sip::registration::{Action, Registration, Status};
 use crate::sip::uri::escape_user;
 
-/// Maximum number of outstanding REGISTERs per account, while the registrar is lost.
-const MAX_OPEN_REGISTERS: usize = 4;
+/// Maximum number of outstanding REGISTERs per account, while the registrar is silent. One is sent
+/// each second, and a slow registrar may answer within 64·T1.
+const MAX_OPEN_REGISTERS: usize = 32;
+
+/// Minimum time between two rounds through addresses whose ports are closed.
+const ROUND: Duration = Duration::from_secs(1);
 
 impl Agent {
     pub(super) fn add_account(&mut self, mut config: AccountConfig) {
@@ -25,8 +29,12 @@ impl Agent {
         self.accounts.push(Account {
             registration,
             config,
-            routes: Vec::new(),
+            registrar: Vec::new(),
+            peers: Vec::new(),
             target: 0,
+            round: (None, 0),
+            silent: Vec::new(),
+            former: Vec::new(),
             register_call_id: format!("{}@trunkless", self.random.token()),
             register_tag: self.random.token(),
             register_cseq: 0,
@@ -38,7 +46,19 @@ impl Agent {
     /// Returns the accounts whose PBX has this address.
     pub(super) fn accounts_at(&self, ip: IpAddr) -> impl Iterator<Item = (AccountId, &Account)> {
         let all = self.accounts.iter().enumerate();
-        all.filter(move |(_, a)| a.routes.iter().any(|r| r.remote.ip() == ip))
+        all.filter(move |(_, a)| a.routes().any(|r| r.remote.ip() == ip))
+    }
+
+    /// True if a call or a transaction still uses this address of an earlier lookup. Requests
+    /// within a call, and resent ones, are accepted from it until then; new calls are not.
+    pub(super) fn was_at(&self, ip: IpAddr) -> bool {
+        self.accounts.iter().any(|a| a.former.contains(&ip)) && self.uses(ip)
+    }
+
+    fn uses(&self, ip: IpAddr) -> bool {
+        self.calls.values().any(|c| c.flow.remote.ip() == ip)
+            || self.servers.answers(ip)
+            || self.clients.values().any(|c| c.flow.remote.ip() == ip)
     }
 
     /// The addresses that calls and registrations send to, whose connections must stay open.
@@ -51,8 +71,8 @@ impl Agent {
     /// Returns our address towards `remote`, for Contact, Via and SDP.
     pub(super) fn local_ip(&self, account: AccountId, remote: IpAddr) -> Option<IpAddr> {
         let account = &self.accounts[account];
-        let route = account.routes.iter().find(|r| r.remote.ip() == remote);
-        account.config.advertised.or(route.or(account.routes.first()).map(|r| r.local))
+        let route = account.routes().find(|r| r.remote.ip() == remote);
+        account.config.advertised.or(route.or(account.routes().next()).map(|r| r.local))
     }
 
     pub(super) fn contact_uri(&self, account: AccountId, local_ip: IpAddr) -> String {
@@ -60,42 +80,55 @@ impl Agent {
         contact_uri(&config.username, SocketAddr::new(local_ip, self.config_port), config.transport)
     }
 
-    pub(super) fn on_resolved(
-        &mut self,
-        now: Instant,
-        id: AccountId,
-        routes: Result<Vec<Route>, String>,
-    ) {
+    pub(super) fn on_resolved(&mut self, now: Instant, id: AccountId, routes: Routes) {
         let account = &mut self.accounts[id];
-        let failed = match routes {
+        let before: Vec<IpAddr> = account.routes().map(|r| r.remote.ip()).collect();
+        account.peers = routes.peers;
+        let mut moved = false;
+        let failed = match routes.registrar {
             Ok(routes) if !routes.is_empty() => {
-                if account.routes != routes {
-                    account.target = 0;
-                    account.routes = routes;
-                }
+                moved = account.take_registrar(routes);
                 None
             }
             Ok(_) => Some("the registrar's name has no address".to_owned()),
             Err(why) => Some(why),
         };
-        let known = !account.routes.is_empty();
+        let known = !account.registrar.is_empty();
         let why = failed.unwrap_or_default();
+        self.keep_former(id, &before);
+        if moved {
+            self.report_registrar(id);
+        }
         self.with_registration(now, id, |registration, random| {
+            if moved {
+                registration.on_address_changed(now, random);
+            }
             // if the lookup failed, the PBX may still be at the addresses we know
             if known {
-                registration.on_resolved(random);
+                registration.on_resolved(now, random);
             } else {
                 registration.on_resolve_failed(now, why, random);
             }
         });
     }
 
+    /// Remembers the addresses of the lookup `before` that calls still use.
+    fn keep_former(&mut self, id: AccountId, before: &[IpAddr]) {
+        let account = &self.accounts[id];
+        let current: Vec<IpAddr> = account.routes().map(|r| r.remote.ip()).collect();
+        let mut former: Vec<IpAddr> = account.former.iter().chain(before).copied().collect();
+        former.retain(|ip| !current.contains(ip) && self.uses(*ip));
+        former.sort();
+        former.dedup();
+        self.accounts[id].former = former;
+    }
+
     pub(super) fn on_unreachable(&mut self, now: Instant, remote: SocketAddr) {
         // calls over a TCP connection that the PBX made continue over one to its usual port
         let accounts = &self.accounts;
         for call in self.calls.values_mut().filter(|c| c.flow.remote == remote) {
-            let routes = call.account.map_or(&[][..], |id| &accounts[id].routes);
-            if let Some(route) = routes.iter().find(|r| r.remote.ip() == remote.ip()) {
+            let mut routes = call.account.iter().flat_map(|id| accounts[*id].routes());
+            if let Some(route) = routes.find(|r| r.remote.ip() == remote.ip()) {
                 call.flow.remote = route.remote;
             }
         }
@@ -104,7 +137,13 @@ impl Agent {
             .collect();
         for id in ids {
             self.next_target(id);
-            self.with_registration(now, id, |registration, _| registration.on_unreachable(now));
+            let account = &mut self.accounts[id];
+            let registered = account.registration.as_ref().is_some_and(Registration::is_registered);
+            // a PBX that restarts comes back at the same address
+            let has_next = !registered && account.next_in_round(now);
+            self.with_registration(now, id, |registration, _| {
+                registration.on_unreachable(now, has_next);
+            });
         }
     }
 
@@ -117,7 +156,7 @@ impl Agent {
     pub(super) fn shutdown(&mut self, now: Instant) {
         self.stopping = true;
         for id in 0..self.accounts.len() {
-            self.with_registration(now, id, |registration, random| registration.stop(random));
+            self.with_registration(now, id, |registration, random| registration.stop(now, random));
         }
         self.check_unregistered();
     }
@@ -126,17 +165,26 @@ impl Agent {
         &mut self,
         now: Instant,
         id: AccountId,
+        flow: Flow,
         branch: &str,
         response: &Message,
     ) {
-        if response.code().is_none_or(|c| c < 200) {
-            return;
+        let account = &mut self.accounts[id];
+        if response.code().is_some_and(|c| c >= 200) {
+            // one response is enough: challenges to the other REGISTERs, sent while the registrar
+            // was silent, would look like rejected credentials
+            let open = std::mem::take(&mut account.register_branches);
+            for other in open.iter().filter(|b| *b != branch) {
+                self.clients.remove(&client_key(other, "REGISTER"));
+            }
         }
-        // one response is enough: challenges to the other REGISTERs, sent while the registrar was
-        // silent, would look like rejected credentials
-        let open = std::mem::take(&mut self.accounts[id].register_branches);
-        for other in open.iter().filter(|b| *b != branch) {
-            self.clients.remove(&client_key(other, "REGISTER"));
+        // a slow address may answer after REGISTER was sent to the next one
+        let account = &mut self.accounts[id];
+        let slow = account.registrar.iter().position(|r| r.remote.ip() == flow.remote.ip());
+        let same = account.registrar.get(account.target).map(|r| r.remote.ip());
+        if let Some(slow) = slow.filter(|_| same != Some(flow.remote.ip())) {
+            account.target = slow;
+            self.report_registrar(id);
         }
         let Some(contact) = self.register_contact(id) else { return };
         self.with_registration(now, id, |registration, random| {
@@ -145,10 +193,7 @@ impl Agent {
     }
 
     pub(super) fn on_register_timeout(&mut self, now: Instant, id: AccountId) {
-        self.next_target(id);
-        self.with_registration(now, id, |registration, random| {
-            registration.on_register_timeout(now, random);
-        });
+        self.with_registration(now, id, |registration, _| registration.on_register_timeout());
     }
 
     pub(super) fn on_keepalive_response(
@@ -165,16 +210,35 @@ impl Agent {
     /// Selects the next address of the name, after one that does not answer.
     fn next_target(&mut self, id: AccountId) {
         let account = &mut self.accounts[id];
-        let registered = account.registration.as_ref().is_some_and(Registration::is_registered);
-        if account.routes.len() > 1 && !registered {
-            account.target = (account.target + 1) % account.routes.len();
+        let keeps = |r: &Registration| r.is_registered() || r.is_stopped();
+        let keeps = account.registration.as_ref().is_none_or(keeps);
+        if account.registrar.len() > 1 && !keeps {
+            account.target = (account.target + 1) % account.registrar.len();
+            self.report_registrar(id);
+        }
+    }
+
+    fn report_registrar(&mut self, id: AccountId) {
+        if let Some(flow) = self.register_flow(id) {
+            self.event(Event::Registrar { account: id, remote: flow.remote });
+        }
+    }
+
+    /// Reports an address that does not answer REGISTER, once until we are registered again.
+    fn report_silent(&mut self, id: AccountId) {
+        let Some(remote) = self.register_flow(id).map(|f| f.remote) else { return };
+        let account = &mut self.accounts[id];
+        if !account.silent.contains(&remote) {
+            account.silent.push(remote);
+            let (remote, status) = (Some(remote), Status::Silent);
+            self.event(Event::Registration { account: id, remote, status });
         }
     }
 
     fn register_flow(&self, id: AccountId) -> Option<Flow> {
         let account = &self.accounts[id];
         account.registration.as_ref()?;
-        let route = account.routes.get(account.target)?;
+        let route = account.registrar.get(account.target)?;
         Some(Flow { transport: account.config.transport, remote: route.remote })
     }
 
@@ -201,11 +265,20 @@ impl Agent {
                 }
                 Action::Options => self.send_keepalive(now, id),
                 Action::Resolve => self.out.push_back(Output::Resolve { account: id }),
+                Action::NextAddress => self.next_target(id),
+                Action::Silent => {
+                    self.drop_keepalives(id);
+                    self.report_silent(id);
+                    self.next_target(id);
+                }
                 Action::Changed(status) => {
-                    if !matches!(status, Status::Registered { .. } | Status::Conflict { .. }) {
+                    if matches!(status, Status::Registered { .. } | Status::Conflict { .. }) {
+                        self.accounts[id].silent.clear();
+                    } else {
                         self.drop_keepalives(id);
                     }
-                    self.event(Event::Registration { account: id, status });
+                    let remote = self.register_flow(id).map(|f| f.remote);
+                    self.event(Event::Registration { account: id, remote, status });
                 }
             }
         }
@@ -226,7 +299,7 @@ impl Agent {
         now: Instant,
         id: AccountId,
         expires_s: u32,
-        authorization: Option<(&'static str, String)>,
+        authorization: Vec<(&'static str, String)>,
     ) {
         let Some(flow) = self.register_flow(id) else { return };
         let Some(local_ip) = self.local_ip(id, flow.remote.ip()) else { return };
@@ -249,8 +322,11 @@ impl Agent {
             .with("Contact", format!("<{contact}>"))
             .with("Expires", expires_s.to_string())
             .with("User-Agent", PRODUCT);
-        if let Some((name, value)) = authorization {
-            request.push(name, value);
+        authorization.into_iter().for_each(|(name, value)| request.push(name, value));
+        for open in &account.register_branches {
+            if let Some(entry) = self.clients.get_mut(&client_key(open, "REGISTER")) {
+                entry.tx.stop_resending();
+            }
         }
         account.register_branches.push_back(branch.clone());
         if account.register_branches.len() > MAX_OPEN_REGISTERS
@@ -286,6 +362,43 @@ impl Agent {
     /// Drops outstanding OPTIONS, which have no use once we are no longer registered.
     fn drop_keepalives(&mut self, id: AccountId) {
         self.clients.retain(|_, entry| entry.purpose != Purpose::Keepalive(id));
+    }
+}
+
+impl Account {
+    /// All addresses from which calls are accepted.
+    pub(super) fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.registrar.iter().chain(&self.peers)
+    }
+
+    /// Counts an unreachable address. True if the next one may be asked at once: each address is
+    /// asked at most once per [`ROUND`] in this way.
+    fn next_in_round(&mut self, now: Instant) -> bool {
+        let (begin, unreachable) = &mut self.round;
+        if begin.is_none_or(|begin| begin + ROUND <= now) {
+            (*begin, *unreachable) = (Some(now), 0);
+        }
+        *unreachable += 1;
+        *unreachable < self.registrar.len()
+    }
+
+    /// Takes the registrar's addresses. One that is in use stays in use, wherever it is in the new
+    /// list. Returns true if REGISTER goes to another address from now on.
+    fn take_registrar(&mut self, routes: Vec<Route>) -> bool {
+        let used = self.registrar.get(self.target).copied();
+        self.registrar = routes;
+        let same = |r: &Route| used.is_some_and(|used| used.remote == r.remote);
+        let place = self.registrar.iter().position(same);
+        self.target = place.unwrap_or(0);
+        if place.is_none()
+            && let Some(used) = used
+            && self.registration.as_ref().is_some_and(Registration::is_registered)
+        {
+            // calls come from there until we are registered elsewhere, and it may be the only
+            // address that answers
+            self.registrar.push(used);
+        }
+        place.is_none()
     }
 }
 

@@ -43,6 +43,15 @@ pub struct Route {
     pub local: IpAddr,
 }
 
+/// The addresses of one PBX.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    /// Where REGISTER may be sent, in order of preference; empty for a trunk.
+    pub registrar: Result<Vec<Route>, String>,
+    /// Further addresses from which calls are accepted.
+    pub peers: Vec<Route>,
+}
+
 #[derive(Debug)]
 pub enum Input<'a> {
     /// One message from the network.
@@ -50,10 +59,10 @@ pub enum Input<'a> {
         flow: Flow,
         data: &'a [u8],
     },
-    /// The result of [`Output::Resolve`]: the addresses of the registrar or of a trunk's peers.
+    /// The result of [`Output::Resolve`].
     Resolved {
         account: AccountId,
-        routes: Result<Vec<Route>, String>,
+        routes: Routes,
     },
     /// ICMP port unreachable, or a TCP connection that could not be made or was closed.
     Unreachable {
@@ -116,9 +125,16 @@ pub enum Event {
         call: CallKey,
         end: CallEnd,
     },
+    /// `remote`: the address that REGISTER was sent to, if it is known.
     Registration {
         account: AccountId,
+        remote: Option<SocketAddr>,
         status: Status,
+    },
+    /// REGISTER is sent to this address from now on.
+    Registrar {
+        account: AccountId,
+        remote: SocketAddr,
     },
     /// All registrations have stopped, after [`Command::Shutdown`].
     Unregistered,

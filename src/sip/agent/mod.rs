@@ -31,8 +31,8 @@ use std::time::Instant;
 pub use api::*;
 
 use crate::sip::agent::servers::Servers;
+use crate::sip::challenges::Challenges;
 use crate::sip::dialog::Dialog;
-use crate::sip::digest::Session;
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::message::Message;
 use crate::sip::random::Random;
@@ -83,10 +83,18 @@ struct Account {
     config: AccountConfig,
     /// `None` for a trunk.
     registration: Option<Registration>,
-    /// The PBX's addresses from the last successful lookup.
-    routes: Vec<Route>,
-    /// Index of the route that REGISTER is sent to.
+    /// The registrar's addresses from the last successful lookup.
+    registrar: Vec<Route>,
+    /// Further addresses from which calls are accepted.
+    peers: Vec<Route>,
+    /// Index of the registrar's address that REGISTER is sent to.
     target: usize,
+    /// When the present round through the addresses began, and how many of them were unreachable.
+    round: (Option<Instant>, usize),
+    /// Addresses reported as silent since we were last registered.
+    silent: Vec<SocketAddr>,
+    /// Addresses of earlier lookups that calls still use.
+    former: Vec<IpAddr>,
     /// Call-ID of all REGISTERs.
     register_call_id: String,
     /// From tag of all REGISTERs.
@@ -114,10 +122,10 @@ enum CallState {
 struct CallAuth {
     user: String,
     password: secrecy::SecretString,
-    /// Number of challenges received.
-    tries: u32,
-    /// The header field for our credentials and the challenge they answer.
-    session: Option<(&'static str, Session)>,
+    /// Number of challenges answered.
+    answered: u32,
+    /// The challenges of the server and of proxies before it.
+    challenges: Challenges,
 }
 
 /// The state of one call.
@@ -247,9 +255,9 @@ impl Agent {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// True if the address belongs to a configured PBX or is one that we have called.
+    /// True if the address belongs to a configured PBX or to a call.
     pub fn knows(&self, ip: IpAddr) -> bool {
-        self.accounts_at(ip).next().is_some() || self.dialled.contains(&ip)
+        self.accounts_at(ip).next().is_some() || self.dialled.contains(&ip) || self.was_at(ip)
     }
 
     /// Returns the number of calls that have not ended.

@@ -61,7 +61,7 @@ impl Agent {
             self.counts.stray_responses += 1;
             return;
         };
-        let (purpose, cseq) = (entry.purpose, entry.cseq);
+        let (purpose, cseq, asked) = (entry.purpose, entry.cseq, entry.flow);
         let shown = entry.tx.on_response(now, code);
         let reliable_end = entry.tx.state == State::Completed;
         self.arm(TimerKey::Client(key.clone()));
@@ -74,7 +74,8 @@ impl Agent {
         }
         match purpose {
             Purpose::Register(id) => {
-                self.on_register_response(now, id, branch.as_deref().unwrap_or(""), &response);
+                let branch = branch.as_deref().unwrap_or("");
+                self.on_register_response(now, id, asked, branch, &response);
             }
             Purpose::Keepalive(id) => self.on_keepalive_response(now, id, &response),
             Purpose::Invite(call) => self.on_invite_response(now, call, cseq, &response),
@@ -138,6 +139,12 @@ impl Agent {
             if let Some(data) = entry.tx.on_retransmission().map(<[u8]>::to_vec) {
                 self.send(flow, data);
             }
+            return;
+        }
+        let ip = flow.remote.ip();
+        let of_a_call = request.to().is_some_and(|to| to.tag().is_some()) || method == "CANCEL";
+        if !of_a_call && self.was_at(ip) && self.accounts_at(ip).next().is_none() {
+            self.counts.strangers += 1; // the address serves the calls that it still has
             return;
         }
         let kind = self.kind(flow, &request);

@@ -4,6 +4,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
@@ -105,6 +106,11 @@ impl Servers {
         if let Some(merge) = ended.merge_key {
             self.merge_keys.remove(&merge);
         }
+    }
+
+    /// True if a transaction's responses go to this address.
+    pub fn answers(&self, ip: IpAddr) -> bool {
+        self.entries.values().any(|entry| entry.flow.remote.ip() == ip)
     }
 
     pub fn len(&self) -> usize {

@@ -11,13 +11,17 @@ use crate::sip::agent::{
     ALLOW, Agent, Call, CallAuth, CallEnd, CallKey, CallState, ClientEntry, Dial, Event, Purpose,
     TimerKey, client_key,
 };
+use crate::sip::challenges::{Challenges, Verdict};
 use crate::sip::dialog::Dialog;
-use crate::sip::digest::{Challenge, Credentials, Session, Signed};
+use crate::sip::digest::{Credentials, Signed};
 use crate::sip::message::Message;
 use crate::sip::sdp::{self, Local};
 use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction;
 use crate::sip::uri::escape_user;
+
+/// Number of challenges that are answered for one call: a server's and those of proxies before it.
+const MAX_ANSWERS: u32 = 4;
 
 impl Agent {
     pub(super) fn dial(&mut self, now: Instant, dial: Box<Dial>) {
@@ -36,8 +40,8 @@ impl Agent {
         let auth = dial.password.clone().map(|password| CallAuth {
             user: dial.user.clone(),
             password,
-            tries: 0,
-            session: None,
+            answered: 0,
+            challenges: Challenges::default(),
         });
         let call = Call {
             state: CallState::Dialling,
@@ -73,14 +77,12 @@ impl Agent {
             for (name, value) in call.dial.iter().flat_map(|d| &d.headers) {
                 request.push(name, value.clone());
             }
-            if let Some(auth) = &call.auth
-                && let Some((header, session)) = auth.session.clone()
-            {
+            if let Some(auth) = &call.auth {
                 let signed = Signed { method: "INVITE", uri: request.uri(), body: &call.sdp };
                 let who =
                     Credentials { username: &auth.user, password: auth.password.expose_secret() };
-                let value = { session }.authorize(signed, who, &cnonce);
-                request.push(header, value);
+                let answers = auth.challenges.clone().answers(signed, who, &cnonce);
+                answers.into_iter().for_each(|(field, value)| request.push(field, value));
             }
             request.push("Content-Type", "application/sdp");
             request.body = call.sdp.clone().into_bytes();
@@ -145,23 +147,14 @@ impl Agent {
     }
 
     /// Prepares the answer to a challenge. Returns false if the challenge cannot be answered, or if
-    /// two answers have been refused already.
+    /// two answers have been rejected already.
     fn take_challenge(&mut self, key: CallKey, response: &Message) -> bool {
         let Some(auth) = self.calls.get_mut(&key).and_then(|c| c.auth.as_mut()) else {
             return false;
         };
-        let (ask, answer) = match response.code() {
-            Some(407) => ("Proxy-Authenticate", "Proxy-Authorization"),
-            _ => ("WWW-Authenticate", "Authorization"),
-        };
-        auth.tries += 1;
-        match Challenge::best(response.all(ask), None) {
-            Ok(challenge) if auth.tries <= 2 => {
-                auth.session = Some((answer, Session::new(challenge)));
-                true
-            }
-            _ => false,
-        }
+        auth.answered += 1;
+        let verdict = auth.challenges.take(response, None);
+        auth.answered <= MAX_ANSWERS && verdict.is_ok_and(|v| !matches!(v, Verdict::Rejected(2..)))
     }
 
     pub(super) fn cancel(&mut self, now: Instant, key: CallKey) {

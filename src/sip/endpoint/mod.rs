@@ -43,6 +43,8 @@ pub struct Peer {
     pub hosts: Vec<(Host, Option<u16>)>,
     /// X- headers that become parameters; `*` means all.
     pub x_headers: Vec<String>,
+    /// Probe the registrar's UDP port.
+    pub port_probe: bool,
 }
 
 pub struct EndpointConfig {
@@ -59,8 +61,8 @@ const STRANGER_LOG: Duration = Duration::from_secs(60);
 enum Internal {
     /// A call's request.
     Request(CallKey, SourceRequest),
-    /// The result of a lookup.
-    Resolved(AccountId, Result<Vec<Route>, String>),
+    /// The result of a lookup, for each of the PBX's hosts.
+    Resolved(AccountId, Vec<Result<Vec<Route>, String>>),
     /// A registrar's port is closed. `was_open` is true if a probe has ever found it open.
     Closed { account: AccountId, remote: SocketAddr, was_open: bool },
     /// The next lookup is due.
@@ -314,19 +316,8 @@ impl Endpoint {
     fn on_internal(&mut self, internal: Internal) {
         match internal {
             Internal::Request(call, request) => self.on_request(call, request),
-            Internal::Resolved(account, routes) => {
-                match &routes {
-                    Ok(routes) => self.probe_port(account, routes),
-                    Err(why) if !self.peers[account].registers => {
-                        warn!(pbx = &*self.peers[account].name, "peers not found: {why}; retrying");
-                    }
-                    Err(_) => {}
-                }
-                if !self.peers[account].registers {
-                    let found = if routes.is_ok() { "trunk" } else { "peers not found" };
-                    self.peers[account].status.set(routes.is_ok(), found);
-                    self.resolve_later(account, routes.is_ok());
-                }
+            Internal::Resolved(account, found) => {
+                let routes = self.on_resolved(account, found);
                 self.feed(Input::Resolved { account, routes });
             }
             Internal::Closed { account, remote, was_open } => {
@@ -388,7 +379,10 @@ impl Endpoint {
                 self.signal(call, Signal::Ended(end_reason(&end)));
                 self.calls.remove(&call);
             }
-            Event::Registration { account, status } => self.on_registration(account, status),
+            Event::Registration { account, remote, status } => {
+                self.on_registration(account, remote, status);
+            }
+            Event::Registrar { account, remote } => self.probe_port(account, remote),
             Event::Unregistered => {
                 if let Some(done) = self.stopping.take() {
                     let _ = done.send(());

@@ -4,10 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use tokio::task::AbortHandle;
+use tracing::field::display;
 use tracing::{info, warn};
 
 use crate::call::Signal;
-use crate::sip::agent::{AccountId, CallKey, Route};
+use crate::sip::agent::{AccountId, CallKey, Route, Routes};
 use crate::sip::endpoint::port_probe::probe;
 use crate::sip::endpoint::{Endpoint, Internal, Peer, resolve};
 use crate::sip::flow::Transport;
@@ -15,16 +18,28 @@ use crate::sip::registration::Status;
 use crate::sip::uri::Host;
 use crate::telemetry::PbxStatus;
 
-/// Interval between lookups of a trunk's peers.
-const PEERS_AGAIN: Duration = Duration::from_secs(60);
-/// The same, after a lookup that failed.
-const PEERS_RETRY: Duration = Duration::from_secs(2);
+/// Interval between lookups of a PBX's names. Otherwise a PBX with a new address would be noticed
+/// only when the old one stops answering, and a new peer never.
+const LOOKUP_AGAIN: Duration = Duration::from_secs(60);
+/// The same for a trunk, after a lookup that failed.
+const LOOKUP_RETRY: Duration = Duration::from_secs(2);
+
+/// A host in the configuration and the result of its lookups.
+pub(super) struct KnownHost {
+    host: Host,
+    port: Option<u16>,
+    /// Its addresses from the last lookup that succeeded.
+    routes: Vec<Route>,
+    /// True if the last lookup failed.
+    failed: bool,
+}
 
 /// The endpoint's state for one PBX.
 pub(super) struct PeerState {
     pub name: Arc<str>,
     pub status: Arc<PbxStatus>,
-    pub hosts: Vec<(Host, Option<u16>)>,
+    /// The registrar first, if there is one; then further peers.
+    hosts: Vec<KnownHost>,
     pub transport: Transport,
     /// True if we register there; false for a trunk.
     pub registers: bool,
@@ -36,8 +51,12 @@ pub(super) struct PeerState {
     /// True once the port was reported closed while we were registered, by a probe that never found
     /// it open. Later reports of that kind are ignored while registered.
     pub doubted: bool,
+    /// True if the registrar's port may be probed.
+    may_probe: bool,
     /// The probed address, and the handle that stops the probe.
-    pub port_probe: Option<(SocketAddr, tokio::task::AbortHandle)>,
+    pub port_probe: Option<(SocketAddr, AbortHandle)>,
+    /// Stops the timer of the next lookup.
+    next_lookup: Option<AbortHandle>,
 }
 
 impl PeerState {
@@ -45,61 +64,105 @@ impl PeerState {
         PeerState {
             name: peer.account.name.as_str().into(),
             status: peer.status.clone(),
-            hosts: peer.hosts.clone(),
+            hosts: peer.hosts.iter().map(KnownHost::new).collect(),
             transport: peer.account.transport,
             registers: peer.account.registration.is_some(),
             registrar: peer.hosts.first().map(shown).unwrap_or_default(),
             x_headers: peer.x_headers.clone(),
             registered: false,
             doubted: false,
+            may_probe: peer.port_probe && peer.account.transport == Transport::Udp,
             port_probe: None,
+            next_lookup: None,
         }
+    }
+}
+
+impl KnownHost {
+    fn new((host, port): &(Host, Option<u16>)) -> KnownHost {
+        KnownHost { host: host.clone(), port: *port, routes: Vec::new(), failed: false }
     }
 }
 
 impl Endpoint {
     pub(super) fn resolve(&self, account: AccountId) {
         let peer = &self.peers[account];
-        let (hosts, transport, bound) = (peer.hosts.clone(), peer.transport, self.bound.ip());
+        let hosts: Vec<_> = peer.hosts.iter().map(|h| (h.host.clone(), h.port)).collect();
+        let (transport, bound) = (peer.transport, self.bound.ip());
         let internal = self.internal_tx.clone();
         tokio::spawn(async move {
-            let mut all = Vec::new();
-            let mut error = None;
-            for (host, port) in hosts {
-                match resolve::routes(&host, port, transport, bound).await {
-                    Ok(routes) => all.extend(routes),
-                    Err(why) => error = Some(why),
-                }
-            }
-            let result = match error {
-                Some(why) if all.is_empty() => Err(why),
-                Some(why) => {
-                    warn!("PBX address ignored: {why}");
-                    Ok(all)
-                }
-                None => Ok(all),
-            };
-            let _ = internal.send(Internal::Resolved(account, result)).await;
+            let lookups = hosts.iter().map(|(host, port)| {
+                resolve::routes(host, *port, transport, bound) // one slow name delays no other
+            });
+            let found = join_all(lookups).await;
+            let _ = internal.send(Internal::Resolved(account, found)).await;
         });
     }
 
-    /// Schedules the next lookup of a trunk's peers. Without a registration, nothing else would
-    /// notice that a peer has a new address.
-    pub(super) fn resolve_later(&self, account: AccountId, found: bool) {
+    /// Takes the results of a lookup. A host whose lookup failed keeps its last addresses.
+    pub(super) fn on_resolved(
+        &mut self,
+        account: AccountId,
+        found: Vec<Result<Vec<Route>, String>>,
+    ) -> Routes {
+        let peer = &mut self.peers[account];
+        let pbx = &*peer.name;
+        let (mut registrar, mut peers, mut error) = (Ok(Vec::new()), Vec::new(), None);
+        for (n, (host, result)) in peer.hosts.iter_mut().zip(found).enumerate() {
+            let is_registrar = peer.registers && n == 0;
+            let failed = result.is_err();
+            match result {
+                Ok(routes) if !routes.is_empty() => host.routes = routes,
+                Ok(_) => {}
+                Err(why) if is_registrar => registrar = Err(why), // logged with the registration
+                Err(why) => {
+                    if !host.failed {
+                        warn!(pbx, known = host.routes.len(), "PBX address ignored: {why}");
+                    }
+                    error = Some(why);
+                }
+            }
+            host.failed = failed;
+            if is_registrar {
+                registrar = registrar.map(|_: Vec<Route>| host.routes.clone());
+            } else {
+                peers.extend_from_slice(&host.routes);
+            }
+        }
+        if !peer.registers {
+            let found = !peers.is_empty();
+            if let Some(why) = error.filter(|_| !found) {
+                warn!(pbx, "peers not found: {why}; retrying");
+            }
+            peer.status.set(found, if found { "trunk" } else { "peers not found" });
+        }
+        self.resolve_later(account);
+        Routes { registrar, peers }
+    }
+
+    /// Schedules the next lookup of a PBX's names.
+    fn resolve_later(&mut self, account: AccountId) {
+        let peer = &mut self.peers[account];
+        if !peer.hosts.iter().any(|h| matches!(h.host, Host::Name(_))) {
+            return;
+        }
+        let found = peer.registers || peer.hosts.iter().any(|h| !h.routes.is_empty());
+        let wait = if found { LOOKUP_AGAIN } else { LOOKUP_RETRY };
         let internal = self.internal_tx.clone();
-        let wait = if found { PEERS_AGAIN } else { PEERS_RETRY };
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             let _ = internal.send(Internal::ResolveAgain(account)).await;
         });
+        if let Some(before) = peer.next_lookup.replace(task.abort_handle()) {
+            before.abort();
+        }
     }
 
     /// Starts probing a registrar's UDP port, unless that address is probed already.
-    pub(super) fn probe_port(&mut self, account: AccountId, routes: &[Route]) {
+    pub(super) fn probe_port(&mut self, account: AccountId, remote: SocketAddr) {
         let peer = &mut self.peers[account];
-        let Some(remote) = routes.first().map(|r| r.remote) else { return };
         let same = peer.port_probe.as_ref().is_some_and(|(to, _)| *to == remote);
-        if same || !peer.registers || peer.transport != Transport::Udp {
+        if same || !peer.may_probe {
             return;
         }
         let internal = self.internal_tx.clone();
@@ -114,24 +177,41 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn on_registration(&mut self, account: AccountId, status: Status) {
+    pub(super) fn on_registration(
+        &mut self,
+        account: AccountId,
+        remote: Option<SocketAddr>,
+        status: Status,
+    ) {
         self.peers[account].registered =
             matches!(status, Status::Registered { .. } | Status::Conflict { .. });
         let ready = self.peers[account].registered;
         self.peers[account].status.set(ready, status_word(&status));
         let registrar = self.peers[account].registrar.as_str();
         let pbx = &*self.peers[account].name;
+        let address = remote.map(display);
         match &status {
-            Status::Registered { expires_s } => info!(pbx, registrar, expires_s, "registered"),
+            Status::Registered { expires_s } => {
+                info!(pbx, registrar, address, expires_s, "registered");
+            }
             Status::Refused { code, hint, retry } => {
                 let retry_s = retry.as_secs();
-                warn!(pbx, registrar, code, retry_s, "registration refused: {hint}");
+                warn!(pbx, registrar, address, code, retry_s, "registration refused: {hint}");
             }
             Status::Failing { why } => {
-                warn!(pbx, registrar, "registration failed: {why}; retrying")
+                warn!(pbx, registrar, address, "registration failed: {why}; retrying")
             }
             Status::Lost { why } => {
-                warn!(pbx, "registrar lost: {why}; retrying every second")
+                warn!(pbx, registrar, address, "registrar lost: {why}; retrying every second")
+            }
+            Status::Silent => {
+                warn!(
+                    pbx,
+                    registrar,
+                    address,
+                    "registrar does not answer: trying its next address, if it has one, and again \
+                     every second"
+                );
             }
             Status::Conflict { contact } => {
                 warn!(
@@ -159,6 +239,7 @@ fn status_word(status: &Status) -> &'static str {
         Status::Refused { .. } => "registration refused",
         Status::Failing { .. } => "registration failed",
         Status::Lost { .. } => "registrar lost",
+        Status::Silent => "registrar does not answer",
         Status::Unregistered => "unregistered",
     }
 }

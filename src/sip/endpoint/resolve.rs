@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use futures_util::future::{join, join_all};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::proto::rr::RData;
 use tokio::net::lookup_host;
@@ -17,6 +18,9 @@ use crate::sip::uri::Host;
 const DEFAULT_PORT: u16 = 5060;
 /// Time limit for resolving one name.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Time limit for the SRV records of a name. Filtered DNS may never answer for them, although the
+/// name has an address.
+const SRV_LIMIT: Duration = Duration::from_secs(2);
 /// Maximum number of addresses used per name.
 const MAX_ADDRESSES: usize = 8;
 
@@ -33,10 +37,7 @@ pub async fn routes(
 ) -> Result<Vec<Route>, String> {
     let found = match host {
         Host::Ip(ip) => vec![SocketAddr::new(*ip, port.unwrap_or(DEFAULT_PORT))],
-        Host::Name(name) => match timeout(LIMIT, lookup(name, port, transport)).await {
-            Ok(found) => found?,
-            Err(_) => return Err(format!("cannot resolve {name}: no answer within 5 s")),
-        },
+        Host::Name(name) => lookup(name, port, transport).await?,
     };
     let mut routes = Vec::new();
     let mut error = None;
@@ -59,24 +60,33 @@ async fn lookup(
     port: Option<u16>,
     transport: Transport,
 ) -> Result<Vec<SocketAddr>, String> {
-    let mut targets = vec![(name.to_owned(), port.unwrap_or(DEFAULT_PORT))];
-    if port.is_none() {
-        let records = srv(name, transport).await;
-        if !records.is_empty() {
-            targets = records;
-        }
+    let own = addresses(name, port.unwrap_or(DEFAULT_PORT));
+    if port.is_some() {
+        return own.await;
     }
-    let mut found = Vec::new();
-    let mut error = None;
-    for (name, port) in targets {
-        match lookup_host((name.as_str(), port)).await {
-            Ok(addresses) => found.extend(addresses),
-            Err(why) => error = Some(format!("cannot resolve {name}: {why}")),
-        }
-    }
-    match error {
-        Some(error) if found.is_empty() => Err(error),
-        _ => Ok(found),
+    targets_or(own, srv(name, transport)).await
+}
+
+/// Returns the addresses of the SRV targets, or the name's `own` if there are none.
+async fn targets_or(
+    own: impl Future<Output = Result<Vec<SocketAddr>, String>>,
+    records: impl Future<Output = Vec<(String, u16)>>,
+) -> Result<Vec<SocketAddr>, String> {
+    // at the same time, because either may take until its limit
+    let (records, own) = join(timeout(SRV_LIMIT, records), own).await;
+    let records = records.unwrap_or_default();
+    let targets = join_all(records.iter().map(|(target, port)| addresses(target, *port))).await;
+    // a target without an address does not keep us from the others
+    let found: Vec<SocketAddr> = targets.into_iter().flatten().flatten().collect();
+    if found.is_empty() { own } else { Ok(found) }
+}
+
+/// Looks up the A and AAAA records of a name.
+async fn addresses(name: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    match timeout(LIMIT, lookup_host((name, port))).await {
+        Ok(Ok(found)) => Ok(found.collect()),
+        Ok(Err(why)) => Err(format!("cannot resolve {name}: {why}")),
+        Err(_) => Err(format!("cannot resolve {name}: no answer within 5 s")),
     }
 }
 
@@ -140,5 +150,20 @@ mod tests {
         let host = Host::Name("localhost".to_owned());
         let routes = routes(&host, Some(5080), Transport::Udp, any).await.unwrap();
         assert!(routes.iter().all(|r| r.remote.port() == 5080 && r.remote.ip().is_loopback()));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn srv_records_that_are_not_answered_leave_the_names_own_address() {
+        let own: SocketAddr = ([192, 0, 2, 1], 5060).into();
+        let answered = |records: Vec<(String, u16)>| async move {
+            targets_or(async { Ok(vec![own]) }, async { records }).await
+        };
+        let silent = targets_or(async { Ok(vec![own]) }, std::future::pending());
+        assert_eq!(silent.await, Ok(vec![own]));
+        assert_eq!(answered(Vec::new()).await, Ok(vec![own]));
+        let target = ("127.0.0.9".to_owned(), 5070);
+        let bad = ("".to_owned(), 5070);
+        assert_eq!(answered(vec![bad.clone()]).await, Ok(vec![own]));
+        let found = answered(vec![bad, target]).await;
+        assert_eq!(found, Ok(vec![([127, 0, 0, 9], 5070).into()]));
     }
 }

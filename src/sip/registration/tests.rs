@@ -26,7 +26,7 @@ impl Rig {
             random: Random::new([1; 32]),
             now: start(),
         };
-        rig.registration.on_resolved(&mut rig.random);
+        rig.registration.on_resolved(rig.now, &mut rig.random);
         rig
     }
 
@@ -38,7 +38,7 @@ impl Rig {
     fn registers(&mut self) -> Vec<(u32, bool)> {
         let registers = self.actions().into_iter().filter_map(|a| match a {
             Action::Register { expires_s, authorization } => {
-                Some((expires_s, authorization.is_some()))
+                Some((expires_s, !authorization.is_empty()))
             }
             _ => None,
         });
@@ -105,10 +105,10 @@ fn registers_refreshes_early_and_counts_the_nonce() {
     rig.registration.options_sent = None;
     rig.registration.on_timeout(refresh, &mut rig.random);
     let header = rig.actions().into_iter().find_map(|a| match a {
-        Action::Register { authorization, .. } => authorization,
+        Action::Register { authorization, .. } => Some(authorization),
         _ => None,
     });
-    assert!(header.unwrap().1.contains("nc=00000002"));
+    assert!(header.unwrap()[0].1.contains("nc=00000002"));
 }
 
 #[test]
@@ -119,11 +119,12 @@ fn a_wrong_password_is_tried_twice_then_once_a_minute() {
     assert_eq!(rig.registers().len(), 3);
     rig.challenge(false);
     let actions = rig.actions();
-    assert!(matches!(&actions[..], [Action::Changed(Status::Refused { code: 401, .. })]));
+    let refused = |a: &Action| matches!(a, Action::Changed(Status::Refused { code: 401, .. }));
+    assert!(actions.iter().any(refused) && actions.contains(&Action::NextAddress));
     assert!(rig.step() >= 60.0);
     assert_eq!(rig.actions(), [Action::Resolve]);
     // the next cycle reports no change
-    rig.registration.on_resolved(&mut rig.random);
+    rig.registration.on_resolved(rig.now, &mut rig.random);
     for _ in 0..3 {
         rig.challenge(false);
     }
@@ -133,7 +134,7 @@ fn a_wrong_password_is_tried_twice_then_once_a_minute() {
 #[test]
 fn a_stale_nonce_is_answered_at_once_but_not_forever() {
     let mut rig = Rig::registered();
-    rig.registration.begin(&mut rig.random);
+    rig.registration.ask(rig.now, Step::Add, &mut rig.random);
     rig.actions();
     for _ in 0..2 {
         rig.challenge(true);
@@ -157,20 +158,140 @@ fn a_423_raises_the_expiry_unless_min_expires_is_unusable() {
 }
 
 #[test]
-fn errors_back_off_and_retry_after_is_honoured() {
+fn errors_are_retried_within_two_seconds_and_less_often_after_minutes() {
     let mut rig = Rig::new();
     let mut waits = Vec::new();
-    for _ in 0..9 {
+    for _ in 0..160 {
         rig.answer(500, &[]);
         waits.push(rig.step());
-        rig.registration.on_resolved(&mut rig.random);
+        rig.registration.on_resolved(rig.now, &mut rig.random);
     }
-    assert!(waits[0] < 0.8 && waits[8] >= 30.0 && waits[8] <= 45.0, "{waits:?}");
+    assert!(waits[0] < 0.7 && waits[3..150].iter().all(|w| (1.5..2.0).contains(w)), "{waits:?}");
+    assert!((30.0..40.0).contains(&waits[159]), "{waits:?}");
     rig.answer(503, &[("Retry-After", "100 (busy);duration=3")]);
     assert!((100.0..102.0).contains(&rig.step()));
-    rig.registration.on_resolved(&mut rig.random);
+    rig.registration.on_resolved(rig.now, &mut rig.random);
     rig.answer(503, &[("Retry-After", "999999")]);
     assert!(rig.step() < 302.0);
+}
+
+/// Runs for an hour and returns when the registrar refused credentials or a user. `refuse` answers
+/// a REGISTER, given whether it has credentials, and returns true if that was a refusal.
+fn refusals(mut rig: Rig, refuse: impl Fn(&mut Rig, bool) -> bool) -> Vec<f64> {
+    let begin = rig.now;
+    let mut times = Vec::new();
+    while (rig.now - begin).as_secs() < 3600 {
+        let actions = rig.actions();
+        if actions.is_empty() {
+            rig.step();
+        }
+        for action in actions {
+            match action {
+                Action::Register { authorization, .. } => {
+                    let refused = refuse(&mut rig, !authorization.is_empty());
+                    times.extend(refused.then(|| (rig.now - begin).as_secs_f64()));
+                }
+                Action::Resolve => rig.registration.on_resolved(rig.now, &mut rig.random),
+                _ => {}
+            }
+        }
+    }
+    times
+}
+
+/// fail2ban blocks an address after five refusals within ten minutes.
+#[test]
+fn refusals_never_come_often_enough_for_fail2ban() {
+    let password = |rig: &mut Rig, signed: bool| {
+        rig.challenge(false);
+        signed
+    };
+    let refused = |code: u16| {
+        move |rig: &mut Rig, _| {
+            rig.answer(code, &[]);
+            true
+        }
+    };
+    let after_password = |rig: &mut Rig, signed: bool| {
+        match signed {
+            true => rig.answer(403, &[]),
+            false => rig.challenge(false),
+        }
+        signed
+    };
+    let lost = || {
+        let mut rig = Rig::registered();
+        rig.registration.on_unreachable(rig.now, false);
+        rig
+    };
+    let refreshing = || {
+        let mut rig = Rig::registered();
+        rig.registration.ask(rig.now, Step::Add, &mut rig.random);
+        rig
+    };
+    for rig in [Rig::new as fn() -> Rig, lost, refreshing] {
+        let mut all = vec![refusals(rig(), password), refusals(rig(), after_password)];
+        for code in [400, 401, 403, 404, 407, 488, 600, 603] {
+            all.push(refusals(rig(), refused(code)));
+        }
+        for times in all {
+            let worst = times
+                .iter()
+                .map(|from| times.iter().filter(|at| (*from..*from + 600.0).contains(*at)).count());
+            let worst = worst.max().unwrap();
+            assert!((1..=4).contains(&worst), "{times:?}");
+            assert!(times.len() >= 5 && times.last().unwrap() > &1500.0, "{times:?}");
+        }
+    }
+}
+
+#[test]
+fn a_refusal_while_the_pbx_starts_is_retried_after_two_seconds() {
+    let mut rig = Rig::registered();
+    rig.registration.on_unreachable(rig.now, false);
+    rig.step();
+    rig.answer(403, &[]);
+    rig.actions();
+    assert!(rig.step() <= 2.0);
+    assert_eq!(rig.registers().len(), 1);
+    rig.accept();
+    rig.accept();
+    rig.accept();
+    assert!(matches!(rig.state(), State::Registered { .. }));
+}
+
+#[test]
+fn a_registrar_that_takes_31_seconds_to_answer_is_registered_with() {
+    let mut rig = Rig::new();
+    rig.actions();
+    let mut asked = 0;
+    for _ in 0..31 {
+        rig.step();
+        asked += rig.registers().len();
+    }
+    assert!((25..=31).contains(&asked), "{asked}");
+    rig.challenge(false);
+    assert_eq!(rig.registers(), [(120, true)]);
+    for _ in 0..31 {
+        rig.step();
+    }
+    rig.actions();
+    rig.accept();
+    let registered = Action::Changed(Status::Registered { expires_s: 119 });
+    assert_eq!(rig.actions(), [registered]);
+}
+
+#[test]
+fn provisional_responses_show_that_an_address_is_not_silent() {
+    let mut rig = Rig::new();
+    for _ in 0..5 {
+        rig.actions();
+        rig.now += Duration::from_millis(2900);
+        rig.answer(100, &[]);
+    }
+    assert_eq!(rig.actions(), []);
+    assert!((rig.step() - 3.0).abs() < 0.01);
+    assert!(rig.actions().contains(&Action::Silent));
 }
 
 #[test]
@@ -180,10 +301,16 @@ fn a_silent_registrar_is_lost_retried_each_second_and_re_registered() {
     assert_eq!(rig.actions(), [Action::Options]);
     assert_eq!(rig.step(), 1.0);
     let lost = Action::Changed(Status::Lost { why: "it does not answer OPTIONS" });
-    assert_eq!(rig.actions()[0], lost);
-    for _ in 0..3 {
-        rig.step();
-        assert_eq!(rig.registers().len(), 1);
+    let actions = rig.actions();
+    assert_eq!(actions[0], lost);
+    assert!(matches!(actions[1], Action::Register { .. }), "at once");
+    for n in 1..=6 {
+        let at = rig.now;
+        assert_eq!(rig.step(), 1.0);
+        let actions = rig.actions();
+        assert!(matches!(actions.last(), Some(Action::Register { .. })), "{actions:?}");
+        // after three that were not answered
+        assert_eq!(actions.contains(&Action::Silent), n % 3 == 0, "{n}: {:?}", rig.now - at);
     }
     rig.challenge(true);
     assert_eq!(rig.registers(), [(0, true)]);
@@ -196,7 +323,7 @@ fn a_silent_registrar_is_lost_retried_each_second_and_re_registered() {
 #[test]
 fn a_closed_port_means_a_register_at_once() {
     let mut rig = Rig::registered();
-    rig.registration.on_unreachable(rig.now);
+    rig.registration.on_unreachable(rig.now, false);
     assert_eq!(rig.step(), 0.0);
     assert_eq!(rig.registers().len(), 1);
 }
@@ -209,7 +336,7 @@ fn a_new_nat_port_means_a_new_registration() {
     let response = Message::response(&request, 200, "OK", "t");
     rig.registration.on_options_answered(&response);
     assert_eq!(rig.actions(), [Action::Resolve]);
-    rig.registration.on_resolved(&mut rig.random);
+    rig.registration.on_resolved(rig.now, &mut rig.random);
     assert_eq!(rig.registers(), [(120, true)]);
 }
 
@@ -230,7 +357,7 @@ fn another_devices_contact_is_a_conflict_and_not_ours() {
 #[test]
 fn unregisters_with_credentials() {
     let mut rig = Rig::registered();
-    rig.registration.stop(&mut rig.random);
+    rig.registration.stop(rig.now, &mut rig.random);
     assert_eq!(rig.registers(), [(0, true)]);
     rig.challenge(true);
     assert_eq!(rig.registers(), [(0, true)]);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use trunkless::sip::agent::{
-    AccountConfig, Agent, AgentConfig, Command, Event, Input, Output, Route,
+    AccountConfig, Agent, AgentConfig, Command, Event, Input, Output, Route, Routes,
 };
 use trunkless::sip::flow::{Flow, Transport};
 use trunkless::sip::message::Message;
@@ -29,7 +29,8 @@ fuzz_target!(|data: &[u8]| {
     let config = AgentConfig { accounts: vec![account], listen_port: 5070, max_calls: 4 };
     let mut agent = Agent::new(config, [1; 32]);
     let remote = "192.0.2.10:5060".parse().expect("an address");
-    let routes = Ok(vec![Route { remote, local: "192.0.2.1".parse().expect("an address") }]);
+    let route = Route { remote, local: "192.0.2.1".parse().expect("an address") };
+    let routes = Routes { registrar: Ok(Vec::new()), peers: vec![route] };
     let now = Instant::now();
     agent.handle(now, Input::Resolved { account: 0, routes });
     let flow = Flow { transport: Transport::Udp, remote };

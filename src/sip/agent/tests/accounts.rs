@@ -1,7 +1,7 @@
 //! Registration as seen on the wire, and monitoring of the registrar.
 
-use super::rig::{PBX, Rig, SECOND_ADDRESS, STRANGER, Text, response};
-use crate::sip::agent::{Command, Event, Input};
+use super::rig::{PBX, Rig, SECOND_ADDRESS, STRANGER, Text, response, sdp};
+use crate::sip::agent::{Command, Event, Input, Route, Routes};
 use crate::sip::message::Message;
 use crate::sip::registration::Status;
 
@@ -87,13 +87,13 @@ fn a_silent_registrar_is_lost_then_registered_again() {
     rig.wait(0.2);
     assert!(matches!(statuses(&mut rig)[..], [Status::Lost { .. }]));
     rig.wait(300.0);
-    assert!(statuses(&mut rig).is_empty());
-    assert!(rig.agent.transaction_count() <= 4, "{}", rig.agent.transaction_count());
+    assert_eq!(statuses(&mut rig), [Status::Silent, Status::Silent], "once per address");
+    assert!(rig.agent.transaction_count() <= 32, "{}", rig.agent.transaction_count());
     assert!(rig.lookups > 10, "the registrar's name is looked up again");
 
-    // all outstanding REGISTERs are challenged at once
-    let mut open: Vec<Message> = rig.sent().into_iter().rev().take(8).collect();
-    open.dedup_by_key(|m| m.cseq().unwrap().0);
+    // all outstanding REGISTERs to one address are challenged at once
+    let open = rig.sent_to().into_iter().rev().take(40);
+    let open: Vec<Message> = open.filter(|(to, _)| to == PBX).map(|(_, m)| m).collect();
     for request in &open {
         rig.answer_with(request, 401, CHALLENGE, "");
     }
@@ -123,11 +123,146 @@ fn a_closed_port_is_noticed_at_once_and_the_next_address_tried() {
     assert_eq!(register.method(), Some("REGISTER"));
     assert_eq!(to, PBX);
     rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
-    rig.wait(1.0);
     let (to, register) = rig.sent_to().pop().unwrap();
-    assert_eq!(to, SECOND_ADDRESS);
+    assert_eq!(to, SECOND_ADDRESS, "at once");
+    rig.input(Input::Unreachable { remote: SECOND_ADDRESS.parse().unwrap() });
+    rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
+    assert_eq!(rig.told(), [""; 0], "one round a second");
     rig.feed(SECOND_ADDRESS, &response(&register, 200, GRANTED, ""));
     assert_eq!(rig.sent_to()[0].0, SECOND_ADDRESS);
+}
+
+/// Runs a registrar at `alive` until we are registered there, and returns the seconds it took.
+fn registers_at(rig: &mut Rig, alive: &str) -> f64 {
+    let begin = rig.now;
+    while (rig.now - begin).as_secs() < 60 {
+        for (to, request) in rig.sent_to() {
+            if to == alive && request.method() == Some("REGISTER") {
+                let lines = if request.get("Expires") == Some("0") { "" } else { GRANTED };
+                rig.feed(alive, &response(&request, 200, lines, ""));
+            }
+        }
+        if statuses(rig).contains(&Status::Registered { expires_s: 120 }) {
+            return (rig.now - begin).as_secs_f64();
+        }
+        rig.wait(0.05);
+    }
+    panic!("not registered at {alive}");
+}
+
+#[test]
+fn a_dead_first_address_costs_three_seconds_at_the_start() {
+    let mut rig = Rig::registering();
+    rig.wait(2.9);
+    assert!(rig.sent_to().iter().all(|(to, _)| to == PBX));
+    assert!(statuses(&mut rig).is_empty());
+    rig.wait(0.2);
+    assert_eq!(statuses(&mut rig), [Status::Silent]);
+    let took = registers_at(&mut rig, SECOND_ADDRESS);
+    assert!(took < 0.2, "{took}");
+}
+
+#[test]
+fn a_registered_address_that_dies_is_failed_over() {
+    let mut rig = registered();
+    let took = registers_at(&mut rig, SECOND_ADDRESS);
+    println!("registered at the second address after {took} s");
+    // at most 2 s until an OPTIONS, 1 s without an answer, 3 REGISTERs
+    assert!((5.9..6.2).contains(&took), "{took}");
+}
+
+#[test]
+fn a_slow_address_that_answers_after_all_is_used() {
+    let mut rig = Rig::registering();
+    let first = rig.one();
+    rig.wait(3.5);
+    assert_eq!(rig.sent_to().pop().unwrap().0, SECOND_ADDRESS);
+    rig.answer_with(&first, 401, CHALLENGE, "");
+    let (to, signed) = rig.sent_to().pop().unwrap();
+    assert_eq!(to, PBX);
+    rig.answer_with(&signed, 200, GRANTED, "");
+    assert!(statuses(&mut rig).contains(&Status::Registered { expires_s: 120 }));
+}
+
+const PEER: &str = "10.0.0.7:5060";
+
+fn with_peer(registrar: &[&str]) -> Input<'static> {
+    let route = |a: &str| Route { remote: a.parse().unwrap(), local: "10.0.0.1".parse().unwrap() };
+    let registrar = Ok(registrar.iter().map(|a| route(a)).collect());
+    Input::Resolved { account: 0, routes: Routes { registrar, peers: vec![route(PEER)] } }
+}
+
+#[test]
+fn a_peer_never_gets_a_register() {
+    let mut rig = registered();
+    rig.input(with_peer(&[PBX]));
+    assert_eq!(rig.told(), [""; 0], "the registration stays where it is");
+    for _ in 0..20 {
+        rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
+        rig.input(with_peer(&[PBX]));
+        rig.wait(1.0);
+    }
+    let mut sent = rig.sent_to();
+    assert!(sent.len() > 15 && sent.iter().all(|(to, _)| to == PBX), "{sent:?}");
+    rig.feed(PEER, &Text::invite().render());
+    assert_eq!(rig.told(), ["100"]);
+    // the registrar refuses us, and it still gets the next attempt
+    rig.answer(&sent.pop().unwrap().1, 403);
+    rig.wait(70.0);
+    assert!(rig.sent_to().iter().all(|(to, _)| to == PBX));
+}
+
+#[test]
+fn another_order_of_the_addresses_moves_nothing() {
+    let mut rig = registered();
+    rig.resolve(&[SECOND_ADDRESS, PBX]);
+    assert_eq!(rig.told(), [""; 0]);
+    rig.wait(2.1);
+    assert!(rig.sent_to().iter().all(|(to, m)| to == PBX && m.method() == Some("OPTIONS")));
+}
+
+#[test]
+fn calls_that_are_up_stay_reachable_after_a_dns_change() {
+    const NEW: &str = "10.0.0.9:5060";
+    let mut rig = registered();
+    let call = rig.up();
+    rig.resolve(&[NEW]);
+    // until we are registered there, calls may still come from the old address
+    let took = registers_at(&mut rig, NEW);
+    assert!(took < 0.1, "{took}");
+    rig.resolve(&[NEW]);
+    rig.pbx(&Text::invite().call_id("stranger"));
+    assert_eq!(rig.told(), [""; 0], "new calls only from the new address");
+    rig.pbx(&call.request("INVITE", 11).sdp(&sdp(4010, "sendonly")));
+    assert_eq!(rig.told(), ["200"]);
+    rig.pbx(&call.ack(11));
+    let bye = call.request("BYE", 12);
+    rig.pbx(&bye);
+    assert_eq!(rig.told(), ["200"]);
+    assert_eq!(rig.agent.call_count(), 0);
+    rig.pbx(&bye);
+    assert_eq!(rig.told(), ["200"], "resent, because our 200 was lost");
+    rig.wait(40.0);
+    rig.sent();
+    rig.pbx(&call.request("BYE", 13));
+    assert_eq!(rig.told(), [""; 0]);
+    assert!(!rig.agent.knows("10.0.0.2".parse().unwrap()));
+}
+
+#[test]
+fn a_proxy_and_the_registrar_both_get_credentials() {
+    let mut rig = Rig::registering();
+    let first = rig.one();
+    let proxy = CHALLENGE.replace("WWW-", "Proxy-").replace("asterisk", "edge");
+    rig.answer_with(&first, 407, &proxy, "");
+    let second = rig.one();
+    assert!(second.get("Proxy-Authorization").is_some());
+    rig.answer_with(&second, 401, CHALLENGE, "");
+    let third = rig.one();
+    assert!(third.get("Proxy-Authorization").unwrap().contains("realm=\"edge\""));
+    assert!(third.get("Authorization").unwrap().contains("realm=\"asterisk\""));
+    rig.answer_with(&third, 200, GRANTED, "");
+    assert_eq!(statuses(&mut rig), [Status::Registered { expires_s: 120 }]);
 }
 
 #[test]
@@ -139,9 +274,15 @@ fn the_name_is_resolved_again_after_an_error() {
     let before = rig.lookups;
     rig.wait(1.0);
     assert_eq!(rig.lookups, before + 1);
-    rig.input(Input::Resolved { account: 0, routes: Err("no such name".to_owned()) });
+    rig.input(Input::Resolved {
+        account: 0,
+        routes: Routes { registrar: Err("no such name".to_owned()), peers: Vec::new() },
+    });
     assert_eq!(rig.told(), ["REGISTER"], "the last known address is used");
-    rig.input(Input::Resolved { account: 0, routes: Ok(Vec::new()) });
+    rig.input(Input::Resolved {
+        account: 0,
+        routes: Routes { registrar: Ok(Vec::new()), peers: Vec::new() },
+    });
     assert_eq!(rig.told(), [""; 0]);
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::sip::agent::{
     AccountConfig, Agent, AgentConfig, CallEnd, CallKey, Command, Event, Input, Output, Route,
-    TimerKey,
+    Routes, TimerKey,
 };
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::message::Message;
@@ -146,10 +146,13 @@ pub struct Rig {
     events: Vec<Event>,
     /// Number of [`Output::Resolve`]s.
     pub lookups: usize,
+    /// True if the agent registers with the PBX.
+    registers: bool,
 }
 
 impl Rig {
     fn new(registration: Option<Settings>, max_calls: usize) -> Rig {
+        let registers = registration.is_some();
         let account = AccountConfig {
             name: "pbx".to_owned(),
             username: "ai".to_owned(),
@@ -160,7 +163,8 @@ impl Rig {
         };
         let config = AgentConfig { accounts: vec![account], listen_port: 5070, max_calls };
         let agent = Agent::new(config, [3; 32]);
-        let mut rig = Rig { agent, now: start(), sent: Vec::new(), events: Vec::new(), lookups: 0 };
+        let (sent, events) = (Vec::new(), Vec::new());
+        let mut rig = Rig { agent, now: start(), sent, events, lookups: 0, registers };
         rig.drain();
         rig.resolve(&[PBX, SECOND_ADDRESS]);
         rig
@@ -191,7 +195,11 @@ impl Rig {
     pub fn resolve(&mut self, addresses: &[&str]) {
         let route =
             |a: &&str| Route { remote: a.parse().unwrap(), local: "10.0.0.1".parse().unwrap() };
-        let routes = Ok(addresses.iter().map(route).collect());
+        let routes: Vec<Route> = addresses.iter().map(route).collect();
+        let routes = match self.registers {
+            true => Routes { registrar: Ok(routes), peers: Vec::new() },
+            false => Routes { registrar: Ok(Vec::new()), peers: routes },
+        };
         self.input(Input::Resolved { account: 0, routes });
     }
 
