@@ -200,6 +200,7 @@ fn filled_in(table: &Table) -> BTreeMap<&'static str, String> {
         ("pbx.main.sip.register", registration.is_some().to_string()),
         ("pbx.main.sip.expires", format!("{:?}", registration.map(|r| r.expires_s))),
         ("pbx.main.sip.keepalive", format!("{:?}", registration.map(|r| r.keepalive))),
+        ("pbx.main.sip.port_probe", sip.port_probe.to_string()),
         ("pbx.main.ari.url", ari.target.base),
         ("pbx.main.ari.app", ari.app),
         ("pbx.main.ari.format", format!("{:?}", ari.law)),
