@@ -213,7 +213,7 @@ impl Client {
         }
     }
 
-    /// Sends no more copies, because a newer request has taken over. A late response still counts.
+    /// Sends no more copies, because a newer request replaces it. A late response still counts.
     pub fn stop_resending(&mut self) {
         self.resend = None;
     }
