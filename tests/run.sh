@@ -155,7 +155,7 @@ step "format" cargo fmt --check
 step "clippy" cargo clippy --all-targets -- -D warnings
 step "clippy, end-to-end tests" cargo clippy --test e2e -- -D warnings
 grep -q '^0*1 ' /proc/net/if_inet6 2>/dev/null || export TESTS_WITHOUT_IPV6=1
-step "tests" by_the_clock cargo test --no-fail-fast --
+step "tests" by_the_clock cargo test --no-fail-fast --features fault-points --
 if [ -n "${TESTS_WITHOUT_IPV6:-}" ]; then without "a call over IPv6" "this machine has no IPv6"; fi
 corpora=${TRUNKLESS_CORPORA:-../shared/corpora}
 for rfc in rfc4475 rfc5118; do

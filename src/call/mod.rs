@@ -14,6 +14,7 @@ pub mod core;
 pub mod counters;
 pub mod departure;
 pub mod end;
+mod fault_point;
 mod hearing;
 pub mod leg;
 pub mod limits;

@@ -18,7 +18,6 @@ use crate::call::worker::task::{Record, run};
 use crate::call::{CallConfig, Offer, SourceRequest, counters};
 use crate::command::{Command, NotQueued};
 use crate::record::recorder::Recorder;
-use crate::telemetry::PANICS;
 
 /// At most this many commands are queued for one call.
 const MAX_COMMANDS: usize = 16;
@@ -90,9 +89,8 @@ impl Switchboard {
                     }
                 }
                 Err(_) => {
-                    PANICS.add(1);
                     counters::ended(EndReason::Internal);
-                    error!(call = id, "internal error: the call panicked and was ended");
+                    error!(call = id, "call ended: internal error (panic)");
                     let reason = EndReason::Internal;
                     if let Some(departure) = departure.departure(reason, true, can_continue) {
                         requests(SourceRequest::End { reason, departure });

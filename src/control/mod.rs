@@ -18,8 +18,8 @@ use tokio::net::TcpListener;
 use crate::call::counters::OFFERED;
 use crate::control::connections::Bounded;
 use crate::record::recorder::Recorder;
-use crate::telemetry::PbxStatus;
 use crate::telemetry::counter::Counters;
+use crate::telemetry::{PANICS, PbxStatus};
 
 /// The state that the server reports.
 #[derive(Clone)]
@@ -57,6 +57,7 @@ impl Watched {
             "stopping": self.stopping.load(Ordering::Relaxed),
             "calls": (self.calls)(),
             "offered": OFFERED.get(),
+            "panics": PANICS.get(),
             "version": env!("CARGO_PKG_VERSION"),
             "pbxs": pbxs,
             "recording": self.recorder.as_ref().map(|recorder| {

@@ -4,6 +4,8 @@
 mod ai;
 mod floods;
 mod judging;
+#[cfg(feature = "fault-points")]
+mod panics;
 mod process;
 mod rig;
 mod self_test;

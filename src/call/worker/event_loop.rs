@@ -7,7 +7,7 @@
 //! share one timerfd, which is precise to well below a millisecond.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::call::end::EndReason;
+use crate::call::fault_point::fault_point;
 use crate::call::leg::{Channel, MAX_DATAGRAM};
 use crate::call::worker::inbox::{CallWaker, Inbox, InboxMessage};
 use crate::call::worker::rate::Rate;
@@ -108,6 +109,10 @@ pub(in crate::call) struct Worker {
     timers: BinaryHeap<Reverse<(Instant, Token)>>,
     /// Slots whose AI has sent, or is to be sent, more than one turn allows.
     starved: Vec<Token>,
+    /// Messages taken from the inbox and not handled yet.
+    messages: VecDeque<InboxMessage>,
+    /// The slot that is being handled. After a panic, its occupant is the one to end.
+    handled: Option<usize>,
     buffers: Buffers,
 }
 
@@ -150,11 +155,14 @@ impl Worker {
             free: Vec::new(),
             timers: BinaryHeap::new(),
             starved: Vec::new(),
+            messages: VecDeque::new(),
+            handled: None,
             buffers: Buffers { datagram: [0; MAX_DATAGRAM], scratch: Scratch::default() },
         })
     }
 
-    pub fn run(mut self) {
+    /// Runs until the worker has to end. After a panic, call [`Worker::recover`] before this.
+    pub fn run(&mut self) {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); MAX_EVENTS];
         let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
         let (mut woken, mut rate) = (Instant::now(), Rate::new(Instant::now()));
@@ -214,8 +222,8 @@ impl Worker {
     fn take_inbox(&mut self) -> bool {
         let mut count = [0u8; 8];
         let _ = rustix::io::read(&self.inbox.bell, &mut count);
-        let messages = self.inbox.lock().as_mut().map(std::mem::take).unwrap_or_default();
-        for message in messages {
+        self.messages.extend(std::mem::take(&mut *self.inbox.lock()));
+        while let Some(message) = self.messages.pop_front() {
             match message {
                 InboxMessage::Call(live) => self.begin(live),
                 InboxMessage::Woken(token) => self.handle(token, Cause::Woken),
@@ -227,7 +235,9 @@ impl Worker {
 
     /// Puts a new call into a slot and starts it.
     fn begin(&mut self, live: Box<Live>) {
+        fault_point("begin", &live.running.offer);
         let token = self.put(Occupant::Call(live));
+        self.handled = Some(token.slot());
         if let Some(Occupant::Call(live)) = &self.slots[token.slot()].occupant {
             for channel in [Channel::Rtp, Channel::Rtcp] {
                 let data = Token::new(token.slot(), token.generation(), channel.into());
@@ -266,7 +276,7 @@ impl Worker {
     }
 
     /// Handles one event of a slot, and then what follows from it: new deadlines, sockets to watch,
-    /// the end of the call. A panic ends only this call.
+    /// the end of the call.
     fn handle(&mut self, token: Token, cause: Cause) {
         let index = token.slot();
         let Some(slot) = self.slots.get_mut(index).filter(|s| s.generation == token.generation())
@@ -274,10 +284,12 @@ impl Worker {
             return;
         };
         let Some(occupant) = &mut slot.occupant else { return };
+        self.handled = Some(index);
         let now = Instant::now();
         let (waker, buffers) = (slot.waker.as_ref(), &mut self.buffers);
-        let handled = catch_unwind(AssertUnwindSafe(|| match occupant {
+        let (ended, more, closing, at) = match occupant {
             Occupant::Call(live) => {
+                fault_point("handle", &live.running.offer);
                 let more = live.on(now, cause, waker, buffers);
                 let ended = live.running.act(now, &mut buffers.scratch);
                 let more = more || live.running.ai.as_ref().is_some_and(AiSocket::has_backlog);
@@ -288,8 +300,7 @@ impl Worker {
                 let more = leaving.ai.is_starved() || leaving.ai.has_backlog();
                 (over, more, None, Some(leaving.until))
             }
-        }));
-        let Ok((ended, more, closing, at)) = handled else { return self.discard(index) };
+        };
         let call = Token::new(index, token.generation(), Socket::None);
         if more && !self.starved.contains(&call) {
             self.starved.push(call);
@@ -301,19 +312,45 @@ impl Worker {
         if let Some(ai) = closing {
             self.leave(now, *ai, None);
         }
+        self.handled = None;
+    }
+
+    /// Continues after a panic. Ends the call whose event was being handled; all others go on as if
+    /// each of their sockets and deadlines had an event, because some of these were lost.
+    pub fn recover(&mut self) {
+        let now = Instant::now();
+        if let Some(index) = self.handled.take() {
+            self.discard(index);
+        }
+        // it may hold half a message
+        self.buffers.scratch = Scratch::default();
+        (self.timer_at, self.timers, self.starved) = (None, BinaryHeap::new(), Vec::new());
+        self.free.clear();
+        let mut calls = 0;
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            calls += usize::from(matches!(slot.occupant, Some(Occupant::Call(_))));
+            if slot.occupant.is_none() {
+                self.free.push(index);
+                continue;
+            }
+            let token = Token::new(index, slot.generation, Socket::None);
+            (slot.timer, slot.due) = (Some(now), None);
+            self.timers.push(Reverse((now, token)));
+            self.starved.push(token);
+            self.messages.push_back(InboxMessage::Woken(token));
+            // the change makes the kernel report the AI's socket again
+            slot.ai_watched = slot.ai_watched.map(|writing| !writing);
+        }
+        let waiting = self.messages.iter().filter(|m| matches!(m, InboxMessage::Call(_))).count();
+        self.inbox.calls.store(calls + waiting, Ordering::Relaxed);
+        self.inbox.ring();
     }
 
     /// Drops an occupant that panicked, and with it the sender on which its record is awaited.
     fn discard(&mut self, index: usize) {
-        let slot = &mut self.slots[index];
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        let Some(occupant) = slot.occupant.take() else { return };
         slot.waker = None;
-        self.free.push(index);
-        // it may hold half a message
-        self.buffers.scratch = Scratch::default();
-        let occupant = slot.occupant.take();
-        if let Some(Occupant::Call(_)) = occupant {
-            self.inbox.calls.fetch_sub(1, Ordering::Relaxed);
-        }
         // dropping it may panic again
         let _ = catch_unwind(AssertUnwindSafe(|| drop(occupant)));
     }
@@ -328,8 +365,8 @@ impl Worker {
                 self.inbox.calls.fetch_sub(1, Ordering::Relaxed);
                 let Live { running, rare_events, done } = *live;
                 drop(rare_events);
-                let finish = AssertUnwindSafe(|| running.finish(reason));
-                let Ok((record, ai)) = catch_unwind(finish) else { return };
+                fault_point("finish", &running.offer);
+                let (record, ai) = running.finish(reason);
                 match ai {
                     // closing the stream of an unresponsive AI holds neither ports nor permit
                     Some(ai) => self.leave(now, ai, Some((done, record))),
@@ -363,6 +400,9 @@ impl Worker {
     /// Has the kernel report what the occupant is waiting for: its AI's socket and its deadline.
     fn watch(&mut self, index: usize, token: Token, now: Instant, at: Option<Instant>) {
         let slot = &mut self.slots[index];
+        if let Some(Occupant::Call(live)) = &slot.occupant {
+            fault_point("watch", &live.running.offer);
+        }
         let ai = match &slot.occupant {
             Some(Occupant::Call(live)) => live.running.ai.as_ref(),
             Some(Occupant::Leaving(leaving)) => Some(&leaving.ai),

@@ -20,29 +20,31 @@ pub(in crate::call) enum InboxMessage {
 
 /// The messages from other threads to a worker, and the eventfd that wakes it.
 pub(in crate::call) struct Inbox {
-    /// `None` once the worker has panicked.
-    pub messages: Mutex<Option<Vec<InboxMessage>>>,
+    pub messages: Mutex<Vec<InboxMessage>>,
     /// An eventfd in the worker's epoll.
     pub bell: OwnedFd,
-    /// Number of live calls on this worker. Once it has panicked, a value above any real number.
+    /// Number of live calls on this worker.
     pub calls: AtomicUsize,
 }
 
 impl Inbox {
     /// A panic in another thread leaves the list consistent, so poisoning is ignored.
-    pub fn lock(&self) -> MutexGuard<'_, Option<Vec<InboxMessage>>> {
+    pub fn lock(&self) -> MutexGuard<'_, Vec<InboxMessage>> {
         self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn push(&self, message: InboxMessage) {
         let mut all = self.lock();
-        // a call for a worker that has panicked ends by being dropped
-        let Some(all) = &mut *all else { return };
         all.push(message);
         if all.len() == 1 {
-            // the eventfd cannot overflow: it is written only when the list was empty
-            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+            self.ring();
         }
+    }
+
+    /// Wakes the worker. The eventfd cannot overflow: it is written only when the list was empty,
+    /// or after a panic.
+    pub fn ring(&self) {
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
     }
 }
 

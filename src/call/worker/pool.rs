@@ -6,17 +6,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use tracing::error;
 
 use crate::call::worker::event_loop::{Live, Worker};
 use crate::call::worker::inbox::{Inbox, InboxMessage};
+use crate::telemetry::PANICS;
 
 /// Maximum number of workers. Any more would be idle, as each one handles many hundreds of calls.
 const MAX_WORKERS: usize = 8;
-/// Call count of a worker that has panicked. New calls avoid it, and adding one cannot overflow.
-const DEAD: usize = usize::MAX / 2;
+/// Pause after a panic, so that a worker that panics again and again does not fill the log.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The worker threads. Dropping this ends them, and any calls that they still have.
 pub struct Workers(Vec<(Arc<Inbox>, Option<thread::JoinHandle<()>>)>);
@@ -31,20 +33,11 @@ impl Workers {
         let mut workers = Workers(Vec::new());
         for n in 0..cores.min(MAX_WORKERS) {
             let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            let messages = Mutex::new(Some(Vec::new()));
+            let messages = Mutex::default();
             let inbox = Arc::new(Inbox { messages, bell, calls: AtomicUsize::new(0) });
             let worker = Worker::new(inbox.clone())?;
             let thread = thread::Builder::new().name(format!("calls-{n}"));
-            let its_inbox = inbox.clone();
-            let thread = thread.spawn(move || {
-                if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
-                    error!("internal error: a worker thread panicked; its calls have ended");
-                    its_inbox.calls.store(DEAD, Ordering::Relaxed);
-                    let left = its_inbox.lock().take();
-                    drop(left);
-                }
-            })?;
-            workers.0.push((inbox, Some(thread)));
+            workers.0.push((inbox, Some(thread.spawn(move || run(worker))?)));
         }
         Ok(workers)
     }
@@ -52,11 +45,20 @@ impl Workers {
     /// Hands a call to the worker with the fewest calls.
     pub(in crate::call) fn take(&self, call: Live) {
         let idlest = self.0.iter().min_by_key(|(inbox, _)| inbox.calls.load(Ordering::Relaxed));
-        let idlest = idlest.filter(|(inbox, _)| inbox.calls.load(Ordering::Relaxed) < DEAD);
         if let Some((inbox, _)) = idlest {
             inbox.calls.fetch_add(1, Ordering::Relaxed);
             inbox.push(InboxMessage::Call(Box::new(call)));
         }
+    }
+}
+
+/// Runs a worker until it has to end. A panic ends at most the call in which it occurred.
+fn run(mut worker: Worker) {
+    while catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
+        PANICS.add(1);
+        error!("internal error: a worker thread panicked; its other calls continue");
+        thread::sleep(PAUSE);
+        worker.recover();
     }
 }
 

@@ -423,7 +423,13 @@ impl Rig {
 
     /// Places a call from the PBX `fault`. The bridge then dials [`Rig::fault_ai`].
     pub async fn dial(&self) -> Phone {
-        let config = PhoneConfig::new(self.site.offender.into(), "offender");
+        self.dial_with(Vec::new()).await
+    }
+
+    /// Like [`Rig::dial`], with additional headers in the INVITE.
+    pub async fn dial_with(&self, headers: Vec<(String, String)>) -> Phone {
+        let mut config = PhoneConfig::new(self.site.offender.into(), "offender");
+        config.headers = headers;
         let phone = Phone::start(config).await.expect("a phone starts");
         let target = self.site.bridge;
         phone.command(PhoneCommand::Dial { uri: format!("sip:ai@{target}"), target });
