@@ -171,6 +171,11 @@ impl Call {
         self.play(now);
     }
 
+    /// Notes that this process stood still for `time`, at least a second.
+    pub fn stood_still(&mut self, now: Instant, time: Duration) {
+        self.playing.playout.stood_still(now, time);
+    }
+
     pub fn next_timeout(&self) -> Option<Instant> {
         if self.phase == Phase::Ended {
             return None;

@@ -13,7 +13,7 @@ counters! {
     total FRAMES_LATE = "rtp_frames_late", "Caller frames dropped because they arrived too late.";
     total FRAMES_LATE_KEPT = "rtp_frames_late_kept", "Caller frames that were late, but kept.";
     total FRAMES_LEFT_OUT = "rtp_frames_left_out", "Quiet caller frames left out after late ones.";
-    total PLAYOUT_LEFT_OUT = "playout_frames_left_out", "Quiet AI frames left out to reduce delay.";
+    total PLAYOUT_LEFT_OUT = "playout_frames_left_out", "AI frames left out to reduce delay.";
     total WRONG_SOURCE = "rtp_wrong_source", "RTP from addresses that no PBX named.";
     total AI_FRAMES_DROPPED = "ai_frames_dropped", "Frames dropped because an AI was slow.";
     gauge PLAYOUT_FLOOR = "playout_floor_bytes", "AI audio that stays queued in all calls.";

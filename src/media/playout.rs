@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::media::frame::{FRAME_SAMPLES, SILENCE, Samples};
+use crate::media::frame::{FRAME_SAMPLES, SILENCE, Samples, samples_in};
 use crate::media::g711::Law;
 use crate::media::quiet::QuietRun;
 use crate::media::standing::Standing;
@@ -14,6 +14,8 @@ use crate::media::standing::Standing;
 /// At most this many marks are queued. Beyond that, the oldest mark comes due early, so that none
 /// is lost and the order remains.
 const MAX_MARKS: usize = 10_000;
+/// What the AI sent during a standstill arrives within this time.
+const STALE: Duration = Duration::from_secs(1);
 /// An empty queue keeps at most this much memory: 2 s of audio.
 const KEPT_BYTES: usize = 16 * 1024;
 
@@ -62,7 +64,9 @@ pub struct Playout {
     due: VecDeque<String>,
     standing: Standing,
     quiet: QuietRun,
-    /// Quiet frames left out to work off a standing delay.
+    /// Audio to be left out after a standstill, in bytes, and until when.
+    stale: Option<(Instant, usize)>,
+    /// Frames left out: quiet ones, to work off a standing delay, and stale ones.
     pub left_out: u64,
     /// Audio discarded because the queue or the budget was full.
     pub discarded_bytes: u64,
@@ -81,6 +85,7 @@ impl Playout {
             due: VecDeque::new(),
             standing: Standing::default(),
             quiet: QuietRun::default(),
+            stale: None,
             left_out: 0,
             discarded_bytes: 0,
         }
@@ -150,10 +155,34 @@ impl Playout {
         self.standing.floor()
     }
 
+    /// Notes that this process stood still for `time`, at least a second. If the AI sends in real
+    /// time, its audio of that time is left out, because otherwise the caller would hear everything
+    /// that much later.
+    pub fn stood_still(&mut self, now: Instant, time: Duration) {
+        if self.stale.is_none() && self.standing.is_real_time() {
+            self.stale = Some((now + STALE, samples_in(time) as usize));
+            self.standing.restart(now);
+        }
+    }
+
+    fn leave_out_stale(&mut self, now: Instant) {
+        let Some((until, stale)) = &mut self.stale else { return };
+        let kept = self.standing.ahead().max(1);
+        let frames = (*stale).min(self.audio.len().saturating_sub(kept)) / FRAME_SAMPLES;
+        *stale -= frames * FRAME_SAMPLES;
+        if *stale < FRAME_SAMPLES || now > *until {
+            self.stale = None;
+        }
+        self.left_out += frames as u64;
+        self.standing.discarded(frames * FRAME_SAMPLES);
+        self.pass(frames * FRAME_SAMPLES);
+    }
+
     /// Takes the next 20 ms of audio, padded with silence if the queue has less. Returns `None` if
     /// it is empty. Marks up to the end of the audio taken come due. Quiet frames are left out
     /// while there is a standing delay.
     pub fn next_frame(&mut self, now: Instant) -> Option<Samples> {
+        self.leave_out_stale(now);
         let mut frame = self.front()?;
         if !self.standing.has_surplus() {
             self.quiet.reset();
@@ -220,7 +249,6 @@ impl Drop for Playout {
 mod tests {
     use super::*;
     use crate::testing::start;
-    use std::time::Duration;
 
     fn playout() -> Playout {
         Playout::new(1000, Budget::new(1500))
@@ -347,6 +375,41 @@ mod tests {
         let (queued, left_out) = stream(0, 20);
         assert!(queued <= 3 && left_out >= 17, "{queued} queued, {left_out} left out");
         assert_eq!(stream(0, 0), (0, 0));
+    }
+
+    /// A process that stood still for `stall` frames reads what the AI sent meanwhile, over two
+    /// ticks. Returns the frames queued half a second later, and those left out.
+    fn standstill(ahead: usize, stall: u64) -> (usize, u64) {
+        let mut playout = Playout::new(1 << 20, Budget::new(1 << 20));
+        let t0 = start();
+        let push = |playout: &mut Playout, now, count: usize| {
+            (0..count).for_each(|_| assert!(playout.push_audio(now, &[0x10; 160])));
+        };
+        push(&mut playout, t0, ahead);
+        for n in 0..250 {
+            let now = t0 + Duration::from_millis(20 * n);
+            push(&mut playout, now, 1);
+            playout.next_frame(now);
+        }
+        let later = t0 + Duration::from_millis(20 * (250 + stall));
+        playout.stood_still(later, Duration::from_millis(20 * stall));
+        push(&mut playout, later, 32.min(stall as usize));
+        for n in 0..25 {
+            let now = later + Duration::from_millis(20 * n);
+            if n == 1 {
+                push(&mut playout, now, (stall as usize).saturating_sub(32));
+            }
+            push(&mut playout, now, 1);
+            playout.next_frame(now);
+        }
+        (playout.queued_bytes() / 160, playout.left_out)
+    }
+
+    #[test]
+    fn after_a_long_standstill_stale_audio_is_left_out() {
+        assert_eq!(standstill(0, 100), (0, 100));
+        // audio that the AI had sent ahead is still ahead
+        assert_eq!(standstill(30, 100), (30, 100));
     }
 
     #[test]

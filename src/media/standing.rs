@@ -28,6 +28,8 @@ pub struct Standing {
     floor: i64,
     /// Audio that remains to be left out.
     surplus: i64,
+    /// True if the AI sent in real time during the last whole window.
+    real_time: bool,
 }
 
 #[derive(Debug)]
@@ -49,6 +51,16 @@ impl Window {
             last_arrival,
             longest_pause: Duration::ZERO,
         }
+    }
+
+    /// True if the audio up to the last arrival came in real time, perhaps with frames missing;
+    /// `None` if that was too short.
+    fn was_real_time(&self) -> Option<bool> {
+        let passed = self.last_arrival.saturating_duration_since(self.since);
+        let real_time = samples_in(passed) as i64;
+        let enough = passed > MAX_PAUSE || self.arrived >= real_time + SLACK;
+        let paced = (real_time * 3 / 4..real_time + SLACK).contains(&self.arrived);
+        enough.then_some(paced && self.longest_pause <= MAX_PAUSE)
     }
 
     fn pause(&mut self, now: Instant) {
@@ -82,6 +94,7 @@ impl Standing {
         window.pause(now);
         let excess = window.arrived - samples_in(passed) as i64;
         let real_time = excess.abs() < SLACK && window.longest_pause <= MAX_PAUSE;
+        self.real_time = real_time;
         if !real_time {
             self.ahead = (self.ahead + excess).max(-(samples_in(WINDOW) as i64));
         }
@@ -106,6 +119,27 @@ impl Standing {
             self.surplus -= frame;
         }
         leaves_out
+    }
+
+    /// Begins to measure again, after a standstill of this process.
+    pub fn restart(&mut self, now: Instant) {
+        (self.window, self.floor, self.surplus) = (Some(Window::new(now, now)), 0, 0);
+    }
+
+    /// Notes that audio that arrived in this window is not played.
+    pub fn discarded(&mut self, samples: usize) {
+        self.window.iter_mut().for_each(|window| window.arrived -= samples as i64);
+    }
+
+    /// Audio that the AI has sent ahead of real time.
+    pub fn ahead(&self) -> usize {
+        usize::try_from(self.ahead).unwrap_or(0)
+    }
+
+    /// True if the AI sent in real time until now.
+    pub fn is_real_time(&self) -> bool {
+        let window = self.window.as_ref().and_then(Window::was_real_time);
+        window.unwrap_or(self.real_time)
     }
 
     /// True if there is something to be left out.

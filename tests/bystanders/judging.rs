@@ -57,6 +57,7 @@ impl Case {
             usual: 10 * MS,
             added: 5 * MS,
             slots: self.slots,
+            excused: None,
         };
         judge(&self.way, &rule, &self.stalls).1.join("; ")
     }

@@ -1,11 +1,12 @@
 //! Faults of the process: its log is not read or cannot be written, or it gets signals.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use trunkless::peer::phone::PhoneCommand;
 
-use crate::rig::{Bystanders, Rig, Site};
+use crate::rig::{Bystanders, Rig, Site, pass};
 
 const TRACE: &str = "[log]\nlevel = \"trace\"";
 
@@ -71,4 +72,22 @@ async fn signals_that_end_other_programs() {
     ];
     let fault = async |rig: &Rig| signals.iter().for_each(|signal| rig.signal(*signal));
     Bystanders::new(Site::direct("")).during(fault).await;
+}
+
+/// The host stops the program for two seconds, as a virtual machine that is moved does. What was
+/// said meanwhile may be lost, which is counted, but then the calls are in real time again.
+#[tokio::test]
+async fn the_program_stands_still_for_two_seconds() {
+    let fault = async |rig: &Rig| {
+        rig.signal(Signal::STOP);
+        pass(Duration::from_secs(2)).await;
+        rig.signal(Signal::CONT);
+    };
+    let calls = Bystanders::new(Site::direct("")).recovering_within(Duration::from_secs(3));
+    let report = calls.verdict(fault).await.unwrap_or_else(|faults| panic!("{faults}"));
+    println!("{report}");
+    let counts = report.log.split("ai_left_out=").skip(1);
+    let counts = counts.map(|rest| rest.split(' ').next()?.parse::<u32>().ok());
+    let counted: u32 = counts.map(|count| count.expect("a number")).sum();
+    assert!(counted > 20 * 50, "{counted} frames of the AIs were left out");
 }

@@ -42,6 +42,8 @@ use crate::stream::socket::{AiSocket, FAREWELL};
 const BATCH_INTERVAL: Duration = Duration::from_micros(250);
 /// At most this many events are taken from the kernel at once, so that due timers are not late.
 const MAX_EVENTS: usize = 64;
+/// A deadline missed by more than this means that the process stood still: its host stopped it.
+const STANDSTILL: Duration = Duration::from_secs(1);
 /// Messages read from one AI before the other calls get their turn.
 pub(super) const MAX_MESSAGES: usize = 32;
 
@@ -290,6 +292,11 @@ impl Worker {
         let (ended, more, closing, at) = match occupant {
             Occupant::Call(live) => {
                 fault_point("handle", &live.running.offer);
+                let late =
+                    slot.due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
+                if late > STANDSTILL {
+                    live.running.stood_still(now, late);
+                }
                 let more = live.on(now, cause, waker, buffers);
                 let ended = live.running.act(now, &mut buffers.scratch);
                 let more = more || live.running.ai.as_ref().is_some_and(AiSocket::has_backlog);

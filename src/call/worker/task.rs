@@ -270,6 +270,12 @@ impl Running {
         self.take_messages(now, MAX_MESSAGES, scratch)
     }
 
+    /// Notes that this process stood still for `time`.
+    pub fn stood_still(&mut self, now: Instant, time: Duration) {
+        debug!(call = self.offer.id, "the process stood still for {time:?}");
+        self.call.stood_still(now, time);
+    }
+
     /// Handles a deadline.
     pub fn on_timeout(&mut self, now: Instant, buffers: &mut Buffers) {
         // after a stall of this process, packets may be waiting although the timeline is about to

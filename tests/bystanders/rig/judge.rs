@@ -70,6 +70,14 @@ pub struct Rule {
     pub added: Duration,
     /// The receiver plays at most one frame per slot of 20 ms, so a lost slot delays the rest.
     pub slots: bool,
+    /// Frames sent in this time may be lost, and gaps may be between them.
+    pub excused: Option<Range<Instant>>,
+}
+
+impl Rule {
+    fn excuses(&self, sent: Instant) -> bool {
+        self.excused.as_ref().is_some_and(|range| range.contains(&sent))
+    }
 }
 
 /// The measurements of one direction.
@@ -81,6 +89,8 @@ pub struct Figures {
     pub added_p99: Duration,
     pub added_max: Duration,
     pub longest_gap: u32,
+    /// Frames lost that were excused.
+    pub lost: usize,
 }
 
 impl Figures {
@@ -92,17 +102,18 @@ impl Figures {
             added_p99: self.added_p99.max(other.added_p99),
             added_max: self.added_max.max(other.added_max),
             longest_gap: self.longest_gap.max(other.longest_gap),
+            lost: self.lost.max(other.lost),
         }
     }
 }
 
 /// Judges one direction. Returns its figures and its faults.
 pub fn judge(way: &Way, rule: &Rule, stalls: &[Stall]) -> (Figures, Vec<String>) {
-    let mut faults = content(way, rule.call);
+    let (lost, mut faults) = content(way, rule);
     let arrivals = in_order(way, rule.call);
     let (longest_gap, gaps) = gaps(way, &arrivals, rule, stalls);
     faults.extend(gaps);
-    let mut figures = Figures { frames: arrivals.len(), longest_gap, ..Figures::default() };
+    let mut figures = Figures { frames: arrivals.len(), longest_gap, lost, ..Figures::default() };
     faults.extend(delays(way, &arrivals, rule, stalls, &mut figures));
     (figures, faults)
 }
@@ -121,8 +132,10 @@ fn in_order(way: &Way, call: u32) -> Vec<(usize, Arrival)> {
     first.into_iter().enumerate().filter_map(|(n, a)| Some((n, a?))).collect()
 }
 
-/// Frames that are missing, repeated, out of order, altered or from another call.
-fn content(way: &Way, call: u32) -> Vec<String> {
+/// Frames that are missing, repeated, out of order, altered or from another call. Also returns the
+/// number of frames whose loss is excused.
+fn content(way: &Way, rule: &Rule) -> (usize, Vec<String>) {
+    let call = rule.call;
     let (mut faults, mut numbers) = (Vec::new(), Vec::new());
     for arrival in &way.heard {
         match arrival.content {
@@ -145,7 +158,9 @@ fn content(way: &Way, call: u32) -> Vec<String> {
     let of = |wanted: fn(u32) -> bool| -> Vec<usize> {
         (0..seen.len()).filter(|n| wanted(seen[*n])).collect()
     };
-    let (lost, repeated) = (of(|n| n == 0), of(|n| n > 1));
+    let (mut lost, repeated) = (of(|n| n == 0), of(|n| n > 1));
+    let all_lost = lost.len();
+    lost.retain(|n| !rule.excuses(way.sent[*n]));
     let all = way.sent.len();
     if all == 0 {
         faults.push("no frame was sent".to_owned());
@@ -160,7 +175,7 @@ fn content(way: &Way, call: u32) -> Vec<String> {
     if let Some(pair) = swapped {
         faults.push(format!("frame {} arrived before frame {}", pair[0], pair[1]));
     }
-    faults
+    (all_lost - lost.len(), faults)
 }
 
 /// Writes 1, 2, 3, 7 as `1-3, 7`, at most five ranges of it.
@@ -197,7 +212,7 @@ fn gaps(
     for pair in arrivals.windows(2) {
         let [(a, before), (b, after)] = pair else { continue };
         // lost frames are reported as such
-        if *b != a + 1 {
+        if *b != a + 1 || rule.excuses(way.sent[*a]) {
             continue;
         }
         let late = way.sent[*b].duration_since(way.sent[*a]).saturating_sub(FRAME);

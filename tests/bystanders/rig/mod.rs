@@ -68,6 +68,8 @@ const QUIET: Duration = Duration::from_secs(1);
 const FAULT: Duration = Duration::from_millis(1500);
 /// Audio after the fault, which is judged like that during it.
 const AFTER: Duration = Duration::from_millis(500);
+/// Frames that were sent this long before a fault may not have arrived when it begins.
+const EARLIER: Duration = Duration::from_millis(200);
 const LIMIT: Duration = Duration::from_secs(5);
 /// The program keeps idle threads for 10 s.
 const IDLE_THREADS: Duration = Duration::from_secs(12);
@@ -86,6 +88,8 @@ pub struct Bystanders {
     count: u32,
     /// The fault is done at most this many times.
     times: u32,
+    /// How long after the fault the calls may still be harmed; `None` if they may not be at all.
+    recovery: Option<Duration>,
 }
 
 /// The running bridge and its bystanders, for the fault.
@@ -108,11 +112,13 @@ pub struct Report {
     /// Time that the host took away during fault and aftermath.
     stalled: Duration,
     memory: [Memory; 2],
+    /// The bridge's log.
+    pub log: String,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { to_ai, to_caller, stalled, memory } = self;
+        let Report { to_ai, to_caller, stalled, memory, .. } = self;
         write!(f, "to the AI {to_ai:?}, to the caller {to_caller:?}, ")?;
         write!(f, "stalled by the host {stalled:?}, memory {memory:?}")
     }
@@ -120,7 +126,7 @@ impl fmt::Display for Report {
 
 impl Bystanders {
     pub fn new(site: Site) -> Bystanders {
-        Bystanders { site, count: 20, times: 1 }
+        Bystanders { site, count: 20, times: 1, recovery: None }
     }
 
     /// Repeats the fault until memory has not grown from one time to the next. This is for faults
@@ -128,6 +134,13 @@ impl Bystanders {
     /// of them for later, but a leak grows every time.
     pub fn repeated(mut self) -> Bystanders {
         self.times = REPEATED;
+        self
+    }
+
+    /// Allows the fault to harm the calls, and for this long afterwards. The bounds hold from then
+    /// on.
+    pub fn recovering_within(mut self, time: Duration) -> Bystanders {
+        self.recovery = Some(time);
         self
     }
 
@@ -161,14 +174,18 @@ impl Bystanders {
         pass(QUIET / 4).await;
         let quiet = Instant::now();
         pass(QUIET).await;
-        let begin = Instant::now();
+        let (quiet_until, mut begin) = (Instant::now(), Instant::now());
         let mut memory = rig.program.memory();
-        let (mut now, repeated) = (memory, self.times > 1);
+        let (mut now, repeated) = (memory, self.times > 1 || self.recovery.is_some());
         for _ in 0..self.times {
             memory = now;
-            let begin = Instant::now();
+            let fault_begin = Instant::now();
             fault(&rig).await;
-            pass(FAULT.saturating_sub(begin.elapsed()) + AFTER).await;
+            if let Some(time) = self.recovery {
+                pass(time).await;
+                begin = Instant::now();
+            }
+            pass(FAULT.saturating_sub(fault_begin.elapsed()) + AFTER).await;
             // audio that waited for a slow peer is freed soon after
             until(LIMIT / 5, || !rig.program.memory().has_grown(&memory, repeated)).await;
             now = rig.program.memory();
@@ -188,9 +205,10 @@ impl Bystanders {
         }
         faults.extend(rig.release().await);
         faults.extend(rig.leftovers(&before, &objects).await);
-        let [to_ai, to_caller] = rig.judge(quiet..begin, begin..end, &mut faults);
+        let [to_ai, to_caller] = rig.judge(&[quiet, quiet_until, begin, end], &mut faults);
         let stalled = rig.stalled(begin, end);
-        let report = Report { to_ai, to_caller, stalled, memory: [memory, now] };
+        let (memory, log) = ([memory, now], rig.log());
+        let report = Report { to_ai, to_caller, stalled, memory, log };
         match faults.is_empty() {
             true => Ok(report),
             false => Err(rig.complaint([faults, vec![report.to_string()]].concat())),
@@ -288,12 +306,11 @@ impl Rig {
         faults
     }
 
-    fn judge(
-        &self,
-        quiet: std::ops::Range<Instant>,
-        fault: std::ops::Range<Instant>,
-        faults: &mut Vec<String>,
-    ) -> [Figures; 2] {
+    /// `times`: beginning and end of the quiet time, and of the time for which the bounds hold.
+    fn judge(&self, times: &[Instant; 4], faults: &mut Vec<String>) -> [Figures; 2] {
+        let [quiet, quiet_until, begin, end] = *times;
+        // the frames under way at the beginning of the fault belong to it
+        let excused = (begin > quiet_until).then(|| quiet_until - EARLIER..begin);
         let stalls: Vec<Stall> = self.canary.stalls();
         let mut worst = [Figures::default(); 2];
         for call in self.calls() {
@@ -301,10 +318,10 @@ impl Rig {
             let ways = [("caller to AI", &state.to_ai), ("AI to caller", &state.to_caller)];
             for (n, (name, way)) in ways.into_iter().enumerate() {
                 let number = if n == 0 { call.number } else { AI + call.number };
-                let (quiet, fault) = (quiet.clone(), fault.clone());
-                let usual = self.site.usual;
+                let (quiet, fault) = (quiet..quiet_until, begin..end);
+                let (usual, excused) = (self.site.usual, excused.clone());
                 let (added, slots) = (ADDED, n == 1);
-                let rule = Rule { call: number, quiet, fault, usual, added, slots };
+                let rule = Rule { call: number, quiet, fault, usual, added, slots, excused };
                 let (figures, found) = judge(way, &rule, &stalls);
                 worst[n] = worst[n].worse(&figures);
                 let who = format!("call {}, {name}", call.number);

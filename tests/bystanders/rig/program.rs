@@ -228,7 +228,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// `repeated`: the fault uses megabytes for a while, and is done again.
+    /// `repeated`: the fault uses megabytes for a while, and is done again, or queues grow.
     pub fn has_grown(&self, since: &Memory, repeated: bool) -> bool {
         let bound = since.rss_kb * GROWTH / 100;
         let bound = if repeated { bound.max(REPEATED_GROWTH_KB) } else { bound };
