@@ -14,7 +14,7 @@ use crate::media::standing::Standing;
 /// At most this many marks are queued. Beyond that, the oldest mark comes due early, so that none
 /// is lost and the order remains.
 const MAX_MARKS: usize = 10_000;
-/// What the AI sent during a standstill arrives within this time.
+/// Audio that the AI sent during a standstill arrives within this time.
 const STALE: Duration = Duration::from_secs(1);
 /// An empty queue keeps at most this much memory: 2 s of audio.
 const KEPT_BYTES: usize = 16 * 1024;

@@ -48,5 +48,5 @@ async fn panic_at(rig: &Rig, place: &str) {
         }
     };
     let ended = timeout(LIMIT, ended).await;
-    ended.unwrap_or_else(|_| panic!("{place}: the caller hears nothing for ever:\n{}", rig.log()));
+    ended.unwrap_or_else(|_| panic!("{place}: the call does not end:\n{}", rig.log()));
 }

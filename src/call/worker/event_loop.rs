@@ -322,8 +322,8 @@ impl Worker {
         self.handled = None;
     }
 
-    /// Continues after a panic. Ends the call whose event was being handled; all others go on as if
-    /// each of their sockets and deadlines had an event, because some of these were lost.
+    /// Continues after a panic. Ends the call whose event was being handled. All others continue as
+    /// if each of their sockets and deadlines had an event, because some of these were lost.
     pub fn recover(&mut self) {
         let now = Instant::now();
         if let Some(index) = self.handled.take() {
