@@ -262,6 +262,11 @@ async fn start_sip(
     let config = EndpointConfig {
         listen: plan.settings.sip.listen,
         max_calls: plan.settings.calls.max,
+        max_unacknowledged: plan
+            .settings
+            .sip
+            .max_unacknowledged
+            .unwrap_or_else(|| (plan.settings.calls.max / 2).max(10)),
         admission: admission.clone(),
         peers: plan
             .sip

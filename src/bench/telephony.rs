@@ -61,7 +61,12 @@ impl Telephony {
         let address = socket.local_addr()?;
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
-        let config = AgentConfig { accounts: Vec::new(), listen_port: address.port(), max_calls };
+        let config = AgentConfig {
+            accounts: Vec::new(),
+            listen_port: address.port(),
+            max_calls,
+            max_unacknowledged: max_calls,
+        };
         Ok(Telephony {
             socket,
             local: address.ip(),

@@ -63,6 +63,8 @@ pub struct Call {
     created: Instant,
     /// The times of the call's events so far.
     past: Milestones,
+    /// True while our answer is not acknowledged. RTP then goes to a trusted address only.
+    unacknowledged: bool,
     /// True once the AI's WebSocket has opened.
     ai_open: bool,
     limits: Limits,
@@ -100,6 +102,7 @@ impl Call {
             remote: None,
             created: now,
             past: Milestones::default(),
+            unacknowledged: false,
             ai_open: false,
             limits: Limits::of(config),
             departure: config.departure,
@@ -377,7 +380,16 @@ impl Call {
                 }
                 self.set_remote(now, remote);
             }
-            Signal::Connected => self.connected(now),
+            Signal::Answered => {
+                self.unacknowledged = true;
+                self.playing.hold(now, self.remote.is_some_and(|r| r.trusted));
+                self.connected(now);
+            }
+            Signal::Connected => {
+                self.unacknowledged = false;
+                self.connected(now);
+                self.playing.release(now);
+            }
             Signal::Digit(digit) => {
                 if self.remote.is_some_and(|r| r.early) {
                     self.hearing.receiver.key_taken_out(now);
@@ -420,7 +432,8 @@ impl Call {
         let index = (passed.as_micros() / FRAME_TIME.as_micros()) as u64;
         let (reception, sender) = (receiver.reception(), &self.playing.sender);
         let packet = self.rtcp.report(now, unix, sender, index, reception, lost);
-        let to = self.remote.map(|r| r.rtcp).filter(|to| !to.ip().is_unspecified());
+        let acknowledged = self.remote.filter(|_| !self.unacknowledged);
+        let to = acknowledged.map(|r| r.rtcp).filter(|to| !to.ip().is_unspecified());
         if let (Some(packet), Some(to)) = (packet, to) {
             self.out.push_back(Output::Rtcp { to, packet });
         }
@@ -460,10 +473,12 @@ impl Call {
 
     fn send_frame(&mut self, frame: &DueFrame) {
         // on hold, the PBX provides the caller's audio
-        let remote = self.remote.filter(|remote| remote.wants_audio);
+        let wanted = self.remote.filter(|remote| remote.wants_audio);
+        let remote = wanted.filter(|remote| remote.trusted || !self.unacknowledged);
         if let Some(remote) = remote {
             let packet = self.playing.packet(&remote, frame);
-            let source = self.hearing.receiver.source.current().filter(|_| self.symmetric);
+            let source = self.hearing.receiver.source.current();
+            let source = source.filter(|_| self.symmetric && !self.unacknowledged);
             self.out.push_back(Output::Rtp { to: source.unwrap_or(remote.rtp), packet });
         } else {
             self.playing.skip_packet();

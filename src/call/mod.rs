@@ -53,13 +53,19 @@ pub struct RemoteMedia {
     pub sends_audio: bool,
     /// True if we send RTP, with silence, even before the caller is connected.
     pub early: bool,
+    /// True if RTP may be sent before the PBX has acknowledged the answer. Elsewhere it may not,
+    /// because an INVITE with a forged source address could direct it at anyone.
+    pub trusted: bool,
 }
 
 /// An event that the source reports to the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     Media(RemoteMedia),
-    /// The caller is connected, and audio flows from now on. This is time 0 of the call.
+    /// The answer has been sent, and the PBX has yet to acknowledge it. This is time 0 of the call.
+    Answered,
+    /// The caller is connected, and audio flows from now on. This is time 0 of the call, unless
+    /// `Answered` was.
     Connected,
     /// A key press that arrived by signalling, not by RTP.
     Digit(char),

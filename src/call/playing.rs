@@ -16,6 +16,9 @@ use crate::media::playout::Playout;
 use crate::media::quiet::QuietRun;
 use crate::media::sender::{AudioPacket, Sender};
 
+/// Audio to the caller waits for this long at most until the PBX has acknowledged the answer. A
+/// lost answer is sent again, and acknowledged, within this time.
+const ACK_WAIT: Duration = Duration::from_millis(500);
 /// Longer messages, from 200 ms on, are not the pieces of an AI that sends in real time.
 const MAX_PACED: usize = 10 * FRAME_SAMPLES;
 
@@ -57,6 +60,11 @@ pub(super) struct Playing {
     quiet: QuietRun,
     /// True if the next packet has to have the marker, because earlier ones were not sent.
     resumes: bool,
+    /// Audio waits, and silence is sent, until the answer is acknowledged. PBXs drop RTP that
+    /// arrives before they have connected the caller.
+    held: bool,
+    /// When audio waits no longer, even without an acknowledgement.
+    held_until: Option<Instant>,
 }
 
 impl Playing {
@@ -75,6 +83,26 @@ impl Playing {
             untapped: 0,
             quiet: QuietRun::default(),
             resumes: true,
+            held: false,
+            held_until: None,
+        }
+    }
+
+    /// Holds audio back until [`Playing::release`], but not for long if the PBX's address is
+    /// `trusted`.
+    pub fn hold(&mut self, now: Instant, trusted: bool) {
+        self.held = true;
+        self.held_until = trusted.then_some(now + ACK_WAIT);
+    }
+
+    /// Starts to send the audio that was held back.
+    pub fn release(&mut self, now: Instant) {
+        self.held_until = None;
+        if std::mem::take(&mut self.held)
+            && self.whole_frame_waits()
+            && let Some(pacer) = &mut self.pacer
+        {
+            pacer.on_arrival(now);
         }
     }
 
@@ -97,7 +125,7 @@ impl Playing {
         }
         let mut pacer = Pacer::new(now, self.prebuffer);
         // the AI may have sent audio as soon as its stream was open
-        if self.has_audio() {
+        if !self.held && self.has_audio() {
             pacer.on_arrival(now);
         }
         self.pacer = Some(pacer);
@@ -115,12 +143,16 @@ impl Playing {
     }
 
     fn whole_frame_waits(&self) -> bool {
-        !self.announcements.is_empty() || self.playout.queued_bytes() >= FRAME_SAMPLES
+        let queued = || self.playout.queued_bytes() >= FRAME_SAMPLES;
+        !self.held && (!self.announcements.is_empty() || queued())
     }
 
     /// True if a frame waits to be sent. The rest of a message, shorter than a frame, waits for the
     /// next message if the AI sends in real time, but no longer than silence would.
     fn frame_waits(&self, pacer: &Pacer) -> bool {
+        if self.held {
+            return false;
+        }
         if self.whole_frame_waits() || !self.playout.has_audio() {
             return self.has_audio();
         }
@@ -210,7 +242,7 @@ impl Playing {
     /// When the next frame or mark is due.
     pub fn next_timeout(&self) -> Option<Instant> {
         let mark = self.marks.front().map(|(at, _)| *at);
-        self.next_slot().into_iter().chain(mark).min()
+        self.next_slot().into_iter().chain(mark).chain(self.held_until).min()
     }
 
     /// When the next frame is due.
@@ -223,6 +255,9 @@ impl Playing {
 
     /// Returns the next frame if it is due.
     pub fn next_frame(&mut self, now: Instant) -> Option<DueFrame> {
+        if self.held_until.is_some_and(|until| until <= now) {
+            self.release(now);
+        }
         if self.next_slot().is_none_or(|at| at > now) {
             return None;
         }
@@ -233,7 +268,7 @@ impl Playing {
         }
         let pacer = self.pacer.as_ref()?;
         // the rest of a message goes out where silence would follow it
-        let rest = pacer.speaks() && self.has_audio();
+        let rest = pacer.speaks() && self.has_audio() && !self.held;
         let waits = self.frame_waits(pacer) || rest;
         let pacer = self.pacer.as_mut()?;
         let slot = pacer.take(now, waits);

@@ -40,6 +40,9 @@ pub struct Log {
 pub struct Sip {
     /// Address of one socket per transport, shared by all PBXs.
     pub listen: SocketAddr,
+    /// Maximum number of calls whose answer the PBX has not acknowledged; by default, half of
+    /// `[calls] max`, but at least 10.
+    pub max_unacknowledged: Option<usize>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -225,7 +228,7 @@ impl Default for Log {
 
 impl Default for Sip {
     fn default() -> Self {
-        Sip { listen: SocketAddr::from(([0, 0, 0, 0], 5070)) }
+        Sip { listen: SocketAddr::from(([0, 0, 0, 0], 5070)), max_unacknowledged: None }
     }
 }
 

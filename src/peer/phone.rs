@@ -141,8 +141,12 @@ impl Phone {
         let address = sip.local_addr()?;
         let mut key = [0u8; 32];
         getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
-        let agent_config =
-            AgentConfig { accounts: Vec::new(), listen_port: address.port(), max_calls: 1 };
+        let agent_config = AgentConfig {
+            accounts: Vec::new(),
+            listen_port: address.port(),
+            max_calls: 1,
+            max_unacknowledged: 1,
+        };
         let (commands, command_queue) = mpsc::unbounded_channel();
         let (event_queue, events) = mpsc::unbounded_channel();
         let line = Line {

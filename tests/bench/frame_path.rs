@@ -59,6 +59,7 @@ impl FramePath {
             wants_audio: true,
             sends_audio: true,
             early: false,
+            trusted: true,
         };
         let seeds = Seeds { ssrc: 1, sequence: 0, timestamp: 0 };
         let call =

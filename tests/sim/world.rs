@@ -122,6 +122,7 @@ impl World {
             wants_audio: true,
             sends_audio: true,
             early,
+            trusted: true,
         };
         let seeds = Seeds { ssrc: 1, sequence: 65_000, timestamp: u32::MAX - 5000 };
         let config = config();

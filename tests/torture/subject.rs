@@ -56,8 +56,12 @@ impl Subject {
             advertised: None,
             media_peers: Vec::new(),
         };
-        let config =
-            AgentConfig { accounts: vec![account], listen_port: 5070, max_calls: MAX_CALLS };
+        let config = AgentConfig {
+            accounts: vec![account],
+            listen_port: 5070,
+            max_calls: MAX_CALLS,
+            max_unacknowledged: MAX_CALLS,
+        };
         let mut subject =
             Subject { agent: Agent::new(config, [9; 32]), now: Instant::now(), probes: 0 };
         let local = "192.0.2.100".parse().expect("an address");

@@ -18,6 +18,7 @@ mod strict;
 mod tls;
 mod wav;
 
+mod acknowledged;
 mod answer;
 mod ari;
 mod audio;

@@ -25,6 +25,7 @@ impl Source {
                     wants_audio: true,
                     sends_audio: !link.held,
                     early: true,
+                    trusted: true,
                 };
                 link.remote = Some(remote);
                 Signal::Media(remote)

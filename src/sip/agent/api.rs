@@ -34,6 +34,9 @@ pub struct AgentConfig {
     /// Port of our UDP and TCP sockets.
     pub listen_port: u16,
     pub max_calls: usize,
+    /// Maximum number of calls whose 200 has not been acknowledged. With more, 503 is sent in place
+    /// of a 200: INVITEs without an ACK may have a forged source address.
+    pub max_unacknowledged: usize,
 }
 
 /// An address of a PBX and our own address on the route to it.
@@ -87,6 +90,8 @@ pub enum CallEnd {
     Lost,
     /// The SDP in the ACK, or in the 2xx to our INVITE, could not be used.
     BadAnswer,
+    /// Too many calls were not acknowledged.
+    Overload,
     /// We rejected the call, or sent a BYE that was answered or timed out.
     HungUp,
     /// Our INVITE was refused with this status.

@@ -222,15 +222,16 @@ impl Agent {
             return;
         }
         call.awaiting_ack = None;
+        call.acknowledged = true;
         let flow_ip = call.flow.remote.ip();
         let (late, account) = (std::mem::take(&mut call.late_offer), call.account);
         let reason = call.bye_reason.take();
-        self.event(Event::Acked { call: call_key });
         if let Some(reason) = reason {
             return self.send_bye(now, call_key, &reason);
         }
         if late {
             match self.read_sdp(&request.body, account, flow_ip) {
+                // before Acked, which starts the audio
                 Ok(remote) => self.event(Event::Media { call: call_key, remote }),
                 Err(_) => {
                     self.send_bye(
@@ -238,10 +239,11 @@ impl Agent {
                         call_key,
                         "Q.850;cause=88;text=\"no usable SDP in the ACK\"",
                     );
-                    self.end_call(call_key, CallEnd::BadAnswer);
+                    return self.end_call(call_key, CallEnd::BadAnswer);
                 }
             }
         }
+        self.event(Event::Acked { call: call_key });
     }
 
     pub(super) fn on_call_timeout(&mut self, now: Instant, key: CallKey) {

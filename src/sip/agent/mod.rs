@@ -142,6 +142,8 @@ struct Call {
     local_ip: IpAddr,
     /// The INVITE that has no final response yet, with the key of its server transaction.
     invite: Option<(Message, String)>,
+    /// True once the 200 to the INVITE has been acknowledged.
+    acknowledged: bool,
     /// Resends our 2xx until its ACK arrives.
     awaiting_ack: Option<AwaitAck>,
     /// True if our 2xx contains the offer, so that the answer comes in the ACK.
@@ -171,6 +173,7 @@ pub struct Agent {
     /// Our port, for Via and Contact.
     config_port: u16,
     max_calls: usize,
+    max_unacknowledged: usize,
     random: Random,
     accounts: Vec<Account>,
     servers: Servers,
@@ -202,6 +205,7 @@ impl Agent {
         let mut agent = Agent {
             config_port: config.listen_port,
             max_calls: config.max_calls,
+            max_unacknowledged: config.max_unacknowledged,
             random: Random::new(key),
             accounts: Vec::new(),
             servers: Servers::default(),

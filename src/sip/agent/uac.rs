@@ -51,6 +51,7 @@ impl Agent {
             contact: format!("<{contact}>"),
             local_ip: dial.local_ip,
             invite: None,
+            acknowledged: false,
             awaiting_ack: None,
             late_offer: false,
             offer: None,

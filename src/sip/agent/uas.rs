@@ -17,6 +17,7 @@ use crate::sip::session_timer::{Asked, MIN_SE, SessionTimer};
 use crate::sip::transaction::AwaitAck;
 use crate::sip::uri::Uri;
 
+const UNAVAILABLE: (u16, &str) = (503, "Service Unavailable");
 /// Maximum number of X- header fields passed on.
 const MAX_X_HEADERS: usize = 32;
 /// Maximum length of an X- header value, in characters; longer ones are cut.
@@ -60,6 +61,12 @@ impl Agent {
         self.stopping || self.full || self.calls.len() >= self.max_calls
     }
 
+    /// True if too many answered calls are not acknowledged.
+    fn has_unacknowledged(&self) -> bool {
+        let answered = self.calls.values().filter(|c| c.account.is_some() && c.local.is_some());
+        answered.filter(|c| !c.acknowledged).count() >= self.max_unacknowledged
+    }
+
     /// Checks that an INVITE can be accepted, in the order of RFC 3261 §8.2.
     fn examine(&mut self, now: Instant, flow: Flow, invite: &Message) -> Result<Accepted, Refusal> {
         check_content(invite)?;
@@ -74,7 +81,7 @@ impl Agent {
                 (404, "Not Found", None)
             });
         };
-        if self.takes_no_calls() {
+        if self.takes_no_calls() || self.has_unacknowledged() {
             self.counts.overload += 1;
             let wait = Some(("Retry-After", "5".to_owned()));
             return Err((503, "Service Unavailable", wait));
@@ -174,6 +181,7 @@ impl Agent {
             late_offer: remote.is_none(),
             offer: remote,
             invite: Some((invite, key.to_owned())),
+            acknowledged: false,
             awaiting_ack: None,
             bye_reason: None,
             local: None,
@@ -210,6 +218,11 @@ impl Agent {
         if call.state != CallState::Offered {
             return;
         }
+        if self.has_unacknowledged() {
+            self.counts.overload += 1;
+            return self.refuse_call(now, key, UNAVAILABLE, Some(5), CallEnd::Overload);
+        }
+        let Some(call) = self.calls.get_mut(&key) else { return };
         let Some((invite, server)) = call.invite.take() else { return };
         let local = Local { rtp, session_id, version: 1 };
         call.sdp = match &call.offer {
@@ -242,6 +255,17 @@ impl Agent {
         reason: &'static str,
         retry_after_s: Option<u32>,
     ) {
+        self.refuse_call(now, key, (code, reason), retry_after_s, CallEnd::HungUp);
+    }
+
+    fn refuse_call(
+        &mut self,
+        now: Instant,
+        key: CallKey,
+        (code, reason): (u16, &'static str),
+        retry_after_s: Option<u32>,
+        end: CallEnd,
+    ) {
         let Some((invite, server)) = self.calls.get_mut(&key).and_then(|c| c.invite.take()) else {
             return;
         };
@@ -251,7 +275,7 @@ impl Agent {
             response.push("Retry-After", seconds.to_string());
         }
         self.respond(now, &server, &response);
-        self.end_call(key, CallEnd::HungUp);
+        self.end_call(key, end);
     }
 
     /// Ends a call that is cancelled before we answer; a CANCEL after our 200 has no effect.

@@ -30,7 +30,7 @@ use crate::sip::agent::{
 use crate::sip::endpoint::counters::{STRANGERS, UNREADABLE};
 use crate::sip::endpoint::peers::PeerState;
 use crate::sip::endpoint::tcp::{Connections, TcpEvent};
-use crate::sip::endpoint::translate::{end_reason, remote_media};
+use crate::sip::endpoint::translate::end_reason;
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::uri::Host;
 use crate::telemetry::{PbxStatus, Throttle};
@@ -51,6 +51,8 @@ pub struct EndpointConfig {
     pub listen: SocketAddr,
     pub peers: Vec<Peer>,
     pub max_calls: usize,
+    /// See [`AgentConfig::max_unacknowledged`].
+    pub max_unacknowledged: usize,
     pub admission: Admission,
 }
 
@@ -121,6 +123,8 @@ struct CallLink {
     account: AccountId,
     /// Our RTP address, for the SDP answer.
     rtp: SocketAddr,
+    /// Source address of the INVITE.
+    signalling: IpAddr,
     /// True once the call has asked for the 200. From then on it ends with BYE, not a refusal.
     answered: bool,
 }
@@ -170,8 +174,12 @@ impl Endpoint {
         getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
         let accounts = config.peers.into_iter().map(|peer| peer.account).collect();
         let max_calls = config.max_calls;
-        let agent_config =
-            AgentConfig { accounts, listen_port: bound.port(), max_calls: 2 * max_calls };
+        let agent_config = AgentConfig {
+            accounts,
+            listen_port: bound.port(),
+            max_calls: 2 * max_calls,
+            max_unacknowledged: config.max_unacknowledged,
+        };
         let (internal_tx, internal) = mpsc::channel(4 * max_calls + 64);
         let (tcp_tx, tcp_events) = mpsc::channel(256);
         let endpoint = Endpoint {
@@ -349,7 +357,7 @@ impl Endpoint {
                 link.answered = true;
                 let rtp = link.rtp;
                 self.command(Command::Answer { call, rtp });
-                self.signal(call, Signal::Connected);
+                self.signal(call, Signal::Answered);
             }
             SourceRequest::Ringing => self.command(Command::Ringing { call }),
             SourceRequest::End { reason, .. } => {
@@ -372,8 +380,11 @@ impl Endpoint {
         match event {
             Event::Invite(invite) => self.on_invite(*invite),
             Event::Media { call, remote } => {
-                self.signal(call, Signal::Media(remote_media(&remote)))
+                if let Some(link) = self.calls.get(&call) {
+                    self.signal(call, Signal::Media(self.remote_media(link, &remote)));
+                }
             }
+            Event::Acked { call } => self.signal(call, Signal::Connected),
             Event::Digit { call, digit } => self.signal(call, Signal::Digit(digit)),
             Event::Ended { call, end } => {
                 self.signal(call, Signal::Ended(end_reason(&end)));
@@ -388,7 +399,7 @@ impl Endpoint {
                     let _ = done.send(());
                 }
             }
-            Event::Acked { .. } | Event::Progress { .. } | Event::Answered { .. } => {}
+            Event::Progress { .. } | Event::Answered { .. } => {}
         }
     }
 

@@ -8,10 +8,11 @@ use tracing::warn;
 use crate::call::admission::clip;
 use crate::call::end::EndReason;
 use crate::call::leg::Leg;
-use crate::call::{Offer, SourceRequest};
+use crate::call::{Offer, RemoteMedia, SourceRequest};
 use crate::sip::agent::{CallKey, Command, Input, Invite};
 use crate::sip::endpoint::translate::{remote_media, short_id};
 use crate::sip::endpoint::{CallLink, Endpoint, Internal};
+use crate::sip::sdp::Remote;
 
 impl Endpoint {
     pub(super) fn on_invite(&mut self, invite: Invite) {
@@ -33,6 +34,13 @@ impl Endpoint {
         self.agent.handle(Instant::now(), Input::Command(command));
     }
 
+    /// Media at another address than the signalling may be anyone's, unless it is listed.
+    pub(super) fn remote_media(&self, link: &CallLink, remote: &Remote) -> RemoteMedia {
+        let (ip, listed) = (remote.rtp.ip(), &self.peers[link.account].media_peers);
+        let trusted = ip == link.signalling || listed.iter().any(|network| network.contains(ip));
+        remote_media(remote, trusted)
+    }
+
     fn make_offer(&mut self, invite: Invite) -> Result<Offer, String> {
         let admitted = self.admission.admit(Instant::now())?;
         let peer = &self.peers[invite.account];
@@ -41,8 +49,10 @@ impl Endpoint {
             signals: admitted.signals_tx,
             account: invite.account,
             rtp: leg.address(),
+            signalling: invite.signalling,
             answered: false,
         };
+        let remote = invite.remote.as_ref().map(|remote| self.remote_media(&link, remote));
         self.calls.insert(invite.call, link);
         let internal = self.internal_tx.clone();
         let call = invite.call;
@@ -72,7 +82,7 @@ impl Endpoint {
             native_id: clip(&invite.sip_call_id),
             sid_seed,
             vars,
-            remote: invite.remote.as_ref().map(remote_media),
+            remote,
             leg,
             requests,
             signals: admitted.signals,

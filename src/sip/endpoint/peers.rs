@@ -14,6 +14,7 @@ use crate::sip::agent::{AccountId, CallKey, Route, Routes};
 use crate::sip::endpoint::port_probe::probe;
 use crate::sip::endpoint::{Endpoint, Internal, Peer, resolve};
 use crate::sip::flow::Transport;
+use crate::sip::network::Network;
 use crate::sip::registration::Status;
 use crate::sip::uri::Host;
 use crate::telemetry::PbxStatus;
@@ -46,6 +47,8 @@ pub(super) struct PeerState {
     /// The first of `hosts` as text, for the log.
     pub registrar: String,
     pub x_headers: Vec<String>,
+    /// Networks of the PBX's media, if they are configured.
+    pub media_peers: Vec<Network>,
     /// True while we are registered there.
     pub registered: bool,
     /// True once the port was reported closed while we were registered, by a probe that never found
@@ -69,6 +72,7 @@ impl PeerState {
             registers: peer.account.registration.is_some(),
             registrar: peer.hosts.first().map(shown).unwrap_or_default(),
             x_headers: peer.x_headers.clone(),
+            media_peers: peer.account.media_peers.clone(),
             registered: false,
             doubted: false,
             may_probe: peer.port_probe && peer.account.transport == Transport::Udp,

@@ -19,7 +19,8 @@ pub fn short_id(seed: &str, unix: Duration) -> String {
     format!("{}-{hex}", unix.as_secs())
 }
 
-pub fn remote_media(remote: &Remote) -> RemoteMedia {
+/// `trusted`: see [`RemoteMedia::trusted`].
+pub fn remote_media(remote: &Remote, trusted: bool) -> RemoteMedia {
     let law = match remote.codec {
         Codec::Pcmu => Law::Mu,
         Codec::Pcma => Law::A,
@@ -35,6 +36,7 @@ pub fn remote_media(remote: &Remote) -> RemoteMedia {
         wants_audio: remote.wants_audio(),
         sends_audio: remote.sends_audio(),
         early: false,
+        trusted,
     }
 }
 
@@ -46,6 +48,7 @@ pub fn end_reason(end: &CallEnd) -> EndReason {
         CallEnd::SessionExpired => EndReason::SessionExpired,
         CallEnd::Lost => EndReason::PbxLost,
         CallEnd::BadAnswer => EndReason::BadMedia,
+        CallEnd::Overload => EndReason::Overload,
         CallEnd::HungUp | CallEnd::Refused { .. } => EndReason::Internal,
     }
 }

@@ -26,7 +26,9 @@ fuzz_target!(|data: &[u8]| {
         advertised: None,
         media_peers: Vec::new(),
     };
-    let config = AgentConfig { accounts: vec![account], listen_port: 5070, max_calls: 4 };
+    let accounts = vec![account];
+    let config =
+        AgentConfig { accounts, listen_port: 5070, max_calls: 4, max_unacknowledged: 4 };
     let mut agent = Agent::new(config, [1; 32]);
     let remote = "192.0.2.10:5060".parse().expect("an address");
     let route = Route { remote, local: "192.0.2.1".parse().expect("an address") };

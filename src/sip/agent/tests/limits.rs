@@ -1,8 +1,8 @@
 //! Limits are kept, and ended calls and transactions are freed.
 
-use super::rig::{Dialog, PBX, RTP, Rig, Text};
-use crate::sip::agent::Command;
+use super::rig::{Dialog, MAX_UNACKNOWLEDGED, PBX, RTP, Rig, Text};
 use crate::sip::agent::servers::MAX_TRANSACTIONS;
+use crate::sip::agent::{CallEnd, Command, Event};
 
 #[test]
 fn requests_that_change_nothing_are_answered_without_state() {
@@ -78,6 +78,34 @@ fn calls_over_the_limit_are_refused() {
     assert_eq!(codes, [100, 100, 503]);
     assert_eq!(sent[2].get("Retry-After"), Some("5"));
     assert_eq!(rig.agent.call_count(), 2);
+}
+
+/// INVITEs that arrive at once pass the check at their arrival.
+#[test]
+fn an_answer_over_the_limit_of_unacknowledged_calls_becomes_a_503() {
+    let mut rig = Rig::trunk();
+    for i in 0..=MAX_UNACKNOWLEDGED {
+        rig.pbx(&Text::invite().call_id(&format!("c{i}")));
+    }
+    let offers = rig.events().into_iter().filter_map(|event| match event {
+        Event::Invite(invite) => Some(invite.call),
+        _ => None,
+    });
+    let calls: Vec<_> = offers.collect();
+    rig.told();
+    for call in &calls {
+        rig.command(Command::Answer { call: *call, rtp: RTP.parse().unwrap() });
+    }
+    let told = rig.told();
+    let count = |code: &str| told.iter().filter(|t| *t == code).count();
+    assert_eq!((count("200"), count("503")), (MAX_UNACKNOWLEDGED, 1));
+    assert_eq!(rig.ended(), Some(CallEnd::Overload));
+    rig.pbx(&Text::invite().call_id("another"));
+    assert_eq!(rig.told(), ["503"]);
+    rig.wait(33.0);
+    rig.events();
+    rig.told();
+    rig.up();
 }
 
 #[test]

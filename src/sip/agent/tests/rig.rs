@@ -13,6 +13,7 @@ use crate::testing::start;
 
 pub const PBX: &str = "10.0.0.2:5060";
 pub const SECOND_ADDRESS: &str = "10.0.0.3:5060";
+pub const MAX_UNACKNOWLEDGED: usize = 20;
 pub const STRANGER: &str = "203.0.113.9:5060";
 pub const RTP: &str = "10.0.0.1:20000";
 
@@ -161,7 +162,12 @@ impl Rig {
             advertised: None,
             media_peers: Vec::new(),
         };
-        let config = AgentConfig { accounts: vec![account], listen_port: 5070, max_calls };
+        let config = AgentConfig {
+            accounts: vec![account],
+            listen_port: 5070,
+            max_calls,
+            max_unacknowledged: MAX_UNACKNOWLEDGED,
+        };
         let agent = Agent::new(config, [3; 32]);
         let (sent, events) = (Vec::new(), Vec::new());
         let mut rig = Rig { agent, now: start(), sent, events, lookups: 0, registers };
