@@ -34,7 +34,7 @@ use crate::record::recorder::Recorder;
 use crate::record::upload::Uploader;
 use crate::record::{self, When};
 use crate::sip::endpoint::{self, Endpoint, EndpointConfig, EndpointHandle, Peer};
-use crate::telemetry::counter::{self, Counters};
+use crate::telemetry::counter::{self, Counters, Labelled};
 use crate::telemetry::{self, PANICS, PbxStatus};
 
 /// Time limit for unregistering.
@@ -73,6 +73,9 @@ pub struct App {
 pub static COUNTERS: Counters =
     &[call::counters::ALL, endpoint::counters::ALL, record::counters::ALL, telemetry::ALL];
 
+/// The totals that have a label.
+pub static LABELLED: &[&Labelled] = &[&endpoint::counters::REFUSED];
+
 impl App {
     /// Binds the sockets and starts serving. The record of each ended call is sent to `records`, if
     /// given.
@@ -105,6 +108,7 @@ impl App {
                 let live = switchboard.clone();
                 let watched = Watched {
                     counters: COUNTERS,
+                    labelled: LABELLED,
                     pbxs: statuses.into(),
                     calls: Arc::new(move || live.len()),
                     stopping: stopping.clone(),

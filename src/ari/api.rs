@@ -76,8 +76,8 @@ pub struct NewCall {
 pub enum Output {
     Send(RequestId, RestRequest),
     Offer(Box<NewCall>),
-    /// A caller was refused and continues in the dialplan at once.
-    Refused(&'static str),
+    /// The caller on this channel was refused and continues in the dialplan at once.
+    Refused(&'static str, Box<Channel>),
     Tell(CallKey, Tell),
     /// None of the call's objects are left.
     Finished(CallKey),

@@ -284,7 +284,7 @@ impl Application {
         let new = Box::new(NewCall { call, id, channel, args, variables: Vec::new() });
         self.calls.insert(call, Call { bridging, created: now, asking: None });
         if let Some(why) = refused {
-            self.out.push_back(Output::Refused(why));
+            self.out.push_back(Output::Refused(why, Box::new(new.channel)));
             let after = After::Continue(why.to_owned());
             return self.bridging(now, call, |bridging, names| bridging.end(after, names));
         }

@@ -10,12 +10,12 @@ use tracing::{info, warn};
 use crate::call::end::EndReason;
 use crate::call::ports::{PortPair, PortPool};
 use crate::call::{Offer, Signal, counters};
-use crate::telemetry::Throttle;
+use crate::telemetry::{Masked, Throttle};
 
 /// At most this many signals are queued for a call. Its worker normally handles them at once.
 const SIGNALS: usize = 64;
-/// Minimum time between log lines about refused calls.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Minimum time between log lines about refused calls, and how many there may be in a row.
+const LOG_INTERVAL: (Duration, u32) = (Duration::from_secs(1), 20);
 /// Maximum length of a text from a PBX, in characters, in the log and in the AI's parameters.
 const MAX_TEXT: usize = 256;
 
@@ -38,10 +38,20 @@ pub struct Admitted {
     pub signals: mpsc::Receiver<Signal>,
 }
 
+/// A call that was refused, for the log.
+#[derive(Debug)]
+pub struct RefusedCall {
+    pub pbx: String,
+    /// The PBX's own id of the call.
+    pub native_id: String,
+    pub from_number: String,
+}
+
 impl Admission {
     pub fn new(max_calls: usize, ports: PortPool, offers: mpsc::Sender<Offer>) -> Admission {
         let permits = Arc::new(Semaphore::new(max_calls));
-        Admission { permits, ports, offers, log: Throttle::new(LOG_INTERVAL) }
+        let log = Throttle::with_burst(LOG_INTERVAL.0, LOG_INTERVAL.1);
+        Admission { permits, ports, offers, log }
     }
 
     /// The pool that calls get their ports from.
@@ -80,13 +90,15 @@ impl Admission {
         self.offers.try_send(offer).map_err(refused)
     }
 
-    /// Counts a refused call, and logs the reason and the caller's fate, at most once per second.
-    pub fn refused(&mut self, pbx: &str, reason: EndReason, why: &str, caller: &str) {
+    /// Counts a refused call, and logs the reason and the caller's fate, unless there are too many.
+    pub fn refused(&mut self, call: &RefusedCall, reason: EndReason, why: &str, caller: &str) {
         counters::ended(reason);
         if self.log.admits(Instant::now()) {
+            let RefusedCall { pbx, native_id, from_number } = call;
+            let from = Masked(from_number);
             match reason {
-                EndReason::Drain => info!(pbx, "call refused: {why}; {caller}"),
-                _ => warn!(pbx, "call refused: {why}; {caller}"),
+                EndReason::Drain => info!(pbx, native_id, %from, "call refused: {why}; {caller}"),
+                _ => warn!(pbx, native_id, %from, "call refused: {why}; {caller}"),
             }
         }
     }

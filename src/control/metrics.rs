@@ -18,6 +18,13 @@ pub fn text(watched: &Watched) -> String {
         out += &head(&name, counter.help, kind);
         let _ = writeln!(out, "trunkless_{name} {}", counter.get());
     }
+    for total in watched.labelled {
+        let (name, label) = (format!("{}_total", total.name), total.label);
+        out += &head(&name, total.help, "counter");
+        for (value, count) in total.get() {
+            let _ = writeln!(out, "trunkless_{name}{{{label}=\"{value}\"}} {count}");
+        }
+    }
     out += &head("calls_ended_total", "Calls that have ended, by reason.", "counter");
     for (reason, count) in ended_by_reason() {
         let label = reason.label();

@@ -18,13 +18,14 @@ use tokio::net::TcpListener;
 use crate::call::counters::OFFERED;
 use crate::control::connections::Bounded;
 use crate::record::recorder::Recorder;
-use crate::telemetry::counter::Counters;
+use crate::telemetry::counter::{Counters, Labelled};
 use crate::telemetry::{PANICS, PbxStatus};
 
 /// The state that the server reports.
 #[derive(Clone)]
 pub struct Watched {
     pub counters: Counters,
+    pub labelled: &'static [&'static Labelled],
     pub pbxs: Arc<[Arc<PbxStatus>]>,
     /// Returns the number of calls in progress.
     pub calls: Arc<dyn Fn() -> usize + Send + Sync>,

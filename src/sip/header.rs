@@ -2,7 +2,9 @@
 //! option tags.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::sip::uri::{Host, Param, Uri, parse_host_port};
+use std::net::SocketAddr;
+
+use crate::sip::uri::{self, Host, Param, parse_host_port};
 
 /// Compact header field names, from RFC 3261 §7.3.3 and the extensions in use, with their full
 /// names.
@@ -87,10 +89,12 @@ pub fn quote(text: &str) -> String {
     out
 }
 
-/// Parses `name=value` parameters that have been split at `;`.
-fn parse_params(parts: &[&str]) -> Option<Vec<Param>> {
+/// Parses `name=value` parameters that have been split at `;`. Empty ones, as in `;;rport;`, are
+/// skipped.
+pub fn parse_params(parts: &[&str]) -> Option<Vec<Param>> {
     parts
         .iter()
+        .filter(|part| !part.is_empty())
         .map(|part| {
             let (name, value) = match part.split_once('=') {
                 Some((name, value)) => (name.trim(), Some(unquote(value.trim()))),
@@ -131,6 +135,29 @@ impl Via {
     pub fn branch(&self) -> Option<&str> {
         find_param(&self.params, "branch")
     }
+
+    /// Returns the Via of a request that arrived from `source` with the fields that responses must
+    /// have: `received` if the sender gave another address or asks for `rport` (RFC 3261 §18.2.1),
+    /// and a value for `rport` (RFC 3581 §4). `None` if the text cannot be parsed.
+    pub fn completed(text: &str, source: SocketAddr) -> Option<String> {
+        let via = Via::parse(text)?;
+        let asks = find_param(&via.params, "rport").is_some();
+        let mut out = String::new();
+        for part in split_outside(text, ';')?.into_iter().filter(|part| !part.is_empty()) {
+            let name = part.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
+            match name.as_str() {
+                // only we know the source
+                "received" => continue,
+                "rport" => out += &format!(";rport={}", source.port()),
+                _ if out.is_empty() => out += part,
+                _ => out += &format!(";{part}"),
+            }
+        }
+        if asks || via.host.ip().map(|ip| ip.to_canonical()) != Some(source.ip()) {
+            out += &format!(";received={}", source.ip());
+        }
+        Some(out)
+    }
 }
 
 /// A value of From, To, Contact, Route … (RFC 3261 §20.10): a display name, a URI and parameters.
@@ -157,22 +184,16 @@ impl NameAddr {
             let params = parse_params(&parts[1..])?;
             return Some(NameAddr { display: None, uri: uri.to_owned(), params });
         };
-        let display = text[..open].trim();
-        let display_ok = match display.strip_prefix('"') {
-            Some(rest) => closing_quote(rest) == Some(rest.len().wrapping_sub(1)),
-            None => display.split_ascii_whitespace().all(|word| {
-                word.chars().all(|c| !c.is_ascii() || is_token(c.encode_utf8(&mut [0; 4])))
-            }),
-        };
+        let display = display_name(text[..open].trim());
         let close = open + text[open..].find('>')?;
         let uri = &text[open + 1..close];
         let good_uri = uri.contains(':') && !uri.contains([' ', '\t', '"', '<']);
         let after = text[close + 1..].trim();
-        if !display_ok || !good_uri || !(after.is_empty() || after.starts_with(';')) {
+        if !good_uri || !(after.is_empty() || after.starts_with(';')) {
             return None;
         }
         let params = parse_params(&split_outside(after, ';')?[1..])?;
-        let display = (!display.is_empty()).then(|| unquote(display));
+        let display = (!display.is_empty()).then_some(display);
         Some(NameAddr { display, uri: uri.to_owned(), params })
     }
 
@@ -180,10 +201,38 @@ impl NameAddr {
         find_param(&self.params, "tag")
     }
 
-    /// Returns the user part, if the URI is a SIP URI that has one.
-    pub fn user(&self) -> Option<String> {
-        Uri::parse(&self.uri).ok()?.user_text()
+    /// Returns the number or user in the URI, if there is one; see [`uri::number`].
+    pub fn number(&self) -> Option<String> {
+        uri::number(&self.uri)
     }
+}
+
+/// Returns a display name without its quotes. It is of no use to the dialog, so commas outside
+/// quotes and stray quotes, as devices send them, are accepted.
+fn display_name(text: &str) -> String {
+    let quoted = text.strip_prefix('"');
+    match quoted.is_some_and(|rest| closing_quote(rest) == Some(rest.len().wrapping_sub(1))) {
+        true => unquote(text),
+        false => text.replace('"', "").trim().to_owned(),
+    }
+}
+
+/// Splits a line with several addresses at its commas, but not at those in display names that lack
+/// their quotes: a piece without a URI belongs to the next.
+pub fn split_addresses(line: &str) -> Option<Vec<String>> {
+    let mut all: Vec<String> = Vec::new();
+    let mut begun = String::new();
+    for piece in split_outside(line, ',')? {
+        begun += piece;
+        if begun.contains(':') {
+            all.push(std::mem::take(&mut begun));
+        } else if !begun.is_empty() {
+            begun.push(',');
+        }
+    }
+    let rest = begun.trim_end_matches(',');
+    all.extend((!rest.is_empty()).then(|| rest.to_owned()));
+    Some(all)
 }
 
 /// Returns the position of the `<` that opens the URI, after any quoted display name: `Some(None)`
@@ -255,8 +304,46 @@ mod tests {
         assert_eq!((via.transport.as_str(), via.port), ("UDP", Some(5061)));
         assert_eq!(via.branch(), Some("z9hG4bKx"));
         assert_eq!(find_param(&via.params, "rport"), Some(""));
+        let empty = Via::parse("SIP/2.0/UDP 192.0.2.15;;branch=z9hG4bKx; ;rport;").unwrap();
+        assert_eq!((empty.branch(), empty.params.len()), (Some("z9hG4bKx"), 2));
         assert!(Via::parse("SIP/2.0/UDP 192.0.2.15;;,;,,").is_none());
         assert!(Via::parse("SIP/2.0/UDP").is_none());
+    }
+
+    #[test]
+    fn a_via_is_completed_with_the_source() {
+        let table = [
+            ("192.0.2.9:5060;branch=z9hG4bKx", "192.0.2.9:5060;branch=z9hG4bKx"),
+            ("10.0.0.7:5060;branch=b", "10.0.0.7:5060;branch=b;received=192.0.2.9"),
+            ("pbx.local;branch=b", "pbx.local;branch=b;received=192.0.2.9"),
+            ("192.0.2.9;rport;branch=b", "192.0.2.9;rport=6000;branch=b;received=192.0.2.9"),
+            ("192.0.2.9;RPORT=;;branch=b;", "192.0.2.9;rport=6000;branch=b;received=192.0.2.9"),
+            ("10.0.0.7;received=1.2.3.4;rport=1", "10.0.0.7;rport=6000;received=192.0.2.9"),
+        ];
+        let source = "192.0.2.9:6000".parse().unwrap();
+        for (theirs, ours) in table {
+            let completed = Via::completed(&format!("SIP/2.0/UDP {theirs}"), source);
+            assert_eq!(completed, Some(format!("SIP/2.0/UDP {ours}")));
+        }
+        let source = "[2001:db8::9]:6000".parse().unwrap();
+        let v6 = Via::completed("SIP/2.0/TCP [2001:db8::1];rport", source).unwrap();
+        assert_eq!(v6, "SIP/2.0/TCP [2001:db8::1];rport=6000;received=2001:db8::9");
+        assert_eq!(Via::parse(&v6).unwrap().port, None);
+    }
+
+    #[test]
+    fn commas_in_names_without_quotes_do_not_split_addresses() {
+        let table: [(&str, &[&str]); 5] = [
+            ("<sip:1@x>, <tel:+1>", &["<sip:1@x>", "<tel:+1>"]),
+            ("THOMPSON,ALICE <sip:1@x>", &["THOMPSON,ALICE <sip:1@x>"]),
+            ("A, B & C <sip:1@x>,, D <sip:2@x>", &["A,B & C <sip:1@x>", "D <sip:2@x>"]),
+            ("\"A, B\" <sip:1@x>, sip:2@x", &["\"A, B\" <sip:1@x>", "sip:2@x"]),
+            ("*", &["*"]),
+        ];
+        for (line, expected) in table {
+            assert_eq!(split_addresses(line).unwrap(), expected, "{line}");
+        }
+        assert_eq!(split_addresses("\"A, B <sip:1@x>"), None);
     }
 
     #[test]
@@ -275,9 +362,19 @@ mod tests {
             NameAddr::parse("Joe Doe <sip:1@h>").unwrap().display.as_deref(),
             Some("Joe Doe")
         );
+        let names = [
+            ("THOMPSON,ALICE <sip:1@h>", "THOMPSON,ALICE"),
+            ("Smith & Sons (Ltd.) <sip:1@h>;tag=1", "Smith & Sons (Ltd.)"),
+            (r#"""Front Desk"" <sip:1@h>;tag=1"#, "Front Desk"),
+            (r#""Front" Desk <sip:1@h>"#, "Front Desk"),
+            (r#""a < b" <sip:1@h>"#, "a < b"),
+        ];
+        for (text, name) in names {
+            let found = NameAddr::parse(text).expect(text);
+            assert_eq!((found.display.as_deref(), &*found.uri), (Some(name), "sip:1@h"));
+        }
         for bad in [
             r#""Mr. J. User <sip:j.user@example.com>"#,
-            "Bell, Alexander <sip:a@ex.com>;tag=43",
             r#""Watson" < sip:t@ex.org >"#,
             "sip:user@example.com?Route=%3Csip:x%3E",
             "<sip:a@b> trailing",

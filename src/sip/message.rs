@@ -4,10 +4,12 @@
 //! a bad request can be answered with the right status and a bad response dropped.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::net::SocketAddr;
+
 use crate::sip::header::{
-    NameAddr, Via, full_name, is_token, parse_cseq, parse_number, split_outside,
+    NameAddr, Via, full_name, is_token, parse_cseq, parse_number, split_addresses, split_outside,
 };
-use crate::sip::uri::{Uri, UriError};
+use crate::sip::uri::{Uri, UriError, number};
 
 /// Largest message accepted: the maximum size of a UDP datagram, and the limit on a TCP stream.
 pub const MAX_MESSAGE_BYTES: usize = 65_535;
@@ -193,9 +195,24 @@ impl Message {
         Via::parse(split_outside(line, ',')?.first()?)
     }
 
+    /// Adds the request's source to its topmost Via, and so to all responses; see
+    /// [`Via::completed`].
+    pub fn complete_via(&mut self, source: SocketAddr) {
+        let line = self.headers.iter_mut().find(|(name, _)| name.eq_ignore_ascii_case("Via"));
+        let Some((_, line)) = line else { return };
+        let Some(values) = split_outside(line, ',') else { return };
+        let Some(top) = Via::completed(values[0], source) else { return };
+        let rest = values.into_iter().skip(1).filter(|via| !via.is_empty());
+        *line = std::iter::once(top.as_str()).chain(rest).collect::<Vec<_>>().join(", ");
+    }
+
+    /// Returns the addresses in a header field such as Contact or P-Asserted-Identity, as written.
+    pub fn addresses(&self, name: &str) -> Vec<String> {
+        self.all(name).filter_map(split_addresses).flatten().collect()
+    }
+
     pub fn contact(&self) -> Option<NameAddr> {
-        let line = self.get("Contact")?;
-        NameAddr::parse(split_outside(line, ',')?.first()?)
+        NameAddr::parse(self.addresses("Contact").first()?)
     }
 
     /// Returns the media type without parameters and in lower case: `application/sdp` for
@@ -214,10 +231,10 @@ impl Message {
         if data.len() > MAX_MESSAGE_BYTES {
             return Err(Unreadable("too large"));
         }
-        let start_at = data.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
+        let start_at = data.iter().take_while(|b| is_filler(**b)).count();
         let data = &data[start_at..];
-        let (head, body) = split_head(data).ok_or(Unreadable("no blank line after the headers"))?;
-        let head = String::from_utf8_lossy(head);
+        let (end, body) = head_end(data).ok_or(Unreadable("no blank line after the headers"))?;
+        let (head, body) = (String::from_utf8_lossy(&data[..end]), &data[body..]);
         let mut lines = head.split("\r\n").flat_map(|l| l.split('\n'));
         let (start, mut fault) = parse_start(lines.next().unwrap_or(""))?;
         let headers = unfold(lines, &mut fault)?;
@@ -262,7 +279,7 @@ impl Message {
             return fault("malformed or missing Via");
         }
         let Some((_, cseq_method)) = self.cseq() else { return fault("malformed CSeq") };
-        let contacts = self.list("Contact");
+        let contacts = self.addresses("Contact");
         let readable = self.all("Contact").all(|line| split_outside(line, ',').is_some());
         if !readable || contacts.iter().any(|c| c != "*" && NameAddr::parse(c).is_none()) {
             return fault("malformed Contact");
@@ -278,6 +295,7 @@ impl Message {
         match Uri::parse(uri) {
             Ok(uri) if uri.headers.is_some() => fault("Request-URI contains header fields"),
             Ok(_) => Ok(()),
+            Err(UriError::Scheme) if number(uri).is_some() => Ok(()), // a tel URI
             Err(UriError::Scheme) => Err(Fault { code: 416, reason: "Unsupported URI Scheme" }),
             Err(UriError::Syntax) => fault("malformed Request-URI"),
         }
@@ -302,15 +320,18 @@ fn bad(fault: &mut Option<Fault>, reason: &'static str, length: usize) -> usize 
     length
 }
 
-/// Splits the header block from the body at CRLF CRLF or, leniently, at LF LF.
-fn split_head(data: &[u8]) -> Option<(&[u8], &[u8])> {
+/// True for the bytes that may stand before a message: keep-alive line breaks (RFC 3261 §7.5), and
+/// the NULs and blanks that some devices send instead.
+pub fn is_filler(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n' | b'\0' | b' ' | b'\t')
+}
+
+/// Returns the end of a header block, and the start of the body after the blank line. Lines may
+/// end with LF alone.
+pub fn head_end(data: &[u8]) -> Option<(usize, usize)> {
     let crlf = data.windows(4).position(|w| w == b"\r\n\r\n").map(|i| (i, i + 4));
     let lf = data.windows(2).position(|w| w == b"\n\n").map(|i| (i, i + 2));
-    let (end, body) = match (crlf, lf) {
-        (Some(a), Some(b)) => a.min(b),
-        (a, b) => a.or(b)?,
-    };
-    Some((&data[..end], &data[body..]))
+    [crlf, lf].into_iter().flatten().min()
 }
 
 fn parse_start(line: &str) -> Result<(Start, Option<Fault>), Unreadable> {
@@ -356,7 +377,9 @@ fn unfold<'a>(
         let line = line.replace('\r', " ");
         if line.starts_with([' ', '\t']) {
             if let Some((_, value)) = headers.last_mut() {
-                value.push(' ');
+                // all of a value may be in the second line
+                let space = if value.is_empty() || line.trim().is_empty() { "" } else { " " };
+                *value += space;
                 value.push_str(line.trim());
                 continue;
             }
@@ -398,6 +421,12 @@ mod tests {
         assert_eq!(message.get("subject"), Some("one two"));
         assert_eq!(message.call_id(), "c1@10.77.7.2");
         assert_eq!(message.body, b"body");
+        let folded = INVITE.replace("i: c1", "i:\r\n c1").replace("102 INVITE", "102\r\n\tINVITE");
+        let (folded, fault) = Message::parse(folded.as_bytes()).unwrap();
+        assert_eq!(
+            (folded.call_id(), folded.cseq(), fault),
+            (message.call_id(), message.cseq(), None)
+        );
         let (again, _) = Message::parse(&message.to_bytes()).unwrap();
         assert_eq!(again.body, message.body);
         assert_eq!(again.cseq(), Some((102, "INVITE")));
@@ -420,7 +449,7 @@ mod tests {
             ("l: 4", "l: 400", 400),
             ("l: 4", "l: -4", 400),
             ("l: 4", "l: 4\r\nContent-Length: 4", 400),
-            ("sip:8001@10.77.7.1:5062 SIP", "tel:8001 SIP", 416),
+            ("sip:8001@10.77.7.1:5062 SIP", "urn:service:sos SIP", 416),
             ("sip:8001@10.77.7.1:5062 SIP", "<sip:8001@10.77.7.1> SIP", 400),
             ("INVITE sip", "INVITE  sip", 400),
         ];

@@ -6,12 +6,14 @@
 pub mod agent;
 pub mod challenges;
 pub mod contact;
+pub mod description;
 pub mod dialog;
 pub mod digest;
 pub mod endpoint;
 pub mod flow;
 pub mod header;
 pub mod message;
+pub mod multipart;
 pub mod network;
 pub mod random;
 pub mod registration;

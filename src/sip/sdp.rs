@@ -1,9 +1,10 @@
-//! SDP offer and answer for one audio stream (RFC 4566, RFC 3264): PCMU, PCMA and telephone-event.
+//! SDP offer and answer for one audio stream (RFC 8866, RFC 3264): PCMU, PCMA and telephone-event.
+//! Only the lines that we need are read; see [`crate::sip::description`].
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::{IpAddr, SocketAddr};
 
-use sdp_types::{Media, Session};
+use crate::sip::description::{Description, Media};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
@@ -42,9 +43,9 @@ impl Direction {
     const ALL: [Direction; 4] =
         [Direction::SendRecv, Direction::SendOnly, Direction::RecvOnly, Direction::Inactive];
 
-    /// Reads an attribute's name. Some devices add a space to it, or write it in capitals.
+    /// Reads an attribute's name. Some devices write it in capitals.
     fn parse(text: &str) -> Option<Direction> {
-        Direction::ALL.into_iter().find(|d| d.name().eq_ignore_ascii_case(text.trim()))
+        Direction::ALL.into_iter().find(|d| d.name().eq_ignore_ascii_case(text))
     }
 
     fn name(self) -> &'static str {
@@ -109,16 +110,18 @@ impl Remote {
     /// # Errors
     /// Returns an [`SdpError`], which is answered with 488.
     pub fn parse(body: &[u8]) -> Result<Remote, SdpError> {
-        let session = Session::parse(body).map_err(|_| SdpError::Syntax)?;
-        let lines: Vec<(String, String, String)> = session
-            .medias
-            .iter()
-            .map(|m| (m.media.clone(), m.proto.clone(), m.fmt.clone()))
-            .collect();
-        let usable = |m: &&Media| m.media == "audio" && m.proto == "RTP/AVP" && m.port != 0;
+        let description = Description::parse(body).ok_or(SdpError::Syntax)?;
+        let lines = description.medias.iter();
+        let lines = lines.map(|m| (m.media.clone(), m.protocol.clone(), m.formats.clone()));
+        let lines: Vec<_> = lines.collect();
+        let usable = |m: &&Media| {
+            m.media.eq_ignore_ascii_case("audio")
+                && m.protocol.eq_ignore_ascii_case("RTP/AVP")
+                && m.port != 0
+        };
         let mut error = SdpError::NoCommonCodec;
-        for (index, media) in session.medias.iter().enumerate().filter(|(_, m)| usable(m)) {
-            match audio(&session, media) {
+        for (index, media) in description.medias.iter().enumerate().filter(|(_, m)| usable(m)) {
+            match audio(&description, media) {
                 Ok(found) => return Ok(Remote { index, lines, ..found }),
                 Err(found) => error = found,
             }
@@ -157,6 +160,9 @@ impl Remote {
         let mut out = session_part(local);
         for (i, (media, proto, fmt)) in self.lines.iter().enumerate() {
             if i != self.index {
+                // some devices reject a stream with a line that has no formats, but the grammar
+                // requires one
+                let fmt = if fmt.is_empty() { "0" } else { fmt };
                 out += &format!("m={media} 0 {proto} {fmt}\r\n");
                 continue;
             }
@@ -208,20 +214,16 @@ fn audio_part(
 }
 
 /// Reads one audio m= section; the caller fills in `index` and `lines`.
-fn audio(session: &Session, media: &Media) -> Result<Remote, SdpError> {
-    let connection = media.connections.first().or(session.connection.as_ref());
-    let address = connection.ok_or(SdpError::Address)?.connection_address.as_str();
-    let ip: IpAddr =
-        address.split('/').next().unwrap_or("").trim().parse().map_err(|_| SdpError::Address)?;
+fn audio(description: &Description, media: &Media) -> Result<Remote, SdpError> {
+    let address = media.address.as_ref().or(description.address.as_ref());
+    let ip: IpAddr = address.and_then(|a| a.parse().ok()).ok_or(SdpError::Address)?;
     // an IPv4-mapped address is checked and used as the IPv4 address in it
     let ip = ip.to_canonical();
-    let types: Vec<u8> =
-        media.fmt.split_ascii_whitespace().filter_map(|t| t.parse().ok()).collect();
+    let types: Vec<u8> = media.formats.split(' ').filter_map(|t| t.parse().ok()).collect();
     let mapped = |pt: u8| -> Option<String> {
-        let maps = media.attributes.iter().filter(|a| a.attribute == "rtpmap");
-        maps.filter_map(|a| a.value.as_deref()?.trim().split_once(' ')).find_map(
-            |(number, name)| (number.parse() == Ok(pt)).then(|| name.trim().to_ascii_uppercase()),
-        )
+        let mut maps = media.values("rtpmap").filter_map(|v| v.split_once([' ', '\t']));
+        let found = maps.find(|(number, _)| number.parse() == Ok(pt));
+        found.map(|(_, name)| name.trim().to_ascii_uppercase())
     };
     let is_codec = |pt: u8, codec: Codec| match mapped(pt) {
         Some(name) => matches!(name.strip_prefix(codec.name()), Some("/8000" | "/8000/1")),
@@ -232,10 +234,10 @@ fn audio(session: &Session, media: &Media) -> Result<Remote, SdpError> {
     let (codec, payload_type) =
         Codec::ALL.into_iter().find_map(pick).ok_or(SdpError::NoCommonCodec)?;
     let events = |pt: &&u8| mapped(**pt).is_some_and(|n| n.starts_with("TELEPHONE-EVENT/8000"));
-    let direction = |attributes: &[sdp_types::Attribute]| {
-        attributes.iter().find_map(|a| Direction::parse(&a.attribute))
+    let direction = |attributes: &[(String, String)]| {
+        attributes.iter().find_map(|(name, _)| Direction::parse(name))
     };
-    let stated = direction(&media.attributes).or_else(|| direction(&session.attributes));
+    let stated = direction(&media.attributes).or_else(|| direction(&description.attributes));
     let held = ip.is_unspecified();
     let rtp = SocketAddr::new(ip, media.port);
     Ok(Remote {
@@ -254,8 +256,7 @@ fn audio(session: &Session, media: &Media) -> Result<Remote, SdpError> {
 /// at RTP's address.
 fn rtcp_address(media: &Media, rtp: SocketAddr) -> SocketAddr {
     let default = SocketAddr::new(rtp.ip(), rtp.port().saturating_add(1));
-    let attribute = media.attributes.iter().find(|a| a.attribute == "rtcp");
-    let Some(value) = attribute.and_then(|a| a.value.as_deref()) else { return default };
+    let Some(value) = media.values("rtcp").next() else { return default };
     let mut words = value.split_ascii_whitespace();
     let port = words.next().and_then(|p| p.parse().ok()).unwrap_or(default.port());
     // an RTCP address other than RTP's is ignored, because it would need the same checks

@@ -3,11 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::sip::header::{find_param, parse_number, parse_seconds};
+use crate::sip::header::{find_param, option_tags, parse_number, parse_seconds};
 use crate::sip::message::Message;
+use crate::sip::uri::Param;
 
 /// Smallest session interval we accept, in seconds (RFC 4028 §5 recommends at least 90 s).
 pub const MIN_SE: u32 = 90;
+/// The same for a peer without session timers, which could not raise its interval.
+const MIN_FOREIGN_SE: u32 = 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refresher {
@@ -44,14 +47,19 @@ pub enum Due {
 
 impl SessionTimer {
     /// Reads the timer from an incoming request. `was` is the dialog's present timer: a refresh
-    /// that names no refresher keeps the roles.
+    /// that names no refresher keeps the roles. If the peer does not support session timers, a
+    /// proxy added this one, and we are the refresher (RFC 4028 §9, table 2).
     pub fn asked(request: &Message, was: Option<&SessionTimer>, now: Instant) -> Asked {
         let Some(value) = request.get("Session-Expires") else { return Asked::Nothing };
         let Some((interval_s, params)) = parse_seconds(value) else { return Asked::Nothing };
-        if interval_s < MIN_SE {
+        let tags = request.all("Supported").chain(request.all("Require"));
+        let supported = option_tags(tags).iter().any(|tag| tag == "timer");
+        if supported && interval_s < MIN_SE {
             return Asked::TooSmall;
         }
-        let refresher = match find_param(&params, "refresher") {
+        let interval_s = interval_s.max(MIN_FOREIGN_SE);
+        let refresher = match refresher(&params).as_deref() {
+            _ if !supported => Refresher::Us,
             Some("uas") => Refresher::Us,
             Some("uac") => Refresher::Peer,
             _ => was.map_or(Refresher::Peer, |w| w.refresher),
@@ -62,7 +70,7 @@ impl SessionTimer {
     /// Reads the timer from a 2xx to our INVITE, re-INVITE or UPDATE, where we are the `uac`.
     pub fn from_response(response: &Message, now: Instant) -> Option<SessionTimer> {
         let (interval_s, params) = parse_seconds(response.get("Session-Expires")?)?;
-        let peer = find_param(&params, "refresher") == Some("uas");
+        let peer = refresher(&params).as_deref() == Some("uas");
         let refresher = if peer { Refresher::Peer } else { Refresher::Us };
         Some(SessionTimer {
             interval_s: interval_s.max(MIN_SE),
@@ -139,13 +147,20 @@ impl SessionTimer {
     }
 }
 
+/// Returns the value of `refresher` in lower case: parameter values are case-insensitive (RFC 3261
+/// §7.3.1).
+fn refresher(params: &[Param]) -> Option<String> {
+    find_param(params, "refresher").map(str::to_ascii_lowercase)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::start;
 
     fn invite(value: &str) -> Message {
-        Message::request("INVITE", "sip:a@b").with("Session-Expires", value)
+        let invite = Message::request("INVITE", "sip:a@b").with("Supported", "replaces, Timer");
+        invite.with("Session-Expires", value)
     }
 
     #[test]
@@ -155,6 +170,8 @@ mod tests {
             ("1800", Refresher::Peer),
             ("1800;refresher=uac", Refresher::Peer),
             ("1800;refresher=uas", Refresher::Us),
+            ("1800;Refresher=UAS", Refresher::Us),
+            ("1800 ; refresher = \"UAC\";", Refresher::Peer),
         ];
         for (value, refresher) in table {
             let Asked::Timer(timer) = SessionTimer::asked(&invite(value), None, now) else {
@@ -165,6 +182,25 @@ mod tests {
         assert_eq!(SessionTimer::asked(&invite("30"), None, now), Asked::TooSmall);
         let none = Message::request("INVITE", "sip:a@b");
         assert_eq!(SessionTimer::asked(&none, None, now), Asked::Nothing);
+    }
+
+    #[test]
+    fn we_refresh_if_the_peer_does_not_support_session_timers() {
+        let now = start();
+        let table = [("1800", 1800), ("90;refresher=uac", 90), ("30", 30), ("0", MIN_FOREIGN_SE)];
+        for (value, expected) in table {
+            let invite = Message::request("INVITE", "sip:a@b").with("Session-Expires", value);
+            let was = SessionTimer::from_response(&invite, now);
+            for was in [None, was.as_ref()] {
+                let Asked::Timer(timer) = SessionTimer::asked(&invite, was, now) else {
+                    panic!("{value}")
+                };
+                assert_eq!((timer.interval_s, timer.refresher), (expected, Refresher::Us));
+            }
+            let required = invite.with("Require", "timer");
+            let timer = SessionTimer::asked(&required, None, now);
+            assert_ne!(timer, SessionTimer::asked(&Message::request("A", "sip:b"), None, now));
+        }
     }
 
     #[test]

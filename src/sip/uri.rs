@@ -115,7 +115,9 @@ impl Uri {
         let mut parts = rest.split(';');
         let host_port = parts.next().ok_or(UriError::Syntax)?;
         let (host, port) = parse_host_port(host_port).ok_or(UriError::Syntax)?;
-        let params = parts.map(parse_param).collect::<Option<Vec<_>>>().ok_or(UriError::Syntax)?;
+        // some devices end a URI with ';'
+        let params = parts.filter(|part| !part.is_empty()).map(parse_param);
+        let params = params.collect::<Option<Vec<_>>>().ok_or(UriError::Syntax)?;
         let user = user.map(|u| u.split_once(':').map_or(u, |(name, _)| name).to_owned());
         Ok(Uri { secure, user, host, port, params, headers })
     }
@@ -151,6 +153,31 @@ impl fmt::Display for Uri {
             None => Ok(()),
         }
     }
+}
+
+/// Returns the number that a SIP or tel URI is about (RFC 3966), or the user of a SIP URI, with its
+/// %-escapes decoded. Parameters of the user, such as `;cpc=ordinary` and `;phone-context=…`, are
+/// not part of it. `None` if there is no user, or for another scheme.
+pub fn number(text: &str) -> Option<String> {
+    let (scheme, rest) = text.split_once(':')?;
+    let is_tel = scheme.eq_ignore_ascii_case("tel");
+    let (user, is_phone) = if is_tel {
+        let good = |c: char| !c.is_ascii_control() && !" \"<>@".contains(c);
+        (rest.chars().all(good) && escapes_ok(rest)).then(|| (rest.to_owned(), true))?
+    } else {
+        let uri = Uri::parse(text).ok()?;
+        let kind = uri.param("user").and_then(|(_, value)| value.as_deref());
+        let is_phone = kind.is_some_and(|kind| kind.eq_ignore_ascii_case("phone"));
+        (uri.user?, is_phone)
+    };
+    let user = unescape(user.split(';').next()?);
+    let separators = |c: char| "-.()".contains(c);
+    let digits = |c: char| c.is_ascii_hexdigit() || "*#+".contains(c) || separators(c);
+    let number = match is_phone && user.chars().all(digits) {
+        true => user.replace(separators, ""),
+        false => user,
+    };
+    (!number.is_empty()).then_some(number)
 }
 
 /// Parses `name` or `name=value`, without quotes.
@@ -217,6 +244,7 @@ mod tests {
         assert_eq!(uri.host, Host::Ip("2001:db8::10".parse().unwrap()));
         assert_eq!(uri.port, Some(5070));
         assert_eq!(uri.param("Transport").unwrap().1.as_deref(), Some("tcp"));
+        assert_eq!(Uri::parse("sip:a@h;;lr;").unwrap().to_string(), "sip:a@h;lr");
         assert_eq!(uri.to_string(), "sips:al%69ce;x?y@[2001:db8::10]:5070;transport=tcp;lr");
     }
 
@@ -233,6 +261,7 @@ mod tests {
             "sip:2001:db8::10",
             "sip:a%4@host",
             "sip:host;=x",
+            "sip:host;;=x",
             "sip:host:99999",
             "<sip:host>",
         ] {
@@ -240,6 +269,35 @@ mod tests {
         }
         assert_eq!(Uri::parse("tel:+15551234"), Err(UriError::Scheme));
         assert_eq!(Uri::parse("nobodyKnowsThisScheme:x"), Err(UriError::Scheme));
+    }
+
+    #[test]
+    fn a_number_has_no_parameters_and_no_separators() {
+        let table = [
+            ("sip:8010@h", Some("8010")),
+            ("sip:%2B1555%30001@h", Some("+15550001")),
+            ("sip:+15550001;cpc=ordinary@h;user=phone", Some("+15550001")),
+            ("sip:+15550001;npdi;rn=+15550000@h", Some("+15550001")),
+            ("sip:15550001;phone-context=+49@h", Some("15550001")),
+            ("sip:+1-555-(00)01;isub=1@h;user=Phone", Some("+15550001")),
+            ("sip:front-desk@h", Some("front-desk")),
+            ("sip:front-desk@h;user=phone", Some("front-desk")),
+            ("sip:a%3Bb:password@h;", Some("a;b")),
+            ("tel:+15550001", Some("+15550001")),
+            ("TEL:+1-(555)-00.01;ext=5;phone-context=x", Some("+15550001")),
+            ("tel:%2B15550001", Some("+15550001")),
+            ("tel:*72%23", Some("*72#")),
+            ("sip:h", None),
+            ("sip:;cpc=ordinary@h", None),
+            ("tel:;phone-context=x", None),
+            ("tel:1 2", None),
+            ("tel:%4", None),
+            ("urn:service:sos", None),
+            ("8010", None),
+        ];
+        for (uri, expected) in table {
+            assert_eq!(number(uri).as_deref(), expected, "{uri}");
+        }
     }
 
     #[test]

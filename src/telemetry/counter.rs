@@ -1,8 +1,10 @@
 //! Counters and gauges. Each part of the program declares its own with [`counters!`], in one line
 //! each; the composition root collects the parts' lists for `/metrics` and the log.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// The lists of all parts.
 pub type Counters = &'static [&'static [&'static Counter]];
@@ -42,6 +44,32 @@ impl Counter {
 
     pub fn get(&self) -> u64 {
         self.value.load(Ordering::Relaxed)
+    }
+}
+
+/// A total for each value of one label. A value appears once something was counted for it.
+#[derive(Debug)]
+pub struct Labelled {
+    /// Name in the metrics, without prefix and suffix.
+    pub name: &'static str,
+    pub help: &'static str,
+    pub label: &'static str,
+    counts: Mutex<BTreeMap<u16, u64>>,
+}
+
+impl Labelled {
+    pub const fn new(name: &'static str, help: &'static str, label: &'static str) -> Labelled {
+        Labelled { name, help, label, counts: Mutex::new(BTreeMap::new()) }
+    }
+
+    pub fn add(&self, value: u16) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(value).or_default() += 1;
+    }
+
+    /// Every value with its count.
+    pub fn get(&self) -> BTreeMap<u16, u64> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

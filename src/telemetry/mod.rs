@@ -55,21 +55,30 @@ impl PbxStatus {
 #[derive(Debug, Clone)]
 pub struct Throttle {
     interval: Duration,
-    /// When the line was last written.
-    last: Option<Instant>,
+    /// How much of the following time may be used up at once.
+    ahead: Duration,
+    /// The end of the time that the lines so far have used up.
+    used_until: Option<Instant>,
 }
 
 impl Throttle {
     pub const fn new(interval: Duration) -> Throttle {
-        Throttle { interval, last: None }
+        Throttle { interval, ahead: Duration::ZERO, used_until: None }
+    }
+
+    /// Admits `burst` lines at once, for lines that differ, and then one per interval.
+    pub const fn with_burst(interval: Duration, burst: u32) -> Throttle {
+        let ahead = interval.saturating_mul(burst.saturating_sub(1));
+        Throttle { interval, ahead, used_until: None }
     }
 
     /// Returns true if the line may be written at `now`. The next one is then held back until the
     /// interval has passed.
     pub fn admits(&mut self, now: Instant) -> bool {
-        let admits = self.last.is_none_or(|at| now - at >= self.interval);
+        let from = self.used_until.map_or(now, |until| until.max(now));
+        let admits = from <= now + self.ahead;
         if admits {
-            self.last = Some(now);
+            self.used_until = Some(from + self.interval);
         }
         admits
     }
@@ -126,6 +135,15 @@ mod tests {
         assert!(!throttle.admits(start + Duration::from_millis(999)));
         assert!(throttle.admits(start + Duration::from_secs(1)));
         assert!(!throttle.admits(start + Duration::from_millis(1999)));
+    }
+
+    #[test]
+    fn a_throttle_admits_a_burst_after_a_pause() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut throttle = Throttle::with_burst(Duration::from_secs(1), 3);
+        let mut admitted = |now| (0..9).filter(|_| throttle.admits(now)).count();
+        assert_eq!([0, 0, 1, 3, 60].map(|s| admitted(at(s))), [3, 0, 1, 2, 3]);
     }
 
     #[test]

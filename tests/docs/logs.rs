@@ -199,6 +199,7 @@ fn metric_names() -> BTreeSet<String> {
     let plan = resolve(&source, settings, &environment).expect("a plan");
     let recorder = Recorder::new(plan.recording.expect("recordings").settings, || {});
     let watched = Watched {
+        labelled: trunkless::app::LABELLED,
         counters: trunkless::app::COUNTERS,
         pbxs: Arc::new([Arc::new(PbxStatus::new("main", "sip"))]),
         calls: Arc::new(|| 0),

@@ -56,6 +56,8 @@ pub struct Call {
     invite_branch: String,
     /// Extra header lines of the INVITE.
     pub headers: String,
+    /// A text in each request and its replacement.
+    pub replace: Option<(String, String)>,
     /// SDP of the INVITE; without it, the bridge makes the offer.
     pub offer: Option<String>,
     /// The bridge's RTP address, once the call is answered.
@@ -85,6 +87,7 @@ impl Call {
             cseq: 0,
             invite_branch: String::new(),
             headers: String::new(),
+            replace: None,
             offer: Some(sdp(media.address(), "0 8 101", "sendrecv")),
             rtp: None,
             talker: Talker::new(number),
@@ -115,7 +118,7 @@ impl Call {
             _ if headers.contains("Content-Type") => "",
             _ => "Content-Type: application/sdp\r\n",
         };
-        format!(
+        let text = format!(
             "{method} {target} SIP/2.0\r\n\
              Via: SIP/2.0/{wire} {local};branch={branch};rport\r\n\
              Max-Forwards: 70\r\n\
@@ -128,7 +131,9 @@ impl Call {
              Supported: timer, replaces\r\n\
              {headers}{kind}Content-Length: {}\r\n\r\n{body}",
             body.len()
-        )
+        );
+        let replaced = self.replace.as_ref().map(|(old, new)| text.replace(old, new));
+        replaced.unwrap_or(text)
     }
 
     fn new_branch() -> String {

@@ -39,5 +39,6 @@ mod network;
 #[path = "../fixtures/overlay.rs"]
 mod overlay;
 mod recording;
+mod refused;
 mod registration;
 mod signalling;

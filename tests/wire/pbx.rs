@@ -98,6 +98,11 @@ impl Pbx {
         *self.shared.answer.lock().unwrap() = Box::new(answer);
     }
 
+    /// Sends these bytes to the bridge.
+    pub async fn send(&self, bytes: &[u8], bridge: SocketAddr) {
+        self.wire.send(bridge, bytes).await;
+    }
+
     /// While `silent` is true, ignores everything that arrives.
     pub fn be_silent(&self, silent: bool) {
         self.shared.silent.store(silent, Ordering::Relaxed);

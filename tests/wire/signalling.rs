@@ -24,7 +24,7 @@ async fn whole_call(rig: &Rig) {
 async fn the_peer_refreshes_the_session() {
     let rig = Rig::new("").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
-    let timer = "Session-Expires: 90;refresher=uac\r\nMin-SE: 90\r\n";
+    let timer = "Supported: timer\r\nSession-Expires: 90;refresher=uac\r\nMin-SE: 90\r\n";
     call.headers = timer.to_owned();
     call.invite().await;
     let stream = rig.ai.stream().await;
@@ -51,7 +51,7 @@ async fn the_peer_refreshes_the_session() {
 async fn a_too_small_session_interval_is_refused() {
     let rig = Rig::new("").await;
     let mut call = rig.pbx.call(&rig.bridge).await;
-    call.headers = "Session-Expires: 30\r\n".to_owned();
+    call.headers = "Supported: timer\r\nSession-Expires: 30\r\n".to_owned();
     call.invite().await;
     let response = call.refused().await;
     assert_eq!((response.code(), response.get("Min-SE")), (Some(422), Some("90")));

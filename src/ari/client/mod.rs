@@ -27,10 +27,10 @@ use crate::ari::application::{Application, prefix};
 use crate::ari::bridging::words::After;
 use crate::ari::client::app_lock::AppLock;
 use crate::ari::client::link::{Link, LinkError, open};
-use crate::ari::client::offers::CONTINUES;
+use crate::ari::client::offers::{CONTINUES, refused_call};
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::client::rtp_capacity::RtpCapacity;
-use crate::ari::event::{self, Event};
+use crate::ari::event::{self, Channel, Event};
 use crate::ari::request::{Outcome, RestRequest};
 use crate::call::admission::Admission;
 use crate::call::departure::Departure;
@@ -389,7 +389,7 @@ impl Source {
         match output {
             Output::Send(id, request) => self.send(id, request),
             Output::Offer(new) => self.on_offer(*new),
-            Output::Refused(why) => self.count_refusal(why),
+            Output::Refused(why, channel) => self.count_refusal(why, &channel),
             Output::Tell(call, tell) => self.send_signal(call, tell),
             Output::Finished(call) => drop(self.calls.remove(&call)),
             Output::Orphans(found) => warn!(
@@ -435,14 +435,14 @@ impl Source {
         });
     }
 
-    fn count_refusal(&mut self, why: &'static str) {
+    fn count_refusal(&mut self, why: &'static str, channel: &Channel) {
         self.admission.count();
-        let pbx = self.name.clone();
+        let call = refused_call(&self.name, channel);
         let (reason, why) = match why {
             "drain" => (EndReason::Drain, "trunkless is shutting down".to_owned()),
             _ => (EndReason::Overload, format!("max_media = {} is reached", self.max_media)),
         };
-        self.admission.refused(&pbx, reason, &why, CONTINUES);
+        self.admission.refused(&call, reason, &why, CONTINUES);
     }
 }
 

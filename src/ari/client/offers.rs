@@ -8,7 +8,8 @@ use tracing::warn;
 
 use crate::ari::api::{Input, NewCall};
 use crate::ari::client::{CallLink, Internal, Source, after};
-use crate::call::admission::clip;
+use crate::ari::event::Channel;
+use crate::call::admission::{RefusedCall, clip};
 use crate::call::departure::Departure;
 use crate::call::end::EndReason;
 use crate::call::leg::Leg;
@@ -21,6 +22,7 @@ impl Source {
     pub(super) fn on_offer(&mut self, new: NewCall) {
         self.admission.count();
         let call = new.call;
+        let refused = refused_call(&self.name, &new.channel);
         let offered = self.make_offer(new).and_then(|(offer, host)| {
             self.admission.offer(offer)?;
             Ok(Input::Accept(call, host))
@@ -28,7 +30,7 @@ impl Source {
         let input = offered.unwrap_or_else(|why| {
             let reason = EndReason::Overload;
             self.calls.remove(&call);
-            self.admission.refused(&self.name, reason, &why, CONTINUES);
+            self.admission.refused(&refused, reason, &why, CONTINUES);
             Input::End(call, after(reason, Departure::Continue))
         });
         self.feed(input);
@@ -59,16 +61,12 @@ impl Source {
                 warn!(call = id, ?request, "ARI client dropped a request: queue full or closed");
             }
         });
-        let native_id = match new.channel.protocol_id.as_str() {
-            "" => new.channel.id.as_str(),
-            id => id,
-        };
         let offer = Offer {
             id: new.id.clone(),
             pbx: self.name.clone(),
             from_number: clip(&new.channel.caller.number),
             to_number: clip(&new.channel.dialplan.exten),
-            native_id: clip(native_id),
+            native_id: clip(native_id(&new.channel)),
             sid_seed: format!("{}|{}", new.channel.id, new.id),
             vars: parameters(&new),
             remote: None,
@@ -79,6 +77,22 @@ impl Source {
             permit: admitted.permit,
         };
         Ok((offer, host))
+    }
+}
+
+pub(super) fn refused_call(pbx: &str, channel: &Channel) -> RefusedCall {
+    RefusedCall {
+        pbx: pbx.to_owned(),
+        native_id: clip(native_id(channel)),
+        from_number: clip(&channel.caller.number),
+    }
+}
+
+/// The SIP Call-ID, or else Asterisk's id of the channel.
+fn native_id(channel: &Channel) -> &str {
+    match channel.protocol_id.as_str() {
+        "" => &channel.id,
+        id => id,
     }
 }
 
@@ -121,7 +135,7 @@ fn parameters(new: &NewCall) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ari::event::{Channel, Party};
+    use crate::ari::event::Party;
 
     #[test]
     fn parameters_for_the_ai() {

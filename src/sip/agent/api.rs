@@ -125,6 +125,14 @@ pub enum Event {
         call: CallKey,
         remote: Remote,
     },
+    /// An INVITE was refused or dropped: no call begins, or the call that it belongs to continues
+    /// unchanged. Calls that are refused by [`Command::Reject`] are not reported.
+    Refused(Box<Refused>),
+    /// Data from a PBX that is not a SIP message was dropped.
+    Unreadable {
+        source: SocketAddr,
+        why: &'static str,
+    },
     /// The call ended; this is its last event.
     Ended {
         call: CallKey,
@@ -166,6 +174,17 @@ pub struct Invite {
     pub local_ip: IpAddr,
     /// Source address of the INVITE.
     pub signalling: IpAddr,
+}
+
+/// An INVITE that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Status of the response; `None` if the INVITE is so malformed that it cannot be answered.
+    pub code: Option<u16>,
+    pub why: String,
+    pub source: SocketAddr,
+    pub sip_call_id: String,
+    pub from_number: String,
 }
 
 /// An outgoing call.

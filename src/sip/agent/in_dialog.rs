@@ -3,14 +3,15 @@
 
 use std::time::Instant;
 
-use crate::sip::agent::uas::{Refusal, check_content, copy_record_route};
+use crate::sip::agent::refusal::Refusal;
+use crate::sip::agent::uas::{check_content, copy_record_route};
 use crate::sip::agent::{ALLOW, Agent, CallEnd, CallKey, CallState, Event, PRODUCT, TimerKey};
 use crate::sip::dialog::Order;
 use crate::sip::flow::Flow;
 use crate::sip::header::parse_number;
 use crate::sip::message::Message;
 use crate::sip::sdp::{self, Remote};
-use crate::sip::session_timer::{self, Asked, MIN_SE, SessionTimer};
+use crate::sip::session_timer::{self, Asked, SessionTimer};
 use crate::sip::transaction::{AwaitAck, Due};
 
 impl Agent {
@@ -22,16 +23,19 @@ impl Agent {
         request: Message,
         tag: String,
     ) {
-        let gone = "Call/Transaction Does Not Exist";
         let found = self.dialogs.get(&(request.call_id().to_owned(), tag)).copied();
         let found = found.filter(|_| self.find_dialog(&request, flow).is_some());
         let Some((call_key, call)) = found.and_then(|k| Some((k, self.calls.get_mut(&k)?))) else {
-            return self.refuse(now, key, &request, 481, gone, &[]);
+            return self.refuse(now, key, &request, &Refusal::no_such_call());
         };
         match call.dialog.on_request(&request) {
-            Order::NotOurs => return self.refuse(now, key, &request, 481, gone, &[]),
+            Order::NotOurs => {
+                return self.refuse(now, key, &request, &Refusal::no_such_call());
+            }
             Order::OutOfOrder => {
-                return self.refuse(now, key, &request, 500, "Server Internal Error", &[]);
+                let why = "its CSeq is not higher than the last one";
+                let refusal = Refusal::new(500, "Server Internal Error", why);
+                return self.refuse(now, key, &request, &refusal);
             }
             Order::InOrder => {}
         }
@@ -48,7 +52,9 @@ impl Agent {
         self.ok(now, key, request);
         let pending = self.calls.get_mut(&call_key).and_then(|c| c.invite.take());
         if let Some((invite, server)) = pending {
-            self.refuse(now, &server, &invite, 487, "Request Terminated", &[]);
+            let tag = self.random.token();
+            let ended = Message::response(&invite, 487, "Request Terminated", &tag);
+            self.respond(now, &server, &ended.with("Server", PRODUCT));
         }
         self.end_call(call_key, CallEnd::Bye { cause: q850_cause(request) });
     }
@@ -64,20 +70,15 @@ impl Agent {
         let Some(call) = self.calls.get(&call_key) else { return };
         let refusal = match call.state {
             // our re-INVITE or UPDATE is open, or our offer is still to be answered in the ACK
-            CallState::Up if call.refreshing || call.late_offer => {
-                Some((491, "Request Pending", None))
-            }
+            CallState::Up if call.refreshing || call.late_offer => Some(Refusal::pending()),
             CallState::Up => check_content(request).err(),
-            CallState::Ending => Some((481, "Call/Transaction Does Not Exist", None)),
-            _ => Some((500, "Server Internal Error", Some(("Retry-After", "3".to_owned())))),
+            CallState::Ending => Some(Refusal::no_such_call()),
+            _ => Some(Refusal::too_early()),
         };
         let result = refusal.map_or_else(|| self.negotiate(now, flow, call_key, request), Err);
         let remote = match result {
             Ok(remote) => remote,
-            Err((code, reason, header)) => {
-                let header = header.iter().map(|(n, v)| (*n, v.as_str())).collect::<Vec<_>>();
-                return self.refuse(now, key, request, code, reason, &header);
-            }
+            Err(refusal) => return self.refuse(now, key, request, &refusal),
         };
         let Some(call) = self.calls.get_mut(&call_key) else { return };
         call.late_offer = remote.is_none();
@@ -103,15 +104,9 @@ impl Agent {
         let has_sdp = !request.body.is_empty();
         // RFC 3311 §5.2: 491 while our offer is open, 500 while the peer's is
         let refusal = match check_content(request) {
-            _ if call.state == CallState::Ending => {
-                Some((481, "Call/Transaction Does Not Exist", None))
-            }
-            _ if has_sdp && (call.refreshing || call.late_offer) => {
-                Some((491, "Request Pending", None))
-            }
-            _ if has_sdp && call.invite.is_some() => {
-                Some((500, "Server Internal Error", Some(("Retry-After", "3".to_owned()))))
-            }
+            _ if call.state == CallState::Ending => Some(Refusal::no_such_call()),
+            _ if has_sdp && (call.refreshing || call.late_offer) => Some(Refusal::pending()),
+            _ if has_sdp && call.invite.is_some() => Some(Refusal::too_early()),
             checked => checked.err(),
         };
         let result = match (refusal, has_sdp) {
@@ -134,10 +129,7 @@ impl Agent {
                     self.event(Event::Media { call: call_key, remote });
                 }
             }
-            Err((code, reason, header)) => {
-                let header = header.iter().map(|(n, v)| (*n, v.as_str())).collect::<Vec<_>>();
-                self.refuse(now, key, request, code, reason, &header);
-            }
+            Err(refusal) => self.refuse(now, key, request, &refusal),
         }
     }
 
@@ -171,18 +163,14 @@ impl Agent {
     ) -> Result<(), Refusal> {
         let Some(call) = self.calls.get_mut(&call_key) else { return Ok(()) };
         match SessionTimer::asked(request, call.session_timer.as_ref(), now) {
-            Asked::TooSmall => {
-                let minimum = Some(("Min-SE", MIN_SE.to_string()));
-                Err((422, "Session Interval Too Small", minimum))
-            }
+            Asked::TooSmall => Err(Refusal::interval_too_small()),
             Asked::Timer(timer) => {
                 call.session_timer = Some(timer);
                 Ok(())
             }
+            // the session no longer expires (RFC 4028 §10)
             Asked::Nothing => {
-                if let Some(timer) = &mut call.session_timer {
-                    timer.refreshed(now);
-                }
+                call.session_timer = None;
                 Ok(())
             }
         }
@@ -201,8 +189,9 @@ impl Agent {
             }),
             "application/dtmf" => Some(body.trim().to_owned()),
             _ => {
-                let accept = [("Accept", "application/dtmf-relay, application/dtmf")];
-                return self.refuse(now, key, request, 415, "Unsupported Media Type", &accept);
+                let refusal = Refusal::new(415, "Unsupported Media Type", "not a key press");
+                let refusal = refusal.with("Accept", "application/dtmf-relay, application/dtmf");
+                return self.refuse(now, key, request, &refusal);
             }
         };
         match digit.as_deref().and_then(dtmf_digit) {
@@ -210,7 +199,10 @@ impl Agent {
                 self.ok(now, key, request);
                 self.event(Event::Digit { call: call_key, digit });
             }
-            None => self.refuse(now, key, request, 400, "Bad Request", &[]),
+            None => {
+                let refusal = Refusal::new(400, "Bad Request", "not a key press");
+                self.refuse(now, key, request, &refusal);
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 //! - [`accounts`]: registrations, and the addresses from which we accept messages
 //! - [`receive`]: a message's path to its transaction
 //! - [`servers`]: the table of server transactions
+//! - [`refusal`]: refused requests
 //! - [`uas`]: incoming calls and other requests outside dialogs
 //! - [`in_dialog`]: requests within a call
 //! - [`uac`]: our requests within calls, and outgoing calls
@@ -16,6 +17,7 @@ mod accounts;
 mod api;
 mod in_dialog;
 mod receive;
+mod refusal;
 mod requests;
 mod servers;
 mod uac;

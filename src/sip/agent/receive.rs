@@ -3,11 +3,13 @@
 
 use std::time::Instant;
 
+use crate::sip::agent::refusal::Refusal;
 use crate::sip::agent::servers::{Kind, cancelled_key, server_key};
-use crate::sip::agent::{ALLOW, Agent, CallKey, PRODUCT, Purpose, TimerKey, client_key};
+use crate::sip::agent::{ALLOW, Agent, CallKey, Event, Purpose, TimerKey, client_key};
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::header::{find_param, option_tags};
-use crate::sip::message::{Fault, Message};
+use crate::sip::message::{Message, Unreadable, is_filler};
+use crate::sip::multipart;
 use crate::sip::transaction::{Due, State};
 
 /// Option tags accepted in Require. 100rel needs no code: if it is required, we send no provisional
@@ -21,32 +23,28 @@ impl Agent {
             self.counts.strangers += 1;
             return;
         }
-        if data.iter().all(|b| matches!(b, b'\r' | b'\n' | 0)) {
+        if data.iter().all(|b| is_filler(*b)) {
             return; // keep-alive
         }
-        let Ok((message, fault)) = Message::parse(data) else {
-            self.counts.unreadable += 1;
-            return;
+        let (mut message, fault) = match Message::parse(data) {
+            Ok(parsed) => parsed,
+            Err(Unreadable(why)) => {
+                self.counts.unreadable += 1;
+                return self.event(Event::Unreadable { source: flow.remote, why });
+            }
         };
+        if message.code().is_none() {
+            message.complete_via(flow.remote);
+        }
+        if matches!(message.cseq(), Some((_, "INVITE" | "UPDATE" | "ACK"))) {
+            multipart::unwrap(&mut message);
+        }
         let flow = reply_flow(flow, &message);
         match (message.code().is_some(), fault) {
             (true, None) => self.on_response(now, flow, message),
             (true, Some(_)) => self.counts.unreadable += 1,
             (false, Some(fault)) => self.refuse_faulty(flow, &message, &fault),
             (false, None) => self.on_request(now, flow, message),
-        }
-    }
-
-    /// Answers a malformed request without keeping state.
-    fn refuse_faulty(&mut self, flow: Flow, message: &Message, fault: &Fault) {
-        self.counts.refused_requests += 1;
-        if message.can_be_answered() {
-            let tag = self.random.tag(&server_key(message));
-            let reason = if fault.code == 400 { "Bad Request" } else { fault.reason };
-            let mut response = Message::response(message, fault.code, reason, &tag);
-            response.push("Warning", format!("399 trunkless \"{}\"", fault.reason));
-            response.push("Server", PRODUCT);
-            self.send(flow, response.to_bytes());
         }
     }
 
@@ -151,14 +149,16 @@ impl Agent {
         let room = kind.is_some_and(|kind| self.servers.has_room(kind));
         if kind.is_some() && !room && method != "BYE" {
             self.counts.overload += 1;
-            let tag = self.random.tag(&key);
-            let busy = Message::response(&request, 503, "Service Unavailable", &tag);
-            return self.send(flow, busy.with("Retry-After", "5").to_bytes());
+            let busy = Refusal::overload("too many SIP requests are open");
+            return self.refuse_stateless(flow, &request, &busy);
         }
         let first = self.servers.insert(&key, &request, flow, kind.unwrap_or(Kind::InCall));
         match first {
             true => self.dispatch(now, flow, &key, &method, request),
-            false => self.refuse(now, &key, &request, 482, "Loop Detected", &[]),
+            false => {
+                let why = "the same request has arrived over another path";
+                self.refuse(now, &key, &request, &Refusal::new(482, "Loop Detected", why));
+            }
         }
         if !room {
             self.forget(&key);
@@ -189,47 +189,26 @@ impl Agent {
             return self.on_cancel(now, key, &request);
         }
         if !request.is_known_method() {
-            return self.refuse(now, key, &request, 501, "Not Implemented", &[("Allow", ALLOW)]);
+            let refusal = Refusal::new(501, "Not Implemented", "unknown method");
+            return self.refuse(now, key, &request, &refusal.with("Allow", ALLOW));
         }
         if !ALLOW.split(", ").any(|m| m == method) {
-            let allow = [("Allow", ALLOW)];
-            return self.refuse(now, key, &request, 405, "Method Not Allowed", &allow);
+            let refusal = Refusal::new(405, "Method Not Allowed", "unsupported method");
+            return self.refuse(now, key, &request, &refusal.with("Allow", ALLOW));
         }
         let required = option_tags(request.all("Require"));
         let unknown: Vec<String> =
             required.into_iter().filter(|t| !SUPPORTED.contains(&t.as_str())).collect();
         if !unknown.is_empty() {
-            let unsupported = [("Unsupported", unknown.join(", "))];
-            let unsupported = unsupported.iter().map(|(n, v)| (*n, v.as_str())).collect::<Vec<_>>();
-            return self.refuse(now, key, &request, 420, "Bad Extension", &unsupported);
+            let unknown = unknown.join(", ");
+            let why = format!("it requires the unsupported extension {unknown}");
+            let refusal = Refusal::new(420, "Bad Extension", why).with("Unsupported", unknown);
+            return self.refuse(now, key, &request, &refusal);
         }
         match request.to().and_then(|to| to.tag().map(str::to_owned)) {
             Some(tag) => self.on_in_dialog(now, flow, key, request, tag),
             None => self.on_out_of_dialog(now, flow, key, request),
         }
-    }
-
-    /// Sends a response in the request's transaction.
-    pub(super) fn refuse(
-        &mut self,
-        now: Instant,
-        key: &str,
-        request: &Message,
-        code: u16,
-        reason: &str,
-        headers: &[(&str, &str)],
-    ) {
-        let tag = self.random.tag(key);
-        let mut response = Message::response(request, code, reason, &tag);
-        for (name, value) in headers {
-            response.push(name, *value);
-        }
-        response.push("Server", PRODUCT);
-        self.respond(now, key, &response);
-    }
-
-    pub(super) fn ok(&mut self, now: Instant, key: &str, request: &Message) {
-        self.refuse(now, key, request, 200, "OK", &[("Allow", ALLOW)]);
     }
 
     fn on_ack(&mut self, now: Instant, flow: Flow, key: &str, request: &Message) {
@@ -247,8 +226,7 @@ impl Agent {
 
     fn on_cancel(&mut self, now: Instant, key: &str, request: &Message) {
         let Some(entry) = self.servers.find(&cancelled_key(request)) else {
-            let reason = "Call/Transaction Does Not Exist";
-            return self.refuse(now, key, request, 481, reason, &[]);
+            return self.refuse(now, key, request, &Refusal::no_such_call());
         };
         let call = entry.call;
         self.ok(now, key, request);

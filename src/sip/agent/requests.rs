@@ -151,10 +151,8 @@ impl Agent {
         let Some(call) = self.calls.get_mut(&key) else { return };
         call.refreshing = false;
         call.dialog.refresh_target(response);
-        match SessionTimer::from_response(response, now) {
-            Some(timer) => call.session_timer = Some(timer),
-            None => call.session_timer.iter_mut().for_each(|t| t.refreshed(now)),
-        }
+        // without Session-Expires, the session no longer expires (RFC 4028 §7.2)
+        call.session_timer = SessionTimer::from_response(response, now);
         self.arm(TimerKey::Call(key));
     }
 

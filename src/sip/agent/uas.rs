@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::sip::agent::accounts::contact_uri;
+use crate::sip::agent::refusal::Refusal;
 use crate::sip::agent::{
     ALLOW, AccountId, Agent, Call, CallEnd, CallKey, CallState, Event, Invite, PRODUCT, TimerKey,
 };
@@ -12,19 +13,17 @@ use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
 use crate::sip::header::{NameAddr, option_tags, parse_number};
 use crate::sip::message::Message;
+use crate::sip::multipart::ACCEPT;
 use crate::sip::sdp::{self, Local, Remote, SdpError};
-use crate::sip::session_timer::{Asked, MIN_SE, SessionTimer};
+use crate::sip::session_timer::{Asked, SessionTimer};
 use crate::sip::transaction::AwaitAck;
-use crate::sip::uri::Uri;
+use crate::sip::uri;
 
 const UNAVAILABLE: (u16, &str) = (503, "Service Unavailable");
 /// Maximum number of X- header fields passed on.
 const MAX_X_HEADERS: usize = 32;
 /// Maximum length of an X- header value, in characters; longer ones are cut.
 const MAX_X_VALUE: usize = 500;
-
-/// A refusal: status code, reason phrase, and a header field that explains it.
-pub(super) type Refusal = (u16, &'static str, Option<(&'static str, String)>);
 
 impl Agent {
     pub(super) fn on_out_of_dialog(
@@ -37,23 +36,18 @@ impl Agent {
         match request.method() {
             // takes us out of a dispatcher's rotation
             Some("OPTIONS") if self.takes_no_calls() => {
-                let wait = [("Retry-After", "5")];
-                self.refuse(now, key, &request, 503, "Service Unavailable", &wait);
+                self.refuse(now, key, &request, &Refusal::overload("no call can be taken"));
             }
             Some("OPTIONS") => {
-                let headers =
-                    [("Allow", ALLOW), ("Accept", "application/sdp"), ("Supported", "timer")];
-                self.refuse(now, key, &request, 200, "OK", &headers);
+                let headers = [("Allow", ALLOW), ("Accept", ACCEPT), ("Supported", "timer")];
+                self.ok_with(now, key, &request, &headers);
             }
             Some("NOTIFY") => self.ok(now, key, &request), // unsolicited MWI
             Some("INVITE") => match self.examine(now, flow, &request) {
                 Ok(accepted) => self.offer_call(now, flow, key, request, accepted),
-                Err((code, reason, header)) => {
-                    let header = header.iter().map(|(n, v)| (*n, v.as_str())).collect::<Vec<_>>();
-                    self.refuse(now, key, &request, code, reason, &header);
-                }
+                Err(refusal) => self.refuse(now, key, &request, &refusal),
             },
-            _ => self.refuse(now, key, &request, 481, "Call/Transaction Does Not Exist", &[]),
+            _ => self.refuse(now, key, &request, &Refusal::no_such_call()),
         }
     }
 
@@ -71,26 +65,26 @@ impl Agent {
     fn examine(&mut self, now: Instant, flow: Flow, invite: &Message) -> Result<Accepted, Refusal> {
         check_content(invite)?;
         let ip = flow.remote.ip();
-        let user = Uri::parse(invite.uri()).ok().and_then(|u| u.user_text()).unwrap_or_default();
+        let user = uri::number(invite.uri()).unwrap_or_default();
         let account = self.account_for(ip, &user);
         let Some(account) = account else {
             let last_hop = invite.get("Max-Forwards").and_then(parse_number) == Some(0);
             return Err(if last_hop {
-                (483, "Too Many Hops", None)
+                Refusal::new(483, "Too Many Hops", "Max-Forwards is 0 and the user is unknown")
             } else {
-                (404, "Not Found", None)
+                let why = format!("no PBX at this address is configured for the user \"{user}\"");
+                Refusal::new(404, "Not Found", why)
             });
         };
         if self.takes_no_calls() || self.has_unacknowledged() {
             self.counts.overload += 1;
-            let wait = Some(("Retry-After", "5".to_owned()));
-            return Err((503, "Service Unavailable", wait));
+            return Err(Refusal::overload(match self.stopping {
+                true => "trunkless is shutting down",
+                false => "too many calls are open",
+            }));
         }
         let session_timer = match SessionTimer::asked(invite, None, now) {
-            Asked::TooSmall => {
-                let minimum = Some(("Min-SE", MIN_SE.to_string()));
-                return Err((422, "Session Interval Too Small", minimum));
-            }
+            Asked::TooSmall => return Err(Refusal::interval_too_small()),
             Asked::Timer(timer) => Some(timer),
             Asked::Nothing => None,
         };
@@ -99,7 +93,8 @@ impl Agent {
             false => Some(self.read_sdp(&invite.body, Some(account), ip)?),
         };
         let Some(local_ip) = self.local_ip(account, ip) else {
-            return Err((500, "Server Internal Error", None));
+            let why = "our own address is not known yet";
+            return Err(Refusal::new(500, "Server Internal Error", why));
         };
         Ok(Accepted { account, user, session_timer, remote, local_ip })
     }
@@ -118,8 +113,8 @@ impl Agent {
         signalling: IpAddr,
     ) -> Result<Remote, Refusal> {
         let refusal = |error: SdpError| {
-            let warning = Some(("Warning", format!("304 trunkless \"{error}\"")));
-            (488, "Not Acceptable Here", warning)
+            let warning = format!("304 trunkless \"{error}\"");
+            Refusal::new(488, "Not Acceptable Here", error.to_string()).with("Warning", warning)
         };
         let remote = Remote::parse(body).map_err(refusal)?;
         let peers = account.map_or(&[][..], |id| &self.accounts[id].config.media_peers);
@@ -301,12 +296,15 @@ struct Accepted {
 
 /// Refuses a body that is not SDP (415), and a request whose Accept excludes SDP (406).
 pub(super) fn check_content(request: &Message) -> Result<(), Refusal> {
-    let sdp = || "application/sdp".to_owned();
     let encoded =
         request.get("Content-Encoding").is_some_and(|e| !e.eq_ignore_ascii_case("identity"));
-    let foreign = !request.body.is_empty() && request.content_type() != Some(sdp());
-    if foreign || encoded {
-        return Err((415, "Unsupported Media Type", Some(("Accept", sdp()))));
+    let kind = request.content_type().unwrap_or_default();
+    if encoded || (!request.body.is_empty() && kind != "application/sdp") {
+        let why = match encoded {
+            true => "its body is encoded".to_owned(),
+            false => format!("its body, of type \"{kind}\", has a part that is not supported"),
+        };
+        return Err(Refusal::new(415, "Unsupported Media Type", why).with("Accept", ACCEPT));
     }
     let accepts = request.list("Accept");
     let takes_sdp = |a: &String| {
@@ -314,7 +312,7 @@ pub(super) fn check_content(request: &Message) -> Result<(), Refusal> {
         matches!(kind.as_str(), "application/sdp" | "application/*" | "*/*")
     };
     if !accepts.is_empty() && !accepts.iter().any(takes_sdp) {
-        return Err((406, "Not Acceptable", None));
+        return Err(Refusal::new(406, "Not Acceptable", "its Accept excludes application/sdp"));
     }
     Ok(())
 }
@@ -329,9 +327,9 @@ pub(super) fn copy_record_route(request: &Message, response: &mut Message) {
 /// Remote-Party-ID, or else From.
 fn caller(invite: &Message) -> (String, Option<String>) {
     let headers = ["P-Asserted-Identity", "Remote-Party-ID", "From"];
-    let stated = headers.iter().filter_map(|h| NameAddr::parse(invite.list(h).first()?));
-    let with_user = stated.filter_map(|a| Some((a.user()?, a.display)));
-    with_user.into_iter().next().unwrap_or_default()
+    let stated = headers.iter().flat_map(|h| invite.addresses(h));
+    let mut stated = stated.filter_map(|text| NameAddr::parse(&text));
+    stated.find_map(|a| Some((a.number()?, a.display))).unwrap_or_default()
 }
 
 fn x_headers(invite: &Message) -> Vec<(String, String)> {

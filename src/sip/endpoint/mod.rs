@@ -27,7 +27,7 @@ use crate::call::{Signal, SourceRequest};
 use crate::sip::agent::{
     AccountConfig, AccountId, Agent, AgentConfig, CallKey, Command, Event, Input, Output, Route,
 };
-use crate::sip::endpoint::counters::{STRANGERS, UNREADABLE};
+use crate::sip::endpoint::counters::{REFUSED, STRANGERS, UNREADABLE};
 use crate::sip::endpoint::peers::PeerState;
 use crate::sip::endpoint::tcp::{Connections, TcpEvent};
 use crate::sip::endpoint::translate::end_reason;
@@ -58,6 +58,8 @@ pub struct EndpointConfig {
 
 /// Minimum time between log lines about requests from unknown addresses.
 const STRANGER_LOG: Duration = Duration::from_secs(60);
+/// The same for refused INVITEs, of which there may be this many in a row.
+const REFUSAL_LOG: (Duration, u32) = (Duration::from_secs(1), 20);
 
 /// A message to the endpoint from a call, a background task or the handle.
 enum Internal {
@@ -155,6 +157,8 @@ pub struct Endpoint {
     accept_after: Instant,
     /// Limits the log line about requests from unknown addresses.
     stranger_log: Throttle,
+    /// Limits the log lines about refused INVITEs.
+    refusal_log: Throttle,
 }
 
 impl Endpoint {
@@ -198,6 +202,7 @@ impl Endpoint {
             idle: None,
             accept_after: Instant::now(),
             stranger_log: Throttle::new(STRANGER_LOG),
+            refusal_log: Throttle::with_burst(REFUSAL_LOG.0, REFUSAL_LOG.1),
         };
         Ok((endpoint, EndpointHandle { internal: internal_tx }))
     }
@@ -364,12 +369,11 @@ impl Endpoint {
                 let row = reason.row();
                 let command = match link.answered {
                     true => Command::Hangup { call, q850: row.q850, text: row.label },
-                    false => Command::Reject {
-                        call,
-                        code: row.sip_status,
-                        reason: row.sip_reason,
-                        retry_after_s: None,
-                    },
+                    false => {
+                        REFUSED.add(row.sip_status);
+                        let (code, reason) = (row.sip_status, row.sip_reason);
+                        Command::Reject { call, code, reason, retry_after_s: None }
+                    }
                 };
                 self.command(command);
             }
@@ -394,6 +398,12 @@ impl Endpoint {
                 self.on_registration(account, remote, status);
             }
             Event::Registrar { account, remote } => self.probe_port(account, remote),
+            Event::Refused(refused) => self.on_refused(&refused),
+            Event::Unreadable { source, why } => {
+                if self.refusal_log.admits(Instant::now()) {
+                    warn!(%source, "SIP message dropped: {why}");
+                }
+            }
             Event::Unregistered => {
                 if let Some(done) = self.stopping.take() {
                     let _ = done.send(());

@@ -5,24 +5,30 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::warn;
 
-use crate::call::admission::clip;
+use crate::call::admission::{RefusedCall, clip};
 use crate::call::end::EndReason;
 use crate::call::leg::Leg;
 use crate::call::{Offer, RemoteMedia, SourceRequest};
-use crate::sip::agent::{CallKey, Command, Input, Invite};
+use crate::sip::agent::{CallKey, Command, Input, Invite, Refused};
+use crate::sip::endpoint::counters::REFUSED;
 use crate::sip::endpoint::translate::{remote_media, short_id};
 use crate::sip::endpoint::{CallLink, Endpoint, Internal};
 use crate::sip::sdp::Remote;
+use crate::telemetry::Masked;
 
 impl Endpoint {
     pub(super) fn on_invite(&mut self, invite: Invite) {
         self.admission.count();
-        let (call, account) = (invite.call, invite.account);
+        let call = invite.call;
+        let refused = RefusedCall {
+            pbx: self.peers[invite.account].name.to_string(),
+            native_id: clip(&invite.sip_call_id),
+            from_number: clip(&invite.from_user),
+        };
         let offered = self.make_offer(invite).and_then(|offer| self.admission.offer(offer));
         if let Err(why) = offered {
             self.calls.remove(&call);
-            let (pbx, caller) = (self.peers[account].name.clone(), "answered 503");
-            self.admission.refused(&pbx, EndReason::Overload, &why, caller);
+            self.admission.refused(&refused, EndReason::Overload, &why, "answered 503");
             self.refuse(call);
         }
     }
@@ -30,6 +36,7 @@ impl Endpoint {
     fn refuse(&mut self, call: CallKey) {
         let row = EndReason::Overload.row();
         let (code, reason) = (row.sip_status, row.sip_reason);
+        REFUSED.add(code);
         let command = Command::Reject { call, code, reason, retry_after_s: Some(5) };
         self.agent.handle(Instant::now(), Input::Command(command));
     }
@@ -39,6 +46,23 @@ impl Endpoint {
         let (ip, listed) = (remote.rtp.ip(), &self.peers[link.account].media_peers);
         let trusted = ip == link.signalling || listed.iter().any(|network| network.contains(ip));
         remote_media(remote, trusted)
+    }
+
+    /// Counts and logs an INVITE that the agent has refused.
+    pub(super) fn on_refused(&mut self, refused: &Refused) {
+        REFUSED.add(refused.code.unwrap_or(0));
+        if !self.refusal_log.admits(Instant::now()) {
+            return;
+        }
+        let (source, why) = (refused.source, clip(&refused.why));
+        let (call_id, from) = (clip(&refused.sip_call_id), clip(&refused.from_number));
+        let from = Masked(&from);
+        match refused.code {
+            Some(status) => warn!(status, %source, call_id, %from, "INVITE refused: {why}"),
+            None => {
+                warn!(%source, call_id, %from, "INVITE dropped, as it has no usable Via: {why}")
+            }
+        }
     }
 
     fn make_offer(&mut self, invite: Invite) -> Result<Offer, String> {

@@ -17,12 +17,17 @@ async fn sent_back(fake: &Fake, id: &str) -> String {
 #[tokio::test]
 async fn callers_beyond_the_limit_are_sent_back() {
     for config in ["[calls]\nmax = 2", "[pbx.main.ari]\nmax_media = 2"] {
-        let rig = Rig::new(config).await;
+        let (lines, rig) = (Lines::new(), Rig::new(config).await);
         let (first, stream) = rig.call("ai.1").await;
         let (_second, other) = rig.call("ai.2").await;
         for id in ["ai.3", "ai.4", "ai.5"] {
             rig.enter(id);
             assert_eq!(sent_back(&rig.fake, id).await, "overload");
+        }
+        let refused = lines.with("call refused: ");
+        assert_eq!(refused.len(), 3, "one line per caller: {refused:?}");
+        for line in refused {
+            assert!(line.contains(" is reached; ") && line.contains("native_id="), "{line}");
         }
         assert_eq!(rig.fake.count(Verb::Media, ""), 2);
         first.hang_up();

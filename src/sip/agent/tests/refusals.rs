@@ -4,8 +4,10 @@ use super::rig::{PBX, RTP, Rig, STRANGER, Text, response};
 use crate::sip::agent::{Command, Event};
 
 /// Replacements in a valid INVITE, with the status code of the response.
-const FAULTS: [(&str, &str, u16); 32] = [
-    ("sip:ai@10.0.0.1:5070 SIP", "tel:8001 SIP", 416),
+const FAULTS: [(&str, &str, u16); 34] = [
+    ("sip:ai@10.0.0.1:5070 SIP", "urn:service:sos SIP", 416),
+    ("sip:ai@10.0.0.1:5070 SIP", "tel: SIP", 416),
+    ("sip:ai@10.0.0.1:5070 SIP", "tel:%4 SIP", 416),
     ("sip:ai@10.0.0.1:5070 SIP", "sip:ai@10.0.0.1:port SIP", 400),
     ("sip:ai@10.0.0.1:5070 SIP", "sip:ai@10.0.0.1?Route=%3Csip:x%3E SIP", 400),
     ("5070 SIP/2.0", "5070 SIP/3.0", 505),
@@ -25,7 +27,7 @@ const FAULTS: [(&str, &str, u16); 32] = [
     ("Type: application/sdp", "Type: multipart/mixed;boundary=b", 415),
     ("Max-Forwards: 70", "Max-Forwards: 70\r\nContent-Encoding: gzip", 415),
     ("Max-Forwards: 70", "Max-Forwards: 70\r\nRequire: timer, Replaces", 420),
-    ("Max-Forwards: 70", "Max-Forwards: 70\r\nSession-Expires: 89", 422),
+    ("Max-Forwards: 70", "Supported: timer\r\nSession-Expires: 89", 422),
     ("RTP/AVP 0 101", "RTP/AVP 18 101", 488),
     ("RTP/AVP 0 101", "RTP/SAVP 0 101", 488),
     ("audio 4000", "audio 0000", 488),
@@ -48,11 +50,18 @@ fn each_fault_has_its_status() {
         rig.feed(PBX, &good.replace(old, new));
         let refusal = rig.one();
         assert_eq!(refusal.code(), Some(code), "{new}");
-        assert!(rig.events().is_empty(), "{new}");
+        let refused = rig.events();
+        if old == "INVITE" {
+            assert!(refused.is_empty(), "{new}: another method is not a call: {refused:?}");
+        } else {
+            let [Event::Refused(event)] = &refused[..] else { panic!("{new}: {refused:?}") };
+            assert_eq!((event.code, &*event.sip_call_id), (Some(code), "call-1"), "{new}");
+            assert!(!event.why.is_empty() && event.source == PBX.parse().unwrap(), "{new}");
+        }
         let has = |name| refusal.get(name).is_some();
         let explained = match code {
             405 | 501 => has("Allow"),
-            415 => refusal.get("Accept") == Some("application/sdp"),
+            415 => refusal.get("Accept").is_some_and(|a| a.contains("application/sdp")),
             420 => refusal.get("Unsupported") == Some("replaces"),
             422 => refusal.get("Min-SE") == Some("90"),
             400 | 488 => has("Warning"),
@@ -82,17 +91,23 @@ fn unanswerable_messages_are_dropped() {
         assert!(good.contains(old), "{old}");
         rig.feed(PBX, &good.replace(old, new));
         assert_eq!(rig.told(), [""; 0], "{new}");
-        assert!(rig.events().is_empty(), "{new}");
+        let events = rig.events();
+        match &events[..] {
+            [Event::Refused(event)] => assert_eq!(event.code, None, "{new}"),
+            [Event::Unreadable { source, .. }] => assert_eq!(*source, PBX.parse().unwrap()),
+            [] => assert!(new.starts_with("SIP/2.0 200"), "{new}: a stray response"),
+            _ => panic!("{new}: {events:?}"),
+        }
         rig.assert_empty();
     }
     // an HTTP request line is taken for a malformed SIP one
     let mut rig = Rig::trunk();
     rig.feed(PBX, &good.replace("INVITE sip:ai@10.0.0.1:5070 SIP/2.0", "GET / HTTP/1.1"));
     assert_eq!(rig.told(), ["400"]);
-    assert!(rig.events().is_empty());
+    assert!(rig.events().is_empty(), "a GET is not a call");
     rig.assert_empty();
     let mut rig = Rig::trunk();
-    for keep_alive in ["\r\n\r\n", "\0", ""] {
+    for keep_alive in ["\r\n\r\n", "\0", "", " \t\0\r\n"] {
         rig.feed(PBX, keep_alive);
     }
     assert_eq!(rig.agent.counts, Rig::trunk().agent.counts, "keep-alives are not counted");
@@ -112,6 +127,18 @@ fn an_ack_is_never_answered() {
 #[test]
 fn the_called_user_selects_the_account() {
     let to = |user: &str| Text::invite().uri(&format!("sip:{user}@10.0.0.1:5070"));
+    let table = [
+        ("sip:+15551234;npdi;rn=+15550000@10.0.0.1", "+15551234"),
+        ("sip:%2B15551234;phone-context=x@10.0.0.1;user=phone", "+15551234"),
+        ("tel:+1-555-1234;cpc=ordinary", "+15551234"),
+        ("sip:10.0.0.1;", ""),
+    ];
+    for (uri, number) in table {
+        let mut trunk = Rig::trunk();
+        trunk.pbx(&Text::invite().uri(uri));
+        let events = trunk.events();
+        assert!(matches!(&events[0], Event::Invite(i) if i.to_user == number), "{uri}: {events:?}");
+    }
     let mut trunk = Rig::trunk();
     trunk.pbx(&to("8%3001"));
     let events = trunk.events();
@@ -119,7 +146,7 @@ fn the_called_user_selects_the_account() {
 
     let mut rig = Rig::registering();
     rig.sent();
-    rig.pbx(&to("ai"));
+    rig.pbx(&to("ai;phone-context=x"));
     assert_eq!(rig.told(), ["100"]);
     rig.pbx(&to("somebody").branch("b").call_id("call-2"));
     assert_eq!(rig.told(), ["404"]);
@@ -132,6 +159,10 @@ fn the_called_user_selects_the_account() {
 fn the_caller_is_taken_from_identity_headers_or_from() {
     let table = [
         ("", "100", Some("Caller")),
+        ("P-Asserted-Identity: <tel:+1-555-0001;phone-context=x>", "+15550001", None),
+        ("P-Asserted-Identity: BELL, A & Co <sip:%2B1;cpc=ordinary@x>", "+1", Some("BELL,A & Co")),
+        ("P-Asserted-Identity: <sip:anonymous.invalid>, <tel:+1>", "+1", None),
+        ("P-Asserted-Identity: <urn:x:y>\r\nP-Asserted-Identity: <tel:+2>", "+2", None),
         ("Remote-Party-ID: \"R\" <sip:2@x>;party=calling", "2", Some("R")),
         ("P-Asserted-Identity: <sip:1@x>, <tel:+1>\r\nRemote-Party-ID: <sip:2@x>", "1", None),
         ("P-Asserted-Identity: <sip:anonymous.invalid>", "100", Some("Caller")),

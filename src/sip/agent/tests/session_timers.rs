@@ -5,10 +5,12 @@ use crate::sip::agent::{CallEnd, Command};
 use crate::sip::message::Message;
 use crate::sip::sdp::Direction;
 
+const TIMER: &str = "Supported: timer";
+
 /// Establishes a call with a timer of 90 s: a refresh by us is due after 45 s, expiry after 60 s.
 fn up(rig: &mut Rig, refresher: &str, allow: &str) -> Dialog {
     let expires = format!("Session-Expires: 90;refresher={refresher}");
-    rig.up_with(&Text::invite().line(&expires).line("Supported: timer").line(allow))
+    rig.up_with(&Text::invite().line(&expires).line(TIMER).line(allow))
 }
 
 /// Waits for our refresh, checks it and returns it.
@@ -22,12 +24,17 @@ fn ours(rig: &mut Rig, method: &str) -> Message {
 
 #[test]
 fn our_200_names_the_refresher() {
-    for (asked, answer, require) in [
-        ("Session-Expires: 1800", "1800;refresher=uac", Some("timer")),
-        ("x: 90;refresher=uas", "90;refresher=uas", None),
+    let other = "Supported: replaces";
+    for (asked, supported, answer, require) in [
+        ("Session-Expires: 1800", TIMER, "1800;refresher=uac", Some("timer")),
+        ("x: 90;refresher=uas", TIMER, "90;refresher=uas", None),
+        ("x: 90;refresher=UAS", "k: Timer", "90;refresher=uas", None),
+        // added by a proxy: the caller's phone knows nothing of it
+        ("Session-Expires: 1800", other, "1800;refresher=uas", None),
+        ("Session-Expires: 30;refresher=uac", other, "30;refresher=uas", None),
     ] {
         let mut rig = Rig::trunk();
-        let (_, ok) = rig.answered(&Text::invite().line(asked));
+        let (_, ok) = rig.answered(&Text::invite().line(asked).line(supported));
         assert_eq!(ok.get("Session-Expires"), Some(answer));
         assert_eq!(ok.get("Require"), require);
     }
@@ -40,12 +47,13 @@ fn refreshes_by_the_peer_keep_the_call_up() {
     for i in 0..10 {
         rig.wait(45.0);
         let update = dialog.request("UPDATE", 20 + 2 * i);
-        rig.pbx(&update.line("Session-Expires: 90;refresher=uac"));
+        rig.pbx(&update.line("Session-Expires: 90;refresher=uac").line(TIMER));
         let ok = rig.one();
         assert_eq!(ok.get("Session-Expires"), Some("90;refresher=uac"));
         rig.wait(45.0);
         let body = sdp(4000, "sendrecv");
-        rig.pbx(&dialog.request("INVITE", 21 + 2 * i).sdp(&body).line("Session-Expires: 90"));
+        let invite = dialog.request("INVITE", 21 + 2 * i).sdp(&body);
+        rig.pbx(&invite.line("Session-Expires: 90").line(TIMER));
         rig.pbx(&dialog.ack(21 + 2 * i));
         assert_eq!(rig.told(), ["200"]);
     }
@@ -59,10 +67,40 @@ fn refreshes_by_the_peer_keep_the_call_up() {
 }
 
 #[test]
+fn a_refresh_without_session_expires_ends_the_timer() {
+    let day = 86_400.0;
+    for method in ["UPDATE", "INVITE"] {
+        let mut rig = Rig::trunk();
+        let dialog = up(&mut rig, "uac", "Subject: none");
+        rig.wait(45.0);
+        let refresh = dialog.request(method, 20);
+        let refresh =
+            if method == "INVITE" { refresh.sdp(&sdp(4000, "sendrecv")) } else { refresh };
+        rig.pbx(&refresh);
+        assert_eq!(rig.one().get("Session-Expires"), None);
+        if method == "INVITE" {
+            rig.pbx(&dialog.ack(20));
+        }
+        rig.wait(day);
+        assert_eq!((rig.told().len(), rig.ended()), (0, None), "{method} by the peer");
+    }
+    for (method, allow) in [("UPDATE", "Allow: UPDATE"), ("INVITE", "Subject: none")] {
+        let mut rig = Rig::trunk();
+        up(&mut rig, "uas", allow);
+        let refresh = ours(&mut rig, method);
+        let body = if method == "INVITE" { sdp(4000, "sendrecv") } else { String::new() };
+        rig.answer_with(&refresh, 200, "", &body);
+        rig.told();
+        rig.wait(day);
+        assert_eq!((rig.told().len(), rig.ended()), (0, None), "{method} by us");
+    }
+}
+
+#[test]
 fn a_refresh_with_too_short_an_interval_is_refused() {
     let mut rig = Rig::trunk();
     let dialog = up(&mut rig, "uac", "Subject: none");
-    rig.pbx(&dialog.request("UPDATE", 20).line("Session-Expires: 30"));
+    rig.pbx(&dialog.request("UPDATE", 20).line("Session-Expires: 30").line(TIMER));
     let refusal = rig.one();
     assert_eq!((refusal.code(), refusal.get("Min-SE")), (Some(422), Some("90")));
 }
@@ -82,12 +120,12 @@ fn we_refresh_by_update() {
 #[test]
 fn we_refresh_by_reinvite_if_the_peer_does_not_support_update() {
     let mut rig = Rig::trunk();
-    let (dialog, ok) = rig.answered(&Text::invite().line("Session-Expires: 90;refresher=uas"));
+    let (dialog, ok) = rig.answered(&Text::invite().line("x: 90;refresher=uas").line(TIMER));
     rig.pbx(&dialog.ack(10));
     for _ in 0..2 {
         let invite = ours(&mut rig, "INVITE");
         assert_eq!(invite.body, ok.body, "the SDP is the same, with the same version");
-        rig.answer_with(&invite, 200, "", &sdp(4000, "sendrecv"));
+        rig.answer_with(&invite, 200, "Session-Expires: 90\r\n", &sdp(4000, "sendrecv"));
         assert_eq!(rig.told(), ["ACK"]);
     }
     for code in [405, 501] {
@@ -97,7 +135,7 @@ fn we_refresh_by_reinvite_if_the_peer_does_not_support_update() {
         rig.answer(&update, code);
         let invite = rig.one();
         assert_eq!(invite.method(), Some("INVITE"));
-        rig.answer_with(&invite, 200, "", &sdp(4000, "sendrecv"));
+        rig.answer_with(&invite, 200, "Session-Expires: 90\r\n", &sdp(4000, "sendrecv"));
         assert_eq!(rig.told(), ["ACK"]);
         ours(&mut rig, "INVITE");
     }
@@ -161,7 +199,7 @@ fn a_refresh_is_retried_after_glare() {
     }
     rig.wait(3.0);
     let update = rig.one();
-    rig.answer(&update, 200);
+    rig.answer_with(&update, 200, "Session-Expires: 90\r\n", "");
     ours(&mut rig, "UPDATE");
 }
 
@@ -184,7 +222,8 @@ fn only_one_reinvite_at_a_time() {
     let mut rig = Rig::trunk();
     let dialog = up(&mut rig, "uas", "Subject: none");
     rig.wait(44.0);
-    rig.pbx(&dialog.request("INVITE", 11).sdp(&sdp(4000, "sendrecv")));
+    let invite = dialog.request("INVITE", 11).sdp(&sdp(4000, "sendrecv"));
+    rig.pbx(&invite.line("Session-Expires: 90;refresher=uas").line(TIMER));
     assert_eq!(rig.told(), ["200"]);
     rig.command(Command::Direction { call: dialog.key, direction: Direction::SendOnly });
     assert_eq!(rig.told(), [""; 0]);
