@@ -120,9 +120,10 @@ impl App {
         info!(listen = address.map(tracing::field::display), pbxs, max_calls, "trunkless is up");
         let workers = Arc::new(Workers::start().context("cannot start the call threads")?);
         let starter = CallStarter { configs, stopped, records, workers };
-        tokio::spawn(switchboard.clone().start_calls(starter, incoming));
-        tokio::spawn(log_totals());
         let (broken, faults) = watch::channel(false);
+        let calls = switchboard.clone().start_calls(starter, incoming);
+        tokio::spawn(guarded(calls, broken.clone()));
+        tokio::spawn(log_totals());
         let sip = sip.map(|(endpoint, handle)| (handle, serve(endpoint.run(), &broken)));
         let ari = ari.into_iter().map(|(source, handle)| (handle, serve(source.run(), &broken)));
         let ari = ari.collect();
@@ -220,18 +221,21 @@ impl App {
     }
 }
 
-/// Runs a call source. It must not end by itself: if it does, `broken` becomes true.
+/// Starts a call source.
 fn serve(
     source: impl Future<Output = ()> + Send + 'static,
     broken: &watch::Sender<bool>,
 ) -> JoinHandle<()> {
-    let broken = broken.clone();
-    tokio::spawn(async move {
-        let _ = AssertUnwindSafe(source).catch_unwind().await;
+    tokio::spawn(guarded(source, broken.clone()))
+}
+
+/// Runs a part without which no call can be taken. If it panics, `broken` becomes true.
+async fn guarded(part: impl Future<Output = ()>, broken: watch::Sender<bool>) {
+    if AssertUnwindSafe(part).catch_unwind().await.is_err() {
         PANICS.add(1);
-        error!("internal error: a call source panicked; shutting down");
+        error!("internal error: a part that takes calls panicked; shutting down");
         broken.send_replace(true);
-    })
+    }
 }
 
 fn call_configs(plan: &Plan, recorder: Option<&Recorder>) -> CallConfigs {

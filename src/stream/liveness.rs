@@ -28,6 +28,12 @@ impl Liveness {
         (self.heard, self.pinged) = (now, None);
     }
 
+    /// Notes that this process stood still for `time`, in which an answer could not be read.
+    pub fn stood_still(&mut self, now: Instant, time: Duration) {
+        self.heard = now.min(self.heard + time);
+        self.pinged = self.pinged.map(|at| now.min(at + time));
+    }
+
     /// Returns when the next ping is due, or when the AI counts as dead.
     pub fn next_timeout(&self) -> Option<Instant> {
         if self.quiet.is_zero() {
@@ -91,6 +97,17 @@ mod tests {
         assert_eq!(run(QUIET, &[19_000, 38_000], 50), (vec![10_000, 29_000, 48_000], None));
         assert_eq!(run(QUIET, &[19_999], 29), (vec![10_000], None));
         assert_eq!(run(QUIET, &[20_001], 40), (vec![10_000], Some(20_000)));
+    }
+
+    #[test]
+    fn a_standstill_of_this_process_is_not_the_silence_of_the_ai() {
+        let t0 = start();
+        let mut life = Liveness::new(t0, QUIET);
+        assert!(life.takes_ping(t0 + QUIET));
+        let later = t0 + Duration::from_secs(60);
+        life.stood_still(later, Duration::from_secs(45));
+        assert!(!life.is_dead(later));
+        assert!(life.is_dead(later + Duration::from_secs(5)));
     }
 
     #[test]

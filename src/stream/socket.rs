@@ -164,6 +164,12 @@ impl AiSocket {
         self.liveness.is_dead(now).then_some(Closed::Unanswered)
     }
 
+    /// Notes that this process stood still for `time`, in which the AI may have been well.
+    pub fn stood_still(&mut self, now: Instant, time: Duration) {
+        self.progress = now.min(self.progress + time);
+        self.liveness.stood_still(now, time);
+    }
+
     /// Returns true if the kernel is to be asked when it accepts more data.
     pub fn wants_write(&self) -> bool {
         self.blocked

@@ -274,6 +274,7 @@ impl Running {
     pub fn stood_still(&mut self, now: Instant, time: Duration) {
         debug!(call = self.offer.id, "the process stood still for {time:?}");
         self.call.stood_still(now, time);
+        self.ai.iter_mut().for_each(|ai| ai.stood_still(now, time));
     }
 
     /// Handles a deadline.
