@@ -52,9 +52,9 @@ WORKDIR /var/lib/trunkless
 # trunkless shuts down gracefully: it takes no new calls, lets current ones end, and exits with 0
 STOPSIGNAL SIGTERM
 # Checks that the process works; `health --ready` would also check that calls can be taken. The
-# check needs [http] listen, which most files do not set, so a variable sets it here. A variable
-# overrides the file.
-ENV TRUNKLESS_HTTP__LISTEN=127.0.0.1:8071
+# check needs [http] listen, which most files do not set. This is its default in the image: the file
+# and TRUNKLESS_HTTP__LISTEN take precedence.
+ENV TRUNKLESS_HTTP_DEFAULT=127.0.0.1:8071
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
   CMD ["/trunkless", "health", "--config", "/etc/trunkless/trunkless.toml"]
 ENTRYPOINT ["/trunkless"]

@@ -78,6 +78,8 @@ const PURE: &[&str] = &[
     "record/settings.rs",
     "record/sidecar.rs",
     "record/wav.rs",
+    "config/check.rs",
+    "config/environment.rs",
     "config/plan.rs",
     "config/values.rs",
     "bench/delays.rs",

@@ -10,10 +10,10 @@ use tracing::{info, warn};
 
 use crate::app::App;
 use crate::cli::{EXIT_CONFIG, EXIT_REPLACED, Stop, environment};
+use crate::config::check::Findings;
 use crate::config::plan::Plan;
-use crate::config::recording::try_directory;
-use crate::config::resolve::resolve;
-use crate::config::{ConfigError, Source, load};
+use crate::config::recording::try_paths;
+use crate::config::{ConfigError, Report, Source, inspect};
 use crate::telemetry;
 
 /// How long to wait for the log to be written at the end.
@@ -24,33 +24,34 @@ pub struct RunArguments {
     /// Configuration file.
     #[arg(long, default_value = "trunkless.toml")]
     config: PathBuf,
-    /// Read and check the configuration, then exit.
+    /// Check the configuration, print all errors and warnings, and exit: 0 if it is valid, else 2.
+    /// Opens no sockets and creates no files.
     #[arg(long)]
     check: bool,
 }
 
 pub fn main(arguments: &RunArguments) -> ExitCode {
-    let plan = match read(arguments) {
-        Ok(plan) => plan,
+    let environment = environment();
+    let (plan, report) = match Source::read(&arguments.config) {
+        Ok(source) => inspect(&source, &environment),
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(EXIT_CONFIG);
         }
     };
     if arguments.check {
-        let directory = plan.recording.as_ref().map(|r| &*r.settings.directory);
-        if let Some(Err(why)) = directory.map(try_directory) {
-            eprintln!("{}: recording.directory: {why}", arguments.config.display());
-            return ExitCode::from(EXIT_CONFIG);
-        }
-        println!("{}: valid", arguments.config.display());
-        return ExitCode::SUCCESS;
+        return check(arguments, plan.as_ref(), report);
     }
+    let Some(plan) = plan else {
+        report.findings.errors.iter().for_each(|error| eprintln!("{error}"));
+        return ExitCode::from(EXIT_CONFIG);
+    };
     let log = &plan.settings.log;
     if let Err(error) = telemetry::init(&log.level, log.json) {
         eprintln!("{}: {error}", arguments.config.display());
         return ExitCode::from(EXIT_CONFIG);
     }
+    log_report(report);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -71,11 +72,43 @@ pub fn main(arguments: &RunArguments) -> ExitCode {
     }
 }
 
-fn read(arguments: &RunArguments) -> Result<Plan, ConfigError> {
-    let environment = environment();
-    let source = Source::read(&arguments.config)?;
-    let settings = load(&source, &environment)?;
-    resolve(&source, settings, &environment)
+/// Prints everything that is wrong with the configuration. Opens no socket and creates no file.
+fn check(arguments: &RunArguments, plan: Option<&Plan>, report: Report) -> ExitCode {
+    let Findings { mut errors, mut warnings } = report.findings;
+    let file = arguments.config.display().to_string();
+    if let Some(recording) = plan.and_then(|plan| plan.recording.as_ref()) {
+        let finding =
+            |key: &str, message| ConfigError { place: file.clone(), key: key.to_owned(), message };
+        let (directory, upload) = try_paths(recording);
+        errors.extend(directory.map(|why| finding("recording.directory", why)));
+        warnings.extend(upload.map(|why| finding("recording.upload.url", why)));
+    }
+    for line in report.overrides {
+        println!("note: {line}");
+    }
+    for warning in &warnings {
+        println!("warning: {warning}");
+    }
+    for error in &errors {
+        eprintln!("error: {error}");
+    }
+    if errors.is_empty() {
+        println!("{file}: valid");
+        return ExitCode::SUCCESS;
+    }
+    let (errors, warnings) = (errors.len(), warnings.len());
+    eprintln!("{file}: not valid: {errors} errors, {warnings} warnings");
+    ExitCode::from(EXIT_CONFIG)
+}
+
+/// Logs what the configuration's author should know.
+fn log_report(report: Report) {
+    for line in report.overrides {
+        info!("{line}");
+    }
+    for ConfigError { place, key, message } in report.findings.warnings {
+        warn!(place, key, "configuration: {message}");
+    }
 }
 
 /// Serves until SIGTERM or Ctrl-C; a second signal ends the remaining calls at once.

@@ -8,6 +8,7 @@ use secrecy::ExposeSecret;
 use crate::ari::client::AriPbx;
 use crate::ari::client::rest::Target;
 use crate::config::ConfigError;
+use crate::config::check::Findings;
 use crate::config::resolve::Resolver;
 use crate::config::schema::{MediaFormat, PbxAri};
 use crate::media::g711::Law;
@@ -54,58 +55,75 @@ impl Base {
 }
 
 impl Resolver<'_> {
-    pub(super) fn ari(&self, name: &str, ari: Option<&PbxAri>) -> Result<AriPbx, ConfigError> {
+    /// The address of Asterisk's HTTP server.
+    fn base(&self, key: &str, ari: &PbxAri) -> Result<Base, ConfigError> {
+        let url = ari.url.clone().unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
+        let why = "is not a URL of Asterisk's HTTP server, such as \"http://127.0.0.1:8088\"";
+        Base::parse(&url).ok_or_else(|| match url.contains('@') {
+            true => {
+                let why = format!("{why}; remove the user and password from it");
+                self.source.error(key, why)
+            }
+            false => self.source.error(key, format!("\"{url}\" {why}")),
+        })
+    }
+
+    pub(super) fn ari(
+        &self,
+        name: &str,
+        ari: Option<&PbxAri>,
+        findings: &mut Findings,
+    ) -> Option<AriPbx> {
         let key = |rest: &str| format!("pbx.{name}.ari.{rest}");
-        let wrong = |rest: &str, why: String| Err(self.source.error(&key(rest), why));
         let Some(ari) = ari else {
             let message = format!("mode = \"ari\" needs a table [pbx.{name}.ari]");
-            return Err(self.source.error(&format!("pbx.{name}.ari"), message));
+            findings.error(self.source.error(&format!("pbx.{name}.ari"), message));
+            return None;
         };
-        let url = ari.url.clone().unwrap_or_else(|| format!("http://127.0.0.1:{PORT}"));
-        let Some(base) = Base::parse(&url) else {
-            let why = "is not a URL of Asterisk's HTTP server, such as \"http://127.0.0.1:8088\"";
-            if url.contains('@') {
-                return wrong("url", format!("{why}; remove the user and password from it"));
-            }
-            return wrong("url", format!("\"{url}\" {why}"));
+        let base = findings.keep(self.base(&key("url"), ari));
+        let mut wrong = |rest: &str, why: String| {
+            findings.error(self.source.error(&key(rest), why));
         };
-        let Some(username) = ari.username.clone().filter(|u| !u.is_empty()) else {
-            return wrong("username", "is missing; set it to a user of ari.conf".to_owned());
-        };
-        let password = self.secret(
-            &key("password"),
+        let username = ari.username.clone().filter(|u| !u.is_empty());
+        if username.is_none() {
+            wrong("username", "is missing; set it to a user of ari.conf".to_owned());
+        } else if username.as_ref().is_some_and(|user| user.contains(':')) {
+            wrong("username", "must not contain a colon".to_owned());
+        }
+        let app = ari.app.clone().unwrap_or_else(|| APP.to_owned());
+        let good = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+        if app.is_empty() || app.len() > 64 || !app.bytes().all(good) {
+            let why = "is not a valid Stasis application name; use up to 64 letters, digits, _ - .";
+            wrong("app", format!("\"{app}\" {why}"));
+        }
+        if ari.max_media == Some(0) {
+            wrong("max_media", "must be at least 1".to_owned());
+        }
+        let variables = ari.variables.clone().unwrap_or_default();
+        if let Some(bad) = variables.iter().find(|v| v.is_empty() || v.contains(char::is_control)) {
+            wrong("variables", format!("{bad:?} is not a valid channel variable name"));
+        }
+        let password = self.password(
+            name,
+            "ari",
             [
                 &ari.password.as_ref().map(|p| p.expose_secret().to_owned()),
                 &ari.password_env,
                 &ari.password_file,
             ],
-        )?;
-        let Some(password) = password.filter(|p| !p.expose_secret().is_empty()) else {
-            let variable = format!("TRUNKLESS_PBX__{}__ARI__PASSWORD", name.to_uppercase());
-            let why = format!("set {variable}, password_env or password_file");
-            return wrong("password", format!("is missing; {why}"));
-        };
-        let app = ari.app.clone().unwrap_or_else(|| APP.to_owned());
-        let good = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
-        if app.is_empty() || app.len() > 64 || !app.bytes().all(good) {
-            let why = "is not a valid Stasis application name; use up to 64 letters, digits, _ - .";
-            return wrong("app", format!("\"{app}\" {why}"));
-        }
-        if ari.max_media == Some(0) {
-            return wrong("max_media", "must be at least 1".to_owned());
-        }
-        let variables = ari.variables.clone().unwrap_or_default();
-        if let Some(bad) = variables.iter().find(|v| v.is_empty() || v.contains(char::is_control)) {
-            return wrong("variables", format!("{bad:?} is not a valid channel variable name"));
-        }
+            findings,
+        );
+        let base = base?;
         let tls = match base.secure {
             false => None,
-            true => match tls::client_config(ari.ca_file.as_deref()) {
-                Ok(tls) => Some(Arc::new(tls)),
-                Err(error) => return wrong("ca_file", error.to_string()),
-            },
+            true => {
+                let tls = tls::client_config(ari.ca_file.as_deref());
+                let tls = tls.map_err(|e| self.source.error(&key("ca_file"), e.to_string()));
+                Some(Arc::new(findings.keep(tls)?))
+            }
         };
-        Ok(AriPbx {
+        let (username, password) = (username?, password?);
+        Some(AriPbx {
             name: name.to_owned(),
             target: Target {
                 base: base.text,

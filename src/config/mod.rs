@@ -2,10 +2,12 @@
 //!
 //! The file is first parsed on its own, because only the TOML parser reports line numbers. Then the
 //! crate `config` merges the file and the environment. [`schema`] defines the keys,
-//! [`values`] parses their values; [`resolve`] checks them and builds the [`plan`], the settings of
-//! each part of the program.
+//! [`values`] parses their values; [`check`] finds values that cannot work; [`resolve`] builds the
+//! [`plan`], the settings of each part of the program.
 
 mod ari;
+pub mod check;
+mod environment;
 pub mod plan;
 pub mod recording;
 pub mod resolve;
@@ -18,7 +20,13 @@ use std::path::Path;
 
 use config::{Config, Environment, File, FileFormat};
 
+use check::Findings;
+use environment::Variables;
+use plan::Plan;
 use schema::Settings;
+
+/// The most mistakes of the file that are reported at once.
+const MAX_ERRORS: usize = 50;
 
 /// Prefix of the environment variables.
 pub const ENV_PREFIX: &str = "TRUNKLESS";
@@ -98,20 +106,91 @@ pub fn load(
     source: &Source,
     environment: &HashMap<String, String>,
 ) -> Result<Settings, ConfigError> {
-    let from_file: Settings = toml::from_str(&source.text).map_err(|error| {
-        let at = error.span().map_or(0, |s| s.start);
-        source.error_at(at, error.message().trim().to_owned())
-    })?;
-    let prefix = format!("{ENV_PREFIX}_");
-    let ours: HashMap<String, String> = environment
-        .iter()
-        .filter(|(k, _)| k.starts_with(&prefix))
-        .map(|(k, v)| (k.clone(), v.clone()))
-        .collect();
-    if ours.is_empty() {
-        return Ok(from_file);
+    let mut findings = Findings::default();
+    match (load_all(source, environment, &mut findings), findings.errors.into_iter().next()) {
+        (Some(settings), None) => Ok(settings),
+        (_, error) => Err(error.unwrap_or_else(|| source.error("", "cannot be read"))),
     }
-    merge(source, &ours).map_err(|error| blame(source, &ours, error))
+}
+
+/// Reads everything and reports all that is wrong. There is no plan if there is an error.
+pub fn inspect(source: &Source, environment: &HashMap<String, String>) -> (Option<Plan>, Report) {
+    let mut findings = Findings::default();
+    let variables = Variables::new(source, environment);
+    findings.warnings.extend(variables.ignored.iter().cloned());
+    let settings = load_all(source, environment, &mut findings);
+    let resolved = |settings| resolve::resolve_all(source, settings, environment, &mut findings);
+    let plan = settings.and_then(resolved).filter(|_| findings.errors.is_empty());
+    (plan, Report { findings, overrides: variables.overrides(source) })
+}
+
+/// The result of [`inspect`].
+pub struct Report {
+    pub findings: Findings,
+    /// The variables that override a key of the file.
+    pub overrides: Vec<String>,
+}
+
+/// Parses the file and merges the environment into it. A value with an error is left out; there are
+/// no settings if that is not possible.
+fn load_all(
+    source: &Source,
+    environment: &HashMap<String, String>,
+    findings: &mut Findings,
+) -> Option<Settings> {
+    let (from_file, text) = parse_file(source, findings)?;
+    let variables = Variables::new(source, environment);
+    variables.misspelt.into_iter().for_each(|error| findings.error(error));
+    let mut ours = variables.keys;
+    if ours.is_empty() {
+        return Some(from_file);
+    }
+    let readable = Source { name: source.name.clone(), text };
+    while let Err(error) = merge(&readable, &ours) {
+        let error = blame(&readable, &ours, error);
+        let known = ours.remove(&error.key).is_some();
+        findings.error(error);
+        if !known || ours.is_empty() {
+            return Some(from_file);
+        }
+    }
+    merge(&readable, &ours).ok()
+}
+
+/// Parses the file. Tables and keys with an error are left out of the text that is returned.
+fn parse_file(source: &Source, findings: &mut Findings) -> Option<(Settings, String)> {
+    let mut text = source.text.clone();
+    for _ in 0..MAX_ERRORS {
+        let error: toml::de::Error = match toml::from_str(&text) {
+            Ok(settings) => return Some((settings, text)),
+            Err(error) => error,
+        };
+        let span = error.span().unwrap_or_default();
+        let found = source.error_at(span.start, error.message().trim().to_owned());
+        if findings.errors.contains(&found) {
+            return None;
+        }
+        findings.errors.push(found);
+        // after an error of syntax, the rest cannot be understood
+        text.parse::<toml::Table>().ok()?;
+        text = without(&text, span)?;
+        text.parse::<toml::Table>().ok()?;
+    }
+    None
+}
+
+/// The text with spaces in place of the lines at `span`, or of the whole table if its header is
+/// there. Everything else stays in its place.
+fn without(text: &str, span: std::ops::Range<usize>) -> Option<String> {
+    let start = text.get(..span.start)?.rfind('\n').map_or(0, |at| at + 1);
+    let line_end = |from: usize| text[from..].find('\n').map_or(text.len(), |at| from + at);
+    let end = match text[start..].trim_start().starts_with('[') {
+        true => text[start..].find("\n[").map_or(text.len(), |at| start + at),
+        false => line_end(span.end.max(start)),
+    };
+    let blank = |byte| if byte == b'\n' { '\n' } else { ' ' };
+    let blank: String = text.get(start..end)?.bytes().map(blank).collect();
+    Some(format!("{}{blank}{}", &text[..start], &text[end..]))
 }
 
 fn merge(source: &Source, environment: &HashMap<String, String>) -> Result<Settings, String> {

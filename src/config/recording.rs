@@ -16,7 +16,7 @@ use crate::config::schema::Settings;
 use crate::config::values::Span;
 use crate::record::layout::Layout;
 use crate::record::settings::RecordSettings;
-use crate::record::upload::{self, INSIDE, UploadSettings};
+use crate::record::upload::{self, INSIDE, UploadSettings, Uploader};
 use crate::record::wav::Encoding;
 use crate::record::webhook::Webhook;
 use crate::record::{When, notice};
@@ -161,6 +161,20 @@ impl Recording {
     }
 }
 
+/// Why a store's address cannot be used.
+fn endpoint_problem(endpoint: &str) -> Option<&'static str> {
+    let valid = reqwest::Url::parse(endpoint).ok().filter(|url| {
+        ["http", "https"].contains(&url.scheme()) && url.has_host() && url.port() != Some(0)
+    });
+    match valid {
+        None => Some("must be an http or https URL, such as \"http://host:9000\""),
+        Some(url) if !url.username().is_empty() || url.password().is_some() => {
+            Some("must not contain a user or password; set access_key_id and secret_access_key")
+        }
+        Some(_) => None,
+    }
+}
+
 impl Resolver<'_> {
     pub(super) fn recording(
         &self,
@@ -178,15 +192,6 @@ impl Resolver<'_> {
             }
             return Ok(None);
         };
-        if recording.keep_gb.is_some_and(|gb| gb.is_nan() || gb <= 0.0) {
-            return Err(error("keep_gb", "must be more than 0".to_owned()));
-        }
-        if recording.keep_free_percent > 90 {
-            return Err(error("keep_free_percent", "must be from 0 to 90".to_owned()));
-        }
-        if !recording.fsync.0.is_zero() && recording.fsync.0 < Duration::from_millis(100) {
-            return Err(error("fsync", "must be at least 100ms, or \"0s\" for never".to_owned()));
-        }
         if recording.upload.delete_after && recording.upload.url.is_none() {
             return Err(error(
                 "upload.delete_after",
@@ -194,6 +199,9 @@ impl Resolver<'_> {
             ));
         }
         let upload = self.upload(&recording.upload)?;
+        if let Some(Err(why)) = upload.as_ref().map(Uploader::new) {
+            return Err(error("upload.url", why.to_string()));
+        }
         let sample = recording.layout.0.path(Duration::ZERO, "pbx", "id");
         let inside = |u: &UploadSettings| upload::is_inside(&u.url, Path::new(directory), &sample);
         if let Some(upload) = upload.as_ref().filter(|upload| inside(upload)) {
@@ -235,14 +243,8 @@ impl Resolver<'_> {
             return Err(error("url", why));
         }
         let endpoint = keys.endpoint.clone().filter(|e| !e.is_empty());
-        if endpoint
-            .as_ref()
-            .is_some_and(|e| !e.starts_with("http://") && !e.starts_with("https://"))
-        {
-            return Err(error(
-                "endpoint",
-                "must be an http or https URL, such as \"http://host:9000\"".to_owned(),
-            ));
+        if let Some(why) = endpoint.as_deref().and_then(endpoint_problem) {
+            return Err(error("endpoint", why.to_owned()));
         }
         let secret = self.secret(
             "recording.upload.secret_access_key",
@@ -336,17 +338,36 @@ impl Resolver<'_> {
     }
 }
 
-/// Checks that this user could write recordings to the directory, or create it. Nothing is created.
-///
-/// # Errors
-/// Returns the reason if the directory cannot be used.
-pub fn try_directory(directory: &Path) -> Result<(), String> {
+/// Checks the paths of recordings, as far as that is possible without creating anything. Returns
+/// why the directory cannot be used, and why nothing can be uploaded yet.
+pub fn try_paths(plan: &RecordingPlan) -> (Option<String>, Option<String>) {
+    let directory = try_directory(&plan.settings.directory, plan.settings.require_mount).err();
+    let url = plan.upload.as_ref().map(|upload| upload.url.as_str());
+    let folder = url.and_then(|url| url.strip_prefix("file://")).map(Path::new);
+    let folder = folder.filter(|folder| !folder.is_dir());
+    let upload = folder.map(|folder| format!("{}: no such folder; create it", folder.display()));
+    (directory, upload)
+}
+
+/// Checks that this user could write recordings to the directory, or create it in its parent.
+fn try_directory(directory: &Path, require_mount: bool) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt;
+
     use rustix::fs::{Access, access};
-    let there = directory.ancestors().find(|a| a.exists()).unwrap_or(Path::new("."));
-    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    let there = if directory.exists() { directory } else { parent };
+    let name = there.display();
+    if !there.exists() {
+        return Err(format!("{name} does not exist; create it, or mount its disk"));
+    }
     if !there.is_dir() {
-        return Err(format!("{} is not a directory", there.display()));
+        return Err(format!("{name} is not a directory"));
+    }
+    let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev());
+    if require_mount && device(there).ok() == device(Path::new("/")).ok() {
+        return Err(format!("{name} is on the filesystem of /; mount its disk (require_mount)"));
     }
     access(there, Access::WRITE_OK | Access::EXEC_OK)
-        .map_err(|e| format!("cannot write to {}: {e}", there.display()))
+        .map_err(|e| format!("cannot write to {name}: {e}; change its owner"))
 }

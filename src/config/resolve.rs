@@ -2,16 +2,19 @@
 //! refuses contradictions. Owns the reading of secrets and announcements from files.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::ari::client::AriPbx;
+use crate::ari::rtp_range::RtpRange;
 use crate::call::AnswerWhen;
 use crate::call::departure::Departure;
+use crate::config::check::{self, Findings};
 use crate::config::plan::{AiPlan, Plan, SipPbx};
-use crate::config::schema::{Ai, Answer, Mode, OnAi, Pbx, PbxSip, Settings, TransportWord};
+use crate::config::schema::{Ai, Answer, Mode, OnAi, PbxSip, Settings, TransportWord};
 use crate::config::values::{HostPort, Span};
 use crate::config::{ConfigError, ENV_PREFIX, Source};
 use crate::record::wav;
@@ -22,6 +25,8 @@ use crate::stream::connect::{Target, TargetError, TargetOptions};
 use crate::stream::dialect::sid;
 use crate::tls::TlsError;
 
+/// Asterisk's settings of RTP, unless `rtp_conf` names another file.
+const RTP_CONF: &str = "/etc/asterisk/rtp.conf";
 /// The longest prebuffer. Callers who hear nothing for longer hang up.
 const MAX_PREBUFFER: Duration = Duration::from_secs(2);
 
@@ -34,57 +39,124 @@ pub fn resolve(
     settings: Settings,
     environment: &HashMap<String, String>,
 ) -> Result<Plan, ConfigError> {
-    resolve_all(source, settings, environment).map_err(|error| {
-        // if the value comes from a variable, name that instead of a line in the file
-        let name = format!("{ENV_PREFIX}_{}", error.key.to_uppercase().replace('.', "__"));
-        match environment.contains_key(&name) {
-            true => ConfigError { place: "the environment".to_owned(), key: name, ..error },
-            false => error,
+    let mut findings = Findings::default();
+    match (resolve_all(source, settings, environment, &mut findings), findings.errors.pop()) {
+        (Some(plan), None) => Ok(plan),
+        (_, last) => {
+            let first = findings.errors.into_iter().next();
+            Err(first.or(last).unwrap_or_else(|| source.error("", "cannot be used")))
         }
-    })
+    }
 }
 
-fn resolve_all(
+/// Same as [`resolve`], but reports everything that is wrong. There is no plan if a part of it is
+/// missing.
+pub(super) fn resolve_all(
     source: &Source,
     settings: Settings,
     environment: &HashMap<String, String>,
-) -> Result<Plan, ConfigError> {
-    // tracing takes an unknown word for a target, and would then log nothing at all
-    let level = &settings.log.level;
-    if !LEVELS.contains(&level.as_str()) && !level.contains('=') {
-        let message = format!("\"{level}\" is not one of: {}", LEVELS.join(", "));
-        return Err(source.error("log.level", message));
-    }
+    findings: &mut Findings,
+) -> Option<Plan> {
+    let before = (findings.errors.len(), findings.warnings.len());
+    let plan = build(source, settings, environment, findings);
+    let errors = findings.errors[before.0..].iter_mut();
+    errors.chain(&mut findings.warnings[before.1..]).for_each(|found| {
+        // if the value comes from a variable, name that instead of a line in the file
+        let name = format!("{ENV_PREFIX}_{}", found.key.to_uppercase().replace('.', "__"));
+        if environment.contains_key(&name) {
+            "the environment".clone_into(&mut found.place);
+            found.key = name;
+        }
+    });
+    plan
+}
+
+fn build(
+    source: &Source,
+    settings: Settings,
+    environment: &HashMap<String, String>,
+    findings: &mut Findings,
+) -> Option<Plan> {
+    findings.keep(level(source, &settings.log.level));
     if settings.pbx.is_empty() {
         let example = "add a table such as [pbx.main] with mode = \"sip\" or \"ari\"";
-        return Err(source.error("pbx", format!("no PBX is configured; {example}")));
+        findings.error(source.error("pbx", format!("no PBX is configured; {example}")));
     }
     if settings.calls.max == 0 {
-        return Err(source.error("calls.max", "must be at least 1"));
+        findings.error(source.error("calls.max", "must be at least 1"));
     }
     if settings.media.playout_prebuffer.0 > MAX_PREBUFFER {
-        return Err(source.error("media.playout_prebuffer", "must be at most 2s"));
+        findings.error(source.error("media.playout_prebuffer", "must be at most 2s"));
     }
     let resolver = Resolver { source, environment };
     let (mut sip, mut ari, mut record) = (Vec::new(), Vec::new(), BTreeMap::new());
     for (name, pbx) in &settings.pbx {
-        let ai = resolver.ai(&name.0, &settings.ai, &pbx.ai)?;
-        if let Some(plan) = resolver.record_plan(&name.0, &settings.recording, &pbx.recording)? {
+        let ai = findings.keep(resolver.ai(&name.0, &settings.ai, &pbx.ai));
+        let plan = resolver.record_plan(&name.0, &settings.recording, &pbx.recording);
+        if let Some(plan) = findings.keep(plan).flatten() {
             record.insert(name.0.clone(), plan);
         }
         match pbx.mode {
-            Mode::Sip => sip.push(resolver.sip(&name.0, pbx, ai)?),
-            Mode::Ari => ari.push((resolver.ari(&name.0, pbx.ari.as_ref())?, ai)),
+            Mode::Sip => {
+                let account = resolver.sip(&name.0, pbx.sip.as_ref(), findings);
+                let port_probe = pbx.sip.as_ref().and_then(|sip| sip.port_probe).unwrap_or(true);
+                if let (Some(ai), Some((account, hosts))) = (ai, account) {
+                    sip.push(SipPbx { account, hosts, port_probe, ai });
+                }
+            }
+            Mode::Ari => {
+                let pbx = resolver.ari(&name.0, pbx.ari.as_ref(), findings);
+                ari.extend(pbx.zip(ai));
+            }
         }
     }
     if let Some(name) = twice(&ari) {
         let message = "another PBX has the same url and app; give each PBX its own app";
-        return Err(source.error(&format!("pbx.{name}.ari"), message));
+        findings.error(source.error(&format!("pbx.{name}.ari"), message));
     }
     let prompt = settings.calls.prompt.as_deref();
-    let prompt = prompt.map(|path| resolver.audio("calls.prompt", path)).transpose()?;
-    let recording = resolver.recording(&settings)?;
-    Ok(Plan { settings, sip, ari, prompt, recording, record })
+    let prompt = prompt.map(|path| resolver.audio("calls.prompt", path)).transpose();
+    let prompt = findings.keep(prompt);
+    let recording = findings.keep(resolver.recording(&settings));
+    check::settings(source, &settings, findings);
+    let rtp_confs = ari.iter().map(|(pbx, _)| pbx.rtp_conf.clone()).collect();
+    asterisk_ports(source, &settings, rtp_confs, findings);
+    Some(Plan { settings, sip, ari, prompt: prompt?, recording: recording?, record })
+}
+
+/// Checks the filter of the log.
+fn level(source: &Source, level: &str) -> Result<(), ConfigError> {
+    // tracing takes an unknown word for a target, and would then log nothing at all
+    if !level.contains('=') && !LEVELS.contains(&level) {
+        let message = format!("\"{level}\" is not one of: {}", LEVELS.join(", "));
+        return Err(source.error("log.level", message));
+    }
+    let filter = tracing_subscriber::EnvFilter::try_new(level);
+    filter.map(drop).map_err(|why| source.error("log.level", format!("\"{level}\": {why}")))
+}
+
+/// Warns if our RTP ports are among those of an Asterisk on this host.
+fn asterisk_ports(
+    source: &Source,
+    settings: &Settings,
+    mut files: Vec<Option<PathBuf>>,
+    findings: &mut Findings,
+) {
+    if files.is_empty() {
+        files.push(None); // in SIP mode, Asterisk may be on this host as well
+    }
+    let ours = settings.media.ports;
+    for file in files {
+        let file = file.unwrap_or_else(|| RTP_CONF.into());
+        let range = std::fs::read_to_string(&file).ok().and_then(|text| RtpRange::parse(&text));
+        let overlaps = |range: &RtpRange| ours.first <= range.last && range.first <= ours.last;
+        if let Some(RtpRange { first, last }) = range.filter(overlaps) {
+            let file = file.display();
+            let why = format!("overlaps Asterisk's range {first}-{last} ({file}); move one");
+            findings.warnings.push(source.error("media.ports", why));
+            return;
+        }
+    }
 }
 
 /// Returns a PBX with the same application as an earlier one, if there is any. The two would keep
@@ -124,20 +196,18 @@ pub(super) struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    fn sip(&self, name: &str, pbx: &Pbx, ai: AiPlan) -> Result<SipPbx, ConfigError> {
-        let Some(sip) = &pbx.sip else {
-            let message = format!("mode = \"sip\" needs a table [pbx.{name}.sip]");
-            return Err(self.source.error(&format!("pbx.{name}.sip"), message));
-        };
-        let (account, hosts) = self.account(name, sip)?;
-        Ok(SipPbx { account, hosts, port_probe: sip.port_probe.unwrap_or(true), ai })
-    }
-
-    fn account(
+    /// The account of a PBX in SIP mode, and the PBX's hosts.
+    fn sip(
         &self,
         name: &str,
-        sip: &PbxSip,
-    ) -> Result<(AccountConfig, Vec<HostPort>), ConfigError> {
+        sip: Option<&PbxSip>,
+        findings: &mut Findings,
+    ) -> Option<(AccountConfig, Vec<HostPort>)> {
+        let Some(sip) = sip else {
+            let message = format!("mode = \"sip\" needs a table [pbx.{name}.sip]");
+            findings.error(self.source.error(&format!("pbx.{name}.sip"), message));
+            return None;
+        };
         let key = |rest: &str| format!("pbx.{name}.sip.{rest}");
         let missing =
             |rest: &str, why: &str| self.source.error(&key(rest), format!("is missing; {why}"));
@@ -157,38 +227,33 @@ impl Resolver<'_> {
         if sip.register == Some(false) {
             if peers.is_empty() {
                 let why = "with register = false, list the PBX's addresses here";
-                return Err(missing("peers", why));
+                findings.error(missing("peers", why));
+                return None;
             }
-            return Ok((base, peers));
+            return Some((base, peers));
         }
-        let Some(registrar) = &sip.registrar else {
-            return Err(missing("registrar", "set the PBX's address, such as \"192.0.2.1:5060\""));
-        };
-        let Some(username) = &sip.username else {
-            return Err(missing("username", "set the extension to register as"));
-        };
-        let password = self.secret(
-            &key("password"),
+        let registrar = sip.registrar.as_ref().ok_or_else(|| {
+            missing("registrar", "set the PBX's address, such as \"192.0.2.1:5060\"")
+        });
+        let username = sip.username.as_ref();
+        let username =
+            username.ok_or_else(|| missing("username", "set the extension to register as"));
+        let (registrar, username) = (findings.keep(registrar), findings.keep(username));
+        let password = self.password(
+            name,
+            "sip",
             [
                 &sip.password.as_ref().map(|p| p.expose_secret().to_owned()),
                 &sip.password_env,
                 &sip.password_file,
             ],
-        )?;
-        let Some(password) = password else {
-            let variable = format!("TRUNKLESS_PBX__{}__SIP__PASSWORD", name.to_uppercase());
-            let why = format!("set {variable}, password_env or password_file");
-            return Err(missing("password", &why));
-        };
-        if password.expose_secret().is_empty() {
-            return Err(self
-                .source
-                .error(&key("password"), "is empty; set the password of the extension"));
-        }
+            findings,
+        );
         let expires = sip.expires.map_or(Duration::from_secs(120), |s| s.0);
         if expires.as_secs() < 10 {
-            return Err(self.source.error(&key("expires"), "must be at least 10s"));
+            findings.error(self.source.error(&key("expires"), "must be at least 10s"));
         }
+        let (registrar, username, password) = (registrar?, username?, password?);
         let parameter = if transport == Transport::Tcp { ";transport=tcp" } else { "" };
         let registration = registration::Settings {
             registrar_uri: format!("sip:{registrar}{parameter}"),
@@ -199,7 +264,33 @@ impl Resolver<'_> {
             keepalive: sip.keepalive.map_or(Duration::from_secs(2), |s| s.0),
         };
         let hosts = [vec![registrar.clone()], peers].concat();
-        Ok((AccountConfig { registration: Some(registration), ..base }, hosts))
+        Some((AccountConfig { registration: Some(registration), ..base }, hosts))
+    }
+
+    /// The password of a PBX.
+    pub(super) fn password(
+        &self,
+        name: &str,
+        mode: &str,
+        forms: [&Option<String>; 3],
+        findings: &mut Findings,
+    ) -> Option<SecretString> {
+        let key = format!("pbx.{name}.{mode}.password");
+        let Some(password) = findings.keep(self.secret(&key, forms))? else {
+            let variable = format!("{ENV_PREFIX}_{}", key.to_uppercase().replace('.', "__"));
+            let why = format!("is missing; set {variable}, password_env or password_file");
+            findings.error(self.source.error(&key, why));
+            return None;
+        };
+        if password.expose_secret().is_empty() {
+            let why = "is empty; set the password of the extension, or of the user in ari.conf";
+            findings.error(self.source.error(&key, why));
+        }
+        if check::is_placeholder(password.expose_secret()) {
+            let why = "is the placeholder of the samples; choose one, here and in the PBX";
+            findings.warnings.push(self.source.error(&key, why));
+        }
+        Some(password)
     }
 
     /// Combines `[pbx.NAME.ai]` with `[ai]`: the PBX's own keys take precedence, and tables are

@@ -51,8 +51,11 @@ pub struct Target {
 
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    #[error("\"{0}\" is not a ws:// or wss:// URL")]
+    #[error("\"{0}\" is not a ws:// or wss:// URL with a host, such as \"ws://127.0.0.1:8080\"")]
     Url(String),
+    /// The URL is not printed, because it contains a password.
+    #[error("contains a user or password; remove it, and set Authorization in headers instead")]
+    Credentials,
     #[error("\"{0}\" is not a valid header name or value")]
     Header(String),
     #[error("\"{0}\" is not a valid TLS server name")]
@@ -107,6 +110,10 @@ impl Target {
     /// Returns a [`TargetError`] for the part of the configuration that is invalid.
     pub fn new(url: &str, options: &TargetOptions) -> Result<Target, TargetError> {
         let bad_url = || TargetError::Url(url.to_owned());
+        let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+        if authority.split(['/', '?', '#']).next().is_some_and(|part| part.contains('@')) {
+            return Err(TargetError::Credentials);
+        }
         let uri: Uri = url.parse().map_err(|_| bad_url())?;
         let secure = match uri.scheme_str() {
             Some("ws") => false,
@@ -116,6 +123,9 @@ impl Target {
         let host = uri.host().filter(|h| !h.is_empty()).ok_or_else(bad_url)?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        if port == 0 {
+            return Err(bad_url());
+        }
         let request = request(url, options)?;
         let tls = match secure {
             false => None,

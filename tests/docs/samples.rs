@@ -178,3 +178,19 @@ fn configurations_are_valid() {
     assert!(count > 1, "{count} samples");
     report(&format!("not a configuration (```{OTHER} marks other files)"), &found);
 }
+
+/// Calls depend on the service being there, so systemd must never give up restarting it.
+#[test]
+fn units_restart_the_service_for_good() {
+    let (mut found, mut count) = (Vec::new(), 0);
+    for (place, text) in blocks(&["ini"]).into_iter().filter(|(_, t)| t.contains("[Service]")) {
+        count += 1;
+        for line in ["StartLimitIntervalSec=0", "Restart=always", "RestartSec="] {
+            if !text.contains(line) {
+                found.push(format!("{place}: {line} is missing"));
+            }
+        }
+    }
+    assert!(count > 0, "no unit");
+    report("a unit that gives up", &found);
+}

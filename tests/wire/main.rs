@@ -22,6 +22,7 @@ mod acknowledged;
 mod answer;
 mod ari;
 mod audio;
+mod configuration;
 mod demo;
 mod dtmf;
 mod ends;
