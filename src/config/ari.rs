@@ -96,9 +96,6 @@ impl Resolver<'_> {
             let why = "is not a valid Stasis application name; use up to 64 letters, digits, _ - .";
             wrong("app", format!("\"{app}\" {why}"));
         }
-        if ari.max_media == Some(0) {
-            wrong("max_media", "must be at least 1".to_owned());
-        }
         let variables = ari.variables.clone().unwrap_or_default();
         if let Some(bad) = variables.iter().find(|v| v.is_empty() || v.contains(char::is_control)) {
             wrong("variables", format!("{bad:?} is not a valid channel variable name"));

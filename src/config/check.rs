@@ -259,6 +259,9 @@ impl Check<'_> {
         let keys = [("rtp_conf", &ari.rtp_conf), ("ca_file", &ari.ca_file), ("url", &ari.url)];
         self.not_empty(table, &keys);
         self.advertised(&format!("{table}.advertised"), ari.advertised);
+        if ari.max_media == Some(0) {
+            self.error(&format!("{table}.max_media"), "must be at least 1");
+        }
         if ari.max_media.is_some_and(|most| most > settings.calls.max) {
             let why = "is more than [calls] max, which applies; lower one or raise the other";
             self.warn(&format!("{table}.max_media"), why);
