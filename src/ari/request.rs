@@ -59,7 +59,7 @@ pub enum RestRequest {
     },
     Channels,
     Bridges,
-    /// Reads the time when the PBX started.
+    /// Reads the identity of the PBX and the time when it started.
     Info,
     EventFilter {
         app: String,
@@ -163,6 +163,25 @@ impl Outcome {
         Some(value.value)
     }
 
+    /// Identifies the PBX, from the response to [`RestRequest::Info`]. Two on one host may have the
+    /// same entity id, because it is made of the network card's address. The second in which the PBX
+    /// started distinguishes them; the whole time would change with the time zone.
+    pub fn identity(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct System {
+            entity_id: String,
+        }
+        #[derive(Deserialize)]
+        struct Info {
+            system: System,
+        }
+        let info: Info = self.is_success().then(|| serde_json::from_str(self.body()).ok())??;
+        let id = info.system.entity_id;
+        let started = self.startup_time().unwrap_or_default();
+        let second = started.split(':').nth(2).and_then(|rest| rest.split(['+', '-', 'Z']).next());
+        (!id.is_empty()).then(|| format!("{id} {}", second.unwrap_or_default()))
+    }
+
     /// The response to [`RestRequest::Info`].
     pub fn startup_time(&self) -> Option<String> {
         #[derive(Deserialize)]
@@ -264,9 +283,11 @@ impl RestRequest {
             RestRequest::Channel { channel: id } => (Method::Get, channel(id, ""), vec![]),
             RestRequest::Channels => (Method::Get, "/channels".to_owned(), vec![]),
             RestRequest::Bridges => (Method::Get, "/bridges".to_owned(), vec![]),
-            RestRequest::Info => {
-                (Method::Get, "/asterisk/info".to_owned(), vec![("only", "status".to_owned())])
-            }
+            RestRequest::Info => (
+                Method::Get,
+                "/asterisk/info".to_owned(),
+                vec![("only", "system,status".to_owned())],
+            ),
             RestRequest::EventFilter { app } => {
                 (Method::Put, of("applications", app, "/eventFilter"), vec![])
             }
@@ -345,6 +366,15 @@ mod tests {
     fn responses_are_parsed() {
         let info = r#"{"status":{"startup_time":"2026-11-23T14:55:32.678+0000"}}"#;
         assert_eq!(ok(info).startup_time().as_deref(), Some("2026-11-23T14:55:32.678+0000"));
+        assert_eq!(ok(info).identity(), None);
+        let at = |time| {
+            let system = r#""system":{"version":"22","entity_id":"02:42:ac:11:00:02"}"#;
+            ok(&format!("{{{system},\"status\":{{\"startup_time\":\"{time}\"}}}}")).identity()
+        };
+        let same = Some("02:42:ac:11:00:02 32.678".to_owned());
+        assert_eq!(at("2026-11-23T14:55:32.678+0000"), same);
+        assert_eq!(at("2026-11-23T09:55:32.678-0500"), same, "in another time zone");
+        assert_eq!(at(""), Some("02:42:ac:11:00:02 ".to_owned()));
         assert_eq!(ok(r#"{"value":"DEMO"}"#).value().as_deref(), Some("DEMO"));
         assert_eq!(ok(r#"[{"id":"b","channels":["x"]}]"#).bridges().unwrap()[0].id, "b");
         assert_eq!(ok("nonsense").channels(), None);

@@ -14,24 +14,28 @@ const BUILT_IN: RtpRange = RtpRange { first: 5000, last: 31_000 };
 
 impl RtpRange {
     /// Parses `rtpstart` and `rtpend` in the text of rtp.conf. Returns `None` if they are not a
-    /// valid range.
+    /// valid range. If a key occurs more than once, the narrowest range counts, because which value
+    /// Asterisk takes depends on the section and its templates.
     pub fn parse(text: &str) -> Option<RtpRange> {
-        let mut range = BUILT_IN;
+        let (mut first, mut last) = (None, None);
         let mut general = false;
         for line in text.lines() {
             let line = line.split(';').next().unwrap_or_default().trim();
-            if line.starts_with('[') {
-                general = line.starts_with("[general]");
+            if let Some((name, after)) = line.strip_prefix('[').and_then(|l| l.split_once(']')) {
+                // a template may belong to [general]
+                general = name.eq_ignore_ascii_case("general") || after.contains('!');
             }
             let Some((name, value)) = line.split_once('=').filter(|_| general) else { continue };
             let port = value.trim_start_matches('>').trim().parse::<u16>();
-            match name.trim() {
-                "rtpstart" => range.first = port.ok()?,
-                "rtpend" => range.last = port.ok()?,
+            match name.trim().to_ascii_lowercase().as_str() {
+                "rtpstart" => first = first.max(Some(port.ok()?)),
+                "rtpend" => last = Some(port.ok()?.min(last.unwrap_or(u16::MAX))),
                 _ => {}
             }
         }
-        (range.first < range.last).then_some(range)
+        let first = first.unwrap_or(BUILT_IN.first);
+        let last = last.unwrap_or(BUILT_IN.last);
+        (first < last).then_some(RtpRange { first, last })
     }
 
     /// Number of streams in the range.

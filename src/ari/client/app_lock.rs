@@ -12,21 +12,27 @@ const MAX_NAME: usize = 100;
 /// process dies.
 #[derive(Debug)]
 pub struct AppLock {
-    _listener: UnixListener,
+    pbx: String,
+    /// `None` where abstract sockets are unavailable.
+    _listener: Option<UnixListener>,
 }
 
 impl AppLock {
     /// Returns `None` while another process on this host holds the lock. Where abstract sockets
-    /// are unavailable, every process gets the lock.
-    pub fn take(base: &str, app: &str) -> Option<Option<AppLock>> {
-        let name = format!("trunkless {app} {base}");
+    /// are unavailable, every process gets the lock. `pbx` identifies the PBX, whatever address
+    /// it was reached at.
+    pub fn take(pbx: &str, app: &str) -> Option<AppLock> {
+        let name = format!("trunkless {app} {pbx}");
         let name = &name.as_bytes()[..name.len().min(MAX_NAME)];
         let bound = SocketAddr::from_abstract_name(name).and_then(|a| UnixListener::bind_addr(&a));
         match bound {
-            Ok(listener) => Some(Some(AppLock { _listener: listener })),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => None,
-            Err(_) => Some(None),
+            bound => Some(AppLock { pbx: pbx.to_owned(), _listener: bound.ok() }),
         }
+    }
+
+    pub fn is_for(&self, pbx: &str) -> bool {
+        self.pbx == pbx
     }
 }
 

@@ -7,16 +7,18 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use secrecy::ExposeSecret;
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
+use crate::ari::client::app_lock::AppLock;
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::request::{Outcome, RestRequest, encoded};
 
@@ -26,6 +28,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 /// Time limit for each step of opening the socket.
 const OPEN_LIMIT: Duration = Duration::from_secs(3);
+/// The next address is tried after this time without an answer.
+const STAGGER: Duration = Duration::from_millis(250);
+/// Maximum number of addresses tried.
+const MAX_ADDRESSES: usize = 8;
 /// A socket lost sooner than this counts as a failed attempt to open one.
 const MIN_LIFETIME: Duration = Duration::from_secs(5);
 /// Time limit for closing the socket.
@@ -93,32 +99,108 @@ pub struct Link {
     opened: Instant,
     /// Address of the PBX.
     pub pbx: IpAddr,
+    /// Sends requests to the same address.
+    pub rest: Rest,
+    /// Keeps other processes from the application.
+    pub lock: Arc<AppLock>,
 }
 
-/// Resolves the PBX's address and opens its events socket. With `probe`, first creates and deletes
-/// a bridge with this id, to check that commands are allowed before any caller depends on it.
-pub fn open(
-    target: Target,
-    rest: Rest,
-    app: String,
-    probe: Option<String>,
-) -> BoxFuture<'static, Result<Box<Link>, LinkError>> {
+/// The parameters of an attempt to open the events socket.
+pub struct Opening {
+    pub target: Target,
+    pub rest: Rest,
+    pub app: String,
+    /// If set, a bridge with this id is first created and deleted, to check that commands are
+    /// allowed before any caller depends on it.
+    pub probe: Option<String>,
+    /// The lock that we hold already.
+    pub lock: Option<Arc<AppLock>>,
+}
+
+/// Resolves the PBX's name and opens its events socket, at the first of its addresses that works.
+pub fn open(opening: Opening) -> BoxFuture<'static, Result<Box<Link>, LinkError>> {
     async move {
+        let Target { host, port, .. } = &opening.target;
         let away = |why: String| LinkError::Away(why);
-        let found = timeout(OPEN_LIMIT, lookup_host((target.host.as_str(), target.port))).await;
-        let found = found.map_err(|_| away(format!("{}: DNS lookup timed out", target.host)))?;
-        let found = found.map_err(|e| away(format!("{}: {e}", target.host)))?;
-        let addresses: Vec<SocketAddr> = found.collect();
-        if let Some(id) = probe {
-            check(&target, &rest, id).await?;
+        let found = timeout(OPEN_LIMIT, lookup_host((host.as_str(), *port))).await;
+        let found = found.map_err(|_| away(format!("{host}: DNS lookup timed out")))?;
+        let found = found.map_err(|e| away(format!("{host}: {e}")))?;
+        let mut addresses: Vec<SocketAddr> = found.take(MAX_ADDRESSES).collect();
+        // the address that worked before comes first
+        addresses.sort_by_key(|address| Some(*address) != opening.rest.address());
+        let mut error = away("no address in the DNS".to_owned());
+        while !addresses.is_empty() {
+            let (stream, address) = connect(&addresses).await.map_err(away)?;
+            match opening.at(stream, address).await {
+                Err(why @ LinkError::Away(_)) => error = why,
+                result => return result,
+            }
+            addresses.retain(|other| *other != address);
         }
-        let attempt = socket(&target, &addresses, &app);
-        let timed_out = || away(format!("no answer within {OPEN_LIMIT:?}"));
-        let (socket, pbx) = timeout(OPEN_LIMIT, attempt).await.map_err(|_| timed_out())??;
-        let now = Instant::now();
-        Ok(Box::new(Link { socket, heard: now, next_ping: now + PING_INTERVAL, opened: now, pbx }))
+        Err(error)
     }
     .boxed()
+}
+
+/// Connects to the first address that accepts. Each has its own time limit, and the next one is
+/// tried soon: a broken route drops packets without an answer.
+async fn connect(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), String> {
+    let mut attempts: FuturesUnordered<_> = (0..)
+        .zip(addresses)
+        .map(|(n, address)| async move {
+            sleep(STAGGER * n).await;
+            let stream = match timeout(OPEN_LIMIT, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => Ok((stream, *address)),
+                Ok(Err(why)) => Err(format!("{address}: {why}")),
+                Err(_) => Err(format!("{address}: no answer within {OPEN_LIMIT:?}")),
+            };
+            (n, stream)
+        })
+        .collect();
+    let mut failed = Vec::new();
+    while let Some((n, stream)) = attempts.next().await {
+        match stream {
+            Ok(open) => return Ok(open),
+            Err(why) => failed.push((n, why)),
+        }
+    }
+    // in the order of the addresses, so that the log line does not change from attempt to attempt
+    failed.sort();
+    Err(failed.into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; "))
+}
+
+impl Opening {
+    async fn at(&self, stream: TcpStream, address: SocketAddr) -> Result<Box<Link>, LinkError> {
+        let rest = self.rest.at(address).map_err(|why| LinkError::Away(why.to_string()))?;
+        let lock = self.lock(&rest).await?;
+        if let Some(id) = &self.probe {
+            check(&self.target, &rest, id.clone()).await?;
+        }
+        let handshake = timeout(OPEN_LIMIT, socket(&self.target, stream, &self.app)).await;
+        let late = |_| LinkError::Away(format!("{address}: no answer within {OPEN_LIMIT:?}"));
+        let socket = handshake.map_err(late)??;
+        let now = Instant::now();
+        let next_ping = now + PING_INTERVAL;
+        let pbx = address.ip().to_canonical();
+        Ok(Box::new(Link { socket, heard: now, next_ping, opened: now, pbx, rest, lock }))
+    }
+
+    /// Takes the application's lock on this PBX, unless we hold it.
+    async fn lock(&self, rest: &Rest) -> Result<Arc<AppLock>, LinkError> {
+        let base = &self.target.base;
+        let outcome = rest.run(&RestRequest::Info).await;
+        match &outcome {
+            Outcome::Answered { status: 401, .. } => return Err(refusal(&self.target, 401)),
+            Outcome::Answered { .. } => {}
+            other => return Err(LinkError::Away(format!("{base}: {}", other.text()))),
+        }
+        let pbx = outcome.identity().unwrap_or_else(|| base.clone());
+        if let Some(held) = self.lock.as_ref().filter(|held| held.is_for(&pbx)) {
+            return Ok(held.clone());
+        }
+        let taken = AppLock::take(&pbx, &self.app).map(Arc::new);
+        taken.ok_or_else(|| LinkError::Held(self.app.clone()))
+    }
 }
 
 /// The error for an HTTP status other than success.
@@ -148,23 +230,8 @@ async fn check(target: &Target, rest: &Rest, id: String) -> Result<(), LinkError
     Ok(())
 }
 
-async fn socket(
-    target: &Target,
-    addresses: &[SocketAddr],
-    app: &str,
-) -> Result<(Socket, IpAddr), LinkError> {
+async fn socket(target: &Target, stream: TcpStream, app: &str) -> Result<Socket, LinkError> {
     let away = |why: String| LinkError::Away(why);
-    let mut stream = Err(away("no address in the DNS".to_owned()));
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(open) => {
-                stream = Ok((open, address.ip()));
-                break;
-            }
-            Err(why) => stream = Err(away(format!("{address}: {why}"))),
-        }
-    }
-    let (stream, pbx) = stream?;
     // the socket works without this option too
     let _ = stream.set_nodelay(true);
     let url = format!(
@@ -188,7 +255,7 @@ async fn socket(
         None => Connector::Plain,
     };
     match client_async_tls_with_config(request, stream, Some(config), Some(connector)).await {
-        Ok((socket, _)) => Ok((socket, pbx.to_canonical())),
+        Ok((socket, _)) => Ok(socket),
         Err(tungstenite::Error::Http(response)) => Err(refusal(target, response.status().as_u16())),
         Err(error) => Err(away(error.to_string())),
     }
@@ -264,5 +331,35 @@ mod tests {
         assert!(LinkError::pause(Some(&away), 9, 0) >= MAX_PAUSE / 2);
         let password = LinkError::Password("x".into());
         assert_eq!(pause(Some(&password), 3), REFUSED_PAUSE);
+    }
+    /// An address that drops SYNs: its queue of new connections is full.
+    fn silent() -> (socket2::Socket, Vec<std::net::TcpStream>, SocketAddr) {
+        use socket2::{Domain, Socket, Type};
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let fill = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200));
+        let queued = std::iter::from_fn(|| fill().ok()).collect();
+        (socket, queued, address)
+    }
+
+    #[tokio::test]
+    async fn addresses_that_drop_syns_do_not_prevent_the_others() {
+        let (_first, _queued, first) = silent();
+        let (_second, _queued, second) = silent();
+        let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let live = live.local_addr().unwrap();
+        let closed = SocketAddr::from(([127, 0, 0, 1], 1));
+        let begin = Instant::now();
+        let (_, address) = connect(&[first, second, closed, live]).await.unwrap();
+        let took = begin.elapsed();
+        println!("connected to the fourth address after {took:?}");
+        assert!(address == live && took < Duration::from_millis(1500), "{address} {took:?}");
+        // each has its own limit
+        let why = connect(&[first, closed]).await.unwrap_err();
+        let (a, b) = why.split_once("; ").unwrap();
+        assert!(a.contains("no answer within 3s") && b.contains("refused"), "{why}");
+        assert!(begin.elapsed() < Duration::from_secs(6));
     }
 }

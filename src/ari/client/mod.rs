@@ -8,6 +8,7 @@ mod link;
 mod offers;
 pub mod rest;
 mod rtp_capacity;
+mod rtp_conf;
 mod signals;
 
 use std::collections::HashMap;
@@ -26,7 +27,7 @@ use crate::ari::api::{CallKey, Ids, Input, Output, RequestId, Settings};
 use crate::ari::application::{Application, prefix};
 use crate::ari::bridging::words::After;
 use crate::ari::client::app_lock::AppLock;
-use crate::ari::client::link::{Link, LinkError, open};
+use crate::ari::client::link::{Link, LinkError, Opening, open};
 use crate::ari::client::offers::{CONTINUES, refused_call};
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::client::rtp_capacity::RtpCapacity;
@@ -151,8 +152,9 @@ pub struct Source {
     /// The cap on external media channels.
     max_media: usize,
     socket: Socket,
-    /// `None` until we hold the lock; `Some(None)` where locks are unavailable.
-    app_lock: Option<Option<AppLock>>,
+    /// `None` until we hold the lock. Kept while the socket is lost, so that no other process takes
+    /// the application from our calls.
+    app_lock: Option<Arc<AppLock>>,
     /// True if the last probe succeeded and no command was refused since.
     probed: bool,
     /// Number of probes; makes the ids of probe bridges unique.
@@ -261,25 +263,27 @@ impl Source {
             Wake::Opened(Ok(link)) => self.on_open(link),
             Wake::Opened(Err(error)) => self.on_refused(error),
             Wake::Due => {
-                let pbx = &self.config.pbx;
-                self.app_lock =
-                    self.app_lock.take().or_else(|| AppLock::take(&pbx.target.base, &pbx.app));
-                if self.app_lock.is_none() {
-                    return self.on_refused(LinkError::Held(pbx.app.clone()));
-                }
                 // after a refused command, check that commands work before taking callers again
                 let probe = (!self.probed).then(|| {
                     self.probes += 1;
                     format!("{}b-{}", prefix(&self.config.pbx.app), self.ids.id(self.probes << 32))
                 });
-                let (target, app) = (self.config.pbx.target.clone(), self.config.pbx.app.clone());
-                self.socket = Socket::Opening(open(target, self.rest.clone(), app, probe));
+                let pbx = &self.config.pbx;
+                self.socket = Socket::Opening(open(Opening {
+                    target: pbx.target.clone(),
+                    rest: self.rest.clone(),
+                    app: pbx.app.clone(),
+                    probe,
+                    lock: self.app_lock.clone(),
+                }));
             }
         }
     }
 
     fn on_open(&mut self, link: Box<Link>) {
         self.pbx_ip = link.pbx;
+        self.rest = link.rest.clone();
+        self.app_lock = Some(link.lock.clone());
         info!(
             pbx = &*self.name,
             app = self.config.pbx.app,

@@ -1,5 +1,6 @@
 //! Sends REST requests with reqwest. Owns I/O.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub struct Target {
 #[derive(Clone)]
 pub struct Rest {
     client: reqwest::Client,
+    /// The address to which requests are sent; `None` until one is known.
+    address: Option<SocketAddr>,
     target: Target,
     /// Slots for requests that set up calls.
     building: Arc<Semaphore>,
@@ -47,6 +50,33 @@ impl Rest {
     pub fn new(target: Target) -> Result<Rest, reqwest::Error> {
         // reqwest is built without a crypto provider; a second call changes nothing
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Rest::client(&target, None)?;
+        let (building, releasing) = (Semaphore::new(SLOTS), Semaphore::new(SLOTS));
+        let (building, releasing) = (Arc::new(building), Arc::new(releasing));
+        Ok(Rest { client, address: None, target, building, releasing })
+    }
+
+    /// Returns a client whose requests go to this address of the host, because others may not
+    /// answer, or may be another PBX.
+    ///
+    /// # Errors
+    /// Returns an error if the HTTP client cannot be set up.
+    pub fn at(&self, address: SocketAddr) -> Result<Rest, reqwest::Error> {
+        if self.address == Some(address) {
+            return Ok(self.clone());
+        }
+        let client = Rest::client(&self.target, Some(address))?;
+        Ok(Rest { client, address: Some(address), ..self.clone() })
+    }
+
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    fn client(
+        target: &Target,
+        address: Option<SocketAddr>,
+    ) -> Result<reqwest::Client, reqwest::Error> {
         let mut builder = reqwest::Client::builder()
             .no_proxy()
             .timeout(LIMIT)
@@ -60,9 +90,10 @@ impl Rest {
             // plain HTTP needs no CA certificates
             None => builder.tls_certs_only([]),
         };
-        let (building, releasing) = (Semaphore::new(SLOTS), Semaphore::new(SLOTS));
-        let (building, releasing) = (Arc::new(building), Arc::new(releasing));
-        Ok(Rest { client: builder.build()?, target, building, releasing })
+        if let Some(address) = address {
+            builder = builder.resolve(&target.host, address);
+        }
+        builder.build()
     }
 
     /// Waits for a free slot, sends the request and reads the response.

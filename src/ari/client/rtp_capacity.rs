@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::ari::client::rtp_conf;
 use crate::ari::rtp_range::RtpRange;
 
 /// External media channels allowed when the PBX's RTP range is unknown.
@@ -26,7 +27,7 @@ pub struct RtpCapacity {
 }
 
 impl RtpCapacity {
-    /// Reads rtp.conf. The second value is the number of external media channels allowed.
+    /// Reads rtp.conf and the files that it includes. The second value is the number of external media channels allowed.
     pub fn new(
         pbx: &str,
         rtp_conf: Option<&Path>,
@@ -35,10 +36,9 @@ impl RtpCapacity {
         let asked_for = rtp_conf.is_some();
         let rtp_conf = rtp_conf.unwrap_or(Path::new(RTP_CONF));
         let name = rtp_conf.display();
-        let range = match std::fs::read_to_string(rtp_conf) {
-            Ok(text) => RtpRange::parse(&text).ok_or_else(|| "no valid RTP range".to_owned()),
-            Err(why) => Err(why.to_string()),
-        };
+        let range = rtp_conf::read(rtp_conf).and_then(|text| {
+            RtpRange::parse(&text).ok_or_else(|| format!("{name}: no valid RTP range"))
+        });
         let (range, cap) = match range {
             Ok(range) => {
                 let pairs = range.pairs();
@@ -60,11 +60,13 @@ impl RtpCapacity {
             Err(why) => {
                 let cap = max_media.unwrap_or(SAFE_MEDIA);
                 match max_media {
-                    Some(_) if !asked_for => info!(pbx, max_media = cap, "{name} not used: {why}"),
+                    Some(_) if !asked_for => {
+                        info!(pbx, max_media = cap, "RTP range of the PBX not used: {why}")
+                    }
                     _ => warn!(
                         pbx,
                         max_media = cap,
-                        "the PBX's RTP range is unknown ({name}: {why}), and Asterisk crashes when \
+                        "the PBX's RTP range is unknown ({why}), and Asterisk crashes when \
                          it is used up: set max_media to at most half of its streams, or make the \
                          file readable"
                     ),

@@ -61,6 +61,61 @@ fn the_rtp_range_is_not_used_up() {
     });
 }
 
+/// FreePBX's rtp.conf has no range of its own, only includes. 1,000 calls are offered to a PBX with
+/// RTP ports for four streams.
+#[test]
+fn a_range_in_included_files_is_not_used_up() {
+    block_on(async {
+        let asterisk = start(22, 127);
+        asterisk.stop();
+        let write = |name: &str, text: &str| {
+            std::fs::write(asterisk.config_path(name), text).expect("a configuration file");
+        };
+        let main = "[general]\n#include rtp_additional.conf\n#tryinclude rtp_custom*.conf\n";
+        write("rtp.conf", main);
+        write("rtp_additional.conf", "rtpstart=11000\n#include <rtp_end.conf>\n");
+        write("rtp_end.conf", "rtpend=11007\n");
+        asterisk.again(false);
+        let process = asterisk.id();
+        let settings = asterisk.cli("rtp show settings");
+        assert!(settings.contains("11000") && settings.contains("11007"), "{settings}");
+        let ai = Ai::start(Plan::default()).await;
+        let rtp_conf = format!("rtp_conf = \"{}\"", asterisk.config_path("rtp.conf").display());
+        let bridge = bridge(&config(&ai.url, &rtp_conf, ""));
+        let _foreign = rest::subscribe(&asterisk, "foreign").await;
+        let path = "channels?endpoint=Local/8010@from-carrier&app=foreign";
+        let (mut offered, mut humans) = (0, 0);
+        while offered < 1000 {
+            // a caller whose own leg uses ports from the range
+            let caller = Caller::dial(CALLER, asterisk.sip_addr(), "8010", offered, 0).await;
+            for _ in 0..99 {
+                assert_eq!(ask(&asterisk, "POST", path).0, 200);
+            }
+            offered += 100;
+            let begin = Instant::now();
+            while bridge.lines("call offered").len() + asterisk.humans().len() < offered as usize {
+                assert!(begin.elapsed() < 20 * SECOND, "{} humans", asterisk.humans().len());
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            assert!(asterisk.humans().len() > humans + 90, "few calls fit");
+            humans = asterisk.humans().len();
+            asterisk.cli("channel request hangup all");
+            drop(caller);
+            assert_clean(&asterisk);
+        }
+        let taken = bridge.lines("call offered").len();
+        println!("{offered} calls offered: {taken} with the AI, {humans} with humans");
+        assert!((10..=40).contains(&taken), "{taken}");
+        assert_eq!(asterisk.id(), process);
+        assert!(std::path::Path::new(&format!("/proc/{process}")).exists(), "it crashed");
+        assert_eq!(
+            asterisk.log().matches("Asterisk Ready").count(),
+            2,
+            "one start of our own each"
+        );
+    });
+}
+
 /// The bridge is killed during 20 calls, and some callers hang up meanwhile: the next start cleans
 /// up, and the remaining callers get a human.
 #[test]

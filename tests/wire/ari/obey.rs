@@ -42,7 +42,11 @@ impl World {
 
     fn carry_out(&mut self, ask: &Ask) -> Reply {
         match ask.verb {
-            Verb::Info => (200, json!({ "status": { "startup_time": self.startup } })),
+            Verb::Info => {
+                let status = json!({ "startup_time": self.startup });
+                let system = self.entity.map(|id| json!({ "version": "22", "entity_id": id }));
+                (200, json!({ "status": status, "system": system }))
+            }
             Verb::Filter => self.set_filter(ask),
             Verb::Channels => {
                 (200, self.channels.iter().map(|(id, channel)| channel.json(id)).collect())

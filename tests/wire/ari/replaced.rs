@@ -132,3 +132,23 @@ async fn a_second_bridge_on_the_same_host_waits_until_the_first_ends() {
     assert!(second.record().await.summary.answered);
     assert_eq!(lines.with("another trunkless").len(), 1);
 }
+
+/// The PBX has two addresses, and each bridge knows another one.
+#[tokio::test]
+async fn a_second_bridge_at_another_address_of_the_pbx_waits_until_the_first_ends() {
+    let (lines, net) = (Lines::new(), Net::new());
+    let fake = Fake::start(net.pbx()).await;
+    fake.world().entity = Some("02:42:ac:11:00:02");
+    let rig = Rig::with(net, fake, "").await;
+    let (caller, stream) = rig.call("ai.1").await;
+    let address = rig.fake.also_at(net.host(10)).await;
+    let second = Bridge::launch(&plain(net.host(11), APP, address, rig.ai.address), "").await;
+    lines.until("another trunkless").await;
+    stream.listen(600).await;
+    assert_eq!(rig.fake.count(Verb::Events, APP), 1);
+    caller.hang_up();
+    stream.stopped().await;
+    assert_eq!(rig.bridge.all_records().await.len(), 1);
+    rig.fake.asked(Verb::Events, APP, 2).await;
+    drop(second);
+}

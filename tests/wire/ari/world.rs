@@ -155,6 +155,8 @@ pub struct World {
     pub continued: Vec<String>,
     /// The dialplan sends this many of them straight into the application again.
     pub sent_back: usize,
+    /// Asterisk's entity id, if it reports one.
+    pub entity: Option<&'static str>,
     /// The time Asterisk started.
     pub startup: &'static str,
     /// Requests that Asterisk would reject, or that our clients must not make.
@@ -178,6 +180,7 @@ impl World {
             told: BTreeMap::new(),
             continued: Vec::new(),
             sent_back: 0,
+            entity: None,
             startup: "2026-11-23T14:55:32.678+0000",
             wrong: Vec::new(),
             random,
