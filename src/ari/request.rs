@@ -164,8 +164,8 @@ impl Outcome {
     }
 
     /// Identifies the PBX, from the response to [`RestRequest::Info`]. Two on one host may have the
-    /// same entity id, because it is made of the network card's address. The second in which the PBX
-    /// started distinguishes them; the whole time would change with the time zone.
+    /// same entity id, because it is made of the network card's address. The second in which the
+    /// PBX started distinguishes them; the whole time would change with the time zone.
     pub fn identity(&self) -> Option<String> {
         #[derive(Deserialize)]
         struct System {

@@ -27,7 +27,8 @@ pub struct RtpCapacity {
 }
 
 impl RtpCapacity {
-    /// Reads rtp.conf and the files that it includes. The second value is the number of external media channels allowed.
+    /// Reads rtp.conf and the files that it includes. The second value is the number of external
+    /// media channels allowed.
     pub fn new(
         pbx: &str,
         rtp_conf: Option<&Path>,

@@ -1,5 +1,5 @@
-//! Reads rtp.conf with the files that it includes, as Asterisk's `config.c` does. FreePBX's rtp.conf
-//! consists of includes only. Owns the reading of files.
+//! Reads rtp.conf with the files that it includes, as Asterisk's `config.c` does. FreePBX's
+//! rtp.conf consists of includes only. Owns the reading of files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
