@@ -364,13 +364,12 @@ fn call_config(
     }
 }
 
-/// Logs the totals once per interval in which a call ended or a SIP request was dropped.
+/// Logs the totals once per interval in which a call ended.
 async fn log_totals() {
-    use endpoint::counters::{STRANGERS, UNREADABLE};
-    let mut before = None;
+    let mut before = ended_text();
     loop {
         sleep(TOTALS).await;
-        let now = Some((ended_text(), STRANGERS.get(), UNREADABLE.get()));
+        let now = ended_text();
         if now != before {
             log_totals_now();
             before = now;

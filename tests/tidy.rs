@@ -70,6 +70,7 @@ const PURE: &[&str] = &[
     "stream/liveness.rs",
     "stream/queue.rs",
     "stream/twilio.rs",
+    "stream/unreachable.rs",
     "outbox/schedule.rs",
     "record/align.rs",
     "record/layout.rs",

@@ -208,7 +208,10 @@ impl Application {
             Event::StasisEnd { channel } | Event::Destroyed { channel } => {
                 self.on_end(now, &channel);
             }
-            Event::HangupRequest { channel } => {
+            Event::HangupRequest { channel, cause } => {
+                if cause != 0 {
+                    self.tell_caller(&channel, Tell::HangupCause(cause));
+                }
                 self.with_caller(now, &channel, |bridging, _| {
                     bridging.on_hangup_request();
                     vec![]

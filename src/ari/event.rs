@@ -20,6 +20,8 @@ pub enum Event {
     },
     HangupRequest {
         channel: String,
+        /// The Q.850 cause; 0 if the PBX gives none.
+        cause: u16,
     },
     Destroyed {
         channel: String,
@@ -116,6 +118,7 @@ struct Raw {
     bridge: Bridge,
     args: Vec<String>,
     digit: String,
+    cause: serde_json::Value,
 }
 
 /// Parses one WebSocket message for the application `app`.
@@ -145,7 +148,10 @@ pub fn parse(text: &str, app: &str) -> Result<Event, serde_json::Error> {
     Ok(match raw.r#type.as_str() {
         "StasisStart" => Event::StasisStart { channel: Box::new(channel), args: raw.args },
         "StasisEnd" => Event::StasisEnd { channel: channel.id },
-        "ChannelHangupRequest" => Event::HangupRequest { channel: channel.id },
+        "ChannelHangupRequest" => {
+            let cause = raw.cause.as_u64().and_then(|cause| u16::try_from(cause).ok());
+            Event::HangupRequest { channel: channel.id, cause: cause.unwrap_or(0) }
+        }
         "ChannelDestroyed" => Event::Destroyed { channel: channel.id },
         "ChannelDtmfReceived" => match raw.digit.chars().next() {
             Some(digit) => Event::Digit { channel: channel.id, digit },
@@ -196,6 +202,11 @@ mod tests {
         let _ = parse(&format!(r#"{{"type":"StasisEnd","channel":{{"id":{deep}}}}}"#), "a");
         let end = parse(r#"{"type":"StasisEnd","channel":{"id":"1","more":{}}}"#, "a").ok();
         assert_eq!(end, Some(Event::StasisEnd { channel: "1".into() }));
+        for (text, cause) in [(r#","cause":44"#, 44), (r#","cause":"x""#, 0), ("", 0)] {
+            let text = format!(r#"{{"type":"ChannelHangupRequest","channel":{{"id":"1"}}{text}}}"#);
+            let request = Event::HangupRequest { channel: "1".into(), cause };
+            assert_eq!(parse(&text, "a").ok(), Some(request));
+        }
         for bad in ["", "[]", "{}", r#"{"type":"StasisEnd","channel":7}"#] {
             assert!(parse(bad, "a").is_err(), "{}", &bad[..bad.len().min(40)]);
         }

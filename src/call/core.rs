@@ -12,6 +12,8 @@
 //! here.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod deafness;
+mod ending;
 mod figures;
 
 use std::collections::VecDeque;
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 use crate::call::departure::DeparturePolicy;
 use crate::call::end::EndReason;
 use crate::call::hearing::{Heard, Hearing};
-use crate::call::limits::{Limits, Milestones, State};
+use crate::call::limits::{Limits, Milestones};
 use crate::call::playing::{DueFrame, Playing};
 use crate::call::words::{Input, Output, Seeds};
 use crate::call::{AnswerWhen, CallConfig, RecordPlan, RemoteMedia, Signal, SourceRequest};
@@ -31,7 +33,6 @@ use crate::media::g711::Law;
 use crate::media::rtcp::Rtcp;
 use crate::record::When;
 use crate::record::recording::Tap;
-use crate::stream::closed::Closed;
 use crate::stream::{FromAi, ToAi};
 
 /// Marks from before `start` that are kept; an AI that sends more is not waiting for them.
@@ -80,6 +81,8 @@ pub struct Call {
     recording: bool,
     /// Send RTP to where it comes from.
     symmetric: bool,
+    /// True once missing RTP has been reported.
+    missing_rtp_reported: bool,
 }
 
 impl Call {
@@ -111,6 +114,7 @@ impl Call {
             record: config.record.clone(),
             recording: false,
             symmetric: config.media.symmetric,
+            missing_rtp_reported: false,
         };
         if let Some(remote) = remote {
             call.set_remote(now, remote);
@@ -185,7 +189,9 @@ impl Call {
         }
         let hearing = self.past.answered.and_then(|_| self.hearing.receiver.next_timeout());
         let limit = self.limit().map(|(at, _)| at);
-        let times = [self.playing.next_timeout(), hearing, self.rtcp.next_timeout(), limit];
+        let missing = self.misses_rtp_at();
+        let times =
+            [self.playing.next_timeout(), hearing, self.rtcp.next_timeout(), limit, missing];
         times.into_iter().flatten().min()
     }
 
@@ -201,6 +207,7 @@ impl Call {
             return;
         }
         self.past.answered = Some(now);
+        self.out.push_back(Output::Answered);
         self.playing.start(now);
         self.hearing.receiver.start(now);
         self.rtcp.start(now);
@@ -330,47 +337,6 @@ impl Call {
         }
     }
 
-    fn on_ai_closed(&mut self, now: Instant, closed: &Closed) {
-        // a failed AI was sent `stop`, and closes its stream in response
-        if matches!(self.phase, Phase::Finishing { .. }) {
-            return;
-        }
-        match closed {
-            Closed::Orderly(_) | Closed::HandOver => {
-                let reason = match closed {
-                    Closed::HandOver => EndReason::AiHandover,
-                    _ => EndReason::AiHangup,
-                };
-                self.playing.no_more_audio();
-                let until = match self.playing.has_audio() {
-                    true => Some(now + self.limits.drain_on_close),
-                    // the last frame has been sent, but not yet played
-                    false => self.playing.played_at(),
-                };
-                match until.filter(|until| *until > now) {
-                    Some(until) => self.phase = Phase::Finishing { reason, until: Some(until) },
-                    None => self.end(reason),
-                }
-            }
-            Closed::Failed(_) => self.ai_failed(EndReason::AiClosed),
-            Closed::Protocol(_) => self.ai_failed(EndReason::AiProtocol),
-            Closed::Stalled | Closed::Unanswered => self.ai_failed(EndReason::AiTimeout),
-        }
-    }
-
-    /// Ends the call, after playing the prompt if there is one and the caller is connected.
-    fn ai_failed(&mut self, reason: EndReason) {
-        let connected = self.past.answered.is_some();
-        let prompt = self.prompt.take().filter(|prompt| connected && !prompt.is_empty());
-        let Some(prompt) = prompt else { return self.end(reason) };
-        if self.phase == Phase::Talking {
-            self.out.push_back(Output::Ai(ToAi::Stop));
-        }
-        self.playing.drop_ai_audio();
-        self.playing.announce(&prompt);
-        self.phase = Phase::Finishing { reason, until: None };
-    }
-
     fn on_signal(&mut self, now: Instant, signal: Signal) {
         match signal {
             Signal::Media(remote) => {
@@ -402,6 +368,7 @@ impl Call {
             Signal::PbxLost => (self.past.pbx_lost, self.past.pbx_back) = (Some(now), None),
             Signal::PbxBack => self.past.pbx_back = Some(now),
             Signal::PbxConfirms => (self.past.pbx_lost, self.past.pbx_back) = (None, None),
+            Signal::HangupCause(_) => {}
             Signal::Ended(EndReason::CallerHangup) if self.past.answered.is_none() => {
                 self.end(EndReason::Cancelled);
             }
@@ -439,20 +406,6 @@ impl Call {
         }
     }
 
-    /// The earliest time at which the call ends, and the reason.
-    fn limit(&self) -> Option<(Instant, EndReason)> {
-        let state = State {
-            heard: self.hearing.receiver.last_heard(),
-            on_hold: self.remote.is_some_and(|r| !r.wants_audio || !r.sends_audio),
-            talking: self.phase == Phase::Talking,
-            finish_by: match self.phase {
-                Phase::Finishing { reason, until } => until.map(|until| (until, reason)),
-                _ => None,
-            },
-        };
-        self.limits.earliest(&self.past, state)
-    }
-
     /// Sends the frames that are due to the caller.
     fn play(&mut self, now: Instant) {
         while self.phase != Phase::Ended
@@ -488,18 +441,6 @@ impl Call {
             let samples = if on_hold { [SILENCE; FRAME_SAMPLES] } else { frame.samples };
             self.out.push_back(Output::Tap(Tap::Ai { index: frame.index, samples }));
         }
-    }
-
-    fn end(&mut self, reason: EndReason) {
-        let connected = self.past.answered.is_some();
-        if let Some(departure) = self.departure.departure(reason, connected, self.can_continue) {
-            self.out.push_back(Output::Request(SourceRequest::End { reason, departure }));
-        }
-        if self.phase == Phase::Talking {
-            self.out.push_back(Output::Ai(ToAi::Stop));
-        }
-        self.phase = Phase::Ended;
-        self.out.push_back(Output::Ended(reason));
     }
 }
 

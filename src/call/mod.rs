@@ -75,6 +75,8 @@ pub enum Signal {
     PbxBack,
     /// The PBX has confirmed that the call still exists.
     PbxConfirms,
+    /// The Q.850 cause of a hangup that follows, as the PBX gives it.
+    HangupCause(u16),
     Ended(EndReason),
 }
 

@@ -45,6 +45,8 @@ pub enum Input<'a> {
 #[derive(Debug, PartialEq)]
 pub enum Output {
     Request(SourceRequest),
+    /// The caller has been connected.
+    Answered,
     Rtp {
         to: SocketAddr,
         packet: AudioPacket,

@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, error::UrlError};
 
 use crate::stream::dialect::Dialect;
+use crate::stream::unreachable::ConnectError;
 use crate::stream::wire::Wire;
 use crate::tls::{TlsError, client_config};
 
@@ -77,34 +78,6 @@ pub struct TargetOptions {
     pub tls_server_name: Option<String>,
 }
 
-/// Why the AI could not be reached.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    #[error("cannot resolve {0}: {1}")]
-    Dns(String, String),
-    #[error("cannot connect to {0}: {1}")]
-    Tcp(SocketAddr, std::io::Error),
-    #[error("TLS failed: {0}")]
-    Tls(std::io::Error),
-    #[error("WebSocket handshake refused: HTTP status {0}")]
-    Status(u16),
-    #[error("WebSocket handshake failed: {0}")]
-    Handshake(String),
-    #[error("timed out after {0:?}{1}")]
-    Timeout(Duration, String),
-}
-
-impl ConnectError {
-    /// Returns true if another attempt may succeed, and false for a lasting refusal.
-    fn may_pass(&self) -> bool {
-        match self {
-            ConnectError::Dns(..) | ConnectError::Tcp(..) => true,
-            ConnectError::Status(code) => matches!(code, 502..=504),
-            ConnectError::Tls(_) | ConnectError::Handshake(_) | ConnectError::Timeout(..) => false,
-        }
-    }
-}
-
 impl Target {
     /// # Errors
     /// Returns a [`TargetError`] for the part of the configuration that is invalid.
@@ -141,6 +114,19 @@ impl Target {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Returns the URL for the log: without a query, which may contain a secret, and without
+    /// credentials.
+    pub fn shown(&self) -> String {
+        let scheme = if self.tls.is_some() { "wss" } else { "ws" };
+        let host = match self.host.contains(':') {
+            true => format!("[{}]", self.host),
+            false => self.host.clone(),
+        };
+        let port = self.request.uri().port_u16().map(|port| format!(":{port}"));
+        let path = self.request.uri().path();
+        format!("{scheme}://{host}{}{path}", port.unwrap_or_default())
     }
 
     /// Connects within `limit`, and retries where that may help.
@@ -193,7 +179,7 @@ impl Target {
     /// Performs the TLS and WebSocket handshakes. Data that a quick server sends right behind its
     /// response stays in the `Wire`.
     async fn handshake(&self, stream: TcpStream) -> Result<Socket, ConnectError> {
-        let failed = |error: io::Error| ConnectError::Handshake(error.to_string());
+        let failed = |error: io::Error| ConnectError::Handshake(error.into());
         let stream = stream.into_std().map_err(failed)?;
         let watched = stream.try_clone().and_then(TcpStream::from_std).map_err(failed)?;
         let invalid = |e| ConnectError::Tls(io::Error::new(io::ErrorKind::InvalidInput, e));
@@ -222,7 +208,7 @@ impl Target {
                 Err(HandshakeError::Failure(tungstenite::Error::Http(response))) => {
                     return Err(ConnectError::Status(response.status().as_u16()));
                 }
-                Err(error) => return Err(ConnectError::Handshake(error.to_string())),
+                Err(HandshakeError::Failure(error)) => return Err(ConnectError::Handshake(error)),
             }
         }
     }
@@ -292,6 +278,18 @@ mod tests {
             assert!(matches!(Target::new(bad, &options), Err(TargetError::Url(_))), "{bad}");
         }
         assert_eq!(Target::new("ws://[::1]:9/x", &options).unwrap().host, "::1");
+    }
+
+    #[test]
+    fn the_url_is_shown_without_secrets() {
+        let options = TargetOptions::default();
+        for (url, shown) in [
+            ("ws://[::1]:9/x?token=secret", "ws://[::1]:9/x"),
+            ("wss://ai.example.com/media", "wss://ai.example.com/media"),
+            ("ws://user:secret@10.0.0.1:8080", "ws://10.0.0.1:8080/"),
+        ] {
+            assert_eq!(Target::new(url, &options).unwrap().shown(), shown);
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod queue;
 pub mod scratch;
 pub mod socket;
 pub mod twilio;
+pub mod unreachable;
 pub mod wire;
 
 use crate::media::frame::Samples;

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, LazyLock, Once};
 
 use crate::log::Log;
 
@@ -12,6 +12,9 @@ thread_local! {
 
 static SET_UP: Once = Once::new();
 
+/// The lines of all threads without lines of their own, such as those that run the calls.
+static ELSEWHERE: LazyLock<Arc<Log<String>>> = LazyLock::new(|| Arc::new(Log::new()));
+
 pub struct Lines(Arc<Log<String>>);
 
 impl Lines {
@@ -19,14 +22,22 @@ impl Lines {
     /// enabled is decided on its first use, so with one subscriber per thread the first thread
     /// would decide for all.
     pub fn new() -> Lines {
-        SET_UP.call_once(|| {
-            let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO);
-            let lines = lines.with_ansi(false).without_time().with_target(false);
-            lines.with_writer(|| Writer).init();
-        });
+        set_up();
         let lines = Arc::new(Log::new());
         HERE.set(Some(lines.clone()));
         Lines(lines)
+    }
+
+    /// The lines of the threads that run the calls of all tests.
+    pub fn of_calls() -> Lines {
+        set_up();
+        Lines(ELSEWHERE.clone())
+    }
+
+    /// Waits for a line that contains all `parts`.
+    pub async fn until_all(&self, parts: &[&str]) -> String {
+        let has = |line: &&String| parts.iter().all(|part| line.contains(part));
+        self.0.wait(&parts.join(" and "), |lines| lines.iter().find(has).cloned()).await
     }
 
     /// Waits for a line that contains `part`.
@@ -41,14 +52,21 @@ impl Lines {
     }
 }
 
+fn set_up() {
+    SET_UP.call_once(|| {
+        let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO);
+        let lines = lines.with_ansi(false).without_time().with_target(false);
+        lines.with_writer(|| Writer).init();
+    });
+}
+
 struct Writer;
 
 impl io::Write for Writer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         HERE.with_borrow(|here| {
-            if let Some(lines) = here {
-                lines.push(String::from_utf8_lossy(line).trim().to_owned());
-            }
+            let lines = here.as_ref().unwrap_or(&ELSEWHERE);
+            lines.push(String::from_utf8_lossy(line).trim().to_owned());
         });
         Ok(line.len())
     }

@@ -36,6 +36,7 @@ mod lifecycle;
 mod limits;
 mod liveness;
 mod marks;
+mod missing;
 mod network;
 #[path = "../fixtures/overlay.rs"]
 mod overlay;

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use trunkless::stream::connect::{ConnectError, Target, TargetOptions};
+use trunkless::stream::connect::{Target, TargetOptions};
+use trunkless::stream::unreachable::ConnectError;
 
 /// A server with a certificate for `ai.test`, and the PEM file of the CA that signed it.
 struct Server {
@@ -79,15 +81,36 @@ async fn another_name_and_another_ca_are_refused() {
     let (_, other) = new_ca();
     let other = pem_file(&other);
     let refused = [
-        options(&server.ca, None),
-        options(&server.ca, Some("other.test")),
-        options(&other, Some("ai.test")),
+        (options(&server.ca, None), "for another name; correct the host"),
+        (options(&server.ca, Some("other.test")), "for another name; correct the host"),
+        (options(&other, Some("ai.test")), "signed by an unknown CA; set [ai] ca_file"),
     ];
-    for options in refused {
+    for (options, advice) in refused {
         let target = Target::new(&server.url, &options).unwrap();
-        let result = target.connect(LIMIT).await;
-        assert!(matches!(result, Err(ConnectError::Tls(_))), "{options:?}");
+        let error = target.connect(LIMIT).await.err().unwrap();
+        assert!(matches!(error, ConnectError::Tls(_)), "{options:?}");
+        assert!(error.advice().contains(advice), "{}", error.advice());
     }
+}
+
+#[tokio::test]
+async fn ws_and_wss_mixed_up_are_named() {
+    let server = server().await;
+    let plain = server.url.replace("wss://", "ws://");
+    let target = Target::new(&plain, &TargetOptions::default()).unwrap();
+    let error = target.connect(LIMIT).await.err().unwrap().advice();
+    assert!(error.contains("does the AI expect wss:// there?"), "{error}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("wss://{}/media", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let _ = tcp.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let target = Target::new(&url, &options(&server.ca, Some("ai.test"))).unwrap();
+    let error = target.connect(LIMIT).await.err().unwrap().advice();
+    assert!(error.contains("the AI does not speak TLS; use ws://"), "{error}");
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Pbx {
 
     fn hang_up(&mut self, id: &str) {
         if self.channels.remove(id) == Some(true) {
-            self.events.push_back(Event::HangupRequest { channel: id.into() });
+            self.events.push_back(Event::HangupRequest { channel: id.into(), cause: 16 });
             self.events.push_back(Event::StasisEnd { channel: id.into() });
         }
         self.bridges.values_mut().for_each(|members| {
@@ -298,8 +298,8 @@ fn a_complete_call() {
     pbx.events.push_back(Event::Digit { channel: "1.1".into(), digit: '5' });
     pbx.hang_up("1.1");
     pbx.settle();
-    let ended = Tell::Ended(Cause::CallerHangup);
-    assert_eq!(pbx.tells_of(call)[2..], [&Tell::Digit('5'), &ended]);
+    let (cause, ended) = (Tell::HangupCause(16), Tell::Ended(Cause::CallerHangup));
+    assert_eq!(pbx.tells_of(call)[2..], [&Tell::Digit('5'), &cause, &ended]);
     pbx.assert_clean(1);
 }
 

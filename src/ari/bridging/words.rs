@@ -25,6 +25,8 @@ pub enum Tell {
     Connected,
     Digit(char),
     Hold(bool),
+    /// The Q.850 cause of the hangup that follows.
+    HangupCause(u16),
     Ended(Cause),
     /// The events socket was lost.
     Lost,

@@ -38,6 +38,7 @@ impl Source {
             }
             Tell::Connected => Signal::Connected,
             Tell::Digit(digit) => Signal::Digit(digit),
+            Tell::HangupCause(cause) => Signal::HangupCause(cause),
             Tell::Lost => Signal::PbxLost,
             Tell::Back => Signal::PbxConfirms,
             Tell::Ended(cause) => Signal::Ended(match cause {

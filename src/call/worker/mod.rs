@@ -5,6 +5,7 @@
 
 mod event_loop;
 mod inbox;
+mod lines;
 pub mod pool;
 mod rate;
 pub mod task;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
-use tracing::{debug, info, warn};
+use tracing::warn;
 
 use crate::call::core::Call;
 use crate::call::counters::PlayoutFloor;
@@ -20,25 +20,22 @@ use crate::call::leg::Channel;
 use crate::call::recordings::CallRecordings;
 use crate::call::words::{Input, Output, Seeds, Summary};
 use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
+use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
 use crate::call::{CallConfig, Offer, Signal, counters};
 use crate::command::Command;
-use crate::media::frame::RATE;
 use crate::stream::closed::Closed;
-use crate::stream::connect::{ConnectError, Socket};
+use crate::stream::connect::Socket;
 use crate::stream::dialect::{Dialect, sid};
 use crate::stream::scratch::Scratch;
 use crate::stream::socket::{AiSocket, Counts, Stop};
+use crate::stream::unreachable::ConnectError;
 use crate::stream::{FromAi, StreamInfo};
-use crate::telemetry::Masked;
 
 /// Datagrams read at once when a backlog is likely, for example after a stall of this process.
 const BURST: usize = 16;
 /// Packets of an ordinary stream are further apart than this; closer ones suggest a backlog.
 const MIN_SPACING: Duration = Duration::from_millis(5);
-
-/// Samples, and so bytes, in a millisecond of audio.
-const SAMPLES_PER_MS: u64 = RATE / 1000;
 
 /// The record of an ended call.
 #[derive(Debug, Clone)]
@@ -132,6 +129,9 @@ pub(super) struct Running {
     ai_counts: Counts,
     /// See [`Record::ai_end`].
     ai_end: Option<String>,
+    lines: Lines,
+    /// The Q.850 cause with which the PBX hung up.
+    hangup_cause: Option<u16>,
     /// True once an ignored message from the AI has been logged.
     ignored_logged: bool,
     /// True once RTP from an unannounced address has been logged.
@@ -148,15 +148,8 @@ pub(super) struct Running {
 impl Running {
     fn new(offer: Offer, config: &CallConfig) -> Running {
         let info = stream_info(&offer, config);
-        info!(
-            call = offer.id,
-            pbx = &*offer.pbx,
-            from = %Masked(&offer.from_number),
-            to = offer.to_number,
-            call_sid = info.call_sid,
-            native_id = offer.native_id,
-            "call offered"
-        );
+        let lines = Lines::new(&offer, config.target.shown());
+        lines.offered(&offer, &info);
         let cname = format!("{}@trunkless", offer.id);
         let (signalling, remote) = (offer.leg.signalling, offer.remote);
         let (now, can_continue) = (Instant::now(), offer.can_continue);
@@ -172,6 +165,8 @@ impl Running {
             closing: None,
             ai_counts: Counts::default(),
             ai_end: None,
+            lines,
+            hangup_cause: None,
             ignored_logged: false,
             misdirected_logged: false,
             unagreed_logged: false,
@@ -192,6 +187,10 @@ impl Running {
         while let Poll::Ready(signal) = self.offer.signals.poll_recv(cx) {
             let ended = signal.is_none();
             let signal = signal.unwrap_or(Signal::Ended(EndReason::Internal));
+            if let Signal::HangupCause(cause) = signal {
+                self.hangup_cause = Some(cause);
+                self.lines.hangup_cause(cause, self.call.announced());
+            }
             self.call.handle(now, Input::Signal(signal));
             if ended {
                 break;
@@ -210,7 +209,7 @@ impl Running {
             && let Poll::Ready(connected) = Pin::new(&mut connecting.0).poll(cx)
         {
             rare_events.connecting = None;
-            let fault = |e: JoinError| ConnectError::Handshake(e.to_string());
+            let fault = |e: JoinError| ConnectError::Internal(e.to_string());
             self.on_connected(now, connected.map_err(fault).flatten());
         }
         if let Some(stop) = &mut rare_events.stop
@@ -227,6 +226,7 @@ impl Running {
             while let Some(output) = self.call.poll() {
                 match output {
                     Output::Request(request) => (self.offer.requests)(request),
+                    Output::Answered => self.lines.answered(&self.call.summary(now)),
                     Output::Rtp { to, packet } => self.offer.leg.send(Channel::Rtp, to, &packet),
                     Output::Rtcp { to, packet } => self.offer.leg.send(Channel::Rtcp, to, &packet),
                     Output::AiStart { burst } => {
@@ -294,6 +294,9 @@ impl Running {
             }
         }
         self.call.handle(now, Input::Timeout { unix: unix() });
+        if let Some(missing) = self.call.missing_rtp(now) {
+            self.lines.missing_rtp(&missing);
+        }
         self.playout_floor.set(self.call.playout_floor_bytes());
     }
 
@@ -320,23 +323,13 @@ impl Running {
             && let Some(payload_type) = self.call.unagreed()
         {
             self.unagreed_logged = true;
-            warn!(
-                call = self.offer.id,
-                pbx = &*self.offer.pbx,
-                "the PBX sends payload type {payload_type}, although another was agreed on; it is \
-                 decoded anyway"
-            );
+            self.lines.unagreed(payload_type);
         }
         if !self.misdirected_logged
             && let Some((source, named)) = self.call.misdirected()
         {
             self.misdirected_logged = true;
-            warn!(
-                call = self.offer.id,
-                pbx = &*self.offer.pbx,
-                "RTP comes from {source}, but the PBX's SDP names {named}: dropped; in Asterisk \
-                 set media_address and bind_rtp_to_media_address"
-            );
+            self.lines.misdirected(source, named);
         }
     }
 
@@ -348,8 +341,7 @@ impl Running {
                 self.call.handle(now, Input::AiOpen);
             }
             Err(error) => {
-                let (call, pbx) = (&self.offer.id, &*self.offer.pbx);
-                warn!(call, pbx, "AI unreachable: {error}");
+                self.lines.ai_unreachable(&error.advice());
                 self.ai_end = Some(error.to_string());
                 self.call.handle(now, Input::AiFailed);
             }
@@ -385,20 +377,7 @@ impl Running {
 
     pub fn on_closed(&mut self, now: Instant, closed: Closed) {
         let Some(ai) = self.ai.take() else { return };
-        let (call, pbx) = (&self.offer.id, &*self.offer.pbx);
-        match &closed {
-            Closed::Orderly(_) | Closed::HandOver => debug!(call, "AI stream closed: {closed}"),
-            Closed::Failed(why) | Closed::Protocol(why) => {
-                warn!(call, pbx, "AI stream lost: {why}");
-            }
-            Closed::Stalled => warn!(call, pbx, "AI stream stalled: no data accepted for 5 s"),
-            Closed::Unanswered => {
-                warn!(
-                    call,
-                    pbx, "AI stream dead: nothing received, and a ping not answered in 10 s"
-                );
-            }
-        }
+        self.lines.ai_closed(&closed);
         // a broken stream is dropped; a cleanly closed one has had its close frame answered, and is
         // kept until its connection ends
         self.ai_counts = ai.counts();
@@ -412,7 +391,10 @@ impl Running {
     pub fn finish(self, reason: EndReason) -> (Record, Option<AiSocket>) {
         let summary = self.call.summary(Instant::now());
         let (recordings, lost_ms) = self.recordings.finish(reason, &summary);
-        log_end(&self.offer, reason, &summary, self.ai_counts.dropped_audio, lost_ms);
+        let dropped = self.ai_counts.dropped_audio;
+        counters::ended(reason);
+        counters::add(&summary, dropped);
+        self.lines.ended(reason, self.hangup_cause, &summary, dropped, lost_ms);
         let id = self.offer.id.clone();
         let (ai, ai_end) = (self.ai_counts, self.ai_end);
         (Record { id, reason, summary, ai, ai_end, recordings }, self.ai)
@@ -457,45 +439,4 @@ fn seeds() -> Seeds {
 
 fn unix() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// Counts an ended call and writes its log line.
-fn log_end(offer: &Offer, reason: EndReason, summary: &Summary, dropped: u64, unrecorded_ms: u64) {
-    counters::ended(reason);
-    counters::add(summary, dropped);
-    let row = reason.row();
-    let seconds = |d: Duration| (d.as_secs_f64() * 1000.0).round() / 1000.0;
-    macro_rules! line {
-        ($level:ident) => {
-            tracing::$level!(
-                call = offer.id,
-                pbx = &*offer.pbx,
-                reason = row.label,
-                answered = summary.answered,
-                setup_ms = summary.setup.as_micros() as f64 / 1000.0,
-                talk_s = seconds(summary.talk),
-                packets_in = summary.received.sequence.received,
-                packets_out = summary.packets_sent,
-                lost = summary.received.sequence.lost,
-                late = summary.received.late(),
-                late_kept = summary.received.late_kept(),
-                left_out = summary.received.timeline.left_out,
-                duplicates = summary.received.sequence.duplicates,
-                wrong_source = summary.received.wrong_source,
-                ai_dropped_frames = dropped,
-                ai_discarded_bytes = summary.playout_discarded,
-                ai_left_out = summary.playout_left_out,
-                ai_floor_ms = summary.playout_floor_bytes / SAMPLES_PER_MS,
-                preroll_dropped = summary.preroll_dropped,
-                unrecorded_ms,
-                round_trip_ms = summary.round_trip.map(|d| d.as_millis() as u64),
-                "call ended"
-            )
-        };
-    }
-    match row.level {
-        tracing::Level::ERROR => line!(error),
-        tracing::Level::WARN => line!(warn),
-        _ => line!(info),
-    }
 }

@@ -25,7 +25,8 @@ use tracing::{debug, warn};
 use crate::call::admission::Admission;
 use crate::call::{Signal, SourceRequest};
 use crate::sip::agent::{
-    AccountConfig, AccountId, Agent, AgentConfig, CallKey, Command, Event, Input, Output, Route,
+    AccountConfig, AccountId, Agent, AgentConfig, CallEnd, CallKey, Command, Event, Input, Output,
+    Route,
 };
 use crate::sip::endpoint::counters::{REFUSED, STRANGERS, UNREADABLE};
 use crate::sip::endpoint::peers::PeerState;
@@ -391,7 +392,13 @@ impl Endpoint {
             Event::Acked { call } => self.signal(call, Signal::Connected),
             Event::Digit { call, digit } => self.signal(call, Signal::Digit(digit)),
             Event::Ended { call, end } => {
-                self.signal(call, Signal::Ended(end_reason(&end)));
+                if let CallEnd::Bye { cause: Some(cause) } = end {
+                    self.signal(call, Signal::HangupCause(cause));
+                }
+                // after our own hangup, the call has ended already
+                if !matches!(end, CallEnd::HungUp | CallEnd::Refused { .. }) {
+                    self.signal(call, Signal::Ended(end_reason(&end)));
+                }
                 self.calls.remove(&call);
             }
             Event::Registration { account, remote, status } => {

@@ -4,7 +4,7 @@
 mod ask;
 mod fake;
 mod obey;
-mod rig;
+pub mod rig;
 mod world;
 
 mod ai_ends;
