@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::call::core::Call;
 use crate::call::counters::PlayoutFloor;
