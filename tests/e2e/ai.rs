@@ -233,7 +233,8 @@ impl Talk {
 
     /// The messages to send once `heard` frames have been received.
     fn answer(&mut self, heard: usize) -> Vec<Message> {
-        let Some(call) = self.call.filter(|_| heard >= self.plan.after_heard) else {
+        let started = !self.sid.is_empty() && heard >= self.plan.after_heard;
+        let Some(call) = self.call.filter(|_| started) else {
             return Vec::new();
         };
         let end = match (self.plan.paced, self.plan.ahead) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use trunkless::peer::pattern;
 use trunkless::peer::phone::{Keys, PhoneCommand};
 use trunkless::sip::agent::CallEnd;
 use trunkless::sip::sdp::Direction;
@@ -56,6 +57,31 @@ fn a_complete_call_through_pjsip_16() {
 #[test]
 fn a_complete_call_through_pjsip_22() {
     block_on(whole_call(Pbx::Pjsip22));
+}
+
+/// An AI that greets as soon as its stream starts, before Asterisk has connected the caller.
+#[test]
+fn the_first_frame_of_a_greeting_is_heard() {
+    block_on(async {
+        for pbx in Pbx::ALL {
+            let lab = Lab::start(pbx);
+            let ai = Ai::start(Plan { say: 50, after_heard: 0, ..Plan::default() }).await;
+            let bridge = lab.bridge(&ai);
+            for round in 0..5 {
+                let mut caller = lab.dial(0).await;
+                caller.answered().await;
+                caller.until(3 * SECOND, |c| c.heard_last(1000, 50)).await;
+                let answered = caller.answered.expect("answered");
+                let first = caller.heard.iter().find(|h| pattern::read(&h.samples).is_some());
+                let after = first.map(|heard| heard.at.saturating_duration_since(answered));
+                println!("{pbx:?}: the greeting begins {after:?} after the answer");
+                assert_all(&caller.numbers(1000), 50, &format!("{pbx:?}, round {round}"));
+                caller.hang_up().await;
+                assert_no_channels(&lab.asterisk);
+            }
+            drop(bridge);
+        }
+    });
 }
 
 #[test]
