@@ -365,7 +365,10 @@ impl Call {
                     self.on_digit(digit);
                 }
             }
-            Signal::PbxLost => (self.past.pbx_lost, self.past.pbx_back) = (Some(now), None),
+            Signal::PbxLost { gone } => {
+                (self.past.pbx_lost, self.past.pbx_back) = (Some(now), None);
+                self.past.pbx_gone = gone;
+            }
             Signal::PbxBack => self.past.pbx_back = Some(now),
             Signal::PbxConfirms => (self.past.pbx_lost, self.past.pbx_back) = (None, None),
             Signal::HangupCause(_) => {}

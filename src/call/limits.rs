@@ -6,8 +6,12 @@ use std::time::{Duration, Instant};
 use crate::call::CallConfig;
 use crate::call::end::EndReason;
 
-/// If the PBX does not respond to signalling, the call is lost after this long without RTP.
-const LOST_AFTER: Duration = Duration::from_secs(2);
+/// If the PBX has proved that it is gone, or responds again, the call is lost after this long
+/// without RTP.
+const GONE_AFTER: Duration = Duration::from_secs(2);
+/// If the PBX only does not respond to signalling, the call is lost after this long without RTP. A
+/// pause of the network is usually shorter.
+const LOST_AFTER: Duration = Duration::from_secs(9);
 /// The source has failed if it does not connect the caller this long after the answer was
 /// requested.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
@@ -25,6 +29,8 @@ pub struct Milestones {
     pub ai_heard: bool,
     /// When the PBX stopped responding.
     pub pbx_lost: Option<Instant>,
+    /// True if the PBX proved then that it is gone.
+    pub pbx_gone: bool,
     /// When the PBX responded again after that.
     pub pbx_back: Option<Instant>,
     /// When the last hold ended.
@@ -74,11 +80,14 @@ impl Limits {
         let survived = past.pbx_back.is_some_and(|back| heard.is_some_and(|at| at > back));
         let unsure = past.pbx_lost.is_some() && !survived;
         let lost = heard.max(past.pbx_lost).filter(|_| unsure && !state.on_hold);
+        let lost_after = if past.pbx_gone { GONE_AFTER } else { LOST_AFTER };
+        let back = past.pbx_back.filter(|_| lost.is_some());
         let unconnected = past.answer_wanted.filter(|_| past.answered.is_none());
         let times = [
             state.finish_by,
             after(past.answered, self.max_duration, EndReason::MaxDuration),
-            after(lost, LOST_AFTER, EndReason::PbxLost),
+            after(lost, lost_after, EndReason::PbxLost),
+            after(back, GONE_AFTER, EndReason::PbxLost),
             after(unconnected, CONNECT_LIMIT, EndReason::PbxError),
             after(expected, self.media_timeout, EndReason::MediaTimeout),
             after(silent, self.silent_timeout, EndReason::AiTimeout),

@@ -69,8 +69,11 @@ pub enum Signal {
     Connected,
     /// A key press that arrived by signalling, not by RTP.
     Digit(char),
-    /// The PBX has stopped responding. The call ends if its RTP has stopped too.
-    PbxLost,
+    /// The PBX has stopped responding. The call ends if its RTP has stopped too. `gone`: it has
+    /// proved that it is not there, so this is not a pause of the network.
+    PbxLost {
+        gone: bool,
+    },
     /// The PBX responds again. The call has survived if its RTP flows again.
     PbxBack,
     /// The PBX has confirmed that the call still exists.

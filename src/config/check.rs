@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::config::schema::{Ai, Mode, PbxAri, PbxSip, Settings};
-use crate::config::values::{HostPort, PortRange, Span};
+use crate::config::values::{HostPort, PeerWord, PortRange, Span};
 use crate::config::{ConfigError, Source};
 use crate::sip::uri::Host;
 
@@ -212,7 +212,9 @@ impl Check<'_> {
             self.remote(&key("registrar"), registrar, settings.sip.listen);
         }
         for peer in sip.peers.iter().flatten() {
-            self.remote(&key("peers"), peer, settings.sip.listen);
+            if let PeerWord::Host(peer) = peer {
+                self.remote(&key("peers"), peer, settings.sip.listen);
+            }
         }
         self.advertised(&key("advertised"), sip.advertised);
         if sip.media_peers.as_ref().is_some_and(Vec::is_empty) {

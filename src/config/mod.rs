@@ -12,6 +12,7 @@ pub mod plan;
 pub mod recording;
 pub mod resolve;
 pub mod schema;
+mod twins;
 pub mod values;
 
 use std::collections::HashMap;

@@ -15,11 +15,13 @@ use crate::call::departure::Departure;
 use crate::config::check::{self, Findings};
 use crate::config::plan::{AiPlan, Plan, SipPbx};
 use crate::config::schema::{Ai, Answer, Mode, OnAi, PbxSip, Settings, TransportWord};
-use crate::config::values::{HostPort, Span};
+use crate::config::twins::twins;
+use crate::config::values::{HostPort, PeerWord, Span};
 use crate::config::{ConfigError, ENV_PREFIX, Source};
 use crate::record::wav;
 use crate::sip::agent::AccountConfig;
 use crate::sip::flow::Transport;
+use crate::sip::network::Network;
 use crate::sip::registration;
 use crate::stream::connect::{Target, TargetError, TargetOptions};
 use crate::stream::dialect::sid;
@@ -110,6 +112,14 @@ fn build(
             }
         }
     }
+    if let Some((first, name, address)) = twins(&sip) {
+        let message = format!(
+            "[pbx.{first}.sip] has the same address {address} and takes calls to the same users, \
+             so calls could not be assigned; give one of them other users, or an address or port \
+             of its own"
+        );
+        findings.error(source.error(&format!("pbx.{name}.sip"), message));
+    }
     if let Some(name) = twice(&ari) {
         let message = "another PBX has the same url and app; give each PBX its own app";
         findings.error(source.error(&format!("pbx.{name}.ari"), message));
@@ -190,6 +200,18 @@ type Table = BTreeMap<String, String>;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
+/// The hosts and the networks in `peers`.
+fn hosts_and_ranges(sip: &PbxSip) -> (Vec<HostPort>, Vec<Network>) {
+    let (mut hosts, mut ranges) = (Vec::new(), Vec::new());
+    for peer in sip.peers.iter().flatten() {
+        match peer {
+            PeerWord::Host(host) => hosts.push(host.clone()),
+            PeerWord::Range(range) => ranges.push(*range),
+        }
+    }
+    (hosts, ranges)
+}
+
 pub(super) struct Resolver<'a> {
     pub(super) source: &'a Source,
     environment: &'a HashMap<String, String>,
@@ -211,21 +233,21 @@ impl Resolver<'_> {
         let key = |rest: &str| format!("pbx.{name}.sip.{rest}");
         let missing =
             |rest: &str, why: &str| self.source.error(&key(rest), format!("is missing; {why}"));
-        let transport = match sip.transport {
-            Some(TransportWord::Tcp) => Transport::Tcp,
-            _ => Transport::Udp,
-        };
+        let tcp = sip.transport == Some(TransportWord::Tcp);
+        let transport = if tcp { Transport::Tcp } else { Transport::Udp };
+        let (peers, ranges) = hosts_and_ranges(sip);
         let base = AccountConfig {
             name: name.to_owned(),
+            users: sip.users.clone().unwrap_or_default(),
+            ranges,
             username: sip.username.clone().unwrap_or_else(|| "trunkless".to_owned()),
             registration: None,
             transport,
             advertised: sip.advertised,
             media_peers: sip.media_peers.clone().unwrap_or_default(),
         };
-        let peers = sip.peers.clone().unwrap_or_default();
         if sip.register == Some(false) {
-            if peers.is_empty() {
+            if peers.is_empty() && base.ranges.is_empty() {
                 let why = "with register = false, list the PBX's addresses here";
                 findings.error(missing("peers", why));
                 return None;

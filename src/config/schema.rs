@@ -9,9 +9,10 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::config::recording::{PbxRecording, Recording};
-use crate::config::values::{HostPort, PbxName, PortRange, Span, parsed_words, words};
+use crate::config::values::{HostPort, PbxName, PeerWord, PortRange, Span, parsed_words, words};
 use crate::media;
 use crate::sip::network::Network;
+use crate::sip::user_pattern::UserPattern;
 use crate::stream::dialect::Dialect;
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -183,7 +184,10 @@ pub struct PbxSip {
     pub media_peers: Option<Vec<Network>>,
     pub register: Option<bool>,
     #[serde(deserialize_with = "parsed_words")]
-    pub peers: Option<Vec<HostPort>>,
+    pub peers: Option<Vec<PeerWord>>,
+    /// Users that calls may be addressed to, besides `username`.
+    #[serde(deserialize_with = "parsed_words")]
+    pub users: Option<Vec<UserPattern>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -206,6 +206,57 @@ fn a_trunk_needs_peers() {
 }
 
 #[test]
+fn peers_may_be_ranges_and_users_patterns() {
+    let keys = "register = false\nusers = [\"8010\", \"80XX\"]\n\
+                peers = [\"10.0.0.0/24\", \"2001:db8::/32\", \"192.0.2.1:5080\"]";
+    let plan = plan(&GOOD.replace("registrar = \"192.0.2.1\"", keys), &[]).unwrap();
+    let pbx = &plan.sip[0];
+    assert_eq!((pbx.account.ranges.len(), pbx.hosts.len(), pbx.account.users.len()), (2, 1, 2));
+    for (key, bad) in [("peers", "10.0.0.0/33"), ("users", "80[1-3]X")] {
+        let keys = format!("register = false\npeers = [\"10.0.0.1\"]\nusers = []\n");
+        let keys =
+            keys.lines().filter(|line| !line.starts_with(key)).collect::<Vec<_>>().join("\n");
+        let text = GOOD.replace("registrar", &format!("{keys}\n{key} = [\"{bad}\"]\nregistrar"));
+        assert!(error(&text, &[]).contains(&format!("pbx.main.sip.{key}")), "{bad}");
+    }
+}
+
+#[test]
+fn pbxs_whose_calls_cannot_be_distinguished_are_refused() {
+    let trunk = |keys: &str| {
+        format!("[ai]\nurl = \"ws://127.0.0.1:1\"\n{}{}", pbx("a", keys), pbx("b", keys))
+    };
+    fn pbx(name: &str, keys: &str) -> String {
+        let port = if name == "a" { "5060" } else { "5062" };
+        let keys = keys.replace("PORT", port).replace("NAME", name);
+        format!("[pbx.{name}]\nmode = \"sip\"\n[pbx.{name}.sip]\npassword = \"x\"\n{keys}\n")
+    }
+    let table = [
+        ("register = false\npeers = [\"10.0.0.1\"]", false),
+        ("register = false\npeers = [\"10.0.0.1:PORT\"]", true),
+        ("register = false\npeers = [\"10.0.0.1\"]\nusers = [\"NAME\"]", true),
+        ("register = false\npeers = [\"10.0.0.1\"]\nusers = [\"80XX\"]", false),
+        ("register = false\npeers = [\"10.0.0.0/24\"]", false),
+        ("registrar = \"pbx.test\"\nusername = \"ai\"", false),
+        ("registrar = \"pbx.test:PORT\"\nusername = \"ai\"", true),
+        ("registrar = \"pbx.test\"\nusername = \"NAME\"", true),
+        ("registrar = \"pbx.test\"\nusername = \"NAME\"\nusers = [\"any\"]", false),
+    ];
+    for (keys, good) in table {
+        match plan(&trunk(keys), &[]) {
+            Ok(_) => assert!(good, "{keys}"),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(
+                    !good && text.contains("pbx.b.sip") && text.contains("[pbx.a.sip]"),
+                    "{text}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn the_sample_is_valid() {
     let sample = include_str!("../../trunkless.toml");
     let plan = plan(sample, &[("TRUNKLESS_PBX__MAIN__SIP__PASSWORD", "x")]);

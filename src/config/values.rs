@@ -105,6 +105,24 @@ impl fmt::Display for HostPort {
     }
 }
 
+/// An entry of `peers`: a host, or a range such as `10.0.0.0/24`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerWord {
+    Host(HostPort),
+    Range(Network),
+}
+
+impl FromStr for PeerWord {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<PeerWord, String> {
+        match text.contains('/') {
+            true => text.parse().map(PeerWord::Range),
+            false => text.parse().map(PeerWord::Host),
+        }
+    }
+}
+
 macro_rules! from_string {
     ($($kind:ty),*) => {$(
         impl<'de> Deserialize<'de> for $kind {

@@ -1,6 +1,7 @@
 //! IP addresses and address ranges in the configuration: `192.0.2.7` or `192.0.2.0/24`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -23,6 +24,18 @@ impl Network {
             }
             _ => false,
         }
+    }
+}
+
+impl Network {
+    pub fn overlaps(&self, other: &Network) -> bool {
+        self.contains(other.ip) || other.contains(self.ip)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.ip, self.prefix)
     }
 }
 

@@ -88,6 +88,9 @@ pub enum Status {
     /// The registrar answered before and has stopped answering.
     Lost {
         why: &'static str,
+        /// True if it has proved that it is not there: an ICMP error, or a refused or reset TCP
+        /// connection. Mere silence may be a pause of the network.
+        gone: bool,
     },
     /// The address does not answer REGISTER. Reported once per address.
     Silent,
@@ -320,9 +323,9 @@ impl Registration {
     }
 
     /// Handles an ICMP port unreachable or a failed TCP connection. `has_next`: the name has an
-    /// address that was not tried in this round.
-    pub fn on_unreachable(&mut self, now: Instant, has_next: bool) {
-        const WHY: &str = "its port is closed";
+    /// address that was not tried in this round. `gone`: see [`Status::Lost`].
+    pub fn on_unreachable(&mut self, now: Instant, has_next: bool, gone: bool) {
+        let why = if gone { "its port is closed" } else { "its connection timed out" };
         match &mut self.state {
             State::Stopped | State::Idle => {}
             // no registrar is running that could still have our contact
@@ -331,12 +334,12 @@ impl Registration {
                 *again = if has_next { now } else { (*again).min(now + AGAIN) };
                 *silent_at = now + PATIENCE;
                 if self.was_registered {
-                    self.change(Status::Lost { why: WHY });
+                    self.change(Status::Lost { why, gone });
                 } else {
-                    self.change(Status::Failing { why: WHY.to_owned() });
+                    self.change(Status::Failing { why: why.to_owned() });
                 }
             }
-            State::Registered { .. } | State::Waiting { .. } => self.lose(now, WHY),
+            State::Registered { .. } | State::Waiting { .. } => self.lose(now, why, gone),
         }
     }
 
@@ -354,7 +357,7 @@ impl Registration {
 
     pub fn on_timeout(&mut self, now: Instant, random: &mut Random) {
         if self.options_sent.is_some_and(|sent| sent + SILENCE <= now) {
-            self.lose(now, "it does not answer OPTIONS");
+            self.lose(now, "it does not answer OPTIONS", false);
         }
         if self.keepalive_at.is_some_and(|at| at <= now) {
             self.keepalive_at = Some(now + self.settings.keepalive);
@@ -549,7 +552,7 @@ impl Registration {
         self.stop_keepalive();
     }
 
-    fn lose(&mut self, now: Instant, why: &'static str) {
+    fn lose(&mut self, now: Instant, why: &'static str, gone: bool) {
         if matches!(self.state, State::Asking { step: Step::Stop, .. } | State::Stopped) {
             return;
         }
@@ -560,7 +563,7 @@ impl Registration {
         // the first REGISTER goes out at once
         let silent_at = now + PATIENCE;
         self.state = State::Asking { step: Step::Return, again: now, silent_at, lookup_in: LOOKUP };
-        self.change(Status::Lost { why });
+        self.change(Status::Lost { why, gone });
     }
 
     /// Sends no OPTIONS until we are registered again.

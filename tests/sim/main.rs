@@ -236,7 +236,7 @@ fn each_way_of_closing_the_stream_has_its_end_reason() {
 fn a_call_survives_the_loss_of_the_pbx_only_if_its_rtp_continues() {
     let mut world = World::new(80, Network::default());
     world.run_to(1_000);
-    world.feed(Input::Signal(Signal::PbxLost));
+    world.feed(Input::Signal(Signal::PbxLost { gone: false }));
     world.run_to(2_000);
     world.feed(Input::Signal(Signal::PbxBack));
     world.run_to(3_000);
@@ -246,9 +246,34 @@ fn a_call_survives_the_loss_of_the_pbx_only_if_its_rtp_continues() {
     let mut world = World::new(81, Network::default());
     world.run_to(1_000);
     world.silence(true);
-    world.feed(Input::Signal(Signal::PbxLost));
+    world.feed(Input::Signal(Signal::PbxLost { gone: false }));
     world.run_to(2_000);
     world.feed(Input::Signal(Signal::PbxBack));
     world.run_to(4_000);
     assert_eq!(world.heard.ended, Some(EndReason::PbxLost));
+}
+
+/// A pause of the network looks like a PBX that does not answer. Only one that has proved to be
+/// gone ends its calls soon.
+#[test]
+fn a_pause_of_the_network_ends_no_call() {
+    let silent_for = |ms: u64, gone: bool| {
+        let mut world = World::new(82, Network::default());
+        world.run_to(1_000);
+        world.silence(true);
+        world.run_to(2_000);
+        world.feed(Input::Signal(Signal::PbxLost { gone }));
+        world.run_to(1_000 + ms);
+        if world.heard.ended.is_none() {
+            world.silence(false);
+            world.feed(Input::Signal(Signal::PbxBack));
+            world.run_to(20_000);
+        }
+        world.heard.ended
+    };
+    for ms in [3_000, 5_000, 8_000] {
+        assert_eq!(silent_for(ms, false), None, "{ms} ms");
+    }
+    assert_eq!(silent_for(12_000, false), Some(EndReason::PbxLost));
+    assert_eq!(silent_for(3_500, true), Some(EndReason::PbxLost));
 }

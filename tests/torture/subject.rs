@@ -55,6 +55,8 @@ impl Subject {
             transport: Transport::Udp,
             advertised: None,
             media_peers: Vec::new(),
+            users: Vec::new(),
+            ranges: Vec::new(),
         };
         let config = AgentConfig {
             accounts: vec![account],

@@ -39,7 +39,8 @@ impl Source {
             Tell::Connected => Signal::Connected,
             Tell::Digit(digit) => Signal::Digit(digit),
             Tell::HangupCause(cause) => Signal::HangupCause(cause),
-            Tell::Lost => Signal::PbxLost,
+            // a link that only falls silent is given up after 10 s
+            Tell::Lost => Signal::PbxLost { gone: true },
             Tell::Back => Signal::PbxConfirms,
             Tell::Ended(cause) => Signal::Ended(match cause {
                 Cause::CallerHangup => EndReason::CallerHangup,

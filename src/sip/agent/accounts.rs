@@ -19,6 +19,8 @@ use crate::sip::uri::escape_user;
 /// each second, and a slow registrar may answer within 64·T1.
 const MAX_OPEN_REGISTERS: usize = 32;
 
+/// At most this many peers within ranges are remembered.
+const MAX_RANGE_PEERS: usize = 4096;
 /// Minimum time between two rounds through addresses whose ports are closed.
 const ROUND: Duration = Duration::from_secs(1);
 
@@ -46,7 +48,45 @@ impl Agent {
     /// Returns the accounts whose PBX has this address.
     pub(super) fn accounts_at(&self, ip: IpAddr) -> impl Iterator<Item = (AccountId, &Account)> {
         let all = self.accounts.iter().enumerate();
-        all.filter(move |(_, a)| a.routes().any(|r| r.remote.ip() == ip))
+        all.filter(move |(_, a)| {
+            a.routes().any(|r| r.remote.ip() == ip)
+                || a.config.ranges.iter().any(|n| n.contains(ip))
+        })
+    }
+
+    /// True if this is a peer within a range, and our address towards it is not known. Pass it to
+    /// [`Agent::set_local_ip`] before the peer's message.
+    pub fn lacks_local_ip(&self, ip: IpAddr) -> bool {
+        let in_range = |a: &Account| a.config.ranges.iter().any(|n| n.contains(ip));
+        !self.range_locals.contains_key(&ip) && self.accounts.iter().any(in_range)
+    }
+
+    pub fn set_local_ip(&mut self, peer: IpAddr, local: IpAddr) {
+        if self.range_locals.len() >= MAX_RANGE_PEERS {
+            self.range_locals.clear();
+        }
+        self.range_locals.insert(peer, local);
+    }
+
+    /// Returns the account that takes a call from `remote` to `user`. `via_port` is the port in the
+    /// Via of the INVITE. If several do, the port decides, then how exactly the user is configured.
+    pub(super) fn account_for(
+        &self,
+        remote: SocketAddr,
+        via_port: u16,
+        user: &str,
+    ) -> Option<AccountId> {
+        let here = self.accounts_at(remote.ip());
+        let ranked = here.filter_map(|(id, account)| {
+            let of_port = |port: u16| {
+                let at = SocketAddr::new(remote.ip(), port);
+                account.routes().any(|route| route.remote == at)
+            };
+            let port = if of_port(remote.port()) { 2 } else { u8::from(of_port(via_port)) };
+            Some((id, (port, account.accepts(user)?)))
+        });
+        // the first of the best
+        ranked.min_by_key(|(_, rank)| std::cmp::Reverse(*rank)).map(|(id, _)| id)
     }
 
     /// True if a call or a transaction still uses this address of an earlier lookup. Requests
@@ -71,8 +111,10 @@ impl Agent {
     /// Returns our address towards `remote`, for Contact, Via and SDP.
     pub(super) fn local_ip(&self, account: AccountId, remote: IpAddr) -> Option<IpAddr> {
         let account = &self.accounts[account];
-        let route = account.routes().find(|r| r.remote.ip() == remote);
-        account.config.advertised.or(route.or(account.routes().next()).map(|r| r.local))
+        let exact = account.routes().find(|r| r.remote.ip() == remote).map(|r| r.local);
+        let in_range = || self.range_locals.get(&remote).copied();
+        let any = || account.routes().next().map(|r| r.local);
+        account.config.advertised.or(exact).or_else(in_range).or_else(any)
     }
 
     pub(super) fn contact_uri(&self, account: AccountId, local_ip: IpAddr) -> String {
@@ -123,7 +165,7 @@ impl Agent {
         self.accounts[id].former = former;
     }
 
-    pub(super) fn on_unreachable(&mut self, now: Instant, remote: SocketAddr) {
+    pub(super) fn on_unreachable(&mut self, now: Instant, remote: SocketAddr, gone: bool) {
         // calls over a TCP connection that the PBX made continue over one to its usual port
         let accounts = &self.accounts;
         for call in self.calls.values_mut().filter(|c| c.flow.remote == remote) {
@@ -142,7 +184,7 @@ impl Agent {
             // a PBX that restarts comes back at the same address
             let has_next = !registered && account.next_in_round(now);
             self.with_registration(now, id, |registration, _| {
-                registration.on_unreachable(now, has_next);
+                registration.on_unreachable(now, has_next, gone);
             });
         }
     }
@@ -369,6 +411,17 @@ impl Account {
     /// All addresses from which calls are accepted.
     pub(super) fn routes(&self) -> impl Iterator<Item = &Route> {
         self.registrar.iter().chain(&self.peers)
+    }
+
+    /// How exactly this user is configured; `None` if calls to it are not accepted.
+    fn accepts(&self, user: &str) -> Option<u8> {
+        let registers = self.registration.is_some();
+        let listed = self.config.users.iter().any(|pattern| pattern.matches(user));
+        match registers && self.config.username == user {
+            true => Some(2),
+            false if listed => Some(1),
+            false => (!registers && self.config.users.is_empty()).then_some(0),
+        }
     }
 
     /// Counts an unreachable address. True if the next one may be asked at once: each address is

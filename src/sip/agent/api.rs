@@ -7,6 +7,7 @@ use crate::sip::flow::{Flow, Transport};
 use crate::sip::network::Network;
 use crate::sip::registration::{Settings, Status};
 use crate::sip::sdp::{Direction, Remote};
+use crate::sip::user_pattern::UserPattern;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallKey(pub u64);
@@ -20,7 +21,11 @@ pub struct AccountConfig {
     pub name: String,
     /// The user to which calls are addressed, also the user of our Contact.
     pub username: String,
-    /// `None` for a trunk: the PBX calls us without registration, and may call any user.
+    /// Further users to which calls may be addressed. A trunk without any takes calls to all.
+    pub users: Vec<UserPattern>,
+    /// Further addresses from which calls are accepted.
+    pub ranges: Vec<Network>,
+    /// `None` for a trunk: the PBX calls us without registration.
     pub registration: Option<Settings>,
     pub transport: Transport,
     /// Our address in Via, Contact and SDP; by default the local one on the route to the PBX.
@@ -70,6 +75,8 @@ pub enum Input<'a> {
     /// ICMP port unreachable, or a TCP connection that could not be made or was closed.
     Unreachable {
         remote: SocketAddr,
+        /// False if a TCP connection timed out, which may be due to a pause of the network.
+        gone: bool,
     },
     Timeout,
     Command(Command),

@@ -184,6 +184,8 @@ pub struct Agent {
     calls: HashMap<CallKey, Call>,
     /// Calls by Call-ID and our tag.
     dialogs: HashMap<(String, String), CallKey>,
+    /// Our address towards each peer within a range.
+    range_locals: HashMap<IpAddr, IpAddr>,
     /// Addresses that we have called, from which we accept messages.
     dialled: Vec<IpAddr>,
     /// Number of call keys given out.
@@ -214,6 +216,7 @@ impl Agent {
             clients: HashMap::new(),
             calls: HashMap::new(),
             dialogs: HashMap::new(),
+            range_locals: HashMap::new(),
             dialled: Vec::new(),
             next_call: 0,
             timers: BTreeSet::new(),
@@ -239,7 +242,7 @@ impl Agent {
         match input {
             Input::Message { flow, data } => self.on_message(now, flow, data),
             Input::Resolved { account, routes } => self.on_resolved(now, account, routes),
-            Input::Unreachable { remote } => self.on_unreachable(now, remote),
+            Input::Unreachable { remote, gone } => self.on_unreachable(now, remote, gone),
             Input::Timeout => {}
             Input::Command(command) => self.on_command(now, command),
         }

@@ -1,6 +1,7 @@
 //! The agent in virtual time against a PBX scripted by each test.
 
 mod accounts;
+mod assignment;
 mod calls;
 mod limits;
 mod outgoing;

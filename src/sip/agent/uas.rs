@@ -66,7 +66,8 @@ impl Agent {
         check_content(invite)?;
         let ip = flow.remote.ip();
         let user = uri::number(invite.uri()).unwrap_or_default();
-        let account = self.account_for(ip, &user);
+        let via_port = invite.top_via().and_then(|via| via.port).unwrap_or(5060);
+        let account = self.account_for(flow.remote, via_port, &user);
         let Some(account) = account else {
             let last_hop = invite.get("Max-Forwards").and_then(parse_number) == Some(0);
             return Err(if last_hop {
@@ -97,12 +98,6 @@ impl Agent {
             return Err(Refusal::new(500, "Server Internal Error", why));
         };
         Ok(Accepted { account, user, session_timer, remote, local_ip })
-    }
-
-    fn account_for(&self, ip: IpAddr, user: &str) -> Option<AccountId> {
-        let here = || self.accounts_at(ip);
-        let named = here().find(|(_, a)| a.registration.is_some() && a.config.username == user);
-        named.or_else(|| here().find(|(_, a)| a.registration.is_none())).map(|(id, _)| id)
     }
 
     /// Parses an offer or answer and checks that its media address may be used.

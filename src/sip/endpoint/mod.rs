@@ -268,6 +268,12 @@ impl Endpoint {
     }
 
     fn feed(&mut self, input: Input<'_>) {
+        if let Input::Message { flow, .. } = &input
+            && self.agent.lacks_local_ip(flow.remote.ip())
+            && let Ok(local) = resolve::local_ip(flow.remote, self.bound.ip())
+        {
+            self.agent.set_local_ip(flow.remote.ip(), local);
+        }
         self.agent.set_full(self.admission.is_full());
         self.agent.handle(Instant::now(), input);
         self.drain();
@@ -319,9 +325,9 @@ impl Endpoint {
                 let flow = Flow { transport: Transport::Tcp, remote };
                 self.feed(Input::Message { flow, data: &data });
             }
-            TcpEvent::Closed(remote, generation) => {
+            TcpEvent::Closed { remote, generation, gone } => {
                 if self.connections.closed(remote, generation) {
-                    self.feed(Input::Unreachable { remote });
+                    self.feed(Input::Unreachable { remote, gone });
                 }
             }
         }
@@ -341,7 +347,7 @@ impl Endpoint {
                 let believed = was_open || !peer.registered || !peer.doubted;
                 peer.doubted |= peer.registered && !was_open;
                 if believed {
-                    self.feed(Input::Unreachable { remote });
+                    self.feed(Input::Unreachable { remote, gone: true });
                 }
             }
             Internal::ResolveAgain(account) => self.resolve(account),

@@ -49,6 +49,8 @@ pub(super) struct PeerState {
     pub x_headers: Vec<String>,
     /// Networks of the PBX's media, if they are configured.
     pub media_peers: Vec<Network>,
+    /// True if calls are also accepted from ranges of addresses.
+    has_ranges: bool,
     /// True while we are registered there.
     pub registered: bool,
     /// True once the port was reported closed while we were registered, by a probe that never found
@@ -73,6 +75,7 @@ impl PeerState {
             registrar: peer.hosts.first().map(shown).unwrap_or_default(),
             x_headers: peer.x_headers.clone(),
             media_peers: peer.account.media_peers.clone(),
+            has_ranges: !peer.account.ranges.is_empty(),
             registered: false,
             doubted: false,
             may_probe: peer.port_probe && peer.account.transport == Transport::Udp,
@@ -134,7 +137,7 @@ impl Endpoint {
             }
         }
         if !peer.registers {
-            let found = !peers.is_empty();
+            let found = !peers.is_empty() || peer.has_ranges;
             if let Some(why) = error.filter(|_| !found) {
                 warn!(pbx, "peers not found: {why}; retrying");
             }
@@ -205,7 +208,7 @@ impl Endpoint {
             Status::Failing { why } => {
                 warn!(pbx, registrar, address, "registration failed: {why}; retrying")
             }
-            Status::Lost { why } => {
+            Status::Lost { why, .. } => {
                 warn!(pbx, registrar, address, "registrar lost: {why}; retrying every second")
             }
             Status::Silent => {
@@ -226,7 +229,7 @@ impl Endpoint {
             Status::Unregistered => info!(pbx, "unregistered"),
         }
         let signal = match status {
-            Status::Lost { .. } => Signal::PbxLost,
+            Status::Lost { gone, .. } => Signal::PbxLost { gone },
             Status::Registered { .. } | Status::Conflict { .. } => Signal::PbxBack,
             _ => return,
         };

@@ -117,7 +117,7 @@ async fn srv(name: &str, transport: Transport) -> Vec<(String, u16)> {
 
 /// Returns our address on the route to `remote`, which is `bound` if the socket is bound to an
 /// address.
-fn local_ip(remote: SocketAddr, bound: IpAddr) -> io::Result<IpAddr> {
+pub fn local_ip(remote: SocketAddr, bound: IpAddr) -> io::Result<IpAddr> {
     if !bound.is_unspecified() {
         return Ok(bound);
     }

@@ -1,6 +1,7 @@
 //! SIP over TCP: one task per connection, with limits. Owns sockets.
 
 use std::collections::{HashMap, HashSet};
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -30,8 +31,9 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 pub enum TcpEvent {
     /// A complete message from this address.
     Message(SocketAddr, Vec<u8>),
-    /// The connection of this generation could not be made, or ended.
-    Closed(SocketAddr, u64),
+    /// The connection of this generation could not be made, or ended. `gone`: the peer refused or
+    /// closed it, so it did not merely time out.
+    Closed { remote: SocketAddr, generation: u64, gone: bool },
 }
 
 /// One connection.
@@ -138,28 +140,39 @@ async fn serve(
     events: mpsc::Sender<TcpEvent>,
 ) {
     let stream = match stream {
-        Some(stream) => Some(stream),
-        None => timeout(CONNECT, TcpStream::connect(remote)).await.ok().and_then(Result::ok),
+        Some(stream) => Ok(stream),
+        None => match timeout(CONNECT, TcpStream::connect(remote)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(ErrorKind::TimedOut.into()),
+        },
     };
-    if let Some(mut stream) = stream {
-        let _ = stream.set_nodelay(true);
-        // otherwise a PBX that disappeared would look connected for a quarter of an hour
-        let socket = SockRef::from(&stream);
-        let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-        let _ = socket.set_tcp_keepalive(&keepalive);
-        exchange(remote, &mut stream, &mut queue, &events).await;
-    }
-    let _ = events.send(TcpEvent::Closed(remote, generation)).await;
+    let ended = match stream {
+        Ok(stream) => exchange(remote, stream, &mut queue, &events).await,
+        Err(error) => Err(error),
+    };
+    let gone = match ended {
+        Ok(()) => true,
+        Err(error) => matches!(
+            error.kind(),
+            ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+        ),
+    };
+    let _ = events.send(TcpEvent::Closed { remote, generation, gone }).await;
 }
 
-/// Reads and writes messages until the connection ends.
+/// Reads and writes messages until the connection ends. Returns an error unless the peer closed it.
 async fn exchange(
     remote: SocketAddr,
-    stream: &mut TcpStream,
+    mut stream: TcpStream,
     queue: &mut mpsc::Receiver<Vec<u8>>,
     events: &mpsc::Sender<TcpEvent>,
-) {
+) -> io::Result<()> {
+    let _ = stream.set_nodelay(true);
+    // otherwise a PBX that disappeared would look connected for a quarter of an hour
+    let socket = SockRef::from(&stream);
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    let _ = socket.set_tcp_keepalive(&keepalive);
     let (mut reader, mut writer) = stream.split();
     let mut framer = Framer::default();
     let mut buffer = [0u8; 4096];
@@ -170,28 +183,25 @@ async fn exchange(
             .unwrap_or_else(|| tokio::time::Instant::now() + 86_400 * Duration::from_secs(1));
         tokio::select! {
             data = queue.recv() => {
-                let Some(data) = data else { return };
-                let written = timeout(PARTIAL, writer.write_all(&data)).await;
-                if !matches!(written, Ok(Ok(()))) {
-                    return;
-                }
+                let Some(data) = data else { return Err(ErrorKind::ConnectionAborted.into()) };
+                timeout(PARTIAL, writer.write_all(&data)).await??;
             }
             read = tokio::time::timeout_at(limit, reader.read(&mut buffer)) => {
-                let n = match read {
-                    Ok(Ok(n)) if n > 0 => n,
-                    _ => return,
-                };
+                let n = read??;
+                if n == 0 {
+                    return Ok(());
+                }
                 framer.push(&buffer[..n]);
                 loop {
                     match framer.next_message() {
                         Ok(Some(message)) => {
                             partial_until = None;
                             if events.send(TcpEvent::Message(remote, message)).await.is_err() {
-                                return;
+                                return Ok(()); // the endpoint has stopped
                             }
                         }
                         Ok(None) => break,
-                        Err(_) => return,
+                        Err(error) => return Err(io::Error::other(error)),
                     }
                 }
                 partial_until = match (framer.is_empty(), partial_until) {

@@ -221,7 +221,7 @@ fn refusals_never_come_often_enough_for_fail2ban() {
     };
     let lost = || {
         let mut rig = Rig::registered();
-        rig.registration.on_unreachable(rig.now, false);
+        rig.registration.on_unreachable(rig.now, false, true);
         rig
     };
     let refreshing = || {
@@ -248,7 +248,7 @@ fn refusals_never_come_often_enough_for_fail2ban() {
 #[test]
 fn a_refusal_while_the_pbx_starts_is_retried_after_two_seconds() {
     let mut rig = Rig::registered();
-    rig.registration.on_unreachable(rig.now, false);
+    rig.registration.on_unreachable(rig.now, false, true);
     rig.step();
     rig.answer(403, &[]);
     rig.actions();
@@ -300,7 +300,7 @@ fn a_silent_registrar_is_lost_retried_each_second_and_re_registered() {
     assert_eq!(rig.step(), 2.0);
     assert_eq!(rig.actions(), [Action::Options]);
     assert_eq!(rig.step(), 1.0);
-    let lost = Action::Changed(Status::Lost { why: "it does not answer OPTIONS" });
+    let lost = Action::Changed(Status::Lost { why: "it does not answer OPTIONS", gone: false });
     let actions = rig.actions();
     assert_eq!(actions[0], lost);
     assert!(matches!(actions[1], Action::Register { .. }), "at once");
@@ -323,7 +323,7 @@ fn a_silent_registrar_is_lost_retried_each_second_and_re_registered() {
 #[test]
 fn a_closed_port_means_a_register_at_once() {
     let mut rig = Rig::registered();
-    rig.registration.on_unreachable(rig.now, false);
+    rig.registration.on_unreachable(rig.now, false, true);
     assert_eq!(rig.step(), 0.0);
     assert_eq!(rig.registers().len(), 1);
 }

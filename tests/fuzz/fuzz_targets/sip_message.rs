@@ -25,6 +25,8 @@ fuzz_target!(|data: &[u8]| {
         transport: Transport::Udp,
         advertised: None,
         media_peers: Vec::new(),
+            users: Vec::new(),
+            ranges: Vec::new(),
     };
     let accounts = vec![account];
     let config =

@@ -115,18 +115,18 @@ fn a_silent_registrar_is_lost_then_registered_again() {
 #[test]
 fn a_closed_port_is_noticed_at_once_and_the_next_address_tried() {
     let mut rig = registered();
-    rig.input(Input::Unreachable { remote: STRANGER.parse().unwrap() });
+    rig.input(unreachable(STRANGER));
     assert!(statuses(&mut rig).is_empty());
-    rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
+    rig.input(unreachable(PBX));
     assert!(matches!(statuses(&mut rig)[..], [Status::Lost { .. }]));
     let (to, register) = rig.sent_to().remove(0);
     assert_eq!(register.method(), Some("REGISTER"));
     assert_eq!(to, PBX);
-    rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
+    rig.input(unreachable(PBX));
     let (to, register) = rig.sent_to().pop().unwrap();
     assert_eq!(to, SECOND_ADDRESS, "at once");
-    rig.input(Input::Unreachable { remote: SECOND_ADDRESS.parse().unwrap() });
-    rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
+    rig.input(unreachable(SECOND_ADDRESS));
+    rig.input(unreachable(PBX));
     assert_eq!(rig.told(), [""; 0], "one round a second");
     rig.feed(SECOND_ADDRESS, &response(&register, 200, GRANTED, ""));
     assert_eq!(rig.sent_to()[0].0, SECOND_ADDRESS);
@@ -198,7 +198,7 @@ fn a_peer_never_gets_a_register() {
     rig.input(with_peer(&[PBX]));
     assert_eq!(rig.told(), [""; 0], "the registration stays where it is");
     for _ in 0..20 {
-        rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
+        rig.input(unreachable(PBX));
         rig.input(with_peer(&[PBX]));
         rig.wait(1.0);
     }
@@ -315,7 +315,7 @@ fn shutdown_removes_the_registration_and_reports_it_once() {
     let reported = rig.events().iter().filter(|e| matches!(e, Event::Unregistered)).count();
     assert_eq!(reported, 1);
     rig.answer(&signed, 200);
-    rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
+    rig.input(unreachable(PBX));
     assert!(rig.events().is_empty());
     rig.wait(100.0);
     assert_eq!(rig.told(), [""; 0], "no more OPTIONS, no more REGISTER");
@@ -329,7 +329,7 @@ fn shutdown_does_not_wait_for_an_unreachable_registrar() {
     let mut rig = registered();
     rig.command(Command::Shutdown);
     assert!(!unregistered(&mut rig));
-    rig.input(Input::Unreachable { remote: PBX.parse().unwrap() });
+    rig.input(unreachable(PBX));
     assert!(unregistered(&mut rig));
 
     let mut rig = registered();
@@ -350,4 +350,9 @@ fn calls_are_accepted_while_the_registrar_is_lost() {
     rig.events();
     rig.pbx(&Text::invite());
     assert_eq!(rig.told(), ["100"]);
+}
+
+/// An ICMP error from this address.
+fn unreachable(remote: &str) -> Input<'static> {
+    Input::Unreachable { remote: remote.parse().unwrap(), gone: true }
 }

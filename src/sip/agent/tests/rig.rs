@@ -138,6 +138,30 @@ impl Dialog {
     }
 }
 
+pub fn account(username: &str, registration: Option<Settings>) -> AccountConfig {
+    AccountConfig {
+        name: "pbx".to_owned(),
+        username: username.to_owned(),
+        registration,
+        transport: Transport::Udp,
+        advertised: None,
+        media_peers: Vec::new(),
+        users: Vec::new(),
+        ranges: Vec::new(),
+    }
+}
+
+pub fn settings() -> Settings {
+    Settings {
+        registrar_uri: "sip:10.0.0.2".to_owned(),
+        auth_username: "ai".to_owned(),
+        password: "secret".into(),
+        realm: None,
+        expires_s: 120,
+        keepalive: Duration::from_secs(2),
+    }
+}
+
 pub struct Rig {
     pub agent: Agent,
     pub now: Instant,
@@ -154,25 +178,20 @@ pub struct Rig {
 impl Rig {
     fn new(registration: Option<Settings>, max_calls: usize) -> Rig {
         let registers = registration.is_some();
-        let account = AccountConfig {
-            name: "pbx".to_owned(),
-            username: "ai".to_owned(),
-            registration,
-            transport: Transport::Udp,
-            advertised: None,
-            media_peers: Vec::new(),
-        };
-        let config = AgentConfig {
-            accounts: vec![account],
-            listen_port: 5070,
-            max_calls,
-            max_unacknowledged: MAX_UNACKNOWLEDGED,
-        };
+        let mut rig = Rig::of(vec![account("ai", registration)], max_calls);
+        rig.registers = registers;
+        rig.resolve(&[PBX, SECOND_ADDRESS]);
+        rig
+    }
+
+    /// Starts an agent with these accounts, whose addresses are not known yet.
+    pub fn of(accounts: Vec<AccountConfig>, max_calls: usize) -> Rig {
+        let max_unacknowledged = MAX_UNACKNOWLEDGED;
+        let config = AgentConfig { accounts, listen_port: 5070, max_calls, max_unacknowledged };
         let agent = Agent::new(config, [3; 32]);
         let (sent, events) = (Vec::new(), Vec::new());
-        let mut rig = Rig { agent, now: start(), sent, events, lookups: 0, registers };
+        let mut rig = Rig { agent, now: start(), sent, events, lookups: 0, registers: false };
         rig.drain();
-        rig.resolve(&[PBX, SECOND_ADDRESS]);
         rig
     }
 
@@ -187,15 +206,7 @@ impl Rig {
 
     /// Starts an agent that has sent its first REGISTER.
     pub fn registering() -> Rig {
-        let settings = Settings {
-            registrar_uri: "sip:10.0.0.2".to_owned(),
-            auth_username: "ai".to_owned(),
-            password: "secret".into(),
-            realm: None,
-            expires_s: 120,
-            keepalive: Duration::from_secs(2),
-        };
-        Rig::new(Some(settings), 100)
+        Rig::new(Some(settings()), 100)
     }
 
     pub fn resolve(&mut self, addresses: &[&str]) {
