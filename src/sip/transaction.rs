@@ -113,6 +113,11 @@ impl Server {
         }
     }
 
+    /// True if an INVITE was refused; only its retransmissions and its ACK can still arrive.
+    pub fn is_refused(&self) -> bool {
+        self.invite && matches!(self.state, State::Completed | State::Confirmed)
+    }
+
     /// Returns the response to resend for a retransmitted request.
     pub fn on_retransmission(&self) -> Option<&[u8]> {
         match self.state {

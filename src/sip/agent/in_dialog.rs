@@ -32,6 +32,8 @@ impl Agent {
             Order::NotOurs => {
                 return self.refuse(now, key, &request, &Refusal::no_such_call());
             }
+            // answered without a transaction, so that this may be a retransmission
+            Order::OutOfOrder if matches!(request.method(), Some("OPTIONS" | "NOTIFY")) => {}
             Order::OutOfOrder => {
                 let why = "its CSeq is not higher than the last one";
                 let refusal = Refusal::new(500, "Server Internal Error", why);

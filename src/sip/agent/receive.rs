@@ -16,6 +16,9 @@ use crate::sip::transaction::{Due, State};
 /// response other than 100, so none has to be sent reliably.
 const SUPPORTED: [&str; 2] = ["timer", "100rel"];
 
+/// Methods of which a second copy would change a call again.
+const CHANGES_A_CALL: [&str; 4] = ["INVITE", "UPDATE", "INFO", "BYE"];
+
 impl Agent {
     pub(super) fn on_message(&mut self, now: Instant, flow: Flow, data: &[u8]) {
         let ip = flow.remote.ip();
@@ -146,13 +149,13 @@ impl Agent {
             return;
         }
         let kind = self.kind(flow, &request);
-        let room = kind.is_some_and(|kind| self.servers.has_room(kind));
-        if kind.is_some() && !room && method != "BYE" {
+        let room = self.has_room(kind);
+        if !room && method != "BYE" {
             self.counts.overload += 1;
             let busy = Refusal::overload("too many SIP requests are open");
             return self.refuse_stateless(flow, &request, &busy);
         }
-        let first = self.servers.insert(&key, &request, flow, kind.unwrap_or(Kind::InCall));
+        let first = self.servers.insert(&key, &request, flow, kind);
         match first {
             true => self.dispatch(now, flow, &key, &method, request),
             false => {
@@ -160,23 +163,33 @@ impl Agent {
                 self.refuse(now, &key, &request, &Refusal::new(482, "Loop Detected", why));
             }
         }
-        if !room {
+        if !room || kind == Kind::Brief {
             self.forget(&key);
         }
     }
 
-    /// The kind of transaction that a request needs. `None` if it changes nothing here, or nothing
-    /// more when it arrives again: it is then answered without a transaction, so that a flood of
-    /// such requests uses no memory.
-    fn kind(&self, flow: Flow, request: &Message) -> Option<Kind> {
+    /// The kind of transaction that a request needs.
+    fn kind(&self, flow: Flow, request: &Message) -> Kind {
+        let method = request.method().unwrap_or_default();
         match request.to().is_some_and(|to| to.tag().is_some()) {
-            true => self.find_dialog(request, flow).map(|_| Kind::InCall),
-            false => (request.method() == Some("INVITE")).then_some(Kind::NewCall),
+            true if CHANGES_A_CALL.contains(&method) => {
+                self.find_dialog(request, flow).map_or(Kind::Brief, Kind::InCall)
+            }
+            false if method == "INVITE" => Kind::NewCall,
+            _ => Kind::Brief,
         }
     }
 
+    /// True if there is room for a transaction. Refused INVITEs make room for new ones.
+    fn has_room(&mut self, kind: Kind) -> bool {
+        if kind == Kind::NewCall && !self.servers.has_room(kind) {
+            self.servers.oldest_refused().iter().for_each(|key| self.forget(key));
+        }
+        self.servers.has_room(kind)
+    }
+
     /// Removes the server transaction of a request that has been answered, with its timer.
-    fn forget(&mut self, key: &str) {
+    pub(super) fn forget(&mut self, key: &str) {
         let timer = TimerKey::Server(key.to_owned());
         if let Some(at) = self.owner_timeout(&timer) {
             self.timers.remove(&(at, timer));

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use crate::sip::agent::servers::server_key;
+use crate::sip::agent::servers::{Kind, server_key};
 use crate::sip::agent::{ALLOW, Agent, Event, PRODUCT, Refused};
 use crate::sip::flow::Flow;
 use crate::sip::header::NameAddr;
@@ -67,12 +67,17 @@ impl Refusal {
 }
 
 impl Agent {
-    /// Refuses a request in its transaction.
+    /// Refuses a request in its transaction. An initial INVITE has none any more afterwards: a
+    /// retransmission is refused in the same way, with the same tag, and its ACK is ignored.
     pub(super) fn refuse(&mut self, now: Instant, key: &str, request: &Message, refusal: &Refusal) {
-        if let Some(entry) = self.servers.find(key) {
-            let source = entry.flow.remote;
-            self.report(source, request, Some(refusal.code), &refusal.why);
+        let Some(entry) = self.servers.find(key) else { return };
+        let (flow, kind) = (entry.flow, entry.kind);
+        if kind == Kind::NewCall {
+            self.forget(key);
+            self.counts.refused_requests += 1;
+            return self.refuse_stateless(flow, request, refusal);
         }
+        self.report(flow.remote, request, Some(refusal.code), &refusal.why);
         let tag = self.random.tag(key);
         self.respond(now, key, &refusal.response(request, &tag));
     }

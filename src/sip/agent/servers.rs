@@ -1,6 +1,7 @@
 //! The server transactions, bounded in number and in bytes. Initial INVITEs and requests within
-//! calls are bounded separately, so that neither can use up the room of the other. All other
-//! requests are answered without a transaction (RFC 3261 §8.2.7).
+//! calls are bounded separately, so that neither can use up the room of the other, and so are the
+//! requests of each call. Requests that change nothing, and INVITEs that are refused at once, are
+//! answered without a transaction (RFC 3261 §8.2.7).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{HashMap, HashSet};
@@ -19,6 +20,9 @@ use crate::sip::transaction::Server;
 pub(super) const MAX_TRANSACTIONS: usize = 8192;
 /// Maximum size of the stored responses per kind. An ordinary response has 500 to 1500 bytes.
 pub(super) const MAX_BYTES: usize = 16 << 20;
+/// The same for the requests of one call.
+pub(super) const MAX_PER_CALL: usize = 512;
+const MAX_BYTES_PER_CALL: usize = 1 << 20;
 /// Longer keys are replaced by their hash, because branches and Call-IDs may have 60 kB.
 const MAX_KEY: usize = 128;
 
@@ -26,8 +30,11 @@ const MAX_KEY: usize = 128;
 pub(super) enum Kind {
     /// An INVITE outside a dialog.
     NewCall,
-    /// A request within a call.
-    InCall,
+    /// A request within this call.
+    InCall(CallKey),
+    /// A request that changes nothing here, or nothing more when it arrives again: its transaction
+    /// is removed as soon as it is answered, so that a flood of such requests uses no memory.
+    Brief,
 }
 
 /// A server transaction and its context.
@@ -37,18 +44,24 @@ pub(super) struct ServerEntry {
     pub flow: Flow,
     /// The call that this INVITE created.
     pub call: Option<CallKey>,
-    kind: Kind,
+    pub kind: Kind,
     /// Call-ID, CSeq and From tag, to detect merged requests.
     merge_key: Option<String>,
     /// Size of the stored response.
     bytes: usize,
 }
 
-/// The number and size of the transactions of one kind.
+/// The number and size of the transactions of one kind, or of one call.
 #[derive(Debug, Clone, Copy, Default)]
 struct Load {
     count: usize,
     bytes: usize,
+}
+
+impl Load {
+    fn is_below(self, count: usize, bytes: usize) -> bool {
+        self.count < count && self.bytes < bytes
+    }
 }
 
 #[derive(Default)]
@@ -56,13 +69,49 @@ pub(super) struct Servers {
     /// By RFC 3261 §17.2.3 key.
     entries: HashMap<String, ServerEntry>,
     merge_keys: HashSet<String>,
-    loads: [Load; 2],
+    new_calls: Load,
+    in_calls: Load,
+    by_call: HashMap<CallKey, Load>,
 }
 
 impl Servers {
     pub fn has_room(&self, kind: Kind) -> bool {
-        let load = self.loads[kind as usize];
-        load.count < MAX_TRANSACTIONS && load.bytes < MAX_BYTES
+        match kind {
+            Kind::NewCall => self.new_calls.is_below(MAX_TRANSACTIONS, MAX_BYTES),
+            Kind::InCall(call) => {
+                let own = self.by_call.get(&call).copied().unwrap_or_default();
+                self.in_calls.is_below(MAX_TRANSACTIONS, MAX_BYTES)
+                    && own.is_below(MAX_PER_CALL, MAX_BYTES_PER_CALL)
+            }
+            Kind::Brief => true,
+        }
+    }
+
+    /// Returns the older half of the refused INVITEs, which make room for new ones.
+    pub fn oldest_refused(&self) -> Vec<String> {
+        let new = self.entries.iter().filter(|(_, entry)| entry.kind == Kind::NewCall);
+        let refused = new.filter(|(_, entry)| entry.tx.is_refused());
+        let mut refused: Vec<_> =
+            refused.map(|(key, entry)| (entry.tx.next_timeout(), key)).collect();
+        refused.sort_unstable();
+        let half = refused.len().div_ceil(2);
+        refused.into_iter().take(half).map(|(_, key)| key.clone()).collect()
+    }
+
+    /// Changes the number and size of the transactions of a kind.
+    fn count(&mut self, kind: Kind, change: impl Fn(&mut Load)) {
+        match kind {
+            Kind::NewCall => change(&mut self.new_calls),
+            Kind::InCall(call) => {
+                change(&mut self.in_calls);
+                let own = self.by_call.entry(call).or_default();
+                change(own);
+                if own.count == 0 {
+                    self.by_call.remove(&call);
+                }
+            }
+            Kind::Brief => {}
+        }
     }
 
     /// Adds the transaction of a request. Returns false if the request is merged: a copy that came
@@ -75,7 +124,7 @@ impl Servers {
         let merge_key = merge_key.filter(|_| !merged);
         self.merge_keys.extend(merge_key.clone());
         let entry = ServerEntry { tx, flow, call: None, kind, merge_key, bytes: 0 };
-        self.loads[kind as usize].count += 1;
+        self.count(kind, |load| load.count += 1);
         self.entries.insert(key.to_owned(), entry);
         !merged
     }
@@ -92,17 +141,18 @@ impl Servers {
     pub fn respond(&mut self, now: Instant, key: &str, code: u16, bytes: &[u8]) -> Option<Flow> {
         let entry = self.entries.get_mut(key)?;
         entry.tx.respond(now, code, bytes);
-        let load = &mut self.loads[entry.kind as usize];
-        load.bytes = load.bytes + bytes.len() - entry.bytes;
-        entry.bytes = bytes.len();
-        Some(entry.flow)
+        let before = std::mem::replace(&mut entry.bytes, bytes.len());
+        let (kind, flow) = (entry.kind, entry.flow);
+        self.count(kind, |load| load.bytes = load.bytes + bytes.len() - before);
+        Some(flow)
     }
 
     pub fn remove(&mut self, key: &str) {
         let Some(ended) = self.entries.remove(key) else { return };
-        let load = &mut self.loads[ended.kind as usize];
-        load.count -= 1;
-        load.bytes -= ended.bytes;
+        self.count(ended.kind, |load| {
+            load.count -= 1;
+            load.bytes -= ended.bytes;
+        });
         if let Some(merge) = ended.merge_key {
             self.merge_keys.remove(&merge);
         }
@@ -120,8 +170,10 @@ impl Servers {
     /// True if nothing is left of any transaction.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        let loads = self.loads.iter().all(|load| load.count + load.bytes == 0);
-        loads && self.entries.is_empty() && self.merge_keys.is_empty()
+        let loads = [self.new_calls, self.in_calls];
+        let unused = loads.iter().all(|load| load.count + load.bytes == 0);
+        let no_call = self.by_call.is_empty() && self.merge_keys.is_empty();
+        unused && no_call && self.entries.is_empty()
     }
 }
 
@@ -175,30 +227,42 @@ mod tests {
     use crate::sip::flow::Transport;
     use crate::testing::start;
 
-    #[test]
-    fn each_kind_is_bounded_in_bytes() {
-        let flow = Flow { transport: Transport::Udp, remote: ([10, 0, 0, 2], 5060).into() };
-        let (invite, options) =
-            (Message::request("INVITE", "sip:a"), Message::request("OPTIONS", "sip:a"));
-        let mut servers = Servers::default();
-        let mut fill = |kind, request: &Message| {
-            let mut count = 0;
-            while servers.has_room(kind) {
-                let key = format!("{kind:?}{count}");
-                assert!(servers.insert(&key, request, flow, kind));
-                servers.respond(start(), &key, 100, &[0; 300]);
-                servers.respond(start(), &key, 200, &[0; 60_000]);
-                count += 1;
-            }
-            count
-        };
-        let most = MAX_BYTES.div_ceil(60_000);
-        assert_eq!(fill(Kind::InCall, &options), most);
-        assert_eq!(fill(Kind::NewCall, &invite), most);
-        for i in 0..most {
-            servers.remove(&format!("InCall{i}"));
-            servers.remove(&format!("NewCall{i}"));
+    const FLOW: Flow = Flow {
+        transport: Transport::Udp,
+        remote: std::net::SocketAddr::V4(std::net::SocketAddrV4::new(
+            std::net::Ipv4Addr::new(10, 0, 0, 2),
+            5060,
+        )),
+    };
+
+    /// Adds transactions with large responses until there is no room. Returns their keys.
+    fn fill(servers: &mut Servers, kind: Kind, method: &str) -> Vec<String> {
+        let request = Message::request(method, "sip:a");
+        let mut keys = Vec::new();
+        while servers.has_room(kind) {
+            let key = format!("{kind:?}{}", keys.len());
+            assert!(servers.insert(&key, &request, FLOW, kind));
+            servers.respond(start(), &key, 100, &[0; 300]);
+            servers.respond(start(), &key, 200, &[0; 60_000]);
+            keys.push(key);
         }
+        keys
+    }
+
+    #[test]
+    fn each_kind_and_each_call_is_bounded_in_bytes() {
+        let mut servers = Servers::default();
+        let mut keys = fill(&mut servers, Kind::NewCall, "INVITE");
+        assert_eq!(keys.len(), MAX_BYTES.div_ceil(60_000));
+        let one = fill(&mut servers, Kind::InCall(CallKey(1)), "INFO");
+        assert_eq!(one.len(), MAX_BYTES_PER_CALL.div_ceil(60_000));
+        assert!(servers.has_room(Kind::InCall(CallKey(2))), "another call has its own bound");
+        keys.extend(one);
+        for call in 2..20 {
+            keys.extend(fill(&mut servers, Kind::InCall(CallKey(call)), "INFO"));
+        }
+        assert!(!servers.has_room(Kind::InCall(CallKey(99))), "all calls have one as well");
+        keys.iter().for_each(|key| servers.remove(key));
         assert!(servers.is_empty());
     }
 

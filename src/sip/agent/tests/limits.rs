@@ -1,7 +1,7 @@
 //! Limits are kept, and ended calls and transactions are freed.
 
-use super::rig::{Dialog, MAX_UNACKNOWLEDGED, PBX, RTP, Rig, Text};
-use crate::sip::agent::servers::MAX_TRANSACTIONS;
+use super::rig::{Dialog, MAX_UNACKNOWLEDGED, PBX, RTP, Rig, Text, sdp};
+use crate::sip::agent::servers::{MAX_PER_CALL, MAX_TRANSACTIONS};
 use crate::sip::agent::{CallEnd, Command, Event};
 
 #[test]
@@ -35,36 +35,76 @@ fn options_without_end_leave_room_for_calls() {
     rig.up();
 }
 
-/// One call whose peer never stops sending requests within it.
 #[test]
-fn a_table_full_of_requests_within_calls_leaves_room_for_invites_and_byes() {
+fn requests_that_change_nothing_in_a_call_are_answered_without_state() {
     let mut rig = Rig::trunk();
     let dialog = rig.up();
-    let in_call = |i: usize| dialog.request("OPTIONS", 11 + i as u32).branch(&format!("o{i}"));
-    for i in 0..MAX_TRANSACTIONS + 10 {
-        rig.pbx(&in_call(i));
+    rig.wait(33.0);
+    for (i, method) in ["OPTIONS", "NOTIFY", "MESSAGE", "REFER", "DANCE"].into_iter().enumerate() {
+        let request = dialog.request(method, 11 + i as u32);
+        rig.pbx(&request);
+        let first = rig.one().code();
+        rig.pbx(&request);
+        assert_eq!(rig.one().code(), first, "{method} again");
+        assert_eq!(rig.agent.transaction_count(), 0, "{method}");
+    }
+}
+
+/// Calls whose peers never stop sending requests within them.
+#[test]
+fn requests_within_one_call_leave_room_for_other_calls_and_for_byes() {
+    let mut rig = Rig::trunk();
+    let (dialog, other) = (rig.up(), rig.up_with(&Text::invite().call_id("call-2")));
+    for i in 0..MAX_PER_CALL + 10 {
+        rig.pbx(&dialog.request("INFO", 11 + i as u32));
     }
     assert_eq!(rig.told().iter().filter(|t| *t == "503").count(), 10);
     assert_eq!(rig.agent.counts.overload, 10);
-    rig.up_with(&Text::invite().call_id("call-2"));
+    for method in ["UPDATE", "INFO"] {
+        rig.pbx(&other.request(method, 11 + u32::from(method == "INFO")));
+        assert_eq!(rig.told(), ["200"], "{method}");
+    }
+    rig.pbx(&other.request("INVITE", 13).sdp(&sdp(4000, "sendrecv")));
+    assert_eq!(rig.told(), ["200"]);
+    rig.up_with(&Text::invite().call_id("call-3"));
     rig.pbx(&dialog.request("BYE", 99_999));
     assert_eq!(rig.told(), ["200"]);
-    assert_eq!(rig.agent.call_count(), 1);
+    assert_eq!(rig.agent.call_count(), 2);
 }
 
 #[test]
-fn a_table_full_of_invites_leaves_room_within_calls() {
-    let mut rig = Rig::trunk_with(1);
-    let dialog = rig.up();
-    for i in 0..MAX_TRANSACTIONS {
-        rig.pbx(&Text::invite().call_id(&format!("i{i}")));
+fn refused_invites_without_an_ack_leave_room_for_calls() {
+    let mut rig = Rig::trunk();
+    let g729 = sdp(4000, "sendrecv").replace("AVP 0", "AVP 18");
+    let refused = |i: usize| Text::new("INVITE", 10).sdp(&g729).call_id(&format!("i{i}"));
+    rig.pbx(&refused(0));
+    let first = rig.one();
+    rig.pbx(&refused(0));
+    let again = rig.one();
+    assert_eq!((again.code(), again.get("To")), (Some(488), first.get("To")));
+    let tag = first.to().unwrap().tag().unwrap().to_owned();
+    rig.pbx(&Text { branch: refused(0).branch, ..Text::new("ACK", 10).call_id("i0").tagged(&tag) });
+    for i in 1..MAX_TRANSACTIONS + 10 {
+        rig.pbx(&refused(i));
     }
-    // these are stored, the call's own INVITE among them, and the last one is not
-    assert_eq!(rig.told().iter().filter(|t| *t == "503").count(), MAX_TRANSACTIONS);
+    assert!(rig.told().iter().all(|t| t == "488"));
+    assert_eq!((rig.agent.transaction_count(), rig.agent.timers.len()), (0, 0));
+    rig.up();
+}
+
+/// These have been offered, so that they need a transaction.
+#[test]
+fn calls_that_are_rejected_without_an_ack_make_room_for_others() {
+    let mut rig = Rig::trunk();
+    for i in 0..MAX_TRANSACTIONS + 10 {
+        rig.pbx(&Text::invite().call_id(&format!("i{i}")));
+        let (call, reason) = (rig.offered(), "Busy Here");
+        rig.command(Command::Reject { call, code: 486, reason, retry_after_s: None });
+        assert_eq!(rig.told(), ["100", "486"]);
+        rig.events();
+    }
     assert!(rig.agent.transaction_count() <= MAX_TRANSACTIONS);
-    rig.pbx(&dialog.request("BYE", 11));
-    assert_eq!(rig.told(), ["200"]);
-    rig.assert_empty();
+    rig.up();
 }
 
 #[test]
