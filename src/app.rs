@@ -93,7 +93,7 @@ impl App {
         let range = settings.media.ports;
         let (offers, incoming) = mpsc::channel(max_calls);
         let ports = PortPool::new(settings.sip.listen.ip(), range.first, range.last);
-        let admission = Admission::new(max_calls, ports, offers);
+        let admission = Admission::new(max_calls, ports.clone(), offers);
         let configs = call_configs(&plan, recorder.as_ref());
         let (drain, pbxs) = (settings.calls.drain.0, configs.len());
         let mut statuses = Vec::new();
@@ -111,6 +111,7 @@ impl App {
                     labelled: LABELLED,
                     pbxs: statuses.into(),
                     calls: Arc::new(move || live.len()),
+                    ports,
                     stopping: stopping.clone(),
                     recorder: recorder.clone(),
                 };

@@ -92,7 +92,7 @@ impl Admission {
 
     /// Counts a refused call, and logs the reason and the caller's fate, unless there are too many.
     pub fn refused(&mut self, call: &RefusedCall, reason: EndReason, why: &str, caller: &str) {
-        counters::ended(reason);
+        counters::refused(&call.pbx, reason);
         if self.log.admits(Instant::now()) {
             let RefusedCall { pbx, native_id, from_number } = call;
             let from = Masked(from_number);

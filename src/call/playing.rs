@@ -37,6 +37,8 @@ pub(super) struct DueFrame {
 pub(super) struct Playing {
     /// The AI's audio and marks.
     pub playout: Playout,
+    /// When the AI's first audio was sent.
+    first_ai_audio: Option<Instant>,
     pub sender: Sender,
     /// Paces the call's frames from time 0 on.
     pacer: Option<Pacer>,
@@ -71,6 +73,7 @@ impl Playing {
     pub fn new(config: &CallConfig, seeds: Seeds) -> Playing {
         Playing {
             playout: Playout::new(config.playout_bytes, config.playout_budget.clone()),
+            first_ai_audio: None,
             sender: Sender::new(seeds.ssrc, seeds.sequence, seeds.timestamp),
             pacer: None,
             early: None,
@@ -289,10 +292,18 @@ impl Playing {
         Some(DueFrame { index: slot.index, marker: slot.marker, samples, is_audio })
     }
 
+    pub fn first_ai_audio(&self) -> Option<Instant> {
+        self.first_ai_audio
+    }
+
     fn next_samples(&mut self, now: Instant) -> Samples {
         let mut samples = [SILENCE; FRAME_SAMPLES];
         let Some(announcement) = self.announcements.front_mut() else {
-            return self.playout.next_frame(now).unwrap_or(samples);
+            let frame = self.playout.next_frame(now);
+            if frame.is_some() && self.first_ai_audio.is_none() {
+                self.first_ai_audio = Some(now);
+            }
+            return frame.unwrap_or(samples);
         };
         let part = announcement.split_to(announcement.len().min(FRAME_SAMPLES));
         samples[..part.len()].copy_from_slice(&part);

@@ -69,6 +69,13 @@ impl PortPool {
         lock(&self.pairs).in_use
     }
 
+    /// The number of pairs that could be used now.
+    pub fn free(&self, now: Instant) -> usize {
+        let pairs = lock(&self.pairs);
+        let rested = pairs.quarantined.iter().take_while(|(until, _)| *until <= now);
+        pairs.free.len() + rested.count()
+    }
+
     /// Binds a free pair, skipping ports that another program uses.
     ///
     /// # Errors

@@ -81,6 +81,8 @@ pub struct Summary {
     /// Time from the offer to the answer, or to the end of an unanswered call.
     pub setup: Duration,
     pub answered: bool,
+    /// Time from the answer to the first audio of the AI that was sent to the caller.
+    pub first_audio: Option<Duration>,
     pub received: receiver::Counts,
     pub packets_sent: u32,
     /// Frames dropped from the pre-roll because it was full.

@@ -20,7 +20,18 @@ use crate::sip::flow::Transport;
 use crate::sip::sdp;
 use crate::sip::uri::Uri;
 
+/// The exit codes, for `--help`.
+const EXIT_CODES: &str = "Exit codes:
+  0  the call was answered and audio was heard
+  1  an error on this side: a socket or file cannot be opened
+  2  a mistake on the command line
+  3  the call was refused, for example with 401, 404 or 503
+  4  no answer: nothing came back, or the call was not answered within 60 s
+  5  answered, but no audio was heard: no packets, or only silence
+  6  the other side hung up with an error: the AI failed, or the PBX lost the call";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct CallArguments {
     /// URI to call: sip:EXTENSION@HOST[:PORT]
     uri: String,
@@ -46,6 +57,13 @@ pub struct CallArguments {
     #[arg(long, value_name = "ADDRESS")]
     local: Option<IpAddr>,
 }
+
+const EXIT_REFUSED: u8 = 3;
+const EXIT_NO_ANSWER: u8 = 4;
+const EXIT_SILENT: u8 = 5;
+const EXIT_BROKEN: u8 = 6;
+/// Audio below this level is silence.
+const SILENT_DBFS: f64 = -60.0;
 
 pub fn main(arguments: &CallArguments) -> ExitCode {
     block_on(place(arguments))
@@ -181,7 +199,28 @@ fn finish(
         std::fs::write(path, file).with_context(|| format!("cannot write {}", path.display()))?;
         println!("wrote {}", path.display());
     }
-    Ok(if answered.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let outcome = outcome(end, answered.is_some(), &audio);
+    if let Some(problem) = outcome.1 {
+        println!("failed: {problem}");
+    }
+    Ok(ExitCode::from(outcome.0))
+}
+
+/// Returns the exit code, and the problem if there was one.
+fn outcome(end: &CallEnd, answered: bool, audio: &[u8]) -> (u8, Option<&'static str>) {
+    match end {
+        CallEnd::Refused { .. } => (EXIT_REFUSED, Some("the call was refused")),
+        _ if !answered => (EXIT_NO_ANSWER, Some("no answer")),
+        // 16 is normal clearing, 31 unspecified
+        CallEnd::Bye { cause: Some(cause) } if !matches!(cause, 0 | 16 | 31) => {
+            (EXIT_BROKEN, Some("the other side ended the call with an error"))
+        }
+        CallEnd::Bye { .. } | CallEnd::HungUp if level_dbfs(audio) < SILENT_DBFS => {
+            (EXIT_SILENT, Some("no audio was heard"))
+        }
+        CallEnd::Bye { .. } | CallEnd::HungUp => (0, None),
+        _ => (EXIT_BROKEN, Some("the call was lost")),
+    }
 }
 
 fn read_audio(path: &Path) -> Result<Vec<u8>> {
@@ -192,4 +231,31 @@ fn read_audio(path: &Path) -> Result<Vec<u8>> {
         return channels.into_iter().next().ok_or_else(|| anyhow!("{name} contains no audio"));
     }
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_outcome_has_its_exit_code() {
+        let bye = |cause| CallEnd::Bye { cause };
+        let refused = CallEnd::Refused { code: 503, reason: "x".into() };
+        let (speech, silence) = ([0x20; 1600], [SILENCE; 1600]);
+        for (end, answered, audio, code) in [
+            (CallEnd::HungUp, true, &speech[..], 0),
+            (bye(Some(16)), true, &speech[..], 0),
+            (bye(None), true, &speech[..], 0),
+            (refused, false, &[][..], EXIT_REFUSED),
+            (CallEnd::HungUp, false, &[][..], EXIT_NO_ANSWER),
+            (CallEnd::Lost, false, &[][..], EXIT_NO_ANSWER),
+            (CallEnd::HungUp, true, &[][..], EXIT_SILENT),
+            (CallEnd::HungUp, true, &silence[..], EXIT_SILENT),
+            (bye(Some(38)), true, &speech[..], EXIT_BROKEN),
+            (bye(Some(38)), true, &silence[..], EXIT_BROKEN),
+            (CallEnd::Lost, true, &speech[..], EXIT_BROKEN),
+        ] {
+            assert_eq!(outcome(&end, answered, audio).0, code, "{end:?}, {answered}");
+        }
+    }
 }

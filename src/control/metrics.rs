@@ -1,9 +1,11 @@
 //! `/metrics`: counters and gauges in the Prometheus text format, version 0.0.4. Specification:
-//! <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+//! <https://prometheus.io/docs/instrumenting/exposition_formats/>. Owns a reading of the clock, for
+//! the ports that have rested.
 
 use std::fmt::Write as _;
+use std::time::Instant;
 
-use crate::call::counters::ended_by_reason;
+use crate::call::counters::{HISTOGRAMS, by_pbx, ended_by_reason};
 use crate::control::Watched;
 
 /// Returns the metrics page.
@@ -16,7 +18,7 @@ pub fn text(watched: &Watched) -> String {
         let (suffix, kind) = if counter.is_gauge { ("", "gauge") } else { ("_total", "counter") };
         let name = format!("{}{suffix}", counter.name);
         out += &head(&name, counter.help, kind);
-        let _ = writeln!(out, "trunkless_{name} {}", counter.get());
+        let _ = writeln!(out, "trunkless_{name} {}", counter.shown());
     }
     for total in watched.labelled {
         let (name, label) = (format!("{}_total", total.name), total.label);
@@ -30,6 +32,20 @@ pub fn text(watched: &Watched) -> String {
         let label = reason.label();
         let _ = writeln!(out, "trunkless_calls_ended_total{{reason=\"{label}\"}} {count}");
     }
+    out += &pbx_calls(&head);
+    for histogram in HISTOGRAMS {
+        out += &head(histogram.name, histogram.help, "histogram");
+        out += &histogram.samples();
+    }
+    out += &head("build_info", "The version; always 1.", "gauge");
+    let version = env!("CARGO_PKG_VERSION");
+    let _ = writeln!(out, "trunkless_build_info{{version=\"{version}\"}} 1");
+    out += &head("rtp_port_pairs", "Pairs of RTP ports, by state.", "gauge");
+    for (state, pairs) in
+        [("used", watched.ports.in_use()), ("free", watched.ports.free(Instant::now()))]
+    {
+        let _ = writeln!(out, "trunkless_rtp_port_pairs{{state=\"{state}\"}} {pairs}");
+    }
     out += &head("calls", "Calls in progress.", "gauge");
     let _ = writeln!(out, "trunkless_calls {}", (watched.calls)());
     out += &head("pbx_ready", "1 while calls from this PBX can be taken.", "gauge");
@@ -41,6 +57,31 @@ pub fn text(watched: &Watched) -> String {
         out += &head("recording_ready", "0 while recordings cannot be written.", "gauge");
         let ready = u8::from(recorder.trouble().is_none());
         let _ = writeln!(out, "trunkless_recording_ready {ready}");
+    }
+    out
+}
+
+/// Returns the counts of each PBX. Its names come from the configuration, so they are few.
+fn pbx_calls(head: &dyn Fn(&str, &str, &str) -> String) -> String {
+    let all = by_pbx();
+    let mut out = head("pbx_calls_answered_total", "Ended calls that were answered.", "counter");
+    for (pbx, calls) in &all {
+        let answered = calls.answered;
+        let _ = writeln!(out, "trunkless_pbx_calls_answered_total{{pbx=\"{pbx}\"}} {answered}");
+    }
+    out += &head("pbx_calls_ended_total", "Calls that have ended or were refused.", "counter");
+    for (pbx, reason, count) in
+        all.iter().flat_map(|(pbx, calls)| calls.ended().map(move |(r, n)| (pbx, r.label(), n)))
+    {
+        let labels = format!("pbx=\"{pbx}\",reason=\"{reason}\"");
+        let _ = writeln!(out, "trunkless_pbx_calls_ended_total{{{labels}}} {count}");
+    }
+    out += &head("pbx_calls_refused_total", "Calls refused before they began.", "counter");
+    for (pbx, reason, count) in
+        all.iter().flat_map(|(pbx, calls)| calls.refused().map(move |(r, n)| (pbx, r.label(), n)))
+    {
+        let labels = format!("pbx=\"{pbx}\",reason=\"{reason}\"");
+        let _ = writeln!(out, "trunkless_pbx_calls_refused_total{{{labels}}} {count}");
     }
     out
 }

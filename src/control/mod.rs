@@ -16,6 +16,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::call::counters::OFFERED;
+use crate::call::ports::PortPool;
 use crate::control::connections::Bounded;
 use crate::record::recorder::Recorder;
 use crate::telemetry::counter::{Counters, Labelled};
@@ -29,6 +30,8 @@ pub struct Watched {
     pub pbxs: Arc<[Arc<PbxStatus>]>,
     /// Returns the number of calls in progress.
     pub calls: Arc<dyn Fn() -> usize + Send + Sync>,
+    /// The pool of RTP ports.
+    pub ports: PortPool,
     /// True once the program is shutting down.
     pub stopping: Arc<std::sync::atomic::AtomicBool>,
     /// `None` if nothing is to be recorded.

@@ -8,7 +8,7 @@ counters! {
     total FAILED = "recordings_failed", "Recordings given up.";
     total REPAIRED = "recordings_repaired", "Recordings repaired after a crash.";
     total WRITE_ERRORS = "recording_errors", "Writes to the disk that failed.";
-    total LOST_MS = "recording_lost_milliseconds", "Audio that was not recorded.";
+    seconds LOST_MS = "recording_lost_seconds", "Audio that was not recorded.";
     total UPLOADS = "recording_uploads", "Recordings uploaded.";
     total WEBHOOKS = "recording_webhooks", "Webhooks accepted.";
     total SEND_ERRORS = "recording_send_errors", "Failed upload and webhook attempts.";

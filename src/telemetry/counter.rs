@@ -17,12 +17,19 @@ pub struct Counter {
     pub help: &'static str,
     /// True if the number can fall; otherwise it counts since the program started.
     pub is_gauge: bool,
+    /// True if milliseconds are counted, which are shown in seconds.
+    is_ms: bool,
     value: AtomicU64,
 }
 
 impl Counter {
     pub const fn total(name: &'static str, help: &'static str) -> Counter {
-        Counter { name, help, is_gauge: false, value: AtomicU64::new(0) }
+        Counter { name, help, is_gauge: false, is_ms: false, value: AtomicU64::new(0) }
+    }
+
+    /// A total of seconds, counted in milliseconds.
+    pub const fn seconds(name: &'static str, help: &'static str) -> Counter {
+        Counter { is_ms: true, ..Counter::total(name, help) }
     }
 
     pub const fn gauge(name: &'static str, help: &'static str) -> Counter {
@@ -44,6 +51,14 @@ impl Counter {
 
     pub fn get(&self) -> u64 {
         self.value.load(Ordering::Relaxed)
+    }
+
+    /// The number in its base unit, as text.
+    pub fn shown(&self) -> String {
+        match self.is_ms {
+            true => (self.get() as f64 / 1e3).to_string(),
+            false => self.get().to_string(),
+        }
     }
 }
 
@@ -94,7 +109,7 @@ pub fn text(counters: Counters) -> String {
     let mut out = String::new();
     for counter in counters.iter().flat_map(|part| part.iter()).filter(|c| c.get() != 0) {
         let space = if out.is_empty() { "" } else { " " };
-        let _ = write!(out, "{space}{}={}", counter.name, counter.get());
+        let _ = write!(out, "{space}{}={}", counter.name, counter.shown());
     }
     out
 }
@@ -105,6 +120,7 @@ mod tests {
 
     counters! {
         total HEARD = "heard", "Things heard.";
+        seconds LOST = "lost_seconds", "Time lost.";
         gauge WAITING = "waiting", "Things waiting.";
     }
 
@@ -117,6 +133,8 @@ mod tests {
         WAITING.set(7);
         WAITING.set(1);
         assert_eq!(text(PARTS), "heard=5 waiting=1");
-        assert_eq!(ALL.iter().map(|c| c.is_gauge).collect::<Vec<_>>(), [false, true]);
+        LOST.add(1520);
+        assert_eq!(text(PARTS), "heard=5 lost_seconds=1.52 waiting=1");
+        assert_eq!(ALL.iter().map(|c| c.is_gauge).collect::<Vec<_>>(), [false, false, true]);
     }
 }

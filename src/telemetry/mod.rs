@@ -1,6 +1,7 @@
 //! Logs and counters. Modules that do I/O add to counters, pure modules return counts.
 
 pub mod counter;
+pub mod histogram;
 mod log_writer;
 
 use std::fmt;

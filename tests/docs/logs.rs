@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use trunkless::call::end::EndReason;
+use trunkless::call::ports::PortPool;
 use trunkless::config::{Source, load, resolve::resolve};
 use trunkless::control::{Watched, metrics};
 use trunkless::record::recorder::Recorder;
@@ -203,6 +204,7 @@ fn metric_names() -> BTreeSet<String> {
         counters: trunkless::app::COUNTERS,
         pbxs: Arc::new([Arc::new(PbxStatus::new("main", "sip"))]),
         calls: Arc::new(|| 0),
+        ports: PortPool::new([127, 0, 0, 1].into(), 20_000, 20_010),
         stopping: Arc::default(),
         recorder: Some(recorder.expect("a recorder")),
     };

@@ -40,6 +40,7 @@ mod missing;
 mod network;
 #[path = "../fixtures/overlay.rs"]
 mod overlay;
+mod phone;
 mod recording;
 mod refused;
 mod registration;

@@ -35,11 +35,16 @@ impl Call {
         self.hearing.receiver.unagreed()
     }
 
+    fn first_audio(&self) -> Option<Duration> {
+        Some(self.playing.first_ai_audio()?.saturating_duration_since(self.past.answered?))
+    }
+
     pub fn summary(&self, now: Instant) -> Summary {
         Summary {
             talk: self.past.answered.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
             setup: self.past.answered.unwrap_or(now).saturating_duration_since(self.created),
             answered: self.past.answered.is_some(),
+            first_audio: self.first_audio(),
             received: self.hearing.receiver.counts(),
             packets_sent: self.playing.sender.packets(),
             preroll_dropped: self.hearing.preroll_dropped(),

@@ -392,8 +392,7 @@ impl Running {
         let summary = self.call.summary(Instant::now());
         let (recordings, lost_ms) = self.recordings.finish(reason, &summary);
         let dropped = self.ai_counts.dropped_audio;
-        counters::ended(reason);
-        counters::add(&summary, dropped);
+        counters::add(&self.offer.pbx, reason, &summary, dropped);
         self.lines.ended(reason, self.hangup_cause, &summary, dropped, lost_ms);
         let id = self.offer.id.clone();
         let (ai, ai_end) = (self.ai_counts, self.ai_end);

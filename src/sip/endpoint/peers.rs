@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::call::Signal;
 use crate::sip::agent::{AccountId, CallKey, Route, Routes};
+use crate::sip::endpoint::counters::REGISTRATIONS_LOST;
 use crate::sip::endpoint::port_probe::probe;
 use crate::sip::endpoint::{Endpoint, Internal, Peer, resolve};
 use crate::sip::flow::Transport;
@@ -190,9 +191,13 @@ impl Endpoint {
         remote: Option<SocketAddr>,
         status: Status,
     ) {
+        let was = self.peers[account].registered;
         self.peers[account].registered =
             matches!(status, Status::Registered { .. } | Status::Conflict { .. });
         let ready = self.peers[account].registered;
+        if was && !ready && status != Status::Unregistered {
+            REGISTRATIONS_LOST.add(1);
+        }
         self.peers[account].status.set(ready, status_word(&status));
         let registrar = self.peers[account].registrar.as_str();
         let pbx = &*self.peers[account].name;

@@ -80,7 +80,7 @@ fn a_disk_that_is_full_for_a_while_loses_nothing() {
         disk.remount("size=64m");
         println!("space again, ready after {:?}", scene.until_ready(true, BACK).await);
         scene.assert_all_is_heard().await;
-        assert_eq!(scene.metric("recording_lost_milliseconds_total"), 0);
+        assert_eq!(scene.metric("recording_lost_seconds_total"), 0);
         let recordings = scene.end().await;
         assert!(recordings.iter().all(|r| r.sidecar.state == State::Complete));
         assert!(recordings.iter().any(|r| r.sidecar.write_errors > 0));
@@ -98,7 +98,7 @@ fn a_disk_that_is_full_for_long_leaves_reported_gaps() {
         let mut scene = Scene::start(163, &disk.recordings(), CALLS, keys, 1400).await;
         scene.call(CALLS).await;
         scene.until_ready(false, 8 * SECOND).await;
-        let lost = "recording_lost_milliseconds_total";
+        let lost = "recording_lost_seconds_total";
         for _ in 0..15 {
             tokio::time::sleep(SECOND).await;
             if scene.metric(lost) > 0 {

@@ -62,7 +62,7 @@ fn a_slow_disk_is_not_noticed() {
         scene.call(CALLS).await;
         scene.assert_all_is_heard().await;
         scene.until_ready(true, SECOND).await;
-        assert_eq!(scene.metric("recording_lost_milliseconds_total"), 0);
+        assert_eq!(scene.metric("recording_lost_seconds_total"), 0);
         let recordings = scene.end().await;
         assert!(recordings.iter().all(|r| r.sidecar.state == State::Complete));
         scene.assert_tracks(&recordings);
@@ -81,7 +81,7 @@ fn a_disk_that_hangs_leaves_reported_gaps() {
         scene.until_ready(false, 12 * SECOND).await;
         scene.until_ready(true, 20 * SECOND).await;
         scene.assert_all_is_heard().await;
-        let lost = scene.metric("recording_lost_milliseconds_total");
+        let lost = scene.metric("recording_lost_seconds_total");
         let recordings = scene.end().await;
         scene.assert_gaps(&recordings, lost);
     });

@@ -225,11 +225,14 @@ impl Scene {
         serde_json::from_str(&body).expect("JSON")
     }
 
+    /// A number from `/metrics`; seconds are returned as milliseconds.
     fn metric(&self, name: &str) -> u64 {
         let (_, page) = self.get("/metrics");
+        let unit = if name.contains("_seconds") { 1e3 } else { 1.0 };
         let name = format!("trunkless_{name} ");
-        let value = page.lines().find_map(|l| l.strip_prefix(&name)?.parse().ok());
-        value.unwrap_or_else(|| panic!("no {name} in {page}"))
+        let value = page.lines().find_map(|l| l.strip_prefix(&name)?.parse::<f64>().ok());
+        let value = value.unwrap_or_else(|| panic!("no {name} in {page}"));
+        (value * unit).round() as u64
     }
 
     /// Waits until `/healthz` and `/metrics` both report this; returns how long it took.
