@@ -285,6 +285,7 @@ async fn start_sip(
                 status: status(statuses, &pbx.account.name, "sip"),
                 hosts: pbx.hosts.iter().map(|h| (h.host.clone(), h.port)).collect(),
                 x_headers: pbx.ai.x_headers.clone(),
+                sip_headers: pbx.ai.sip_headers.clone(),
                 port_probe: pbx.port_probe,
             })
             .collect(),

@@ -59,6 +59,7 @@ const PURE: &[&str] = &[
     "call/end.rs",
     "call/hearing.rs",
     "call/limits.rs",
+    "call/parameters.rs",
     "call/playing.rs",
     "call/words.rs",
     "call/worker/rate.rs",

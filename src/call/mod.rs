@@ -18,6 +18,7 @@ mod fault_point;
 mod hearing;
 pub mod leg;
 pub mod limits;
+pub mod parameters;
 mod playing;
 pub mod ports;
 pub mod recordings;
@@ -104,13 +105,15 @@ pub struct Offer {
     pub id: String,
     pub pbx: Arc<str>,
     pub from_number: String,
+    /// Empty if the PBX gives none.
+    pub from_name: String,
     pub to_number: String,
     /// The PBX's own id of the call, such as the SIP Call-ID.
     pub native_id: String,
     /// The Twilio-shaped ids (`CA…`, `MZ…`) are derived from this.
     pub sid_seed: String,
-    /// More `customParameters`: names and values.
-    pub vars: Vec<(String, String)>,
+    /// More `customParameters`.
+    pub added: parameters::Added,
     pub remote: Option<RemoteMedia>,
     pub leg: Leg,
     pub requests: RequestSender,

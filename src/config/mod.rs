@@ -8,6 +8,7 @@
 mod ari;
 pub mod check;
 mod environment;
+mod headers;
 pub mod plan;
 pub mod recording;
 pub mod resolve;

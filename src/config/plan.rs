@@ -31,6 +31,7 @@ pub struct AiPlan {
     pub account_sid: String,
     pub parameters: Vec<(String, String)>,
     pub x_headers: Vec<String>,
+    pub sip_headers: Vec<String>,
     pub silent_timeout: Duration,
     pub ping: Duration,
 }

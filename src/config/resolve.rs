@@ -13,6 +13,7 @@ use crate::ari::rtp_range::RtpRange;
 use crate::call::AnswerWhen;
 use crate::call::departure::Departure;
 use crate::config::check::{self, Findings};
+use crate::config::headers::x_headers;
 use crate::config::plan::{AiPlan, Plan, SipPbx};
 use crate::config::schema::{Ai, Answer, Mode, OnAi, PbxSip, Settings, TransportWord};
 use crate::config::twins::twins;
@@ -107,6 +108,7 @@ fn build(
                 }
             }
             Mode::Ari => {
+                resolver.sip_headers_in_ari(&name.0, &settings.ai, &pbx.ai, findings);
                 let pbx = resolver.ari(&name.0, pbx.ari.as_ref(), findings);
                 ari.extend(pbx.zip(ai));
             }
@@ -372,14 +374,14 @@ impl Resolver<'_> {
             let message = format!("is too long; names and values have at most {limit} characters");
             return Err(self.source.error(&part, message));
         }
-        let every = || vec!["*".to_owned()];
         let silent = own.silent_timeout.or(common.silent_timeout);
         Ok(AiPlan {
             target,
             account_sid: pick(&own.account_sid, &common.account_sid)
                 .unwrap_or_else(|| sid("AC", name)),
             parameters,
-            x_headers: own.x_headers.clone().or(common.x_headers.clone()).unwrap_or_else(every),
+            x_headers: x_headers(common, own),
+            sip_headers: self.sip_headers(name, common, own)?,
             silent_timeout: silent.unwrap_or(Span(Duration::from_secs(15))).0,
             ping: own.ping.or(common.ping).unwrap_or(Span(Duration::from_secs(10))).0,
         })

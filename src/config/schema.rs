@@ -98,6 +98,9 @@ pub struct Ai {
     /// X- headers of the INVITE that become parameters; `*` means all.
     #[serde(deserialize_with = "words")]
     pub x_headers: Option<Vec<String>>,
+    /// Further header fields of the INVITE that become parameters.
+    #[serde(deserialize_with = "words")]
+    pub sip_headers: Option<Vec<String>>,
     pub silent_timeout: Option<Span>,
     /// Quiet time after which the AI is sent a ping.
     pub ping: Option<Span>,

@@ -355,6 +355,36 @@ fn recording_is_per_pbx_and_its_errors_name_the_key() {
 }
 
 #[test]
+fn header_fields_with_credentials_are_refused() {
+    let with = |names: &str| format!("{GOOD}[pbx.main.ai]\nsip_headers = {names}\n");
+    let ai = &plan(&with("[\"Diversion\", \"s\"]"), &[]).unwrap().sip[0].ai;
+    assert_eq!(ai.sip_headers, ["Diversion", "Subject"]);
+    let many = format!("[{}]", "\"a\", ".repeat(33));
+    for (names, why) in [
+        ("[\"Authorization\"]", "contains credentials"),
+        ("[\"Privacy\", \"proxy-AUTHORIZATION\"]", "contains credentials"),
+        ("[\"*\"]", "is not the name of a header field"),
+        ("[\"a b\"]", "is not the name of a header field"),
+        ("[\"\"]", "is not the name of a header field"),
+        (&many, "has more than 32 names"),
+    ] {
+        let error = plan(&with(names), &[]).err().unwrap().to_string();
+        assert!(error.contains("pbx.main.ai.sip_headers") && error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn sip_headers_in_ari_mode_are_a_warning() {
+    let text = "[ai]\nurl = \"ws://ai\"\nsip_headers = [\"Diversion\"]\n[pbx.a]\nmode = \"ari\"\n\
+        [pbx.a.ari]\nusername = \"u\"\npassword = \"p\"\nvariables = [\"PJSIP_HEADER(read,X)\"]\n";
+    let (plan, report) = inspect(&source(text), &env(&[]));
+    assert_eq!(plan.unwrap().ari[0].0.variables, ["PJSIP_HEADER(read,X)"]);
+    let warnings: Vec<String> = report.findings.warnings.iter().map(|w| w.to_string()).collect();
+    let about = |w: &&String| w.contains("ai.sip_headers: has no effect in ARI mode");
+    assert_eq!(warnings.iter().filter(about).count(), 1, "{warnings:?}");
+}
+
+#[test]
 fn parameters_are_measured_in_characters() {
     let with = |value: &str| {
         let table = format!("[pbx.main.ai]\nparameters = {{ x = \"{value}\" }}\n");

@@ -194,6 +194,7 @@ fn filled_in(table: &Table) -> BTreeMap<&'static str, String> {
     let registration = sip.account.registration.as_ref();
     BTreeMap::from([
         ("ai.x_headers", format!("{:?}", sip.ai.x_headers)),
+        ("ai.sip_headers", format!("{:?}", sip.ai.sip_headers)),
         ("ai.silent_timeout", format!("{:?}", sip.ai.silent_timeout)),
         ("ai.ping", format!("{:?}", sip.ai.ping)),
         ("pbx.main.sip.transport", format!("{:?}", sip.account.transport)),

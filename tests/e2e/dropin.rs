@@ -187,6 +187,8 @@ async fn sip_mode(version: u8, n: u8, mode: &str) {
     let bridge = Bridge::registered(&setup(&asterisk, n, mode, &ai.url));
     let heard = to_the_ai(&asterisk, "8010", &ai, &bridge).await;
     assert_eq!(heard.parameters["from_number"], "5551234");
+    assert_eq!(heard.parameters["did"], "8010", "{who}");
+    assert!(heard.parameters["uniqueid"].as_str().is_some_and(|id| id.contains('.')), "{who}");
     drop(bridge);
 
     let bridge = Bridge::registered(&setup(&asterisk, n, mode, "ws://127.0.0.1:9"));
@@ -263,7 +265,10 @@ fn freepbx_reaches_the_ai_or_a_human_in_sip_mode() {
                 let ai = Ai::start(Plan { say: 100, ..Plan::default() }).await;
                 let bridge = Bridge::registered(&setup(&asterisk, n, "pjsip", &ai.url));
                 let heard = to_the_ai(&asterisk, extension, &ai, &bridge).await;
-                assert_eq!(heard.parameters["X-Did"].as_str(), did, "{extension} on {version}");
+                let heard = heard.parameters;
+                assert_eq!(heard["did"].as_str(), did, "{extension} on {version}");
+                assert_eq!(heard["X-Did"].as_str(), did, "{extension} on {version}");
+                assert!(heard["uniqueid"].as_str().is_some_and(|id| id.contains('.')), "{heard}");
             }
         }
     });
@@ -291,11 +296,17 @@ fn vicidial_reaches_the_ai_or_the_in_group_in_sip_mode() {
             let bridge = Bridge::registered(&setup);
             let heard = to_the_ai(&asterisk, &extension, &ai, &bridge).await.parameters;
             assert_eq!(heard["from_name"], "V1231456150000402027");
-            assert_eq!(heard["X-VICI-Call-ID"], "V1231456150000402027");
-            assert_eq!(heard["X-VICI-Lead-ID"], "0000402027");
-            assert_eq!(heard["X-VICI-Campaign"], "AITEST");
-            let id = heard["X-VICI-Uniqueid"].as_str().unwrap_or("");
-            assert!(id.contains('.'), "{mode} on {version}: a channel's id: {id:?}");
+            // the names of ARI mode, and beside them those of the release before
+            for names in [
+                ["vici_call_id", "lead_id", "campaign", "uniqueid"],
+                ["X-VICI-Call-ID", "X-VICI-Lead-ID", "X-VICI-Campaign", "X-VICI-Uniqueid"],
+            ] {
+                let [call, lead, campaign, id] = names.map(|n| heard[n].as_str().unwrap_or(""));
+                let expected = ["V1231456150000402027", "0000402027", "AITEST"];
+                assert_eq!([call, lead, campaign], expected, "{mode} on {version}");
+                assert!(id.contains('.'), "{mode} on {version}: a channel's id: {id:?}");
+            }
+            assert!(heard.get("amd_status").is_none(), "{mode} on {version}: it is empty");
         }
     });
 }

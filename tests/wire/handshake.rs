@@ -34,7 +34,11 @@ async fn the_parameters_name_caller_callee_and_headers() {
     let rig = Rig::new(config).await;
     let mut call = rig.pbx.call(&rig.bridge).await;
     let long = "é".repeat(600);
-    call.headers = format!("X-Lead-ID: 42\r\nx-quoted: a \"b\" \\c\r\nX-Long: {long}\r\n");
+    call.headers = format!(
+        "X-Lead-ID: 42\r\nx-quoted: a \"b\" \\c\r\nX-Long: {long}\r\nX-Empty: \r\n\
+         X-Campaign: none\r\nX-From-Number: 1\r\nX-To-Number: 2\r\nX-PBX: 3\r\n\
+         X-Sip-Call-ID: 4\r\nX-Lead_ID: 43\r\nDiversion: <sip:9@pbx>\r\n"
+    );
     call.invite().await;
     let stream = rig.ai.stream().await;
     call.answered().await;
@@ -42,10 +46,20 @@ async fn the_parameters_name_caller_callee_and_headers() {
         "from_number": "5550100",
         "from_name": "Alice",
         "to_number": "ai",
+        "pbx": "main",
         "sip_call_id": call.id,
+        "lead_id": "42",
+        "quoted": "a \"b\" \\c",
+        "long": "é".repeat(499),
         "X-Lead-ID": "42",
         "x-quoted": "a \"b\" \\c",
         "X-Long": "é".repeat(499),
+        "X-Campaign": "none",
+        "X-From-Number": "1",
+        "X-To-Number": "2",
+        "X-PBX": "3",
+        "X-Sip-Call-ID": "4",
+        "X-Lead_ID": "43",
         "campaign": "demo",
         "more": "own",
     });
@@ -66,10 +80,58 @@ async fn p_asserted_identity_names_the_caller() {
         "from_number": "+15550177",
         "from_name": "Bob",
         "to_number": "ai",
+        "pbx": "main",
         "sip_call_id": call.id,
+        "lead_id": "42",
         "X-Lead-ID": "42",
     });
     assert_eq!(stream.parameters, expected);
+}
+
+#[tokio::test]
+async fn a_caller_without_a_name_gets_none_from_a_header() {
+    let rig = Rig::new("").await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    call.headers = "P-Asserted-Identity: <tel:+1-555-0177;phone-context=x>\r\n\
+                    Privacy: id\r\nX-From-Name: Eve\r\nX-Privacy: none\r\n"
+        .to_owned();
+    call.invite().await;
+    let stream = rig.ai.stream().await;
+    call.answered().await;
+    let expected = json!({
+        "from_number": "+15550177",
+        "to_number": "ai",
+        "pbx": "main",
+        "sip_call_id": call.id,
+        "privacy": "id",
+        "X-From-Name": "Eve",
+        "X-Privacy": "none",
+    });
+    assert_eq!(stream.parameters, expected);
+}
+
+#[tokio::test]
+async fn configured_header_fields_reach_the_ai() {
+    let config = "[ai]\nx_headers = []\n\
+        sip_headers = [\"diversion\", \"History-Info\", \"User-to-User\", \"s\", \"Missing\"]";
+    let rig = Rig::new(config).await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    let long = "x".repeat(600);
+    call.headers = format!(
+        "Diversion: \"A, B\" <sip:1@pbx>;reason=no-answer\r\nHistory-Info: <sip:2@pbx>;index=1\r\n\
+         HISTORY-INFO: <sip:3@pbx>;index=1.1\r\nUser-to-User: {long}\r\ns: help\r\n\
+         Authorization: Digest secret\r\nX-Diversion: no\r\n"
+    );
+    call.invite().await;
+    let stream = rig.ai.stream().await;
+    call.answered().await;
+    let value = |name: &str| stream.parameters[name].as_str().map(str::to_owned);
+    assert_eq!(value("diversion").unwrap(), "\"A, B\" <sip:1@pbx>;reason=no-answer");
+    assert_eq!(value("history_info").unwrap(), "<sip:2@pbx>;index=1, <sip:3@pbx>;index=1.1");
+    assert_eq!(value("user_to_user").unwrap(), long[..499]);
+    assert_eq!(value("subject").unwrap(), "help");
+    assert_eq!((value("missing"), value("X-Diversion")), (None, None));
+    assert!(!stream.parameters.to_string().contains("secret"));
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use crate::call::admission::{RefusedCall, clip};
 use crate::call::departure::Departure;
 use crate::call::end::EndReason;
 use crate::call::leg::Leg;
+use crate::call::parameters::Added;
 use crate::call::{Offer, SourceRequest};
 
 /// The outcome for a refused caller, for the log.
@@ -65,10 +66,11 @@ impl Source {
             id: new.id.clone(),
             pbx: self.name.clone(),
             from_number: clip(&new.channel.caller.number),
+            from_name: clip(&new.channel.caller.name),
             to_number: clip(&new.channel.dialplan.exten),
             native_id: clip(native_id(&new.channel)),
             sid_seed: format!("{}|{}", new.channel.id, new.id),
-            vars: parameters(&new),
+            added: added(&new),
             remote: None,
             leg,
             requests,
@@ -104,32 +106,26 @@ fn local_ip(pbx: IpAddr) -> std::io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// Parameters for the AI besides the two numbers: details of the channel, the arguments of
-/// `Stasis()` (`key=value`, otherwise `arg1`, `arg2` …) and the channel variables.
-fn parameters(new: &NewCall) -> Vec<(String, String)> {
+/// Parameters for the AI: details of the channel, the arguments of `Stasis()` (`key=value`,
+/// otherwise `arg1`, `arg2` …) and the channel variables.
+fn added(new: &NewCall) -> Added {
     let channel = &new.channel;
-    let fixed = [
-        ("from_name", &channel.caller.name),
-        ("connected_number", &channel.connected.number),
-        ("connected_name", &channel.connected.name),
-        ("context", &channel.dialplan.context),
-        ("exten", &channel.dialplan.exten),
-        ("channel_id", &channel.id),
-        ("channel_name", &channel.name),
-    ];
-    let mut all: Vec<(String, String)> =
-        fixed.into_iter().map(|(name, value)| (name.to_owned(), clip(value))).collect();
+    let mut added = Added::default();
+    added.detail("connected_number", &channel.connected.number);
+    added.detail("connected_name", &channel.connected.name);
+    added.detail("context", &channel.dialplan.context);
+    added.detail("exten", &channel.dialplan.exten);
+    added.detail("channel_id", &channel.id);
+    added.detail("channel_name", &channel.name);
     for (n, arg) in new.args.iter().enumerate() {
-        let (name, value) = match arg.split_once('=') {
-            Some((name, value)) if !name.trim().is_empty() => (clip(name.trim()), value),
-            _ => (format!("arg{}", n + 1), arg.as_str()),
-        };
-        all.push((name, clip(value)));
+        match arg.split_once('=') {
+            Some((name, value)) if !name.trim().is_empty() => added.dialplan(name.trim(), value),
+            _ => added.dialplan(&format!("arg{}", n + 1), arg),
+        }
     }
     let variables = channel.channelvars.iter().chain(new.variables.iter().map(|(n, v)| (n, v)));
-    all.extend(variables.map(|(name, value)| (clip(name), clip(value))));
-    all.retain(|(_, value)| !value.is_empty());
-    all
+    variables.for_each(|(name, value)| added.dialplan(name, value));
+    added
 }
 
 #[cfg(test)]
@@ -145,18 +141,23 @@ mod tests {
             channelvars: [("CAMPCUST".to_owned(), "DEMO".to_owned())].into(),
             ..Channel::default()
         };
-        let args = ["lead_id=42", "plain", "=odd", "empty=", "a=b=c"].map(str::to_owned).to_vec();
+        let args = ["lead_id=42", "plain", "=odd", "empty=", "a=b=c", "X-From-Name="]
+            .map(str::to_owned)
+            .to_vec();
         let variables = vec![("AMDSTATUS".to_owned(), String::new())];
         let new = NewCall { call: 1, id: "x".into(), channel, args, variables };
-        let all = parameters(&new);
+        let ours = [("from_number", "555"), ("from_name", "Ann")];
+        let all = crate::call::parameters::all(&ours, &added(&new), &[]);
         let text: Vec<String> = all.iter().map(|(n, v)| format!("{n}:{v}")).collect();
         let wanted = [
+            "from_number:555",
             "from_name:Ann",
             "channel_id:1.2",
             "lead_id:42",
             "arg2:plain",
             "arg3:=odd",
             "a:b=c",
+            "campcust:DEMO",
             "CAMPCUST:DEMO",
         ];
         assert_eq!(text, wanted);

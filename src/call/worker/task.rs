@@ -22,7 +22,7 @@ use crate::call::words::{Input, Output, Seeds, Summary};
 use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
-use crate::call::{CallConfig, Offer, Signal, counters};
+use crate::call::{CallConfig, Offer, Signal, counters, parameters};
 use crate::command::Command;
 use crate::stream::closed::Closed;
 use crate::stream::connect::Socket;
@@ -401,26 +401,18 @@ impl Running {
 }
 
 fn stream_info(offer: &Offer, config: &CallConfig) -> StreamInfo {
-    let mut parameters = vec![
-        ("from_number".to_owned(), offer.from_number.clone()),
-        ("to_number".to_owned(), offer.to_number.clone()),
-        ("sip_call_id".to_owned(), offer.native_id.clone()),
+    let ours: [(&str, &str); 5] = [
+        ("from_number", &offer.from_number),
+        ("from_name", &offer.from_name),
+        ("to_number", &offer.to_number),
+        ("pbx", &offer.pbx),
+        ("sip_call_id", &offer.native_id),
     ];
-    // parameters from the caller or the dialplan never replace ours or the configured ones
-    let mut taken: Vec<String> = parameters.iter().map(|(name, _)| name.clone()).collect();
-    taken.extend(config.parameters.iter().map(|(name, _)| name.clone()));
-    for (name, value) in &offer.vars {
-        if !taken.contains(name) {
-            taken.push(name.clone());
-            parameters.push((name.clone(), value.clone()));
-        }
-    }
-    parameters.extend(config.parameters.iter().cloned());
     StreamInfo {
         account_sid: config.account_sid.clone(),
         call_sid: sid("CA", &offer.sid_seed),
         stream_sid: sid("MZ", &offer.sid_seed),
-        parameters,
+        parameters: parameters::all(&ours, &offer.added, &config.parameters),
     }
 }
 

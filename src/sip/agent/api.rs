@@ -173,8 +173,11 @@ pub struct Invite {
     pub from_name: Option<String>,
     /// The user of the Request-URI.
     pub to_user: String,
-    /// X- header fields, with names as received.
-    pub x_headers: Vec<(String, String)>,
+    /// The privacy that the caller has asked for, from Privacy (RFC 3323) or Remote-Party-ID.
+    pub privacy: Option<String>,
+    /// All header fields except those with credentials. Names are as received, or the full forms
+    /// of compact ones.
+    pub headers: Vec<(String, String)>,
     /// The peer's side of the media; `None` if the INVITE has no SDP and we make the offer.
     pub remote: Option<Remote>,
     /// Our address for the SDP.

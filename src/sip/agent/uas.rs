@@ -11,7 +11,7 @@ use crate::sip::agent::{
 };
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
-use crate::sip::header::{NameAddr, option_tags, parse_number};
+use crate::sip::header::{NameAddr, find_param, option_tags, parse_number};
 use crate::sip::message::Message;
 use crate::sip::multipart::ACCEPT;
 use crate::sip::sdp::{self, Local, Remote, SdpError};
@@ -20,11 +20,6 @@ use crate::sip::transaction::AwaitAck;
 use crate::sip::uri;
 
 const UNAVAILABLE: (u16, &str) = (503, "Service Unavailable");
-/// Maximum number of X- header fields passed on.
-const MAX_X_HEADERS: usize = 32;
-/// Maximum length of an X- header value, in characters; longer ones are cut.
-const MAX_X_VALUE: usize = 500;
-
 impl Agent {
     pub(super) fn on_out_of_dialog(
         &mut self,
@@ -151,7 +146,8 @@ impl Agent {
             from_user,
             from_name,
             to_user: user,
-            x_headers: x_headers(&invite),
+            privacy: privacy(&invite),
+            headers: headers(&invite),
             remote: remote.clone(),
             local_ip,
             signalling: flow.remote.ip(),
@@ -327,9 +323,18 @@ fn caller(invite: &Message) -> (String, Option<String>) {
     stated.find_map(|a| Some((a.number()?, a.display))).unwrap_or_default()
 }
 
-fn x_headers(invite: &Message) -> Vec<(String, String)> {
-    let is_x = |name: &str| name.get(..2).is_some_and(|p| p.eq_ignore_ascii_case("X-"));
-    let all = invite.headers.iter().filter(|(name, _)| is_x(name)).take(MAX_X_HEADERS);
-    let cut = |v: &String| v.chars().take(MAX_X_VALUE).collect();
-    all.map(|(name, value)| (name.clone(), cut(value))).collect()
+/// Returns the value of Privacy, or else of Remote-Party-ID's parameter, unless it asks for none.
+fn privacy(invite: &Message) -> Option<String> {
+    let stated = invite.list("Privacy").join(", ");
+    let party = invite.addresses("Remote-Party-ID").first().and_then(|a| NameAddr::parse(a));
+    let party = party.and_then(|a| find_param(&a.params, "privacy").map(str::to_owned));
+    let stated = if stated.is_empty() { party? } else { stated };
+    let none = ["none", "off"].iter().any(|none| stated.eq_ignore_ascii_case(none));
+    (!none && !stated.is_empty()).then_some(stated)
+}
+
+fn headers(invite: &Message) -> Vec<(String, String)> {
+    let secret = ["Authorization", "Proxy-Authorization"];
+    let passed = |name: &str| !secret.iter().any(|s| s.eq_ignore_ascii_case(name));
+    invite.headers.iter().filter(|(name, _)| passed(name)).cloned().collect()
 }

@@ -44,6 +44,8 @@ pub struct Peer {
     pub hosts: Vec<(Host, Option<u16>)>,
     /// X- headers that become parameters; `*` means all.
     pub x_headers: Vec<String>,
+    /// Further header fields that become parameters.
+    pub sip_headers: Vec<String>,
     /// Probe the registrar's UDP port.
     pub port_probe: bool,
 }

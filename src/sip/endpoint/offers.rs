@@ -8,6 +8,7 @@ use tracing::warn;
 use crate::call::admission::{RefusedCall, clip};
 use crate::call::end::EndReason;
 use crate::call::leg::Leg;
+use crate::call::parameters::Added;
 use crate::call::{Offer, RemoteMedia, SourceRequest};
 use crate::sip::agent::{CallKey, Command, Input, Invite, Refused};
 use crate::sip::endpoint::counters::REFUSED;
@@ -15,6 +16,9 @@ use crate::sip::endpoint::translate::{remote_media, short_id};
 use crate::sip::endpoint::{CallLink, Endpoint, Internal};
 use crate::sip::sdp::Remote;
 use crate::telemetry::Masked;
+
+/// Maximum number of X- header fields passed on.
+const MAX_X_HEADERS: usize = 32;
 
 impl Endpoint {
     pub(super) fn on_invite(&mut self, invite: Invite) {
@@ -89,23 +93,17 @@ impl Endpoint {
                 );
             }
         });
-        let wanted =
-            |name: &str| peer.x_headers.iter().any(|x| x == "*" || x.eq_ignore_ascii_case(name));
-        let mut vars: Vec<(String, String)> = Vec::new();
-        if let Some(name) = invite.from_name {
-            vars.push(("from_name".to_owned(), clip(&name)));
-        }
-        vars.extend(invite.x_headers.into_iter().filter(|(name, _)| wanted(name)));
         let sid_seed = format!("{}|{}", invite.sip_call_id, invite.from_tag);
         let unix = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Offer {
             id: short_id(&sid_seed, unix.unwrap_or_default()),
             pbx: peer.name.clone(),
             from_number: clip(&invite.from_user),
+            from_name: clip(invite.from_name.as_deref().unwrap_or_default()),
             to_number: clip(&invite.to_user),
             native_id: clip(&invite.sip_call_id),
             sid_seed,
-            vars,
+            added: added(&invite, &peer.x_headers, &peer.sip_headers),
             remote,
             leg,
             requests,
@@ -115,4 +113,21 @@ impl Endpoint {
             permit: admitted.permit,
         })
     }
+}
+
+/// The parameters from an INVITE. `x_headers` and `sip_headers` are the configured names.
+fn added(invite: &Invite, x_headers: &[String], sip_headers: &[String]) -> Added {
+    let mut added = Added::default();
+    added.detail("privacy", invite.privacy.as_deref().unwrap_or_default());
+    for name in sip_headers {
+        let same = invite.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+        let values: Vec<&str> = same.map(|(_, value)| value.as_str()).collect();
+        // several lines are equal to one with commas (RFC 3261 §7.3.1)
+        added.named(name, &values.join(", "));
+    }
+    let is_x = |name: &str| name.get(..2).is_some_and(|p| p.eq_ignore_ascii_case("X-"));
+    let wanted = |name: &str| x_headers.iter().any(|x| x == "*" || x.eq_ignore_ascii_case(name));
+    let headers = invite.headers.iter().filter(|(name, _)| is_x(name) && wanted(name));
+    headers.take(MAX_X_HEADERS).for_each(|(name, value)| added.dialplan(name, value));
+    added
 }

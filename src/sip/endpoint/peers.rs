@@ -48,6 +48,7 @@ pub(super) struct PeerState {
     /// The first of `hosts` as text, for the log.
     pub registrar: String,
     pub x_headers: Vec<String>,
+    pub sip_headers: Vec<String>,
     /// Networks of the PBX's media, if they are configured.
     pub media_peers: Vec<Network>,
     /// True if calls are also accepted from ranges of addresses.
@@ -75,6 +76,7 @@ impl PeerState {
             registers: peer.account.registration.is_some(),
             registrar: peer.hosts.first().map(shown).unwrap_or_default(),
             x_headers: peer.x_headers.clone(),
+            sip_headers: peer.sip_headers.clone(),
             media_peers: peer.account.media_peers.clone(),
             has_ranges: !peer.account.ranges.is_empty(),
             registered: false,

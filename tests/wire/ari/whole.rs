@@ -27,9 +27,10 @@ async fn a_complete_call_has_all_start_parameters_and_exact_audio() {
     let stream = handshake.open().await.started().await;
     let expected = json!({
         "from_number": "5550100", "to_number": "8010", "sip_call_id": "3b3d57ca7af36a43@carrier",
+        "pbx": "main",
         "context": "from-carrier", "exten": "8010", "channel_id": "ai.1",
         "channel_name": "PJSIP/carrier-0000000a", "lead_id": "42", "arg2": "plain",
-        "CAMPCUST": "DEMO", "campaign": "demo",
+        "campcust": "DEMO", "CAMPCUST": "DEMO", "campaign": "demo",
     });
     assert_eq!(stream.parameters, expected);
     let mut caller = rig.caller("ai.1").await;
@@ -58,6 +59,9 @@ async fn odd_arguments_make_a_readable_start() {
         "a=1",
         "a=2",
         "from_number=1",
+        "X-From-Number=1",
+        "From-Name=Eve",
+        "Lead-ID=7",
         "channel_id=x",
         "=",
         "b=",
@@ -74,8 +78,12 @@ async fn odd_arguments_make_a_readable_start() {
     has("from_number", "5550100");
     has("channel_id", "ai.1");
     has("c", " d ");
-    has("arg5", "=");
-    has(&long[..256], &long[..256]);
+    has("arg8", "=");
+    has("lead_id", "7");
+    has("Lead-ID", "7");
+    assert_eq!(stream.parameters.get("from_name"), None);
+    has(&long[..256], &long[..499]);
+    has(&"é".repeat(256), &"é".repeat(499));
     assert_eq!(stream.parameters.get("b"), None);
 }
 
