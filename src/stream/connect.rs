@@ -82,18 +82,26 @@ impl Target {
     /// # Errors
     /// Returns a [`TargetError`] for the part of the configuration that is invalid.
     pub fn new(url: &str, options: &TargetOptions) -> Result<Target, TargetError> {
-        let bad_url = || TargetError::Url(url.to_owned());
-        let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
-        if authority.split(['/', '?', '#']).next().is_some_and(|part| part.contains('@')) {
-            return Err(TargetError::Credentials);
-        }
+        let bad_url = || match url.contains('@') {
+            true => TargetError::Credentials,
+            false => TargetError::Url(url.to_owned()),
+        };
         let uri: Uri = url.parse().map_err(|_| bad_url())?;
         let secure = match uri.scheme_str() {
             Some("ws") => false,
             Some("wss") => true,
             _ => return Err(bad_url()),
         };
-        let host = uri.host().filter(|h| !h.is_empty()).ok_or_else(bad_url)?;
+        let authority = uri.authority().ok_or_else(bad_url)?;
+        if authority.as_str().contains('@') {
+            return Err(bad_url());
+        }
+        let host = Some(authority.host()).filter(|h| !h.is_empty()).ok_or_else(bad_url)?;
+        // a port that is not a number would be ignored
+        let port = authority.as_str().strip_prefix(host).unwrap_or_default();
+        if !port.is_empty() && uri.port_u16().is_none() {
+            return Err(bad_url());
+        }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         if port == 0 {

@@ -105,8 +105,7 @@ pub use log_writer::flush;
 /// # Errors
 /// Returns an error if the filter cannot be parsed, or the thread cannot be started.
 pub fn init(level: &str, json: bool) -> Result<(), String> {
-    // object_store logs every attempt; we log a failure once
-    let filter = EnvFilter::try_new(format!("object_store=warn,{level}"));
+    let filter = EnvFilter::try_new(filter(level));
     let filter = filter.map_err(|e| format!("[log] level \"{level}\": {e}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -122,6 +121,18 @@ pub fn init(level: &str, json: bool) -> Result<(), String> {
     // fails if logging is already set up, as in tests
     drop(result);
     Ok(())
+}
+
+/// Applies a level without a target to our own lines only: below INFO, libraries log requests with
+/// their passwords and tokens. A level for a library's own target is kept.
+fn filter(level: &str) -> String {
+    let ours = |part: &str| match part.trim().to_ascii_lowercase().as_str() {
+        part @ ("debug" | "trace") => format!("info,trunkless={part}"),
+        _ => part.to_owned(),
+    };
+    let parts: Vec<String> = level.split(',').map(ours).collect();
+    // object_store logs every attempt; we log a failure once
+    format!("object_store=warn,{}", parts.join(","))
 }
 
 #[cfg(test)]
@@ -145,6 +156,20 @@ mod tests {
         let mut throttle = Throttle::with_burst(Duration::from_secs(1), 3);
         let mut admitted = |now| (0..9).filter(|_| throttle.admits(now)).count();
         assert_eq!([0, 0, 1, 3, 60].map(|s| admitted(at(s))), [3, 0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn levels_below_info_are_for_our_own_lines() {
+        for (level, wanted) in [
+            ("warn", "warn"),
+            ("trace", "info,trunkless=trace"),
+            ("info, Debug", "info,info,trunkless=debug"),
+            ("trace,hyper=warn", "info,trunkless=trace,hyper=warn"),
+            ("info,trunkless::sip=debug,hyper=trace", "info,trunkless::sip=debug,hyper=trace"),
+        ] {
+            assert_eq!(filter(level), format!("object_store=warn,{wanted}"));
+            assert!(EnvFilter::try_new(filter(level)).is_ok());
+        }
     }
 
     #[test]

@@ -44,4 +44,5 @@ mod phone;
 mod recording;
 mod refused;
 mod registration;
+mod secrets;
 mod signalling;

@@ -140,6 +140,11 @@ impl Pbx {
         Call::new(self.wire.clone(), self.shared.clone(), self.address, bridge.address()).await
     }
 
+    /// Same as [`Pbx::call`], to a bridge that is a process of its own.
+    pub async fn call_to(&self, bridge: SocketAddr) -> Call {
+        Call::new(self.wire.clone(), self.shared.clone(), self.address, bridge).await
+    }
+
     /// Returns a call of this PBX that forges the Call-ID, tags and target of another PBX's call.
     pub async fn forge(&self, of: &Call) -> Call {
         let (wire, shared) = (self.wire.clone(), self.shared.clone());

@@ -2,10 +2,10 @@
 //! answers, `fake` its sockets, and `rig` all parties together.
 
 mod ask;
-mod fake;
+pub mod fake;
 mod obey;
 pub mod rig;
-mod world;
+pub mod world;
 
 mod ai_ends;
 mod cut;
