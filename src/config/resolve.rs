@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::ari::client::AriPbx;
+use crate::ari::client::{AriPbx, rtp_conf};
 use crate::ari::rtp_range::RtpRange;
 use crate::call::AnswerWhen;
 use crate::call::departure::Departure;
@@ -160,7 +160,7 @@ fn asterisk_ports(
     let ours = settings.media.ports;
     for file in files {
         let file = file.unwrap_or_else(|| RTP_CONF.into());
-        let range = std::fs::read_to_string(&file).ok().and_then(|text| RtpRange::parse(&text));
+        let range = rtp_conf::read(&file).ok().and_then(|text| RtpRange::parse(&text));
         let overlaps = |range: &RtpRange| ours.first <= range.last && range.first <= ours.last;
         if let Some(RtpRange { first, last }) = range.filter(overlaps) {
             let file = file.display();

@@ -213,7 +213,7 @@ fn peers_may_be_ranges_and_users_patterns() {
     let pbx = &plan.sip[0];
     assert_eq!((pbx.account.ranges.len(), pbx.hosts.len(), pbx.account.users.len()), (2, 1, 2));
     for (key, bad) in [("peers", "10.0.0.0/33"), ("users", "80[1-3]X")] {
-        let keys = format!("register = false\npeers = [\"10.0.0.1\"]\nusers = []\n");
+        let keys = "register = false\npeers = [\"10.0.0.1\"]\nusers = []\n";
         let keys =
             keys.lines().filter(|line| !line.starts_with(key)).collect::<Vec<_>>().join("\n");
         let text = GOOD.replace("registrar", &format!("{keys}\n{key} = [\"{bad}\"]\nregistrar"));

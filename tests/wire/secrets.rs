@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use md5::{Digest as _, Md5};
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, timeout};
 use trunkless::sip::message::Message;
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
@@ -170,23 +170,23 @@ impl Program {
     }
 
     async fn logs(&self, words: &str) {
-        let found = timeout(Duration::from_secs(60), async {
-            while !self.log().contains(words) {
-                sleep(Duration::from_millis(50)).await;
-            }
-        });
+        let found = timeout(Duration::from_secs(60), until(async || self.log().contains(words)));
         assert!(found.await.is_ok(), "no \"{words}\" in:\n{}", self.log());
     }
 
     async fn stop(&mut self) -> ExitStatus {
         let id = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
+        until(async || self.child.try_wait().unwrap().is_some()).await;
+        self.child.wait().unwrap()
+    }
+}
+
+/// Looks every 50 ms until this is true.
+async fn until(mut is_true: impl AsyncFnMut() -> bool) {
+    let mut look = interval(Duration::from_millis(50));
+    while !is_true().await {
+        look.tick().await;
     }
 }
 
@@ -223,6 +223,35 @@ async fn opened(ai: &Ai) -> Stream {
         .await
 }
 
+/// A configuration that contains all canaries, with these addresses.
+fn configuration(addresses: &[(&str, String)]) -> String {
+    let text = format!(
+        "[log]\nlevel = \"trace\"\n[sip]\nlisten = \"<sip>\"\n[http]\nlisten = \"<http>\"\n\
+         [calls]\ndrain = \"1s\"\n\
+         [ai]\nurl = \"ws://<ai>/media\"\nauth_token = \"{TOKEN_CANARY}\"\n\
+         headers = {{ Authorization = \"Bearer {HEADER_CANARY}\" }}\n\
+         [recording]\ndirectory = \"<directory>\"\nkeep_free_percent = 0\n\
+         [recording.upload]\nurl = \"s3://bucket/calls\"\nendpoint = \"<store>\"\n\
+         access_key_id = \"8001\"\nsecret_access_key = \"{KEY_CANARY}\"\ndelete_after = true\n\
+         [recording.webhook]\nurl = \"<hook>/crm\"\nsecret = \"whsec_{HOOK_CANARY}\"\n\
+         [pbx.main]\nmode = \"sip\"\n[pbx.main.sip]\nregistrar = \"<pbx>\"\nusername = \"ai\"\n\
+         password = \"{SIP_CANARY}\"\n\
+         [pbx.refused]\nmode = \"sip\"\n[pbx.refused.sip]\nregistrar = \"<third>\"\n\
+         username = \"8001\"\npassword = \"{WRONG_CANARY}\"\n\
+         [pbx.tls]\nmode = \"sip\"\nsip = {{ register = false, peers = [\"<second>\"] }}\n\
+         ai = {{ url = \"wss://<plain>/media?token={TOKEN_CANARY}\" }}\n\
+         [pbx.asterisk]\nmode = \"ari\"\n[pbx.asterisk.ari]\nurl = \"http://<fake>\"\n\
+         username = \"{APP}\"\npassword = \"{ARI_CANARY}\"\napp = \"{APP}\"\n\
+         rtp_conf = \"/nonexistent\"\n\
+         [pbx.wrong]\nmode = \"ari\"\n[pbx.wrong.ari]\nurl = \"<refusing>\"\n\
+         username = \"other\"\npassword = \"{WRONG_CANARY}\"\n"
+    );
+    let fill = |text: String, (name, address): &(&str, String)| {
+        text.replace(&format!("<{name}>"), address)
+    };
+    addresses.iter().fold(text, fill)
+}
+
 #[tokio::test]
 async fn secrets_appear_in_nothing_that_the_program_writes() {
     let directory = tempfile::tempdir().unwrap();
@@ -236,37 +265,20 @@ async fn secrets_appear_in_nothing_that_the_program_writes() {
     let (store, hook) = (server(store).await, server(hook).await);
     let refusing = server(Statuses(&[401, 403], AtomicU32::new(0))).await;
     let (sip, http) = (free(net.bridge()), free(net.bridge()));
-    let config = format!(
-        "[log]\nlevel = \"trace\"\n[sip]\nlisten = \"{sip}\"\n[http]\nlisten = \"{http}\"\n\
-         [calls]\ndrain = \"1s\"\n\
-         [ai]\nurl = \"ws://{ai}/media\"\nauth_token = \"{TOKEN_CANARY}\"\n\
-         headers = {{ Authorization = \"Bearer {HEADER_CANARY}\" }}\n\
-         [recording]\ndirectory = {directory:?}\nkeep_free_percent = 0\n\
-         [recording.upload]\nurl = \"s3://bucket/calls\"\nendpoint = \"{store}\"\n\
-         access_key_id = \"8001\"\nsecret_access_key = \"{KEY_CANARY}\"\ndelete_after = true\n\
-         [recording.webhook]\nurl = \"{hook}/crm\"\nsecret = \"whsec_{HOOK_CANARY}\"\n\
-         [pbx.main]\nmode = \"sip\"\n[pbx.main.sip]\nregistrar = \"{pbx}\"\nusername = \"ai\"\n\
-         password = \"{SIP_CANARY}\"\n\
-         [pbx.refused]\nmode = \"sip\"\n[pbx.refused.sip]\nregistrar = \"{third}\"\n\
-         username = \"8001\"\npassword = \"{WRONG_CANARY}\"\n\
-         [pbx.tls]\nmode = \"sip\"\nsip = {{ register = false, peers = [\"{second}\"] }}\n\
-         ai = {{ url = \"wss://{plain}/media\" }}\n\
-         [pbx.asterisk]\nmode = \"ari\"\n[pbx.asterisk.ari]\nurl = \"http://{fake}\"\n\
-         username = \"{APP}\"\npassword = \"{ARI_CANARY}\"\napp = \"{APP}\"\n\
-         rtp_conf = \"/nonexistent\"\n\
-         [pbx.wrong]\nmode = \"ari\"\n[pbx.wrong.ari]\nurl = \"{refusing}\"\n\
-         username = \"other\"\npassword = \"{WRONG_CANARY}\"\n",
-        ai = ai.address,
-        directory = directory.path().join("recordings"),
-        store = store.uri(),
-        hook = hook.uri(),
-        pbx = pbx.address,
-        second = second.address,
-        third = third.address,
-        fake = fake.address,
-        refusing = refusing.uri(),
-        plain = refusing.address(),
-    );
+    let config = configuration(&[
+        ("sip", sip.to_string()),
+        ("http", http.to_string()),
+        ("ai", ai.address.to_string()),
+        ("directory", directory.path().join("recordings").display().to_string()),
+        ("store", store.uri()),
+        ("hook", hook.uri()),
+        ("pbx", pbx.address.to_string()),
+        ("second", second.address.to_string()),
+        ("third", third.address.to_string()),
+        ("fake", fake.address.to_string()),
+        ("refusing", refusing.uri()),
+        ("plain", refusing.address().to_string()),
+    ]);
     let mut program = Program::start(directory.path(), &config);
     for words in ["registered", "registration refused", "ARI events are open", "401"] {
         program.logs(words).await;
@@ -299,10 +311,7 @@ async fn secrets_appear_in_nothing_that_the_program_writes() {
     fake.world().hang_up("ai.1");
     ari.stopped().await;
     program.logs("recording uploaded").await;
-    let asked = || async { hook.received_requests().await.unwrap_or_default().len() };
-    while asked().await < 3 {
-        sleep(Duration::from_millis(100)).await;
-    }
+    until(async || hook.received_requests().await.unwrap_or_default().len() >= 3).await;
     assert!(program.stop().await.success());
     let mut all = Vec::new();
     files(directory.path(), &mut all);
@@ -329,7 +338,7 @@ fn errors_of_the_configuration_contain_no_secret() {
     let texts = [
         password(&format!("[\"{SIP_CANARY}\"]")),
         password(&format!("\"{SIP_CANARY}")),
-        password(&format!("{SIP_CANARY}")),
+        password(SIP_CANARY),
         format!("{good}passwort = \"{SIP_CANARY}\"\n"),
         format!("{good}password_env = \"{SIP_CANARY}\"\n"),
         format!("{good}[pbx.main.ai]\nurl = \"ws://u:{SIP_CANARY}@ai\"\n"),

@@ -8,7 +8,7 @@ mod link;
 mod offers;
 pub mod rest;
 mod rtp_capacity;
-mod rtp_conf;
+pub mod rtp_conf;
 mod signals;
 
 use std::collections::HashMap;
