@@ -182,6 +182,6 @@ fn the_test_caller_authenticates_and_records() {
     let back = heard.chunks(160).filter(|f| trunkless::peer::pattern::read(f).is_some()).count();
     assert!(back > 100, "only {back} frames came back: {text}");
     let (code, text) = call("wrong");
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(3));
     assert!(text.contains("refused: 401"), "{text}");
 }
