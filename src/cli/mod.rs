@@ -42,8 +42,6 @@ enum Command {
 
 /// Exit code for a wrong configuration or command line.
 pub const EXIT_CONFIG: u8 = 2;
-/// Exit code when other programs took over every Stasis application and no PBX uses SIP mode.
-pub const EXIT_REPLACED: u8 = 3;
 
 /// The environment variables that are valid UTF-8.
 fn environment() -> HashMap<String, String> {

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::app::App;
-use crate::cli::{EXIT_CONFIG, EXIT_REPLACED, Stop, environment};
+use crate::cli::{EXIT_CONFIG, Stop, environment};
 use crate::config::check::Findings;
 use crate::config::plan::Plan;
 use crate::config::recording::try_paths;
@@ -119,7 +119,7 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     let app = App::start(plan, None).await?;
     let code = tokio::select! {
         () = stop.asked() => ExitCode::SUCCESS,
-        () = app.all_replaced() => ExitCode::from(EXIT_REPLACED),
+        () = stay_replaced(&app) => ExitCode::SUCCESS,
         () = app.source_failed() => ExitCode::FAILURE,
     };
     info!("stopping: no new calls");
@@ -153,6 +153,18 @@ fn ignore_other_signals() -> std::io::Result<()> {
         });
     }
     Ok(())
+}
+
+/// Logs when no PBX can send calls any more, and never returns: an exit would make a supervisor
+/// start trunkless again, which would take the applications back and end the calls of the program
+/// that has them now.
+async fn stay_replaced(app: &App) {
+    app.all_replaced().await;
+    warn!(
+        "no PBX can send calls any more: other programs took over all Stasis applications; staying \
+         up, not ready, until a restart"
+    );
+    std::future::pending().await
 }
 
 /// Raises the limit on open files to suit this many calls. A call has two RTP sockets, one to its

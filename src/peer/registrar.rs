@@ -57,7 +57,9 @@ impl Registrar {
         let expires = request.get("Expires").and_then(parse_number).unwrap_or(120);
         let contact = request.get("Contact").and_then(NameAddr::parse).map(|c| c.uri);
         let mut response = Message::response(request, 200, "OK", "registrar");
-        self.contact = contact.filter(|_| expires > 0);
+        if request.get("Contact").is_some() {
+            self.contact = contact.filter(|_| expires > 0); // without a Contact, it is a query
+        }
         if let Some(contact) = &self.contact {
             response.push("Contact", format!("<{contact}>;expires={expires}"));
         }

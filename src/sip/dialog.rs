@@ -3,6 +3,7 @@
 
 use crate::sip::header::NameAddr;
 use crate::sip::message::Message;
+use crate::sip::uri::Uri;
 
 /// The result of checking the From tag and CSeq of an in-dialog request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,13 @@ impl Dialog {
         }
         self.remote_cseq = Some(number);
         Order::InOrder
+    }
+
+    /// Returns where requests go (RFC 3261 §12.2.1.1): the first of the route set, or else the remote
+    /// target.
+    pub fn next_hop(&self) -> Option<Uri> {
+        let route = self.route_set.first().and_then(|route| NameAddr::parse(route));
+        Uri::parse(route.as_ref().map_or(&self.remote_target, |route| &route.uri)).ok()
     }
 
     /// Builds a request within the dialog. For an ACK, `ack_of` is the CSeq number of its INVITE.

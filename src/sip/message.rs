@@ -279,12 +279,13 @@ impl Message {
             return fault("malformed or missing Via");
         }
         let Some((_, cseq_method)) = self.cseq() else { return fault("malformed CSeq") };
+        // the Contact of a response may name other devices; one that is malformed is not used
+        let Start::Request { method, uri } = &self.start else { return Ok(()) };
         let contacts = self.addresses("Contact");
         let readable = self.all("Contact").all(|line| split_outside(line, ',').is_some());
         if !readable || contacts.iter().any(|c| c != "*" && NameAddr::parse(c).is_none()) {
             return fault("malformed Contact");
         }
-        let Start::Request { method, uri } = &self.start else { return Ok(()) };
         if method != cseq_method {
             return fault("CSeq method does not match the request method");
         }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::sip::challenges::{Challenges, Verdict};
-use crate::sip::contact::{foreign_contact, granted};
+use crate::sip::contact::Bindings;
 use crate::sip::digest::{Credentials, Signed};
 use crate::sip::header::{find_param, parse_number, parse_seconds};
 use crate::sip::message::Message;
@@ -104,7 +104,8 @@ pub enum Status {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     Register {
-        expires_s: u32,
+        /// `None` asks for the registered contacts and has no Contact (RFC 3261 §10.2.3).
+        expires_s: Option<u32>,
         /// Header fields for our credentials.
         authorization: Vec<(&'static str, String)>,
     },
@@ -125,6 +126,9 @@ enum Step {
     Return,
     /// Remove the contact; [`Step::Add`] follows.
     Remove,
+    /// Before a refresh, ask for the contacts; [`Step::Add`] follows. Only this shows that another
+    /// device replaced ours: the response to a refresh lists ours again.
+    Query,
     /// Add or refresh the contact.
     Add,
     /// Remove the contact for good.
@@ -166,6 +170,12 @@ pub struct Registration {
     refusals: u32,
     /// True once a refusal was ignored since the registrar was lost.
     excused: bool,
+    /// True if the registrar listed our contact when it accepted it.
+    is_listed: bool,
+    /// False once the registrar left a query unanswered or refused it.
+    may_query: bool,
+    /// The contact that had replaced ours before the last refresh.
+    replaced_by: Option<String>,
     /// True once we have been registered: the credentials are good.
     was_registered: bool,
     /// Number of `stale=true` challenges in this cycle.
@@ -196,6 +206,9 @@ impl Registration {
             challenges: Challenges::default(),
             refusals: 0,
             excused: false,
+            is_listed: false,
+            may_query: true,
+            replaced_by: None,
             was_registered: false,
             stale: 0,
             answered: 0,
@@ -290,6 +303,7 @@ impl Registration {
                 }
                 _ => self.refuse(now, code, "the 423 has no usable Min-Expires".to_owned(), random),
             },
+            _ if step == Step::Query => self.skip_query(now, random),
             408 | 480 | 500 | 502..600 => self.on_error(now, step, response, random),
             _ => {
                 let who = &self.settings.auth_username;
@@ -365,7 +379,10 @@ impl Registration {
             self.actions.push_back(Action::Options);
         }
         match self.state {
-            State::Registered { refresh } if refresh <= now => self.ask(now, Step::Add, random),
+            State::Registered { refresh } if refresh <= now => {
+                let step = if self.is_listed && self.may_query { Step::Query } else { Step::Add };
+                self.ask(now, step, random);
+            }
             State::Waiting { until } if until <= now => {
                 // the name may resolve to another address by now
                 self.state = State::Idle;
@@ -388,6 +405,9 @@ impl Registration {
     /// Repeats an unanswered REGISTER, and turns to the next address if this one is silent.
     fn ask_again(&mut self, now: Instant, random: &mut Random) {
         let State::Asking { step, again, silent_at, lookup_in } = &mut self.state else { return };
+        if *step == Step::Query {
+            return self.skip_query(now, random);
+        }
         let step = *step;
         let silent = *silent_at <= now;
         if silent {
@@ -412,6 +432,12 @@ impl Registration {
         }
     }
 
+    /// Refreshes without a query, which this registrar does not answer.
+    fn skip_query(&mut self, now: Instant, random: &mut Random) {
+        self.may_query = false;
+        self.ask(now, Step::Add, random);
+    }
+
     fn begin_cycle(&mut self) {
         (self.stale, self.answered) = (0, 0);
         self.challenges.begin();
@@ -420,8 +446,9 @@ impl Registration {
     fn register(&mut self, step: Step, random: &mut Random) {
         let settings = &self.settings;
         let expires_s = match step {
-            Step::Remove | Step::Stop => 0,
-            Step::Return | Step::Add => self.expires_s,
+            Step::Query => None,
+            Step::Remove | Step::Stop => Some(0),
+            Step::Return | Step::Add => Some(self.expires_s),
         };
         let signed = Signed { method: "REGISTER", uri: &settings.registrar_uri, body: "" };
         let password = settings.password.expose_secret();
@@ -438,7 +465,13 @@ impl Registration {
         contact: &str,
         random: &mut Random,
     ) {
+        let seen = self.seen_as.as_ref().map(|(ip, port)| (ip.as_str(), port.as_str()));
+        let bindings = Bindings::read(response, contact, seen);
         match step {
+            Step::Query => {
+                self.replaced_by = bindings.instead().map(str::to_owned);
+                return self.ask(now, Step::Add, random);
+            }
             Step::Return => return self.ask(now, Step::Remove, random),
             Step::Remove => return self.ask(now, Step::Add, random),
             Step::Stop => {
@@ -447,7 +480,7 @@ impl Registration {
             }
             Step::Add => {}
         }
-        let granted = granted(response, contact).unwrap_or(self.expires_s);
+        let granted = bindings.granted().unwrap_or(self.expires_s);
         if granted == 0 {
             self.wait(now, random);
             self.change(Status::Failing { why: "the registrar granted an expiry of 0".to_owned() });
@@ -461,7 +494,9 @@ impl Registration {
         if !self.settings.keepalive.is_zero() && self.keepalive_at.is_none() {
             self.keepalive_at = Some(now + self.settings.keepalive);
         }
-        match foreign_contact(response, contact) {
+        self.is_listed = bindings.has_ours();
+        let foreign = bindings.foreign().map(str::to_owned);
+        match foreign.or_else(|| self.replaced_by.clone()) {
             Some(contact) => self.change(Status::Conflict { contact }),
             None => self.change(Status::Registered { expires_s: granted }),
         }
@@ -558,6 +593,7 @@ impl Registration {
         }
         self.stop_keepalive();
         self.excused = false;
+        self.replaced_by = None;
         // a registrar that restarted would take an answer to its old challenge for a wrong password
         self.challenges = Challenges::default();
         // the first REGISTER goes out at once

@@ -6,13 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::sip::agent::{
-    Account, AccountConfig, AccountId, Agent, Event, Output, PRODUCT, Purpose, Route, Routes,
-    TimerKey, client_key,
+    Account, AccountConfig, AccountId, Agent, CallKey, Event, Output, PRODUCT, Purpose, Route,
+    Routes, TimerKey, client_key,
 };
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::message::Message;
 use crate::sip::random::Random;
 use crate::sip::registration::{Action, Registration, Status};
+use crate::sip::transaction::State;
 use crate::sip::uri::escape_user;
 
 /// Maximum number of outstanding REGISTERs per account, while the registrar is silent. One is sent
@@ -21,6 +22,8 @@ const MAX_OPEN_REGISTERS: usize = 32;
 
 /// At most this many peers within ranges are remembered.
 const MAX_RANGE_PEERS: usize = 4096;
+/// Maximum number of times that a call changes to a TCP connection to another port.
+const MAX_RECONNECTS: u8 = 2;
 /// Minimum time between two rounds through addresses whose ports are closed.
 const ROUND: Duration = Duration::from_secs(1);
 
@@ -166,14 +169,11 @@ impl Agent {
     }
 
     pub(super) fn on_unreachable(&mut self, now: Instant, remote: SocketAddr, gone: bool) {
-        // calls over a TCP connection that the PBX made continue over one to its usual port
-        let accounts = &self.accounts;
-        for call in self.calls.values_mut().filter(|c| c.flow.remote == remote) {
-            let mut routes = call.account.iter().flat_map(|id| accounts[*id].routes());
-            if let Some(route) = routes.find(|r| r.remote.ip() == remote.ip()) {
-                call.flow.remote = route.remote;
-            }
-        }
+        let calls = self.calls.iter();
+        let over = calls.filter(|(_, c)| c.flow.transport == Transport::Tcp);
+        let over: Vec<CallKey> =
+            over.filter(|(_, c)| c.flow.remote == remote).map(|(key, _)| *key).collect();
+        over.into_iter().for_each(|key| self.reconnect(key));
         let ids: Vec<AccountId> = (0..self.accounts.len())
             .filter(|id| self.register_flow(*id).is_some_and(|f| f.remote == remote))
             .collect();
@@ -187,6 +187,43 @@ impl Agent {
                 registration.on_unreachable(now, has_next, gone);
             });
         }
+    }
+
+    /// After the end of a call's TCP connection, its requests go over one to the address in the
+    /// route set or Contact, and if that cannot be made either, to the PBX's usual port. The
+    /// connection that ended may have been made by the PBX, whose port there accepts nothing.
+    fn reconnect(&mut self, key: CallKey) {
+        let Some(call) = self.calls.get_mut(&key).filter(|c| c.reconnects < MAX_RECONNECTS) else {
+            return;
+        };
+        let before = call.flow.remote;
+        let next = {
+            let account = call.account.map(|id| &self.accounts[id]);
+            let mut known = account.into_iter().flat_map(Account::routes).map(|r| r.remote);
+            let usual = known.clone().find(|r| r.ip() == before.ip() && *r != before);
+            let hop = call.dialog.next_hop().filter(|_| call.reconnects == 0).map(|uri| {
+                // behind NAT, the PBX may give an address that only it can reach
+                let ip = uri.host.ip().filter(|ip| known.any(|r| r.ip() == *ip));
+                SocketAddr::new(ip.unwrap_or(before.ip()), uri.port.unwrap_or(5060))
+            });
+            hop.filter(|hop| *hop != before).or(usual)
+        };
+        let Some(next) = next else { return };
+        call.reconnects += 1;
+        call.flow.remote = next;
+        let flow = call.flow;
+        // a BYE on the connection that ended is lost
+        let lost = self.clients.values_mut().filter(|entry| {
+            let open = matches!(entry.tx.state, State::Trying | State::Proceeding);
+            entry.purpose == Purpose::Bye(key) && entry.flow.remote == before && open
+        });
+        let lost: Vec<Vec<u8>> = lost
+            .map(|entry| {
+                entry.flow = flow;
+                entry.tx.request.clone()
+            })
+            .collect();
+        lost.into_iter().for_each(|bye| self.send(flow, bye));
     }
 
     pub(super) fn on_account_timeout(&mut self, now: Instant, id: AccountId) {
@@ -340,7 +377,7 @@ impl Agent {
         &mut self,
         now: Instant,
         id: AccountId,
-        expires_s: u32,
+        expires_s: Option<u32>,
         authorization: Vec<(&'static str, String)>,
     ) {
         let Some(flow) = self.register_flow(id) else { return };
@@ -361,9 +398,11 @@ impl Agent {
             .with("To", aor)
             .with("Call-ID", account.register_call_id.clone())
             .with("CSeq", format!("{} REGISTER", account.register_cseq))
-            .with("Contact", format!("<{contact}>"))
-            .with("Expires", expires_s.to_string())
             .with("User-Agent", PRODUCT);
+        if let Some(expires_s) = expires_s {
+            request.push("Contact", format!("<{contact}>"));
+            request.push("Expires", expires_s.to_string());
+        }
         authorization.into_iter().for_each(|(name, value)| request.push(name, value));
         for open in &account.register_branches {
             if let Some(entry) = self.clients.get_mut(&client_key(open, "REGISTER")) {
@@ -409,7 +448,7 @@ impl Agent {
 
 impl Account {
     /// All addresses from which calls are accepted.
-    pub(super) fn routes(&self) -> impl Iterator<Item = &Route> {
+    pub(super) fn routes(&self) -> impl Iterator<Item = &Route> + Clone {
         self.registrar.iter().chain(&self.peers)
     }
 

@@ -137,6 +137,8 @@ struct Call {
     account: Option<AccountId>,
     /// Destination of our requests and of resent 2xx.
     flow: Flow,
+    /// Number of TCP connections that were replaced by one to another port.
+    reconnects: u8,
     dialog: Dialog,
     /// `<sip:user@address:port>` for Contact.
     contact: String,

@@ -47,6 +47,7 @@ impl Agent {
             state: CallState::Dialling,
             account: None,
             flow: dial.flow,
+            reconnects: 0,
             dialog,
             contact: format!("<{contact}>"),
             local_ip: dial.local_ip,

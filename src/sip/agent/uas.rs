@@ -161,6 +161,7 @@ impl Agent {
             state: CallState::Offered,
             account: Some(account),
             flow,
+            reconnects: 0,
             dialog,
             contact: format!("<{contact}>"),
             local_ip,

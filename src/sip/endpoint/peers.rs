@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::call::Signal;
 use crate::sip::agent::{AccountId, CallKey, Route, Routes};
-use crate::sip::endpoint::counters::REGISTRATIONS_LOST;
+use crate::sip::endpoint::counters::{CONFLICTS, REGISTRATIONS_LOST};
 use crate::sip::endpoint::port_probe::probe;
 use crate::sip::endpoint::{Endpoint, Internal, Peer, resolve};
 use crate::sip::flow::Transport;
@@ -228,9 +228,14 @@ impl Endpoint {
                 );
             }
             Status::Conflict { contact } => {
+                CONFLICTS.add(1);
                 warn!(
                     pbx,
-                    contact, "another device is registered as the same user: calls may go there"
+                    registrar,
+                    address,
+                    contact,
+                    "another device is registered as the same user, beside trunkless or in its \
+                     place: calls may go there; give each an extension of its own"
                 );
             }
             Status::Unregistered => info!(pbx, "unregistered"),

@@ -3,6 +3,8 @@
 use super::*;
 use crate::testing::start;
 
+/// Stands for the missing `Expires` of a query.
+const QUERY: u32 = 77_777;
 const CONTACT: &str = "sip:ai@10.0.0.1:5070";
 
 struct Rig {
@@ -38,7 +40,7 @@ impl Rig {
     fn registers(&mut self) -> Vec<(u32, bool)> {
         let registers = self.actions().into_iter().filter_map(|a| match a {
             Action::Register { expires_s, authorization } => {
-                Some((expires_s, !authorization.is_empty()))
+                Some((expires_s.unwrap_or(QUERY), !authorization.is_empty()))
             }
             _ => None,
         });
@@ -352,6 +354,56 @@ fn another_devices_contact_is_a_conflict_and_not_ours() {
     let mut rig = Rig::new();
     rig.answer(200, &[("Contact", "<sip:ai@10.0.0.1:5070>;expires=0")]);
     assert!(matches!(rig.state(), State::Waiting { .. }));
+}
+
+/// Advances to the refresh and returns the REGISTER that is sent.
+fn refresh(rig: &mut Rig) -> Vec<(u32, bool)> {
+    rig.actions();
+    rig.registration.stop_keepalive();
+    rig.step();
+    rig.registers()
+}
+
+#[test]
+fn a_contact_that_was_replaced_is_a_conflict_until_it_no_longer_is() {
+    let mut rig = Rig::registered();
+    assert_eq!(refresh(&mut rig), [(QUERY, true)]);
+    rig.answer(200, &[("Contact", "<sip:ai@10.0.0.9:5070>;expires=9")]);
+    assert_eq!(rig.registers(), [(120, true)]);
+    rig.accept();
+    let conflict = Action::Changed(Status::Conflict { contact: "sip:ai@10.0.0.9:5070".into() });
+    assert_eq!(rig.actions(), [conflict]);
+    assert!(rig.registration.is_registered());
+    refresh(&mut rig);
+    rig.answer(200, &[("Contact", "<sip:ai@10.0.0.9:5070>;expires=9")]);
+    rig.accept();
+    assert!(!rig.actions().iter().any(|a| matches!(a, Action::Changed(_))), "reported once");
+    refresh(&mut rig);
+    rig.accept();
+    rig.accept();
+    assert!(rig.actions().contains(&Action::Changed(Status::Registered { expires_s: 119 })));
+}
+
+#[test]
+fn a_registrar_that_does_not_answer_queries_is_refreshed_all_the_same() {
+    for code in [0, 400, 403, 500] {
+        let mut rig = Rig::registered();
+        assert_eq!(refresh(&mut rig), [(QUERY, true)]);
+        match code {
+            0 => assert!(rig.step() <= 3.0),
+            code => rig.answer(code, &[]),
+        }
+        let actions = rig.actions();
+        assert!(!actions.contains(&Action::Silent), "{code}");
+        assert!(matches!(actions[..], [Action::Register { expires_s: Some(120), .. }]), "{code}");
+        rig.accept();
+        assert_eq!(refresh(&mut rig), [(120, true)], "{code}: not asked again");
+    }
+    let mut rig = Rig::registered();
+    refresh(&mut rig);
+    rig.answer(200, &[]);
+    rig.accept();
+    assert!(!rig.actions().iter().any(|a| matches!(a, Action::Changed(_))), "none is no conflict");
 }
 
 #[test]

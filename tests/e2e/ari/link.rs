@@ -93,14 +93,16 @@ fn a_quick_restart_of_the_pbx_ends_its_calls() {
 }
 
 /// Another program takes over the application's name. Live calls continue and their end is noticed;
-/// then the only PBX is useless, and the program exits.
+/// then the only PBX is useless. The program stays up, so that no supervisor starts one that would
+/// take the name back.
 #[test]
-fn a_bridge_whose_application_was_taken_finishes_its_calls_and_exits() {
+fn a_bridge_whose_application_was_taken_finishes_its_calls_and_stays_up() {
     block_on(async {
         for (version, n) in [(16, 136), (22, 137)] {
             let asterisk = start(version, n);
             let ai = Ai::start(Plan::default()).await;
-            let mut bridge = bridge(&config(&ai.url, "", ""));
+            let http = "[http]\nlisten = \"127.0.0.1:8071\"";
+            let mut bridge = bridge(&config(&ai.url, "", http));
             let mut callers = connected(&asterisk, &ai, 2).await;
             let taken = rest::subscribe(&asterisk, "trunkless").await;
             bridge.wait_for("taken over by another program", SECOND);
@@ -115,14 +117,28 @@ fn a_bridge_whose_application_was_taken_finishes_its_calls_and_exits() {
             for caller in &mut callers {
                 caller.hang_up().await;
             }
-            let at = Instant::now();
-            assert_eq!(bridge.exit_code(8 * SECOND), 3);
-            println!("{version}: exit {:?} after the last hang-up", at.elapsed());
+            bridge.wait_for("no PBX can send calls any more", 8 * SECOND);
+            assert!(ready(8071).starts_with("HTTP/1.1 503"), "{}", ready(8071));
+            tokio::time::sleep(SECOND).await;
+            assert_eq!(bridge.lines(OPEN).len(), 1, "the name is not taken back");
+            bridge.signal("TERM");
+            assert_eq!(bridge.exit_code(8 * SECOND), 0);
             assert_eq!(bridge.lines("reason=\"caller_hangup\"").len(), 2, "{}", bridge.log());
             drop(taken);
             assert_clean(&asterisk);
         }
     });
+}
+
+/// The response to `/readyz`.
+fn ready(port: u16) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    let request = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    socket.write_all(request.as_bytes()).expect("a request");
+    let mut response = String::new();
+    socket.read_to_string(&mut response).expect("a response");
+    response
 }
 
 /// The process is stopped while events and calls arrive. Afterwards, audio flows both ways.

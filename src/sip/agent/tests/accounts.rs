@@ -1,6 +1,6 @@
 //! Registration as seen on the wire, and monitoring of the registrar.
 
-use super::rig::{PBX, Rig, SECOND_ADDRESS, STRANGER, Text, response, sdp};
+use super::rig::{Dialog, PBX, RTP, Rig, SECOND_ADDRESS, STRANGER, Text, response, sdp};
 use crate::sip::agent::{Command, Event, Input, Route, Routes};
 use crate::sip::message::Message;
 use crate::sip::registration::Status;
@@ -350,6 +350,50 @@ fn calls_are_accepted_while_the_registrar_is_lost() {
     rig.events();
     rig.pbx(&Text::invite());
     assert_eq!(rig.told(), ["100"]);
+}
+
+/// The PBX calls over a TCP connection of its own, from a port that accepts nothing.
+#[test]
+fn after_the_end_of_a_tcp_connection_requests_go_to_the_contact() {
+    const SOURCE: &str = "10.0.0.2:40123";
+    let tcp = |text: &Text| text.render().replace("SIP/2.0/UDP", "SIP/2.0/TCP");
+    let closed = |rig: &mut Rig, remote: &str| {
+        rig.input(Input::Unreachable { remote: remote.parse().unwrap(), gone: false });
+    };
+    for (contact, route, expected) in [
+        ("<sip:100@10.0.0.2:5090;transport=tcp>", "", "10.0.0.2:5090"),
+        ("<sip:100@10.0.0.2>", "", PBX),
+        ("<sip:100@10.0.0.3:5090>", "", "10.0.0.3:5090"),
+        ("<sip:100@192.168.1.9:5090>", "", "10.0.0.2:5090"), // behind NAT
+        ("<sip:100@pbx.example:5090>", "", "10.0.0.2:5090"),
+        ("<sip:100@10.0.0.2:5090>", "<sip:10.0.0.3:5080;lr>", "10.0.0.3:5080"),
+    ] {
+        let mut rig = Rig::trunk();
+        let with_contact = |text: Text| {
+            let text = tcp(&text).replace(&format!("<sip:100@{PBX}>"), contact);
+            let route = format!("Record-Route: {route}\r\nContact:");
+            if route.contains('<') { text.replace("Contact:", &route) } else { text }
+        };
+        rig.feed_tcp(SOURCE, &with_contact(Text::invite()));
+        let key = rig.offered();
+        rig.command(Command::Answer { call: key, rtp: RTP.parse().unwrap() });
+        let ok = rig.sent().pop().unwrap();
+        let tag = ok.to().unwrap().tag().unwrap().to_owned();
+        let call = Dialog { key, tag, call_id: "call-1".to_owned() };
+        rig.feed_tcp(SOURCE, &with_contact(call.ack(10)));
+        closed(&mut rig, SOURCE);
+        rig.hang_up(&call);
+        let (to, bye) = rig.sent_to().pop().unwrap();
+        assert_eq!((to.as_str(), bye.method()), (expected, Some("BYE")), "{contact} {route}");
+        // if nothing accepts there either, the usual port is tried, and then nothing more
+        closed(&mut rig, expected);
+        let again = rig.sent_to();
+        let usual = format!("{}:5060", expected.split(':').next().unwrap());
+        let other: &[&str] = if expected == usual { &[] } else { &[&usual] };
+        assert_eq!(again.iter().map(|(to, _)| to).collect::<Vec<_>>(), other, "{contact}");
+        closed(&mut rig, &usual);
+        assert!(rig.sent_to().is_empty(), "{contact}");
+    }
 }
 
 /// An ICMP error from this address.

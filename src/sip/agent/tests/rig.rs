@@ -245,6 +245,11 @@ impl Rig {
         self.input(Input::Message { flow: flow(remote), data: text.as_bytes() });
     }
 
+    pub fn feed_tcp(&mut self, remote: &str, text: &str) {
+        let flow = Flow { transport: Transport::Tcp, ..flow(remote) };
+        self.input(Input::Message { flow, data: text.as_bytes() });
+    }
+
     pub fn pbx(&mut self, text: &Text) {
         self.feed(PBX, &text.render());
     }
