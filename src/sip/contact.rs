@@ -8,7 +8,7 @@ use crate::sip::message::Message;
 pub struct Bindings {
     /// URI and seconds until it expires, if given.
     all: Vec<(String, Option<u32>)>,
-    /// Index of ours.
+    /// Index of our contact.
     ours: Option<usize>,
     /// The Expires header field.
     expires: Option<u32>,

@@ -107,8 +107,8 @@ impl Dialog {
         Order::InOrder
     }
 
-    /// Returns where requests go (RFC 3261 §12.2.1.1): the first of the route set, or else the remote
-    /// target.
+    /// Returns the address for requests (RFC 3261 §12.2.1.1): the first of the route set, or else
+    /// the remote target.
     pub fn next_hop(&self) -> Option<Uri> {
         let route = self.route_set.first().and_then(|route| NameAddr::parse(route));
         Uri::parse(route.as_ref().map_or(&self.remote_target, |route| &route.uri)).ok()

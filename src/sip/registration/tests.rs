@@ -403,7 +403,7 @@ fn a_registrar_that_does_not_answer_queries_is_refreshed_all_the_same() {
     refresh(&mut rig);
     rig.answer(200, &[]);
     rig.accept();
-    assert!(!rig.actions().iter().any(|a| matches!(a, Action::Changed(_))), "none is no conflict");
+    assert!(!rig.actions().iter().any(|a| matches!(a, Action::Changed(_))), "an empty list");
 }
 
 #[test]
