@@ -3,7 +3,7 @@
 use crate::telemetry::counter::{Labelled, counters};
 
 counters! {
-    total CONFLICTS = "sip_registration_conflicts", "Times another device was registered as our user.";
+    total CONFLICTS = "sip_registration_conflicts", "Other devices found registered as our user.";
     total STRANGERS = "sip_strangers", "SIP requests from addresses outside the configuration.";
     total REGISTRATIONS_LOST = "sip_registrations_lost", "Registrations that worked and were lost.";
     total UNREADABLE = "sip_unreadable", "SIP messages that could not be parsed.";
