@@ -171,6 +171,7 @@ impl Recordings {
             keep: None,
             keep_bytes: None,
             require: false,
+            require_mount: false,
             outbox: true,
             // this limits the queue
             max_calls: 10_000,
