@@ -242,7 +242,8 @@ impl Message {
         let declared: Vec<&str> = message.all("Content-Length").collect();
         let length = match declared[..] {
             [] => body.len(),
-            [one] => match parse_number(one) {
+            // equal repetitions are one value
+            [one, ..] if declared.iter().all(|other| *other == one) => match parse_number(one) {
                 Some(n) if n as usize <= body.len() => n as usize,
                 Some(_) => bad(&mut fault, "Content-Length is larger than the body", body.len()),
                 None => bad(&mut fault, "Content-Length is not a number", body.len()),
@@ -449,7 +450,7 @@ mod tests {
             ("CSeq: 102 INVITE", "CSeq: 102 BYE", 400),
             ("l: 4", "l: 400", 400),
             ("l: 4", "l: -4", 400),
-            ("l: 4", "l: 4\r\nContent-Length: 4", 400),
+            ("l: 4", "l: 4\r\nContent-Length: 5", 400),
             ("sip:8001@10.77.7.1:5062 SIP", "urn:service:sos SIP", 416),
             ("sip:8001@10.77.7.1:5062 SIP", "<sip:8001@10.77.7.1> SIP", 400),
             ("INVITE sip", "INVITE  sip", 400),

@@ -224,6 +224,10 @@ impl Registration {
         self.actions.pop_front()
     }
 
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     pub fn registrar_uri(&self) -> &str {
         &self.settings.registrar_uri
     }

@@ -9,7 +9,8 @@ use crate::sip::uri::Param;
 
 /// Smallest session interval we accept, in seconds (RFC 4028 §5 recommends at least 90 s).
 pub const MIN_SE: u32 = 90;
-/// The same for a peer without session timers, which could not raise its interval.
+/// The same for an interval that the peer would not raise: it has no session timers, or has chosen
+/// the interval in its 2xx.
 const MIN_FOREIGN_SE: u32 = 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +58,9 @@ impl SessionTimer {
         if supported && interval_s < MIN_SE {
             return Asked::TooSmall;
         }
-        let interval_s = interval_s.max(MIN_FOREIGN_SE);
+        if interval_s < MIN_FOREIGN_SE {
+            return Asked::Nothing; // an answer may not be longer than what was asked for
+        }
         let refresher = match refresher(&params).as_deref() {
             _ if !supported => Refresher::Us,
             Some("uas") => Refresher::Us,
@@ -73,7 +76,7 @@ impl SessionTimer {
         let peer = refresher(&params).as_deref() == Some("uas");
         let refresher = if peer { Refresher::Peer } else { Refresher::Us };
         Some(SessionTimer {
-            interval_s: interval_s.max(MIN_SE),
+            interval_s: interval_s.max(MIN_FOREIGN_SE),
             refresher,
             since: now,
             retry_at: None,
@@ -96,7 +99,7 @@ impl SessionTimer {
     /// Adds the header fields required in our refresh, in which we remain the refresher.
     pub fn add_to_request(&self, request: &mut Message) {
         request.push("Session-Expires", format!("{};refresher=uac", self.interval_s));
-        request.push("Min-SE", MIN_SE.to_string());
+        request.push("Min-SE", MIN_SE.min(self.interval_s).to_string());
     }
 
     pub fn refreshed(&mut self, now: Instant) {
@@ -187,7 +190,7 @@ mod tests {
     #[test]
     fn we_refresh_if_the_peer_does_not_support_session_timers() {
         let now = start();
-        let table = [("1800", 1800), ("90;refresher=uac", 90), ("30", 30), ("0", MIN_FOREIGN_SE)];
+        let table = [("1800", 1800), ("90;refresher=uac", 90), ("30", 30), ("10", 10)];
         for (value, expected) in table {
             let invite = Message::request("INVITE", "sip:a@b").with("Session-Expires", value);
             let was = SessionTimer::from_response(&invite, now);
@@ -197,6 +200,8 @@ mod tests {
                 };
                 assert_eq!((timer.interval_s, timer.refresher), (expected, Refresher::Us));
             }
+            let short = Message::request("INVITE", "sip:a@b").with("Session-Expires", "9");
+            assert_eq!(SessionTimer::asked(&short, None, now), Asked::Nothing);
             let required = invite.with("Require", "timer");
             let timer = SessionTimer::asked(&required, None, now);
             assert_ne!(timer, SessionTimer::asked(&Message::request("A", "sip:b"), None, now));

@@ -27,6 +27,7 @@ mod demo;
 mod dtmf;
 mod ends;
 mod frames;
+mod framing;
 mod garbage;
 mod handshake;
 mod hold;

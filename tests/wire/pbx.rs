@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, UdpSocket};
 use trunkless::sip::message::Message;
-use trunkless::sip::stream::Framer;
+use trunkless::sip::stream::{Frame, Framer};
 
 use crate::bridge::Bridge;
 use crate::call::Call;
@@ -197,7 +197,8 @@ async fn serve_tcp(listener: TcpListener, wire: Wire, shared: Arc<Shared>) {
         let (mut framer, mut buffer) = (Framer::default(), [0u8; 4096]);
         while let Ok(n @ 1..) = reader.read(&mut buffer).await {
             framer.push(&buffer[..n]);
-            while let Some(message) = framer.next_message().expect("the bridge sends SIP") {
+            while let Some(frame) = framer.next_frame().expect("the bridge sends SIP") {
+                let Frame::Message(message) = frame else { panic!("stray bytes") };
                 shared.on_message(&wire, from, &message).await;
             }
         }

@@ -67,6 +67,13 @@ pub enum Input<'a> {
         flow: Flow,
         data: &'a [u8],
     },
+    /// The head of a message after which a stream could not be split into messages any more. The
+    /// stream is closed after the response.
+    Broken {
+        flow: Flow,
+        head: &'a [u8],
+        why: &'static str,
+    },
     /// The result of [`Output::Resolve`].
     Resolved {
         account: AccountId,

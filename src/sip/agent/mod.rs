@@ -10,11 +10,14 @@
 //! - [`refusal`]: refused requests
 //! - [`uas`]: incoming calls and other requests outside dialogs
 //! - [`in_dialog`]: requests within a call
-//! - [`uac`]: our requests within calls, and outgoing calls
+//! - [`requests`]: our requests within calls
+//! - [`credentials`]: the answers to challenges
+//! - [`uac`]: outgoing calls
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod accounts;
 mod api;
+mod credentials;
 mod in_dialog;
 mod receive;
 mod refusal;
@@ -32,8 +35,8 @@ use std::time::Instant;
 
 pub use api::*;
 
+use crate::sip::agent::credentials::CallAuth;
 use crate::sip::agent::servers::Servers;
-use crate::sip::challenges::Challenges;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::message::Message;
@@ -120,16 +123,6 @@ enum CallState {
     Ending,
 }
 
-/// Credentials for an outgoing call.
-struct CallAuth {
-    user: String,
-    password: secrecy::SecretString,
-    /// Number of challenges answered.
-    answered: u32,
-    /// The challenges of the server and of proxies before it.
-    challenges: Challenges,
-}
-
 /// The state of one call.
 struct Call {
     state: CallState,
@@ -154,7 +147,7 @@ struct Call {
     late_offer: bool,
     /// The peer's offer in the INVITE.
     offer: Option<Remote>,
-    /// The Reason of a BYE that cannot be sent before the ACK arrives.
+    /// The Reason of our BYE, which cannot be sent before the ACK arrives and may be challenged.
     bye_reason: Option<String>,
     /// Our side of the audio stream, once we have answered or dialled.
     local: Option<Local>,
@@ -165,7 +158,7 @@ struct Call {
     peer_allows_update: bool,
     /// True while our re-INVITE or UPDATE is open; offers from the peer are then answered 491.
     refreshing: bool,
-    /// Credentials, if an outgoing call has a password.
+    /// Credentials: an outgoing call's own, or the PBX's once it has asked for them.
     auth: Option<CallAuth>,
     /// The command that started an outgoing call.
     dial: Option<Box<Dial>>,
@@ -243,6 +236,7 @@ impl Agent {
     pub fn handle(&mut self, now: Instant, input: Input<'_>) {
         match input {
             Input::Message { flow, data } => self.on_message(now, flow, data),
+            Input::Broken { flow, head, why } => self.on_broken(flow, head, why),
             Input::Resolved { account, routes } => self.on_resolved(now, account, routes),
             Input::Unreachable { remote, gone } => self.on_unreachable(now, remote, gone),
             Input::Timeout => {}

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use crate::sip::agent::refusal::Refusal;
 use crate::sip::agent::servers::{Kind, cancelled_key, server_key};
-use crate::sip::agent::{ALLOW, Agent, CallKey, Event, Purpose, TimerKey, client_key};
+use crate::sip::agent::{ALLOW, Agent, CallEnd, CallKey, Event, Purpose, TimerKey, client_key};
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::header::{find_param, option_tags};
-use crate::sip::message::{Message, Unreadable, is_filler};
+use crate::sip::message::{Fault, Message, Unreadable, is_filler};
 use crate::sip::multipart;
 use crate::sip::transaction::{Due, State};
 
@@ -51,6 +51,24 @@ impl Agent {
         }
     }
 
+    /// Answers the request at which a stream ended, if that is possible.
+    pub(super) fn on_broken(&mut self, flow: Flow, head: &[u8], why: &'static str) {
+        if !self.knows(flow.remote.ip()) {
+            self.counts.strangers += 1;
+            return;
+        }
+        match Message::parse(head) {
+            Ok((mut request, _)) if request.code().is_none() => {
+                request.complete_via(flow.remote);
+                self.refuse_faulty(flow, &request, &Fault { code: 400, reason: why });
+            }
+            _ => {
+                self.counts.unreadable += 1;
+                self.event(Event::Unreadable { source: flow.remote, why });
+            }
+        }
+    }
+
     fn on_response(&mut self, now: Instant, flow: Flow, response: Message) {
         let branch = response.top_via().and_then(|v| v.branch().map(str::to_owned));
         let method = response.cseq().map(|(_, m)| m.to_owned()).unwrap_or_default();
@@ -82,7 +100,7 @@ impl Agent {
             Purpose::Invite(call) => self.on_invite_response(now, call, cseq, &response),
             Purpose::Reinvite(call) => self.on_reinvite_response(now, call, cseq, &response),
             Purpose::Update(call) => self.on_update_response(now, call, &response),
-            Purpose::Bye(call) if code >= 200 => self.on_bye_done(call, code),
+            Purpose::Bye(call) if code >= 200 => self.on_bye_response(now, call, &response),
             Purpose::Bye(_) | Purpose::Other => {}
         }
         if reliable_end && matches!(purpose, Purpose::Keepalive(_)) {
@@ -111,7 +129,7 @@ impl Agent {
             Purpose::Reinvite(call) | Purpose::Update(call) => {
                 self.on_refresh_failed(now, call, 408)
             }
-            Purpose::Bye(call) => self.on_bye_done(call, 408),
+            Purpose::Bye(call) => self.end_call(call, CallEnd::HungUp),
             Purpose::Keepalive(_) | Purpose::Other => {}
         }
     }

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use crate::sip::agent::credentials::CallAuth;
 use crate::sip::agent::{
     ALLOW, Agent, Call, CallEnd, CallKey, CallState, Event, PRODUCT, Purpose, TimerKey,
 };
@@ -30,13 +31,19 @@ impl Agent {
     pub(super) fn send_bye(&mut self, now: Instant, key: CallKey, reason: &str) {
         if let Some(call) = self.calls.get_mut(&key) {
             call.state = CallState::Ending;
+            call.bye_reason = Some(reason.to_owned());
         }
         self.send_in_dialog(now, key, "BYE", Purpose::Bye(key), |request, _| {
             request.push("Reason", reason);
         });
     }
 
-    pub(super) fn on_bye_done(&mut self, key: CallKey, _code: u16) {
+    /// Handles a final response to our BYE.
+    pub(super) fn on_bye_response(&mut self, now: Instant, key: CallKey, response: &Message) {
+        if is_challenge(response) && self.take_challenge(key, response) {
+            let reason = self.calls.get_mut(&key).and_then(|call| call.bye_reason.take());
+            return self.send_bye(now, key, &reason.unwrap_or_default());
+        }
         self.end_call(key, CallEnd::HungUp);
     }
 
@@ -109,9 +116,11 @@ impl Agent {
             return;
         };
         let (via, branch) = self.via(local_ip, flow.transport);
+        let cnonce = self.random.token();
         let Some(call) = self.calls.get_mut(&key) else { return };
         let mut request = call.dialog.request(method, via, None).with("User-Agent", PRODUCT);
         fill(&mut request, call);
+        call.auth.iter_mut().for_each(|auth| auth.sign(&mut request, &cnonce));
         self.send_request(now, flow, branch, &request, purpose);
     }
 
@@ -119,8 +128,25 @@ impl Agent {
         match response.code().unwrap_or(0) {
             0..200 => {}
             200..300 => self.refreshed(now, key, response),
+            _ if self.answers_challenge(key, response) => self.refresh(now, key),
+            // a re-INVITE may be accepted, unless the reason applies to it as well
+            code if !matches!(code, 408 | 422 | 481 | 491) && self.is_up(key) => {
+                if let Some(call) = self.calls.get_mut(&key) {
+                    call.peer_allows_update = false;
+                }
+                self.refresh(now, key);
+            }
             code => self.on_refresh_failed_with(now, key, code, Some(response)),
         }
+    }
+
+    fn is_up(&self, key: CallKey) -> bool {
+        self.calls.get(&key).is_some_and(|call| call.state == CallState::Up)
+    }
+
+    /// True if the response is a challenge to our refresh and can be answered.
+    fn answers_challenge(&mut self, key: CallKey, response: &Message) -> bool {
+        is_challenge(response) && self.is_up(key) && self.take_challenge(key, response)
     }
 
     pub(super) fn on_reinvite_response(
@@ -143,6 +169,7 @@ impl Agent {
                     }
                 }
             }
+            _ if self.answers_challenge(key, response) => self.send_reinvite(now, key),
             code => self.on_refresh_failed_with(now, key, code, Some(response)),
         }
     }
@@ -150,6 +177,7 @@ impl Agent {
     fn refreshed(&mut self, now: Instant, key: CallKey, response: &Message) {
         let Some(call) = self.calls.get_mut(&key) else { return };
         call.refreshing = false;
+        call.auth.iter_mut().for_each(CallAuth::accepted);
         call.dialog.refresh_target(response);
         // without Session-Expires, the session no longer expires (RFC 4028 §7.2)
         call.session_timer = SessionTimer::from_response(response, now);
@@ -181,11 +209,6 @@ impl Agent {
             // retry at once only with a longer interval; otherwise the two sides could repeat
             // this forever
             422 if call.raise_session_timer(response) => self.refresh(now, key),
-            // the peer does not support UPDATE after all: retry with a re-INVITE
-            405 | 501 if call.peer_allows_update => {
-                call.peer_allows_update = false;
-                self.refresh(now, key);
-            }
             // glare or a refusal: try again later; without a refresh, the session expires
             _ => {
                 if let Some(timer) = &mut call.session_timer {
@@ -219,6 +242,10 @@ impl Agent {
             _ => false,
         }
     }
+}
+
+fn is_challenge(response: &Message) -> bool {
+    matches!(response.code(), Some(401 | 407))
 }
 
 impl Call {

@@ -4,24 +4,18 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use secrecy::ExposeSecret;
-
 use crate::sip::agent::accounts::contact_uri;
+use crate::sip::agent::credentials::CallAuth;
 use crate::sip::agent::{
-    ALLOW, Agent, Call, CallAuth, CallEnd, CallKey, CallState, ClientEntry, Dial, Event, Purpose,
-    TimerKey, client_key,
+    ALLOW, Agent, Call, CallEnd, CallKey, CallState, ClientEntry, Dial, Event, Purpose, TimerKey,
+    client_key,
 };
-use crate::sip::challenges::{Challenges, Verdict};
 use crate::sip::dialog::Dialog;
-use crate::sip::digest::{Credentials, Signed};
 use crate::sip::message::Message;
 use crate::sip::sdp::{self, Local};
 use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction;
 use crate::sip::uri::escape_user;
-
-/// Number of challenges that are answered for one call: a server's and those of proxies before it.
-const MAX_ANSWERS: u32 = 4;
 
 impl Agent {
     pub(super) fn dial(&mut self, now: Instant, dial: Box<Dial>) {
@@ -37,12 +31,8 @@ impl Agent {
         self.dialogs.insert((dialog.call_id.clone(), dialog.local_tag.clone()), key);
         let local =
             Local { rtp: dial.rtp, session_id: self.random.range(1 << 20, 1 << 40), version: 1 };
-        let auth = dial.password.clone().map(|password| CallAuth {
-            user: dial.user.clone(),
-            password,
-            answered: 0,
-            challenges: Challenges::default(),
-        });
+        let password = dial.password.clone();
+        let auth = password.map(|password| CallAuth::new(dial.user.clone(), password, None));
         let call = Call {
             state: CallState::Dialling,
             account: None,
@@ -71,20 +61,12 @@ impl Agent {
     }
 
     fn send_invite(&mut self, now: Instant, key: CallKey) {
-        let cnonce = self.random.token();
         self.send_in_dialog(now, key, "INVITE", Purpose::Invite(key), |request, call| {
             request.push("Contact", call.contact.clone());
             request.push("Allow", ALLOW);
             request.push("Supported", "timer");
             for (name, value) in call.dial.iter().flat_map(|d| &d.headers) {
                 request.push(name, value.clone());
-            }
-            if let Some(auth) = &call.auth {
-                let signed = Signed { method: "INVITE", uri: request.uri(), body: &call.sdp };
-                let who =
-                    Credentials { username: &auth.user, password: auth.password.expose_secret() };
-                let answers = auth.challenges.clone().answers(signed, who, &cnonce);
-                answers.into_iter().for_each(|(field, value)| request.push(field, value));
             }
             request.push("Content-Type", "application/sdp");
             request.body = call.sdp.clone().into_bytes();
@@ -117,6 +99,7 @@ impl Agent {
                 let Some(call) = self.calls.get_mut(&key) else { return };
                 call.dialog.on_response(response);
                 call.state = CallState::Up;
+                call.auth.iter_mut().for_each(CallAuth::accepted);
                 call.peer_allows_update = response.list("Allow").iter().any(|m| m == "UPDATE");
                 call.session_timer = SessionTimer::from_response(response, now);
                 self.send_ack(key, cseq);
@@ -146,17 +129,6 @@ impl Agent {
     pub(super) fn on_invite_timeout(&mut self, key: CallKey) {
         let reason = "no answer to the INVITE".to_owned();
         self.end_call(key, CallEnd::Refused { code: 408, reason });
-    }
-
-    /// Prepares the answer to a challenge. Returns false if the challenge cannot be answered, or if
-    /// two answers have been rejected already.
-    fn take_challenge(&mut self, key: CallKey, response: &Message) -> bool {
-        let Some(auth) = self.calls.get_mut(&key).and_then(|c| c.auth.as_mut()) else {
-            return false;
-        };
-        auth.answered += 1;
-        let verdict = auth.challenges.take(response, None);
-        auth.answered <= MAX_ANSWERS && verdict.is_ok_and(|v| !matches!(v, Verdict::Rejected(2..)))
     }
 
     pub(super) fn cancel(&mut self, now: Instant, key: CallKey) {

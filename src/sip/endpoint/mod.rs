@@ -33,6 +33,7 @@ use crate::sip::endpoint::peers::PeerState;
 use crate::sip::endpoint::tcp::{Connections, TcpEvent};
 use crate::sip::endpoint::translate::end_reason;
 use crate::sip::flow::{Flow, Transport};
+use crate::sip::stream::Broken;
 use crate::sip::uri::Host;
 use crate::telemetry::{PbxStatus, Throttle};
 
@@ -326,6 +327,17 @@ impl Endpoint {
                 self.connections.received(remote);
                 let flow = Flow { transport: Transport::Tcp, remote };
                 self.feed(Input::Message { flow, data: &data });
+            }
+            TcpEvent::Stray(source) => {
+                self.agent.counts.unreadable += 1;
+                let why = "stray bytes between two messages";
+                self.on_event(Event::Unreadable { source, why });
+            }
+            TcpEvent::Broken { remote, generation, broken } => {
+                let Broken { head, why } = broken;
+                let flow = Flow { transport: Transport::Tcp, remote };
+                self.feed(Input::Broken { flow, head: &head, why });
+                self.connections.finish(remote, generation);
             }
             TcpEvent::Closed { remote, generation, gone } => {
                 if self.connections.closed(remote, generation) {

@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::sip::stream::Framer;
+use crate::sip::message::Message;
+use crate::sip::stream::{Broken, Frame, Framer};
 
 /// Maximum number of messages waiting to be written; the connection is dropped if there are more.
 const QUEUE: usize = 256;
@@ -21,6 +22,8 @@ const MAX_CONNECTIONS: usize = 256;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Time limit for receiving the rest of a message, and for writing one.
 const PARTIAL: Duration = Duration::from_secs(10);
+/// Time for which the peer of a connection that we close may be silent before it is gone.
+const LINGER: Duration = Duration::from_secs(1);
 /// Time limit for connecting.
 const CONNECT: Duration = Duration::from_secs(4);
 /// The peer counts as gone if it leaves data unacknowledged for this long.
@@ -31,6 +34,11 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 pub enum TcpEvent {
     /// A complete message from this address.
     Message(SocketAddr, Vec<u8>),
+    /// Bytes from this address that do not belong to a message were dropped.
+    Stray(SocketAddr),
+    /// Nothing more is read from the connection of this generation. It has to be closed with
+    /// [`Connections::finish`].
+    Broken { remote: SocketAddr, generation: u64, broken: Broken },
     /// The connection of this generation could not be made, or ended. `gone`: the peer refused or
     /// closed it, so it did not merely time out.
     Closed { remote: SocketAddr, generation: u64, gone: bool },
@@ -84,8 +92,14 @@ impl Connections {
         }
     }
 
-    /// Sends over the connection to `remote`, opening one if necessary.
-    pub fn send(&mut self, remote: SocketAddr, data: Vec<u8>) {
+    /// Sends over the connection to `remote`, opening one if necessary. If the connection of a
+    /// request has closed, its response goes to the port in its Via (RFC 3261 §18.2.2).
+    pub fn send(&mut self, mut remote: SocketAddr, data: Vec<u8>) {
+        if !self.open.contains_key(&remote)
+            && let Some(port) = sent_by_port(&data)
+        {
+            remote.set_port(port);
+        }
         if !self.open.contains_key(&remote) {
             self.connect(remote, None);
         }
@@ -104,6 +118,13 @@ impl Connections {
         tokio::spawn(serve(remote, generation, stream, queue, self.events.clone()));
     }
 
+    /// Closes a connection once everything in its queue is written.
+    pub fn finish(&mut self, remote: SocketAddr, generation: u64) {
+        if self.open.get(&remote).is_some_and(|c| c.generation == generation) {
+            self.open.remove(&remote);
+        }
+    }
+
     /// Handles the end of a connection. Returns false if a newer one to `remote` has replaced it.
     pub fn closed(&mut self, remote: SocketAddr, generation: u64) -> bool {
         let current = self.open.get(&remote).is_none_or(|c| c.generation == generation);
@@ -112,6 +133,15 @@ impl Connections {
         }
         current
     }
+}
+
+/// Returns the port for the response `data`; `None` for a request.
+fn sent_by_port(data: &[u8]) -> Option<u16> {
+    if !data.starts_with(b"SIP/2.0 ") {
+        return None;
+    }
+    let (response, _) = Message::parse(data).ok()?;
+    Some(response.top_via()?.port.unwrap_or(5060))
 }
 
 /// Returns the connection to close for a new one from `newcomer`: of the idle connections of the
@@ -147,7 +177,7 @@ async fn serve(
         },
     };
     let ended = match stream {
-        Ok(stream) => exchange(remote, stream, &mut queue, &events).await,
+        Ok(stream) => exchange(remote, generation, stream, &mut queue, &events).await,
         Err(error) => Err(error),
     };
     let gone = match ended {
@@ -160,9 +190,22 @@ async fn serve(
     let _ = events.send(TcpEvent::Closed { remote, generation, gone }).await;
 }
 
+/// Writes the rest of the queue, then waits until the peer has closed the connection as well:
+/// closing it with unread data would discard the response that was just written.
+async fn finish(stream: &mut TcpStream, queue: &mut mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+    while let Some(data) = queue.recv().await {
+        stream.write_all(&data).await?;
+    }
+    stream.shutdown().await?;
+    let mut buffer = [0u8; 4096];
+    while timeout(LINGER, stream.read(&mut buffer)).await?? > 0 {}
+    Ok(())
+}
+
 /// Reads and writes messages until the connection ends. Returns an error unless the peer closed it.
 async fn exchange(
     remote: SocketAddr,
+    generation: u64,
     mut stream: TcpStream,
     queue: &mut mpsc::Receiver<Vec<u8>>,
     events: &mpsc::Sender<TcpEvent>,
@@ -187,22 +230,30 @@ async fn exchange(
                 timeout(PARTIAL, writer.write_all(&data)).await??;
             }
             read = tokio::time::timeout_at(limit, reader.read(&mut buffer)) => {
-                let n = read??;
-                if n == 0 {
-                    return Ok(());
-                }
-                framer.push(&buffer[..n]);
-                loop {
-                    match framer.next_message() {
-                        Ok(Some(message)) => {
-                            partial_until = None;
-                            if events.send(TcpEvent::Message(remote, message)).await.is_err() {
-                                return Ok(()); // the endpoint has stopped
-                            }
-                        }
-                        Ok(None) => break,
-                        Err(error) => return Err(io::Error::other(error)),
+                let mut next = match read {
+                    Ok(Ok(0)) => return Ok(()),
+                    Ok(Ok(n)) => {
+                        framer.push(&buffer[..n]);
+                        framer.next_frame()
                     }
+                    Ok(Err(error)) => return Err(error),
+                    Err(_) => framer.on_timeout().map(Some),
+                };
+                while let Ok(Some(frame)) = next {
+                    partial_until = None;
+                    let event = match frame {
+                        Frame::Message(message) => TcpEvent::Message(remote, message),
+                        Frame::Stray => TcpEvent::Stray(remote),
+                    };
+                    if events.send(event).await.is_err() {
+                        return Ok(()); // the endpoint has stopped
+                    }
+                    next = framer.next_frame();
+                }
+                if let Err(broken) = next {
+                    let _ = events.send(TcpEvent::Broken { remote, generation, broken }).await;
+                    timeout(PARTIAL, finish(&mut stream, queue)).await??;
+                    return Err(ErrorKind::InvalidData.into());
                 }
                 partial_until = match (framer.is_empty(), partial_until) {
                     (true, _) => None,

@@ -128,7 +128,7 @@ fn we_refresh_by_reinvite_if_the_peer_does_not_support_update() {
         rig.answer_with(&invite, 200, "Session-Expires: 90\r\n", &sdp(4000, "sendrecv"));
         assert_eq!(rig.told(), ["ACK"]);
     }
-    for code in [405, 501] {
+    for code in [400, 403, 405, 415, 420, 488, 500, 501, 503, 603] {
         let mut rig = Rig::trunk();
         up(&mut rig, "uas", "Allow: UPDATE");
         let update = ours(&mut rig, "UPDATE");
@@ -208,9 +208,13 @@ fn a_call_expires_if_every_refresh_is_refused() {
     let mut rig = Rig::trunk();
     up(&mut rig, "uas", "Allow: UPDATE");
     rig.wait(45.1);
+    let update = rig.one();
+    rig.answer(&update, 500);
     for _ in 0..5 {
-        let update = rig.one();
-        rig.answer(&update, 500);
+        let invite = rig.one();
+        assert_eq!(invite.method(), Some("INVITE"), "UPDATE is not tried again");
+        rig.answer(&invite, 500);
+        assert_eq!(rig.told(), ["ACK"]);
         rig.wait(3.0);
     }
     assert_eq!(rig.told(), ["BYE"]);
@@ -229,4 +233,81 @@ fn only_one_reinvite_at_a_time() {
     assert_eq!(rig.told(), [""; 0]);
     rig.pbx(&dialog.ack(11));
     ours(&mut rig, "INVITE");
+}
+
+#[test]
+fn a_short_interval_by_a_proxy_is_kept() {
+    let mut rig = Rig::trunk();
+    rig.up_with(&Text::invite().line("Session-Expires: 30").line("Allow: UPDATE"));
+    for _ in 0..5 {
+        rig.wait(15.1);
+        let update = rig.one();
+        assert_eq!(update.get("Session-Expires"), Some("30;refresher=uac"));
+        assert_eq!(update.get("Min-SE"), Some("30"), "not above the interval");
+        rig.answer_with(&update, 200, "Session-Expires: 30;refresher=uac\r\n", "");
+    }
+    assert_eq!((rig.told().len(), rig.ended()), (0, None));
+}
+
+const CHALLENGE: &str = "Proxy-Authenticate: Digest realm=\"pbx\", nonce=\"n\", qop=\"auth\"\r\n";
+
+/// Answers requests with 407 until they carry credentials. Returns the last one.
+fn challenged(rig: &mut Rig, method: &str) -> Message {
+    let first = rig.one();
+    assert_eq!((first.method(), first.get("Proxy-Authorization")), (Some(method), None));
+    rig.answer_with(&first, 407, CHALLENGE, "");
+    let again = rig.sent().pop().unwrap();
+    assert_eq!(again.method(), Some(method));
+    let answer = again.get("Proxy-Authorization").expect("credentials");
+    assert!(
+        answer.contains("username=\"ai\"") && answer.contains(&format!("uri=\"{}", again.uri()))
+    );
+    assert!(again.cseq().unwrap().0 > first.cseq().unwrap().0);
+    again
+}
+
+#[test]
+fn the_pbx_may_ask_for_the_password_within_a_call() {
+    for (method, allow) in [("UPDATE", "Allow: UPDATE"), ("INVITE", "Subject: none")] {
+        let mut rig = Rig::registering();
+        rig.sent();
+        let dialog = up(&mut rig, "uas", allow);
+        rig.sent();
+        rig.agent.timers.retain(|(_, key)| !matches!(key, crate::sip::agent::TimerKey::Account(_)));
+        rig.agent.clients.clear();
+        rig.wait(45.1);
+        let refresh = challenged(&mut rig, method);
+        let body = if method == "INVITE" { sdp(4000, "sendrecv") } else { String::new() };
+        rig.answer_with(&refresh, 200, "Session-Expires: 90\r\n", &body);
+        rig.sent();
+        rig.wait(45.1);
+        let refresh = rig.one();
+        assert!(refresh.get("Proxy-Authorization").unwrap().contains("nc=00000002"));
+        rig.answer_with(&refresh, 407, CHALLENGE, "");
+        let again = rig.sent().pop().unwrap();
+        rig.answer_with(&again, 407, CHALLENGE, "");
+        assert_eq!(rig.ended(), None);
+        assert_eq!(dialog.call_id, "call-1");
+    }
+}
+
+#[test]
+fn a_bye_is_sent_again_with_the_password() {
+    let mut rig = Rig::registering();
+    rig.sent();
+    let dialog = rig.up();
+    rig.hang_up(&dialog);
+    let bye = challenged(&mut rig, "BYE");
+    assert!(bye.get("Reason").is_some());
+    assert_eq!(rig.ended(), None);
+    rig.answer(&bye, 200);
+    assert_eq!(rig.ended(), Some(CallEnd::HungUp));
+    // a trunk has no password
+    let mut rig = Rig::trunk();
+    let dialog = rig.up();
+    rig.hang_up(&dialog);
+    let bye = rig.one();
+    rig.answer_with(&bye, 407, CHALLENGE, "");
+    assert_eq!(rig.told(), [""; 0]);
+    assert_eq!(rig.ended(), Some(CallEnd::HungUp));
 }
