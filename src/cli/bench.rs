@@ -173,8 +173,8 @@ async fn bench(arguments: &BenchArguments) -> Result<ExitCode> {
         false => {
             let report = run(&options, &seen)?;
             match json {
-                true => println!("{}", report.json()),
-                false => print!("{report}"),
+                true => outln!("{}", report.json()),
+                false => out!("{report}"),
             }
             Ok(report.faults.is_empty())
         }
@@ -192,13 +192,13 @@ async fn bench(arguments: &BenchArguments) -> Result<ExitCode> {
 fn climb_and_print(options: &Options, json: bool, cancelled: &AtomicBool) -> std::io::Result<bool> {
     let ramp = ramp(options, cancelled, &mut |report, gave| {
         let line = ramp::line(report, gave);
-        if json { eprintln!("{line}") } else { println!("{line}") }
+        if json { errln!("{line}") } else { outln!("{line}") }
     })?;
     if json {
-        println!("{}", serde_json::to_string(&ramp)?);
+        outln!("{}", serde_json::to_string(&ramp)?);
     } else {
         let knee = ramp.knee.as_deref().unwrap_or("not reached; raise --calls");
-        println!("carried {} calls; knee: {knee}", ramp.calls_carried);
+        outln!("carried {} calls; knee: {knee}", ramp.calls_carried);
     }
     // a ramp normally ends with a step that fails
     Ok(ramp.calls_carried > 0)

@@ -94,7 +94,7 @@ async fn place(arguments: &CallArguments) -> Result<ExitCode> {
     let phone = Phone::start(config)
         .await
         .with_context(|| format!("cannot bind to {}; give another --local", route.local))?;
-    println!("calling {} at {}", arguments.uri, route.remote);
+    outln!("calling {} at {}", arguments.uri, route.remote);
     phone.command(PhoneCommand::Dial { uri: arguments.uri.clone(), target: route.remote });
     converse(phone, arguments, route.remote).await
 }
@@ -131,9 +131,9 @@ async fn converse(
         };
         tokio::select! {
             event = phone.events.recv() => match event {
-                Some(PhoneEvent::Progress(code)) => println!("{code} from {target}"),
+                Some(PhoneEvent::Progress(code)) => outln!("{code} from {target}"),
                 Some(PhoneEvent::Answered { at }) => {
-                    println!("answered");
+                    outln!("answered");
                     answered = Some(at);
                     deadline = at + Duration::from_secs(arguments.seconds);
                     next_key = Some(interval(Duration::from_millis(400)));
@@ -147,13 +147,13 @@ async fn converse(
             },
             () = sleep_until(deadline.into()) => {
                 deadline = far;
-                println!("hanging up");
+                outln!("hanging up");
                 phone.command(PhoneCommand::Hangup);
             }
             () = key => {
                 let late_enough = answered.is_some_and(|at| at.elapsed() >= Duration::from_secs(1));
                 if late_enough && let Some(digit) = keys.pop() {
-                    println!("key {digit}");
+                    outln!("key {digit}");
                     phone.command(PhoneCommand::Press(digit, Keys::Rtp));
                 }
             }
@@ -185,9 +185,9 @@ fn finish(
         CallEnd::Refused { code, reason } => format!("refused: {code} {reason}"),
         other => format!("{other:?}"),
     };
-    println!("ended: {how}");
+    outln!("ended: {how}");
     let audio: Vec<u8> = heard.iter().flat_map(|h| h.samples.iter().copied()).collect();
-    println!(
+    outln!(
         "heard {} packets, {:.1} s, level {:.1} dBFS",
         heard.len(),
         audio.len() as f64 / 8000.0,
@@ -197,11 +197,11 @@ fn finish(
         let mut file = wav::Encoding::Mu.header(1, audio.len() as u64);
         file.extend_from_slice(&audio);
         std::fs::write(path, file).with_context(|| format!("cannot write {}", path.display()))?;
-        println!("wrote {}", path.display());
+        outln!("wrote {}", path.display());
     }
     let outcome = outcome(end, answered.is_some(), &audio);
     if let Some(problem) = outcome.1 {
-        println!("failed: {problem}");
+        outln!("failed: {problem}");
     }
     Ok(ExitCode::from(outcome.0))
 }

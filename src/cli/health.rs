@@ -32,13 +32,13 @@ pub fn main(arguments: &HealthArguments) -> ExitCode {
     let listen = match settings {
         Ok(settings) => settings.http.listen,
         Err(error) => {
-            eprintln!("{error}");
+            errln!("{error}");
             return ExitCode::from(EXIT_CONFIG);
         }
     };
     let Some(listen) = listen else {
         let file = arguments.config.display();
-        eprintln!("{file}: http.listen: is missing; set it, for example to \"127.0.0.1:8071\"");
+        errln!("{file}: http.listen: is missing; set it, for example to \"127.0.0.1:8071\"");
         return ExitCode::from(EXIT_CONFIG);
     };
     let path = if arguments.ready { "/readyz" } else { "/healthz" };
@@ -50,7 +50,7 @@ pub fn main(arguments: &HealthArguments) -> ExitCode {
             Err(_) => anyhow::bail!("no answer from {listen} within {LIMIT:?}"),
         };
         let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        println!("{}", body.trim());
+        outln!("{}", body.trim());
         let good = answer.split(' ').nth(1) == Some("200");
         Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })

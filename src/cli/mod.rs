@@ -1,5 +1,8 @@
 //! The commands, one file each.
 
+#[macro_use]
+mod output;
+
 pub mod bench;
 pub mod call;
 pub mod demo;
@@ -97,7 +100,7 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode
     match runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(command)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{error:#}");
+            errln!("{error:#}");
             ExitCode::FAILURE
         }
     }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use crate::cli::{EXIT_CONFIG, environment};
+use crate::cli::{EXIT_CONFIG, environment, output};
 use crate::config::{Source, load};
 use crate::folder::Root;
 use crate::record::disk::{sha256, with_ending};
@@ -57,10 +57,11 @@ enum Command {
 }
 
 pub fn main(arguments: &RecordingsArguments) -> ExitCode {
+    output::exit_when_closed();
     let directory = match directory(arguments) {
         Ok(directory) => directory,
         Err(error) => {
-            eprintln!("{error}");
+            errln!("{error}");
             return ExitCode::from(EXIT_CONFIG);
         }
     };
@@ -74,7 +75,7 @@ pub fn main(arguments: &RecordingsArguments) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("{error:#}");
+            errln!("{error:#}");
             ExitCode::FAILURE
         }
     }
@@ -110,17 +111,23 @@ fn list(root: &Root, json: bool, pbx: Option<&str>) -> anyhow::Result<bool> {
     found.retain(|(sidecar, _)| pbx.is_none_or(|pbx| sidecar.call.pbx == pbx));
     found.sort_by(|(a, _), (b, _)| a.started_at.cmp(&b.started_at));
     if !json && !found.is_empty() {
-        println!(
+        outln!(
             "{:24}  {:>8}  {:10}  {:16}  {:12}  {:12}  {:16}  file",
-            "started", "seconds", "state", "ended by", "pbx", "from", "to"
+            "started",
+            "seconds",
+            "state",
+            "ended by",
+            "pbx",
+            "from",
+            "to"
         );
     }
     for (sidecar, path) in &found {
         if json {
-            println!("{}", serde_json::to_string(sidecar)?);
+            outln!("{}", serde_json::to_string(sidecar)?);
             continue;
         }
-        println!(
+        outln!(
             "{:24}  {:>8.1}  {:10}  {:16}  {:12}  {:12}  {:16}  {}",
             sidecar.started_at,
             sidecar.duration_ms as f64 / 1000.0,
@@ -133,7 +140,7 @@ fn list(root: &Root, json: bool, pbx: Option<&str>) -> anyhow::Result<bool> {
         );
     }
     if found.is_empty() && !json {
-        println!("no recordings in {}", root.path().display());
+        outln!("no recordings in {}", root.path().display());
     }
     Ok(true)
 }
@@ -146,8 +153,8 @@ fn plain(text: &str) -> String {
 fn show(root: &Root, word: &str) -> anyhow::Result<bool> {
     let path = library::find(root, word)?;
     let sidecar = library::read(root, &path).with_context(|| path.display().to_string())?;
-    println!("{}", root.path().join(with_ending(&path, "wav")).display());
-    print!("{}", sidecar.text());
+    outln!("{}", root.path().join(with_ending(&path, "wav")).display());
+    out!("{}", sidecar.text());
     Ok(true)
 }
 
@@ -172,7 +179,7 @@ fn verify(root: &Root, words: &[String]) -> anyhow::Result<bool> {
             [] => good += 1,
             problems => {
                 bad += 1;
-                println!("{}: {}", file.display(), problems.join("; "));
+                outln!("{}: {}", file.display(), problems.join("; "));
             }
         }
     }
@@ -180,21 +187,19 @@ fn verify(root: &Root, words: &[String]) -> anyhow::Result<bool> {
         library::walk_files(root, "wav", &mut |path, _| {
             if !root.exists(&with_ending(path, "json")) {
                 bad += 1;
-                println!("{}: no sidecar", with_ending(path, "wav").display());
+                outln!("{}: no sidecar", with_ending(path, "wav").display());
             }
         })?;
         let unfinished = leftovers(root).len();
         if unfinished > 0 {
-            println!(
-                "{unfinished} in incomplete/: in progress, or left by a crash until a restart"
-            );
+            outln!("{unfinished} in incomplete/: in progress, or left by a crash until a restart");
         }
         let waiting = outbox::ids(root).len();
         if waiting > 0 {
-            println!("{waiting} in outbox/: waiting to be sent");
+            outln!("{waiting} in outbox/: waiting to be sent");
         }
     }
-    println!("{good} valid, {bad} invalid");
+    outln!("{good} valid, {bad} invalid");
     Ok(bad == 0)
 }
 

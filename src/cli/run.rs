@@ -35,7 +35,7 @@ pub fn main(arguments: &RunArguments) -> ExitCode {
     let (plan, report) = match Source::read(&arguments.config) {
         Ok(source) => inspect(&source, &environment),
         Err(error) => {
-            eprintln!("{error}");
+            errln!("{error}");
             return ExitCode::from(EXIT_CONFIG);
         }
     };
@@ -43,19 +43,19 @@ pub fn main(arguments: &RunArguments) -> ExitCode {
         return check(arguments, plan.as_ref(), report);
     }
     let Some(plan) = plan else {
-        report.findings.errors.iter().for_each(|error| eprintln!("{error}"));
+        report.findings.errors.iter().for_each(|error| errln!("{error}"));
         return ExitCode::from(EXIT_CONFIG);
     };
     let log = &plan.settings.log;
     if let Err(error) = telemetry::init(&log.level, log.json) {
-        eprintln!("{}: {error}", arguments.config.display());
+        errln!("{}: {error}", arguments.config.display());
         return ExitCode::from(EXIT_CONFIG);
     }
     log_report(report);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("cannot start: {error}");
+            errln!("cannot start: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -65,7 +65,7 @@ pub fn main(arguments: &RunArguments) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             if is_read {
-                eprintln!("cannot start: {error:#}");
+                errln!("cannot start: {error:#}");
             }
             ExitCode::FAILURE
         }
@@ -84,20 +84,20 @@ fn check(arguments: &RunArguments, plan: Option<&Plan>, report: Report) -> ExitC
         warnings.extend(upload.map(|why| finding("recording.upload.url", why)));
     }
     for line in report.overrides {
-        println!("note: {line}");
+        outln!("note: {line}");
     }
     for warning in &warnings {
-        println!("warning: {warning}");
+        outln!("warning: {warning}");
     }
     for error in &errors {
-        eprintln!("error: {error}");
+        errln!("error: {error}");
     }
     if errors.is_empty() {
-        println!("{file}: valid");
+        outln!("{file}: valid");
         return ExitCode::SUCCESS;
     }
     let (errors, warnings) = (errors.len(), warnings.len());
-    eprintln!("{file}: not valid: {errors} errors, {warnings} warnings");
+    errln!("{file}: not valid: {errors} errors, {warnings} warnings");
     ExitCode::from(EXIT_CONFIG)
 }
 

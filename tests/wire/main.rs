@@ -22,6 +22,7 @@ mod acknowledged;
 mod answer;
 mod ari;
 mod audio;
+mod closed_stdout;
 mod configuration;
 mod demo;
 mod dtmf;

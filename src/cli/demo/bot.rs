@@ -50,7 +50,7 @@ pub(super) async fn demo(arguments: &DemoArguments, url: &str) -> Result<ExitCod
     if !url.starts_with("ws://") && !url.starts_with("wss://") {
         bail!("--ai: \"{url}\" is not a ws:// or wss:// URL");
     }
-    println!("trunkless demo: one call, caller -> PBX -> trunkless -> your bot at {url}.\n");
+    outln!("trunkless demo: one call, caller -> PBX -> trunkless -> your bot at {url}.\n");
     let narrator = Narrator::new();
     let mut phone = start_phone(&narrator).await?;
     let (app, records) = start_bridge(&narrator, &phone, url, arguments).await?;
@@ -62,11 +62,11 @@ pub(super) async fn demo(arguments: &DemoArguments, url: &str) -> Result<ExitCod
     }
     match failure(&seen, &record, url) {
         None => {
-            println!("\nAll well: your bot connected and was heard.");
+            outln!("\nAll well: your bot connected and was heard.");
             Ok(ExitCode::SUCCESS)
         }
         Some(why) => {
-            println!("\nFAILED: {why}");
+            outln!("\nFAILED: {why}");
             Ok(ExitCode::FAILURE)
         }
     }
@@ -155,8 +155,8 @@ fn on_heard(narrator: &Narrator, seen: &mut Seen, packet: &Heard) {
 
 fn report(seen: &Seen, record: &Record, output: &Path) {
     let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1000.0);
-    let line = |name: &str, value: &str| println!("  {name:16}{value}");
-    println!("\nReport");
+    let line = |name: &str, value: &str| outln!("  {name:16}{value}");
+    outln!("\nReport");
     line("connected", &format!("{} after the INVITE", ms(record.summary.setup)));
     let first = seen.first_audio.zip(seen.answered);
     let first = first.map(|(audio, answer)| audio.saturating_duration_since(answer));

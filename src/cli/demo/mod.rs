@@ -73,7 +73,7 @@ impl Narrator {
     }
 
     fn say(&self, text: &str) {
-        println!("{:7.3} s  {text}", self.begin.elapsed().as_secs_f64());
+        outln!("{:7.3} s  {text}", self.begin.elapsed().as_secs_f64());
     }
 }
 

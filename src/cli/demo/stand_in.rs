@@ -35,7 +35,7 @@ struct Seen {
 }
 
 pub(super) async fn demo(arguments: &DemoArguments) -> Result<ExitCode> {
-    println!("trunkless demo: one call, caller -> PBX -> trunkless -> AI, all on this machine.\n");
+    outln!("trunkless demo: one call, caller -> PBX -> trunkless -> AI, all on this machine.\n");
     let narrator = Narrator::new();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("ws://{}", listener.local_addr()?);
@@ -192,23 +192,23 @@ fn report(seen: &Seen, record: &Record, output: &Path) -> Result<ExitCode> {
     let echoed = &seen.ai_sent[..seen.ai_sent.len().saturating_sub(10)];
     let (lost, lost_back) = (missing(spoken, &seen.ai_heard), missing(echoed, &heard));
     let summary = &record.summary;
-    println!("\nReport");
-    println!("  setup, INVITE to answer       {:.1} ms", summary.setup.as_secs_f64() * 1000.0);
+    outln!("\nReport");
+    outln!("  setup, INVITE to answer       {:.1} ms", summary.setup.as_secs_f64() * 1000.0);
     for (name, delays) in [("caller -> AI", &to_ai), ("AI -> caller", &to_caller)] {
-        println!(
+        outln!(
             "  added latency {name:14}  p50 {:.2} ms, p99 {:.2} ms ({} frames)",
             quantile(delays, 0.5),
             quantile(delays, 0.99),
             delays.len()
         );
     }
-    println!("  (AI -> caller includes the wait for the next 20 ms slot of the call)");
-    println!(
+    outln!("  (AI -> caller includes the wait for the next 20 ms slot of the call)");
+    outln!(
         "  frames lost                   {lost} of {} spoken, {lost_back} of {} echoed",
         spoken.len(),
         echoed.len()
     );
-    println!(
+    outln!(
         "  call                          {:.1} s, ended by {}",
         summary.talk.as_secs_f64(),
         record.reason.label()
@@ -222,7 +222,7 @@ fn report(seen: &Seen, record: &Record, output: &Path) -> Result<ExitCode> {
     match recording_levels(record, output) {
         Ok((path, caller, ai)) => {
             let file = path.display();
-            println!("  recording                     {file} (left: caller, right: AI)");
+            outln!("  recording                     {file} (left: caller, right: AI)");
             expect(caller > -40.0 && ai > -40.0, "the recording does not hold both voices");
         }
         Err(why) => expect(false, &format!("the recording cannot be read: {why}")),
@@ -236,10 +236,10 @@ fn report(seen: &Seen, record: &Record, output: &Path) -> Result<ExitCode> {
         "the call was not ended by the caller's hang-up",
     );
     if failures.is_empty() {
-        println!("\nAll well.");
+        outln!("\nAll well.");
         return Ok(ExitCode::SUCCESS);
     }
-    println!();
-    failures.iter().for_each(|failure| println!("FAILED: {failure}"));
+    outln!();
+    failures.iter().for_each(|failure| outln!("FAILED: {failure}"));
     Ok(ExitCode::FAILURE)
 }
