@@ -6,11 +6,9 @@ use crate::call::Offer;
 /// Panics here if the call asks for it.
 #[cfg(feature = "fault-points")]
 pub(in crate::call) fn fault_point(name: &str, offer: &Offer) {
-    let asks = |(key, value): &(String, String)| {
-        let key = key.trim_start_matches("X-");
-        key.eq_ignore_ascii_case("fault") && value == name
-    };
-    assert!(!offer.vars.iter().any(asks), "fault point {name}");
+    let asks = ("fault".to_owned(), name.to_owned());
+    let parameters = crate::call::parameters::all(&[], &offer.added, &[]);
+    assert!(!parameters.contains(&asks), "fault point {name}");
 }
 
 #[cfg(not(feature = "fault-points"))]

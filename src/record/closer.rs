@@ -14,7 +14,8 @@ use tracing::{error, info, warn};
 
 use crate::folder::Root;
 use crate::record::disk::Part;
-use crate::record::health::{Alive, Health, Reminder};
+use crate::record::fault_point::fault_point;
+use crate::record::health::{Alive, Health, Reminder, guarded};
 use crate::record::queue::Load;
 use crate::record::settings::RecordSettings;
 use crate::record::sidecar::{Sidecar, State};
@@ -39,6 +40,8 @@ const CLOCK_STEP: Duration = Duration::from_secs(86_400);
 /// A message from the writer.
 pub enum Finished {
     Recording(Box<Closing>),
+    /// The id of a recording that the writer gave up. What is on disk is finished by the repair.
+    GivenUp(String),
     /// Answered once everything sent before has been moved to its place, or has failed.
     Flush(SyncSender<()>),
 }
@@ -109,6 +112,14 @@ impl Closer {
 
     pub fn run(mut self, jobs: &Receiver<Finished>) {
         let _alive = Alive(self.health.clone());
+        while guarded(|| self.serve(jobs)).is_none() {
+            error!("internal error: a recording thread panicked; it continues");
+            thread::sleep(RETRY);
+        }
+    }
+
+    /// Returns when the writer has ended.
+    fn serve(&mut self, jobs: &Receiver<Finished>) {
         let mut next_sync = Instant::now();
         let mut next_retry = Instant::now();
         loop {
@@ -132,6 +143,7 @@ impl Closer {
             };
             match jobs.recv_timeout(wait) {
                 Ok(Finished::Recording(closing)) => self.close(*closing),
+                Ok(Finished::GivenUp(id)) => self.leftovers.push_back(id),
                 Ok(Finished::Flush(done)) => {
                     self.close_waiting();
                     let _ = done.send(());
@@ -165,7 +177,19 @@ impl Closer {
         }
     }
 
-    fn close(&mut self, mut closing: Closing) {
+    /// Moves a recording to its place. One that panics here is left to the repair.
+    fn close(&mut self, closing: Closing) {
+        let id = closing.sidecar.id.clone();
+        if guarded(|| self.publish(closing)).is_none() {
+            error!(recording = id, "internal error: recording given up after a panic");
+            counters::FAILED.add(1);
+            self.health.over(&id);
+            self.leftovers.push_back(id);
+        }
+    }
+
+    fn publish(&mut self, mut closing: Closing) {
+        fault_point("close", &closing.sidecar.call);
         let (root, wanted, durable) = (&self.root, self.settings.outbox, self.durable());
         let id = closing.sidecar.id.clone();
         let announce = |place: &Path| match wanted {

@@ -2,6 +2,7 @@
 //! recordings are in progress. Owns a reading of the clock.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -88,6 +89,17 @@ impl Drop for Alive {
             *lock(&self.0.fault) = Some("internal error: a recording thread panicked".to_owned());
         }
     }
+}
+
+/// Runs one step of a recording thread. Returns `None` if it panicked, which is counted; the thread
+/// continues.
+pub fn guarded<T>(step: impl FnOnce() -> T) -> Option<T> {
+    // a step that panics leaves no lock and at most its own recording in a half-changed state
+    let result = catch_unwind(AssertUnwindSafe(step)).ok();
+    if result.is_none() {
+        PANICS.add(1);
+    }
+    result
 }
 
 /// Limits a log line to one per minute. Holds the time of the last one.

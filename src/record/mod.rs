@@ -18,6 +18,7 @@ pub mod align;
 pub mod closer;
 pub mod counters;
 pub mod disk;
+mod fault_point;
 pub mod health;
 pub mod layout;
 pub mod library;

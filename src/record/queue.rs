@@ -128,7 +128,7 @@ impl Queue {
         self.load.clone()
     }
 
-    /// Queues a block; returns false, and drops it, if the queue is full.
+    /// Queues a block; returns false, and drops it, if the queue is full or the writer is gone.
     pub fn block(&self, key: u64, block: Block) -> bool {
         let load = &self.load;
         if load.pending.fetch_add(1, Ordering::Relaxed) >= load.limit {
@@ -137,13 +137,36 @@ impl Queue {
             counters::LOST_MS.add(block.frames * 20);
             return false;
         }
-        self.send(Job::Block { key, block });
-        true
+        let ms = block.frames * 20;
+        let sent = self.jobs.send(Job::Block { key, block }).is_ok();
+        if !sent {
+            load.done();
+            counters::LOST_MS.add(ms);
+        }
+        sent
     }
 
     /// Queues a job without checking the limit: apart from blocks, there are few per call.
     pub fn send(&self, job: Job) {
-        // the writer only ends once all senders are gone
+        // without a writer, the blocks are counted as lost
         let _ = self.jobs.send(job);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_lost_and_counted_when_the_writer_is_gone() {
+        let (queue, jobs) = Queue::new(10);
+        drop(jobs);
+        let before = counters::LOST_MS.get();
+        for n in 0..20 {
+            assert!(!queue.block(1, Block { first: n * 10, frames: 10, samples: Vec::new() }));
+        }
+        // other tests may count as well
+        assert!(counters::LOST_MS.get() - before >= 4000);
+        assert_eq!((queue.load().pending(), queue.load().overflows()), (0, 0));
     }
 }

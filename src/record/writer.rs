@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +19,8 @@ use crate::folder::Root;
 use crate::record::closer::{Closing, Finished};
 use crate::record::counters;
 use crate::record::disk::Part;
-use crate::record::health::{Alive, Health, Reminder};
+use crate::record::fault_point::fault_point;
+use crate::record::health::{Alive, Health, Reminder, guarded};
 use crate::record::layout::INCOMPLETE;
 use crate::record::queue::{Begin, Block, End, Job, Load};
 use crate::record::settings::RecordSettings;
@@ -111,6 +112,7 @@ impl Open {
                 none.insert(Part::create(root, &sidecar.id, sidecar.text(), self.encoding)?)
             }
         };
+        fault_point("write", &self.begin.sidecar.call);
         while let Some(block) = self.waiting.front() {
             if self.encoding == self.begin.law.into() {
                 write_block(part, block, &block.samples)?;
@@ -153,6 +155,8 @@ pub struct Writer {
     load: Arc<Load>,
     /// Unfinished recordings, by key.
     open: HashMap<u64, Open>,
+    /// Figures of missing audio of the recordings that were given up while their calls are up.
+    given_up: HashMap<u64, Arc<AtomicU64>>,
     /// Channel to the closer.
     closing: Sender<Finished>,
     trouble: Trouble,
@@ -181,6 +185,7 @@ impl Writer {
             health,
             load,
             open: HashMap::new(),
+            given_up: HashMap::new(),
             closing,
             trouble: Trouble::default(),
             bad_file: Reminder::default(),
@@ -192,6 +197,14 @@ impl Writer {
 
     pub fn run(mut self, jobs: &Receiver<Job>) {
         let _alive = Alive(self.health.clone());
+        while guarded(|| self.serve(jobs)).is_none() {
+            error!("internal error: a recording thread panicked; it continues");
+            thread::sleep(TICK);
+        }
+    }
+
+    /// Returns when all calls and recorders are gone.
+    fn serve(&mut self, jobs: &Receiver<Job>) {
         match self.check() {
             Ok(()) => self.health.writing(None),
             Err(error) => self.report(&error),
@@ -240,9 +253,13 @@ impl Writer {
                 None => {
                     counters::LOST_MS.add(block.frames * 20);
                     self.load.done();
+                    if let Some(missing) = self.given_up.get(&key) {
+                        missing.fetch_add(block.frames * 20, Ordering::Relaxed);
+                    }
                 }
             },
             Job::End { key, end } => {
+                self.given_up.remove(&key);
                 if let Some(open) = self.open.get_mut(&key) {
                     open.end = Some(end);
                 }
@@ -263,7 +280,7 @@ impl Writer {
         let now = Instant::now();
         let blocked = self.blocked();
         let mut worst = None;
-        let mut done = Vec::new();
+        let (mut done, mut panicked) = (Vec::new(), Vec::new());
         for (key, open) in &mut self.open {
             let idle = open.waiting.is_empty() && open.end.is_none() && open.part.is_some();
             if idle || (!everywhere && open.retry_at.is_some_and(|at| at > now)) {
@@ -271,7 +288,13 @@ impl Writer {
             }
             let result = match &blocked {
                 Some(_) => Err(None),
-                None => open.write(&self.root, &self.load).map_err(Some),
+                None => match guarded(|| open.write(&self.root, &self.load)) {
+                    Some(result) => result.map_err(Some),
+                    None => {
+                        panicked.push(*key);
+                        continue;
+                    }
+                },
             };
             match result {
                 Ok(()) => {
@@ -293,9 +316,8 @@ impl Writer {
         }
         let failing = self.open.values().filter(|open| open.failing_since.is_some());
         counters::UNWRITTEN.set(failing.count() as u64);
-        for key in done {
-            self.close(key);
-        }
+        done.into_iter().for_each(|key| self.close(key));
+        panicked.into_iter().for_each(|key| self.give_up_faulty(key));
         match (blocked, worst) {
             (Some(why), _) => self.report(&io::Error::new(io::ErrorKind::StorageFull, why)),
             (None, Some((id, error))) => self.failed(&id, &error),
@@ -310,6 +332,25 @@ impl Writer {
             let closing = Closing { part, sidecar, path: open.begin.path };
             let _ = self.closing.send(Finished::Recording(Box::new(closing)));
         }
+    }
+
+    /// Gives up a recording that panicked, so that the others are written. The closer finishes the
+    /// part of it that is on disk.
+    fn give_up_faulty(&mut self, key: u64) {
+        let Some(open) = self.open.remove(&key) else { return };
+        open.waiting.iter().for_each(|_| self.load.done());
+        counters::FAILED.add(1);
+        counters::LOST_MS.add(open.waiting_ms());
+        let missing = open.begin.unwritten_ms.clone();
+        missing.fetch_add(open.waiting_ms(), Ordering::Relaxed);
+        if open.end.is_none() {
+            self.given_up.insert(key, missing);
+        }
+        let id = open.begin.sidecar.id.clone();
+        drop(open); // unlocks the file
+        self.health.over(&id);
+        error!(recording = id, "internal error: recording given up after a panic");
+        let _ = self.closing.send(Finished::GivenUp(id));
     }
 
     fn tick(&mut self) {

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_tungstenite::accept_async;
+use trunkless::folder::Root;
 use trunkless::peer::phone::{PhoneCommand, PhoneEvent};
+use trunkless::record::library;
 
-use crate::rig::{Bystanders, Rig, Site, until};
+use crate::rig::{Bystanders, Rig, Site, pass, until};
 
 const LIMIT: Duration = Duration::from_secs(3);
 
@@ -28,6 +30,48 @@ async fn a_panic_ends_one_call_and_no_worker() {
         drop(stream);
     };
     Bystanders::new(Site::direct("")).during(fault).await;
+}
+
+/// A recording panics while it is written, another one while it is moved to its place. A third
+/// one is up all the time.
+#[tokio::test]
+async fn a_panic_of_a_recording_loses_no_other_recording() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let path = directory.path().display();
+    let config = format!(
+        "[recording]\ndirectory = \"{path}\"\nkeep_free_percent = 0\n\
+         [pbx.main.recording]\nwhen = \"never\"\n[pbx.fault.recording]\nwhen = \"always\"\n"
+    );
+    let fault = async |rig: &Rig| {
+        let other = rig.fault_call().await;
+        for (n, place) in ["write", "close"].into_iter().enumerate() {
+            let phone = rig.dial_from(&format!("panic-{place}"), Vec::new()).await;
+            let accepted = timeout(LIMIT, rig.fault_ai.accept()).await;
+            let (socket, _) = accepted.expect("the bridge dials the AI").expect("a connection");
+            let stream = accept_async(socket).await;
+            pass(Duration::from_secs(1)).await;
+            phone.command(PhoneCommand::Hangup);
+            let reports = || rig.log().matches("recording given up after a panic").count();
+            assert!(until(LIMIT, || reports() > n).await, "{place}:\n{}", rig.log());
+            drop(stream);
+        }
+        other.0.command(PhoneCommand::Hangup);
+        let finished = || rig.log().contains("recording finished");
+        assert!(until(LIMIT, finished).await, "{}", rig.log());
+        assert_eq!(rig.log().matches("unrecorded_ms").count(), 1, "{}", rig.log());
+    };
+    Bystanders::new(Site::direct(&config)).calls(4).during(fault).await;
+    let root = Root::new(directory.path().to_owned());
+    let mut states = Vec::new();
+    library::walk(&root, &mut |path, _| {
+        let sidecar = library::read(&root, path).expect("a sidecar");
+        states.push((sidecar.call.from_number, sidecar.state.label()));
+    })
+    .expect("the folder is read");
+    let has = |from: &str, state: &str| states.contains(&(from.to_owned(), state));
+    assert!(has("offender", "complete"), "{states:?}");
+    // all of its audio was on the disk already
+    assert!(has("panic-close", "truncated"), "{states:?}");
 }
 
 /// Places a call that panics at `place`, and waits for the end that the caller sees.

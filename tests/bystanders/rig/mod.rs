@@ -445,7 +445,12 @@ impl Rig {
 
     /// Like [`Rig::dial`], with additional headers in the INVITE.
     pub async fn dial_with(&self, headers: Vec<(String, String)>) -> Phone {
-        let mut config = PhoneConfig::new(self.site.offender.into(), "offender");
+        self.dial_from("offender", headers).await
+    }
+
+    /// Like [`Rig::dial_with`], from this number.
+    pub async fn dial_from(&self, number: &str, headers: Vec<(String, String)>) -> Phone {
+        let mut config = PhoneConfig::new(self.site.offender.into(), number);
         config.headers = headers;
         let phone = Phone::start(config).await.expect("a phone starts");
         let target = self.site.bridge;
