@@ -2,7 +2,7 @@
 //!
 //! Anyone who can reach the port may open connections, and each of them costs a descriptor that a
 //! call would need. All bounds are in the socket: it fails when the client takes too long or sends
-//! too much, and when its place is needed. A response sets both bounds back.
+//! too much, and when its place is needed. There is one response per connection.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -16,23 +16,22 @@ use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Sleep, sleep};
 
-/// With more connections, the one that has been idle longest is closed.
+/// With more connections, the oldest one is closed.
 const MAX_CONNECTIONS: usize = 64;
-/// A client has this long for each request and for reading its response. A connection that is kept
-/// open without a request is closed after this time too.
-const IDLE: Duration = Duration::from_secs(10);
+/// A client has this long for its request and for reading the response.
+const LIMIT: Duration = Duration::from_secs(10);
 /// Maximum size of a request.
 const MAX_REQUEST: usize = 16 << 10;
 /// Pause after a failed accept, which is probably due to a lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The open connections, by the order of their last response. Dropping a sender closes one.
+/// The open connections, in the order of their arrival. Dropping a sender closes one.
 #[derive(Default)]
 struct Open {
     connections: BTreeMap<u64, oneshot::Sender<()>>,
-    /// Number of the next connection or response.
+    /// Number of the next connection.
     next: u64,
 }
 
@@ -45,32 +44,17 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a connection, and evicts the one that has been idle longest if there are too many.
+    /// Adds a connection, and evicts the oldest one if there are too many.
     fn add(&self) -> (u64, oneshot::Receiver<()>) {
         let (place, evicted) = oneshot::channel();
         let mut open = self.lock();
         if open.connections.len() >= MAX_CONNECTIONS {
             open.connections.pop_first();
         }
-        (open.insert(place), evicted)
-    }
-
-    /// Makes a connection the one with the latest response. Returns its new number.
-    fn touch(&self, number: u64) -> u64 {
-        let mut open = self.lock();
-        match open.connections.remove(&number) {
-            Some(place) => open.insert(place),
-            None => number,
-        }
-    }
-}
-
-impl Open {
-    fn insert(&mut self, place: oneshot::Sender<()>) -> u64 {
-        let number = self.next;
-        self.next += 1;
-        self.connections.insert(number, place);
-        number
+        let number = open.next;
+        open.next += 1;
+        open.connections.insert(number, place);
+        (number, evicted)
     }
 }
 
@@ -95,7 +79,7 @@ impl Listener for Bounded {
             match self.listener.accept().await {
                 Ok((stream, from)) => {
                     let (number, evicted) = self.open.add();
-                    let until = Box::pin(sleep(IDLE));
+                    let until = Box::pin(sleep(LIMIT));
                     let open = self.open.clone();
                     return (Connection { stream, open, number, evicted, until, read: 0 }, from);
                 }
@@ -116,9 +100,9 @@ pub struct Connection {
     /// Its number in [`Open`].
     number: u64,
     evicted: oneshot::Receiver<()>,
-    /// When the connection is closed, unless there is a response before.
+    /// When the connection is closed, if it still exists.
     until: Pin<Box<Sleep>>,
-    /// Bytes read since the last response.
+    /// Bytes read so far.
     read: usize,
 }
 
@@ -129,25 +113,14 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Returns `result`, or an error if it is pending and the connection is out of time or evicted.
-    fn bounded<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        result: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if result.is_pending() {
-            let over = self.until.as_mut().poll(cx).is_ready();
-            if over || Pin::new(&mut self.evicted).poll(cx).is_ready() {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
+    /// Returns an error if the connection is out of time or evicted. Checked before each read and
+    /// write, because a busy client may never leave one pending. Registers for the end of both.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let over = self.until.as_mut().poll(cx).is_ready();
+        match over || Pin::new(&mut self.evicted).poll(cx).is_ready() {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => Ok(()),
         }
-        result
-    }
-
-    fn responded(&mut self) {
-        self.number = self.open.touch(self.number);
-        self.until.set(sleep_until(Instant::now() + IDLE));
-        self.read = 0;
     }
 }
 
@@ -157,9 +130,9 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         let before = buffer.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        ready!(self.bounded(cx, result))?;
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         self.read += buffer.filled().len() - before;
         let good = self.read <= MAX_REQUEST;
         Poll::Ready(if good { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) })
@@ -180,10 +153,8 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
-        let written = ready!(self.bounded(cx, result))?;
-        self.responded();
-        Poll::Ready(Ok(written))
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
     }
 
     fn is_write_vectored(&self) -> bool {

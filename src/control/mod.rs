@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
@@ -89,13 +90,21 @@ pub async fn bind(
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .route("/metrics", get(measure))
-        .with_state(watched);
+        .with_state(watched)
+        .layer(map_response(close));
     let listener = Bounded::new(listener);
     Ok(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!("HTTP server stopped: {error}");
         }
     })
+}
+
+/// Ends the connection after its response, so that a client which sends requests without reading
+/// the responses holds up nothing.
+async fn close(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn answer(status: StatusCode, watched: &Watched) -> Response {

@@ -19,7 +19,12 @@ const STALE: Duration = Duration::from_secs(1);
 /// An empty queue keeps at most this much memory: 2 s of audio.
 const KEPT_BYTES: usize = 16 * 1024;
 
-/// The shared limit on what all calls together have queued, audio and names of marks, in bytes.
+/// Each call may queue this much outside of the shared budget: 5 s of audio. Otherwise, one AI that
+/// sends far ahead would silence all other calls.
+const OWN_BYTES: usize = 40_000;
+
+/// The shared limit on what all calls together have queued beyond [`OWN_BYTES`] each, audio and
+/// names of marks, in bytes.
 #[derive(Debug, Clone)]
 pub struct Budget {
     used: Arc<AtomicUsize>,
@@ -60,6 +65,8 @@ pub struct Playout {
     /// The most that this call may queue.
     limit_bytes: usize,
     budget: Budget,
+    /// Bytes taken from the budget.
+    reserved: usize,
     /// Marks that are due but not yet sent back, in order.
     due: VecDeque<String>,
     standing: Standing,
@@ -82,6 +89,7 @@ impl Playout {
             mark_bytes: 0,
             limit_bytes,
             budget,
+            reserved: 0,
             due: VecDeque::new(),
             standing: Standing::default(),
             quiet: QuietRun::default(),
@@ -96,13 +104,37 @@ impl Playout {
     pub fn push_audio(&mut self, now: Instant, audio: &[u8]) -> bool {
         let room = self.limit_bytes.saturating_sub(self.audio.len());
         let mut taken = &audio[..audio.len().min(room)];
-        if !taken.is_empty() && !self.budget.take(taken.len()) {
-            taken = &[];
+        if !self.reserve(taken.len()) {
+            taken = &taken[..taken.len().min(OWN_BYTES.saturating_sub(self.used()))];
         }
         self.discarded_bytes += (audio.len() - taken.len()) as u64;
         self.standing.arrived(now, taken.len(), self.audio.len());
         self.audio.extend(taken);
         taken.len() == audio.len()
+    }
+
+    /// Bytes queued by this call.
+    fn used(&self) -> usize {
+        self.audio.len() + self.mark_bytes
+    }
+
+    /// Takes what `more` bytes need from the budget. Returns false if the budget is used up.
+    fn reserve(&mut self, more: usize) -> bool {
+        let wanted = (self.used() + more).saturating_sub(OWN_BYTES);
+        let missing = wanted.saturating_sub(self.reserved);
+        let taken = missing == 0 || self.budget.take(missing);
+        self.reserved += if taken { missing } else { 0 };
+        taken
+    }
+
+    /// Gives back what the queue no longer needs.
+    fn release(&mut self) {
+        let needed = self.used().saturating_sub(OWN_BYTES);
+        let spare = self.reserved.saturating_sub(needed);
+        self.reserved -= spare;
+        if spare > 0 {
+            self.budget.give_back(spare);
+        }
     }
 
     /// Queues a mark. It comes due when all audio before it has been played, or at once if there is
@@ -115,7 +147,7 @@ impl Playout {
         let bytes = name.len();
         while self.marks.len() >= MAX_MARKS
             || self.mark_bytes + bytes > self.limit_bytes
-            || !self.budget.take(bytes)
+            || !self.reserve(bytes)
         {
             // with no older one left, there is no room for this one at all
             if !self.oldest_mark_due() {
@@ -131,7 +163,7 @@ impl Playout {
     fn oldest_mark_due(&mut self) -> bool {
         let Some((_, name)) = self.marks.pop_front() else { return false };
         self.mark_bytes -= name.len();
-        self.budget.give_back(name.len());
+        self.release();
         self.due.push_back(name);
         true
     }
@@ -219,7 +251,7 @@ impl Playout {
     fn pass(&mut self, count: usize) {
         self.audio.drain(..count);
         self.passed += count as u64;
-        self.budget.give_back(count);
+        self.release();
         if self.audio.is_empty() {
             match self.audio.capacity() > KEPT_BYTES {
                 true => self.audio = VecDeque::new(),
@@ -241,7 +273,7 @@ impl Playout {
 
 impl Drop for Playout {
     fn drop(&mut self) {
-        self.budget.give_back(self.audio.len() + self.mark_bytes);
+        self.budget.give_back(self.reserved);
     }
 }
 
@@ -306,15 +338,30 @@ mod tests {
     #[test]
     fn the_limits_per_call_and_for_all_calls_hold() {
         let budget = Budget::new(1500);
-        let mut one = Playout::new(1000, budget.clone());
-        let mut two = Playout::new(1000, budget.clone());
-        assert!(one.push_audio(start(), &[1; 900]));
+        let mut one = Playout::new(OWN_BYTES + 1000, budget.clone());
+        let mut two = Playout::new(OWN_BYTES + 1000, budget.clone());
+        assert!(one.push_audio(start(), &[1; OWN_BYTES + 900]));
         assert!(!one.push_audio(start(), &[1; 200]));
-        assert_eq!((one.queued_bytes(), one.discarded_bytes), (1000, 100));
-        assert!(!two.push_audio(start(), &[1; 600]));
+        assert_eq!((one.queued_bytes(), one.discarded_bytes), (OWN_BYTES + 1000, 100));
+        assert!(!two.push_audio(start(), &[1; OWN_BYTES + 600]));
+        assert_eq!(two.queued_bytes(), OWN_BYTES);
         drop(one);
         assert!(two.push_audio(start(), &[1; 600]));
         two.clear();
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_used_up_budget_takes_no_audio_and_no_mark_from_a_call_that_is_little_ahead() {
+        let budget = Budget::new(1000);
+        let mut greedy = Playout::new(1 << 20, budget.clone());
+        greedy.push_audio(start(), &[1; OWN_BYTES + 1000]);
+        assert!(!greedy.push_audio(start(), &[1; 160]));
+        let mut other = Playout::new(1 << 20, budget.clone());
+        assert!(other.push_audio(start(), &[1; OWN_BYTES - 100]));
+        other.push_mark("a".into());
+        assert!(marks(&mut other).is_empty());
+        drop((greedy, other));
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
 
@@ -334,7 +381,7 @@ mod tests {
         playout.push_mark(long(b'b'));
         assert_eq!(marks(&mut playout), [long(b'a')]);
         let budget = playout.budget.clone();
-        assert_eq!(budget.used.load(Ordering::Relaxed), 600 * 1024 + 160);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 600 * 1024 + 160 - OWN_BYTES);
         drop(playout);
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }

@@ -36,11 +36,24 @@ pub struct Frames {
     /// True within a fragmented message. Frames that arrive in between are then left to the
     /// library, even if they look like whole messages.
     in_parts: bool,
+    /// Complete messages so far, without control frames within a fragmented one.
+    messages: u64,
 }
 
 impl Frames {
     pub fn new(max_bytes: usize) -> Frames {
-        Frames { max_bytes: max_bytes as u64, in_parts: false }
+        Frames { max_bytes: max_bytes as u64, in_parts: false, messages: 0 }
+    }
+
+    /// Returns true within a fragmented message.
+    pub fn is_in_parts(&self) -> bool {
+        self.in_parts
+    }
+
+    /// Returns the number of complete messages so far. Control frames within a fragmented message
+    /// do not count.
+    pub fn messages(&self) -> u64 {
+        self.messages
     }
 
     /// Examines the first frame of `bytes`.
@@ -68,6 +81,7 @@ impl Frames {
             return Next::Partial;
         }
         if first == FIN | TEXT && !self.in_parts {
+            self.messages += 1;
             return Next::Text { payload: &bytes[head..taken], taken };
         }
         match (opcode, fin) {
@@ -75,6 +89,7 @@ impl Frames {
             (CONTINUATION, true) => self.in_parts = false,
             _ => {}
         }
+        self.messages += u64::from(!self.in_parts);
         Next::Frame { taken }
     }
 }

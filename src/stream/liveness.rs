@@ -1,12 +1,16 @@
 //! Finds out that an AI no longer runs although its connection is up: its kernel acknowledges, or
 //! its program reads, but nothing comes back. After a quiet time a ping is sent. Any data counts as
 //! an answer, because an AI that is busy, for instance loading a model, may send its pong late.
+//! Also limits the time for receiving one message, which is kept in memory until its end.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::{Duration, Instant};
 
 /// Time for an answer to a ping.
 pub const ANSWER: Duration = Duration::from_secs(10);
+
+/// Time for one message, from its first byte to its last.
+const MESSAGE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Liveness {
@@ -54,6 +58,32 @@ impl Liveness {
 
     pub fn is_dead(&self, now: Instant) -> bool {
         self.pinged.is_some() && self.next_timeout().is_some_and(|at| at <= now)
+    }
+}
+
+/// The message that is being received.
+#[derive(Debug, Default)]
+pub(super) struct Unfinished {
+    /// The number of messages before it, and when its first bytes were read.
+    since: Option<(u64, Instant)>,
+}
+
+impl Unfinished {
+    /// Notes the state after reading: the number of messages received so far, and true if part of
+    /// another one is held.
+    pub fn note(&mut self, now: Instant, messages: u64, partial: bool) {
+        let same = self.since.filter(|(number, _)| *number == messages);
+        self.since = partial.then(|| same.unwrap_or((messages, now)));
+    }
+
+    /// Notes that this process stood still for `time`, in which nothing could be read.
+    pub fn stood_still(&mut self, now: Instant, time: Duration) {
+        self.since = self.since.map(|(number, at)| (number, now.min(at + time)));
+    }
+
+    /// Returns when the message must be complete.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.since.map(|(_, at)| at + MESSAGE)
     }
 }
 
@@ -125,5 +155,23 @@ mod tests {
         assert!(!life.is_dead(late));
         assert!(life.takes_ping(late));
         assert!(!life.is_dead(late) && life.is_dead(late + ANSWER));
+    }
+
+    #[test]
+    fn a_message_must_be_complete_ten_seconds_after_its_first_byte() {
+        let begin = start();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut message = Unfinished::default();
+        assert_eq!(message.next_timeout(), None);
+        message.note(at(0), 5, true);
+        message.note(at(9), 5, true);
+        assert_eq!(message.next_timeout(), Some(at(10)));
+        message.stood_still(at(9), Duration::from_secs(4));
+        assert_eq!(message.next_timeout(), Some(at(14)));
+        // the next one has begun
+        message.note(at(12), 6, true);
+        assert_eq!(message.next_timeout(), Some(at(22)));
+        message.note(at(13), 7, false);
+        assert_eq!(message.next_timeout(), None);
     }
 }

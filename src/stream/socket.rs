@@ -18,7 +18,7 @@ use crate::stream::closed::{Closed, close_kind, closed};
 use crate::stream::connect::{MAX_MESSAGE_BYTES, Socket};
 use crate::stream::dialect::Codec;
 use crate::stream::frames::{Frames, Next};
-use crate::stream::liveness::Liveness;
+use crate::stream::liveness::{Liveness, Unfinished};
 use crate::stream::queue::{Queue, Queued};
 use crate::stream::scratch::Scratch;
 use crate::stream::{FromAi, ToAi};
@@ -69,6 +69,7 @@ pub struct AiSocket {
     /// When a message last left the queue, or the queue was last empty.
     progress: Instant,
     liveness: Liveness,
+    unfinished: Unfinished,
     /// True if a ping is to be sent.
     ping_waits: bool,
     /// True while the kernel accepts no more data.
@@ -107,6 +108,7 @@ impl AiSocket {
             queue: Queue::default(),
             progress: now,
             liveness: Liveness::new(now, ping),
+            unfinished: Unfinished::default(),
             ping_waits: false,
             blocked: false,
             unflushed: false,
@@ -144,21 +146,25 @@ impl AiSocket {
         self.queue.push(message);
     }
 
-    /// Returns when the AI is to be given up unless it accepts something first, or when a ping or
-    /// its answer is due.
+    /// Returns when the AI is to be given up unless it accepts something first, or when a ping, its
+    /// answer or the rest of a message is due.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.stalls_at().into_iter().chain(self.liveness.next_timeout()).min()
+        let unfinished = self.unfinished.next_timeout();
+        self.stalls_at().into_iter().chain(self.liveness.next_timeout()).chain(unfinished).min()
     }
 
     fn stalls_at(&self) -> Option<Instant> {
         (!self.queue.has_no_messages()).then(|| self.progress + STALLED)
     }
 
-    /// Returns how the stream ended, if the AI has accepted or sent nothing for too long. What has
-    /// arrived must have been read before.
+    /// Returns how the stream ended, if the AI has accepted or sent nothing for too long, or has not
+    /// completed a message. What has arrived must have been read before.
     pub fn on_timeout(&mut self, now: Instant) -> Option<Closed> {
         if self.stalls_at().is_some_and(|at| at <= now) {
             return Some(Closed::Stalled);
+        }
+        if self.unfinished.next_timeout().is_some_and(|at| at <= now) {
+            return Some(Closed::Protocol("a message was not complete after 10 s".into()));
         }
         self.ping_waits |= self.liveness.takes_ping(now);
         self.liveness.is_dead(now).then_some(Closed::Unanswered)
@@ -168,6 +174,7 @@ impl AiSocket {
     pub fn stood_still(&mut self, now: Instant, time: Duration) {
         self.progress = now.min(self.progress + time);
         self.liveness.stood_still(now, time);
+        self.unfinished.stood_still(now, time);
     }
 
     /// Returns true if the kernel is to be asked when it accepts more data.
@@ -197,6 +204,10 @@ impl AiSocket {
         if self.socket.get_mut().takes_received() {
             self.liveness.on_data(now);
         }
+        // the library, once it has taken over, only reads the end of the stream
+        let partial = !self.held.is_empty() || self.frames.is_in_parts();
+        let partial = partial && !self.socket.get_ref().is_handed_over();
+        self.unfinished.note(now, self.frames.messages(), partial);
         stop
     }
 

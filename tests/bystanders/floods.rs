@@ -219,6 +219,60 @@ async fn http_connections_are_left_open() {
     Bystanders::new(Site::direct(&config)).repeated().during(fault).await;
 }
 
+/// 1,000 clients send requests without reading the responses.
+#[tokio::test]
+async fn http_responses_are_never_read() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr();
+    let http = free.expect("an address");
+    let fault = async |rig: &Rig| {
+        let id = rig.id();
+        rig.attack(move || {
+            let before = descriptors(id);
+            let requests = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(200);
+            let mut clients = Vec::new();
+            let mut most = 0;
+            for n in 0..1_000 {
+                let mut stream = TcpStream::connect(http).expect("accepted");
+                // the connection may have been closed before the last request
+                let _ = stream.write_all(requests.as_bytes());
+                clients.push(stream);
+                if n % 50 == 49 {
+                    most = most.max(descriptors(id));
+                }
+            }
+            assert!(most < before + 100, "{most} descriptors instead of {before}");
+            assert!(health(http).starts_with("HTTP/1.0 200"));
+        })
+        .await;
+    };
+    let config = format!("[http]\nlisten = \"{http}\"");
+    Bystanders::new(Site::direct(&config)).calls(4).during(fault).await;
+}
+
+/// One AI uses up the budget that all calls share.
+#[tokio::test]
+async fn an_ai_sends_far_ahead() {
+    let fault = async |rig: &Rig| {
+        let (phone, stream) = rig.fault_call().await;
+        let audio: Vec<u8> = (0..50).flat_map(|n| pattern::frame(2, n)).collect();
+        let text = json!({"event": "media", "media": {"payload": BASE64.encode(audio)}});
+        let text = text.to_string();
+        let mut frame = vec![0x81, 126];
+        frame.extend((text.len() as u16).to_be_bytes());
+        frame.extend(text.as_bytes());
+        // 300 s of audio are more than a megabyte
+        let frames = frame.repeat(300);
+        let stream = rig.attack(move || {
+            flood(&stream, &frames, 2 * SECOND);
+            stream
+        });
+        let stream = stream.await;
+        phone.command(PhoneCommand::Hangup);
+        drop(stream);
+    };
+    Bystanders::new(Site::direct("[calls]\nplayout_budget_mb = 1")).during(fault).await;
+}
+
 fn health(http: SocketAddr) -> String {
     let mut stream = TcpStream::connect(http).expect("accepted");
     stream.set_read_timeout(Some(SECOND)).expect("a socket option");

@@ -55,7 +55,32 @@ async fn a_quiet_ai_is_pinged_and_given_up_after_10_s_without_an_answer() {
         an_ai_that_hangs_while_its_kernel_acknowledges_times_out(),
         an_ai_that_answers_after_9_s_is_alive(),
         an_ai_may_be_quiet_forever_if_pings_are_off(),
+        an_ai_must_complete_a_message_within_10_s(&[0x81, 127, 0, 0, 0, 0, 0, 0x70, 0, 0], b"x"),
+        an_ai_must_complete_a_message_within_10_s(&[0x01, 1, b'x'], &[0x00, 1, b'x']),
     );
+}
+
+/// The AI begins a message with `begin`, and sends `more` of it every half second.
+async fn an_ai_must_complete_a_message_within_10_s(begin: &[u8], more: &[u8]) {
+    let rig = Rig::new("").await;
+    let (call, tcp) = call(&rig).await;
+    let (mut input, mut output) = tcp.into_split();
+    let started = Instant::now();
+    output.write_all(begin).await.unwrap();
+    let more = more.to_vec();
+    let drip = tokio::spawn(async move {
+        while output.write_all(&more).await.is_ok() {
+            pass(SECOND / 2).await;
+        }
+    });
+    let reading =
+        tokio::spawn(async move { tokio::io::copy(&mut input, &mut tokio::io::sink()).await });
+    assert_eq!(call.hung_up().await, "Q.850;cause=38;text=\"ai_protocol\"");
+    let took = started.elapsed();
+    assert!(took > 9 * SECOND && took < 13 * SECOND, "{took:?}");
+    assert_eq!(rig.bridge.end().await, "ai_protocol");
+    drip.abort();
+    reading.abort();
 }
 
 async fn an_ai_that_reads_but_does_not_answer_times_out() {
