@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, sleep_until};
 use tracing::{error, info, warn};
 
@@ -20,6 +20,7 @@ use crate::folder::Root;
 use crate::outbox::entries::Entries;
 use crate::outbox::schedule::{self, Schedule};
 use crate::record::disk::{incomplete, with_ending};
+use crate::record::health::guarded;
 use crate::record::layout::OUTBOX;
 use crate::record::sidecar::{Sidecar, Upload, rfc3339};
 use crate::record::upload::{UploadError, Uploader, is_local_file};
@@ -165,15 +166,22 @@ impl Outbox {
     /// # Errors
     /// Returns an error if the thread cannot be started.
     pub fn start(self) -> io::Result<oneshot::Sender<()>> {
-        let (handle, dropped) = oneshot::channel();
+        let (handle, mut dropped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let this = Arc::new(self);
         let run = move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    () = self.run() => {}
-                    _ = dropped => {}
-                }
-            });
+            let mut serve = || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = this.clone().run() => {}
+                        _ = &mut dropped => {}
+                    }
+                });
+            };
+            while guarded(&mut serve).is_none() {
+                error!("internal error: the outbox panicked; it continues");
+                thread::sleep(OTHER);
+            }
             // do not wait for a read from a disk that hangs
             runtime.shutdown_background();
         };
@@ -182,9 +190,9 @@ impl Outbox {
     }
 
     /// Never returns.
-    async fn run(self) {
+    async fn run(self: Arc<Self>) {
         let _lock = self.lock().await;
-        let this = Arc::new(self);
+        let this = self;
         let mut schedule = Schedule::new(this.first());
         let mut tasks: JoinSet<Tried> = JoinSet::new();
         let mut names = HashMap::new();
@@ -274,7 +282,7 @@ impl Outbox {
             Target::Store => self.upload(id, entry, &mut sidecar).await,
             Target::Webhook => {
                 let answered = self.notify(id, entry, &sidecar, failures).await?;
-                self.finish(id, entry)?;
+                self.finish(id, entry).await?;
                 Ok(Sent { answered, next: None })
             }
         }
@@ -310,7 +318,7 @@ impl Outbox {
         if !self.delete_after {
             saved?;
         }
-        self.finish(id, entry)?;
+        self.finish(id, entry).await?;
         Ok(Sent { answered, next: None })
     }
 
@@ -324,9 +332,12 @@ impl Outbox {
         Ok(())
     }
 
-    fn finish(&self, id: &str, entry: &Entry) -> io::Result<()> {
+    async fn finish(&self, id: &str, entry: &Entry) -> io::Result<()> {
         if let Some(url) = entry.uploaded.as_ref().filter(|_| self.delete_after) {
-            if is_local_file(&self.root, &entry.path, url) {
+            // the copy may be on a disk that hangs
+            let (root, path, copy) = (self.root.clone(), entry.path.clone(), url.clone());
+            let look = spawn_blocking(move || is_local_file(&root, &path, &copy));
+            if look.await.unwrap_or(true) {
                 error!(
                     recording = id,
                     url, "recording not deleted: its uploaded copy is the same file"

@@ -24,7 +24,9 @@ use object_store::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::folder::{Root, is_within};
@@ -40,6 +42,10 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const READ_LIMIT: Duration = Duration::from_secs(20);
 /// Time limit of a request with its body.
 const LIMIT: Duration = Duration::from_secs(600);
+/// Time limit of one access to a folder, which may be on a disk that hangs.
+const FOLDER_LIMIT: Duration = Duration::from_secs(120);
+/// Accesses to a folder at once, including those that hang.
+const FOLDER_JOBS: usize = 4;
 /// Refusal of a folder to upload to.
 pub const INSIDE: &str = "is in the recordings' own directory; name a folder outside of it";
 /// Characters kept of a store's error text, which may be a whole page.
@@ -104,7 +110,37 @@ pub struct UploadSettings {
 #[derive(Debug)]
 enum Store {
     S3(Box<AmazonS3>),
-    Folder(Root),
+    Folder(Folder),
+}
+
+/// A folder that may be on a disk that hangs.
+#[derive(Debug)]
+struct Folder {
+    root: Root,
+    /// Room for more accesses.
+    room: Arc<Semaphore>,
+}
+
+impl Folder {
+    fn new(path: PathBuf) -> Folder {
+        Folder { root: Root::new(path), room: Arc::new(Semaphore::new(FOLDER_JOBS)) }
+    }
+
+    /// Runs `work` on a separate thread, so that a disk that hangs holds up nothing else. Fails
+    /// after `limit`, and at once while too much of it hangs.
+    async fn run<W>(&self, limit: Duration, work: W) -> Result<(), UploadError>
+    where
+        W: FnOnce(&Root) -> Result<(), UploadError> + Send + 'static,
+    {
+        let hangs = || UploadError::Store(format!("{}: no response", self.root.path().display()));
+        let room = self.room.clone().try_acquire_owned().map_err(|_| hangs())?;
+        let root = self.root.clone();
+        let job = spawn_blocking(move || {
+            let _room = room;
+            work(&root)
+        });
+        timeout(limit, job).await.map_err(|_| hangs())?.map_err(setup)?
+    }
 }
 
 /// Uploads files to one destination.
@@ -137,7 +173,7 @@ impl Uploader {
     pub fn new(settings: &UploadSettings) -> Result<Uploader, UploadError> {
         let url = settings.url.trim_end_matches('/').to_owned();
         if let Some(folder) = url.strip_prefix("file://").filter(|f| f.starts_with('/')) {
-            let store = Store::Folder(Root::new(PathBuf::from(folder)));
+            let store = Store::Folder(Folder::new(PathBuf::from(folder)));
             return Ok(Uploader { store, prefix: String::new(), url });
         }
         let Some(place) = url.strip_prefix("s3://").filter(|p| !p.is_empty()) else {
@@ -174,8 +210,12 @@ impl Uploader {
         let file = Local::open(root, with_ending(&entry.path, "wav"), &sidecar.audio).await?;
         match &self.store {
             Store::Folder(folder) => {
-                check_apart(root, folder, &entry.path)?;
-                copy(folder, &with_ending(&entry.path, "wav"), &file)?;
+                let (root, path) = (root.clone(), entry.path.clone());
+                let work = move |folder: &Root| {
+                    check_apart(&root, folder, &path)?;
+                    copy(folder, &with_ending(&path, "wav"), &file)
+                };
+                folder.run(FOLDER_LIMIT, work).await?;
             }
             Store::S3(s3) if file.parts() == 1 => {
                 let payload = file.part(0).await?.into();
@@ -195,8 +235,11 @@ impl Uploader {
         match &self.store {
             Store::Folder(folder) => {
                 let path = with_ending(path, "json");
-                check_folder(folder)?;
-                folder.replace(&path, &text, true).map_err(|error| store_error(&error))
+                let work = move |folder: &Root| {
+                    check_folder(folder)?;
+                    folder.replace(&path, &text, true).map_err(|error| store_error(&error))
+                };
+                folder.run(FOLDER_LIMIT, work).await
             }
             Store::S3(s3) => {
                 let payload = PutPayload::from(Bytes::from(text));
@@ -481,5 +524,27 @@ mod tests {
         for bad in ["", "s3://", "http://x/", "file://x", "s3://rec/a//b", "s3://rec/a#b"] {
             assert!(new(bad).is_err(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_hangs_holds_up_nothing() {
+        let folder = Folder::new(PathBuf::from("/nowhere"));
+        let short = Duration::from_millis(20);
+        let mut hanging = Vec::new();
+        for _ in 0..FOLDER_JOBS {
+            let (end, wait) = std::sync::mpsc::channel::<()>();
+            hanging.push(end);
+            let work = move |_: &Root| {
+                let _ = wait.recv();
+                Ok(())
+            };
+            assert!(folder.run(short, work).await.is_err());
+        }
+        let refused = folder.run(FOLDER_LIMIT, |_| Ok(())).await;
+        assert!(matches!(refused, Err(UploadError::Store(_))));
+        drop(hanging);
+        let all = folder.room.acquire_many(FOLDER_JOBS as u32).await.unwrap();
+        drop(all);
+        assert!(folder.run(FOLDER_LIMIT, |_| Ok(())).await.is_ok());
     }
 }
