@@ -246,7 +246,7 @@ async fn http_responses_are_never_read() {
         .await;
     };
     let config = format!("[http]\nlisten = \"{http}\"");
-    Bystanders::new(Site::direct(&config)).calls(4).during(fault).await;
+    Bystanders::new(Site::direct(&config)).calls(4).repeated().during(fault).await;
 }
 
 /// One AI uses up the budget that all calls share.
