@@ -157,8 +157,8 @@ impl AiSocket {
         (!self.queue.has_no_messages()).then(|| self.progress + STALLED)
     }
 
-    /// Returns how the stream ended, if the AI has accepted or sent nothing for too long, or has not
-    /// completed a message. What has arrived must have been read before.
+    /// Returns how the stream ended, if the AI has accepted or sent nothing for too long, or began
+    /// a message that is not complete. What has arrived must have been read before.
     pub fn on_timeout(&mut self, now: Instant) -> Option<Closed> {
         if self.stalls_at().is_some_and(|at| at <= now) {
             return Some(Closed::Stalled);
@@ -204,7 +204,7 @@ impl AiSocket {
         if self.socket.get_mut().takes_received() {
             self.liveness.on_data(now);
         }
-        // the library, once it has taken over, only reads the end of the stream
+        // after it took over, the library only reads the end of the stream
         let partial = !self.held.is_empty() || self.frames.is_in_parts();
         let partial = partial && !self.socket.get_ref().is_handed_over();
         self.unfinished.note(now, self.frames.messages(), partial);
