@@ -244,6 +244,7 @@ impl Resolver<'_> {
             ranges,
             username: sip.username.clone().unwrap_or_else(|| "trunkless".to_owned()),
             registration: None,
+            keepalive: sip.keepalive.map_or(Duration::from_secs(30), |s| s.0),
             transport,
             advertised: sip.advertised,
             media_peers: sip.media_peers.clone().unwrap_or_default(),

@@ -55,6 +55,7 @@ impl Subject {
             transport: Transport::Udp,
             advertised: None,
             media_peers: Vec::new(),
+            keepalive: std::time::Duration::ZERO,
             users: Vec::new(),
             ranges: Vec::new(),
         };

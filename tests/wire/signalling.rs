@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use crate::bridge::{Bridge, Net, Rig};
+use crate::http::{free, get, status};
+use crate::lines::Lines;
 use crate::log::pass;
 use crate::media::Media;
-use crate::pbx::Pbx;
+use crate::pbx::{Pbx, accept};
 use crate::stream::AGENT;
 use crate::strict::Ai;
 
@@ -146,6 +148,41 @@ async fn a_trunk_calls_without_registration() {
     assert_eq!(stream.parameters["to_number"], "1234");
     call.say(0..5).await;
     assert_eq!(stream.heard(5).await, [0, 1, 2, 3, 4]);
+    call.bye().await;
+    stream.stopped().await;
+}
+
+#[tokio::test]
+async fn a_trunk_that_does_not_answer_options_is_not_ready_and_its_calls_are_taken() {
+    let (net, lines) = (Net::new(), Lines::new());
+    let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
+    let http = free(net.bridge());
+    let config = format!(
+        "[pbx.main.sip]\nregister = false\npeers = [\"{}\"]\nkeepalive = \"200ms\"\n\
+         [http]\nlisten = \"{http}\"",
+        pbx.address
+    );
+    pbx.be_silent(true);
+    let bridge = Bridge::start(net, pbx.address, ai.address, &config).await;
+    lines.until("peer does not answer OPTIONS").await;
+    assert_eq!(status(http, "/readyz").await, 503);
+    let (code, body) = get(http, "/healthz").await;
+    let reason = format!("no answer to OPTIONS from {}", pbx.address);
+    assert!(code == 200 && body.contains(&reason), "{body}");
+    pbx.be_silent(false);
+    lines.until("peer answers again").await;
+    assert_eq!(status(http, "/readyz").await, 200);
+    assert!(get(http, "/healthz").await.1.contains("\"trunk\""));
+
+    // OPTIONS stay without an answer, calls do not
+    pbx.answer_with(|request| accept(request).filter(|_| request.method() != Some("OPTIONS")));
+    let later = Lines::new();
+    later.until("peer does not answer OPTIONS").await;
+    let mut call = pbx.call(&bridge).await;
+    call.invite().await;
+    let stream = ai.stream().await;
+    call.answered().await;
+    assert_eq!(later.with("peer answers again").len(), 1, "the INVITE counts");
     call.bye().await;
     stream.stopped().await;
 }

@@ -1,10 +1,11 @@
-//! Accounts: the addresses of each PBX, REGISTER, and the OPTIONS that monitor the registrar.
+//! Accounts: the addresses of each PBX, and REGISTER.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use crate::sip::agent::monitor::Monitor;
 use crate::sip::agent::{
     Account, AccountConfig, AccountId, Agent, CallKey, Event, Output, PRODUCT, Purpose, Route,
     Routes, TimerKey, client_key,
@@ -30,9 +31,11 @@ const ROUND: Duration = Duration::from_secs(1);
 impl Agent {
     pub(super) fn add_account(&mut self, mut config: AccountConfig) {
         let registration = config.registration.take().map(Registration::new);
+        let monitor = Monitor::new(config.keepalive).filter(|_| registration.is_none());
         let id = self.accounts.len();
         self.accounts.push(Account {
             registration,
+            monitor,
             config,
             registrar: Vec::new(),
             peers: Vec::new(),
@@ -141,6 +144,7 @@ impl Agent {
         let known = !account.registrar.is_empty();
         let why = failed.unwrap_or_default();
         self.keep_former(id, &before);
+        self.monitor_peers(now, id);
         if moved {
             self.report_registrar(id);
         }
@@ -230,11 +234,16 @@ impl Agent {
         self.with_registration(now, id, |registration, random| {
             registration.on_timeout(now, random)
         });
+        self.ask_peers(now, id);
     }
 
     pub(super) fn shutdown(&mut self, now: Instant) {
         self.stopping = true;
         for id in 0..self.accounts.len() {
+            if let Some(monitor) = &mut self.accounts[id].monitor {
+                monitor.stop();
+                self.drop_keepalives(id);
+            }
             self.with_registration(now, id, |registration, random| registration.stop(now, random));
         }
         self.check_unregistered();
@@ -420,24 +429,10 @@ impl Agent {
 
     fn send_keepalive(&mut self, now: Instant, id: AccountId) {
         let Some(flow) = self.register_flow(id) else { return };
-        let Some(local_ip) = self.local_ip(id, flow.remote.ip()) else { return };
-        let (via, branch) = self.via(local_ip, flow.transport);
-        let tag = self.random.token();
-        let account = &self.accounts[id];
-        let Some(registration) = &account.registration else { return };
-        let uri = registration.registrar_uri();
-        let host = uri.trim_start_matches("sip:").split(';').next().unwrap_or("");
-        let aor = format!("<sip:{}@{host}>", escape_user(&account.config.username));
-        let call_id = format!("{}@trunkless", self.random.token());
-        let request = Message::request("OPTIONS", uri)
-            .with("Via", via)
-            .with("Max-Forwards", "70")
-            .with("From", format!("{aor};tag={tag}"))
-            .with("To", format!("<{uri}>"))
-            .with("Call-ID", call_id)
-            .with("CSeq", "1 OPTIONS")
-            .with("User-Agent", PRODUCT);
-        self.send_request(now, flow, branch, &request, Purpose::Keepalive(id));
+        let Some(registration) = &self.accounts[id].registration else { return };
+        let uri = registration.registrar_uri().to_owned();
+        let host = uri.trim_start_matches("sip:").split(';').next();
+        self.send_options(now, id, flow, &uri, host);
     }
 
     /// Drops outstanding OPTIONS, which have no use once we are no longer registered.
@@ -447,6 +442,11 @@ impl Agent {
 }
 
 impl Account {
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let registration = self.registration.as_ref().and_then(Registration::next_timeout);
+        registration.or_else(|| self.monitor.as_ref()?.next_timeout())
+    }
+
     /// All addresses from which calls are accepted.
     pub(super) fn routes(&self) -> impl Iterator<Item = &Route> + Clone {
         self.registrar.iter().chain(&self.peers)

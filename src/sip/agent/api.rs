@@ -2,6 +2,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::network::Network;
@@ -27,6 +28,8 @@ pub struct AccountConfig {
     pub ranges: Vec<Network>,
     /// `None` for a trunk: the PBX calls us without registration.
     pub registration: Option<Settings>,
+    /// Interval of OPTIONS to the peers of a trunk; zero sends none.
+    pub keepalive: Duration,
     pub transport: Transport,
     /// Our address in Via, Contact and SDP; by default the local one on the route to the PBX.
     pub advertised: Option<IpAddr>,
@@ -162,6 +165,12 @@ pub enum Event {
     Registrar {
         account: AccountId,
         remote: SocketAddr,
+    },
+    /// A peer of a trunk no longer answers OPTIONS, or does so again.
+    Peer {
+        account: AccountId,
+        remote: SocketAddr,
+        answers: bool,
     },
     /// All registrations have stopped, after [`Command::Shutdown`].
     Unregistered,

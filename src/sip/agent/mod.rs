@@ -7,6 +7,7 @@
 //! - [`accounts`]: registrations, and the addresses from which we accept messages
 //! - [`receive`]: a message's path to its transaction
 //! - [`servers`]: the table of server transactions
+//! - [`monitor`]: OPTIONS to registrars and to the peers of trunks
 //! - [`refusal`]: refused requests
 //! - [`uas`]: incoming calls and other requests outside dialogs
 //! - [`in_dialog`]: requests within a call
@@ -19,6 +20,7 @@ mod accounts;
 mod api;
 mod credentials;
 mod in_dialog;
+mod monitor;
 mod receive;
 mod refusal;
 mod requests;
@@ -36,6 +38,7 @@ use std::time::Instant;
 pub use api::*;
 
 use crate::sip::agent::credentials::CallAuth;
+use crate::sip::agent::monitor::Monitor;
 use crate::sip::agent::servers::Servers;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::{Flow, Transport};
@@ -88,6 +91,8 @@ struct Account {
     config: AccountConfig,
     /// `None` for a trunk.
     registration: Option<Registration>,
+    /// Sends OPTIONS to the peers of a trunk.
+    monitor: Option<Monitor>,
     /// The registrar's addresses from the last successful lookup.
     registrar: Vec<Route>,
     /// Further addresses from which calls are accepted.
@@ -354,7 +359,7 @@ impl Agent {
 
     fn owner_timeout(&self, key: &TimerKey) -> Option<Instant> {
         match key {
-            TimerKey::Account(id) => self.accounts[*id].registration.as_ref()?.next_timeout(),
+            TimerKey::Account(id) => self.accounts[*id].next_timeout(),
             TimerKey::Server(key) => self.servers.find(key)?.tx.next_timeout(),
             TimerKey::Client(key) => self.clients.get(key)?.tx.next_timeout(),
             TimerKey::Call(key) => self.calls.get(key)?.next_timeout(),

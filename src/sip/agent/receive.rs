@@ -43,6 +43,9 @@ impl Agent {
             multipart::unwrap(&mut message);
         }
         let flow = reply_flow(flow, &message);
+        if message.code().is_none() {
+            self.heard_from(ip, None);
+        }
         match (message.code().is_some(), fault) {
             (true, None) => self.on_response(now, flow, message),
             (true, Some(_)) => self.counts.unreadable += 1,
@@ -87,6 +90,7 @@ impl Agent {
         if method == "INVITE" && code >= 300 {
             self.ack_refusal(&key, &response);
         }
+        self.heard_from(asked.remote.ip(), Some(asked.remote.port()));
         if !shown {
             self.counts.retransmissions += 1;
             return;

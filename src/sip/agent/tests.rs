@@ -4,6 +4,7 @@ mod accounts;
 mod assignment;
 mod calls;
 mod limits;
+mod monitor;
 mod outgoing;
 mod refusals;
 mod renegotiation;

@@ -424,6 +424,7 @@ impl Endpoint {
             Event::Registration { account, remote, status } => {
                 self.on_registration(account, remote, status);
             }
+            Event::Peer { account, remote, answers } => self.on_peer(account, remote, answers),
             Event::Registrar { account, remote } => self.probe_port(account, remote),
             Event::Refused(refused) => self.on_refused(&refused),
             Event::Unreadable { source, why } => {

@@ -53,6 +53,8 @@ pub(super) struct PeerState {
     pub media_peers: Vec<Network>,
     /// True if calls are also accepted from ranges of addresses.
     has_ranges: bool,
+    /// The addresses of a trunk that do not answer OPTIONS.
+    silent: Vec<SocketAddr>,
     /// True while we are registered there.
     pub registered: bool,
     /// True once the port was reported closed while we were registered, by a probe that never found
@@ -79,12 +81,32 @@ impl PeerState {
             sip_headers: peer.sip_headers.clone(),
             media_peers: peer.account.media_peers.clone(),
             has_ranges: !peer.account.ranges.is_empty(),
+            silent: Vec::new(),
             registered: false,
             doubted: false,
             may_probe: peer.port_probe && peer.account.transport == Transport::Udp,
             port_probe: None,
             next_lookup: None,
         }
+    }
+}
+
+impl PeerState {
+    /// Sets the status of a trunk. It is ready if one of its addresses is not silent; addresses
+    /// within a range are not asked, so they count as not silent.
+    fn show_trunk(&self) {
+        let mut known = self.hosts.iter().flat_map(|host| &host.routes).map(|r| r.remote);
+        let found = self.has_ranges || known.clone().next().is_some();
+        let ready = self.has_ranges || known.any(|remote| !self.silent.contains(&remote));
+        let silent: Vec<String> = self.silent.iter().map(SocketAddr::to_string).collect();
+        let silent = silent.join(", ");
+        let state = match (found, ready) {
+            (false, _) => "peers not found".to_owned(),
+            (true, true) if silent.is_empty() => "trunk".to_owned(),
+            (true, true) => format!("trunk; no answer to OPTIONS from {silent}"),
+            (true, false) => format!("no answer to OPTIONS from {silent}"),
+        };
+        self.status.set(ready, state);
     }
 }
 
@@ -144,7 +166,8 @@ impl Endpoint {
             if let Some(why) = error.filter(|_| !found) {
                 warn!(pbx, "peers not found: {why}; retrying");
             }
-            peer.status.set(found, if found { "trunk" } else { "peers not found" });
+            peer.silent.retain(|silent| peers.iter().any(|r| r.remote == *silent));
+            peer.show_trunk();
         }
         self.resolve_later(account);
         Routes { registrar, peers }
@@ -184,6 +207,21 @@ impl Endpoint {
         let task = tokio::spawn(probe(remote, closed));
         if let Some((_, before)) = peer.port_probe.replace((remote, task.abort_handle())) {
             before.abort();
+        }
+    }
+
+    /// Reports a peer of a trunk that stopped answering OPTIONS, or answers again.
+    pub(super) fn on_peer(&mut self, account: AccountId, remote: SocketAddr, answers: bool) {
+        let peer = &mut self.peers[account];
+        peer.silent.retain(|silent| *silent != remote);
+        if !answers {
+            peer.silent.push(remote);
+        }
+        peer.show_trunk();
+        let (pbx, address) = (&*peer.name, display(remote));
+        match answers {
+            true => info!(pbx, address, "peer answers again"),
+            false => warn!(pbx, address, "peer does not answer OPTIONS: its calls are still taken"),
         }
     }
 

@@ -25,6 +25,7 @@ fuzz_target!(|data: &[u8]| {
         transport: Transport::Udp,
         advertised: None,
         media_peers: Vec::new(),
+        keepalive: std::time::Duration::ZERO,
             users: Vec::new(),
             ranges: Vec::new(),
     };

@@ -146,6 +146,7 @@ pub fn account(username: &str, registration: Option<Settings>) -> AccountConfig 
         transport: Transport::Udp,
         advertised: None,
         media_peers: Vec::new(),
+        keepalive: Duration::ZERO,
         users: Vec::new(),
         ranges: Vec::new(),
     }
