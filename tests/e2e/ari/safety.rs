@@ -84,7 +84,7 @@ fn a_range_in_included_files_is_not_used_up() {
         let bridge = bridge(&config(&ai.url, &rtp_conf, ""));
         let _foreign = rest::subscribe(&asterisk, "foreign").await;
         let path = "channels?endpoint=Local/8010@from-carrier&app=foreign";
-        let (mut offered, mut humans) = (0, 0);
+        let mut offered = 0;
         while offered < 1000 {
             // a caller whose own leg uses ports from the range
             let caller = Caller::dial(CALLER, asterisk.sip_addr(), "8010", offered, 0).await;
@@ -97,15 +97,16 @@ fn a_range_in_included_files_is_not_used_up() {
                 assert!(begin.elapsed() < 20 * SECOND, "{} humans", asterisk.humans().len());
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            assert!(asterisk.humans().len() > humans + 90, "few calls fit");
-            humans = asterisk.humans().len();
+            assert!(bridges(&asterisk).len() <= 2, "of four streams, each call uses two");
             asterisk.cli("channel request hangup all");
             drop(caller);
             assert_clean(&asterisk);
         }
         let taken = bridge.lines("call offered").len();
-        println!("{offered} calls offered: {taken} with the AI, {humans} with humans");
-        assert!((10..=40).contains(&taken), "{taken}");
+        let humans = asterisk.humans().len();
+        println!("{offered} calls offered: {taken} to the AI, {humans} with humans");
+        // while all are hung up, each that ends leaves its place to the next
+        assert!(taken >= 10 && humans > 500, "{taken} {humans}");
         assert_eq!(asterisk.id(), process);
         assert!(std::path::Path::new(&format!("/proc/{process}")).exists(), "it crashed");
         assert_eq!(
