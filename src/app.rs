@@ -35,7 +35,7 @@ use crate::record::upload::Uploader;
 use crate::record::{self, When};
 use crate::sip::endpoint::{self, Endpoint, EndpointConfig, EndpointHandle, Peer};
 use crate::telemetry::counter::{self, Counters, Labelled};
-use crate::telemetry::{self, PANICS, PbxStatus};
+use crate::telemetry::{self, PbxStatus};
 
 /// Time limit for unregistering.
 const UNREGISTER: Duration = Duration::from_secs(2);
@@ -87,6 +87,7 @@ impl App {
         mut plan: Plan,
         records: Option<mpsc::UnboundedSender<Record>>,
     ) -> Result<App> {
+        telemetry::count_panics();
         let (recorder, outbox) = open_recordings(&mut plan)?;
         let settings = &plan.settings;
         let max_calls = settings.calls.max;
@@ -233,7 +234,6 @@ fn serve(
 /// Runs a part without which no call can be taken. If it panics, `broken` becomes true.
 async fn guarded(part: impl Future<Output = ()>, broken: watch::Sender<bool>) {
     if AssertUnwindSafe(part).catch_unwind().await.is_err() {
-        PANICS.add(1);
         error!("internal error: a part that takes calls panicked; shutting down");
         broken.send_replace(true);
     }

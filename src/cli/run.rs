@@ -127,6 +127,10 @@ async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
+/// The real-time signals that the C library does not use itself.
+const FIRST_REALTIME: i32 = 34;
+const LAST_REALTIME: i32 = 64;
+
 /// Keeps signals that end a program by default from cutting off the calls. SIGXFSZ comes when the
 /// log or a recording reaches a limit on the size of files.
 fn ignore_other_signals() -> std::io::Result<()> {
@@ -143,7 +147,11 @@ fn ignore_other_signals() -> std::io::Result<()> {
         (raw(Signal::POWER), "SIGPWR"),
         (raw(Signal::XCPU), "SIGXCPU"),
         (raw(Signal::XFSZ), "SIGXFSZ"),
+        (raw(Signal::STKFLT), "SIGSTKFLT"),
+        (raw(Signal::TRAP), "SIGTRAP"),
     ];
+    let realtime = (FIRST_REALTIME..=LAST_REALTIME).map(SignalKind::from_raw);
+    let others = others.into_iter().chain(realtime.map(|kind| (kind, "real-time signal")));
     for (kind, name) in others {
         let mut received = signal(kind)?;
         tokio::spawn(async move {

@@ -14,6 +14,9 @@ use crate::media::standing::Standing;
 /// At most this many marks are queued. Beyond that, the oldest mark comes due early, so that none
 /// is lost and the order remains.
 const MAX_MARKS: usize = 10_000;
+/// Standstills of this process that add up to more than this make the audio of an AI that sends in
+/// real time stale. After less, all of it is played.
+const STANDSTILL: Duration = Duration::from_secs(1);
 /// Audio that the AI sent during a standstill arrives within this time.
 const STALE: Duration = Duration::from_secs(1);
 /// An empty queue keeps at most this much memory: 2 s of audio.
@@ -71,6 +74,10 @@ pub struct Playout {
     due: VecDeque<String>,
     standing: Standing,
     quiet: QuietRun,
+    /// How long this process stood still since the queue was last short, and until when.
+    stood_still: (Duration, Option<Instant>),
+    /// True if the AI sent in real time before that.
+    real_time: bool,
     /// Audio to be left out after a standstill, in bytes, and until when.
     stale: Option<(Instant, usize)>,
     /// Frames left out: quiet ones, to work off a standing delay, and stale ones.
@@ -93,6 +100,8 @@ impl Playout {
             due: VecDeque::new(),
             standing: Standing::default(),
             quiet: QuietRun::default(),
+            stood_still: (Duration::ZERO, None),
+            real_time: false,
             stale: None,
             left_out: 0,
             discarded_bytes: 0,
@@ -187,14 +196,24 @@ impl Playout {
         self.standing.floor()
     }
 
-    /// Notes that this process stood still for `time`, at least a second. If the AI sends in real
-    /// time, its audio of that time is left out, because otherwise the caller would hear everything
-    /// that much later.
+    /// Notes that this process stood still for `time`. If that adds up to a second and the AI sends
+    /// in real time, its audio of that time is left out, because otherwise the caller would hear
+    /// everything that much later.
     pub fn stood_still(&mut self, now: Instant, time: Duration) {
-        if self.stale.is_none() && self.standing.is_real_time() {
-            self.stale = Some((now + STALE, samples_in(time) as usize));
-            self.standing.restart(now);
+        // shortly after a standstill, the AI is not in real time yet
+        if self.stood_still.1.is_none() {
+            self.real_time = self.standing.is_real_time();
         }
+        let real_time = self.real_time;
+        self.stood_still = (self.stood_still.0 + time, Some(now));
+        let before = self.stale.map_or(0, |(_, samples)| samples);
+        let is_stale = real_time && (before > 0 || self.stood_still.0 > STANDSTILL);
+        if is_stale {
+            let stale = samples_in(std::mem::take(&mut self.stood_still.0)) as usize;
+            self.stale = Some((now + STALE, before + stale));
+        }
+        let owed = if is_stale { Duration::ZERO } else { time };
+        self.standing.restart(now, real_time, owed);
     }
 
     fn leave_out_stale(&mut self, now: Instant) {
@@ -216,6 +235,10 @@ impl Playout {
     pub fn next_frame(&mut self, now: Instant) -> Option<Samples> {
         self.leave_out_stale(now);
         let mut frame = self.front()?;
+        let over = self.stood_still.1.is_some_and(|at| now > at + STALE);
+        if over && self.audio.len() <= FRAME_SAMPLES {
+            self.stood_still = (Duration::ZERO, None);
+        }
         if !self.standing.has_surplus() {
             self.quiet.reset();
         }

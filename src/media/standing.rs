@@ -121,9 +121,12 @@ impl Standing {
         leaves_out
     }
 
-    /// Begins to measure again, after a standstill of this process.
-    pub fn restart(&mut self, now: Instant) {
-        (self.window, self.floor, self.surplus) = (Some(Window::new(now, now)), 0, 0);
+    /// Begins to measure again, after a standstill of this process. `real_time`: the AI sent in real
+    /// time before. `owed`: the standstill, whose audio is still to arrive and be played.
+    pub fn restart(&mut self, now: Instant, real_time: bool, owed: Duration) {
+        let arrived = -(samples_in(owed) as i64);
+        self.window = Some(Window { arrived, ..Window::new(now, now) });
+        (self.floor, self.surplus, self.real_time) = (0, 0, real_time);
     }
 
     /// Notes that audio that arrived in this window is not played.

@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 
 use tracing::error;
 
-use crate::telemetry::PANICS;
-
 /// Interval at which a log line is repeated while the trouble lasts.
 const REMIND: Duration = Duration::from_secs(60);
 
@@ -82,7 +80,6 @@ pub struct Alive(pub Arc<Health>);
 impl Drop for Alive {
     fn drop(&mut self) {
         if thread::panicking() {
-            PANICS.add(1);
             error!(
                 "internal error: a recording thread panicked; restart trunkless to record again"
             );

@@ -141,7 +141,10 @@ impl Recording {
             }
             Tap::Ai { index, mut samples } => {
                 Law::Mu.convert(self.law, &mut samples);
-                self.put(Track::Ai, index, &samples);
+                // the same for an AI that is slower than real time
+                let free = self.base.max(self.next[Track::Ai as usize]);
+                let late = index >= self.first && index < self.first + free;
+                self.put(Track::Ai, if late { self.first + free } else { index }, &samples);
             }
             Tap::Digit(digit) => {
                 // recordings are paused in order to hide keys
@@ -345,6 +348,20 @@ mod tests {
             }
             panic!("the recording did not end")
         }
+    }
+
+    #[test]
+    fn late_frames_of_the_ai_are_kept() {
+        let mut rig = Rig::new(1 << 20, Law::Mu, 0);
+        for n in 0..300 {
+            rig.caller(n, 1);
+            // the AI needs 30 ms for 20 ms of audio
+            if n % 3 < 2 {
+                rig.ai(n / 3 * 2 + n % 3, 2);
+            }
+        }
+        let (frames, _) = rig.finish();
+        assert_eq!(frames.iter().filter(|(_, ai)| *ai == 2).count(), 200);
     }
 
     #[test]

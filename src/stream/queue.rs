@@ -8,6 +8,8 @@ use crate::stream::ToAi;
 
 /// Audio frames (1 s) that may wait for a slow AI; then the oldest is dropped.
 const MAX_AUDIO: usize = 50;
+/// The longest burst after a standstill, in frames (3 s).
+const MAX_BURST: usize = 150;
 /// Marks and key presses that may wait.
 const MAX_CONTROL: usize = 20_000;
 /// Bytes of the names of marks that may wait.
@@ -31,7 +33,8 @@ pub(super) struct Queue {
     audio: usize,
     /// Bytes of the names of marks in `messages`.
     name_bytes: usize,
-    /// Length of the burst from before `start` that is being sent, if it exceeds [`MAX_AUDIO`].
+    /// Length of the burst from before `start`, or from a standstill, that is being sent, if it
+    /// exceeds [`MAX_AUDIO`].
     burst: usize,
     pub dropped_audio: u64,
     pub dropped_control: u64,
@@ -42,6 +45,11 @@ impl Queue {
     pub fn start(&mut self, opening: Vec<String>, burst: usize) {
         self.opening.extend(opening);
         self.burst = burst;
+    }
+
+    /// Allows for `frames` of audio at once, which arrived during a standstill of this process.
+    pub fn expect_burst(&mut self, frames: usize) {
+        self.burst = self.burst.max(frames.min(MAX_BURST));
     }
 
     /// True if no message waits. The opening messages do not count.
@@ -88,7 +96,7 @@ impl Queue {
         Some(Queued::Message(message))
     }
 
-    /// The burst from before `start` has been sent as far as the usual bound.
+    /// The burst has been sent as far as the usual bound.
     pub fn settle(&mut self) {
         if self.audio <= MAX_AUDIO {
             self.burst = 0;

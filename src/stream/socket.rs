@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use crate::media::frame::FRAME_TIME;
 use crate::stream::closed::{Closed, close_kind, closed};
 use crate::stream::connect::{MAX_MESSAGE_BYTES, Socket};
 use crate::stream::dialect::Codec;
@@ -173,6 +174,7 @@ impl AiSocket {
     /// Notes that this process stood still for `time`, in which the AI may have been well.
     pub fn stood_still(&mut self, now: Instant, time: Duration) {
         self.progress = now.min(self.progress + time);
+        self.queue.expect_burst((time.as_millis() / FRAME_TIME.as_millis()) as usize);
         self.liveness.stood_still(now, time);
         self.unfinished.stood_still(now, time);
     }

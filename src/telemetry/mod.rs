@@ -6,7 +6,7 @@ mod log_writer;
 
 use std::fmt;
 use std::io::IsTerminal as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::error;
@@ -98,6 +98,18 @@ impl fmt::Display for Masked<'_> {
 }
 
 pub use log_writer::flush;
+
+/// Counts every panic from now on, wherever it is caught. Only the first call has an effect.
+pub fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANICS.add(1);
+            report(info);
+        }));
+    });
+}
 
 /// Starts logging to standard error, on a thread of its own. `level`: a level name or a tracing
 /// filter; `json`: one object per line.

@@ -8,6 +8,7 @@ use trunkless::peer::phone::PhoneCommand;
 
 use crate::rig::{Bystanders, Rig, Site, pass};
 
+const FRAME: Duration = Duration::from_millis(20);
 const TRACE: &str = "[log]\nlevel = \"trace\"";
 
 /// Sends requests that are logged, more than a pipe holds.
@@ -70,24 +71,52 @@ async fn signals_that_end_other_programs() {
         Signal::XFSZ,
         Signal::PIPE,
     ];
-    let fault = async |rig: &Rig| signals.iter().for_each(|signal| rig.signal(*signal));
+    let fault = async |rig: &Rig| {
+        signals.iter().for_each(|signal| rig.signal(*signal));
+        for number in ["STKFLT", "TRAP", "34", "37", "50", "64"] {
+            let kill = ["-s", number, &rig.id().to_string()];
+            let killed = std::process::Command::new("kill").args(kill).status();
+            assert!(killed.expect("kill runs").success(), "{number}");
+        }
+    };
     Bystanders::new(Site::direct("")).during(fault).await;
 }
 
-/// The host stops the program for two seconds, as a virtual machine that is moved does. What was
-/// said meanwhile may be lost, which is counted, but then the calls are in real time again.
+/// The host stops the program for two seconds, as a virtual machine that is moved does. Audio of
+/// that time may be lost, which is counted, but then the calls are in real time again.
 #[tokio::test]
 async fn the_program_stands_still_for_two_seconds() {
+    let log = standstills(1, Duration::from_secs(2), FRAME).await;
+    let counts = log.split("ai_left_out=").skip(1);
+    let digits = |rest: &str| rest.chars().take_while(char::is_ascii_digit).collect::<String>();
+    let counted: u32 = counts.map(|rest| digits(rest).parse::<u32>().expect("a number")).sum();
+    assert!(counted > 20 * 50, "{counted} frames of the AIs were left out");
+}
+
+/// A container whose share of the CPU is used up stands still again and again.
+#[tokio::test]
+async fn the_program_stands_still_again_and_again() {
+    standstills(4, Duration::from_millis(950), Duration::from_millis(300)).await;
+}
+
+#[tokio::test]
+async fn the_program_stands_still_for_twelve_seconds() {
+    standstills(1, Duration::from_secs(12), FRAME).await;
+}
+
+/// Stops the program `count` times for `time`, with a `pause` after each. The calls must be in real
+/// time again 3 s later. Returns the log.
+async fn standstills(count: u32, time: Duration, pause: Duration) -> String {
     let fault = async |rig: &Rig| {
-        rig.signal(Signal::STOP);
-        pass(Duration::from_secs(2)).await;
-        rig.signal(Signal::CONT);
+        for _ in 0..count {
+            rig.signal(Signal::STOP);
+            pass(time).await;
+            rig.signal(Signal::CONT);
+            pass(pause).await;
+        }
     };
     let calls = Bystanders::new(Site::direct("")).recovering_within(Duration::from_secs(3));
     let report = calls.verdict(fault).await.unwrap_or_else(|faults| panic!("{faults}"));
     println!("{report}");
-    let counts = report.log.split("ai_left_out=").skip(1);
-    let counts = counts.map(|rest| rest.split(' ').next()?.parse::<u32>().ok());
-    let counted: u32 = counts.map(|count| count.expect("a number")).sum();
-    assert!(counted > 20 * 50, "{counted} frames of the AIs were left out");
+    report.log
 }

@@ -13,7 +13,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,7 +28,7 @@ use tracing::warn;
 use crate::call::end::EndReason;
 use crate::call::fault_point::fault_point;
 use crate::call::leg::{Channel, MAX_DATAGRAM};
-use crate::call::worker::inbox::{CallWaker, Inbox, InboxMessage};
+use crate::call::worker::inbox::{CallWaker, Counted, Inbox, InboxMessage};
 use crate::call::worker::rate::Rate;
 use crate::call::worker::task::{RareEvents, Record, Running};
 use crate::call::worker::token::{Socket, Token};
@@ -43,7 +42,7 @@ const BATCH_INTERVAL: Duration = Duration::from_micros(250);
 /// At most this many events are taken from the kernel at once, so that due timers are not late.
 const MAX_EVENTS: usize = 64;
 /// A deadline missed by more than this means that the process stood still: its host stopped it.
-const STANDSTILL: Duration = Duration::from_secs(1);
+const STANDSTILL: Duration = Duration::from_millis(200);
 /// Messages read from one AI before the other calls get their turn.
 pub(super) const MAX_MESSAGES: usize = 32;
 
@@ -53,6 +52,8 @@ pub(in crate::call) struct Live {
     rare_events: RareEvents,
     /// Receives the record when the call is over.
     done: oneshot::Sender<Record>,
+    /// `None` until a worker has been chosen.
+    pub(super) counted: Option<Counted>,
 }
 
 impl Live {
@@ -61,7 +62,7 @@ impl Live {
         rare_events: RareEvents,
         done: oneshot::Sender<Record>,
     ) -> Live {
-        Live { running, rare_events, done }
+        Live { running, rare_events, done, counted: None }
     }
 }
 
@@ -295,7 +296,7 @@ impl Worker {
                 let late =
                     slot.due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
                 if late > STANDSTILL {
-                    live.running.stood_still(now, late);
+                    live.running.stood_still(now, late, buffers);
                 }
                 let more = live.on(now, cause, waker, buffers);
                 let ended = live.running.act(now, &mut buffers.scratch);
@@ -333,9 +334,7 @@ impl Worker {
         self.buffers.scratch = Scratch::default();
         (self.timer_at, self.timers, self.starved) = (None, BinaryHeap::new(), Vec::new());
         self.free.clear();
-        let mut calls = 0;
         for (index, slot) in self.slots.iter_mut().enumerate() {
-            calls += usize::from(matches!(slot.occupant, Some(Occupant::Call(_))));
             if slot.occupant.is_none() {
                 self.free.push(index);
                 continue;
@@ -348,8 +347,6 @@ impl Worker {
             // the change makes the kernel report the AI's socket again
             slot.ai_watched = slot.ai_watched.map(|writing| !writing);
         }
-        let waiting = self.messages.iter().filter(|m| matches!(m, InboxMessage::Call(_))).count();
-        self.inbox.calls.store(calls + waiting, Ordering::Relaxed);
         self.inbox.ring();
     }
 
@@ -369,9 +366,8 @@ impl Worker {
         self.free.push(index);
         match slot.occupant.take() {
             Some(Occupant::Call(live)) => {
-                self.inbox.calls.fetch_sub(1, Ordering::Relaxed);
-                let Live { running, rare_events, done } = *live;
-                drop(rare_events);
+                let Live { running, rare_events, done, counted } = *live;
+                drop((rare_events, counted));
                 fault_point("finish", &running.offer);
                 let (record, ai) = running.finish(reason);
                 match ai {

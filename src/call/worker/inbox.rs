@@ -1,7 +1,7 @@
 //! The inbox of a worker, for new calls, wake-ups and the stop request from other threads.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
 
@@ -45,6 +45,22 @@ impl Inbox {
     /// or after a panic.
     pub fn ring(&self) {
         let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+}
+
+/// One of the calls of a worker. Dropping this ends its part of the count.
+pub(in crate::call) struct Counted(Arc<Inbox>);
+
+impl Counted {
+    pub fn new(inbox: &Arc<Inbox>) -> Counted {
+        inbox.calls.fetch_add(1, Ordering::Relaxed);
+        Counted(inbox.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -12,8 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tracing::error;
 
 use crate::call::worker::event_loop::{Live, Worker};
-use crate::call::worker::inbox::{Inbox, InboxMessage};
-use crate::telemetry::PANICS;
+use crate::call::worker::inbox::{Counted, Inbox, InboxMessage};
 
 /// Maximum number of workers. Any more would be idle, as each one handles many hundreds of calls.
 const MAX_WORKERS: usize = 8;
@@ -43,10 +42,10 @@ impl Workers {
     }
 
     /// Hands a call to the worker with the fewest calls.
-    pub(in crate::call) fn take(&self, call: Live) {
+    pub(in crate::call) fn take(&self, mut call: Live) {
         let idlest = self.0.iter().min_by_key(|(inbox, _)| inbox.calls.load(Ordering::Relaxed));
         if let Some((inbox, _)) = idlest {
-            inbox.calls.fetch_add(1, Ordering::Relaxed);
+            call.counted = Some(Counted::new(inbox));
             inbox.push(InboxMessage::Call(Box::new(call)));
         }
     }
@@ -54,11 +53,16 @@ impl Workers {
 
 /// Runs a worker until it has to end. A panic ends at most the call in which it occurred.
 fn run(mut worker: Worker) {
-    while catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
-        PANICS.add(1);
+    let mut panicked = false;
+    let mut go = |worker: &mut Worker| {
+        if std::mem::replace(&mut panicked, true) {
+            worker.recover();
+        }
+        worker.run();
+    };
+    while catch_unwind(AssertUnwindSafe(|| go(&mut worker))).is_err() {
         error!("internal error: a worker thread panicked; its other calls continue");
         thread::sleep(PAUSE);
-        worker.recover();
     }
 }
 

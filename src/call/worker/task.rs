@@ -34,6 +34,8 @@ use crate::stream::{FromAi, StreamInfo};
 
 /// Datagrams read at once when a backlog is likely, for example after a stall of this process.
 const BURST: usize = 16;
+/// Datagrams read at once after a standstill of this process: all that the kernel has kept.
+const BACKLOG: usize = 4096;
 /// Packets of an ordinary stream are further apart than this; closer ones suggest a backlog.
 const MIN_SPACING: Duration = Duration::from_millis(5);
 
@@ -271,10 +273,12 @@ impl Running {
     }
 
     /// Notes that this process stood still for `time`.
-    pub fn stood_still(&mut self, now: Instant, time: Duration) {
+    pub fn stood_still(&mut self, now: Instant, time: Duration, buffers: &mut Buffers) {
         debug!(call = self.offer.id, "the process stood still for {time:?}");
         self.call.stood_still(now, time);
         self.ai.iter_mut().for_each(|ai| ai.stood_still(now, time));
+        // before the timeline inserts silence for all of that time
+        self.take_datagrams(now, Channel::Rtp, BACKLOG, &mut buffers.datagram);
     }
 
     /// Handles a deadline.

@@ -17,9 +17,6 @@ use super::wait::until;
 
 /// Bound of the growth of memory, in per cent of the RSS.
 const GROWTH: u64 = 2;
-/// Bound of the growth from one repetition of a fault to the next. The allocator keeps memory that
-/// was freed, in pieces of some hundred kilobytes per thread.
-const REPEATED_GROWTH_KB: u64 = 1024;
 /// The state of a listening socket in /proc/net/tcp.
 const LISTENS: &str = "0A";
 
@@ -228,10 +225,9 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// `repeated`: the fault uses megabytes for a while, and is done again, or queues grow.
-    pub fn has_grown(&self, since: &Memory, repeated: bool) -> bool {
-        let bound = since.rss_kb * GROWTH / 100;
-        let bound = if repeated { bound.max(REPEATED_GROWTH_KB) } else { bound };
+    /// `allowed_kb`: growth that is allowed in any case.
+    pub fn has_grown(&self, since: &Memory, allowed_kb: u64) -> bool {
+        let bound = allowed_kb.max(since.rss_kb * GROWTH / 100);
         self.anonymous_kb > since.anonymous_kb + bound
     }
 }
