@@ -1,8 +1,9 @@
 //! The Contact values in a registrar's 200 response to REGISTER (RFC 3261 §10.2.4).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::sip::header::{NameAddr, find_param, parse_number, split_addresses};
+use crate::sip::header::{NameAddr, find_param, parse_number, split_addresses, split_outside};
 use crate::sip::message::Message;
+use crate::sip::uri::is_target;
 
 /// The contacts that are registered for our user.
 pub struct Bindings {
@@ -55,8 +56,10 @@ impl Bindings {
 
 /// Reads the contacts in one header field. If the field is malformed, each piece is read by itself.
 fn contacts(line: &str) -> Vec<(String, Option<u32>)> {
-    let pieces = split_addresses(line)
-        .filter(|pieces| pieces.iter().all(|piece| NameAddr::parse(piece).is_some()))
+    let usable = |piece: &String| NameAddr::parse(piece).is_some_and(|a| is_target(&a.uri));
+    let pieces = split_outside(line, ',')
+        .map(|_| split_addresses(line))
+        .filter(|pieces| pieces.iter().all(usable))
         .unwrap_or_else(|| line.split(',').map(str::to_owned).collect());
     pieces.iter().filter_map(|piece| contact(piece.trim())).collect()
 }
@@ -68,7 +71,7 @@ fn contact(piece: &str) -> Option<(String, Option<u32>)> {
     let address = NameAddr::parse(&piece[start.unwrap_or(0)..])?;
     let expires = find_param(&address.params, "expires").and_then(parse_number);
     // without brackets, the name of another header field would look like a URI's scheme
-    let sip = plain(&address.uri).starts_with("sip");
+    let sip = is_target(&address.uri) && plain(&address.uri).starts_with("sip");
     sip.then_some((address.uri, expires))
 }
 

@@ -8,7 +8,7 @@
 /// The lines of a session description that we need.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Description {
-    /// Address in the c= line for the whole session, without a TTL.
+    /// Address in the c= line for the whole session, without a TTL; or else that of the o= line.
     pub address: Option<String>,
     /// Names and values of the attributes for the whole session. Values may be empty.
     pub attributes: Vec<(String, String)>,
@@ -31,27 +31,30 @@ pub struct Media {
 }
 
 impl Description {
-    /// Returns `None` if this is not a session description: it does not begin with `v=0`, or no
-    /// media follow.
+    /// Returns `None` if this is not a session description: it does not begin with `v=0` or, for
+    /// want of that, with another line that may come first, or no media follow.
     pub fn parse(body: &[u8]) -> Option<Description> {
         let text = String::from_utf8_lossy(body);
-        let blank = |c: char| c.is_ascii_whitespace() || c == '\0';
-        let mut lines = text.split(['\r', '\n']).map(|l| l.trim_matches(blank));
-        let first = lines.find(|line| !line.is_empty())?;
-        let (kind, version) = first.split_once('=')?;
-        if (kind.trim(), version.trim()) != ("v", "0") {
-            return None;
+        let blank = |c: char| c.is_ascii_whitespace() || c == '\0' || c == '\u{feff}';
+        let lines = text.split(['\r', '\n']).map(|l| l.trim_matches(blank));
+        let mut lines = lines.filter(|line| !line.is_empty()).peekable();
+        let (kind, version) = lines.peek()?.split_once('=')?;
+        match (kind.trim(), version.trim()) {
+            ("v" | "V", "0") | ("o" | "s" | "c" | "m", _) => {}
+            _ => return None,
         }
         let mut all = Description::default();
+        let mut origin = None;
         for (kind, value) in lines.filter_map(|line| line.split_once('=')) {
             let (address, attributes) = match all.medias.last_mut() {
                 Some(media) => (&mut media.address, &mut media.attributes),
                 None => (&mut all.address, &mut all.attributes),
             };
-            match kind.trim() {
+            match kind.trim().to_ascii_lowercase().as_str() {
                 "m" => all.medias.push(Media::parse(value)),
                 // of several c= lines, the first counts
                 "c" if address.is_none() => *address = connection(value),
+                "o" if origin.is_none() => origin = connection(value),
                 "a" => {
                     let (name, value) = value.split_once(':').unwrap_or((value, ""));
                     attributes.push((name.trim().to_owned(), value.trim().to_owned()));
@@ -59,13 +62,15 @@ impl Description {
                 _ => {}
             }
         }
+        all.address = all.address.or(origin);
         (!all.medias.is_empty()).then_some(all)
     }
 }
 
 impl Media {
     fn parse(text: &str) -> Media {
-        let mut words = text.split_ascii_whitespace();
+        // some devices put commas between the formats
+        let mut words = text.split([' ', '\t', ',']).filter(|word| !word.is_empty());
         let mut word = || words.next().unwrap_or_default();
         let (media, port, protocol) = (word(), word(), word());
         // a number of ports may follow the port: `49170/2`
@@ -86,10 +91,11 @@ impl Media {
     }
 }
 
-/// Returns the address of `IN IP4 224.2.1.1/127`.
+/// Returns the address of `IN IP4 224.2.1.1/127`, with or without `IN`.
 fn connection(text: &str) -> Option<String> {
-    let address = text.split_ascii_whitespace().nth(2)?;
-    address.split('/').next().map(str::to_owned)
+    let mut words = text.split_ascii_whitespace();
+    words.find(|w| w.eq_ignore_ascii_case("IP4") || w.eq_ignore_ascii_case("IP6"))?;
+    words.next()?.split('/').next().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -101,7 +107,7 @@ mod tests {
         let plain = "v=0\r\no=- 1 1 IN IP4 10.0.0.2\r\ns=Asterisk\r\nc=IN IP4 10.0.0.2\r\nt=0 0\r\n\
             m=audio 11698 RTP/AVP 8 0 101\r\na=rtpmap:8 PCMA/8000\r\na=sendrecv\r\n";
         let expected = Description::parse(plain.as_bytes()).unwrap();
-        let table: [(&str, &[u8]); 21] = [
+        let table: [(&str, &[u8]); 28] = [
             ("o=- 1 1", b"o=- 1 19599440071187478912"),
             ("o=- 1 1", b"o=- -1 -1"),
             ("o=- 1 1", b"o=- 0x1f one"),
@@ -114,6 +120,13 @@ mod tests {
             ("t=0 0", b"t=-1 x"),
             ("v=0", b"v=0 "),
             ("v=0", b"\r\nv = 0\t"),
+            ("v=0", b"V=0"),
+            ("v=0", b"\xef\xbb\xbfv=0"),
+            ("v=0\r\n", b""),
+            ("m=audio", b"M=audio"),
+            ("8 0 101", b"8, 0,101"),
+            ("c=IN IP4", b"c=IP4"),
+            ("c=IN IP4 10.0.0.2\r\n", b""),
             ("RTP/AVP 8 0 101", b"RTP/AVP  8 0\t101 "),
             ("c=IN IP4 10.0.0.2", b"c=IN  IP4 10.0.0.2 "),
             ("c=IN IP4 10.0.0.2", b"c=in ip4 10.0.0.2/127"),
@@ -154,7 +167,7 @@ mod tests {
 
     #[test]
     fn other_texts_are_not_session_descriptions() {
-        for text in ["", "v=0", "v=1\nm=audio 1 RTP/AVP 0", "m=audio 1 RTP/AVP 0", "<xml/>"] {
+        for text in ["", "v=0", "v=1\nm=audio 1 RTP/AVP 0", "x=0\nm=audio 1", "s=x", "<xml/>"] {
             assert_eq!(Description::parse(text.as_bytes()), None, "{text}");
         }
     }

@@ -1,9 +1,9 @@
 //! Dialog state (RFC 3261 §12): identifiers, sequence numbers, route set and remote target.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::sip::header::NameAddr;
+use crate::sip::header::{NameAddr, with_tag};
 use crate::sip::message::Message;
-use crate::sip::uri::Uri;
+use crate::sip::uri::{Uri, is_target};
 
 /// The result of checking the From tag and CSeq of an in-dialog request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,14 +40,16 @@ impl Dialog {
     pub fn from_invite(invite: &Message, local_tag: String) -> Dialog {
         let remote = invite.get("From").unwrap_or("").to_owned();
         let from = invite.from();
-        let target = invite.contact().map(|c| c.uri);
+        let contact = invite.contact().map(|c| c.uri);
+        let usable = from.as_ref().map(|f| f.uri.clone()).filter(|uri| is_target(uri));
+        let sent_by = || invite.top_via().map(|via| format!("sip:{}", via.host));
         Dialog {
             call_id: invite.call_id().to_owned(),
             remote_tag: from.as_ref().and_then(NameAddr::tag).unwrap_or("").to_owned(),
-            local: format!("{};tag={local_tag}", invite.get("To").unwrap_or("")),
+            local: with_tag(invite.get("To").unwrap_or(""), &local_tag),
             local_tag,
             remote,
-            remote_target: target.or(from.map(|f| f.uri)).unwrap_or_default(),
+            remote_target: contact.or(usable).or_else(sent_by).unwrap_or_default(),
             route_set: invite.list("Record-Route"),
             local_cseq: 0,
             remote_cseq: invite.cseq().map(|(n, _)| n),

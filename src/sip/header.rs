@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 
+use crate::sip::bytes::readable;
 use crate::sip::uri::{self, Host, Param, parse_host_port};
 
 /// Compact header field names, from RFC 3261 §7.3.3 and the extensions in use, with their full
@@ -43,6 +44,17 @@ pub fn is_token(text: &str) -> bool {
 /// Splits at each `separator` outside quotes and angle brackets. Returns `None` if a quote or
 /// bracket is left open.
 pub fn split_outside(text: &str, separator: char) -> Option<Vec<&str>> {
+    let (parts, balanced) = split(text, separator);
+    balanced.then_some(parts)
+}
+
+/// Like [`split_outside`], but an open quote or bracket encloses the rest of the text.
+pub fn split_leniently(text: &str, separator: char) -> Vec<&str> {
+    split(text, separator).0
+}
+
+/// Returns the parts, and false if a quote or bracket is left open.
+fn split(text: &str, separator: char) -> (Vec<&str>, bool) {
     let (mut quoted, mut angle, mut escaped, mut start) = (false, false, false, 0);
     let mut parts = Vec::new();
     for (i, c) in text.char_indices() {
@@ -60,7 +72,18 @@ pub fn split_outside(text: &str, separator: char) -> Option<Vec<&str>> {
         }
     }
     parts.push(text[start..].trim());
-    (!quoted && !angle).then_some(parts)
+    (parts, !quoted && !angle)
+}
+
+/// Returns a media type without parameters and blanks, in lower case.
+pub fn media_type(text: &str) -> String {
+    let kind = text.split([';', ',']).next().unwrap_or("");
+    kind.split_ascii_whitespace().collect::<String>().to_ascii_lowercase()
+}
+
+/// Adds a tag to a From or To, which may end with `;`.
+pub fn with_tag(value: &str, tag: &str) -> String {
+    format!("{};tag={tag}", value.trim_end_matches([';', ' ', '\t']))
 }
 
 /// Decodes a quoted-string; text without quotes is returned unchanged.
@@ -89,20 +112,17 @@ pub fn quote(text: &str) -> String {
     out
 }
 
-/// Parses `name=value` parameters that have been split at `;`. Empty ones, as in `;;rport;`, are
-/// skipped.
-pub fn parse_params(parts: &[&str]) -> Option<Vec<Param>> {
-    parts
-        .iter()
-        .filter(|part| !part.is_empty())
-        .map(|part| {
-            let (name, value) = match part.split_once('=') {
-                Some((name, value)) => (name.trim(), Some(unquote(value.trim()))),
-                None => (*part, None),
-            };
-            is_token(name).then(|| (name.to_ascii_lowercase(), value))
-        })
-        .collect()
+/// Parses `name=value` parameters that have been split at `;`. Empty ones, as in `;;rport;`, and
+/// those with a name that is not a token are skipped.
+pub fn parse_params(parts: &[&str]) -> Vec<Param> {
+    let params = parts.iter().filter_map(|part| {
+        let (name, value) = match part.split_once('=') {
+            Some((name, value)) => (name.trim(), Some(unquote(value.trim()))),
+            None => (*part, None),
+        };
+        is_token(name).then(|| (name.to_ascii_lowercase(), value))
+    });
+    params.collect()
 }
 
 pub fn find_param<'a>(params: &'a [Param], name: &str) -> Option<&'a str> {
@@ -120,15 +140,21 @@ pub struct Via {
 
 impl Via {
     pub fn parse(text: &str) -> Option<Via> {
-        let parts = split_outside(text, ';')?;
-        let (protocol, sent_by) = parts[0].rsplit_once([' ', '\t'])?;
-        let protocol: Vec<&str> = protocol.split('/').map(str::trim).collect();
-        let [name, version, transport] = protocol[..] else { return None };
+        let parts = split_leniently(text, ';');
+        let mut protocol = parts[0].splitn(3, '/').map(str::trim);
+        let (name, version, rest) = (protocol.next()?, protocol.next()?, protocol.next()?);
+        let (transport, sent_by) = rest.split_once([' ', '\t'])?;
         if !name.eq_ignore_ascii_case("SIP") || version != "2.0" || !is_token(transport) {
             return None;
         }
-        let (host, port) = parse_host_port(sent_by.trim())?;
-        let params = parse_params(&parts[1..])?;
+        // blanks may surround the colon
+        let words: Vec<&str> = sent_by.split_ascii_whitespace().collect();
+        if !words.windows(2).all(|two| two[0].ends_with(':') || two[1].starts_with(':')) {
+            return None;
+        }
+        let sent_by = words.concat();
+        let (host, port) = parse_host_port(sent_by.strip_suffix(':').unwrap_or(&sent_by))?;
+        let params = parse_params(&parts[1..]);
         Some(Via { transport: transport.to_ascii_uppercase(), host, port, params })
     }
 
@@ -143,7 +169,7 @@ impl Via {
         let via = Via::parse(text)?;
         let asks = find_param(&via.params, "rport").is_some();
         let mut out = String::new();
-        for part in split_outside(text, ';')?.into_iter().filter(|part| !part.is_empty()) {
+        for part in split_leniently(text, ';').into_iter().filter(|part| !part.is_empty()) {
             let name = part.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
             match name.as_str() {
                 // only we know the source
@@ -170,31 +196,24 @@ pub struct NameAddr {
 }
 
 impl NameAddr {
+    /// Reads what can be read, because a request must not fail on a name that a device writes
+    /// wrongly. The URI may be unusable. `None` for empty text.
     pub fn parse(text: &str) -> Option<NameAddr> {
         let text = text.trim();
-        let open = find_angle(text)?;
-        let Some(open) = open else {
-            // addr-spec form: parameters belong to the header field, and the URI may not contain
-            // ',' or '?'
-            let parts = split_outside(text, ';')?;
-            let uri = parts[0];
-            if uri.contains([',', '?', ' ', '\t', '"']) || !uri.contains(':') {
-                return None;
-            }
-            let params = parse_params(&parts[1..])?;
-            return Some(NameAddr { display: None, uri: uri.to_owned(), params });
-        };
-        let display = display_name(text[..open].trim());
-        let close = open + text[open..].find('>')?;
-        let uri = &text[open + 1..close];
-        let good_uri = uri.contains(':') && !uri.contains([' ', '\t', '"', '<']);
-        let after = text[close + 1..].trim();
-        if !good_uri || !(after.is_empty() || after.starts_with(';')) {
+        if text.is_empty() {
             return None;
         }
-        let params = parse_params(&split_outside(after, ';')?[1..])?;
-        let display = (!display.is_empty()).then_some(display);
-        Some(NameAddr { display, uri: uri.to_owned(), params })
+        let Some((open, close)) = find_angles(text) else {
+            // addr-spec form: parameters belong to the header field, and the URI may not contain
+            // ',' or '?'
+            let parts = split_leniently(text, ';');
+            let uri = parts[0].split([',', '?']).next().unwrap_or("").trim().to_owned();
+            return Some(NameAddr { display: None, uri, params: parse_params(&parts[1..]) });
+        };
+        let display = readable(&display_name(text[..open].trim()));
+        let uri = text[open + 1..close].trim().to_owned();
+        let params = parse_params(&split_leniently(&text[close..], ';')[1..]);
+        Some(NameAddr { display: (!display.is_empty()).then_some(display), uri, params })
     }
 
     pub fn tag(&self) -> Option<&str> {
@@ -218,13 +237,19 @@ fn display_name(text: &str) -> String {
 }
 
 /// Splits a line with several addresses at its commas, but not at those in display names that lack
-/// their quotes: a piece without a URI belongs to the next.
-pub fn split_addresses(line: &str) -> Option<Vec<String>> {
+/// their quotes: a piece without a URI belongs to the next. A line with an open quote is one
+/// address.
+pub fn split_addresses(line: &str) -> Vec<String> {
+    let Some(pieces) = split_outside(line, ',') else { return vec![line.to_owned()] };
+    let is_uri = |text: &str| {
+        let scheme = text.split(':').next().unwrap_or("");
+        ["sip", "sips", "tel"].iter().any(|s| s.eq_ignore_ascii_case(scheme))
+    };
     let mut all: Vec<String> = Vec::new();
     let mut begun = String::new();
-    for piece in split_outside(line, ',')? {
+    for piece in pieces {
         begun += piece;
-        if begun.contains(':') {
+        if begun.contains('<') || is_uri(&begun) {
             all.push(std::mem::take(&mut begun));
         } else if !begun.is_empty() {
             begun.push(',');
@@ -232,17 +257,21 @@ pub fn split_addresses(line: &str) -> Option<Vec<String>> {
     }
     let rest = begun.trim_end_matches(',');
     all.extend((!rest.is_empty()).then(|| rest.to_owned()));
-    Some(all)
+    all
 }
 
-/// Returns the position of the `<` that opens the URI, after any quoted display name: `Some(None)`
-/// for text without `<`, `None` if a quote is left open.
-fn find_angle(text: &str) -> Option<Option<usize>> {
-    if let Some(rest) = text.strip_prefix('"') {
-        let end = closing_quote(rest)? + 2;
-        return Some(text[end..].find('<').map(|i| end + i));
-    }
-    Some(text.find('<'))
+/// Returns the positions of the `<` and `>` around the URI: the first ones after a quoted display
+/// name, or else the last ones in the text.
+fn find_angles(text: &str) -> Option<(usize, usize)> {
+    let name_end = match text.strip_prefix('"') {
+        Some(rest) => closing_quote(rest).map(|at| at + 2),
+        None => Some(0),
+    };
+    let first = name_end.and_then(|end| Some(end + text[end..].find('<')?));
+    let open = first.or_else(|| text.rfind('<'))?;
+    // without `>`, parameters end the URI
+    let len = text[open..].find('>').or_else(|| text[open..].find(';'));
+    Some((open, open + len?))
 }
 
 /// Returns the position of the closing quote; the opening one is just before `text`.
@@ -259,12 +288,13 @@ fn closing_quote(text: &str) -> Option<usize> {
     None
 }
 
-/// Parses a number below 2^31 (RFC 3261 §8.1.1.5) and a method, as in `314159 INVITE`.
+/// Parses a number and a method, as in `314159 INVITE`. RFC 3261 §8.1.1.5 allows numbers below
+/// 2^31, but some devices begin above.
 pub fn parse_cseq(text: &str) -> Option<(u32, &str)> {
     let (number, method) = text.trim().split_once([' ', '\t'])?;
     let number = parse_number(number)?;
     let method = method.trim();
-    (number < 1 << 31 && is_token(method)).then_some((number, method))
+    is_token(method).then_some((number, method))
 }
 
 /// Parses an unsigned number of digits only. A number that does not fit in 32 bits is rejected,
@@ -286,9 +316,9 @@ pub fn option_tags<'a>(values: impl Iterator<Item = &'a str>) -> Vec<String> {
 /// Parses delta-seconds with parameters, as in `Session-Expires: 1800;refresher=uac` or
 /// `Retry-After: 5 (busy)`.
 pub fn parse_seconds(text: &str) -> Option<(u32, Vec<Param>)> {
-    let parts = split_outside(text, ';')?;
+    let parts = split_leniently(text, ';');
     let number = parts[0].split(['(', ' ']).next()?;
-    Some((parse_number(number)?, parse_params(&parts[1..])?))
+    Some((parse_number(number)?, parse_params(&parts[1..])))
 }
 
 #[cfg(test)]
@@ -306,7 +336,10 @@ mod tests {
         assert_eq!(find_param(&via.params, "rport"), Some(""));
         let empty = Via::parse("SIP/2.0/UDP 192.0.2.15;;branch=z9hG4bKx; ;rport;").unwrap();
         assert_eq!((empty.branch(), empty.params.len()), (Some("z9hG4bKx"), 2));
-        assert!(Via::parse("SIP/2.0/UDP 192.0.2.15;;,;,,").is_none());
+        let spaced =
+            Via::parse("SIP / 2.0 / UDP first.example.com: 4000;x[1]=2 ;branch=b").unwrap();
+        assert_eq!((spaced.port, spaced.branch()), (Some(4000), Some("b")));
+        assert!(Via::parse("SIP/2.0/UDP 192.0.2.15 5060").is_none());
         assert!(Via::parse("SIP/2.0/UDP").is_none());
     }
 
@@ -333,17 +366,18 @@ mod tests {
 
     #[test]
     fn commas_in_names_without_quotes_do_not_split_addresses() {
-        let table: [(&str, &[&str]); 5] = [
+        let table: [(&str, &[&str]); 7] = [
             ("<sip:1@x>, <tel:+1>", &["<sip:1@x>", "<tel:+1>"]),
             ("THOMPSON,ALICE <sip:1@x>", &["THOMPSON,ALICE <sip:1@x>"]),
             ("A, B & C <sip:1@x>,, D <sip:2@x>", &["A,B & C <sip:1@x>", "D <sip:2@x>"]),
             ("\"A, B\" <sip:1@x>, sip:2@x", &["\"A, B\" <sip:1@x>", "sip:2@x"]),
             ("*", &["*"]),
+            ("Dept: Sales, Bob <sip:1@x>", &["Dept: Sales,Bob <sip:1@x>"]),
+            ("\"A, B <sip:1@x>", &["\"A, B <sip:1@x>"]),
         ];
         for (line, expected) in table {
-            assert_eq!(split_addresses(line).unwrap(), expected, "{line}");
+            assert_eq!(split_addresses(line), expected, "{line}");
         }
-        assert_eq!(split_addresses("\"A, B <sip:1@x>"), None);
     }
 
     #[test]
@@ -373,16 +407,19 @@ mod tests {
             let found = NameAddr::parse(text).expect(text);
             assert_eq!((found.display.as_deref(), &*found.uri), (Some(name), "sip:1@h"));
         }
-        for bad in [
-            r#""Mr. J. User <sip:j.user@example.com>"#,
-            r#""Watson" < sip:t@ex.org >"#,
-            "sip:user@example.com?Route=%3Csip:x%3E",
-            "<sip:a@b> trailing",
-            "<sip:a@b",
-            "",
-        ] {
-            assert_eq!(NameAddr::parse(bad), None, "{bad}");
+        let odd = [
+            (r#""Mr. J. User <sip:j@ex.com>;tag=1"#, "sip:j@ex.com"),
+            (r#""Watson" < sip:t@ex.org >"#, "sip:t@ex.org"),
+            ("sip:user@ex.com?Route=%3Csip:x%3E", "sip:user@ex.com"),
+            ("<sip:a@b> trailing", "sip:a@b"),
+            ("<sip:a@b;tag=1", "sip:a@b"), // the tag is a parameter of the field
+            ("<sip:a@b", "<sip:a@b"),
+            ("a <b> <sip:a@b", "b"),
+        ];
+        for (text, uri) in odd {
+            assert_eq!(NameAddr::parse(text).unwrap().uri, uri, "{text}");
         }
+        assert_eq!(NameAddr::parse(" "), None);
     }
 
     #[test]

@@ -1,20 +1,18 @@
-//! SIP messages (RFC 3261 §7): parsing, validation, construction and serialization.
-//!
-//! [`Message::parse`] reads as much as it can and returns the first fault with the message, so that
-//! a bad request can be answered with the right status and a bad response dropped.
+//! SIP messages (RFC 3261 §7): their fields, construction and serialization. They are read in
+//! [`crate::sip::reader`].
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::SocketAddr;
 
+use crate::sip::bytes::encode;
 use crate::sip::header::{
-    NameAddr, Via, full_name, is_token, parse_cseq, parse_number, split_addresses, split_outside,
+    NameAddr, Via, media_type, parse_cseq, split_addresses, split_leniently, split_outside,
+    with_tag,
 };
-use crate::sip::uri::{Uri, UriError, number};
+use crate::sip::uri::is_target;
 
 /// Largest message accepted: the maximum size of a UDP datagram, and the limit on a TCP stream.
 pub const MAX_MESSAGE_BYTES: usize = 65_535;
-/// Maximum number of header field lines in a message.
-pub const MAX_HEADERS: usize = 128;
 
 /// Methods that are answered with 405 rather than 501 if they are not allowed.
 const KNOWN: [&str; 14] = [
@@ -80,7 +78,7 @@ impl Message {
             let untagged = name.eq_ignore_ascii_case("To")
                 && code != 100
                 && NameAddr::parse(value).is_some_and(|to| to.tag().is_none());
-            let value = if untagged { format!("{value};tag={to_tag}") } else { value.clone() };
+            let value = if untagged { with_tag(value, to_tag) } else { value.clone() };
             response.headers.push((name.clone(), value));
         }
         response
@@ -123,7 +121,7 @@ impl Message {
             }
             out.extend_from_slice(name.as_bytes());
             out.extend_from_slice(b": ");
-            out.extend_from_slice(value.as_bytes());
+            encode(value, &mut out);
             out.extend_from_slice(b"\r\n");
         }
         out.extend_from_slice(format!("Content-Length: {}\r\n\r\n", self.body.len()).as_bytes());
@@ -192,7 +190,7 @@ impl Message {
 
     pub fn top_via(&self) -> Option<Via> {
         let line = self.get("Via")?;
-        Via::parse(split_outside(line, ',')?.first()?)
+        Via::parse(split_leniently(line, ',').first()?)
     }
 
     /// Adds the request's source to its topmost Via, and so to all responses; see
@@ -200,7 +198,7 @@ impl Message {
     pub fn complete_via(&mut self, source: SocketAddr) {
         let line = self.headers.iter_mut().find(|(name, _)| name.eq_ignore_ascii_case("Via"));
         let Some((_, line)) = line else { return };
-        let Some(values) = split_outside(line, ',') else { return };
+        let values = split_leniently(line, ',');
         let Some(top) = Via::completed(values[0], source) else { return };
         let rest = values.into_iter().skip(1).filter(|via| !via.is_empty());
         *line = std::iter::once(top.as_str()).chain(rest).collect::<Vec<_>>().join(", ");
@@ -208,99 +206,19 @@ impl Message {
 
     /// Returns the addresses in a header field such as Contact or P-Asserted-Identity, as written.
     pub fn addresses(&self, name: &str) -> Vec<String> {
-        self.all(name).filter_map(split_addresses).flatten().collect()
+        self.all(name).flat_map(split_addresses).collect()
     }
 
+    /// Returns the first Contact to which a request can be sent.
     pub fn contact(&self) -> Option<NameAddr> {
-        NameAddr::parse(self.addresses("Contact").first()?)
-    }
-
-    /// Returns the media type without parameters and in lower case: `application/sdp` for
-    /// `application/sdp; charset=…`.
-    pub fn content_type(&self) -> Option<String> {
-        Some(self.get("Content-Type")?.split(';').next()?.trim().to_ascii_lowercase())
-    }
-
-    /// Parses one message. In a datagram, bytes after Content-Length are ignored and a body shorter
-    /// than Content-Length is a fault (RFC 3261 §18.3). From a stream, the caller passes exactly
-    /// one message.
-    ///
-    /// # Errors
-    /// Returns [`Unreadable`] if the data cannot be answered; the caller drops and counts it.
-    pub fn parse(data: &[u8]) -> Result<(Message, Option<Fault>), Unreadable> {
-        if data.len() > MAX_MESSAGE_BYTES {
-            return Err(Unreadable("too large"));
-        }
-        let start_at = data.iter().take_while(|b| is_filler(**b)).count();
-        let data = &data[start_at..];
-        let (end, body) = head_end(data).ok_or(Unreadable("no blank line after the headers"))?;
-        let (head, body) = (String::from_utf8_lossy(&data[..end]), &data[body..]);
-        let mut lines = head.split("\r\n").flat_map(|l| l.split('\n'));
-        let (start, mut fault) = parse_start(lines.next().unwrap_or(""))?;
-        let headers = unfold(lines, &mut fault)?;
-        let mut message = Message { start, headers, body: Vec::new() };
-        let declared: Vec<&str> = message.all("Content-Length").collect();
-        let length = match declared[..] {
-            [] => body.len(),
-            // equal repetitions are one value
-            [one, ..] if declared.iter().all(|other| *other == one) => match parse_number(one) {
-                Some(n) if n as usize <= body.len() => n as usize,
-                Some(_) => bad(&mut fault, "Content-Length is larger than the body", body.len()),
-                None => bad(&mut fault, "Content-Length is not a number", body.len()),
-            },
-            _ => bad(&mut fault, "more than one Content-Length", body.len()),
-        };
-        message.body = body[..length].to_vec();
-        if let Err(found) = message.check() {
-            fault.get_or_insert(found);
-        }
-        Ok((message, fault))
-    }
-
-    /// Checks that the mandatory header fields (RFC 3261 §8.1.1 and §20) are present and
-    /// well-formed.
-    fn check(&self) -> Result<(), Fault> {
-        let fault = |reason| Err(Fault { code: 400, reason });
-        for name in ["From", "To", "Call-ID", "CSeq"] {
-            match self.all(name).count() {
-                1 => {}
-                0 => return fault("From, To, Call-ID or CSeq is missing"),
-                _ => return fault("From, To, Call-ID or CSeq occurs more than once"),
-            }
-        }
-        if self.call_id().is_empty() || self.call_id().contains(char::is_whitespace) {
-            return fault("malformed Call-ID");
-        }
-        if self.from().is_none() || self.to().is_none() {
-            return fault("malformed From or To");
-        }
-        let vias = self.list("Via");
-        let readable = self.all("Via").all(|line| split_outside(line, ',').is_some());
-        if vias.is_empty() || !readable || vias.iter().any(|v| Via::parse(v).is_none()) {
-            return fault("malformed or missing Via");
-        }
-        let Some((_, cseq_method)) = self.cseq() else { return fault("malformed CSeq") };
-        // the Contact of a response may name other devices; one that is malformed is not used
-        let Start::Request { method, uri } = &self.start else { return Ok(()) };
         let contacts = self.addresses("Contact");
-        let readable = self.all("Contact").all(|line| split_outside(line, ',').is_some());
-        if !readable || contacts.iter().any(|c| c != "*" && NameAddr::parse(c).is_none()) {
-            return fault("malformed Contact");
-        }
-        if method != cseq_method {
-            return fault("CSeq method does not match the request method");
-        }
-        let hops = self.get("Max-Forwards");
-        if hops.is_some_and(|v| parse_number(v).is_none_or(|n| n > 255)) {
-            return fault("Max-Forwards is not a number from 0 to 255");
-        }
-        match Uri::parse(uri) {
-            Ok(uri) if uri.headers.is_some() => fault("Request-URI contains header fields"),
-            Ok(_) => Ok(()),
-            Err(UriError::Scheme) if number(uri).is_some() => Ok(()), // a tel URI
-            Err(UriError::Scheme) => Err(Fault { code: 416, reason: "Unsupported URI Scheme" }),
-            Err(UriError::Syntax) => fault("malformed Request-URI"),
-        }
+        contacts.iter().filter_map(|c| NameAddr::parse(c)).find(|c| is_target(&c.uri))
+    }
+
+    /// Returns the media type without parameters and blanks, in lower case: `application/sdp` for
+    /// `application / SDP; charset=…`.
+    pub fn content_type(&self) -> Option<String> {
+        self.get("Content-Type").map(media_type)
     }
 
     /// True if a response can be built and routed: the message is a request other than ACK, with a
@@ -314,97 +232,6 @@ impl Message {
             && has("Call-ID")
             && has("CSeq")
     }
-}
-
-/// Records a 400, unless there is a fault already, and returns `length`.
-fn bad(fault: &mut Option<Fault>, reason: &'static str, length: usize) -> usize {
-    fault.get_or_insert(Fault { code: 400, reason });
-    length
-}
-
-/// True for the bytes that may stand before a message: keep-alive line breaks (RFC 3261 §7.5), and
-/// the NULs and blanks that some devices send instead.
-pub fn is_filler(byte: u8) -> bool {
-    matches!(byte, b'\r' | b'\n' | b'\0' | b' ' | b'\t')
-}
-
-/// Returns the end of a header block, and the start of the body after the blank line. Lines may
-/// end with LF alone.
-pub fn head_end(data: &[u8]) -> Option<(usize, usize)> {
-    let crlf = data.windows(4).position(|w| w == b"\r\n\r\n").map(|i| (i, i + 4));
-    let lf = data.windows(2).position(|w| w == b"\n\n").map(|i| (i, i + 2));
-    [crlf, lf].into_iter().flatten().min()
-}
-
-fn parse_start(line: &str) -> Result<(Start, Option<Fault>), Unreadable> {
-    if let Some(rest) = line.strip_prefix("SIP/") {
-        let mut parts = rest.splitn(3, ' ');
-        let (version, code, reason) = (parts.next(), parts.next(), parts.next().unwrap_or(""));
-        let code = code.filter(|c| c.len() == 3).and_then(parse_number).unwrap_or(0);
-        if version != Some("2.0") || !(100..700).contains(&code) {
-            return Err(Unreadable("malformed status line"));
-        }
-        let code = u16::try_from(code).map_err(|_| Unreadable("invalid status code"))?;
-        return Ok((Start::Response { code, reason: reason.to_owned() }, None));
-    }
-    let parts: Vec<&str> = line.split(' ').collect();
-    let method = parts[0].to_owned();
-    let version = parts.last().copied().unwrap_or("");
-    if !is_token(&method) || parts.len() < 3 {
-        return Err(Unreadable("malformed request line"));
-    }
-    let fault = match version {
-        "SIP/2.0" if parts.len() == 3 => None,
-        v if v.to_ascii_uppercase().starts_with("SIP/") && v != "SIP/2.0" && parts.len() == 3 => {
-            Some(Fault { code: 505, reason: "Version Not Supported" })
-        }
-        _ => Some(Fault { code: 400, reason: "malformed request line" }),
-    };
-    // the URI is taken as it is, because it is not used if `fault` is set
-    Ok((Start::Request { method, uri: parts[1].to_owned() }, fault))
-}
-
-/// Parses header lines, joining continuation lines (RFC 3261 §7.3.1).
-fn unfold<'a>(
-    lines: impl Iterator<Item = &'a str>,
-    fault: &mut Option<Fault>,
-) -> Result<Vec<(String, String)>, Unreadable> {
-    let mut headers: Vec<(String, String)> = Vec::new();
-    for line in lines {
-        if line.contains('\r') {
-            // the value may be copied into our response, where another parser could take the CR
-            // for the end of a line
-            bad(fault, "bare carriage return in a header line", 0);
-        }
-        let line = line.replace('\r', " ");
-        if line.starts_with([' ', '\t']) {
-            if let Some((_, value)) = headers.last_mut() {
-                // all of a value may be in the second line
-                let space = if value.is_empty() || line.trim().is_empty() { "" } else { " " };
-                *value += space;
-                value.push_str(line.trim());
-                continue;
-            }
-            bad(fault, "continuation line without a header", 0);
-            continue;
-        }
-        if line.trim().is_empty() {
-            continue;
-        }
-        if headers.len() == MAX_HEADERS {
-            return Err(Unreadable("too many header fields"));
-        }
-        match line.split_once(':') {
-            Some((name, value)) if is_token(name.trim_end()) => {
-                let name = full_name(name.trim_end()).to_owned();
-                headers.push((name, value.trim().to_owned()));
-            }
-            _ => {
-                bad(fault, "malformed header line", 0);
-            }
-        }
-    }
-    Ok(headers)
 }
 
 #[cfg(test)]
@@ -460,6 +287,18 @@ mod tests {
             assert_eq!(fault.map(|f| f.code), Some(code), "{new}");
             assert!(message.can_be_answered(), "{new}");
         }
+    }
+
+    #[test]
+    fn names_that_are_not_utf8_are_echoed_as_they_came() {
+        let text: Vec<u8> = INVITE.replace("V1", "M\u{fc}ller").chars().map(|c| c as u8).collect();
+        let (request, fault) = Message::parse(&text).unwrap();
+        assert_eq!(
+            (request.from().unwrap().display.as_deref(), fault),
+            (Some("M\u{fc}ller"), None)
+        );
+        let response = Message::response(&request, 200, "OK", "ours").to_bytes();
+        assert!(response.windows(8).any(|w| w == b"\"M\xfcller\""), "the byte is unchanged");
     }
 
     #[test]

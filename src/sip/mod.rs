@@ -4,6 +4,7 @@
 //! `now: Instant` go in, bytes and events come out. [`agent::Agent`] ties the parts together.
 
 pub mod agent;
+pub mod bytes;
 pub mod challenges;
 pub mod contact;
 pub mod description;
@@ -12,10 +13,12 @@ pub mod digest;
 pub mod endpoint;
 pub mod flow;
 pub mod header;
+pub mod key_press;
 pub mod message;
 pub mod multipart;
 pub mod network;
 pub mod random;
+pub mod reader;
 pub mod registration;
 pub mod sdp;
 pub mod session_timer;

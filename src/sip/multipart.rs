@@ -4,8 +4,12 @@
 //! ignored, unless the sender requires that they are understood.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use crate::sip::header::{find_param, full_name, parse_params, split_outside};
-use crate::sip::message::{Message, head_end};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
+use crate::sip::header::{find_param, full_name, media_type, parse_params, split_leniently};
+use crate::sip::message::Message;
+use crate::sip::reader::head_end;
 use crate::sip::uri::Param;
 
 /// The body types we accept, for Accept.
@@ -22,6 +26,9 @@ enum Content {
     Sdp(Vec<u8>),
     /// Nothing that concerns us, and nothing that has to be understood.
     Nothing,
+    /// Perhaps a session description, but unreadable. Without another one, the request must not be
+    /// taken for one without an offer.
+    Unread,
     /// A type that we do not support, but have to.
     Unsupported,
 }
@@ -32,12 +39,11 @@ pub fn unwrap(message: &mut Message) {
     if message.body.is_empty() || message.content_type().as_deref() == Some("application/sdp") {
         return;
     }
-    let headers = message.headers.iter().map(|(n, v)| (n.as_str(), v.as_str()));
-    let part = Part { headers: headers.collect(), body: &message.body };
+    let part = Part { headers: message.headers.clone(), body: &message.body };
     let (kind, body) = match content(&part, 0) {
         Content::Sdp(body) => (Some("application/sdp"), body),
         Content::Nothing => (None, Vec::new()),
-        Content::Unsupported => return,
+        Content::Unread | Content::Unsupported => return,
     };
     message.headers.retain(|(name, _)| {
         let described = ["Content-Type", "Content-Disposition", "Content-Encoding"];
@@ -49,9 +55,25 @@ pub fn unwrap(message: &mut Message) {
     message.body = body;
 }
 
+/// Returns the type and body of the first part of one of these types, or of the message itself.
+pub fn find(message: &Message, kinds: &[&str]) -> Option<(String, Vec<u8>)> {
+    find_in(&Part { headers: message.headers.clone(), body: &message.body }, kinds, 0)
+}
+
+fn find_in(part: &Part<'_>, kinds: &[&str], depth: usize) -> Option<(String, Vec<u8>)> {
+    let (kind, params) = part.field("Content-Type")?;
+    let body = part.decoded()?;
+    if kinds.contains(&kind.as_str()) {
+        return Some((kind, body));
+    }
+    let boundary = find_param(&params, "boundary").filter(|_| kind.starts_with("multipart/"))?;
+    let parts = if depth < MAX_DEPTH { split(&body, boundary) } else { Vec::new() };
+    parts.into_iter().find_map(|text| find_in(&Part::parse(text), kinds, depth + 1))
+}
+
 /// A message or a part of one.
 struct Part<'a> {
-    headers: Vec<(&'a str, &'a str)>,
+    headers: Vec<(String, String)>,
     body: &'a [u8],
 }
 
@@ -63,18 +85,26 @@ impl<'a> Part<'a> {
             _ => head_end(text),
         };
         let (head, body) = end.unwrap_or((text.len(), text.len()));
-        let head = std::str::from_utf8(&text[..head]).unwrap_or_default();
-        let fields = head.lines().filter_map(|line| line.split_once(':'));
-        let headers = fields.map(|(name, value)| (name.trim(), value.trim())).collect();
+        let mut headers: Vec<(String, String)> = Vec::new();
+        for line in String::from_utf8_lossy(&text[..head]).lines() {
+            match (headers.last_mut(), line.split_once(':')) {
+                (Some((_, value)), _) if line.starts_with([' ', '\t']) => {
+                    *value = format!("{value} {}", line.trim()).trim().to_owned();
+                }
+                (_, Some((name, value))) => {
+                    headers.push((name.trim().to_owned(), value.trim().to_owned()));
+                }
+                _ => {}
+            }
+        }
         Part { headers, body: &text[body..] }
     }
 
     /// Returns a field's value, in lower case and without parameters, and its parameters.
     fn field(&self, name: &str) -> Option<(String, Vec<Param>)> {
         let found = self.headers.iter().find(|(n, _)| full_name(n).eq_ignore_ascii_case(name))?;
-        let parts = split_outside(found.1, ';')?;
-        let params = parse_params(&parts[1..]).unwrap_or_default();
-        Some((parts[0].to_ascii_lowercase(), params))
+        let parts = split_leniently(&found.1, ';');
+        Some((media_type(parts[0]), parse_params(&parts[1..])))
     }
 
     /// True unless the sender allows us to ignore the part. Without Content-Disposition, only the
@@ -88,36 +118,71 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// True if the body can be read as it is.
-    fn is_plain(&self) -> bool {
-        let plain = |name: &str, values: &[&str]| {
-            self.field(name).is_none_or(|(value, _)| values.contains(&value.as_str()))
-        };
-        plain("Content-Encoding", &["identity"])
-            && plain("Content-Transfer-Encoding", &["binary", "8bit", "7bit"])
+    /// Returns the body without its transfer encoding, if that is known.
+    fn decoded(&self) -> Option<Vec<u8>> {
+        let value = |name: &str| self.field(name).map(|(value, _)| value).unwrap_or_default();
+        if !matches!(value("Content-Encoding").as_str(), "" | "identity") {
+            return None;
+        }
+        match value("Content-Transfer-Encoding").as_str() {
+            "" | "binary" | "8bit" | "7bit" => Some(self.body.to_vec()),
+            "quoted-printable" => Some(unquote_printable(self.body)),
+            "base64" => {
+                let letters = self.body.iter().filter(|b| !b.is_ascii_whitespace() && **b != b'=');
+                STANDARD_NO_PAD.decode(letters.copied().collect::<Vec<u8>>()).ok()
+            }
+            _ => None,
+        }
     }
 }
 
+/// Decodes quoted-printable text (RFC 2045 §6.7). An `=` that begins no escape stands for itself,
+/// because some senders name this encoding without using it.
+fn unquote_printable(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, after @ ..] = rest {
+        let hex = after.get(..2).filter(|h| h.iter().all(u8::is_ascii_hexdigit));
+        let hex = hex.and_then(|h| u8::from_str_radix(std::str::from_utf8(h).ok()?, 16).ok());
+        rest = match (first, hex, after) {
+            (b'=', _, [b'\r', b'\n', next @ ..] | [b'\n', next @ ..]) => next,
+            // `a=20…` of an SDP that is not encoded: only an encoder writes capitals
+            (b'=', Some(byte), _) if !after[..2].iter().any(u8::is_ascii_lowercase) => {
+                out.push(byte);
+                &after[2..]
+            }
+            _ => {
+                out.push(*first);
+                after
+            }
+        };
+    }
+    out
+}
+
 fn content(part: &Part<'_>, depth: usize) -> Content {
+    let (kind, params) = part.field("Content-Type").unwrap_or_default();
+    let has_audio = part.body.windows(7).any(|w| w.eq_ignore_ascii_case(b"m=audio"));
     let unknown = match part.is_required(depth) {
+        _ if kind.contains("sdp") || has_audio => Content::Unread,
         true => Content::Unsupported,
         false => Content::Nothing,
     };
     // RFC 3261 §20.15 requires a type; a body without one is SDP in practice
-    let untyped = (String::new(), Vec::new());
-    let (kind, params) = part.field("Content-Type").unwrap_or(untyped);
-    let is_sdp = kind == "application/sdp"
-        || (kind.is_empty() && depth == 0 && part.body.starts_with(b"v="));
+    let untyped = kind.is_empty() && part.body.trim_ascii_start().starts_with(b"v=");
     // early media has a description of its own (RFC 3959)
     let early = part.field("Content-Disposition").is_some_and(|(d, _)| d == "early-session");
-    match kind.as_str() {
-        _ if is_sdp && early => Content::Nothing,
-        _ if is_sdp && part.is_plain() => Content::Sdp(part.body.to_vec()),
-        "multipart/alternative" | "multipart/mixed" | "multipart/related"
-            if depth < MAX_DEPTH && part.is_plain() =>
-        {
+    match (kind.as_str(), part.decoded()) {
+        ("application/sdp", _) if early => Content::Nothing,
+        // a call loses nothing if the signalling that a gateway carries through is not understood
+        ("application/isup" | "application/qsig", _) if depth > 0 => Content::Nothing,
+        (kind, Some(body)) if kind == "application/sdp" || untyped => Content::Sdp(body),
+        (
+            "multipart/alternative" | "multipart/mixed" | "multipart/related" | "multipart/signed",
+            Some(body),
+        ) if depth < MAX_DEPTH => {
             let Some(boundary) = find_param(&params, "boundary") else { return unknown };
-            let parts = split(part.body, boundary);
+            let parts = split(&body, boundary);
             if parts.is_empty() {
                 return unknown;
             }
@@ -139,10 +204,11 @@ fn content(part: &Part<'_>, depth: usize) -> Content {
 fn mixed(contents: impl Iterator<Item = Content>) -> Content {
     let mut found = Content::Nothing;
     for content in contents {
-        match content {
-            Content::Unsupported => return Content::Unsupported,
-            Content::Sdp(_) if found == Content::Nothing => found = content,
-            Content::Sdp(_) | Content::Nothing => {}
+        match (content, &found) {
+            (Content::Unsupported, _) => return Content::Unsupported,
+            (sdp @ Content::Sdp(_), Content::Nothing | Content::Unread) => found = sdp,
+            (Content::Unread, Content::Nothing) => found = Content::Unread,
+            _ => {}
         }
     }
     found
@@ -239,10 +305,56 @@ mod tests {
     }
 
     #[test]
+    fn a_session_description_in_an_odd_part_is_found() {
+        let encoded = "dj0wDQptPWF1ZGlvIDQwMDAg\r\nUlRQL0FWUCAwDQo=";
+        let printable = "v=3D0=0D=0A=\r\nm=3Daudio 4000=\r\n RTP/AVP 0\r\n";
+        let table = [
+            ("mixed;boundary=b", "Content-Type:\r\n application/sdp\r\n", SDP),
+            ("mixed;boundary=b", "Content-Disposition: session\r\n", SDP),
+            ("mixed;boundary=b", "", SDP),
+            ("mixed;boundary=b", "X: M\u{fc}ller\r\nContent-Type: application / SDP,\r\n", SDP),
+            ("mixed;x[1]=2;boundary=b", SESSION.0, SDP),
+            ("signed;boundary=b", SESSION.0, SDP),
+            (
+                "mixed;boundary=b",
+                "c: application/sdp\r\nContent-Transfer-Encoding: BINARY\r\n",
+                SDP,
+            ),
+            (
+                "mixed;boundary=b",
+                "c: application/sdp\r\nContent-Transfer-Encoding: Base64\r\n",
+                encoded,
+            ),
+            (
+                "mixed;boundary=b",
+                "c: application/sdp\r\nContent-Transfer-Encoding: quoted-printable\r\n",
+                SDP,
+            ),
+            (
+                "mixed;boundary=b",
+                "c: application/sdp\r\nContent-Transfer-Encoding: quoted-printable\r\n",
+                printable,
+            ),
+        ];
+        let isup = "Content-Type: application/isup\r\nContent-Disposition: x;handling=required\r\n";
+        for (kind, head, body) in table {
+            let kind = format!("multipart/{kind}");
+            let text = parts("b", &[(isup, "\x01"), (head, body)]);
+            // as Latin-1
+            let text: Vec<u8> = text.chars().map(|c| u8::try_from(c).unwrap()).collect();
+            let mut found = Message::request("INVITE", "sip:a@b").with_body(&kind, text);
+            unwrap(&mut found);
+            assert_eq!(found.content_type().as_deref(), Some("application/sdp"), "{head}");
+            assert_eq!(String::from_utf8_lossy(&found.body).trim(), SDP.trim(), "{head}");
+        }
+    }
+
+    #[test]
     fn a_part_that_must_be_understood_leaves_the_body_as_it_is() {
         let required = "Content-Type: text/x\r\nContent-Disposition: signal;handling=Required\r\n";
-        let encoded = "Content-Type: application/sdp\r\nContent-Transfer-Encoding: base64\r\n\
-            Content-Disposition: session;handling=required\r\n";
+        let encoded = "Content-Type: application/sdp\r\nContent-Transfer-Encoding: x-own\r\n\
+            Content-Disposition: session;handling=optional\r\n";
+        let private = "Content-Type: application/x-sdp\r\n";
         let mut deep = parts("b0", &[SESSION]);
         for n in 1..9 {
             let head = format!("Content-Type: multipart/mixed;boundary=b{}\r\n", n - 1);
@@ -251,6 +363,9 @@ mod tests {
         let table = [
             ("multipart/mixed;boundary=b1", parts("b1", &[SESSION, (required, "x")])),
             ("multipart/mixed;boundary=b1", parts("b1", &[(encoded, "dj0w")])),
+            ("multipart/mixed;boundary=b1", parts("b1", &[(private, "v=0")])),
+            ("multipart/mixed;boundary=b1", parts("b1", &[("Content-Type: text/x\r\n", SDP)])),
+            ("multipart/mixed;boundary=other", parts("b1", &[SESSION])),
             ("multipart/mixed;boundary=b8", deep),
             ("multipart/mixed", parts("b1", &[SESSION])),
             ("multipart/digest;boundary=b1", parts("b1", &[SESSION])),

@@ -94,6 +94,8 @@ pub enum SdpError {
     NoCommonCodec,
     #[error("the media address cannot be used")]
     Address,
+    #[error("the media address is of another IP version")]
+    Family,
 }
 
 /// Our side of the audio stream.
@@ -110,18 +112,32 @@ impl Remote {
     /// # Errors
     /// Returns an [`SdpError`], which is answered with 488.
     pub fn parse(body: &[u8]) -> Result<Remote, SdpError> {
+        Remote::choose(body, None)
+    }
+
+    /// Parses an offer or an answer of a peer at `signalling`. Of several audio streams, the first
+    /// one that we can use is taken: a dual-stack peer offers one for each IP version.
+    ///
+    /// # Errors
+    /// Returns an [`SdpError`], which is answered with 488.
+    pub fn parse_from(body: &[u8], signalling: IpAddr) -> Result<Remote, SdpError> {
+        Remote::choose(body, Some(signalling.to_canonical()))
+    }
+
+    fn choose(body: &[u8], signalling: Option<IpAddr>) -> Result<Remote, SdpError> {
         let description = Description::parse(body).ok_or(SdpError::Syntax)?;
         let lines = description.medias.iter();
         let lines = lines.map(|m| (m.media.clone(), m.protocol.clone(), m.formats.clone()));
         let lines: Vec<_> = lines.collect();
+        let profiles = ["RTP/AVP", "RTP/AVPF"];
         let usable = |m: &&Media| {
             m.media.eq_ignore_ascii_case("audio")
-                && m.protocol.eq_ignore_ascii_case("RTP/AVP")
+                && profiles.iter().any(|p| m.protocol.eq_ignore_ascii_case(p))
                 && m.port != 0
         };
         let mut error = SdpError::NoCommonCodec;
         for (index, media) in description.medias.iter().enumerate().filter(|(_, m)| usable(m)) {
-            match audio(&description, media) {
+            match audio(&description, media, signalling) {
                 Ok(found) => return Ok(Remote { index, lines, ..found }),
                 Err(found) => error = found,
             }
@@ -160,14 +176,19 @@ impl Remote {
         let mut out = session_part(local);
         for (i, (media, proto, fmt)) in self.lines.iter().enumerate() {
             if i != self.index {
-                // some devices reject a stream with a line that has no formats, but the grammar
-                // requires one
-                let fmt = if fmt.is_empty() { "0" } else { fmt };
+                // some devices reject a stream with a line that has only its first words, but the
+                // grammar requires all
+                let or = |text: &'_ str, default: &'static str| match text {
+                    "" => default.to_owned(),
+                    text => text.to_owned(),
+                };
+                let (media, proto, fmt) = (or(media, "audio"), or(proto, "RTP/AVP"), or(fmt, "0"));
                 out += &format!("m={media} 0 {proto} {fmt}\r\n");
                 continue;
             }
             let codecs = [(self.codec, self.payload_type)];
-            out += &audio_part(local, &codecs, self.dtmf_payload_type, self.direction.reversed());
+            let direction = self.direction.reversed();
+            out += &audio_part(local, proto, &codecs, self.dtmf_payload_type, direction);
         }
         out
     }
@@ -177,7 +198,7 @@ impl Remote {
 /// `codecs` are in order of preference.
 pub fn offer(local: &Local, codecs: &[Codec]) -> String {
     let codecs: Vec<(Codec, u8)> = codecs.iter().map(|c| (*c, c.payload_type())).collect();
-    session_part(local) + &audio_part(local, &codecs, Some(101), Direction::SendRecv)
+    session_part(local) + &audio_part(local, "RTP/AVP", &codecs, Some(101), Direction::SendRecv)
 }
 
 /// All codecs we support, in our order of preference.
@@ -197,13 +218,14 @@ fn session_part(local: &Local) -> String {
 
 fn audio_part(
     local: &Local,
+    profile: &str,
     codecs: &[(Codec, u8)],
     dtmf: Option<u8>,
     direction: Direction,
 ) -> String {
     let types = codecs.iter().map(|(_, pt)| *pt).chain(dtmf);
     let types = types.map(|pt| pt.to_string()).collect::<Vec<_>>().join(" ");
-    let mut out = format!("m=audio {} RTP/AVP {types}\r\n", local.rtp.port());
+    let mut out = format!("m=audio {} {profile} {types}\r\n", local.rtp.port());
     for (codec, pt) in codecs {
         out += &format!("a=rtpmap:{pt} {}/8000\r\n", codec.name());
     }
@@ -214,26 +236,27 @@ fn audio_part(
 }
 
 /// Reads one audio m= section; the caller fills in `index` and `lines`.
-fn audio(description: &Description, media: &Media) -> Result<Remote, SdpError> {
+fn audio(
+    description: &Description,
+    media: &Media,
+    signalling: Option<IpAddr>,
+) -> Result<Remote, SdpError> {
     let address = media.address.as_ref().or(description.address.as_ref());
-    let ip: IpAddr = address.and_then(|a| a.parse().ok()).ok_or(SdpError::Address)?;
-    // an IPv4-mapped address is checked and used as the IPv4 address in it
-    let ip = ip.to_canonical();
+    let ip = address.and_then(|a| media_ip(a, signalling)).ok_or(SdpError::Address)?;
     let types: Vec<u8> = media.formats.split(' ').filter_map(|t| t.parse().ok()).collect();
-    let mapped = |pt: u8| -> Option<String> {
-        let mut maps = media.values("rtpmap").filter_map(|v| v.split_once([' ', '\t']));
-        let found = maps.find(|(number, _)| number.parse() == Ok(pt));
-        found.map(|(_, name)| name.trim().to_ascii_uppercase())
-    };
-    let is_codec = |pt: u8, codec: Codec| match mapped(pt) {
-        Some(name) => matches!(name.strip_prefix(codec.name()), Some("/8000" | "/8000/1")),
-        None => pt == codec.payload_type(),
-    };
+    let maps = Maps(media);
     // our order of preference, not the offer's, because mu-law passes through unchanged
-    let pick = |codec: Codec| types.iter().find(|pt| is_codec(**pt, codec)).map(|pt| (codec, *pt));
+    let pick =
+        |codec: Codec| types.iter().find(|pt| maps.is_codec(**pt, codec)).map(|pt| (codec, *pt));
     let (codec, payload_type) =
         Codec::ALL.into_iter().find_map(pick).ok_or(SdpError::NoCommonCodec)?;
-    let events = |pt: &&u8| mapped(**pt).is_some_and(|n| n.starts_with("TELEPHONE-EVENT/8000"));
+    // RTP leaves from the address at which the PBX reaches us
+    let over_ipv4 = signalling.is_some_and(|s| s.is_ipv4());
+    if over_ipv4 && ip.is_ipv6() && !ip.is_unspecified() {
+        return Err(SdpError::Family);
+    }
+    let named = types.iter().find(|pt| maps.is_events(**pt));
+    let events = named.or_else(|| types.iter().find(|pt| maps.is_unnamed_events(**pt)));
     let direction = |attributes: &[(String, String)]| {
         attributes.iter().find_map(|(name, _)| Direction::parse(name))
     };
@@ -245,11 +268,78 @@ fn audio(description: &Description, media: &Media) -> Result<Remote, SdpError> {
         rtcp: rtcp_address(media, rtp),
         codec,
         payload_type,
-        dtmf_payload_type: types.iter().find(events).copied(),
+        dtmf_payload_type: events.copied(),
         direction: if held { Direction::Inactive } else { stated.unwrap_or(Direction::SendRecv) },
         index: 0,
         lines: Vec::new(),
     })
+}
+
+/// Reads the address of a c= line. An IPv4-mapped address is checked and used as the IPv4 address
+/// in it. A name is not looked up: the media of nearly every PBX are at its own address.
+fn media_ip(text: &str, signalling: Option<IpAddr>) -> Option<IpAddr> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(ip.to_canonical());
+    }
+    // numbers with leading zeros, which are decimal here
+    let numbers: Vec<&str> = text.split('.').collect();
+    if numbers.iter().all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())) {
+        let bytes: Vec<u8> = numbers.iter().map_while(|n| n.parse().ok()).collect();
+        return <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    }
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    signalling.filter(|_| text.chars().all(good))
+}
+
+/// The payload types of an m= section and their names.
+struct Maps<'a>(&'a Media);
+
+impl Maps<'_> {
+    /// Returns the name and the rate in the rtpmap of a payload type, in capitals and without
+    /// blanks. The rate may be empty.
+    fn get(&self, pt: u8) -> Option<(String, String)> {
+        let mut maps = self.0.values("rtpmap").filter_map(|v| v.split_once([' ', '\t']));
+        let (_, text) = maps.find(|(number, _)| number.parse() == Ok(pt))?;
+        let text: String = text.split_ascii_whitespace().collect();
+        let text = text.to_ascii_uppercase();
+        let (name, rate) = text.split_once('/').unwrap_or((&text, ""));
+        let rate = rate.strip_suffix("/1").or(rate.strip_suffix("/0")).unwrap_or(rate);
+        Some((name.to_owned(), rate.to_owned()))
+    }
+
+    /// True if a payload type is this codec at 8000 Hz. A static type is what RFC 3551 says, unless
+    /// its rtpmap names another codec that is known to exist.
+    fn is_codec(&self, pt: u8, codec: Codec) -> bool {
+        const OTHERS: [&str; 10] =
+            ["OPUS", "SPEEX", "GSM", "ILBC", "AMR", "L16", "SILK", "DVI4", "EVS", "LPC"];
+        let Some((name, rate)) = self.get(pt) else { return pt == codec.payload_type() };
+        let own = name == codec.name() && matches!(rate.as_str(), "" | "8000");
+        let another = Codec::ALL.iter().any(|c| *c != codec && name == c.name())
+            || OTHERS.iter().any(|other| name.starts_with(other))
+            || name.starts_with("G72")
+            || matches!(name.as_str(), "TELEPHONE-EVENT" | "CN" | "RED");
+        own || (pt == codec.payload_type() && !another)
+    }
+
+    /// True if a payload type is mapped to telephone-event at 8000 Hz.
+    fn is_events(&self, pt: u8) -> bool {
+        let is = |(name, rate): (String, String)| {
+            name == "TELEPHONE-EVENT" && matches!(rate.as_str(), "" | "8000")
+        };
+        self.get(pt).is_some_and(is)
+    }
+
+    /// True if a payload type without a rtpmap must be telephone-event: 101, or a dynamic one with
+    /// a list of events in its fmtp.
+    fn is_unnamed_events(&self, pt: u8) -> bool {
+        let mut formats = self.0.values("fmtp").filter_map(|v| v.split_once([' ', '\t']));
+        let is_list = |text: &str| {
+            text.starts_with(|c: char| c.is_ascii_digit())
+                && text.chars().all(|c| c.is_ascii_digit() || " ,-".contains(c))
+        };
+        let listed = formats.any(|(number, text)| number.parse() == Ok(pt) && is_list(text.trim()));
+        self.get(pt).is_none() && (pt == 101 || ((96..128).contains(&pt) && listed))
+    }
 }
 
 /// Returns the port of `a=rtcp:PORT [IN IP4 ADDRESS]` (RFC 3605), or else the port after RTP's,
@@ -324,7 +414,7 @@ mod tests {
     /// Unusual offers, with the error for those that are not acceptable.
     #[test]
     fn unusual_offers() {
-        let table: [(&str, &str, Option<SdpError>); 12] = [
+        let table: [(&str, &str, Option<SdpError>); 22] = [
             ("8 0 101", "8 101", None),
             ("8 0 101", "0", None),
             ("a=rtpmap:0 PCMU/8000\r\n", "", None),
@@ -333,17 +423,67 @@ mod tests {
             ("m=audio 11698", "m=audio 0", Some(SdpError::NoCommonCodec)),
             ("m=audio", "m=image", Some(SdpError::NoCommonCodec)),
             ("c=IN IP4 10.0.0.2", "c=IN IP4 pbx.local", Some(SdpError::Address)),
-            ("c=IN IP4 10.0.0.2\r\n", "", Some(SdpError::Address)),
+            ("c=IN IP4 10.0.0.2", "c=IN IP4 10.0.0.256", Some(SdpError::Address)),
+            ("c=IN IP4 10.0.0.2\r\n", "", None),
+            ("c=IN IP4 10.0.0.2", "c=IN IP4 010.000.000.002", None),
             ("v=0", "v=x", Some(SdpError::Syntax)),
+            ("RTP/AVP 8 0 101", "RTP/AVPF 0", None),
+            ("8 PCMA/8000\r\na=rtpmap:0 PCMU/8000", "0 PCMU", None),
+            ("8 PCMA/8000\r\na=rtpmap:0 PCMU/8000", "0 PCMU / 8000", None),
+            ("8 PCMA/8000\r\na=rtpmap:0 PCMU/8000", "0 G711U/8000", None),
+            ("8 PCMA/8000\r\na=rtpmap:0 PCMU/8000", "0 PCMU/8000/0", None),
+            ("a=rtpmap:101 telephone-event/8000\r\n", "", None),
+            ("telephone-event/8000", "telephone-event", None),
+            ("101\r\na=rtpmap:8", "97\r\na=fmtp:97 0-11,16\r\na=rtpmap:8", None),
             ("PCMU/8000", "PCMU/16000", None),
             ("a=ptime:20", "a=ptime:60", None),
         ];
         for (old, new, expected) in table {
             assert_eq!(parse(&ASTERISK.replacen(old, new, 1)).err(), expected, "{new}");
         }
+        for (old, new, expected) in table {
+            let Ok(found) = parse(&ASTERISK.replacen(old, new, 1)) else { continue };
+            assert_eq!(found.rtp.to_string(), "10.0.0.2:11698", "{new}");
+            let plain = (Codec::Pcmu, Some(if new.contains("97") { 97 } else { 101 }));
+            if (new.contains("PCMU")
+                || new.contains("97")
+                || new.contains("event")
+                || new.is_empty())
+                && expected.is_none()
+            {
+                assert_eq!((found.codec, found.dtmf_payload_type), plain, "{new}");
+            }
+        }
+        let other = ASTERISK.replace("0 PCMU/8000", "0 G729/8000");
+        assert_eq!(parse(&other).unwrap().codec, Codec::Pcma);
+        let avpf = parse(&ASTERISK.replace("RTP/AVP", "RTP/AVPF")).unwrap();
+        assert!(avpf.answer(&local()).contains("m=audio 20002 RTP/AVPF 0 101\r\n"));
+        let bare = parse(&ASTERISK.replace("m=audio", "m=video\r\nm=\r\nm=audio")).unwrap();
+        let answer = bare.answer(&local());
+        assert!(
+            answer.contains("m=video 0 RTP/AVP 0\r\nm=audio 0 RTP/AVP 0\r\nm=audio 2"),
+            "{answer}"
+        );
         let alaw = parse(&ASTERISK.replacen("8 0 101", "8 101", 1)).unwrap();
         assert!(alaw.answer(&local()).contains("RTP/AVP 8 101"));
         assert_eq!(parse(""), Err(SdpError::Syntax));
+    }
+
+    #[test]
+    fn the_audio_stream_of_our_ip_version_is_taken() {
+        let pbx = "10.0.0.2".parse().unwrap();
+        let from = |text: &str| Remote::parse_from(text.as_bytes(), pbx);
+        let v6 = ASTERISK.replace("c=IN IP4 10.0.0.2", "c=IN IP6 2001:db8::5");
+        assert_eq!(from(&v6).err(), Some(SdpError::Family));
+        assert!(Remote::parse_from(v6.as_bytes(), "2001:db8::1".parse().unwrap()).is_ok());
+        let both = "m=audio 5000 RTP/AVP 0\r\nc=IN IP6 2001:db8::5\r\nm=audio";
+        let found = from(&ASTERISK.replace("m=audio", both)).unwrap();
+        assert_eq!(found.rtp.to_string(), "10.0.0.2:11698");
+        assert!(found.answer(&local()).contains("m=audio 0 RTP/AVP 0\r\nm=audio 20002 "));
+        let held = from(&ASTERISK.replace("IP4 10.0.0.2", "IP6 ::")).unwrap();
+        assert_eq!(held.direction, Direction::Inactive);
+        let named = from(&ASTERISK.replace("c=IN IP4 10.0.0.2", "c=IN IP4 pbx.local")).unwrap();
+        assert_eq!(named.rtp.ip(), pbx);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::sip::header::{full_name, is_token, parse_number};
-use crate::sip::message::{MAX_MESSAGE_BYTES, head_end, is_filler};
+use crate::sip::message::MAX_MESSAGE_BYTES;
+use crate::sip::reader::{head_end, is_filler};
 
 /// Maximum number of stray bytes before a message: the rest of a body whose length was too small.
 const MAX_STRAY: usize = 4096;

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::sip::bytes::readable;
+
 /// The reason a URI was rejected. `Scheme` is answered with 416, `Syntax` with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UriError {
@@ -97,8 +99,7 @@ impl Uri {
             "sips" => true,
             _ => return Err(UriError::Scheme),
         };
-        if rest.chars().any(|c| c.is_ascii_control() || " \t<>\"".contains(c)) || !escapes_ok(rest)
-        {
+        if rest.chars().any(|c| c.is_ascii_control() || " \t<>\"".contains(c)) {
             return Err(UriError::Syntax);
         }
         // userinfo may contain ';' and '?', so split at the '@' first
@@ -114,6 +115,7 @@ impl Uri {
         };
         let mut parts = rest.split(';');
         let host_port = parts.next().ok_or(UriError::Syntax)?;
+        let host_port = host_port.strip_suffix(':').unwrap_or(host_port); // an empty port
         let (host, port) = parse_host_port(host_port).ok_or(UriError::Syntax)?;
         // some devices end a URI with ';'
         let params = parts.filter(|part| !part.is_empty()).map(parse_param);
@@ -156,28 +158,48 @@ impl fmt::Display for Uri {
 }
 
 /// Returns the number that a SIP or tel URI is about (RFC 3966), or the user of a SIP URI, with its
-/// %-escapes decoded. Parameters of the user, such as `;cpc=ordinary` and `;phone-context=…`, are
-/// not part of it. `None` if there is no user, or for another scheme.
+/// %-escapes decoded. Parameters of the user, such as `;cpc=ordinary`, are not part of it, except
+/// for the global phone-context of a local number. `None` if there is no user, or for another
+/// scheme. Of a SIP URI that cannot be parsed, it is the text before the first `@`.
 pub fn number(text: &str) -> Option<String> {
     let (scheme, rest) = text.split_once(':')?;
     let is_tel = scheme.eq_ignore_ascii_case("tel");
-    let (user, is_phone) = if is_tel {
-        let good = |c: char| !c.is_ascii_control() && !" \"<>@".contains(c);
-        (rest.chars().all(good) && escapes_ok(rest)).then(|| (rest.to_owned(), true))?
+    let (user, named_phone) = if is_tel {
+        let good = |c: char| !c.is_ascii_control() && !"\"<>@".contains(c);
+        rest.chars().all(good).then(|| (rest.to_owned(), true))?
     } else {
-        let uri = Uri::parse(text).ok()?;
-        let kind = uri.param("user").and_then(|(_, value)| value.as_deref());
-        let is_phone = kind.is_some_and(|kind| kind.eq_ignore_ascii_case("phone"));
-        (uri.user?, is_phone)
+        match Uri::parse(text) {
+            Ok(uri) => {
+                let kind = uri.param("user").and_then(|(_, value)| value.as_deref());
+                let is_phone = kind.is_some_and(|kind| kind.eq_ignore_ascii_case("phone"));
+                (uri.user?, is_phone)
+            }
+            Err(UriError::Syntax) => {
+                let known = ["sip", "sips"].iter().any(|s| s.eq_ignore_ascii_case(scheme));
+                let (user, _) = rest.split_once('@').filter(|_| known)?;
+                (user.replace('"', ""), user.contains(' '))
+            }
+            Err(UriError::Scheme) => return None,
+        }
     };
-    let user = unescape(user.split(';').next()?);
-    let separators = |c: char| "-.()".contains(c);
+    let mut parts = user.split(';');
+    let user = readable(&unescape(parts.next()?.trim()));
+    let is_phone = named_phone || user.starts_with('+');
+    // a pause and the digits after it are dialled once the call is up
+    let dialled = user.split_once(',').map_or(&*user, |(before, _)| before);
+    let separators = |c: char| "-.() ".contains(c);
     let digits = |c: char| c.is_ascii_hexdigit() || "*#+".contains(c) || separators(c);
-    let number = match is_phone && user.chars().all(digits) {
-        true => user.replace(separators, ""),
+    let number = match is_phone && dialled.chars().all(digits) {
+        true => dialled.replace(separators, ""),
         false => user,
     };
-    (!number.is_empty()).then_some(number)
+    let mut contexts = parts.filter_map(|part| part.split_once('='));
+    let context = contexts.find(|(name, _)| name.eq_ignore_ascii_case("phone-context"));
+    let prefix = match context {
+        Some((_, value)) if is_tel && value.starts_with('+') && !number.starts_with('+') => value,
+        _ => "",
+    };
+    (!number.is_empty()).then(|| format!("{prefix}{number}"))
 }
 
 /// Parses `name` or `name=value`, without quotes.
@@ -189,16 +211,13 @@ fn parse_param(text: &str) -> Option<Param> {
     (!name.is_empty()).then(|| (name.to_owned(), value))
 }
 
-fn escapes_ok(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    (0..bytes.len()).all(|i| {
-        bytes[i] != b'%'
-            || (bytes.get(i + 1).is_some_and(u8::is_ascii_hexdigit)
-                && bytes.get(i + 2).is_some_and(u8::is_ascii_hexdigit))
-    })
+/// True if a request can be sent to this URI as it is written.
+pub fn is_target(text: &str) -> bool {
+    let plain = !text.chars().any(|c| c.is_ascii_control() || " <>\"".contains(c));
+    plain && matches!(Uri::parse(text), Ok(_) | Err(UriError::Scheme))
 }
 
-/// Decodes %-escapes, which [`escapes_ok`] has checked.
+/// Decodes %-escapes. A `%` that begins none, as in `*72%`, stands for itself.
 fn unescape(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let bytes = text.as_bytes();
@@ -259,7 +278,6 @@ mod tests {
             "sip:<host>",
             "sip:a@[::1",
             "sip:2001:db8::10",
-            "sip:a%4@host",
             "sip:host;=x",
             "sip:host;;=x",
             "sip:host:99999",
@@ -290,8 +308,19 @@ mod tests {
             ("sip:h", None),
             ("sip:;cpc=ordinary@h", None),
             ("tel:;phone-context=x", None),
-            ("tel:1 2", None),
-            ("tel:%4", None),
+            ("tel:+1 555 0001", Some("+15550001")),
+            ("tel:+15550001,,22", Some("+15550001")),
+            ("tel:5550001;phone-context=+1", Some("+15550001")),
+            ("tel:8010;phone-context=pbx.local", Some("8010")),
+            ("sip:+1-555-0001@h", Some("+15550001")),
+            ("sip:\"15550001\"@h", Some("15550001")),
+            ("sip:1555 0001@h", Some("15550001")),
+            ("sip:15550001@2001:db8::1", Some("15550001")),
+            ("sip:15550001@a@b", Some("15550001")),
+            ("sip:15550001@", Some("15550001")),
+            ("sip:@x", None),
+            ("tel:%4", Some("%4")),
+            ("sip:*72%@h:", Some("*72%")),
             ("urn:service:sos", None),
             ("8010", None),
         ];

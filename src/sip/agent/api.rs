@@ -185,7 +185,7 @@ pub struct Invite {
     pub from_tag: String,
     /// The caller's number, from P-Asserted-Identity, Remote-Party-ID or From.
     pub from_user: String,
-    /// The caller's name, from the same header field.
+    /// The caller's name, from one of them with the same number.
     pub from_name: Option<String>,
     /// The user of the Request-URI.
     pub to_user: String,

@@ -9,6 +9,7 @@ use crate::sip::agent::{ALLOW, Agent, CallEnd, CallKey, CallState, Event, PRODUC
 use crate::sip::dialog::Order;
 use crate::sip::flow::Flow;
 use crate::sip::header::parse_number;
+use crate::sip::key_press::{self, KeyPress};
 use crate::sip::message::Message;
 use crate::sip::sdp::{self, Remote};
 use crate::sip::session_timer::{self, Asked, SessionTimer};
@@ -182,28 +183,19 @@ impl Agent {
         if request.body.is_empty() {
             return self.ok(now, key, request);
         }
-        let kind = request.content_type().unwrap_or_default();
-        let body = String::from_utf8_lossy(&request.body);
-        let digit = match kind.as_str() {
-            "application/dtmf-relay" => body.lines().find_map(|line| {
-                let (name, value) = line.split_once('=')?;
-                name.trim().eq_ignore_ascii_case("Signal").then(|| value.trim().to_owned())
-            }),
-            "application/dtmf" => Some(body.trim().to_owned()),
-            _ => {
-                let refusal = Refusal::new(415, "Unsupported Media Type", "not a key press");
-                let refusal = refusal.with("Accept", "application/dtmf-relay, application/dtmf");
-                return self.refuse(now, key, request, &refusal);
-            }
-        };
-        match digit.as_deref().and_then(dtmf_digit) {
-            Some(digit) => {
+        match key_press::read(request) {
+            Some(KeyPress::Digit(digit)) => {
                 self.ok(now, key, request);
                 self.event(Event::Digit { call: call_key, digit });
             }
-            None => {
+            Some(KeyPress::Flash) => self.ok(now, key, request),
+            Some(KeyPress::Unreadable) => {
                 let refusal = Refusal::new(400, "Bad Request", "not a key press");
                 self.refuse(now, key, request, &refusal);
+            }
+            None => {
+                let refusal = Refusal::new(415, "Unsupported Media Type", "not a key press");
+                self.refuse(now, key, request, &refusal.with("Accept", key_press::ACCEPT));
             }
         }
     }
@@ -316,16 +308,4 @@ fn q850_cause(request: &Message) -> Option<u16> {
     });
     let code = stated.or_else(|| parse_number(request.get("X-Asterisk-HangupCauseCode")?));
     code.and_then(|c| u16::try_from(c).ok())
-}
-
-/// Parses the digit of an INFO: the character, or the event number 10 for star and 11 for pound.
-fn dtmf_digit(text: &str) -> Option<char> {
-    match text {
-        "10" => return Some('*'),
-        "11" => return Some('#'),
-        _ => {}
-    }
-    let mut chars = text.chars();
-    let digit = chars.next()?.to_ascii_uppercase();
-    (chars.next().is_none() && "0123456789*#ABCD".contains(digit)).then_some(digit)
 }

@@ -8,8 +8,9 @@ use crate::sip::agent::servers::{Kind, cancelled_key, server_key};
 use crate::sip::agent::{ALLOW, Agent, CallEnd, CallKey, Event, Purpose, TimerKey, client_key};
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::header::{find_param, option_tags};
-use crate::sip::message::{Fault, Message, Unreadable, is_filler};
+use crate::sip::message::{Fault, Message, Unreadable};
 use crate::sip::multipart;
+use crate::sip::reader::is_filler;
 use crate::sip::transaction::{Due, State};
 
 /// Option tags accepted in Require. 100rel needs no code: if it is required, we send no provisional
@@ -48,7 +49,10 @@ impl Agent {
         }
         match (message.code().is_some(), fault) {
             (true, None) => self.on_response(now, flow, message),
-            (true, Some(_)) => self.counts.unreadable += 1,
+            (true, Some(fault)) => {
+                self.counts.unreadable += 1;
+                self.event(Event::Unreadable { source: flow.remote, why: fault.reason });
+            }
             (false, Some(fault)) => self.refuse_faulty(flow, &message, &fault),
             (false, None) => self.on_request(now, flow, message),
         }

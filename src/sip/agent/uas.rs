@@ -9,9 +9,10 @@ use crate::sip::agent::refusal::Refusal;
 use crate::sip::agent::{
     ALLOW, AccountId, Agent, Call, CallEnd, CallKey, CallState, Event, Invite, PRODUCT, TimerKey,
 };
+use crate::sip::bytes::readable;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
-use crate::sip::header::{NameAddr, find_param, option_tags, parse_number};
+use crate::sip::header::{NameAddr, find_param, media_type, option_tags, parse_number};
 use crate::sip::message::Message;
 use crate::sip::multipart::ACCEPT;
 use crate::sip::sdp::{self, Local, Remote, SdpError};
@@ -103,10 +104,12 @@ impl Agent {
         signalling: IpAddr,
     ) -> Result<Remote, Refusal> {
         let refusal = |error: SdpError| {
-            let warning = format!("304 trunkless \"{error}\"");
+            // RFC 3261 §20.43: another network protocol, or another media format
+            let code = if error == SdpError::Family { 300 } else { 304 };
+            let warning = format!("{code} trunkless \"{error}\"");
             Refusal::new(488, "Not Acceptable Here", error.to_string()).with("Warning", warning)
         };
-        let remote = Remote::parse(body).map_err(refusal)?;
+        let remote = Remote::parse_from(body, signalling).map_err(refusal)?;
         let peers = account.map_or(&[][..], |id| &self.accounts[id].config.media_peers);
         let ip = remote.rtp.ip();
         let listed =
@@ -141,7 +144,7 @@ impl Agent {
         let event = Invite {
             call,
             account,
-            sip_call_id: dialog.call_id.clone(),
+            sip_call_id: readable(&dialog.call_id),
             from_tag: dialog.remote_tag.clone(),
             from_user,
             from_name,
@@ -286,10 +289,11 @@ struct Accepted {
     local_ip: IpAddr,
 }
 
-/// Refuses a body that is not SDP (415), and a request whose Accept excludes SDP (406).
+/// Refuses a body that is not SDP (415), and a request without an offer whose Accept excludes SDP
+/// (406). A sender of SDP can read it, too, so its Accept does not count.
 pub(super) fn check_content(request: &Message) -> Result<(), Refusal> {
-    let encoded =
-        request.get("Content-Encoding").is_some_and(|e| !e.eq_ignore_ascii_case("identity"));
+    let encoding = request.get("Content-Encoding").unwrap_or_default();
+    let encoded = !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity");
     let kind = request.content_type().unwrap_or_default();
     if encoded || (!request.body.is_empty() && kind != "application/sdp") {
         let why = match encoded {
@@ -299,11 +303,9 @@ pub(super) fn check_content(request: &Message) -> Result<(), Refusal> {
         return Err(Refusal::new(415, "Unsupported Media Type", why).with("Accept", ACCEPT));
     }
     let accepts = request.list("Accept");
-    let takes_sdp = |a: &String| {
-        let kind = a.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-        matches!(kind.as_str(), "application/sdp" | "application/*" | "*/*")
-    };
-    if !accepts.is_empty() && !accepts.iter().any(takes_sdp) {
+    let takes_sdp =
+        |a: &String| matches!(media_type(a).as_str(), "application/sdp" | "application/*" | "*/*");
+    if request.body.is_empty() && !accepts.is_empty() && !accepts.iter().any(takes_sdp) {
         return Err(Refusal::new(406, "Not Acceptable", "its Accept excludes application/sdp"));
     }
     Ok(())
@@ -316,19 +318,26 @@ pub(super) fn copy_record_route(request: &Message, response: &mut Message) {
 }
 
 /// Returns the caller's number and name from P-Asserted-Identity (RFC 3325), or else
-/// Remote-Party-ID, or else From.
+/// Remote-Party-ID, or else From. A name may be in a later one than the number.
 fn caller(invite: &Message) -> (String, Option<String>) {
-    let headers = ["P-Asserted-Identity", "Remote-Party-ID", "From"];
-    let stated = headers.iter().flat_map(|h| invite.addresses(h));
-    let mut stated = stated.filter_map(|text| NameAddr::parse(&text));
-    stated.find_map(|a| Some((a.number()?, a.display))).unwrap_or_default()
+    let headers = ["P-Asserted-Identity", "Remote-Party-ID"];
+    let asserted = headers.iter().flat_map(|h| invite.addresses(h));
+    let stated = asserted.filter_map(|text| NameAddr::parse(&text)).chain(invite.from());
+    // a Remote-Party-ID may be about the called party
+    let called = |a: &NameAddr| find_param(&a.params, "party").is_some_and(|p| p == "called");
+    let stated = stated.filter(|a| !called(a)).filter_map(|a| Some((a.number()?, a.display)));
+    let stated: Vec<_> = stated.collect();
+    let Some((number, _)) = stated.first() else { return Default::default() };
+    let name = stated.iter().find_map(|(n, name)| name.clone().filter(|_| n == number));
+    (number.clone(), name)
 }
 
 /// Returns the value of Privacy, or else of Remote-Party-ID's parameter, unless it asks for none.
 fn privacy(invite: &Message) -> Option<String> {
     let stated = invite.list("Privacy").join(", ");
-    let party = invite.addresses("Remote-Party-ID").first().and_then(|a| NameAddr::parse(a));
-    let party = party.and_then(|a| find_param(&a.params, "privacy").map(str::to_owned));
+    let parties = invite.addresses("Remote-Party-ID");
+    let mut parties = parties.iter().filter_map(|a| NameAddr::parse(a));
+    let party = parties.find_map(|a| find_param(&a.params, "privacy").map(str::to_owned));
     let stated = if stated.is_empty() { party? } else { stated };
     let none = ["none", "off"].iter().any(|none| stated.eq_ignore_ascii_case(none));
     (!none && !stated.is_empty()).then_some(stated)
@@ -337,5 +346,47 @@ fn privacy(invite: &Message) -> Option<String> {
 fn headers(invite: &Message) -> Vec<(String, String)> {
     let secret = ["Authorization", "Proxy-Authorization"];
     let passed = |name: &str| !secret.iter().any(|s| s.eq_ignore_ascii_case(name));
-    invite.headers.iter().filter(|(name, _)| passed(name)).cloned().collect()
+    invite
+        .headers
+        .iter()
+        .filter(|(name, _)| passed(name))
+        .map(|(name, value)| (name.clone(), readable(value)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caller_is_read_from_several_fields() {
+        let table = [
+            ("P-Asserted-Identity: <sip:+15@x>|From: \"ALICE\" <sip:+15@x>", "+15 ALICE"),
+            ("P-Asserted-Identity: <sip:+15@x>|From: \"ALICE\" <sip:+16@x>", "+15 -"),
+            ("P-Asserted-Identity: \"B\" <sip:+15@x>, <tel:+15>|From: \"A\" <sip:1@x>", "+15 B"),
+            ("P-Asserted-Identity: <sip:@x>|From: \"A\" <sip:1@x>", "1 A"),
+            (
+                "Remote-Party-ID: <sip:8010@x>;party=called|\
+                 Remote-Party-ID: \"C\" <sip:17@x>;party=calling;privacy=full|From: <sip:1@x>",
+                "17 C full",
+            ),
+            ("Remote-Party-ID: <sip:17@x>;privacy=off|From: <sip:1@x>", "17 -"),
+            (
+                "P-Asserted-Identity: <tel:+15>|Privacy: id;critical|From: <sip:1@x>",
+                "+15 - id;critical",
+            ),
+            ("From: \"A <sip:1@x>;tag=1", "1 A"),
+            ("From: Dept: Sales, Bob <sip:1@x>;tag=1", "1 Dept: Sales, Bob"),
+        ];
+        for (fields, expected) in table {
+            let fields = fields.split('|').filter_map(|field| field.split_once(": "));
+            let invite = Message::request("INVITE", "sip:a@b");
+            let invite = fields.fold(invite, |invite, (name, value)| invite.with(name, value));
+            let (number, name) = caller(&invite);
+            let found = format!("{number} {}", name.unwrap_or("-".to_owned()));
+            let found =
+                privacy(&invite).map_or(found.clone(), |privacy| format!("{found} {privacy}"));
+            assert_eq!(found, expected);
+        }
+    }
 }
