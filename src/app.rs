@@ -74,7 +74,7 @@ pub static COUNTERS: Counters =
     &[call::counters::ALL, endpoint::counters::ALL, record::counters::ALL, telemetry::ALL];
 
 /// The totals that have a label.
-pub static LABELLED: &[&Labelled] = &[&endpoint::counters::REFUSED];
+pub static LABELLED: &[&Labelled] = endpoint::counters::LABELLED;
 
 impl App {
     /// Binds the sockets and starts serving. The record of each ended call is sent to `records`, if

@@ -21,10 +21,10 @@ pub fn text(watched: &Watched) -> String {
         let _ = writeln!(out, "trunkless_{name} {}", counter.shown());
     }
     for total in watched.labelled {
-        let (name, label) = (format!("{}_total", total.name), total.label);
+        let name = format!("{}_total", total.name);
         out += &head(&name, total.help, "counter");
-        for (value, count) in total.get() {
-            let _ = writeln!(out, "trunkless_{name}{{{label}=\"{value}\"}} {count}");
+        for (values, count) in total.get() {
+            let _ = writeln!(out, "trunkless_{name}{{{values}}} {count}");
         }
     }
     out += &head("calls_ended_total", "Calls that have ended, by reason.", "counter");

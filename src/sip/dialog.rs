@@ -122,17 +122,33 @@ impl Dialog {
             self.local_cseq += 1;
             self.local_cseq
         });
-        let mut request = Message::request(method, &self.remote_target)
+        let (uri, routes) = self.path();
+        let mut request = Message::request(method, &uri)
             .with("Via", via)
             .with("Max-Forwards", "70")
             .with("From", self.local.clone())
             .with("To", self.remote.clone())
             .with("Call-ID", self.call_id.clone())
             .with("CSeq", format!("{number} {method}"));
-        for route in &self.route_set {
-            request.push("Route", route.clone());
-        }
+        routes.into_iter().for_each(|route| request.push("Route", route));
         request
+    }
+
+    /// Returns the Request-URI and the Route values. A first route without `lr` is a strict router:
+    /// it expects itself in the Request-URI, and the target last (RFC 3261 §12.2.1.1).
+    fn path(&self) -> (String, Vec<String>) {
+        let first = self.route_set.first().and_then(|route| NameAddr::parse(route));
+        let strict = first.filter(|route| {
+            Uri::parse(&route.uri).is_ok_and(|uri| {
+                !uri.params.iter().any(|(name, _)| name.eq_ignore_ascii_case("lr"))
+            })
+        });
+        let Some(router) = strict else {
+            return (self.remote_target.clone(), self.route_set.clone());
+        };
+        let uri = router.uri.split('?').next().unwrap_or_default().to_owned();
+        let target = format!("<{}>", self.remote_target);
+        (uri, self.route_set.iter().skip(1).cloned().chain([target]).collect())
     }
 }
 
@@ -167,6 +183,21 @@ mod tests {
         assert_eq!(bye.list("Route"), ["<sip:p1;lr>", "<sip:p2;lr>"]);
         assert_eq!(bye.cseq(), Some((1, "BYE")));
         assert_eq!(dialog.request("INFO", "v".into(), None).cseq(), Some((2, "INFO")));
+    }
+
+    #[test]
+    fn a_strict_router_is_in_the_request_uri() {
+        let mut invite = invite();
+        invite.headers.retain(|(name, _)| name != "Record-Route");
+        invite.push("Record-Route", "<sip:p1:5070;transport=udp>, <sip:p2;lr>");
+        let mut dialog = Dialog::from_invite(&invite, "ours".into());
+        let bye = dialog.request("BYE", "v".into(), None);
+        assert_eq!(bye.uri(), "sip:p1:5070;transport=udp");
+        assert_eq!(bye.list("Route"), ["<sip:p2;lr>", "<sip:asterisk@10.0.0.2:5060>"]);
+        let spelled = invite.with("X", "x");
+        let mut dialog = Dialog::from_invite(&spelled, "ours".into());
+        dialog.route_set[0] = "<sip:p1;LR=on>".to_owned();
+        assert_eq!(dialog.request("BYE", "v".into(), None).uri(), "sip:asterisk@10.0.0.2:5060");
     }
 
     #[test]

@@ -168,8 +168,9 @@ impl Message {
         }
     }
 
-    pub fn is_known_method(&self) -> bool {
-        self.method().is_some_and(|m| KNOWN.contains(&m))
+    /// Returns the method if it is one that we know, allowed or not.
+    pub fn known_method(&self) -> Option<&'static str> {
+        KNOWN.into_iter().find(|known| self.method() == Some(known))
     }
 
     pub fn call_id(&self) -> &str {

@@ -62,28 +62,38 @@ impl Counter {
     }
 }
 
-/// A total for each value of one label. A value appears once something was counted for it.
+/// A total for each combination of the labels' values. A combination appears once something was
+/// counted for it.
 #[derive(Debug)]
 pub struct Labelled {
     /// Name in the metrics, without prefix and suffix.
     pub name: &'static str,
     pub help: &'static str,
-    pub label: &'static str,
-    counts: Mutex<BTreeMap<u16, u64>>,
+    pub labels: &'static [&'static str],
+    counts: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Labelled {
-    pub const fn new(name: &'static str, help: &'static str, label: &'static str) -> Labelled {
-        Labelled { name, help, label, counts: Mutex::new(BTreeMap::new()) }
+    pub const fn new(
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+    ) -> Labelled {
+        Labelled { name, help, labels, counts: Mutex::new(BTreeMap::new()) }
     }
 
-    pub fn add(&self, value: u16) {
+    /// Counts one for these values of the labels. Only the program's own texts may be passed,
+    /// because each combination is kept.
+    pub fn add(&self, values: &[&str]) {
+        let pairs = self.labels.iter().zip(values);
+        let pairs: Vec<String> = pairs.map(|(label, v)| format!("{label}=\"{v}\"")).collect();
+        let value = pairs.join(",");
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry(value).or_default() += 1;
     }
 
-    /// Every value with its count.
-    pub fn get(&self) -> BTreeMap<u16, u64> {
+    /// Every combination, as on the metrics page, with its count.
+    pub fn get(&self) -> BTreeMap<String, u64> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -142,7 +142,7 @@ pub enum Event {
         call: CallKey,
         remote: Remote,
     },
-    /// An INVITE was refused or dropped: no call begins, or the call that it belongs to continues
+    /// A request was refused or dropped: no call begins, or the call that it belongs to continues
     /// unchanged. Calls that are refused by [`Command::Reject`] are not reported.
     Refused(Box<Refused>),
     /// Data from a PBX that is not a SIP message was dropped.
@@ -202,10 +202,12 @@ pub struct Invite {
     pub signalling: IpAddr,
 }
 
-/// An INVITE that was refused.
+/// A request that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// Status of the response; `None` if the INVITE is so malformed that it cannot be answered.
+    /// `None` if the method is unknown.
+    pub method: Option<&'static str>,
+    /// Status of the response; `None` if there was none: the request is too malformed, or an ACK.
     pub code: Option<u16>,
     pub why: String,
     pub source: SocketAddr,
@@ -285,11 +287,8 @@ pub struct Counts {
     pub strangers: u64,
     /// Data that is not a SIP message, and malformed responses.
     pub unreadable: u64,
-    /// Requests answered 4xx or above.
-    pub refused_requests: u64,
     /// Responses that match no client transaction.
     pub stray_responses: u64,
-    /// Requests answered 503, because of a limit or during shutdown.
-    pub overload: u64,
+    /// Messages that arrived again.
     pub retransmissions: u64,
 }

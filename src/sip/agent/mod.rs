@@ -341,9 +341,6 @@ impl Agent {
     /// Sends `response` in the server transaction `key`.
     fn respond(&mut self, now: Instant, key: &str, response: &Message) {
         let code = response.code().unwrap_or(500);
-        if code >= 400 {
-            self.counts.refused_requests += 1;
-        }
         let bytes = response.to_bytes();
         let Some(flow) = self.servers.respond(now, key, code, &bytes) else { return };
         self.send(flow, bytes);

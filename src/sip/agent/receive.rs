@@ -177,7 +177,6 @@ impl Agent {
         let kind = self.kind(flow, &request);
         let room = self.has_room(kind);
         if !room && method != "BYE" {
-            self.counts.overload += 1;
             let busy = Refusal::overload("too many SIP requests are open");
             return self.refuse_stateless(flow, &request, &busy);
         }
@@ -227,8 +226,9 @@ impl Agent {
         if method == "CANCEL" {
             return self.on_cancel(now, key, &request);
         }
-        if !request.is_known_method() {
-            let refusal = Refusal::new(501, "Not Implemented", "unknown method");
+        if request.known_method().is_none() {
+            let why = format!("unknown method \"{method}\"");
+            let refusal = Refusal::new(501, "Not Implemented", why);
             return self.refuse(now, key, &request, &refusal.with("Allow", ALLOW));
         }
         if !ALLOW.split(", ").any(|m| m == method) {
@@ -257,9 +257,13 @@ impl Agent {
             entry.tx.on_ack(now);
             return self.arm(TimerKey::Server(key.to_owned()));
         }
+        let refusal_tag = self.random.tag(key);
         let call = self.find_dialog(request, flow);
-        if let Some(call) = call {
-            self.on_dialog_ack(now, call, request);
+        match (call, request.to()) {
+            (Some(call), _) => self.on_dialog_ack(now, call, request),
+            // an INVITE that was refused without a transaction
+            (None, Some(to)) if to.tag() == Some(&*refusal_tag) => {}
+            (None, _) => self.report(flow.remote, request, None, "there is no such call"),
         }
     }
 

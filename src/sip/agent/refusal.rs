@@ -1,4 +1,4 @@
-//! Refusals of requests: their responses, and the events by which refused calls are logged.
+//! Refusals of requests: their responses, and the events by which they are logged and counted.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::SocketAddr;
@@ -74,7 +74,6 @@ impl Agent {
         let (flow, kind) = (entry.flow, entry.kind);
         if kind == Kind::NewCall {
             self.forget(key);
-            self.counts.refused_requests += 1;
             return self.refuse_stateless(flow, request, refusal);
         }
         self.report(flow.remote, request, Some(refusal.code), &refusal.why);
@@ -91,7 +90,6 @@ impl Agent {
 
     /// Answers a malformed request without keeping state, if that is possible.
     pub(super) fn refuse_faulty(&mut self, flow: Flow, message: &Message, fault: &Fault) {
-        self.counts.refused_requests += 1;
         let code = message.can_be_answered().then_some(fault.code);
         self.report(flow.remote, message, code, fault.reason);
         if let Some(code) = code {
@@ -103,13 +101,17 @@ impl Agent {
         }
     }
 
-    /// Reports a refused INVITE. Other requests can be refused without consequences for a call.
-    fn report(&mut self, source: SocketAddr, request: &Message, code: Option<u16>, why: &str) {
-        if request.method() != Some("INVITE") {
-            return;
-        }
+    /// Reports a request that was refused, or dropped if there is no `code`.
+    pub(super) fn report(
+        &mut self,
+        source: SocketAddr,
+        request: &Message,
+        code: Option<u16>,
+        why: &str,
+    ) {
         let from = request.from().as_ref().and_then(NameAddr::number).unwrap_or_default();
         self.event(Event::Refused(Box::new(Refused {
+            method: request.known_method(),
             code,
             why: why.to_owned(),
             source,

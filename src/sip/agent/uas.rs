@@ -74,7 +74,6 @@ impl Agent {
             });
         };
         if self.takes_no_calls() || self.has_unacknowledged() {
-            self.counts.overload += 1;
             return Err(Refusal::overload(match self.stopping {
                 true => "trunkless is shutting down",
                 false => "too many calls are open",
@@ -209,7 +208,12 @@ impl Agent {
             return;
         }
         if self.has_unacknowledged() {
-            self.counts.overload += 1;
+            let source = self.calls.get(&key).map(|call| call.flow.remote);
+            let invite = self.calls.get(&key).and_then(|call| call.invite.clone());
+            if let (Some(source), Some((invite, _))) = (source, invite) {
+                let why = "too many calls are not acknowledged";
+                self.report(source, &invite, Some(UNAVAILABLE.0), why);
+            }
             return self.refuse_call(now, key, UNAVAILABLE, Some(5), CallEnd::Overload);
         }
         let Some(call) = self.calls.get_mut(&key) else { return };

@@ -28,7 +28,9 @@ use crate::sip::agent::{
     AccountConfig, AccountId, Agent, AgentConfig, CallEnd, CallKey, Command, Event, Input, Output,
     Route,
 };
-use crate::sip::endpoint::counters::{REFUSED, STRANGERS, UNREADABLE};
+use crate::sip::endpoint::counters::{
+    RETRANSMISSIONS, STRANGERS, STRAY_RESPONSES, UNREADABLE, count_refused,
+};
 use crate::sip::endpoint::peers::PeerState;
 use crate::sip::endpoint::tcp::{Connections, TcpEvent};
 use crate::sip::endpoint::translate::end_reason;
@@ -163,6 +165,8 @@ pub struct Endpoint {
     stranger_log: Throttle,
     /// Limits the log lines about refused INVITEs.
     refusal_log: Throttle,
+    /// The same for other requests.
+    request_log: Throttle,
 }
 
 impl Endpoint {
@@ -207,6 +211,7 @@ impl Endpoint {
             accept_after: Instant::now(),
             stranger_log: Throttle::new(STRANGER_LOG),
             refusal_log: Throttle::with_burst(REFUSAL_LOG.0, REFUSAL_LOG.1),
+            request_log: Throttle::with_burst(REFUSAL_LOG.0, REFUSAL_LOG.1),
         };
         Ok((endpoint, EndpointHandle { internal: internal_tx }))
     }
@@ -301,6 +306,8 @@ impl Endpoint {
         }
         STRANGERS.set(self.agent.counts.strangers);
         UNREADABLE.set(self.agent.counts.unreadable);
+        STRAY_RESPONSES.set(self.agent.counts.stray_responses);
+        RETRANSMISSIONS.set(self.agent.counts.retransmissions);
     }
 
     fn send(&mut self, flow: Flow, data: Vec<u8>) {
@@ -391,7 +398,7 @@ impl Endpoint {
                 let command = match link.answered {
                     true => Command::Hangup { call, q850: row.q850, text: row.label },
                     false => {
-                        REFUSED.add(row.sip_status);
+                        count_refused(Some("INVITE"), row.sip_status);
                         let (code, reason) = (row.sip_status, row.sip_reason);
                         Command::Reject { call, code, reason, retry_after_s: None }
                     }

@@ -3,7 +3,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::call::admission::{RefusedCall, clip};
 use crate::call::end::EndReason;
@@ -11,7 +11,7 @@ use crate::call::leg::Leg;
 use crate::call::parameters::Added;
 use crate::call::{Offer, RemoteMedia, SourceRequest};
 use crate::sip::agent::{CallKey, Command, Input, Invite, Refused};
-use crate::sip::endpoint::counters::REFUSED;
+use crate::sip::endpoint::counters::count_refused;
 use crate::sip::endpoint::translate::{remote_media, short_id};
 use crate::sip::endpoint::{CallLink, Endpoint, Internal};
 use crate::sip::sdp::Remote;
@@ -40,7 +40,7 @@ impl Endpoint {
     fn refuse(&mut self, call: CallKey) {
         let row = EndReason::Overload.row();
         let (code, reason) = (row.sip_status, row.sip_reason);
-        REFUSED.add(code);
+        count_refused(Some("INVITE"), code);
         let command = Command::Reject { call, code, reason, retry_after_s: Some(5) };
         self.agent.handle(Instant::now(), Input::Command(command));
     }
@@ -52,20 +52,33 @@ impl Endpoint {
         remote_media(remote, trusted)
     }
 
-    /// Counts and logs an INVITE that the agent has refused.
+    /// Counts and logs a request that the agent has refused.
     pub(super) fn on_refused(&mut self, refused: &Refused) {
-        REFUSED.add(refused.code.unwrap_or(0));
-        if !self.refusal_log.admits(Instant::now()) {
+        count_refused(refused.method, refused.code.unwrap_or(0));
+        let invite = refused.method == Some("INVITE");
+        let log = if invite { &mut self.refusal_log } else { &mut self.request_log };
+        if !log.admits(Instant::now()) {
             return;
         }
         let (source, why) = (refused.source, clip(&refused.why));
         let (call_id, from) = (clip(&refused.sip_call_id), clip(&refused.from_number));
-        let from = Masked(&from);
+        let (from, method) = (Masked(&from), refused.method.unwrap_or("SIP"));
         match refused.code {
-            Some(status) => warn!(status, %source, call_id, %from, "INVITE refused: {why}"),
-            None => {
-                warn!(%source, call_id, %from, "INVITE dropped, as it has no usable Via: {why}")
+            Some(status) if invite => {
+                warn!(status, %source, call_id, %from, "INVITE refused: {why}");
             }
+            None if invite => {
+                warn!(%source, call_id, %from, "INVITE dropped, as it has no usable Via: {why}");
+            }
+            // two BYEs that cross are normal, and so is a late copy of an ACK
+            Some(481) => info!(%source, call_id, %from, "{method} request refused: {why}"),
+            None if method == "ACK" => {
+                info!(%source, call_id, %from, "{method} request dropped: {why}");
+            }
+            Some(status) => {
+                warn!(status, %source, call_id, %from, "{method} request refused: {why}");
+            }
+            None => warn!(%source, call_id, %from, "{method} request dropped: {why}"),
         }
     }
 

@@ -59,7 +59,11 @@ fn requests_within_one_call_leave_room_for_other_calls_and_for_byes() {
         rig.pbx(&dialog.request("INFO", 11 + i as u32));
     }
     assert_eq!(rig.told().iter().filter(|t| *t == "503").count(), 10);
-    assert_eq!(rig.agent.counts.overload, 10);
+    let refused = rig.events().into_iter().filter(|event| {
+        matches!(event, Event::Refused(refused)
+            if (refused.method, refused.code) == (Some("INFO"), Some(503)))
+    });
+    assert_eq!(refused.count(), 10);
     for method in ["UPDATE", "INFO"] {
         rig.pbx(&other.request(method, 11 + u32::from(method == "INFO")));
         assert_eq!(rig.told(), ["200"], "{method}");
@@ -83,7 +87,9 @@ fn refused_invites_without_an_ack_leave_room_for_calls() {
     let again = rig.one();
     assert_eq!((again.code(), again.get("To")), (Some(488), first.get("To")));
     let tag = first.to().unwrap().tag().unwrap().to_owned();
+    rig.events();
     rig.pbx(&Text { branch: refused(0).branch, ..Text::new("ACK", 10).call_id("i0").tagged(&tag) });
+    assert!(rig.events().is_empty(), "the ACK is expected");
     for i in 1..MAX_TRANSACTIONS + 10 {
         rig.pbx(&refused(i));
     }
@@ -139,7 +145,12 @@ fn an_answer_over_the_limit_of_unacknowledged_calls_becomes_a_503() {
     let told = rig.told();
     let count = |code: &str| told.iter().filter(|t| *t == code).count();
     assert_eq!((count("200"), count("503")), (MAX_UNACKNOWLEDGED, 1));
-    assert_eq!(rig.ended(), Some(CallEnd::Overload));
+    let events = rig.events();
+    let [Event::Refused(refused), Event::Ended { end, .. }] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!((refused.method, refused.code), (Some("INVITE"), Some(503)));
+    assert_eq!(end, &CallEnd::Overload);
     rig.pbx(&Text::invite().call_id("another"));
     assert_eq!(rig.told(), ["503"]);
     rig.wait(33.0);
