@@ -171,10 +171,23 @@ impl App {
         }
     }
 
-    /// Returns if a call source ends because of an internal error.
+    /// Returns if a call source fails because of an internal error. Others may still end calls.
     pub async fn source_failed(&self) {
-        if self.faults.clone().wait_for(|broken| *broken).await.is_err() {
-            std::future::pending::<()>().await;
+        let mut faults = self.faults.clone();
+        let endpoint = async {
+            match &self.sip {
+                Some((endpoint, _)) => endpoint.clone().broken().await,
+                None => std::future::pending().await,
+            }
+        };
+        let stopped = async {
+            if faults.wait_for(|broken| *broken).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = stopped => {}
+            () = endpoint => {}
         }
     }
 

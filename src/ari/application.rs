@@ -5,7 +5,7 @@
 //! [`Application::next_timeout`]. Nothing here waits for a response: each arrives as an input.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -123,6 +123,33 @@ impl Application {
             last_key: 0,
             last_request: 0,
         }
+    }
+
+    /// Returns an application without calls that takes this one's place. Its ids are new.
+    pub fn successor(&self) -> Application {
+        Application {
+            link: self.link,
+            stopping: self.stopping,
+            last_key: self.last_key,
+            last_request: self.last_request,
+            ..Application::new(self.settings.clone())
+        }
+    }
+
+    /// Continues after a panic, in which an input was lost. Returns the calls that have been
+    /// offered and are not ending.
+    pub fn recover(&mut self) -> Vec<CallKey> {
+        let pending = self.pending.values();
+        let read = pending.filter_map(|(purpose, _)| match purpose {
+            Purpose::Variable { call, .. } => Some(*call),
+            _ => None,
+        });
+        let read: HashSet<CallKey> = read.collect();
+        let lost = self.calls.iter_mut().filter(|(key, _)| !read.contains(key));
+        lost.for_each(|(_, call)| call.asking = None);
+        let live = self.calls.iter();
+        let live = live.filter(|(_, c)| c.asking.is_none() && !c.bridging.is_ending());
+        live.map(|(key, _)| *key).collect()
     }
 
     pub fn poll(&mut self) -> Option<Output> {

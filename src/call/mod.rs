@@ -14,7 +14,7 @@ pub mod core;
 pub mod counters;
 pub mod departure;
 pub mod end;
-mod fault_point;
+pub mod fault_point;
 mod hearing;
 pub mod leg;
 pub mod limits;

@@ -41,6 +41,10 @@ impl Added {
             self.0.push((name, cut(value)));
         }
     }
+
+    pub fn entries(&self) -> &[(String, String)] {
+        &self.0
+    }
 }
 
 /// Returns all parameters of a call. `ours`: those that nothing can replace; empty ones are left

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_tungstenite::accept_async;
 use trunkless::folder::Root;
-use trunkless::peer::phone::{PhoneCommand, PhoneEvent};
+use trunkless::peer::phone::{Phone, PhoneCommand, PhoneEvent};
 use trunkless::record::library;
 
 use crate::rig::{Bystanders, Rig, Site, pass, until};
@@ -74,6 +74,29 @@ async fn a_panic_of_a_recording_loses_no_other_recording() {
     assert!(has("panic-close", "truncated"), "{states:?}");
 }
 
+/// Each place panics while the SIP endpoint handles an INVITE.
+#[tokio::test]
+async fn a_panic_of_the_sip_endpoint_ends_one_call() {
+    let fault = async |rig: &Rig| {
+        for place in ["message", "invite", "link"] {
+            for _ in 0..3 {
+                let headers = vec![("X-Fault".to_owned(), place.to_owned())];
+                let mut phone = rig.dial_with(headers).await;
+                // a message that is dropped has no response
+                let ended = timeout(LIMIT, ended(&mut phone)).await.is_ok();
+                assert_eq!(ended, place != "message", "{place}:\n{}", rig.log());
+                phone.command(PhoneCommand::Hangup);
+            }
+        }
+        let reports = rig.log().matches("the SIP endpoint panicked").count();
+        assert!(reports >= 9 && !rig.log().contains("shutting down"), "{}", rig.log());
+        let (phone, stream) = rig.fault_call().await;
+        phone.command(PhoneCommand::Hangup);
+        drop(stream);
+    };
+    Bystanders::new(Site::direct("")).during(fault).await;
+}
+
 /// Places a call that panics at `place`, and waits for the end that the caller sees.
 async fn panic_at(rig: &Rig, place: &str) {
     let mut phone = rig.dial_with(vec![("X-Fault".to_owned(), place.to_owned())]).await;
@@ -87,13 +110,14 @@ async fn panic_at(rig: &Rig, place: &str) {
     if place == "finish" {
         phone.command(PhoneCommand::Hangup);
     }
-    let ended = async {
-        while let Some(event) = phone.events.recv().await {
-            if let PhoneEvent::Ended(_) = event {
-                return;
-            }
-        }
-    };
-    let ended = timeout(LIMIT, ended).await;
+    let ended = timeout(LIMIT, ended(&mut phone)).await;
     ended.unwrap_or_else(|_| panic!("{place}: the call does not end:\n{}", rig.log()));
+}
+
+async fn ended(phone: &mut Phone) {
+    while let Some(event) = phone.events.recv().await {
+        if let PhoneEvent::Ended(_) = event {
+            return;
+        }
+    }
 }

@@ -6,6 +6,7 @@
 mod app_lock;
 mod link;
 mod offers;
+mod recovery;
 pub mod rest;
 mod rtp_capacity;
 pub mod rtp_conf;
@@ -36,6 +37,7 @@ use crate::ari::request::{Outcome, RestRequest};
 use crate::call::admission::Admission;
 use crate::call::departure::Departure;
 use crate::call::end::EndReason;
+use crate::call::fault_point::fault_point_of_message;
 use crate::call::{RemoteMedia, Signal, SourceRequest};
 use crate::media::g711::Law;
 use crate::telemetry::{PbxStatus, Throttle};
@@ -180,6 +182,8 @@ pub struct Source {
     ended: watch::Sender<bool>,
     /// Limits the log line about unreadable events.
     unreadable_log: Throttle,
+    /// When it last panicked, and how often in a row.
+    panics: (Instant, u32),
 }
 
 impl Source {
@@ -231,6 +235,7 @@ impl Source {
             closing: None,
             ended,
             unreadable_log: Throttle::new(LOG_INTERVAL),
+            panics: (Instant::now(), 0),
             config,
         };
         Ok((source, handle))
@@ -239,20 +244,24 @@ impl Source {
     /// Serves forever; dropping the future closes the connections.
     pub async fn run(mut self) {
         loop {
-            let now = Instant::now();
-            let mut due = self.application.next_timeout();
-            if let Socket::Open(link) = &self.socket {
-                due = due.into_iter().chain([link.next_timeout()]).min();
+            self.guarded_turn().await;
+        }
+    }
+
+    /// Waits for the next event and handles it.
+    async fn turn(&mut self) {
+        let mut due = self.application.next_timeout();
+        if let Socket::Open(link) = &self.socket {
+            due = due.into_iter().chain([link.next_timeout()]).min();
+        }
+        let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        tokio::select! {
+            wake = self.socket.wake() => self.on_wake(wake),
+            Some((id, outcome)) = self.outcomes.recv() => {
+                self.feed(Input::Outcome(id, outcome));
             }
-            let due = due.unwrap_or_else(|| now + Duration::from_secs(3600));
-            tokio::select! {
-                wake = self.socket.wake() => self.on_wake(wake),
-                Some((id, outcome)) = self.outcomes.recv() => {
-                    self.feed(Input::Outcome(id, outcome));
-                }
-                Some(internal) = self.internal.recv() => self.on_internal(internal),
-                () = sleep_until(due.into()) => self.on_timeout(),
-            }
+            Some(internal) = self.internal.recv() => self.on_internal(internal),
+            () = sleep_until(due.into()) => self.on_timeout(),
         }
     }
 
@@ -330,6 +339,7 @@ impl Source {
     }
 
     fn on_text(&mut self, text: &str) {
+        fault_point_of_message("event", text.as_bytes());
         match event::parse(text, &self.config.pbx.app) {
             Ok(Event::Other) => {}
             Ok(event) => self.feed(Input::Event(event)),

@@ -12,6 +12,7 @@ use crate::ari::event::Channel;
 use crate::call::admission::{RefusedCall, clip};
 use crate::call::departure::Departure;
 use crate::call::end::EndReason;
+use crate::call::fault_point::fault_point;
 use crate::call::leg::Leg;
 use crate::call::parameters::Added;
 use crate::call::{Offer, SourceRequest};
@@ -56,6 +57,8 @@ impl Source {
         let link =
             CallLink { signals: admitted.signals_tx, remote: None, held: false, id: id.clone() };
         self.calls.insert(new.call, link);
+        let added = added(&new);
+        fault_point("source", added.entries());
         let (internal, call) = (self.internal_tx.clone(), new.call);
         let requests = Box::new(move |request: SourceRequest| {
             if internal.try_send(Internal::Request(call, request)).is_err() {
@@ -70,7 +73,7 @@ impl Source {
             to_number: clip(&new.channel.dialplan.exten),
             native_id: clip(native_id(&new.channel)),
             sid_seed: format!("{}|{}", new.channel.id, new.id),
-            added: added(&new),
+            added,
             remote: None,
             leg,
             requests,

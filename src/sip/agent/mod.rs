@@ -8,6 +8,7 @@
 //! - [`receive`]: a message's path to its transaction
 //! - [`servers`]: the table of server transactions
 //! - [`monitor`]: OPTIONS to registrars and to the peers of trunks
+//! - [`recovery`]: the state after a panic
 //! - [`refusal`]: refused requests
 //! - [`uas`]: incoming calls and other requests outside dialogs
 //! - [`in_dialog`]: requests within a call
@@ -22,6 +23,7 @@ mod credentials;
 mod in_dialog;
 mod monitor;
 mod receive;
+mod recovery;
 mod refusal;
 mod requests;
 mod servers;
@@ -192,6 +194,8 @@ pub struct Agent {
     next_call: u64,
     /// Timeouts and their owners. An entry that its owner no longer needs is dropped when it fires.
     timers: BTreeSet<(Instant, TimerKey)>,
+    /// Owner of the timeout that is being handled.
+    running: Option<TimerKey>,
     /// Outputs to be returned by [`Agent::poll`].
     out: VecDeque<Output>,
     pub counts: Counts,
@@ -220,6 +224,7 @@ impl Agent {
             dialled: Vec::new(),
             next_call: 0,
             timers: BTreeSet::new(),
+            running: None,
             out: VecDeque::new(),
             counts: Counts::default(),
             stopping: false,
@@ -371,12 +376,14 @@ impl Agent {
                 self.arm(key);
                 continue;
             }
+            self.running = Some(key.clone());
             match &key {
                 TimerKey::Account(id) => self.on_account_timeout(now, *id),
                 TimerKey::Server(name) => self.on_server_timeout(now, name),
                 TimerKey::Client(name) => self.on_client_timeout(now, name),
                 TimerKey::Call(call) => self.on_call_timeout(now, *call),
             }
+            self.running = None;
             self.arm(key);
         }
     }

@@ -129,6 +129,10 @@ impl Servers {
         !merged
     }
 
+    pub fn keys(&self) -> impl Iterator<Item = &String> {
+        self.entries.keys()
+    }
+
     pub fn find(&self, key: &str) -> Option<&ServerEntry> {
         self.entries.get(key)
     }
@@ -156,6 +160,14 @@ impl Servers {
         if let Some(merge) = ended.merge_key {
             self.merge_keys.remove(&merge);
         }
+    }
+
+    /// Removes the transactions without a response. Each request receives one while it is handled,
+    /// so these are left by a panic.
+    pub fn remove_unanswered(&mut self) {
+        let unanswered = self.entries.iter().filter(|(_, entry)| entry.tx.response().is_none());
+        let keys: Vec<String> = unanswered.map(|(key, _)| key.clone()).collect();
+        keys.iter().for_each(|key| self.remove(key));
     }
 
     /// True if a transaction's responses go to this address.

@@ -7,6 +7,7 @@ pub mod counters;
 mod offers;
 mod peers;
 mod port_probe;
+mod recovery;
 pub mod resolve;
 mod tcp;
 mod translate;
@@ -17,12 +18,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::{mpsc, oneshot};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, warn};
 
 use crate::call::admission::Admission;
+use crate::call::fault_point::fault_point_of_message;
 use crate::call::{Signal, SourceRequest};
 use crate::sip::agent::{
     AccountConfig, AccountId, Agent, AgentConfig, CallEnd, CallKey, Command, Event, Input, Output,
@@ -87,6 +89,7 @@ enum Internal {
 #[derive(Clone)]
 pub struct EndpointHandle {
     internal: mpsc::Sender<Internal>,
+    broken: watch::Receiver<bool>,
 }
 
 impl EndpointHandle {
@@ -98,6 +101,13 @@ impl EndpointHandle {
         }
     }
 
+    /// Returns if the endpoint panics all the time. It still ends calls, but does nothing by itself.
+    pub async fn broken(mut self) {
+        if self.broken.wait_for(|broken| *broken).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Returns when no call is left and all BYEs are answered.
     pub async fn idle(&self) {
         let (done, wait) = oneshot::channel();
@@ -105,6 +115,16 @@ impl EndpointHandle {
             let _ = wait.await;
         }
     }
+}
+
+/// The event that the endpoint handles next.
+enum Turn {
+    /// A datagram of this length is in the buffer.
+    Datagram(usize, SocketAddr),
+    Tcp(TcpEvent),
+    Accepted(io::Result<(TcpStream, SocketAddr)>),
+    Internal(Internal),
+    Timeout,
 }
 
 /// Binds UDP and TCP to the same port. With port 0 the kernel chooses a port that is free for UDP;
@@ -167,6 +187,10 @@ pub struct Endpoint {
     refusal_log: Throttle,
     /// The same for other requests.
     request_log: Throttle,
+    /// Timeouts in a row that panicked.
+    failed_timeouts: u32,
+    /// Set to true to complete [`EndpointHandle::broken`].
+    broken: watch::Sender<bool>,
 }
 
 impl Endpoint {
@@ -194,6 +218,7 @@ impl Endpoint {
         };
         let (internal_tx, internal) = mpsc::channel(4 * max_calls + 64);
         let (tcp_tx, tcp_events) = mpsc::channel(256);
+        let (broken, broken_rx) = watch::channel(false);
         let endpoint = Endpoint {
             agent: Agent::new(agent_config, key),
             udp,
@@ -212,8 +237,10 @@ impl Endpoint {
             stranger_log: Throttle::new(STRANGER_LOG),
             refusal_log: Throttle::with_burst(REFUSAL_LOG.0, REFUSAL_LOG.1),
             request_log: Throttle::with_burst(REFUSAL_LOG.0, REFUSAL_LOG.1),
+            failed_timeouts: 0,
+            broken,
         };
-        Ok((endpoint, EndpointHandle { internal: internal_tx }))
+        Ok((endpoint, EndpointHandle { internal: internal_tx, broken: broken_rx }))
     }
 
     /// Returns the address of the sockets.
@@ -228,39 +255,50 @@ impl Endpoint {
         let _ = self.udp.writable().await;
         self.drain();
         loop {
-            let next = self.agent.next_timeout();
             let now = Instant::now();
+            let next = self.agent.next_timeout().filter(|_| !self.is_broken());
             let next = next.unwrap_or_else(|| now + Duration::from_secs(3600));
             let accepting = now >= self.accept_after;
             let next = if accepting { next } else { next.min(self.accept_after) };
-            tokio::select! {
+            let turn = tokio::select! {
                 received = self.udp.recv_from(&mut buffer) => {
-                    if let Ok((n, remote)) = received {
-                        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-                        let flow = Flow { transport: Transport::Udp, remote };
-                        self.notice_stranger(remote.ip());
-                        self.feed(Input::Message { flow, data: &buffer[..n] });
-                    }
+                    let Ok((n, remote)) = received else { continue };
+                    Turn::Datagram(n, remote)
                 }
-                Some(event) = self.tcp_events.recv() => self.on_tcp(event),
-                accepted = self.tcp.accept(), if accepting => {
-                    if let Ok((stream, remote)) = accepted {
-                        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-                        match self.agent.knows(remote.ip()) {
-                            true => {
-                                let busy = || self.agent.flows_in_use();
-                                self.connections.accepted(remote, stream, busy);
-                            }
-                            false => self.agent.counts.strangers += 1,
-                        }
-                    } else {
-                        // probably out of descriptors: pause instead of spinning
-                        self.accept_after = Instant::now() + Duration::from_millis(50);
-                    }
-                }
-                Some(internal) = self.internal.recv() => self.on_internal(internal),
-                () = sleep_until(next.into()) => self.feed(Input::Timeout),
+                Some(event) = self.tcp_events.recv() => Turn::Tcp(event),
+                accepted = self.tcp.accept(), if accepting => Turn::Accepted(accepted),
+                Some(internal) = self.internal.recv() => Turn::Internal(internal),
+                () = sleep_until(next.into()) => Turn::Timeout,
+            };
+            self.guarded(turn, &buffer);
+        }
+    }
+
+    fn on_turn(&mut self, turn: Turn, buffer: &[u8]) {
+        match turn {
+            Turn::Datagram(n, remote) => {
+                let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+                let flow = Flow { transport: Transport::Udp, remote };
+                self.notice_stranger(remote.ip());
+                self.feed(Input::Message { flow, data: &buffer[..n] });
             }
+            Turn::Tcp(event) => self.on_tcp(event),
+            Turn::Accepted(Ok((stream, remote))) => {
+                let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+                match self.agent.knows(remote.ip()) {
+                    true => {
+                        let busy = || self.agent.flows_in_use();
+                        self.connections.accepted(remote, stream, busy);
+                    }
+                    false => self.agent.counts.strangers += 1,
+                }
+            }
+            // probably out of descriptors: pause instead of spinning
+            Turn::Accepted(Err(_)) => {
+                self.accept_after = Instant::now() + Duration::from_millis(50);
+            }
+            Turn::Internal(internal) => self.on_internal(internal),
+            Turn::Timeout => self.feed(Input::Timeout),
         }
     }
 
@@ -283,6 +321,9 @@ impl Endpoint {
             self.agent.set_local_ip(flow.remote.ip(), local);
         }
         self.agent.set_full(self.admission.is_full());
+        if let Input::Message { data, .. } = &input {
+            fault_point_of_message("message", data);
+        }
         self.agent.handle(Instant::now(), input);
         self.drain();
     }

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use crate::call::admission::{RefusedCall, clip};
 use crate::call::end::EndReason;
+use crate::call::fault_point::fault_point;
 use crate::call::leg::Leg;
 use crate::call::parameters::Added;
 use crate::call::{Offer, RemoteMedia, SourceRequest};
@@ -22,6 +23,7 @@ const MAX_X_HEADERS: usize = 32;
 
 impl Endpoint {
     pub(super) fn on_invite(&mut self, invite: Invite) {
+        fault_point("invite", &invite.headers);
         self.admission.count();
         let call = invite.call;
         let refused = RefusedCall {
@@ -95,6 +97,7 @@ impl Endpoint {
         };
         let remote = invite.remote.as_ref().map(|remote| self.remote_media(&link, remote));
         self.calls.insert(invite.call, link);
+        fault_point("link", &invite.headers);
         let internal = self.internal_tx.clone();
         let call = invite.call;
         let requests = Box::new(move |request: SourceRequest| {

@@ -11,6 +11,8 @@ mod ai_ends;
 mod cut;
 mod junk;
 mod limits;
+#[cfg(feature = "fault-points")]
+mod panics;
 mod replaced;
 mod rest;
 mod set_ups;

@@ -1,0 +1,79 @@
+//! Continues after a panic of the agent or the endpoint: the event is lost, and at most the call that
+//! it belongs to ends. Owns the clock.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use tracing::error;
+
+use crate::call::Signal;
+use crate::call::end::EndReason;
+use crate::sip::agent::{CallKey, Command};
+use crate::sip::endpoint::{Endpoint, Turn};
+use crate::telemetry::PANICS;
+
+/// After this many panics in a row, the endpoint is given up.
+const MAX_PANICS: u32 = 10;
+
+impl Endpoint {
+    /// Handles an event. If that panics, all other calls continue.
+    pub(super) fn guarded(&mut self, turn: Turn, buffer: &[u8]) {
+        let is_timeout = matches!(turn, Turn::Timeout);
+        let panicked = catch_unwind(AssertUnwindSafe(|| self.on_turn(turn, buffer))).is_err();
+        match (is_timeout, panicked) {
+            // anyone may send messages that panic, but timeouts come from our own state
+            (true, true) => self.failed_timeouts += 1,
+            (true, false) => self.failed_timeouts = 0,
+            (false, _) => {}
+        }
+        if panicked {
+            self.recover();
+        }
+    }
+
+    /// True once the endpoint panics all the time.
+    pub(super) fn is_broken(&self) -> bool {
+        *self.broken.borrow()
+    }
+
+    fn recover(&mut self) {
+        PANICS.add(1);
+        error!("internal error: the SIP endpoint panicked; all other calls continue");
+        let mut settled = false;
+        for _ in 0..MAX_PANICS {
+            settled = catch_unwind(AssertUnwindSafe(|| self.settle())).is_ok();
+            if settled {
+                break;
+            }
+            PANICS.add(1);
+        }
+        if (!settled || self.failed_timeouts >= MAX_PANICS) && !self.is_broken() {
+            error!("internal error: the SIP endpoint panics all the time; shutting down");
+            self.broken.send_replace(true);
+        }
+    }
+
+    /// Ends the calls whose events were lost: those that only the agent or only the endpoint has,
+    /// and those that nothing listens for.
+    fn settle(&mut self) {
+        self.agent.recover(Instant::now());
+        self.drain();
+        let row = EndReason::Internal.row();
+        let known = self.agent.call_keys();
+        let over = known.iter().copied().filter(|call| self.is_over(*call));
+        for call in over.collect::<Vec<CallKey>>() {
+            let (code, reason) = (row.sip_status, row.sip_reason);
+            self.command(Command::Reject { call, code, reason, retry_after_s: None });
+            self.command(Command::Hangup { call, q850: row.q850, text: row.label });
+        }
+        let lost = self.calls.keys().copied().filter(|call| !known.contains(call));
+        for call in lost.collect::<Vec<CallKey>>() {
+            self.signal(call, Signal::Ended(EndReason::Internal));
+            self.calls.remove(&call);
+        }
+    }
+
+    fn is_over(&self, call: CallKey) -> bool {
+        self.calls.get(&call).is_none_or(|link| link.signals.is_closed())
+    }
+}
