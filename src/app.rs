@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -26,6 +27,7 @@ use crate::call::{self, CallConfig};
 use crate::command::{Command, NotQueued};
 use crate::config::plan::{AiPlan, Plan};
 use crate::control::{self, Watched};
+use crate::dns;
 use crate::media::frame::RATE;
 use crate::media::playout::Budget;
 use crate::record::disk;
@@ -88,6 +90,7 @@ impl App {
         records: Option<mpsc::UnboundedSender<Record>>,
     ) -> Result<App> {
         telemetry::count_panics();
+        dns::start();
         let (recorder, outbox) = open_recordings(&mut plan)?;
         let settings = &plan.settings;
         let max_calls = settings.calls.max;
@@ -230,9 +233,23 @@ impl App {
         tasks.chain(&self.http).for_each(JoinHandle::abort);
         drop(self.outbox);
         if let Some(recorder) = self.recorder {
-            let _ = tokio::task::spawn_blocking(move || recorder.close()).await;
+            close(recorder).await;
         }
         log_totals_now();
+    }
+}
+
+/// Closes the recorder on a thread of its own, not behind others that block.
+async fn close(recorder: Recorder) {
+    let (done, wait) = oneshot::channel();
+    let closing = recorder.clone();
+    let work = move || {
+        closing.close();
+        let _ = done.send(());
+    };
+    match thread::Builder::new().name("close".to_owned()).spawn(work) {
+        Ok(_) => drop(wait.await),
+        Err(_) => recorder.close(),
     }
 }
 

@@ -15,6 +15,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod control;
+pub mod dns;
 pub mod folder;
 pub mod media;
 pub mod outbox;

@@ -60,6 +60,8 @@ pub fn main(arguments: &RunArguments) -> ExitCode {
         }
     };
     let served = runtime.block_on(serve(plan));
+    // do not wait for threads that block
+    runtime.shutdown_background();
     let is_read = telemetry::flush(FLUSH_LIMIT);
     match served {
         Ok(code) => code,

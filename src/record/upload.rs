@@ -29,6 +29,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::warn;
 
+use crate::dns::HttpLookup;
 use crate::folder::{Root, is_within};
 use crate::record::disk::{sha256, with_ending};
 use crate::record::outbox::{self, Entry};
@@ -388,6 +389,7 @@ fn s3(settings: &UploadSettings, bucket: &str) -> Result<AmazonS3, UploadError> 
         .connect_timeout(CONNECT_LIMIT)
         .read_timeout(READ_LIMIT)
         .timeout(LIMIT)
+        .dns_resolver(HttpLookup)
         .redirect(reqwest::redirect::Policy::none());
     let client = match &settings.tls {
         Some(tls) => client.tls_backend_preconfigured(tls.clone()),

@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use sha2::Sha256;
 
+use crate::dns::HttpLookup;
 use crate::record::sidecar::{Sidecar, rfc3339};
 
 /// Time limit of a request.
@@ -62,6 +63,7 @@ impl Webhook {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = reqwest::Client::builder()
             .timeout(LIMIT)
+            .dns_resolver(HttpLookup)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("trunkless/", env!("CARGO_PKG_VERSION")));
         let builder = match tls {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::Interest;
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::client::{IntoClientRequest, client_with_config};
 use tokio_tungstenite::tungstenite::handshake::HandshakeError;
@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Uri};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, error::UrlError};
 
+use crate::dns::lookup;
 use crate::stream::dialect::Dialect;
 use crate::stream::unreachable::ConnectError;
 use crate::stream::wire::Wire;
@@ -165,8 +166,7 @@ impl Target {
 
     async fn attempt(&self) -> Result<Socket, ConnectError> {
         let dns = |why: String| ConnectError::Dns(self.host.clone(), why);
-        let found = lookup_host((self.host.as_str(), self.port)).await;
-        let addresses: Vec<SocketAddr> = found.map_err(|e| dns(e.to_string()))?.collect();
+        let addresses = lookup(&self.host, self.port).await.map_err(dns)?;
         let mut last = dns("no address found".to_owned());
         let count = addresses.len();
         for (n, address) in addresses.into_iter().enumerate() {

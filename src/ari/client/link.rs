@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use secrecy::ExposeSecret;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
@@ -21,11 +21,15 @@ use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async
 use crate::ari::client::app_lock::AppLock;
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::request::{Outcome, RestRequest, encoded};
+use crate::dns::lookup;
 
 /// Interval of our pings; Asterisk sends none.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// After this long without any message the socket is considered dead.
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+/// A socket that seems dead is still read for this time. If the process stood still, as on a
+/// suspended host, what the PBX sent meanwhile is waiting in the kernel.
+const LAST_READ: Duration = Duration::from_millis(500);
 /// Time limit for each step of opening the socket.
 const OPEN_LIMIT: Duration = Duration::from_secs(3);
 /// The next address is tried after this time without an answer.
@@ -95,6 +99,8 @@ pub struct Link {
     socket: Socket,
     /// When the last message arrived.
     heard: Instant,
+    /// When to give up a socket that seems dead.
+    give_up: Option<Instant>,
     next_ping: Instant,
     opened: Instant,
     /// Address of the PBX.
@@ -122,10 +128,11 @@ pub fn open(opening: Opening) -> BoxFuture<'static, Result<Box<Link>, LinkError>
     async move {
         let Target { host, port, .. } = &opening.target;
         let away = |why: String| LinkError::Away(why);
-        let found = timeout(OPEN_LIMIT, lookup_host((host.as_str(), *port))).await;
+        let found = timeout(OPEN_LIMIT, lookup(host, *port)).await;
         let found = found.map_err(|_| away(format!("{host}: DNS lookup timed out")))?;
         let found = found.map_err(|e| away(format!("{host}: {e}")))?;
-        let mut addresses: Vec<SocketAddr> = found.take(MAX_ADDRESSES).collect();
+        let mut addresses = found;
+        addresses.truncate(MAX_ADDRESSES);
         // the address that worked before comes first
         addresses.sort_by_key(|address| Some(*address) != opening.rest.address());
         let mut error = away("no address in the DNS".to_owned());
@@ -182,7 +189,8 @@ impl Opening {
         let now = Instant::now();
         let next_ping = now + PING_INTERVAL;
         let pbx = address.ip().to_canonical();
-        Ok(Box::new(Link { socket, heard: now, next_ping, opened: now, pbx, rest, lock }))
+        let heard = now;
+        Ok(Box::new(Link { socket, heard, give_up: None, next_ping, opened: now, pbx, rest, lock }))
     }
 
     /// Takes the application's lock on this PBX, unless we hold it.
@@ -269,7 +277,7 @@ impl Link {
     pub async fn next(&mut self) -> Result<String, String> {
         loop {
             let message = self.socket.next().await;
-            self.heard = Instant::now();
+            (self.heard, self.give_up) = (Instant::now(), None);
             match message {
                 Some(Ok(Message::Text(text))) => return Ok(text.as_str().to_owned()),
                 Some(Ok(Message::Close(_))) => return Err("closed by the PBX".to_owned()),
@@ -297,7 +305,7 @@ impl Link {
     }
 
     pub fn next_timeout(&self) -> Instant {
-        self.next_ping.min(self.heard + SILENCE_LIMIT)
+        self.next_ping.min(self.give_up.unwrap_or(self.heard + SILENCE_LIMIT))
     }
 
     /// Sends a ping if one is due.
@@ -305,7 +313,8 @@ impl Link {
     /// # Errors
     /// Returns an error if no message has arrived for too long.
     pub fn on_timeout(&mut self, now: Instant) -> Result<(), String> {
-        if now >= self.heard + SILENCE_LIMIT {
+        if now >= self.heard + SILENCE_LIMIT && now >= *self.give_up.get_or_insert(now + LAST_READ)
+        {
             return Err(format!("nothing received for {SILENCE_LIMIT:?}"));
         }
         if now >= self.next_ping {
@@ -361,5 +370,54 @@ mod tests {
         let (a, b) = why.split_once("; ").unwrap();
         assert!(a.contains("no answer within 3s") && b.contains("refused"), "{why}");
         assert!(begin.elapsed() < Duration::from_secs(6));
+    }
+
+    /// An open link, and the PBX's end of it.
+    async fn link() -> (Link, WebSocketStream<TcpStream>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let target = Target {
+            base: format!("http://{address}"),
+            host: address.ip().to_string(),
+            port: address.port(),
+            username: "ai".into(),
+            password: "secret".to_owned().into(),
+            tls: None,
+        };
+        let pbx = async {
+            let (socket, _) = listener.accept().await.unwrap();
+            tokio_tungstenite::accept_async(socket).await.unwrap()
+        };
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (socket, pbx) = tokio::join!(socket(&target, stream, "ai"), pbx);
+        let lock = Arc::new(AppLock::take(&address.to_string(), "link").unwrap());
+        let now = Instant::now();
+        let link = Link {
+            socket: socket.unwrap(),
+            heard: now,
+            give_up: None,
+            next_ping: now + PING_INTERVAL,
+            opened: now,
+            pbx: address.ip(),
+            rest: Rest::new(target).unwrap(),
+            lock,
+        };
+        (link, pbx)
+    }
+
+    #[tokio::test]
+    async fn events_that_arrived_during_a_standstill_are_read() {
+        let (mut link, mut pbx) = link().await;
+        pbx.send(Message::Text("event".into())).await.unwrap();
+        // the timeout is noticed before the message
+        let later = Instant::now() + SILENCE_LIMIT + Duration::from_secs(2);
+        assert_eq!(link.on_timeout(later), Ok(()));
+        assert_eq!(link.next().await, Ok("event".to_owned()));
+        assert!(link.next_timeout() < later);
+        // silence ends the link all the same
+        let later = Instant::now() + SILENCE_LIMIT;
+        assert_eq!(link.on_timeout(later), Ok(()));
+        assert!(link.next_timeout() <= later + LAST_READ);
+        assert!(link.on_timeout(later + LAST_READ).is_err());
     }
 }

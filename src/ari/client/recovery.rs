@@ -1,5 +1,5 @@
-//! Continues after a panic in the task of one PBX. The event is lost, so the events socket is opened
-//! again and our calls are compared with the PBX's lists. Owns the clock.
+//! Continues after a panic in the task of one PBX. The event is lost, so the events socket is
+//! opened again and our calls are compared with the PBX's lists. Owns the clock.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};

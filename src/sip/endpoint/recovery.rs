@@ -1,5 +1,5 @@
-//! Continues after a panic of the agent or the endpoint: the event is lost, and at most the call that
-//! it belongs to ends. Owns the clock.
+//! Continues after a panic of the agent or the endpoint: the event is lost, and at most the call
+//! that it belongs to ends. Owns the clock.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;

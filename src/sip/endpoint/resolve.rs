@@ -8,9 +8,9 @@ use std::time::Duration;
 use futures_util::future::{join, join_all};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::proto::rr::RData;
-use tokio::net::lookup_host;
 use tokio::time::timeout;
 
+use crate::dns;
 use crate::sip::agent::Route;
 use crate::sip::flow::Transport;
 use crate::sip::uri::Host;
@@ -83,8 +83,8 @@ async fn targets_or(
 
 /// Looks up the A and AAAA records of a name.
 async fn addresses(name: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
-    match timeout(LIMIT, lookup_host((name, port))).await {
-        Ok(Ok(found)) => Ok(found.collect()),
+    match timeout(LIMIT, dns::lookup(name, port)).await {
+        Ok(Ok(found)) => Ok(found),
         Ok(Err(why)) => Err(format!("cannot resolve {name}: {why}")),
         Err(_) => Err(format!("cannot resolve {name}: no answer within 5 s")),
     }

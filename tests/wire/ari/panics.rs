@@ -10,23 +10,28 @@ use crate::ari::ask::Verb;
 use crate::ari::rig::{APP, Rig};
 use crate::ari::world::{Channel, World};
 
-/// Runs an ignored test of this file alone.
-fn alone(test: &str) {
+/// Set in the process that runs one test.
+const ALONE: &str = "TRUNKLESS_TEST_ALONE";
+
+/// Runs a test of this file in a process of its own, unless this is that process.
+fn ran_alone(test: &str) -> bool {
+    if std::env::var_os(ALONE).is_some() {
+        return false;
+    }
     let program = std::env::current_exe().expect("this program");
     let test = format!("ari::panics::{test}");
-    let run = Command::new(program).args(["--exact", &test, "--ignored"]).output().expect("runs");
+    let run = Command::new(program).args(["--exact", &test]).env(ALONE, "1").output();
+    let run = run.expect("the test runs");
     let text = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success() && text.contains("1 passed"), "{text}");
-}
-
-#[test]
-fn a_panic_while_a_call_is_offered_ends_that_call_alone() {
-    alone("offer");
+    true
 }
 
 #[tokio::test]
-#[ignore = "run by the test above"]
-async fn offer() {
+async fn a_panic_while_a_call_is_offered_ends_that_call_alone() {
+    if ran_alone("a_panic_while_a_call_is_offered_ends_that_call_alone") {
+        return;
+    }
     let rig = Rig::new("").await;
     let (mut caller, stream) = rig.call("ai.1").await;
     rig.fake.world().enter("ai.2", APP, &["fault=source"], Channel::caller());
@@ -42,14 +47,11 @@ async fn offer() {
     rig.fake.is_clean(APP).await;
 }
 
-#[test]
-fn an_event_that_panics_ends_no_call() {
-    alone("event");
-}
-
 #[tokio::test]
-#[ignore = "run by the test above"]
-async fn event() {
+async fn an_event_that_panics_ends_no_call() {
+    if ran_alone("an_event_that_panics_ends_no_call") {
+        return;
+    }
     let rig = Rig::new("").await;
     let (mut caller, stream) = rig.call("ai.1").await;
     for n in 0..3 {
