@@ -13,7 +13,6 @@ use crate::ari::client::{Socket, Source, after};
 use crate::call::Signal;
 use crate::call::departure::Departure;
 use crate::call::end::EndReason;
-use crate::telemetry::PANICS;
 
 /// Pause after the first panic; it doubles with each further one.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -35,7 +34,6 @@ impl Source {
     }
 
     fn recover(&mut self) -> Duration {
-        PANICS.add(1);
         let (last, count) = self.panics;
         let count = if last.elapsed() > QUIET { 1 } else { count + 1 };
         self.panics = (Instant::now(), count);

@@ -10,7 +10,6 @@ use crate::call::Signal;
 use crate::call::end::EndReason;
 use crate::sip::agent::{CallKey, Command};
 use crate::sip::endpoint::{Endpoint, Turn};
-use crate::telemetry::PANICS;
 
 /// After this many panics in a row, the endpoint is given up.
 const MAX_PANICS: u32 = 10;
@@ -37,7 +36,6 @@ impl Endpoint {
     }
 
     fn recover(&mut self) {
-        PANICS.add(1);
         error!("internal error: the SIP endpoint panicked; all other calls continue");
         let mut settled = false;
         for _ in 0..MAX_PANICS {
@@ -45,7 +43,6 @@ impl Endpoint {
             if settled {
                 break;
             }
-            PANICS.add(1);
         }
         if (!settled || self.failed_timeouts >= MAX_PANICS) && !self.is_broken() {
             error!("internal error: the SIP endpoint panics all the time; shutting down");
