@@ -121,8 +121,8 @@ impl Standing {
         leaves_out
     }
 
-    /// Begins to measure again, after a standstill of this process. `real_time`: the AI sent in real
-    /// time before. `owed`: the standstill, whose audio is still to arrive and be played.
+    /// Begins to measure again, after a standstill of this process. `real_time`: the AI sent in
+    /// real time before. `owed`: the standstill, whose audio is still to arrive and be played.
     pub fn restart(&mut self, now: Instant, real_time: bool, owed: Duration) {
         let arrived = -(samples_in(owed) as i64);
         self.window = Some(Window { arrived, ..Window::new(now, now) });

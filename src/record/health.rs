@@ -92,10 +92,7 @@ impl Drop for Alive {
 /// continues.
 pub fn guarded<T>(step: impl FnOnce() -> T) -> Option<T> {
     // a step that panics leaves no lock and at most its own recording in a half-changed state
-    let result = catch_unwind(AssertUnwindSafe(step)).ok();
-    if result.is_none() {
-    }
-    result
+    catch_unwind(AssertUnwindSafe(step)).ok()
 }
 
 /// Limits a log line to one per minute. Holds the time of the last one.

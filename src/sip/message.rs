@@ -75,6 +75,10 @@ impl Message {
             if !copied.iter().any(|c| c.eq_ignore_ascii_case(name)) {
                 continue;
             }
+            // a request that has one of these twice is refused, with a valid response
+            if !name.eq_ignore_ascii_case("Via") && response.get(name).is_some() {
+                continue;
+            }
             let untagged = name.eq_ignore_ascii_case("To")
                 && code != 100
                 && NameAddr::parse(value).is_some_and(|to| to.tag().is_none());

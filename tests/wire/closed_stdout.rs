@@ -100,6 +100,6 @@ async fn demo_call_and_bench() {
     survives(&["demo", "--output", output.path().to_str().unwrap()], &[0, 1]).await;
     let pbx = Pbx::udp(Net::new().pbx()).await;
     pbx.answer_with(|request| Some(Message::response(request, 486, "Busy Here", "pbx")));
-    survives(&["call", &format!("sip:ai@{}", pbx.address)], &[1]).await;
+    survives(&["call", &format!("sip:ai@{}", pbx.address)], &[3]).await;
     survives(&["bench", "--calls", "1", "--seconds", "2"], &[0, 1]).await;
 }

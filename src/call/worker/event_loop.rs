@@ -238,7 +238,7 @@ impl Worker {
 
     /// Puts a new call into a slot and starts it.
     fn begin(&mut self, live: Box<Live>) {
-        fault_point("begin", &live.running.offer.added.entries());
+        fault_point("begin", live.running.offer.added.entries());
         let token = self.put(Occupant::Call(live));
         self.handled = Some(token.slot());
         if let Some(Occupant::Call(live)) = &self.slots[token.slot()].occupant {
@@ -292,7 +292,7 @@ impl Worker {
         let (waker, buffers) = (slot.waker.as_ref(), &mut self.buffers);
         let (ended, more, closing, at) = match occupant {
             Occupant::Call(live) => {
-                fault_point("handle", &live.running.offer.added.entries());
+                fault_point("handle", live.running.offer.added.entries());
                 let late =
                     slot.due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
                 if late > STANDSTILL {
@@ -368,7 +368,7 @@ impl Worker {
             Some(Occupant::Call(live)) => {
                 let Live { running, rare_events, done, counted } = *live;
                 drop((rare_events, counted));
-                fault_point("finish", &running.offer.added.entries());
+                fault_point("finish", running.offer.added.entries());
                 let (record, ai) = running.finish(reason);
                 match ai {
                     // closing the stream of an unresponsive AI holds neither ports nor permit
@@ -404,7 +404,7 @@ impl Worker {
     fn watch(&mut self, index: usize, token: Token, now: Instant, at: Option<Instant>) {
         let slot = &mut self.slots[index];
         if let Some(Occupant::Call(live)) = &slot.occupant {
-            fault_point("watch", &live.running.offer.added.entries());
+            fault_point("watch", live.running.offer.added.entries());
         }
         let ai = match &slot.occupant {
             Some(Occupant::Call(live)) => live.running.ai.as_ref(),

@@ -296,7 +296,7 @@ fn refused_requests_of_all_methods_are_reported() {
         (dialog.request("UPDATE", 14).sdp(&sdp(4000, "sendrecv").replace("AVP 0", "AVP 18")), 488),
         (dialog.request("OPTIONS", 15).line("Require: x"), 420),
         (dialog.request("REFER", 16), 405),
-        (Text::new("OPTIONS", 17).line("Max-Forwards: x"), 400),
+        (Text::new("OPTIONS", 17).line("CSeq: 1 OPTIONS"), 400),
         (Text::new("MESSAGE", 18), 405),
         (Text::new("SUBSCRIBE", 19), 405),
         (Text::new("BYE", 20).tagged("old"), 481),
