@@ -180,7 +180,7 @@ impl Call {
 
     /// Notes that this process stood still for `time`, at least a second.
     pub fn stood_still(&mut self, now: Instant, time: Duration) {
-        self.playing.playout.stood_still(now, time);
+        self.playing.stood_still(now, time);
     }
 
     pub fn next_timeout(&self) -> Option<Instant> {

@@ -134,6 +134,12 @@ impl Playing {
         self.pacer = Some(pacer);
     }
 
+    /// Notes that this process stood still for `time`.
+    pub fn stood_still(&mut self, now: Instant, time: Duration) {
+        self.playout.stood_still(now, time);
+        self.pacer.iter_mut().for_each(Pacer::stood_still);
+    }
+
     /// Queues audio of the AI.
     pub fn push_audio(&mut self, now: Instant, audio: &[u8]) {
         let waited = self.whole_frame_waits();

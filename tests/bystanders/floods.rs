@@ -240,7 +240,8 @@ async fn http_responses_are_never_read() {
                     most = most.max(descriptors(id));
                 }
             }
-            assert!(most < before + 100, "{most} descriptors instead of {before}");
+            // those that are being closed are still counted
+            assert!(most < before + 300, "{most} descriptors instead of {before}");
             assert!(health(http).starts_with("HTTP/1.0 200"));
         })
         .await;

@@ -180,7 +180,8 @@ impl Bystanders {
         pass(QUIET / 4).await;
         let quiet = Instant::now();
         pass(QUIET).await;
-        let (quiet_until, mut begin) = (Instant::now(), Instant::now());
+        let quiet_until = Instant::now();
+        let mut begin = quiet_until;
         let mut memory = rig.program.memory();
         let mut now = memory;
         let allowed_kb = match self.recovery {
