@@ -1,4 +1,4 @@
-//! Looks up the addresses of names for the whole program, by the system's own rules (`/etc/hosts`,
+//! Looks up the addresses of names for all of trunkless, by the system's own rules (`/etc/hosts`,
 //! `nsswitch.conf`). Such a lookup blocks a thread until a silent DNS server is given up, so each
 //! name is looked up only once at a time, and all who ask meanwhile share the answer or use the
 //! last one. A slow name delays no other. Owns threads.
@@ -141,6 +141,7 @@ impl Resolver {
         let now = Instant::now();
         let mut state = self.0.lock();
         let State { names, queue, .. } = &mut *state;
+        let before = queue.len();
         if !names.contains_key(host) {
             make_room(names)?;
             let name = Name { good: None, pending: None, used: now, failing: false };
@@ -155,7 +156,7 @@ impl Resolver {
         });
         let good = name.good.as_ref().filter(|(at, _)| now.duration_since(*at) < MAX_AGE);
         let asked = (pending.clone(), good.map(|(_, found)| found.clone()));
-        if state.idle < state.queue.len() {
+        if state.queue.len() > before && state.idle < state.queue.len() {
             self.start_thread(false);
         }
         drop(state);

@@ -178,8 +178,12 @@ impl Call {
         self.play(now);
     }
 
-    /// Notes that this process stood still for `time`, at least a second.
+    /// Notes that this process stood still for `time`, in which no RTP could be received.
     pub fn stood_still(&mut self, now: Instant, time: Duration) {
+        if self.past.answered.is_some() {
+            let since = self.past.resumed.max(self.hearing.receiver.last_heard());
+            self.past.resumed = since.map(|at| now.min(at + time));
+        }
         self.playing.stood_still(now, time);
     }
 
@@ -190,8 +194,13 @@ impl Call {
         let hearing = self.past.answered.and_then(|_| self.hearing.receiver.next_timeout());
         let limit = self.limit().map(|(at, _)| at);
         let missing = self.misses_rtp_at();
-        let times =
-            [self.playing.next_timeout(), hearing, self.rtcp.next_timeout(), limit, missing];
+        let times = [
+            self.playing.next_timeout(self.phase != Phase::Connecting),
+            hearing,
+            self.rtcp.next_timeout(),
+            limit,
+            missing,
+        ];
         times.into_iter().flatten().min()
     }
 
@@ -340,9 +349,10 @@ impl Call {
     fn on_signal(&mut self, now: Instant, signal: Signal) {
         match signal {
             Signal::Media(remote) => {
-                let held = |r: RemoteMedia| !r.wants_audio || !r.sends_audio;
-                if !held(remote) && self.remote.is_some_and(held) {
+                if !remote.is_on_hold() && self.remote.is_some_and(|r| r.is_on_hold()) {
                     self.past.resumed = Some(now);
+                    // the PBX still has this call
+                    (self.past.pbx_lost, self.past.pbx_back) = (None, None);
                 }
                 self.set_remote(now, remote);
             }
@@ -391,6 +401,9 @@ impl Call {
             Some((_, reason @ EndReason::AiTimeout)) => self.ai_failed(reason),
             Some((_, reason)) => self.end(reason),
             None => {}
+        }
+        if let Some(missing) = self.missing_rtp(now) {
+            self.out.push_back(Output::MissingRtp(missing));
         }
     }
 

@@ -65,10 +65,7 @@ pub fn by_pbx() -> BTreeMap<String, PbxCalls> {
 
 fn count(pbx: &str, reason: EndReason, answered: bool, refused: bool) {
     let mut all = BY_PBX.lock().unwrap_or_else(PoisonError::into_inner);
-    if !all.contains_key(pbx) {
-        all.insert(pbx.to_owned(), PbxCalls::default());
-    }
-    let Some(calls) = all.get_mut(pbx) else { return };
+    let calls = all.entry(pbx.to_owned()).or_default();
     calls.answered += u64::from(answered);
     let at = EndReason::ALL.iter().position(|r| *r == reason);
     if let Some(at) = at {
@@ -81,6 +78,12 @@ fn count(pbx: &str, reason: EndReason, answered: bool, refused: bool) {
 pub fn refused(pbx: &str, reason: EndReason) {
     ended(reason);
     count(pbx, reason, false, true);
+}
+
+/// Counts a call that ended without a summary, because it panicked.
+pub fn panicked(pbx: &str) {
+    ended(EndReason::Internal);
+    count(pbx, EndReason::Internal, false, false);
 }
 
 /// A call's part of [`PLAYOUT_FLOOR`].

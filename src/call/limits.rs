@@ -33,7 +33,7 @@ pub struct Milestones {
     pub pbx_gone: bool,
     /// When the PBX responded again after that.
     pub pbx_back: Option<Instant>,
-    /// When the last hold ended.
+    /// When the last hold ended, or later after a standstill of this process.
     pub resumed: Option<Instant>,
 }
 

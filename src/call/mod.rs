@@ -59,6 +59,13 @@ pub struct RemoteMedia {
     pub trusted: bool,
 }
 
+impl RemoteMedia {
+    /// True while the PBX sends or wants no audio.
+    pub fn is_on_hold(&self) -> bool {
+        !self.wants_audio || !self.sends_audio
+    }
+}
+
 /// An event that the source reports to the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {

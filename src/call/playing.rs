@@ -16,7 +16,8 @@ use crate::media::playout::Playout;
 use crate::media::quiet::QuietRun;
 use crate::media::sender::{AudioPacket, Sender};
 
-/// Audio to the caller waits for this long at most until the PBX has acknowledged the answer. A
+/// Audio to the caller is held back for at most this long while the PBX has not acknowledged the
+/// answer. A
 /// lost answer is sent again, and acknowledged, within this time.
 const ACK_WAIT: Duration = Duration::from_millis(500);
 /// Longer messages, from 200 ms on, are not the pieces of an AI that sends in real time.
@@ -62,10 +63,10 @@ pub(super) struct Playing {
     quiet: QuietRun,
     /// True if the next packet has to have the marker, because earlier ones were not sent.
     resumes: bool,
-    /// Audio waits, and silence is sent, until the answer is acknowledged. PBXs drop RTP that
-    /// arrives before they have connected the caller.
+    /// True while silence is sent instead of audio, until the answer is acknowledged. PBXs drop RTP
+    /// that arrives before they have connected the caller.
     held: bool,
-    /// When audio waits no longer, even without an acknowledgement.
+    /// When audio is sent even without an acknowledgement.
     held_until: Option<Instant>,
 }
 
@@ -248,9 +249,9 @@ impl Playing {
         self.played_at
     }
 
-    /// When the next frame or mark is due.
-    pub fn next_timeout(&self) -> Option<Instant> {
-        let mark = self.marks.front().map(|(at, _)| *at);
+    /// When the next frame or mark is due. `marks`: false while no mark can be returned.
+    pub fn next_timeout(&self, marks: bool) -> Option<Instant> {
+        let mark = self.marks.front().filter(|_| marks).map(|(at, _)| *at);
         self.next_slot().into_iter().chain(mark).chain(self.held_until).min()
     }
 

@@ -58,7 +58,7 @@ impl Switchboard {
             let recorded = config.record.as_ref().and(config.recorder.as_ref());
             if recorded.is_some_and(Recorder::refuses) {
                 let reason = EndReason::NotRecorded;
-                counters::ended(reason);
+                counters::refused(&offer.pbx, reason);
                 let (call, pbx) = (&offer.id, &*offer.pbx);
                 warn!(call, pbx, "call refused: it could not be recorded");
                 refuse(&offer, reason);
@@ -74,7 +74,7 @@ impl Switchboard {
         let requests: Arc<dyn Fn(SourceRequest) + Send + Sync> = Arc::from(offer.requests);
         let for_call = requests.clone();
         offer.requests = Box::new(move |request| for_call(request));
-        let (id, switchboard) = (offer.id.clone(), self.clone());
+        let (id, pbx, switchboard) = (offer.id.clone(), offer.pbx.clone(), self.clone());
         let workers = starter.workers.clone();
         let commands = self.add(&id);
         let (departure, can_continue) = (config.departure, offer.can_continue);
@@ -89,7 +89,7 @@ impl Switchboard {
                     }
                 }
                 Err(_) => {
-                    counters::ended(EndReason::Internal);
+                    counters::panicked(&pbx);
                     error!(call = id, "call ended: internal error (panic)");
                     let reason = EndReason::Internal;
                     if let Some(departure) = departure.departure(reason, true, can_continue) {

@@ -69,8 +69,21 @@ pub enum Output {
         index: u64,
         law: Law,
     },
+    /// No RTP arrives.
+    MissingRtp(MissingRtp),
     /// The call is over. This is the last output.
     Ended(EndReason),
+}
+
+/// The addresses to look at when RTP is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MissingRtp {
+    /// True if RTP has arrived before in this call.
+    pub stopped: bool,
+    /// The address that the PBX announced for its RTP.
+    pub announced: Option<SocketAddr>,
+    /// The last address from which RTP was rejected.
+    pub rejected: Option<SocketAddr>,
 }
 
 /// The figures of an ended call.

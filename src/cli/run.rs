@@ -99,7 +99,7 @@ fn check(arguments: &RunArguments, plan: Option<&Plan>, report: Report) -> ExitC
         return ExitCode::SUCCESS;
     }
     let (errors, warnings) = (errors.len(), warnings.len());
-    errln!("{file}: not valid: {errors} errors, {warnings} warnings");
+    errln!("{file}: invalid: {errors} errors, {warnings} warnings");
     ExitCode::from(EXIT_CONFIG)
 }
 
@@ -113,7 +113,7 @@ fn log_report(report: Report) {
     }
 }
 
-/// Serves until SIGTERM or Ctrl-C; a second signal ends the remaining calls at once.
+/// Serves until SIGTERM, SIGQUIT or Ctrl-C; a second signal ends the remaining calls at once.
 async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
     raise_file_limit(plan.settings.calls.max);
     let mut stop = Stop::new()?;

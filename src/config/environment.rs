@@ -36,7 +36,7 @@ impl Variables {
             let Some(rest) = name.strip_prefix(&prefix) else { continue };
             if rest.contains("__") {
                 found.keys.insert(name.clone(), environment[name].clone());
-            } else if !is_others(name, rest) {
+            } else if !is_others(name, rest, &environment[name]) {
                 found.add_unknown(name, rest);
             }
         }
@@ -82,11 +82,14 @@ impl Variables {
     }
 }
 
-/// True for a variable of our compose files, and for those that Kubernetes and Docker set for a
-/// service with our name.
-fn is_others(name: &str, rest: &str) -> bool {
-    let service = ["SERVICE_", "PORT_", "ENV_"].iter().any(|start| rest.starts_with(start));
-    COMPOSE.contains(&name) || name == HTTP_DEFAULT || service || ["PORT", "NAME"].contains(&rest)
+/// True for a variable of our compose files, and for those that Kubernetes and Docker set for
+/// services whose names begin with ours, such as `trunkless` and `trunkless-sip`.
+fn is_others(name: &str, rest: &str, value: &str) -> bool {
+    let parts = format!("_{rest}");
+    let of_service = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"];
+    let service = rest.starts_with("ENV_") || of_service.iter().any(|part| parts.contains(part));
+    let address = parts.ends_with("_PORT") && value.contains("://");
+    COMPOSE.contains(&name) || name == HTTP_DEFAULT || service || address || rest == "NAME"
 }
 
 /// `TRUNKLESS_CALLS__MAX` is `calls.max`.

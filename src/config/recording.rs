@@ -22,6 +22,9 @@ use crate::record::webhook::Webhook;
 use crate::record::{When, notice};
 use crate::tls;
 
+/// How long the start waits for the folder of an upload.
+const FOLDER_WAIT: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recording {
@@ -203,7 +206,13 @@ impl Resolver<'_> {
             return Err(error("upload.url", why.to_string()));
         }
         let sample = recording.layout.0.path(Duration::ZERO, "pbx", "id");
-        let inside = |u: &UploadSettings| upload::is_inside(&u.url, Path::new(directory), &sample);
+        let inside = |u: &UploadSettings| {
+            let (result, answer) = std::sync::mpsc::channel();
+            let (url, own, sample) = (u.url.clone(), PathBuf::from(directory), sample.clone());
+            std::thread::spawn(move || result.send(upload::is_inside(&url, &own, &sample)));
+            // a folder on a disk that hangs must not hold up the start; each upload checks it again
+            answer.recv_timeout(FOLDER_WAIT).unwrap_or(false)
+        };
         if let Some(upload) = upload.as_ref().filter(|upload| inside(upload)) {
             return Err(error("upload.url", format!("\"{}\" {INSIDE}", upload.url)));
         }

@@ -81,7 +81,10 @@ impl Listener for Bounded {
                     let (number, evicted) = self.open.add();
                     let until = Box::pin(sleep(LIMIT));
                     let open = self.open.clone();
-                    return (Connection { stream, open, number, evicted, until, read: 0 }, from);
+                    return (
+                        Connection { stream, open, number, evicted, until, over: false, read: 0 },
+                        from,
+                    );
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await,
             }
@@ -102,6 +105,8 @@ pub struct Connection {
     evicted: oneshot::Receiver<()>,
     /// When the connection is closed, if it still exists.
     until: Pin<Box<Sleep>>,
+    /// True once the connection is out of time or evicted.
+    over: bool,
     /// Bytes read so far.
     read: usize,
 }
@@ -116,8 +121,11 @@ impl Connection {
     /// Returns an error if the connection is out of time or evicted. Checked before each read and
     /// write, because a busy client may never leave one pending. Registers for the end of both.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let over = self.until.as_mut().poll(cx).is_ready();
-        match over || Pin::new(&mut self.evicted).poll(cx).is_ready() {
+        // neither future may be polled again once it is ready
+        self.over = self.over
+            || self.until.as_mut().poll(cx).is_ready()
+            || Pin::new(&mut self.evicted).poll(cx).is_ready();
+        match self.over {
             true => Err(io::ErrorKind::TimedOut.into()),
             false => Ok(()),
         }

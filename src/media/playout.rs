@@ -16,7 +16,7 @@ use crate::media::standing::Standing;
 const MAX_MARKS: usize = 10_000;
 /// Standstills of this process that add up to more than this make the audio of an AI that sends in
 /// real time stale. After less, all of it is played.
-const STANDSTILL: Duration = Duration::from_secs(1);
+const STALE_AFTER: Duration = Duration::from_secs(1);
 /// Audio that the AI sent during a standstill arrives within this time.
 const STALE: Duration = Duration::from_secs(1);
 /// An empty queue keeps at most this much memory: 2 s of audio.
@@ -207,7 +207,7 @@ impl Playout {
         let real_time = self.real_time;
         self.stood_still = (self.stood_still.0 + time, Some(now));
         let before = self.stale.map_or(0, |(_, samples)| samples);
-        let is_stale = real_time && (before > 0 || self.stood_still.0 > STANDSTILL);
+        let is_stale = real_time && (before > 0 || self.stood_still.0 > STALE_AFTER);
         if is_stale {
             let stale = samples_in(std::mem::take(&mut self.stood_still.0)) as usize;
             self.stale = Some((now + STALE, before + stale));

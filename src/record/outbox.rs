@@ -23,7 +23,7 @@ use crate::record::disk::{incomplete, with_ending};
 use crate::record::health::guarded;
 use crate::record::layout::OUTBOX;
 use crate::record::sidecar::{Sidecar, Upload, rfc3339};
-use crate::record::upload::{UploadError, Uploader, is_local_file};
+use crate::record::upload::{FOLDER_LIMIT, UploadError, Uploader, is_local_file};
 use crate::record::webhook::{Webhook, WebhookError};
 use crate::record::{counters, library, retention};
 
@@ -337,7 +337,8 @@ impl Outbox {
             // the copy may be on a disk that hangs
             let (root, path, copy) = (self.root.clone(), entry.path.clone(), url.clone());
             let look = spawn_blocking(move || is_local_file(&root, &path, &copy));
-            if look.await.unwrap_or(true) {
+            let same = tokio::time::timeout(FOLDER_LIMIT, look).await;
+            if same.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?.unwrap_or(true) {
                 error!(
                     recording = id,
                     url, "recording not deleted: its uploaded copy is the same file"

@@ -44,7 +44,7 @@ const READ_LIMIT: Duration = Duration::from_secs(20);
 /// Time limit of a request with its body.
 const LIMIT: Duration = Duration::from_secs(600);
 /// Time limit of one access to a folder, which may be on a disk that hangs.
-const FOLDER_LIMIT: Duration = Duration::from_secs(120);
+pub const FOLDER_LIMIT: Duration = Duration::from_secs(120);
 /// Accesses to a folder at once, including those that hang.
 const FOLDER_JOBS: usize = 4;
 /// Refusal of a folder to upload to.

@@ -48,7 +48,7 @@ impl Bindings {
         other.filter(|_| self.all.len() > 1).map(|(_, (uri, _))| uri.as_str())
     }
 
-    /// Returns the only contact, if it is not ours.
+    /// Returns the first contact if ours is not listed.
     pub fn instead(&self) -> Option<&str> {
         self.all.first().filter(|_| self.ours.is_none()).map(|(uri, _)| uri.as_str())
     }

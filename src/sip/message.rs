@@ -113,7 +113,7 @@ impl Message {
         let mut out = Vec::with_capacity(512 + self.body.len());
         match &self.start {
             Start::Request { method, uri } => {
-                out.extend_from_slice(format!("{method} {uri} SIP/2.0\r\n").as_bytes());
+                encode(&format!("{method} {uri} SIP/2.0\r\n"), &mut out);
             }
             Start::Response { code, reason } => {
                 out.extend_from_slice(format!("SIP/2.0 {code} {reason}\r\n").as_bytes());

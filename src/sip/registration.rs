@@ -13,17 +13,22 @@
 //! contact and adding it again makes it available at once.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod refusals;
+mod words;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
-use crate::sip::challenges::{Challenges, Verdict};
+use crate::sip::challenges::Challenges;
 use crate::sip::contact::Bindings;
 use crate::sip::digest::{Credentials, Signed};
-use crate::sip::header::{find_param, parse_number, parse_seconds};
+use crate::sip::header::{find_param, parse_number};
 use crate::sip::message::Message;
 use crate::sip::random::Random;
+
+pub use words::{Action, Settings, Status};
 
 /// The registrar counts as lost if an OPTIONS stays unanswered for this long.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -34,90 +39,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Number of REGISTERs to a silent registrar between two lookups of its name.
 const LOOKUP: u32 = 9;
-/// First wait after an error; doubles up to [`BACKOFF`].
-const BACKOFF_MIN: Duration = Duration::from_millis(500);
-const BACKOFF: Duration = Duration::from_millis(1500);
-/// After this many errors in a row, about four minutes, the wait is [`BACKOFF_LONG`].
-const ERRORS: u32 = 150;
-const BACKOFF_LONG: Duration = Duration::from_secs(30);
-/// First wait after a refusal that will not go away without a change of configuration. It triples
-/// with each further one, up to [`REFUSED_MAX`]: a filter such as fail2ban blocks an address after
-/// five refusals in ten minutes.
-const REFUSED: Duration = Duration::from_secs(60);
-const REFUSED_MAX: Duration = Duration::from_secs(1800);
-/// Wait after the first refusal by a registrar that was lost, because it may be starting.
-const STARTING: Duration = Duration::from_secs(2);
-/// Longest `Retry-After` that is honoured.
-const RETRY_AFTER_MAX_S: u32 = 300;
-/// Number of `stale=true` challenges that are answered in one cycle.
-const STALE: u32 = 2;
-/// Number of challenges that are answered in one cycle: a registrar's and those of proxies before
-/// it, each also with a nonce that has expired.
-const ANSWERS: u32 = 4;
-
-#[derive(Clone)]
-pub struct Settings {
-    /// Request-URI of REGISTER, as in `sip:pbx.example:5060`.
-    pub registrar_uri: String,
-    pub auth_username: String,
-    pub password: SecretString,
-    /// If set, only challenges for this realm are answered.
-    pub realm: Option<String>,
-    pub expires_s: u32,
-    /// Interval between OPTIONS to the registrar; zero disables them.
-    pub keepalive: Duration,
-}
-
-/// The status of the registration, for the log and the rest of the program. Reported only when it
-/// changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Status {
-    Registered {
-        expires_s: u32,
-    },
-    /// The registrar refused the REGISTER; the next attempt follows after `retry`.
-    Refused {
-        code: u16,
-        hint: String,
-        retry: Duration,
-    },
-    /// The registrar's name cannot be resolved, or it answers with an error or not at all.
-    Failing {
-        why: String,
-    },
-    /// The registrar answered before and has stopped answering.
-    Lost {
-        why: &'static str,
-        /// True if it has proved that it is not there: an ICMP error, or a refused or reset TCP
-        /// connection. Mere silence may be a pause of the network.
-        gone: bool,
-    },
-    /// The address does not answer REGISTER. Reported once per address.
-    Silent,
-    /// Another device is registered as the same user.
-    Conflict {
-        contact: String,
-    },
-    Unregistered,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    Register {
-        /// `None` asks for the registered contacts and has no Contact (RFC 3261 §10.2.3).
-        expires_s: Option<u32>,
-        /// Header fields for our credentials.
-        authorization: Vec<(&'static str, String)>,
-    },
-    Options,
-    /// Resolve the registrar's name again.
-    Resolve,
-    /// Send further REGISTERs to the next address of the name.
-    NextAddress,
-    /// The address does not answer: report it, and use the next one.
-    Silent,
-    Changed(Status),
-}
 
 /// The purpose of an outstanding REGISTER.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -357,6 +278,8 @@ impl Registration {
                     self.change(Status::Failing { why: why.to_owned() });
                 }
             }
+            // after a refusal, the wait continues
+            State::Waiting { .. } if self.refusals > 0 => {}
             State::Registered { .. } | State::Waiting { .. } => self.lose(now, why, gone),
         }
     }
@@ -410,7 +333,11 @@ impl Registration {
     fn ask_again(&mut self, now: Instant, random: &mut Random) {
         let State::Asking { step, again, silent_at, lookup_in } = &mut self.state else { return };
         if *step == Step::Query {
-            return self.skip_query(now, random);
+            // otherwise OPTIONS is due
+            if (*again).min(*silent_at) <= now {
+                self.skip_query(now, random);
+            }
+            return;
         }
         let step = *step;
         let silent = *silent_at <= now;
@@ -500,95 +427,11 @@ impl Registration {
         }
         self.is_listed = bindings.has_ours();
         let foreign = bindings.foreign().map(str::to_owned);
-        match foreign.or_else(|| self.replaced_by.clone()) {
+        let replaced_by = self.replaced_by.take();
+        match foreign.or(replaced_by) {
             Some(contact) => self.change(Status::Conflict { contact }),
             None => self.change(Status::Registered { expires_s: granted }),
         }
-    }
-
-    fn on_challenge(&mut self, now: Instant, step: Step, response: &Message, random: &mut Random) {
-        let code = response.code().unwrap_or(401);
-        // a second answer makes sense only while the password may be right
-        let tries = if self.was_registered || self.refusals > 0 { 1 } else { 2 };
-        self.answered += 1;
-        let wrong = match self.challenges.take(response, self.settings.realm.as_deref()) {
-            Err(error) => return self.refuse(now, code, error.to_string(), random),
-            Ok(Verdict::Stale) => {
-                self.stale += 1;
-                self.stale > STALE
-            }
-            Ok(Verdict::New) => false,
-            Ok(Verdict::Rejected(times)) => times >= tries,
-        };
-        if wrong || self.answered > ANSWERS {
-            self.challenges = Challenges::default();
-            let who = &self.settings.auth_username;
-            let hint = format!("wrong password for user \"{who}\" (or the PBX does not know it)");
-            return self.refuse(now, code, hint, random);
-        }
-        if step == Step::Return
-            && let State::Asking { step, .. } = &mut self.state
-        {
-            *step = Step::Remove;
-        }
-        let step = if step == Step::Return { Step::Remove } else { step };
-        self.register(step, random);
-    }
-
-    /// Handles an error that may pass without a change of configuration.
-    fn on_error(&mut self, now: Instant, step: Step, response: &Message, random: &mut Random) {
-        self.actions.push_back(Action::NextAddress);
-        if let State::Asking { step: Step::Return, again, .. } = &mut self.state {
-            *again = now + AGAIN; // the PBX may still be starting
-            return;
-        }
-        let after = response.get("Retry-After").and_then(parse_seconds).map(|(s, _)| s);
-        self.wait(now, random);
-        if let (Some(seconds), State::Waiting { until }) = (after, &mut self.state) {
-            let jitter = Duration::from_millis(random.range(0, 1000));
-            let asked = Duration::from_secs(u64::from(seconds.min(RETRY_AFTER_MAX_S)));
-            *until = (*until).max(now + asked + jitter);
-        }
-        if step != Step::Stop {
-            let code = response.code().unwrap_or(0);
-            self.change(Status::Failing { why: format!("the registrar answered {code}") });
-        }
-    }
-
-    fn refuse(&mut self, now: Instant, code: u16, hint: String, random: &mut Random) {
-        let lost = matches!(self.status, Some(Status::Lost { .. }));
-        match &mut self.state {
-            State::Asking { step: Step::Stop, .. } => return self.state = State::Stopped,
-            // a PBX that is starting may not know its users yet
-            State::Asking { step, again, .. } if lost && !self.excused => {
-                self.excused = true;
-                (*step, *again) = (Step::Return, now + STARTING);
-                return;
-            }
-            _ => {}
-        }
-        let pause = (REFUSED * 3u32.pow(self.refusals.min(8))).min(REFUSED_MAX);
-        self.refusals += 1;
-        let until = now + pause + Duration::from_millis(random.range(0, 5000));
-        self.state = State::Waiting { until };
-        self.stop_keepalive();
-        self.actions.push_back(Action::NextAddress);
-        self.change(Status::Refused { code, hint, retry: pause });
-    }
-
-    fn wait(&mut self, now: Instant, random: &mut Random) {
-        if let State::Asking { step: Step::Stop, .. } = self.state {
-            self.state = State::Stopped;
-            return;
-        }
-        let base = match self.errors {
-            ERRORS.. => BACKOFF_LONG,
-            few => (BACKOFF_MIN * (1 << few.min(8))).min(BACKOFF),
-        };
-        self.errors += 1;
-        let jitter = random.range(0, base.as_millis() as u64 / 4);
-        self.state = State::Waiting { until: now + base + Duration::from_millis(jitter) };
-        self.stop_keepalive();
     }
 
     fn lose(&mut self, now: Instant, why: &'static str, gone: bool) {

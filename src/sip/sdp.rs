@@ -6,6 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::sip::description::{Description, Media};
 
+/// An offer with more media lines is refused.
+const MAX_MEDIAS: usize = 64;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
     Pcmu,
@@ -126,6 +129,10 @@ impl Remote {
 
     fn choose(body: &[u8], signalling: Option<IpAddr>) -> Result<Remote, SdpError> {
         let description = Description::parse(body).ok_or(SdpError::Syntax)?;
+        // the answer repeats each of them
+        if description.medias.len() > MAX_MEDIAS {
+            return Err(SdpError::Syntax);
+        }
         let lines = description.medias.iter();
         let lines = lines.map(|m| (m.media.clone(), m.protocol.clone(), m.formats.clone()));
         let lines: Vec<_> = lines.collect();

@@ -144,8 +144,10 @@ fn content_length(head: &[u8]) -> Result<usize, &'static str> {
         found.map(|(_, value)| value.trim()).collect()
     };
     let mut length = None;
-    for value in values("Content-Length") {
-        let value = parse_number(value).ok_or("Content-Length is not a number")? as usize;
+    // lenient in the same way as the reader of messages
+    for value in values("Content-Length").into_iter().filter(|value| !value.is_empty()) {
+        let value = parse_number(value.split(';').next().unwrap_or_default().trim());
+        let value = value.ok_or("Content-Length is not a number")? as usize;
         if length.is_some_and(|before| before != value) {
             return Err("two different Content-Lengths");
         }

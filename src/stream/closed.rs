@@ -19,7 +19,7 @@ pub enum Closed {
     HandOver,
     /// A reset, an end of file, or a close frame with any other code.
     Failed(String),
-    /// The received data is not valid WebSocket.
+    /// The received data is not valid WebSocket, or a message took too long.
     Protocol(String),
     /// The AI accepted nothing for 5 s.
     Stalled,

@@ -1,4 +1,4 @@
-//! Finds out that an AI no longer runs although its connection is up: its kernel acknowledges, or
+//! Detects an AI that no longer runs although its connection is up: its kernel acknowledges, or
 //! its program reads, but nothing comes back. After a quiet time a ping is sent. Any data counts as
 //! an answer, because an AI that is busy, for instance loading a model, may send its pong late.
 //! Also limits the time for receiving one message, which is kept in memory until its end.

@@ -96,7 +96,7 @@ impl Queue {
         Some(Queued::Message(message))
     }
 
-    /// The burst has been sent as far as the usual bound.
+    /// Ends the burst once no more audio is queued than usual.
     pub fn settle(&mut self) {
         if self.audio <= MAX_AUDIO {
             self.burst = 0;

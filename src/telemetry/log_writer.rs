@@ -1,6 +1,6 @@
 //! Writes the log on a thread of its own, through a bounded queue. If standard error is not read,
-//! because a log driver or a pipe stands still, lines are dropped and counted, and no call is
-//! delayed.
+//! because a log driver or a pipe stands still, lines are dropped and counted, and no
+//! call is delayed.
 //! Owns standard error and a thread.
 
 use std::io::{self, Write};

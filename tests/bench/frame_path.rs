@@ -106,7 +106,6 @@ impl FramePath {
         // a frame of a paced AI leaves with its message, so a timeout is rare
         if self.call.next_timeout().is_some_and(|at| at <= self.now) {
             self.call.handle(self.now, Input::Timeout { unix: Duration::from_secs(1_700_000_000) });
-            self.call.missing_rtp(self.now);
             self.drain();
         }
     }

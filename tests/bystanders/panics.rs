@@ -12,7 +12,7 @@ use crate::rig::{Bystanders, Rig, Site, pass, until};
 
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Each place panics in a call that is being set up, several times, so that every worker has it.
+/// Each place panics three times, in a call that is being set up.
 #[tokio::test]
 async fn a_panic_ends_one_call_and_no_worker() {
     let fault = async |rig: &Rig| {

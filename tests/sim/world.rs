@@ -267,7 +267,6 @@ impl World {
                 self.send_packet();
             } else {
                 self.feed(Input::Timeout { unix: Duration::from_secs(1_800_000_000) });
-                self.call.missing_rtp(self.now);
             }
         }
     }

@@ -226,6 +226,9 @@ fn variables_of_others_do_not_prevent_the_start() {
         ("TRUNKLESS_LAB_IMAGE", "x"),
         ("TRUNKLESS_PROFILE", "release"),
         ("TRUNKLESS_SERVICE_HOST", "10.0.0.1"),
+        ("TRUNKLESS_SIP_SERVICE_HOST", "10.0.0.1"),
+        ("TRUNKLESS_HTTP_PORT_8071_TCP_ADDR", "10.0.0.1"),
+        ("TRUNKLESS_SIP_PORT", "udp://10.0.0.1:5070"),
         ("TRUNKLESS_PORT_8071_TCP_ADDR", "10.0.0.1"),
         ("TRUNKLESS_PORT", "tcp://10.0.0.1:8071"),
     ];

@@ -198,3 +198,15 @@ async fn audio_and_marks_from_before_start_are_played() {
     assert_eq!(call.media.numbered(AGENT, 10).await, Vec::from_iter(0..10));
     stream.marked("greeting").await;
 }
+
+/// A mark without audio is due at once, but cannot be returned before `start`.
+#[tokio::test]
+async fn a_mark_alone_from_before_start_holds_nothing_up() {
+    let rig = Rig::new("").await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    call.invite().await;
+    let mark = [json!({"event": "mark", "mark": {"name": "ready"}}).to_string()];
+    let opened = rig.ai.handshake().await.open_saying(&mark).await;
+    call.answered().await;
+    opened.started().await.marked("ready").await;
+}

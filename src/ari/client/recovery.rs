@@ -24,7 +24,7 @@ const QUIET: Duration = Duration::from_secs(60);
 const MAX_PANICS: u32 = 4;
 
 impl Source {
-    /// Waits for the next event and handles it. A panic is survived, after a pause.
+    /// Waits for the next event and handles it. Continues after a panic, with a pause.
     pub(super) async fn guarded_turn(&mut self) {
         if AssertUnwindSafe(self.turn()).catch_unwind().await.is_err() {
             let pause = self.recover();
@@ -42,7 +42,7 @@ impl Source {
         let pbx = &*self.name;
         error!(
             pbx,
-            pause_ms, "internal error: the ARI client panicked; its events are opened again"
+            pause_ms, "internal error: the ARI client panicked; reopening the events socket"
         );
         self.config.status.set(false, "internal error");
         if !matches!(self.socket, Socket::Closed) {
@@ -55,8 +55,8 @@ impl Source {
         pause
     }
 
-    /// Ends the calls whose events were lost: those that only the application or only this task
-    /// has, and those that nothing listens for.
+    /// Ends the calls whose events were lost: those that only the application has, and those
+    /// that nothing listens for.
     fn settle(&mut self) {
         self.feed(Input::Disconnected);
         let known = self.application.recover();

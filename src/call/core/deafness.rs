@@ -1,35 +1,25 @@
-//! Finds out that the PBX sends no RTP, long before `media_timeout` ends the call.
+//! Detects that the PBX sends no RTP, long before `media_timeout` ends the call.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::call::core::Call;
+use crate::call::words::MissingRtp;
 
 /// RTP is missed after this long.
 const MISSED_AFTER: Duration = Duration::from_secs(2);
-
-/// The addresses to look at when RTP is missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MissingRtp {
-    /// True if RTP has arrived before in this call.
-    pub stopped: bool,
-    /// The address that the PBX announced for its RTP.
-    pub announced: Option<SocketAddr>,
-    /// The last address from which RTP was rejected.
-    pub rejected: Option<SocketAddr>,
-}
 
 impl Call {
     /// Returns when RTP will have been missing for 2 s; `None` on hold, before the answer, and once
     /// it has been reported.
     pub(super) fn misses_rtp_at(&self) -> Option<Instant> {
-        let held = self.remote.is_some_and(|r| !r.wants_audio || !r.sends_audio);
-        if held || self.missing_rtp_reported {
+        let on_hold = self.remote.is_some_and(|r| r.is_on_hold());
+        if on_hold || self.missing_rtp_reported {
             return None;
         }
-        let since = self.past.answered.max(self.past.resumed);
-        let since = since?.max(self.hearing.receiver.last_heard()?);
+        let since = self.past.answered?.max(self.hearing.receiver.last_heard()?);
+        let since = self.past.resumed.map_or(since, |at| at.max(since));
         Some(since + MISSED_AFTER)
     }
 
@@ -39,7 +29,7 @@ impl Call {
     }
 
     /// Returns the addresses if RTP is missing now. Reported once per call.
-    pub fn missing_rtp(&mut self, now: Instant) -> Option<MissingRtp> {
+    pub(super) fn missing_rtp(&mut self, now: Instant) -> Option<MissingRtp> {
         self.misses_rtp_at().filter(|at| *at <= now)?;
         self.missing_rtp_reported = true;
         Some(MissingRtp {

@@ -57,7 +57,7 @@ impl Call {
     pub(super) fn limit(&self) -> Option<(Instant, EndReason)> {
         let state = State {
             heard: self.hearing.receiver.last_heard(),
-            on_hold: self.remote.is_some_and(|r| !r.wants_audio || !r.sends_audio),
+            on_hold: self.remote.is_some_and(|r| r.is_on_hold()),
             talking: self.phase == Phase::Talking,
             finish_by: match self.phase {
                 Phase::Finishing { reason, until } => until.map(|until| (until, reason)),

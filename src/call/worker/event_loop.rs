@@ -6,12 +6,13 @@
 //! shows that it is empty, and further if the peer's close may follow. All deadlines of a worker
 //! share one timerfd, which is precise to well below a millisecond.
 
+mod recovery;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::thread;
@@ -41,6 +42,8 @@ use crate::stream::socket::{AiSocket, FAREWELL};
 const BATCH_INTERVAL: Duration = Duration::from_micros(250);
 /// At most this many events are taken from the kernel at once, so that due timers are not late.
 const MAX_EVENTS: usize = 64;
+/// When a deadline that is still in the past after it was handled is handled again.
+const UNMOVED: Duration = Duration::from_millis(1);
 /// A deadline missed by more than this means that the process stood still: its host stopped it.
 const STANDSTILL: Duration = Duration::from_millis(200);
 /// Messages read from one AI before the other calls get their turn.
@@ -323,42 +326,6 @@ impl Worker {
         self.handled = None;
     }
 
-    /// Continues after a panic. Ends the call whose event was being handled. All others continue as
-    /// if each of their sockets and deadlines had an event, because some of these were lost.
-    pub fn recover(&mut self) {
-        let now = Instant::now();
-        if let Some(index) = self.handled.take() {
-            self.discard(index);
-        }
-        // it may hold half a message
-        self.buffers.scratch = Scratch::default();
-        (self.timer_at, self.timers, self.starved) = (None, BinaryHeap::new(), Vec::new());
-        self.free.clear();
-        for (index, slot) in self.slots.iter_mut().enumerate() {
-            if slot.occupant.is_none() {
-                self.free.push(index);
-                continue;
-            }
-            let token = Token::new(index, slot.generation, Socket::None);
-            (slot.timer, slot.due) = (Some(now), None);
-            self.timers.push(Reverse((now, token)));
-            self.starved.push(token);
-            self.messages.push_back(InboxMessage::Woken(token));
-            // the change makes the kernel report the AI's socket again
-            slot.ai_watched = slot.ai_watched.map(|writing| !writing);
-        }
-        self.inbox.ring();
-    }
-
-    /// Drops an occupant that panicked, and with it the sender on which its record is awaited.
-    fn discard(&mut self, index: usize) {
-        let Some(slot) = self.slots.get_mut(index) else { return };
-        let Some(occupant) = slot.occupant.take() else { return };
-        slot.waker = None;
-        // dropping it may panic again
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(occupant)));
-    }
-
     /// Frees the slot of a call that is over, or of a stream that is closed.
     fn end(&mut self, index: usize, now: Instant, reason: EndReason) {
         let slot = &mut self.slots[index];
@@ -426,6 +393,8 @@ impl Worker {
         }
         // if the socket is gone, closing it has removed it from the epoll
         slot.ai_watched = wants;
+        // a deadline that handling has not moved must not block the other calls
+        let at = at.map(|at| if at > now { at } else { now + UNMOVED });
         slot.due = at;
         if let Some(at) = at.filter(|at| slot.timer.is_none_or(|set| *at < set)) {
             slot.timer = Some(at);
@@ -497,7 +466,7 @@ impl Live {
                     return running.take_messages(now, MAX_MESSAGES, &mut buffers.scratch);
                 }
             }
-            Cause::Timer => running.on_timeout(now, buffers),
+            Cause::Timer => return more | running.on_timeout(now, buffers),
             Cause::Readable(channel) => {
                 running.on_readable(now, channel, &mut buffers.datagram);
             }

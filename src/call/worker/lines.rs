@@ -6,8 +6,8 @@ use tracing::field::display;
 use tracing::{Level, debug, info, warn};
 
 use crate::call::Offer;
-use crate::call::core::deafness::MissingRtp;
 use crate::call::end::EndReason;
+use crate::call::words::MissingRtp;
 use crate::call::words::Summary;
 use crate::media::frame::RATE;
 use crate::stream::StreamInfo;

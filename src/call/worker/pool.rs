@@ -16,7 +16,7 @@ use crate::call::worker::inbox::{Counted, Inbox, InboxMessage};
 
 /// Maximum number of workers. Any more would be idle, as each one handles many hundreds of calls.
 const MAX_WORKERS: usize = 8;
-/// Pause after a panic, so that a worker that panics again and again does not fill the log.
+/// Pause after a panic, so that a worker that panics repeatedly does not use a whole CPU.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// The worker threads. Dropping this ends them, and any calls that they still have.
@@ -53,14 +53,12 @@ impl Workers {
 
 /// Runs a worker until it has to end. A panic ends at most the call in which it occurred.
 fn run(mut worker: Worker) {
-    let mut panicked = false;
-    let mut go = |worker: &mut Worker| {
-        if std::mem::replace(&mut panicked, true) {
-            worker.recover();
-        }
+    let mut go = || {
+        // no effect before the first panic
+        worker.recover();
         worker.run();
     };
-    while catch_unwind(AssertUnwindSafe(|| go(&mut worker))).is_err() {
+    while catch_unwind(AssertUnwindSafe(&mut go)).is_err() {
         error!("internal error: a worker thread panicked; its other calls continue");
         thread::sleep(PAUSE);
     }

@@ -239,6 +239,7 @@ impl Running {
                             ai.send(now, message, scratch);
                         }
                     }
+                    Output::MissingRtp(missing) => self.lines.missing_rtp(&missing),
                     Output::Tap(tap) => self.recordings.tap(tap),
                     Output::Recording { command, index, law } => {
                         self.recordings.command(command, index, law);
@@ -281,8 +282,9 @@ impl Running {
         self.take_datagrams(now, Channel::Rtp, BACKLOG, &mut buffers.datagram);
     }
 
-    /// Handles a deadline.
-    pub fn on_timeout(&mut self, now: Instant, buffers: &mut Buffers) {
+    /// Handles a deadline. Returns true if the AI has sent more than is read in one turn.
+    pub fn on_timeout(&mut self, now: Instant, buffers: &mut Buffers) -> bool {
+        let mut more = false;
         // after a stall of this process, packets may be waiting although the timeline is about to
         // insert silence, so they are read first
         if self.call.misses_audio(now) {
@@ -292,16 +294,14 @@ impl Running {
         if due.is_some_and(|at| at <= now) {
             // the same for the AI's data, which proves that it is alive
             self.ai.iter_mut().for_each(|ai| ai.readable(false));
-            self.take_messages(now, MAX_MESSAGES, &mut buffers.scratch);
+            more = self.take_messages(now, MAX_MESSAGES, &mut buffers.scratch);
             if let Some(closed) = self.ai.as_mut().and_then(|ai| ai.on_timeout(now)) {
                 self.on_closed(now, closed);
             }
         }
         self.call.handle(now, Input::Timeout { unix: unix() });
-        if let Some(missing) = self.call.missing_rtp(now) {
-            self.lines.missing_rtp(&missing);
-        }
         self.playout_floor.set(self.call.playout_floor_bytes());
+        more
     }
 
     /// Reads from a readable socket: one datagram, or several if they arrive close together.

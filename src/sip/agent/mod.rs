@@ -148,6 +148,8 @@ struct Call {
     invite: Option<(Message, String)>,
     /// True once the 200 to the INVITE has been acknowledged.
     acknowledged: bool,
+    /// The time of the call's entry in [`Agent::timers`].
+    armed: Option<Instant>,
     /// Resends our 2xx until its ACK arrives.
     awaiting_ack: Option<AwaitAck>,
     /// True if our 2xx contains the offer, so that the answer comes in the ACK.
@@ -354,9 +356,19 @@ impl Agent {
 
     /// Queues the owner's next timeout.
     fn arm(&mut self, key: TimerKey) {
-        if let Some(at) = self.owner_timeout(&key) {
-            self.timers.insert((at, key));
+        let Some(at) = self.owner_timeout(&key) else { return };
+        if let TimerKey::Call(call) = &key
+            && let Some(call) = self.calls.get_mut(call)
+        {
+            // one entry per call: a peer may refresh it as often as it likes
+            if call.armed.is_some_and(|set| set <= at) {
+                return;
+            }
+            if let Some(set) = call.armed.replace(at) {
+                self.timers.remove(&(set, key.clone()));
+            }
         }
+        self.timers.insert((at, key));
     }
 
     fn owner_timeout(&self, key: &TimerKey) -> Option<Instant> {
@@ -371,6 +383,11 @@ impl Agent {
     fn run_timers(&mut self, now: Instant) {
         while self.timers.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.timers.pop_first() else { break };
+            if let TimerKey::Call(call) = &key
+                && let Some(call) = self.calls.get_mut(call)
+            {
+                call.armed = None;
+            }
             // the owner's timeout may have changed since, without a new entry
             if self.owner_timeout(&key).is_none_or(|at| at > now) {
                 self.arm(key);
@@ -390,9 +407,8 @@ impl Agent {
 
     /// Removes a call and reports why it ended.
     fn end_call(&mut self, key: CallKey, end: CallEnd) {
-        let waits_for = self.owner_timeout(&TimerKey::Call(key));
         let Some(call) = self.calls.remove(&key) else { return };
-        if let Some(at) = waits_for {
+        if let Some(at) = call.armed {
             // otherwise a session timer of an hour would outlive its call
             self.timers.remove(&(at, TimerKey::Call(key)));
         }

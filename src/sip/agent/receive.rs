@@ -89,7 +89,7 @@ impl Agent {
         };
         let (purpose, cseq, asked) = (entry.purpose, entry.cseq, entry.flow);
         let shown = entry.tx.on_response(now, code);
-        let reliable_end = entry.tx.state == State::Completed;
+        let is_completed = entry.tx.state == State::Completed;
         self.arm(TimerKey::Client(key.clone()));
         if method == "INVITE" && code >= 300 {
             self.ack_refusal(&key, &response);
@@ -111,7 +111,7 @@ impl Agent {
             Purpose::Bye(call) if code >= 200 => self.on_bye_response(now, call, &response),
             Purpose::Bye(_) | Purpose::Other => {}
         }
-        if reliable_end && matches!(purpose, Purpose::Keepalive(_)) {
+        if is_completed && matches!(purpose, Purpose::Keepalive(_)) {
             // a response to OPTIONS is hardly ever resent, and with OPTIONS every 2 s completed
             // transactions would pile up
             self.clients.remove(&key);

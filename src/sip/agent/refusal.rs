@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::sip::agent::servers::{Kind, server_key};
 use crate::sip::agent::{ALLOW, Agent, Event, PRODUCT, Refused};
+use crate::sip::bytes::readable;
 use crate::sip::flow::Flow;
 use crate::sip::header::NameAddr;
 use crate::sip::message::{Fault, Message};
@@ -115,7 +116,7 @@ impl Agent {
             code,
             why: why.to_owned(),
             source,
-            sip_call_id: request.call_id().to_owned(),
+            sip_call_id: readable(request.call_id()),
             from_number: from,
         })));
     }

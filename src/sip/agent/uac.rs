@@ -43,6 +43,7 @@ impl Agent {
             local_ip: dial.local_ip,
             invite: None,
             acknowledged: false,
+            armed: None,
             awaiting_ack: None,
             late_offer: false,
             offer: None,

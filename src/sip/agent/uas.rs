@@ -171,6 +171,7 @@ impl Agent {
             offer: remote,
             invite: Some((invite, key.to_owned())),
             acknowledged: false,
+            armed: None,
             awaiting_ack: None,
             bye_reason: None,
             local: None,

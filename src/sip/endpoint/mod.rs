@@ -101,7 +101,7 @@ impl EndpointHandle {
         }
     }
 
-    /// Returns if the endpoint panics all the time. It still ends calls, but handles no timeouts.
+    /// Returns if the endpoint keeps panicking. It still ends calls, but handles no timeouts.
     pub async fn broken(mut self) {
         if self.broken.wait_for(|broken| *broken).await.is_err() {
             std::future::pending::<()>().await;

@@ -70,7 +70,7 @@ impl Endpoint {
                 warn!(status, %source, call_id, %from, "INVITE refused: {why}");
             }
             None if invite => {
-                warn!(%source, call_id, %from, "INVITE dropped, as it has no usable Via: {why}");
+                warn!(%source, call_id, %from, "INVITE dropped, it cannot be answered: {why}");
             }
             // two BYEs that cross are normal, and so is a late copy of an ACK
             Some(481) => info!(%source, call_id, %from, "{method} request refused: {why}"),

@@ -11,7 +11,7 @@ use crate::call::end::EndReason;
 use crate::sip::agent::{CallKey, Command};
 use crate::sip::endpoint::{Endpoint, Turn};
 
-/// After this many panics in a row, the endpoint is given up.
+/// After this many panics in a row, the endpoint shuts down.
 const MAX_PANICS: u32 = 10;
 
 impl Endpoint {
@@ -30,7 +30,7 @@ impl Endpoint {
         }
     }
 
-    /// True once the endpoint panics all the time.
+    /// True once the endpoint keeps panicking.
     pub(super) fn is_broken(&self) -> bool {
         *self.broken.borrow()
     }
@@ -45,7 +45,7 @@ impl Endpoint {
             }
         }
         if (!settled || self.failed_timeouts >= MAX_PANICS) && !self.is_broken() {
-            error!("internal error: the SIP endpoint panics all the time; shutting down");
+            error!("internal error: the SIP endpoint keeps panicking; shutting down");
             self.broken.send_replace(true);
         }
     }

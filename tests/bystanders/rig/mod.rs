@@ -15,8 +15,8 @@
 //!
 //! Time that the host takes away is measured (`canary`): the rig's threads run too late, or threads
 //! of bridge or PBX wait for a CPU. It is subtracted from gaps and delays, but a lost frame is
-//! always a failure. A fault that needs much CPU time belongs in [`Rig::attack`], which lowers its
-//! priority.
+//! always a failure, unless [`Bystanders::recovering_within`] excuses it. A fault that needs much
+//! CPU time belongs in [`Rig::attack`], which lowers its priority.
 //!
 //! Then the bridge must hold what it held before:
 //!

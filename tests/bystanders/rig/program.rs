@@ -111,7 +111,9 @@ impl Program {
     }
 
     pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        // a full disk may cut it off within a character
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     /// Stops or continues reading the log. A pipe that is not read is soon full.
