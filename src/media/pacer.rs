@@ -28,6 +28,9 @@ pub const GRACE: Duration = Duration::from_millis(40);
 const CATCH_UP: Duration = Duration::from_millis(10);
 /// How long before its slot a frame may be sent.
 const EARLY: Duration = Duration::from_millis(10);
+/// Packets stay at most this far ahead of the grid: one frame because speech may begin right after
+/// silence, and one because the slots then follow the AI.
+const AHEAD: Duration = Duration::from_millis(40);
 /// Messages after which the slots may follow the AI.
 const FOLLOW_AFTER: u32 = 16;
 /// Speech that is this far behind the grid is padded where it is quiet.
@@ -206,10 +209,9 @@ impl Pacer {
         let at = match self.last {
             _ if stalled => now,
             _ if talkspurt && self.prebuffer.is_zero() => now,
-            // a frame that is sent early or late keeps its slot; packets stay at most one frame
-            // ahead of the clock
+            // a frame that is sent early or late keeps its slot
             Some((at, true)) if audio => {
-                (at + FRAME_TIME).max(self.grid().checked_sub(FRAME_TIME).unwrap_or(at))
+                (at + FRAME_TIME).max(self.grid().checked_sub(AHEAD).unwrap_or(at))
             }
             _ => due,
         };

@@ -76,6 +76,8 @@ pub struct Playout {
     quiet: QuietRun,
     /// How long this process stood still since the queue was last short, and until when.
     stood_still: (Duration, Option<Instant>),
+    /// The part of that time whose audio is to be played.
+    owed: Duration,
     /// True if the AI sent in real time before that.
     real_time: bool,
     /// Audio to be left out after a standstill, in bytes, and until when.
@@ -101,6 +103,7 @@ impl Playout {
             standing: Standing::default(),
             quiet: QuietRun::default(),
             stood_still: (Duration::ZERO, None),
+            owed: Duration::ZERO,
             real_time: false,
             stale: None,
             left_out: 0,
@@ -206,14 +209,16 @@ impl Playout {
         }
         let real_time = self.real_time;
         self.stood_still = (self.stood_still.0 + time, Some(now));
-        let before = self.stale.map_or(0, |(_, samples)| samples);
-        let is_stale = real_time && (before > 0 || self.stood_still.0 > STALE_AFTER);
+        self.owed += time;
+        let is_stale = real_time && self.stood_still.0 > STALE_AFTER;
         if is_stale {
-            let stale = samples_in(std::mem::take(&mut self.stood_still.0)) as usize;
+            let before = self.stale.map_or(0, |(_, samples)| samples);
+            let stale = samples_in(std::mem::take(&mut self.owed)) as usize;
             self.stale = Some((now + STALE, before + stale));
         }
-        let owed = if is_stale { Duration::ZERO } else { time };
-        self.standing.restart(now, real_time, owed);
+        let queued = self.audio.len().saturating_sub(self.standing.ahead());
+        let (owed, stale) = if is_stale { (Duration::ZERO, queued) } else { (time, 0) };
+        self.standing.restart(now, real_time, owed, stale);
     }
 
     fn leave_out_stale(&mut self, now: Instant) {
@@ -237,14 +242,14 @@ impl Playout {
         let mut frame = self.front()?;
         let over = self.stood_still.1.is_some_and(|at| now > at + STALE);
         if over && self.audio.len() <= FRAME_SAMPLES {
-            self.stood_still = (Duration::ZERO, None);
+            (self.stood_still, self.owed) = ((Duration::ZERO, None), Duration::ZERO);
         }
         if !self.standing.has_surplus() {
             self.quiet.reset();
         }
         while self.standing.has_surplus() && self.audio.len() > FRAME_SAMPLES {
             let hidden = self.quiet.hides_step(Law::Mu, &frame, false);
-            if !(hidden && self.standing.leaves_out()) {
+            if !((hidden || self.standing.is_stale()) && self.standing.leaves_out()) {
                 break;
             }
             self.left_out += 1;
@@ -449,37 +454,59 @@ mod tests {
 
     /// A process that stood still for `stall` frames reads what the AI sent meanwhile, over two
     /// ticks. Returns the frames queued half a second later, and those left out.
-    fn standstill(ahead: usize, stall: u64) -> (usize, u64) {
+    fn standstill(ahead: usize, stall: u64, noticed: u64) -> (usize, u64) {
+        standstills(ahead, &[(stall, noticed, 125)])
+    }
+
+    /// Standstills, each with its length, the length that is noticed, and the time until the next,
+    /// in frames.
+    fn standstills(ahead: usize, all: &[(u64, u64, u64)]) -> (usize, u64) {
         let mut playout = Playout::new(1 << 20, Budget::new(1 << 20));
         let t0 = start();
-        let push = |playout: &mut Playout, now, count: usize| {
+        let push = |playout: &mut Playout, now, count: u64| {
             (0..count).for_each(|_| assert!(playout.push_audio(now, &[0x10; 160])));
         };
-        push(&mut playout, t0, ahead);
-        for n in 0..250 {
-            let now = t0 + Duration::from_millis(20 * n);
-            push(&mut playout, now, 1);
-            playout.next_frame(now);
-        }
-        let later = t0 + Duration::from_millis(20 * (250 + stall));
-        playout.stood_still(later, Duration::from_millis(20 * stall));
-        push(&mut playout, later, 32.min(stall as usize));
-        for n in 0..25 {
-            let now = later + Duration::from_millis(20 * n);
-            if n == 1 {
-                push(&mut playout, now, (stall as usize).saturating_sub(32));
+        let run = |playout: &mut Playout, from: u64, count: u64, mut late: u64| {
+            for n in 0..count {
+                let now = t0 + Duration::from_millis(20 * (from + n));
+                // what has arrived is read in two pieces
+                let part = if n == 0 { late.min(32) } else { late };
+                push(playout, now, part + 1);
+                late -= part;
+                playout.next_frame(now);
             }
-            push(&mut playout, now, 1);
-            playout.next_frame(now);
+        };
+        push(&mut playout, t0, ahead as u64);
+        run(&mut playout, 0, 250, 0);
+        let mut at = 250;
+        for (stall, noticed, pause) in all {
+            at += stall;
+            let now = t0 + Duration::from_millis(20 * at);
+            playout.stood_still(now, Duration::from_millis(20 * noticed));
+            run(&mut playout, at, *pause, *stall);
+            at += pause;
         }
         (playout.queued_bytes() / 160, playout.left_out)
     }
 
     #[test]
     fn after_a_long_standstill_stale_audio_is_left_out() {
-        assert_eq!(standstill(0, 100), (0, 100));
+        assert_eq!(standstill(0, 100, 100), (0, 100));
         // audio that the AI had sent ahead is still ahead
-        assert_eq!(standstill(30, 100), (30, 100));
+        assert_eq!(standstill(30, 100, 100), (30, 100));
+        // the standstill began a little before it could be noticed
+        assert_eq!(standstill(0, 103, 100), (0, 103));
+    }
+
+    #[test]
+    fn after_many_standstills_stale_audio_is_left_out() {
+        for count in 2..6 {
+            let mut all = vec![(47, 47, 15); count];
+            // the last one began a little before it could be noticed
+            *all.last_mut().unwrap() = (49, 47, 125);
+            assert_eq!(standstills(0, &all), (0, 47 * count as u64 + 2), "{count}");
+        }
+        assert_eq!(standstill(0, 47, 47), (47, 0));
     }
 
     #[test]

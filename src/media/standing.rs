@@ -28,8 +28,13 @@ pub struct Standing {
     floor: i64,
     /// Audio that remains to be left out.
     surplus: i64,
+    /// True if that audio is left out even where it is not quiet.
+    is_stale: bool,
     /// True if the AI sent in real time during the last whole window.
     real_time: bool,
+    /// True in the first window after a standstill whose audio is not played. What still waits then
+    /// is the rest of that audio.
+    after_standstill: bool,
 }
 
 #[derive(Debug)]
@@ -100,8 +105,13 @@ impl Standing {
         }
         let standing = window.floor - self.ahead.max(0);
         self.floor = if real_time { standing.max(0) } else { 0 };
-        self.surplus =
-            if real_time && standing > TOLERATED { standing - FRAME_SAMPLES as i64 } else { 0 };
+        let kept = match std::mem::take(&mut self.after_standstill) {
+            true => 0,
+            false if standing > TOLERATED => FRAME_SAMPLES as i64,
+            false => standing,
+        };
+        self.surplus = if real_time { standing - kept } else { 0 };
+        self.is_stale = real_time && kept == 0;
         self.window = (window.arrived > 0).then(|| Window::new(now, window.last_arrival));
     }
 
@@ -123,15 +133,21 @@ impl Standing {
 
     /// Begins to measure again, after a standstill of this process. `real_time`: the AI sent in
     /// real time before. `owed`: the standstill, whose audio is still to arrive and be played.
-    pub fn restart(&mut self, now: Instant, real_time: bool, owed: Duration) {
-        let arrived = -(samples_in(owed) as i64);
+    /// `stale`: samples queued that will not be played.
+    pub fn restart(&mut self, now: Instant, real_time: bool, owed: Duration, stale: usize) {
+        let arrived = stale as i64 - samples_in(owed) as i64;
         self.window = Some(Window { arrived, ..Window::new(now, now) });
         (self.floor, self.surplus, self.real_time) = (0, 0, real_time);
+        (self.is_stale, self.after_standstill) = (false, real_time && owed.is_zero());
     }
 
-    /// Notes that audio that arrived in this window is not played.
+    /// Notes that audio that arrived in this window is not played. More of it may follow, so the
+    /// queue's floor is measured from here on.
     pub fn discarded(&mut self, samples: usize) {
-        self.window.iter_mut().for_each(|window| window.arrived -= samples as i64);
+        if let Some(window) = self.window.as_mut().filter(|_| samples > 0) {
+            window.arrived -= samples as i64;
+            window.floor = i64::MAX;
+        }
     }
 
     /// Audio that the AI has sent ahead of real time.
@@ -143,6 +159,11 @@ impl Standing {
     pub fn is_real_time(&self) -> bool {
         let window = self.window.as_ref().and_then(Window::was_real_time);
         window.unwrap_or(self.real_time)
+    }
+
+    /// True if what is to be left out need not be quiet.
+    pub fn is_stale(&self) -> bool {
+        self.is_stale
     }
 
     /// True if there is something to be left out.

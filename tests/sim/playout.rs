@@ -106,6 +106,41 @@ fn clock_drift_of_the_ai_leaves_no_hole_and_no_delay() {
     }
 }
 
+/// This process stands still four times for 0.95 s, with 0.3 s between. Two seconds after the last
+/// time, the AI's frames leave when they arrive, for an AI at any phase.
+#[test]
+fn after_standstills_the_ai_is_in_real_time_again() {
+    const LENGTH: u64 = 950_000;
+    for phase_us in (0..20_000).step_by(900) {
+        let mut world = World::new(91, Network::default());
+        let arrives = |n: u32| 1_000_000 + phase_us + 20_000 * u64::from(n);
+        let mut sent = 0;
+        let mut say_to = |world: &mut World, until: u64| {
+            while arrives(sent) < until {
+                let at = Duration::from_micros(arrives(sent)).max(world.now - world.t0);
+                world.run_until(at);
+                world.say(FromAi::Audio(&pattern::frame(AGENT, sent)));
+                sent += 1;
+            }
+        };
+        let mut at = 6_003_000;
+        for _ in 0..4 {
+            say_to(&mut world, at);
+            world.run_until(Duration::from_micros(at));
+            at += LENGTH;
+            world.now = world.t0 + Duration::from_micros(at);
+            world.call.stood_still(world.now, Duration::from_micros(LENGTH - 7_000));
+            at += 300_000;
+        }
+        say_to(&mut world, at + 4_000_000);
+        let heard = world.heard.caller.iter().filter_map(|(ms, _, n)| Some((ms, (*n)?)));
+        let delays = heard.map(|(ms, n)| (*ms, ms - arrives(n) as f64 / 1000.0));
+        let again = at as f64 / 1000.0 + 2000.0;
+        let late = delays.filter(|(ms, delay)| *ms > again && *delay > 0.5).collect::<Vec<_>>();
+        assert!(late.is_empty(), "at {phase_us} us: {late:?}");
+    }
+}
+
 /// Messages that are not whole frames, sent in real time with jitter: no frame is padded.
 #[test]
 fn messages_of_any_length_in_real_time_leave_no_hole() {

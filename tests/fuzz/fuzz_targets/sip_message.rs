@@ -25,9 +25,9 @@ fuzz_target!(|data: &[u8]| {
         transport: Transport::Udp,
         advertised: None,
         media_peers: Vec::new(),
-        keepalive: std::time::Duration::ZERO,
-            users: Vec::new(),
-            ranges: Vec::new(),
+        keepalive: Duration::ZERO,
+        users: Vec::new(),
+        ranges: Vec::new(),
     };
     let accounts = vec![account];
     let config =
