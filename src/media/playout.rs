@@ -76,8 +76,6 @@ pub struct Playout {
     quiet: QuietRun,
     /// How long this process stood still since the queue was last short, and until when.
     stood_still: (Duration, Option<Instant>),
-    /// The part of that time whose audio is to be played.
-    owed: Duration,
     /// True if the AI sent in real time before that.
     real_time: bool,
     /// Audio to be left out after a standstill, in bytes, and until when.
@@ -103,7 +101,6 @@ impl Playout {
             standing: Standing::default(),
             quiet: QuietRun::default(),
             stood_still: (Duration::ZERO, None),
-            owed: Duration::ZERO,
             real_time: false,
             stale: None,
             left_out: 0,
@@ -209,15 +206,13 @@ impl Playout {
         }
         let real_time = self.real_time;
         self.stood_still = (self.stood_still.0 + time, Some(now));
-        self.owed += time;
+        let queued = self.audio.len().saturating_sub(self.standing.ahead());
+        let missed = samples_in(time) as usize;
         let is_stale = real_time && self.stood_still.0 > STALE_AFTER;
         if is_stale {
-            let before = self.stale.map_or(0, |(_, samples)| samples);
-            let stale = samples_in(std::mem::take(&mut self.owed)) as usize;
-            self.stale = Some((now + STALE, before + stale));
+            self.stale = Some((now + STALE, queued + missed));
         }
-        let queued = self.audio.len().saturating_sub(self.standing.ahead());
-        let (owed, stale) = if is_stale { (Duration::ZERO, queued) } else { (time, 0) };
+        let (owed, stale) = if is_stale { (0, queued) } else { (missed, 0) };
         self.standing.restart(now, real_time, owed, stale);
     }
 
@@ -242,7 +237,7 @@ impl Playout {
         let mut frame = self.front()?;
         let over = self.stood_still.1.is_some_and(|at| now > at + STALE);
         if over && self.audio.len() <= FRAME_SAMPLES {
-            (self.stood_still, self.owed) = ((Duration::ZERO, None), Duration::ZERO);
+            self.stood_still = (Duration::ZERO, None);
         }
         if !self.standing.has_surplus() {
             self.quiet.reset();

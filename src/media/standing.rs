@@ -41,8 +41,12 @@ pub struct Standing {
 struct Window {
     since: Instant,
     arrived: i64,
-    /// The least that was queued.
+    /// The least that was queued, and since it was that low: how often it was, how many messages
+    /// have arrived, and how many frames were taken.
     floor: i64,
+    drained: u32,
+    messages: u32,
+    taken: u32,
     last_arrival: Instant,
     longest_pause: Duration,
 }
@@ -53,6 +57,9 @@ impl Window {
             since: now,
             arrived: 0,
             floor: i64::MAX,
+            drained: 0,
+            messages: 0,
+            taken: 0,
             last_arrival,
             longest_pause: Duration::ZERO,
         }
@@ -66,6 +73,28 @@ impl Window {
         let enough = passed > MAX_PAUSE || self.arrived >= real_time + SLACK;
         let paced = (real_time * 3 / 4..real_time + SLACK).contains(&self.arrived);
         enough.then_some(paced && self.longest_pause <= MAX_PAUSE)
+    }
+
+    /// Measures the floor from here on.
+    fn forget_floor(&mut self) {
+        self.floor = i64::MAX;
+        (self.drained, self.messages, self.taken) = (0, 0, 0);
+    }
+
+    /// Notes that `queued` samples remain after a frame was taken.
+    fn remains(&mut self, queued: i64) {
+        if queued + FRAME_SAMPLES as i64 <= self.floor {
+            self.forget_floor();
+        }
+        self.floor = self.floor.min(queued);
+        self.taken += 1;
+        self.drained += u32::from(queued < self.floor + FRAME_SAMPLES as i64);
+    }
+
+    /// The delay of nearly all messages: with jitter, the queue may go below that now and then.
+    fn usual_floor(&self) -> i64 {
+        let usual = self.drained * 10 >= self.messages.min(self.taken) * 9;
+        self.floor + if usual { 0 } else { FRAME_SAMPLES as i64 }
     }
 
     fn pause(&mut self, now: Instant) {
@@ -86,32 +115,35 @@ impl Standing {
         window.pause(now);
         window.last_arrival = now;
         window.arrived += samples as i64;
+        window.messages += 1;
     }
 
     /// Notes that a frame was taken for playing and `queued` samples remain.
     pub fn played(&mut self, now: Instant, queued: usize) {
         let Some(window) = &mut self.window else { return };
-        window.floor = window.floor.min(queued as i64);
+        window.remains(queued as i64);
         let passed = now.saturating_duration_since(window.since);
         if passed < WINDOW {
             return;
         }
         window.pause(now);
         let excess = window.arrived - samples_in(passed) as i64;
-        let real_time = excess.abs() < SLACK && window.longest_pause <= MAX_PAUSE;
+        let rest = self.after_standstill.then(|| window.usual_floor());
+        let stale = rest.unwrap_or(0).min(SLACK);
+        let real_time = (excess - stale).abs() < SLACK && window.longest_pause <= MAX_PAUSE;
         self.real_time = real_time;
         if !real_time {
             self.ahead = (self.ahead + excess).max(-(samples_in(WINDOW) as i64));
         }
-        let standing = window.floor - self.ahead.max(0);
+        let standing = rest.unwrap_or(window.floor) - self.ahead.max(0);
         self.floor = if real_time { standing.max(0) } else { 0 };
-        let kept = match std::mem::take(&mut self.after_standstill) {
+        let kept = match rest.is_some() {
             true => 0,
             false if standing > TOLERATED => FRAME_SAMPLES as i64,
             false => standing,
         };
         self.surplus = if real_time { standing - kept } else { 0 };
-        self.is_stale = real_time && kept == 0;
+        (self.is_stale, self.after_standstill) = (rest.is_some(), false);
         self.window = (window.arrived > 0).then(|| Window::new(now, window.last_arrival));
     }
 
@@ -132,13 +164,13 @@ impl Standing {
     }
 
     /// Begins to measure again, after a standstill of this process. `real_time`: the AI sent in
-    /// real time before. `owed`: the standstill, whose audio is still to arrive and be played.
-    /// `stale`: samples queued that will not be played.
-    pub fn restart(&mut self, now: Instant, real_time: bool, owed: Duration, stale: usize) {
-        let arrived = stale as i64 - samples_in(owed) as i64;
+    /// real time before. `owed`: samples still to arrive that will be played late. `stale`: samples
+    /// queued that will not be played.
+    pub fn restart(&mut self, now: Instant, real_time: bool, owed: usize, stale: usize) {
+        let arrived = stale as i64 - owed as i64;
         self.window = Some(Window { arrived, ..Window::new(now, now) });
         (self.floor, self.surplus, self.real_time) = (0, 0, real_time);
-        (self.is_stale, self.after_standstill) = (false, real_time && owed.is_zero());
+        (self.is_stale, self.after_standstill) = (false, real_time && owed == 0);
     }
 
     /// Notes that audio that arrived in this window is not played. More of it may follow, so the
@@ -146,7 +178,7 @@ impl Standing {
     pub fn discarded(&mut self, samples: usize) {
         if let Some(window) = self.window.as_mut().filter(|_| samples > 0) {
             window.arrived -= samples as i64;
-            window.floor = i64::MAX;
+            window.forget_floor();
         }
     }
 
