@@ -364,7 +364,7 @@ impl Call {
             Signal::Connected => {
                 self.unacknowledged = false;
                 self.connected(now);
-                self.playing.release(now);
+                self.playing.acknowledged(now);
             }
             Signal::Digit(digit) => {
                 if self.remote.is_some_and(|r| r.early) {

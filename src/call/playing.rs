@@ -17,9 +17,11 @@ use crate::media::quiet::QuietRun;
 use crate::media::sender::{AudioPacket, Sender};
 
 /// Audio to the caller is held back for at most this long while the PBX has not acknowledged the
-/// answer. A
-/// lost answer is sent again, and acknowledged, within this time.
+/// answer. A lost answer is sent again, and acknowledged, within this time.
 const ACK_WAIT: Duration = Duration::from_millis(500);
+/// A PBX joins the caller to the answered call shortly after its ACK, and drops what arrives
+/// before. Audio of this time is sent at its end, and delays none of the audio behind it.
+const JOIN_WAIT: Duration = FRAME_TIME;
 /// Longer messages, from 200 ms on, are not the pieces of an AI that sends in real time.
 const MAX_PACED: usize = 10 * FRAME_SAMPLES;
 
@@ -66,8 +68,12 @@ pub(super) struct Playing {
     /// True while silence is sent instead of audio, until the answer is acknowledged. PBXs drop RTP
     /// that arrives before they have connected the caller.
     held: bool,
-    /// When audio is sent even without an acknowledgement.
+    /// When audio is sent at the latest.
     held_until: Option<Instant>,
+    /// When the answer was acknowledged while audio was held back.
+    acknowledged: Option<Instant>,
+    /// Since when audio has been held back, after that.
+    held_audio_since: Option<Instant>,
 }
 
 impl Playing {
@@ -89,24 +95,34 @@ impl Playing {
             resumes: true,
             held: false,
             held_until: None,
+            acknowledged: None,
+            held_audio_since: None,
         }
     }
 
-    /// Holds audio back until [`Playing::release`], but not for long if the PBX's address is
+    /// Holds audio back until [`Playing::acknowledged`], but not for long if the PBX's address is
     /// `trusted`.
     pub fn hold(&mut self, now: Instant, trusted: bool) {
         self.held = true;
         self.held_until = trusted.then_some(now + ACK_WAIT);
     }
 
-    /// Starts to send the audio that was held back.
-    pub fn release(&mut self, now: Instant) {
-        self.held_until = None;
-        if std::mem::take(&mut self.held)
-            && self.whole_frame_waits()
+    /// Notes that the PBX has acknowledged the answer: audio is sent from [`JOIN_WAIT`] on.
+    pub fn acknowledged(&mut self, now: Instant) {
+        if self.held && self.acknowledged.is_none() {
+            self.acknowledged = Some(now);
+            self.held_until = Some(now + JOIN_WAIT);
+            self.held_audio_since = self.whole_frame_queued().then_some(now);
+        }
+    }
+
+    fn release(&mut self, now: Instant) {
+        (self.held, self.held_until) = (false, None);
+        let since = self.held_audio_since.take().filter(|_| self.acknowledged.is_some());
+        if self.whole_frame_waits()
             && let Some(pacer) = &mut self.pacer
         {
-            pacer.on_arrival(now);
+            pacer.on_arrival(since.unwrap_or(now));
         }
     }
 
@@ -146,15 +162,21 @@ impl Playing {
         let waited = self.whole_frame_waits();
         self.playout.push_audio(now, audio);
         self.last_message = Some((now, audio.len()));
+        if self.acknowledged.is_some() && self.held && self.whole_frame_queued() {
+            self.held_audio_since.get_or_insert(now);
+        }
         let waits = self.whole_frame_waits();
         if let (false, true, Some(pacer)) = (waited, waits, &mut self.pacer) {
             pacer.on_arrival(now);
         }
     }
 
+    fn whole_frame_queued(&self) -> bool {
+        !self.announcements.is_empty() || self.playout.queued_bytes() >= FRAME_SAMPLES
+    }
+
     fn whole_frame_waits(&self) -> bool {
-        let queued = || self.playout.queued_bytes() >= FRAME_SAMPLES;
-        !self.held && (!self.announcements.is_empty() || queued())
+        !self.held && self.whole_frame_queued()
     }
 
     /// True if a frame waits to be sent. The rest of a message, shorter than a frame, waits for the
@@ -192,6 +214,7 @@ impl Playing {
     /// Discards the AI's queued audio; all marks come due (Twilio's `clear`).
     pub fn clear(&mut self, now: Instant) {
         self.playout.clear();
+        self.held_audio_since = None;
         self.marks.iter_mut().for_each(|(at, _)| *at = now);
         self.collect_marks(now);
     }
@@ -257,6 +280,9 @@ impl Playing {
 
     /// When the next frame is due.
     fn next_slot(&self) -> Option<Instant> {
+        if self.held_audio_since.is_some() {
+            return self.held_until;
+        }
         match &self.early {
             Some(early) => Some(early.deadline(false)),
             None => self.pacer.as_ref().map(|pacer| pacer.deadline(self.frame_waits(pacer))),

@@ -208,7 +208,10 @@ impl Pacer {
         let talkspurt = audio && !speaks;
         let at = match self.last {
             _ if stalled => now,
-            _ if talkspurt && self.prebuffer.is_zero() => now,
+            // slots follow the arrival, even if the first frame is sent a little later
+            _ if talkspurt && self.prebuffer.is_zero() => {
+                due.max(now.checked_sub(FRAME_TIME).unwrap_or(now))
+            }
             // a frame that is sent early or late keeps its slot
             Some((at, true)) if audio => {
                 (at + FRAME_TIME).max(self.grid().checked_sub(AHEAD).unwrap_or(at))

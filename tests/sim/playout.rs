@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use trunkless::call::Signal;
+use trunkless::call::words::Input;
 use trunkless::media::frame::SILENCE;
 use trunkless::peer::pattern;
 use trunkless::stream::FromAi;
@@ -138,6 +140,37 @@ fn after_standstills_the_ai_is_in_real_time_again() {
         let again = at as f64 / 1000.0 + 2000.0;
         let late = delays.filter(|(ms, delay)| *ms > again && *delay > 0.5).collect::<Vec<_>>();
         assert!(late.is_empty(), "at {phase_us} us: {late:?}");
+    }
+}
+
+/// The AI begins at about the time of the PBX's ACK. A PBX drops what comes in the first
+/// milliseconds after that: nothing is sent for 20 ms, and then nothing is delayed by that.
+#[test]
+fn audio_from_the_time_of_the_ack_is_sent_20_ms_later_and_catches_up() {
+    const ACK_MS: u64 = 2;
+    for (begins_ms, paced) in [(1, true), (3, true), (12, true), (21, true), (24, true), (1, false)]
+    {
+        let mut world = World::unanswered(92, Network::default(), false);
+        world.feed(Input::Signal(Signal::Answered));
+        let arrives = |n: u32| begins_ms + if paced { 20 * u64::from(n) } else { 0 };
+        let mut connected = false;
+        for n in 0..=60 {
+            let at = if n == 60 { 2000 } else { arrives(n) };
+            if at >= ACK_MS && !std::mem::replace(&mut connected, true) {
+                world.run_to(ACK_MS);
+                world.feed(Input::Signal(Signal::Connected));
+            }
+            world.run_to(at);
+            if n < 60 {
+                world.say(FromAi::Audio(&pattern::frame(AGENT, n)));
+            }
+        }
+        let said =
+            world.heard.caller.iter().filter_map(|(ms, _, number)| Some((ms.round(), (*number)?)));
+        let said: Vec<(f64, u32)> = said.collect();
+        let due = |n: u32| if paced { arrives(n) } else { ACK_MS + 20 * u64::from(n) };
+        let expected: Vec<_> = (0..60).map(|n| (due(n).max(ACK_MS + 20) as f64, n)).collect();
+        assert_eq!(said, expected, "begins at {begins_ms} ms, paced: {paced}");
     }
 }
 

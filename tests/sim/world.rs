@@ -113,6 +113,13 @@ impl World {
 
     /// Creates such a call. With `early`, RTP may flow before the answer, as in ARI mode.
     pub fn with(seed: u64, network: Network, early: bool) -> World {
+        let mut world = World::unanswered(seed, network, early);
+        world.feed(Input::Signal(Signal::Connected));
+        world
+    }
+
+    /// Creates such a call before its answer, with the AI's WebSocket open.
+    pub fn unanswered(seed: u64, network: Network, early: bool) -> World {
         println!("seed {seed}, {network:?}");
         let now = Instant::now();
         let remote = RemoteMedia {
@@ -147,7 +154,6 @@ impl World {
             number: 0,
         };
         world.feed(Input::AiOpen);
-        world.feed(Input::Signal(Signal::Connected));
         world
     }
 
