@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use trunkless::peer::phone::{Phone, PhoneEvent};
 
-use crate::rig::{Bystanders, Rig, Site};
+use crate::rig::{Bystanders, Rig, Site, until};
 
 async fn ended(phone: &mut Phone) {
     while let Some(event) = phone.events.recv().await {
@@ -27,7 +27,8 @@ async fn an_ai_hangs() {
         let took = begin.elapsed();
         println!("given up after {took:.1?}");
         assert!(took < Duration::from_secs(21), "{took:?}");
-        assert!(rig.log().contains("ai_timeout"), "{}", rig.log());
+        let reported = || rig.log().contains("ai_timeout");
+        assert!(until(Duration::from_secs(2), reported).await, "{}", rig.log());
         drop(stream);
     };
     Bystanders::new(Site::direct("")).during(fault).await;
