@@ -86,8 +86,11 @@ impl Variables {
 /// services whose names begin with ours, such as `trunkless` and `trunkless-sip`.
 fn is_others(name: &str, rest: &str, value: &str) -> bool {
     let parts = format!("_{rest}");
-    let of_service = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"];
+    let of_service = ["_SERVICE_HOST", "_SERVICE_PORT"];
     let service = rest.starts_with("ENV_") || of_service.iter().any(|part| parts.contains(part));
+    // PORT_8071_TCP, but not a key such as port_probe
+    let mut ports = parts.split("_PORT_").skip(1);
+    let service = service || ports.any(|port| port.starts_with(|c: char| c.is_ascii_digit()));
     let address = parts.ends_with("_PORT") && value.contains("://");
     COMPOSE.contains(&name) || name == HTTP_DEFAULT || service || address || rest == "NAME"
 }

@@ -195,7 +195,6 @@ impl Pacer {
         let audio = audio && (speaks || self.due.is_none_or(|due| due <= now));
         let stood_still = std::mem::take(&mut self.stood_still);
         let stalled = stood_still || now.saturating_duration_since(due) > STALL;
-
         if stalled {
             let passed = now.saturating_duration_since(self.start).as_micros();
             self.index = self.index.max((passed / FRAME_TIME.as_micros()) as u64);

@@ -238,7 +238,13 @@ fn variables_of_others_do_not_prevent_the_start() {
     let unknown = run(directory.path(), &good, &["--check"], &[("TRUNKLESS_COLOUR", "x")]);
     assert!(text(&unknown).contains("warning: the environment: TRUNKLESS_COLOUR: is not a key"));
     assert!(unknown.status.success());
-    for typo in ["TRUNKLESS_CALLS_MAX", "TRUNKLESS_CALL__MAX", "TRUNKLESS_CALLS__MAXX"] {
+    for typo in [
+        "TRUNKLESS_CALLS_MAX",
+        "TRUNKLESS_CALL__MAX",
+        "TRUNKLESS_CALLS__MAXX",
+        "TRUNKLESS_SIP_PORT_PROBE",
+        "TRUNKLESS_MEDIA_PORT_RANGE",
+    ] {
         let checked = run(directory.path(), &good, &["--check"], &[(typo, "7")]);
         assert_eq!(checked.status.code(), Some(2), "{typo}: {}", text(&checked));
         assert!(text(&checked).contains(typo), "{}", text(&checked));
