@@ -104,6 +104,11 @@ async fn the_program_stands_still_again_and_again() {
     standstills(4, Duration::from_millis(950), Duration::from_millis(300)).await;
 }
 
+#[tokio::test]
+async fn the_program_stands_still_for_twelve_seconds() {
+    standstills(1, Duration::from_secs(12), FRAME).await;
+}
+
 /// Stops the program `count` times for `time`, with a `pause` after each. The calls must be in real
 /// time again 3 s later. Returns the log.
 async fn standstills(count: u32, time: Duration, pause: Duration) -> String {
