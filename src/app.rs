@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use axum::Router;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -16,35 +17,46 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::ari::client::{AriConfig, AriHandle, Source};
-use crate::call::admission::Admission;
+use crate::call::admission::{Admission, CallLimits};
 use crate::call::counters::ended_text;
 use crate::call::departure::DeparturePolicy;
+use crate::call::ended::Record;
+use crate::call::ladder::Overflow;
+use crate::call::live::EventSink;
 use crate::call::ports::PortPool;
 use crate::call::switchboard::{CallConfigs, CallStarter, Switchboard};
 use crate::call::worker::pool::Workers;
-use crate::call::worker::task::Record;
-use crate::call::{self, CallConfig};
-use crate::command::{Command, NotQueued};
+use crate::call::{self, CallConfig, Offer, OrderRequest};
+use crate::command::Failure;
 use crate::config::plan::{AiPlan, Plan};
-use crate::control::{self, Watched};
+use crate::config::schema::OnAiClose;
+use crate::control::events::Events;
+use crate::control::health::{self, Watched};
+use crate::control::{self, Control};
 use crate::dns;
 use crate::media::frame::RATE;
 use crate::media::playout::Budget;
+use crate::notices::{self, Notices};
+use crate::record;
 use crate::record::disk;
 use crate::record::outbox::Outbox;
 use crate::record::recorder::Recorder;
 use crate::record::upload::Uploader;
-use crate::record::{self, When};
 use crate::sip::endpoint::{self, Endpoint, EndpointConfig, EndpointHandle, Peer};
+use crate::stream::breaker::{self, Breaker};
+use crate::stream::connect::Target;
+use crate::stream::dialect::sid;
 use crate::telemetry::counter::{self, Counters, Labelled};
 use crate::telemetry::{self, PbxStatus};
 
 /// Time limit for unregistering.
 const UNREGISTER: Duration = Duration::from_secs(2);
-/// Time limit for the calls that shutdown ends.
-const END_CALLS: Duration = Duration::from_secs(3);
+/// Time limit for the calls that shutdown ends: the time on the ladder, and some more.
+const END_CALLS: Duration = Duration::from_secs(13);
 /// Time limit for the answers to the last BYEs, and for cleaning up over ARI.
 const BYES: Duration = Duration::from_secs(2);
+/// Time limit for writing the last events of calls to disk.
+const FLUSH: Duration = Duration::from_secs(2);
 /// Interval between log lines with the totals.
 const TOTALS: Duration = Duration::from_secs(60);
 
@@ -54,7 +66,8 @@ pub struct App {
     sip: Option<(EndpointHandle, JoinHandle<()>)>,
     /// The ARI client of each PBX in ARI mode, and its task.
     ari: Vec<(AriHandle, JoinHandle<()>)>,
-    http: Option<JoinHandle<()>>,
+    /// The HTTP servers.
+    http: Vec<JoinHandle<()>>,
     switchboard: Switchboard,
     /// Set to true to end all calls.
     stop: watch::Sender<bool>,
@@ -67,13 +80,21 @@ pub struct App {
     recorder: Option<Recorder>,
     /// Stops the outbox thread when dropped.
     outbox: Option<oneshot::Sender<()>>,
+    /// Takes the events of calls for the webhook, and stops its thread when dropped.
+    notices: Option<(Notices, oneshot::Sender<()>)>,
     /// Address of the SIP sockets; `None` if no PBX is in SIP mode.
     pub address: Option<SocketAddr>,
 }
 
 /// The counters of all parts.
-pub static COUNTERS: Counters =
-    &[call::counters::ALL, endpoint::counters::ALL, record::counters::ALL, telemetry::ALL];
+pub static COUNTERS: Counters = &[
+    call::counters::ALL,
+    endpoint::counters::ALL,
+    record::counters::ALL,
+    notices::ALL,
+    breaker::ALL,
+    telemetry::ALL,
+];
 
 /// The totals that have a label.
 pub static LABELLED: &[&Labelled] = endpoint::counters::LABELLED;
@@ -94,37 +115,40 @@ impl App {
         let (recorder, outbox) = open_recordings(&mut plan)?;
         let settings = &plan.settings;
         let max_calls = settings.calls.max;
-        let range = settings.media.ports;
         let (offers, incoming) = mpsc::channel(max_calls);
-        let ports = PortPool::new(settings.sip.listen.ip(), range.first, range.last);
-        let admission = Admission::new(max_calls, ports.clone(), offers);
+        let admission = admission(&plan, offers);
+        let ports = admission.ports().clone();
         let configs = call_configs(&plan, recorder.as_ref());
         let (drain, pbxs) = (settings.calls.drain.0, configs.len());
         let mut statuses = Vec::new();
         let switchboard = Switchboard::default();
         let (stop, stopped) = watch::channel(false);
-        let (http_listen, stopping) = (settings.http.listen, Arc::new(AtomicBool::new(false)));
+        let stopping = Arc::new(AtomicBool::new(false));
         let (sip, address) = start_sip(&plan, &admission, &mut statuses).await?;
+        watch_ais(&plan, &configs, sip.as_ref().map(|(_, handle)| handle));
         let ari = start_ari(&plan, &admission, &mut statuses)?;
-        let http = match http_listen {
-            None => None,
-            Some(listen) => {
-                let live = switchboard.clone();
-                let watched = Watched {
-                    counters: COUNTERS,
-                    labelled: LABELLED,
-                    pbxs: statuses.into(),
-                    calls: Arc::new(move || live.len()),
-                    ports,
-                    stopping: stopping.clone(),
-                    recorder: recorder.clone(),
-                };
-                Some(tokio::spawn(control::bind(listen, watched).await?))
-            }
+        let live = switchboard.clone();
+        let watched = Watched {
+            counters: COUNTERS,
+            labelled: LABELLED,
+            pbxs: statuses.into(),
+            calls: Arc::new(move || live.len()),
+            ports,
+            stopping: stopping.clone(),
+            recorder: recorder.clone(),
         };
+        let events = Events::default();
+        let http = start_http(&plan, watched, &switchboard, &events).await?;
         info!(listen = address.map(tracing::field::display), pbxs, max_calls, "trunkless is up");
         let workers = Arc::new(Workers::start().context("cannot start the call threads")?);
-        let starter = CallStarter { configs, stopped, records, workers };
+        let notices = plan.notices.take().map(Notices::start).transpose();
+        let notices = notices.context("[webhook] directory")?;
+        let hook = notices.as_ref().map(|(notices, _)| notices.clone());
+        let events: EventSink = Arc::new(move |call, event| {
+            events.send(call, event);
+            hook.iter().for_each(|hook| hook.send(call, event));
+        });
+        let starter = CallStarter { configs, stopped, records, workers, events };
         let (broken, faults) = watch::channel(false);
         let calls = switchboard.clone().start_calls(starter, incoming);
         tokio::spawn(guarded(calls, broken.clone()));
@@ -145,6 +169,7 @@ impl App {
             drain,
             recorder,
             outbox,
+            notices,
             address,
         };
         Ok(running)
@@ -155,12 +180,12 @@ impl App {
         self.switchboard.ids()
     }
 
-    /// Sends a command to a call.
+    /// Gives an order to a call.
     ///
     /// # Errors
-    /// Returns the reason if the command was not queued.
-    pub fn command(&self, call: &str, command: Command) -> Result<(), NotQueued> {
-        self.switchboard.send(call, command)
+    /// Returns the reason if the order was not queued.
+    pub fn order(&self, call: &str, request: OrderRequest) -> Result<(), Failure> {
+        self.switchboard.send(call, request)
     }
 
     /// Returns once no PBX can send calls any more: other programs have taken over all our Stasis
@@ -231,7 +256,10 @@ impl App {
         .await;
         let tasks = self.sip.iter().map(|(_, t)| t).chain(self.ari.iter().map(|(_, t)| t));
         tasks.chain(&self.http).for_each(JoinHandle::abort);
-        drop(self.outbox);
+        if let Some((notices, _stop)) = &self.notices {
+            let _ = timeout(FLUSH, notices.flush()).await;
+        }
+        drop((self.outbox, self.notices));
         if let Some(recorder) = self.recorder {
             close(recorder).await;
         }
@@ -271,14 +299,41 @@ async fn guarded(part: impl Future<Output = ()>, broken: watch::Sender<bool>) {
 
 fn call_configs(plan: &Plan, recorder: Option<&Recorder>) -> CallConfigs {
     let budget = Budget::new(plan.settings.calls.playout_budget_mb << 20);
+    let mut breakers = Breakers::new();
     let sip = plan.sip.iter().map(|pbx| (pbx.account.name.as_str(), &pbx.ai));
     let ari = plan.ari.iter().map(|(pbx, ai)| (pbx.name.as_str(), ai));
     sip.chain(ari)
         .map(|(name, ai)| {
-            let config = call_config(plan, name, ai, budget.clone(), recorder.cloned());
+            let config =
+                call_config(plan, name, ai, budget.clone(), recorder.cloned(), &mut breakers);
             (name.into(), Arc::new(config))
         })
         .collect()
+}
+
+fn admission(plan: &Plan, offers: mpsc::Sender<Offer>) -> Admission {
+    let settings = &plan.settings;
+    let range = settings.media.ports;
+    let ports = PortPool::new(settings.sip.listen.ip(), range.first, range.last);
+    let all = CallLimits { max: Some(settings.calls.max), per_second: settings.calls.per_second };
+    let own = settings.pbx.iter().map(|(name, pbx)| (name.0.clone(), pbx.calls.limits()));
+    Admission::new(&all, own, ports, offers)
+}
+
+/// Reports to the SIP endpoint when no AI can be reached for the calls of a PBX.
+fn watch_ais(plan: &Plan, configs: &CallConfigs, endpoint: Option<&EndpointHandle>) {
+    let Some(endpoint) = endpoint else { return };
+    for (id, pbx) in plan.sip.iter().enumerate() {
+        let config = configs.iter().find(|(name, _)| **name == *pbx.account.name);
+        let Some((_, config)) = config else { continue };
+        let mut watch = breaker::Watch::new(&config.breakers());
+        let endpoint = endpoint.clone();
+        tokio::spawn(async move {
+            while let Some(down) = watch.changed().await {
+                endpoint.set_ai_down(id, down).await;
+            }
+        });
+    }
 }
 
 type Statuses = Vec<Arc<PbxStatus>>;
@@ -317,6 +372,7 @@ async fn start_sip(
                 x_headers: pbx.ai.x_headers.clone(),
                 sip_headers: pbx.ai.sip_headers.clone(),
                 port_probe: pbx.port_probe,
+                overflow: overflow(plan, &pbx.account.name, false),
             })
             .collect(),
     };
@@ -335,12 +391,41 @@ fn start_ari(
         .map(|(pbx, _)| {
             Source::new(AriConfig {
                 status: status(statuses, &pbx.name, "ari"),
+                overflow: overflow(plan, &pbx.name, true),
                 pbx: pbx.clone(),
                 max_calls: plan.settings.calls.max,
                 admission: admission.clone(),
             })
         })
         .collect()
+}
+
+/// Starts the HTTP servers: one, if health and the control API have the same address.
+async fn start_http(
+    plan: &Plan,
+    watched: Watched,
+    switchboard: &Switchboard,
+    events: &Events,
+) -> Result<Vec<JoinHandle<()>>> {
+    let settings = &plan.settings;
+    let mut routes: Vec<(SocketAddr, &str, Router)> = Vec::new();
+    if let Some(listen) = settings.http.listen {
+        routes.push((listen, "[http] listen", health::routes(watched)));
+    }
+    if !plan.tokens.is_empty() {
+        let (tokens, hosts) = (plan.tokens.clone(), settings.control.hosts.clone());
+        let control = Control::new(switchboard.clone(), events.clone(), tokens, hosts);
+        let listen = settings.control.listen;
+        match routes.iter_mut().find(|(other, ..)| *other == listen) {
+            Some((.., routes)) => *routes = std::mem::take(routes).merge(control.routes()),
+            None => routes.push((listen, "[control] listen", control.routes())),
+        }
+    }
+    let mut servers = Vec::new();
+    for (listen, key, routes) in routes {
+        servers.push(tokio::spawn(control::bind(listen, key, routes).await?));
+    }
+    Ok(servers)
 }
 
 /// Starts the recorder, and prepares the outbox if there is an upload or a webhook.
@@ -356,9 +441,6 @@ fn open_recordings(plan: &mut Plan) -> Result<(Option<Recorder>, Option<Outbox>)
         delete_after: recording.delete_after,
         added: added.clone(),
     });
-    if plan.record.values().any(|record| record.when == When::OnCommand) {
-        warn!("calls with when = \"on_command\" are not recorded: nothing sends the command yet");
-    }
     let recorder = Recorder::new(recording.settings, move || added.notify_one());
     Ok((Some(recorder.context("cannot start the recording threads")?), outbox))
 }
@@ -369,30 +451,60 @@ fn call_config(
     ai: &AiPlan,
     budget: Budget,
     recorder: Option<Recorder>,
+    breakers: &mut Breakers,
 ) -> CallConfig {
     let calls = &plan.settings.calls;
+    let others = plan.endpoints.iter().map(|(name, ai)| (name.as_str(), ai));
+    let ais = [("", ai)].into_iter().chain(others);
+    // an AI of the ladder has the same account, so that it finds its calls in the control API
+    let account = ai.account_sid.clone().unwrap_or_else(|| sid("AC", name));
     CallConfig {
-        target: ai.target.clone(),
-        account_sid: ai.account_sid.clone(),
-        parameters: ai.parameters.clone(),
+        ais: ais.map(|(name, ai)| call_ai(name, ai, &account, breakers)).collect(),
+        ladder: plan.ladders.get(name).cloned().unwrap_or_default().into(),
+        reconnect: calls.on_ai_close == OnAiClose::Reconnect,
         answer: calls.answer.when(),
         answer_wait: calls.answer_wait.0,
         ringing: calls.ringing,
         drain_on_close: calls.drain_on_close.0,
-        departure: DeparturePolicy {
-            on_ai_close: calls.on_ai_close.departure(),
-            on_ai_failure: calls.on_ai_failure.departure(),
-        },
-        prompt: plan.prompt.clone(),
+        departure: DeparturePolicy { on_ai_close: calls.on_ai_close.departure() },
+        transfers: plan.transfers.get(name).cloned().unwrap_or_default(),
+        variables: plan.variables.get(name).cloned().unwrap_or_default(),
+        prompts: plan.prompts.clone(),
         max_duration: calls.max_duration.0,
-        silent_timeout: ai.silent_timeout,
-        ping: ai.ping,
         media_timeout: calls.media_timeout.0,
         media: plan.settings.media.settings(),
         playout_bytes: calls.playout_minutes as usize * 60 * RATE as usize,
         playout_budget: budget,
         record: plan.record.get(name).cloned(),
         recorder,
+    }
+}
+
+/// The treatment of the callers of one PBX for whom no call can be started.
+fn overflow(plan: &Plan, pbx: &str, can_continue: bool) -> Overflow {
+    let rules = plan.transfers.get(pbx).cloned().unwrap_or_default();
+    let ladder = plan.ladders.get(pbx).map(Vec::as_slice).unwrap_or_default();
+    Overflow::of(ladder, &rules, can_continue)
+}
+
+/// The breakers of all AIs. Several PBXs may use one AI.
+type Breakers = Vec<(Target, Arc<Breaker>)>;
+
+fn call_ai(name: &str, ai: &AiPlan, account: &str, breakers: &mut Breakers) -> call::Ai {
+    let known = breakers.iter().find(|(target, _)| target.is_same(&ai.target));
+    let breaker = known.map(|(_, breaker)| breaker.clone()).unwrap_or_else(|| {
+        breakers.push((ai.target.clone(), Arc::default()));
+        breakers[breakers.len() - 1].1.clone()
+    });
+    call::Ai {
+        name: name.to_owned(),
+        breaker,
+        target: ai.target.clone(),
+        extensions: ai.extensions,
+        account_sid: ai.account_sid.clone().unwrap_or_else(|| account.to_owned()),
+        parameters: ai.parameters.clone(),
+        silent_timeout: ai.silent_timeout,
+        ping: ai.ping,
     }
 }
 

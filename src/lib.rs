@@ -18,6 +18,7 @@ pub mod control;
 pub mod dns;
 pub mod folder;
 pub mod media;
+pub mod notices;
 pub mod outbox;
 pub mod peer;
 pub mod record;
@@ -25,6 +26,7 @@ pub mod sip;
 pub mod stream;
 pub mod telemetry;
 pub mod tls;
+pub mod user_pattern;
 
 #[cfg(test)]
 pub mod testing;

@@ -136,12 +136,12 @@ for t in sipp ss unshare nsenter strace; do command -v $t >/dev/null || no_e2e+=
 # tests need the machine to themselves. The example bots are a step of their own, which needs Python.
 e2e() { # -- [ARGUMENTS OF THE TESTS]
   local run=(cargo test --release --test e2e -- --test-threads=1)
-  local shared=(ari:: dropin:: recording::pbx)
+  local shared=(ari:: dropin:: recording::pbx transfers:: verbs::)
   local first rc=0 skipped=()
   shift
   if [ $# != 0 ]; then "${run[@]}" "$@"; return; fi
   cargo test --release --test e2e --no-run || return
-  for name in "${shared[@]}" load:: examples::; do skipped+=(--skip "$name"); done
+  for name in "${shared[@]}" load:: examples:: clients::; do skipped+=(--skip "$name"); done
   "${run[@]}" "${shared[@]}" >"$log.first" 2>&1 &
   first=$!
   "${run[@]}" "${skipped[@]}" || rc=$?
@@ -174,7 +174,7 @@ fi
 no_examples=$no_e2e${no_e2e:+${no_python:+, }}$no_python
 if [ -z "$no_examples" ]; then
   step "end-to-end tests of the example bots" \
-    by_the_clock cargo test --release --test e2e examples:: -- --test-threads=1
+    by_the_clock cargo test --release --test e2e -- --test-threads=1 examples:: clients::
 else
   skip "end-to-end tests of the example bots" "$no_examples"
 fi

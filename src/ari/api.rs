@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::ari::bridging::transfer::TransferWish;
 use crate::ari::bridging::words::{After, Tell};
 use crate::ari::event::{Channel, Event};
 use crate::ari::request::{Outcome, RestRequest};
@@ -53,11 +54,36 @@ pub enum Input {
     Ring(CallKey),
     /// A call is over, or an offer was refused.
     End(CallKey, After),
+    /// An order of the call.
+    Order {
+        call: CallKey,
+        order: u32,
+        wish: Wish,
+    },
+    /// A transfer of the call.
+    Transfer {
+        call: CallKey,
+        order: u32,
+        wish: TransferWish,
+    },
+    CompleteTransfer(CallKey),
+    CancelTransfer(CallKey),
     /// Take no more calls.
     Stop,
     /// The events socket is closed for good: clean up what is left.
     Close,
     Timeout,
+}
+
+/// The part of an order that the PBX carries out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// Music on hold for the caller, or its end.
+    Hold(bool),
+    /// Keys, with `w` for a pause.
+    Digits(String),
+    /// Channel variables: names and values.
+    Variables(Vec<(String, String)>),
 }
 
 /// A caller that the dialplan sent into our application.
@@ -72,12 +98,22 @@ pub struct NewCall {
     pub variables: Vec<(String, String)>,
 }
 
+/// Why no call begins for a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotTaken {
+    /// [`Input::Stop`] came before.
+    Stopping,
+    /// There are as many external media channels as there may be.
+    Full,
+}
+
 #[derive(Debug, PartialEq)]
 pub enum Output {
     Send(RequestId, RestRequest),
     Offer(Box<NewCall>),
-    /// The caller on this channel was refused and continues in the dialplan at once.
-    Refused(&'static str, Box<Channel>),
+    /// No call begins for the caller on this channel: decide with [`Input::End`] where the caller
+    /// goes.
+    Refused(CallKey, NotTaken, Box<Channel>),
     Tell(CallKey, Tell),
     /// None of the call's objects are left.
     Finished(CallKey),

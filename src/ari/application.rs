@@ -5,16 +5,26 @@
 //! [`Application::next_timeout`]. Nothing here waits for a response: each arrives as an input.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod arrivals;
+mod events;
+mod music;
+mod orders;
+mod reconcile;
+mod requests;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::ari::api::{CallKey, Input, NewCall, Output, RequestId, Settings};
+use crate::ari::application::music::Music;
 use crate::ari::bridging::Bridging;
-use crate::ari::bridging::words::{Action, After, Names, Step, Tell};
-use crate::ari::event::{Channel, Event};
-use crate::ari::request::{Outcome, RestRequest};
-use crate::ari::sweep::{Orphans, Sweep, is_ours};
+use crate::ari::bridging::words::{Action, Names, Step, Tell, TransferStep};
+use crate::ari::event::Channel;
+use crate::ari::request::RestRequest;
+use crate::ari::sweep::{Orphans, Sweep};
 
 /// The purpose of a pending request, which decides who gets the outcome.
 pub(super) enum Purpose {
@@ -36,6 +46,12 @@ pub(super) enum Purpose {
     /// Returns an orphaned caller to the dialplan.
     OrphanCaller,
     Info,
+    /// A step of an order, and those behind it.
+    Order {
+        call: CallKey,
+        order: u32,
+        rest: VecDeque<RestRequest>,
+    },
     /// A request whose outcome does not matter.
     Extra,
 }
@@ -69,6 +85,8 @@ pub struct Application {
     pub(super) bridges: HashMap<String, CallKey>,
     /// Requests without an outcome yet: their purpose, and their name for the log.
     pending: HashMap<RequestId, (Purpose, &'static str)>,
+    /// Requests that start and stop music.
+    music: Music,
     /// Outputs not polled yet.
     pub(super) out: VecDeque<Output>,
     pub(super) link: Link,
@@ -110,6 +128,7 @@ impl Application {
             channels: HashMap::new(),
             bridges: HashMap::new(),
             pending: HashMap::new(),
+            music: Music::default(),
             out: VecDeque::new(),
             link: Link::Down,
             stopping: false,
@@ -139,6 +158,8 @@ impl Application {
     /// Continues after a panic, in which an input was lost. Returns the calls that have been
     /// offered and are not ending.
     pub fn recover(&mut self) -> Vec<CallKey> {
+        let waiting = std::mem::take(&mut self.music).into_waiting();
+        self.out.extend(waiting.map(|(id, request)| Output::Send(id, request)));
         let pending = self.pending.values();
         let read = pending.filter_map(|(purpose, _)| match purpose {
             Purpose::Variable { call, .. } => Some(*call),
@@ -196,6 +217,18 @@ impl Application {
             Input::End(call, after) => {
                 self.bridging(now, call, |bridging, names| bridging.end(after, names))
             }
+            Input::Order { call, order, wish } => self.on_order(call, order, wish),
+            Input::Transfer { call, order, wish } => {
+                self.bridging(now, call, |bridging, names| {
+                    bridging.transfer(now, order, wish, names)
+                });
+            }
+            Input::CompleteTransfer(call) => {
+                self.bridging(now, call, |bridging, names| bridging.complete_transfer(names));
+            }
+            Input::CancelTransfer(call) => {
+                self.bridging(now, call, |bridging, names| bridging.cancel_transfer(names));
+            }
             Input::Stop => self.stopping = true,
             Input::Close => self.on_close(now),
             Input::Timeout => self.on_timeout(now),
@@ -229,168 +262,6 @@ impl Application {
         self.out.extend(keys.into_iter().map(|key| Output::Tell(key, tell.clone())));
     }
 
-    fn on_event(&mut self, now: Instant, event: Event) {
-        match event {
-            Event::StasisStart { channel, args } => self.on_start(now, *channel, args),
-            Event::StasisEnd { channel } | Event::Destroyed { channel } => {
-                self.on_end(now, &channel);
-            }
-            Event::HangupRequest { channel, cause } => {
-                if cause != 0 {
-                    self.tell_caller(&channel, Tell::HangupCause(cause));
-                }
-                self.with_caller(now, &channel, |bridging, _| {
-                    bridging.on_hangup_request();
-                    vec![]
-                });
-            }
-            Event::Digit { channel, digit } => self.tell_caller(&channel, Tell::Digit(digit)),
-            Event::Hold { channel, on } => self.tell_caller(&channel, Tell::Hold(on)),
-            Event::BridgeDestroyed { bridge } => {
-                if let Some(call) = self.bridges.get(&bridge).copied() {
-                    self.bridging(now, call, |bridging, names| {
-                        match bridging.bridge_id(names) == bridge {
-                            true => bridging.on_bridge_lost(now, names),
-                            false => vec![],
-                        }
-                    });
-                }
-            }
-            Event::Replaced => {
-                self.link = Link::Replaced;
-                self.out.push_back(Output::Replaced);
-                self.sweep.stop();
-                self.sweep.now(now + WITHOUT_EVENTS);
-            }
-            Event::Other => {}
-        }
-    }
-
-    pub(super) fn on_start(&mut self, now: Instant, channel: Channel, args: Vec<String>) {
-        if is_ours(&self.names.prefix, &channel.id) {
-            return match self.channels.get(&channel.id).copied() {
-                Some(call) => self.bridging(now, call, |bridging, names| {
-                    match bridging.media_id(names) == channel.id {
-                        true => bridging.on_media_started(names),
-                        false => vec![],
-                    }
-                }),
-                // its call is over: the channel was created too late
-                None => self.send(Purpose::Extra, RestRequest::HangUp { channel: channel.id }),
-            };
-        }
-        let known = self.channels.get(&channel.id).and_then(|call| self.calls.get(call));
-        if known.is_some_and(|c| c.bridging.has_caller()) || channel.name.starts_with("UnicastRTP/")
-        {
-            return; // already known, or another program's external media
-        }
-        if !self.sweep.seen && self.link == Link::Up {
-            let known = self.early.iter().any(|(c, _)| c.id == channel.id);
-            if !known && self.early.len() < self.settings.max_media {
-                return self.early.push((channel, args));
-            }
-        }
-        let refused = match self.stopping {
-            true => Some("drain"),
-            false if self.media() >= self.settings.max_media => Some("overload"),
-            false => None,
-        };
-        self.take(now, channel, args, refused);
-    }
-
-    /// Begins a call, or returns the caller to the dialplan at once if `refused` gives a reason.
-    pub(super) fn take(
-        &mut self,
-        now: Instant,
-        channel: Channel,
-        args: Vec<String>,
-        refused: Option<&'static str>,
-    ) {
-        self.last_key += 1;
-        let call = self.last_key;
-        let id = self.settings.ids.id(call);
-        let bridging = Bridging::new(channel.id.clone(), id.clone(), channel.is_up());
-        self.channels.insert(channel.id.clone(), call);
-        let new = Box::new(NewCall { call, id, channel, args, variables: Vec::new() });
-        self.calls.insert(call, Call { bridging, created: now, asking: None });
-        if let Some(why) = refused {
-            self.out.push_back(Output::Refused(why, Box::new(new.channel)));
-            let after = After::Continue(why.to_owned());
-            return self.bridging(now, call, |bridging, names| bridging.end(after, names));
-        }
-        self.ask(call, new);
-    }
-
-    /// Number of external media channels that exist or may exist.
-    fn media(&self) -> usize {
-        let held = self.calls.values().filter(|c| c.bridging.holds_media() || c.asking.is_some());
-        held.count() + self.sweep.media
-    }
-
-    /// Requests the next channel variable; after the last one, offers the call.
-    fn ask(&mut self, call: CallKey, new: Box<NewCall>) {
-        let Some(entry) = self.calls.get_mut(&call) else { return };
-        match self.settings.variables.get(new.variables.len()) {
-            Some(name) => {
-                let (channel, name) = (new.channel.id.clone(), name.clone());
-                entry.asking = Some(new);
-                let purpose = Purpose::Variable { call, name: name.clone() };
-                self.send(purpose, RestRequest::Variable { channel, name });
-            }
-            None => self.out.push_back(Output::Offer(new)),
-        }
-    }
-
-    fn on_variable(&mut self, now: Instant, call: CallKey, name: String, outcome: &Outcome) {
-        let Some(entry) = self.calls.get_mut(&call) else { return };
-        let Some(mut new) = entry.asking.take() else { return };
-        if entry.bridging.is_ending() {
-            // the caller left before the call was offered: remove the call here
-            return self.bridging(now, call, |_, _| vec![]);
-        }
-        new.variables.push((name, outcome.value().unwrap_or_default()));
-        // if the PBX does not respond, do not request the other variables
-        while outcome.status().is_none() && new.variables.len() < self.settings.variables.len() {
-            new.variables.push((String::new(), String::new()));
-        }
-        self.ask(call, new);
-    }
-
-    fn on_end(&mut self, now: Instant, channel: &str) {
-        self.early.retain(|(c, _)| c.id != channel);
-        let Some(call) = self.channels.get(channel).copied() else { return };
-        self.bridging(now, call, |bridging, names| {
-            if bridging.channel == channel {
-                bridging.on_caller_left(names)
-            } else if bridging.media_id(names) == channel {
-                bridging.on_media_lost(now, names)
-            } else {
-                vec![]
-            }
-        });
-    }
-
-    /// Runs `act` on the call whose caller has this channel.
-    fn with_caller(
-        &mut self,
-        now: Instant,
-        channel: &str,
-        act: impl FnOnce(&mut Bridging, &Names) -> Vec<Action>,
-    ) {
-        let Some(call) = self.channels.get(channel).copied() else { return };
-        if self.calls.get(&call).is_some_and(|c| c.bridging.channel == channel) {
-            self.bridging(now, call, act);
-        }
-    }
-
-    fn tell_caller(&mut self, channel: &str, tell: Tell) {
-        let Some(call) = self.channels.get(channel).copied() else { return };
-        let caller = self.calls.get(&call).filter(|c| c.bridging.channel == channel);
-        if caller.is_some_and(|c| !c.bridging.is_ending()) {
-            self.out.push_back(Output::Tell(call, tell));
-        }
-    }
-
     /// Runs `act` on one call's bridging and performs the actions that it returns.
     pub(super) fn bridging(
         &mut self,
@@ -402,6 +273,7 @@ impl Application {
         let actions = act(&mut entry.bridging, &self.names);
         let generation = entry.bridging.generation();
         let offered = entry.asking.is_none();
+        let target = entry.bridging.target_id(&self.names);
         let (media, bridge) =
             (entry.bridging.media_id(&self.names), entry.bridging.bridge_id(&self.names));
         for action in actions {
@@ -411,6 +283,9 @@ impl Application {
                         // registered before the request is sent
                         Step::Media => drop(self.channels.insert(media.clone(), call)),
                         Step::Bridge => drop(self.bridges.insert(bridge.clone(), call)),
+                        Step::Transfer(_, TransferStep::Target) => {
+                            self.channels.insert(target.clone(), call);
+                        }
                         _ => {}
                     }
                     self.send(Purpose::Bridging { call, step, generation }, request);
@@ -438,48 +313,6 @@ impl Application {
         }
     }
 
-    pub(super) fn send(&mut self, purpose: Purpose, request: RestRequest) {
-        self.last_request += 1;
-        self.pending.insert(self.last_request, (purpose, request.name()));
-        self.out.push_back(Output::Send(self.last_request, request));
-    }
-
-    fn on_outcome(&mut self, now: Instant, id: RequestId, outcome: Outcome) {
-        let Some((purpose, name)) = self.pending.remove(&id) else { return };
-        let refused = outcome.status().is_some_and(|s| s == 401 || s == 403);
-        if refused && self.link == Link::Up {
-            self.out.push_back(Output::Failed(name, outcome.clone()));
-        }
-        match purpose {
-            Purpose::Bridging { call, step, generation } => {
-                self.bridging(now, call, |bridging, names| {
-                    match step.builds() && generation != bridging.generation() {
-                        true => vec![],
-                        false => bridging.on_outcome(now, step, &outcome, names),
-                    }
-                });
-            }
-            Purpose::Variable { call, name } => self.on_variable(now, call, name, &outcome),
-            Purpose::Channels(n) if n == self.sweep.reading.number => {
-                self.sweep.reading.channels = outcome.channels();
-                self.on_reading(now, self.sweep.reading.channels.is_some());
-            }
-            Purpose::Bridges(n) if n == self.sweep.reading.number => {
-                self.sweep.reading.bridges = outcome.bridges();
-                self.on_reading(now, self.sweep.reading.bridges.is_some());
-            }
-            Purpose::OrphanReason(channel) => {
-                self.send(Purpose::OrphanCaller, RestRequest::Continue { channel });
-            }
-            Purpose::OrphanCaller => {
-                self.callers_leaving -= 1;
-                self.delete_doomed();
-            }
-            Purpose::Info => self.on_info(now, outcome.startup_time()),
-            Purpose::Channels(_) | Purpose::Bridges(_) | Purpose::Extra => {}
-        }
-    }
-
     pub(super) fn on_timeout(&mut self, now: Instant) {
         let due =
             self.calls.iter().filter(|(_, c)| c.bridging.next_timeout().is_some_and(|t| t <= now));
@@ -499,6 +332,3 @@ impl Application {
 pub fn prefix(app: &str) -> String {
     format!("trunkless-{app}-")
 }
-
-#[cfg(test)]
-mod tests;

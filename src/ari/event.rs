@@ -37,6 +37,11 @@ pub enum Event {
     BridgeDestroyed {
         bridge: String,
     },
+    /// The state of a call to a channel; empty when the call begins.
+    Dial {
+        channel: String,
+        status: String,
+    },
     /// Another client took over our application: no more events follow on this socket.
     Replaced,
     /// An event to ignore.
@@ -44,7 +49,7 @@ pub enum Event {
 }
 
 /// The event types that we handle. An event filter on the PBX suppresses the others.
-pub const WANTED: [&str; 9] = [
+pub const WANTED: [&str; 10] = [
     "StasisStart",
     "StasisEnd",
     "ChannelHangupRequest",
@@ -53,6 +58,7 @@ pub const WANTED: [&str; 9] = [
     "ChannelHold",
     "ChannelUnhold",
     "BridgeDestroyed",
+    "Dial",
     "ApplicationReplaced",
 ];
 
@@ -94,6 +100,12 @@ impl Channel {
         self.state == "Up"
     }
 
+    /// True if the dialplan has joined the channel with the one of this id.
+    pub fn is_joined_with(&self, id: &str) -> bool {
+        let dialplan = &self.dialplan;
+        dialplan.app_name == "Bridge" && dialplan.app_data.split(',').next() == Some(id)
+    }
+
     /// True while the channel is in this Stasis application.
     pub fn is_in(&self, app: &str) -> bool {
         let dialplan = &self.dialplan;
@@ -119,6 +131,8 @@ struct Raw {
     args: Vec<String>,
     digit: String,
     cause: serde_json::Value,
+    peer: Channel,
+    dialstatus: String,
 }
 
 /// Parses one WebSocket message for the application `app`.
@@ -159,6 +173,7 @@ pub fn parse(text: &str, app: &str) -> Result<Event, serde_json::Error> {
         },
         "ChannelHold" => Event::Hold { channel: channel.id, on: true },
         "ChannelUnhold" => Event::Hold { channel: channel.id, on: false },
+        "Dial" => Event::Dial { channel: raw.peer.id, status: raw.dialstatus },
         "BridgeDestroyed" => Event::BridgeDestroyed { bridge: raw.bridge.id },
         "ApplicationReplaced" => Event::Replaced,
         _ => Event::Other,

@@ -9,7 +9,6 @@ pub mod application;
 pub mod bridging;
 pub mod client;
 pub mod event;
-mod reconcile;
 pub mod request;
 pub mod rtp_range;
 pub mod sweep;

@@ -11,6 +11,9 @@ use serde::Deserialize;
 
 use crate::ari::event::{Bridge, Channel, WANTED};
 
+/// The ordinary reason of a hang-up.
+pub const NORMAL: &str = "normal";
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum RestRequest {
     /// `host`: our address, to which its RTP is sent.
@@ -35,7 +38,7 @@ pub enum RestRequest {
     },
     SetVariable {
         channel: String,
-        name: &'static str,
+        name: String,
         value: String,
     },
     /// Reads a channel variable; `name` may be a dialplan function.
@@ -43,12 +46,41 @@ pub enum RestRequest {
         channel: String,
         name: String,
     },
-    /// Continues in the dialplan after `Stasis()`.
+    /// Continues in the dialplan, after `Stasis()` or at a context, extension and priority.
     Continue {
         channel: String,
+        to: Option<(String, String, u32)>,
     },
+    RemoveChannel {
+        bridge: String,
+        channel: String,
+    },
+    /// Calls an endpoint into our application.
+    Originate {
+        id: String,
+        /// The id of the Local channel's other half. Asterisk's own choice would be `id` followed
+        /// by `;2`, and `Bridge()` accepts any channel whose id begins with its argument.
+        other_id: String,
+        app: String,
+        endpoint: String,
+        timeout_s: u64,
+        /// The caller's channel.
+        originator: String,
+    },
+    /// `reason`: one of ARI's words, such as `normal` or `busy`.
     HangUp {
         channel: String,
+        reason: &'static str,
+    },
+    /// Starts or stops music on hold for one channel.
+    Music {
+        channel: String,
+        on: bool,
+    },
+    /// Presses keys towards a channel; `w` is a pause.
+    Digits {
+        channel: String,
+        digits: String,
     },
     DeleteBridge {
         id: String,
@@ -220,7 +252,11 @@ impl RestRequest {
             RestRequest::SetVariable { .. } => "set variable",
             RestRequest::Variable { .. } => "variable",
             RestRequest::Continue { .. } => "continue",
+            RestRequest::RemoveChannel { .. } => "removeChannel",
+            RestRequest::Originate { .. } => "originate",
             RestRequest::HangUp { .. } => "hang up",
+            RestRequest::Music { .. } => "music on hold",
+            RestRequest::Digits { .. } => "dtmf",
             RestRequest::DeleteBridge { .. } => "delete bridge",
             RestRequest::Channel { .. } => "channel",
             RestRequest::Channels => "list channels",
@@ -246,54 +282,78 @@ impl RestRequest {
     pub fn wire(&self) -> Wire {
         let of = |kind: &str, id: &str, verb: &str| format!("/{kind}/{}{verb}", encoded(id));
         let channel = |id: &str, verb: &str| of("channels", id, verb);
-        let (method, path, query) = match self {
-            RestRequest::ExternalMedia { id, app, host, format } => {
-                let query = vec![
-                    ("channelId", id.clone()),
-                    ("app", app.clone()),
-                    ("external_host", host.to_string()),
-                    ("format", (*format).to_owned()),
-                ];
-                (Method::Post, "/channels/externalMedia".to_owned(), query)
+        let (method, path) = match self {
+            RestRequest::ExternalMedia { .. } => {
+                (Method::Post, "/channels/externalMedia".to_owned())
             }
-            RestRequest::CreateBridge { id } => {
-                let query = vec![("type", "mixing".to_owned()), ("bridgeId", id.clone())];
-                (Method::Post, "/bridges".to_owned(), query)
+            RestRequest::CreateBridge { .. } => (Method::Post, "/bridges".to_owned()),
+            RestRequest::AddChannel { bridge, .. } => {
+                (Method::Post, of("bridges", bridge, "/addChannel"))
             }
-            RestRequest::AddChannel { bridge, channel } => {
-                let query = vec![("channel", channel.clone())];
-                (Method::Post, of("bridges", bridge, "/addChannel"), query)
+            RestRequest::Answer { channel: id } => (Method::Post, channel(id, "/answer")),
+            RestRequest::Ring { channel: id } => (Method::Post, channel(id, "/ring")),
+            RestRequest::SetVariable { channel: id, .. } => {
+                (Method::Post, channel(id, "/variable"))
             }
-            RestRequest::Answer { channel: id } => (Method::Post, channel(id, "/answer"), vec![]),
-            RestRequest::Ring { channel: id } => (Method::Post, channel(id, "/ring"), vec![]),
-            RestRequest::SetVariable { channel: id, name, value } => {
-                let query = vec![("variable", (*name).to_owned()), ("value", value.clone())];
-                (Method::Post, channel(id, "/variable"), query)
+            RestRequest::Variable { channel: id, .. } => (Method::Get, channel(id, "/variable")),
+            RestRequest::Continue { channel: id, .. } => (Method::Post, channel(id, "/continue")),
+            RestRequest::RemoveChannel { bridge, .. } => {
+                (Method::Post, of("bridges", bridge, "/removeChannel"))
             }
-            RestRequest::Variable { channel: id, name } => {
-                (Method::Get, channel(id, "/variable"), vec![("variable", name.clone())])
-            }
-            RestRequest::Continue { channel: id } => {
-                (Method::Post, channel(id, "/continue"), vec![])
-            }
-            RestRequest::HangUp { channel: id } => {
-                (Method::Delete, channel(id, ""), vec![("reason", "normal".to_owned())])
-            }
-            RestRequest::DeleteBridge { id } => (Method::Delete, of("bridges", id, ""), vec![]),
-            RestRequest::Channel { channel: id } => (Method::Get, channel(id, ""), vec![]),
-            RestRequest::Channels => (Method::Get, "/channels".to_owned(), vec![]),
-            RestRequest::Bridges => (Method::Get, "/bridges".to_owned(), vec![]),
-            RestRequest::Info => (
-                Method::Get,
-                "/asterisk/info".to_owned(),
-                vec![("only", "system,status".to_owned())],
-            ),
+            RestRequest::Originate { .. } => (Method::Post, "/channels".to_owned()),
+            RestRequest::HangUp { channel: id, .. } => (Method::Delete, channel(id, "")),
+            RestRequest::Music { channel: id, on: true } => (Method::Post, channel(id, "/moh")),
+            RestRequest::Music { channel: id, on: false } => (Method::Delete, channel(id, "/moh")),
+            RestRequest::Digits { channel: id, .. } => (Method::Post, channel(id, "/dtmf")),
+            RestRequest::DeleteBridge { id } => (Method::Delete, of("bridges", id, "")),
+            RestRequest::Channel { channel: id } => (Method::Get, channel(id, "")),
+            RestRequest::Channels => (Method::Get, "/channels".to_owned()),
+            RestRequest::Bridges => (Method::Get, "/bridges".to_owned()),
+            RestRequest::Info => (Method::Get, "/asterisk/info".to_owned()),
             RestRequest::EventFilter { app } => {
-                (Method::Put, of("applications", app, "/eventFilter"), vec![])
+                (Method::Put, of("applications", app, "/eventFilter"))
             }
         };
         let body = matches!(self, RestRequest::EventFilter { .. }).then(event_filter);
-        Wire { method, path, query, body }
+        Wire { method, path, query: self.query(), body }
+    }
+
+    fn query(&self) -> Vec<(&'static str, String)> {
+        match self {
+            RestRequest::ExternalMedia { id, app, host, format } => vec![
+                ("channelId", id.clone()),
+                ("app", app.clone()),
+                ("external_host", host.to_string()),
+                ("format", (*format).to_owned()),
+            ],
+            RestRequest::CreateBridge { id } => {
+                vec![("type", "mixing".to_owned()), ("bridgeId", id.clone())]
+            }
+            RestRequest::AddChannel { channel, .. }
+            | RestRequest::RemoveChannel { channel, .. } => vec![("channel", channel.clone())],
+            RestRequest::SetVariable { name, value, .. } => {
+                vec![("variable", name.clone()), ("value", value.clone())]
+            }
+            RestRequest::Variable { name, .. } => vec![("variable", name.clone())],
+            RestRequest::Continue { to: Some((context, extension, priority)), .. } => vec![
+                ("context", context.clone()),
+                ("extension", extension.clone()),
+                ("priority", priority.to_string()),
+            ],
+            RestRequest::Originate { id, other_id, app, endpoint, timeout_s, originator } => vec![
+                ("endpoint", endpoint.clone()),
+                ("app", app.clone()),
+                ("appArgs", "transfer".to_owned()),
+                ("channelId", id.clone()),
+                ("otherChannelId", other_id.clone()),
+                ("timeout", timeout_s.to_string()),
+                ("originator", originator.clone()),
+            ],
+            RestRequest::HangUp { reason, .. } => vec![("reason", (*reason).to_owned())],
+            RestRequest::Digits { digits, .. } => vec![("dtmf", digits.clone())],
+            RestRequest::Info => vec![("only", "system,status".to_owned())],
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -336,6 +396,17 @@ mod tests {
         let wire = media.wire();
         assert_eq!((wire.method, wire.path.as_str()), (Method::Post, "/channels/externalMedia"));
         assert!(wire.query.contains(&("external_host", "[2001:db8::1]:4000".to_owned())));
+        let originate = RestRequest::Originate {
+            id: "trunkless-a-t-1".into(),
+            other_id: "trunkless-a-o-1".into(),
+            app: "a".into(),
+            endpoint: "Local/600@services".into(),
+            timeout_s: 20,
+            originator: "1.1".into(),
+        };
+        let query = originate.wire().query;
+        assert!(query.contains(&("channelId", "trunkless-a-t-1".to_owned())));
+        assert!(query.contains(&("otherChannelId", "trunkless-a-o-1".to_owned())));
         let odd = RestRequest::Answer { channel: "a/../b?c%".into() };
         assert_eq!(odd.wire().path, "/channels/a%2F..%2Fb%3Fc%25/answer");
         assert!(

@@ -120,7 +120,9 @@ impl Sweep {
         let ours = |id: &str| is_ours(prefix, id);
         let free = |id: &&str| !owned(id);
         let callers = channels.iter().filter(|c| c.is_in(app) && !ours(&c.id) && !is_tool(c));
-        let media = channels.iter().filter(|c| ours(&c.id));
+        // the target of a transfer that is complete has our name, but is the dialplan's
+        let joined = |id: &str| channels.iter().any(|c| c.is_joined_with(id));
+        let media = channels.iter().filter(|c| ours(&c.id) && !joined(&c.id));
         let mut found: Vec<(Kind, &str)> = Vec::new();
         found.extend(callers.map(|c| c.id.as_str()).filter(free).map(|id| (Kind::Caller, id)));
         found.extend(media.map(|c| c.id.as_str()).filter(free).map(|id| (Kind::Media, id)));
@@ -157,20 +159,21 @@ enum Kind {
 }
 
 /// True for an id of the form that [`crate::ari::bridging`] assigns: `PREFIXm-SECONDS-HEX` for a
-/// channel, with `b` for a bridge. If another application's name begins with ours, its ids do not
-/// match.
+/// channel, with `b` for a bridge, and `PREFIXt-SECONDS-HEX-NUMBER` for the target of a transfer.
+/// If another application's name begins with ours, its ids do not match.
 pub fn is_ours(prefix: &str, id: &str) -> bool {
     let rest = id.strip_prefix(prefix);
-    let Some(rest) = rest.and_then(|r| r.strip_prefix("m-").or_else(|| r.strip_prefix("b-")))
-    else {
+    let kinds = ["m-", "b-", "t-"];
+    let Some(rest) = rest.and_then(|r| kinds.iter().find_map(|kind| r.strip_prefix(kind))) else {
         return false;
     };
     let mut parts = rest.split('-');
     let digits = parts.next().is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit()));
     let hex =
         parts.next().is_some_and(|p| p.len() == 10 && p.bytes().all(|b| b.is_ascii_hexdigit()));
-    let end = matches!((parts.next(), parts.next()), (None | Some("again"), None));
-    digits && hex && end
+    let (end, more) = (parts.next(), parts.next());
+    let numbered = end.is_some_and(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()));
+    digits && hex && more.is_none() && (numbered || matches!(end, None | Some("again")))
 }
 
 /// True for channels that are not callers: other programs' media, taps and announcements.

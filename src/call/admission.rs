@@ -1,7 +1,8 @@
-//! Admission of calls, the same for every source: the limit `[calls] max`, RTP ports, and the offer
-//! to the switchboard. Owns sockets and the clock.
+//! Admission of calls, the same for every source: the limits of all calls and of each PBX, RTP
+//! ports, and the offer to the switchboard. Owns sockets and the clock.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -19,11 +20,33 @@ const LOG_INTERVAL: (Duration, u32) = (Duration::from_secs(1), 20);
 /// Maximum length of a text from a PBX, in characters, in the log and in the AI's parameters.
 const MAX_TEXT: usize = 256;
 
-/// Admits the calls of one source. Clones share the limit, the ports and the switchboard.
+/// The limits of all calls together, or of the calls of one PBX.
+#[derive(Debug, Clone, Default)]
+pub struct CallLimits {
+    /// Calls at the same time; `None` = no limit.
+    pub max: Option<usize>,
+    /// New calls per second, which may all come at once; `None` = no limit.
+    pub per_second: Option<u32>,
+}
+
+/// The present state of the limits.
+struct Limit {
+    /// The table of the limits in the configuration.
+    table: String,
+    permits: Option<Arc<Semaphore>>,
+    rate: Option<Mutex<Throttle>>,
+}
+
+/// The permits of a call, one from each of the limits. Dropping this returns them.
+pub struct Permit(#[allow(dead_code)] [Option<OwnedSemaphorePermit>; 2]);
+
+/// Admits the calls of one source. Clones share the limits, the ports and the switchboard.
 #[derive(Clone)]
 pub struct Admission {
-    /// One permit per call, for all PBXs together.
-    permits: Arc<Semaphore>,
+    /// The limits of all calls together.
+    all: Arc<Limit>,
+    /// The limits of the PBXs that have some, by name.
+    pbxs: Arc<HashMap<String, Limit>>,
     ports: PortPool,
     offers: mpsc::Sender<Offer>,
     /// Limits the log lines about refused calls.
@@ -32,7 +55,7 @@ pub struct Admission {
 
 /// Everything that admission reserves for one call.
 pub struct Admitted {
-    pub permit: OwnedSemaphorePermit,
+    pub permit: Permit,
     pub ports: PortPair,
     pub signals_tx: mpsc::Sender<Signal>,
     pub signals: mpsc::Receiver<Signal>,
@@ -48,10 +71,20 @@ pub struct RefusedCall {
 }
 
 impl Admission {
-    pub fn new(max_calls: usize, ports: PortPool, offers: mpsc::Sender<Offer>) -> Admission {
-        let permits = Arc::new(Semaphore::new(max_calls));
+    /// `pbxs` are the PBXs that have limits of their own, by name.
+    pub fn new(
+        all: &CallLimits,
+        pbxs: impl IntoIterator<Item = (String, CallLimits)>,
+        ports: PortPool,
+        offers: mpsc::Sender<Offer>,
+    ) -> Admission {
+        let limit = |(name, limits): (String, CallLimits)| {
+            let table = format!("[pbx.{name}.calls]");
+            (name, Limit::new(table, &limits))
+        };
         let log = Throttle::with_burst(LOG_INTERVAL.0, LOG_INTERVAL.1);
-        Admission { permits, ports, offers, log }
+        let all = Arc::new(Limit::new("[calls]".to_owned(), all));
+        Admission { all, pbxs: Arc::new(pbxs.into_iter().map(limit).collect()), ports, offers, log }
     }
 
     /// The pool that calls get their ports from.
@@ -64,18 +97,20 @@ impl Admission {
         counters::OFFERED.add(1);
     }
 
-    /// True if no permit is left.
+    /// True if there are as many calls as there may be.
     pub fn is_full(&self) -> bool {
-        self.permits.available_permits() == 0
+        self.all.permits.as_ref().is_some_and(|permits| permits.available_permits() == 0)
     }
 
-    /// Reserves a permit and a port pair.
+    /// Reserves a permit and a port pair for a call of this PBX.
     ///
     /// # Errors
     /// Returns the reason for a refusal, for [`Admission::refused`].
-    pub fn admit(&self, now: Instant) -> Result<Admitted, String> {
-        let permit = self.permits.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| "[calls] max is reached".to_owned())?;
+    pub fn admit(&self, pbx: &str, now: Instant) -> Result<Admitted, String> {
+        let own = self.pbxs.get(pbx);
+        let permits = [self.all.permit()?, own.map(Limit::permit).transpose()?.flatten()];
+        own.into_iter().chain([&*self.all]).try_for_each(|limit| limit.pace(now))?;
+        let permit = Permit(permits);
         let ports = self.ports.lease(now).map_err(|error| error.to_string())?;
         let (signals_tx, signals) = mpsc::channel(SIGNALS);
         Ok(Admitted { permit, ports, signals_tx, signals })
@@ -104,7 +139,60 @@ impl Admission {
     }
 }
 
+impl Limit {
+    fn new(table: String, limits: &CallLimits) -> Limit {
+        let rate = |count| Throttle::with_burst(Duration::from_secs(1) / count, count);
+        Limit {
+            table,
+            permits: limits.max.map(|max| Arc::new(Semaphore::new(max))),
+            rate: limits.per_second.filter(|count| *count > 0).map(rate).map(Mutex::new),
+        }
+    }
+
+    fn permit(&self) -> Result<Option<OwnedSemaphorePermit>, String> {
+        let permit = self.permits.clone().map(Semaphore::try_acquire_owned).transpose();
+        permit.map_err(|_| format!("{} max is reached", self.table))
+    }
+
+    fn pace(&self, now: Instant) -> Result<(), String> {
+        let Some(rate) = &self.rate else { return Ok(()) };
+        let admits = rate.lock().unwrap_or_else(PoisonError::into_inner).admits(now);
+        admits.then_some(()).ok_or_else(|| format!("{} per_second is reached", self.table))
+    }
+}
+
 /// Cuts a text from a PBX to the length allowed in logs and parameters.
 pub fn clip(text: &str) -> String {
     text.chars().take(MAX_TEXT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn all_calls_and_those_of_one_pbx_have_limits() {
+        let ports = PortPool::new(Ipv4Addr::LOCALHOST.into(), 40_000, 40_199);
+        let limits = |max, per_second| CallLimits { max: Some(max), per_second };
+        let own = [("a".to_owned(), limits(1, None)), ("b".to_owned(), limits(9, Some(2)))];
+        let admission = Admission::new(&limits(4, None), own, ports, mpsc::channel(9).0);
+        let begin = Instant::now();
+        let admit = |pbx: &str, ms| {
+            let at = begin + Duration::from_millis(ms);
+            admission.admit(pbx, at).map(|admitted| admitted.permit)
+        };
+        let a = admit("a", 0).ok();
+        assert_eq!(admit("a", 0).err().as_deref(), Some("[pbx.a.calls] max is reached"));
+        let b = [admit("b", 0), admit("b", 0)];
+        assert!(b.iter().all(Result::is_ok));
+        assert_eq!(admit("b", 400).err().as_deref(), Some("[pbx.b.calls] per_second is reached"));
+        // a refused call takes nothing away from the next
+        let third = admit("b", 501);
+        assert!(third.is_ok() && admission.is_full());
+        assert_eq!(admit("other", 2000).err().as_deref(), Some("[calls] max is reached"));
+        drop(a);
+        assert!(admit("a", 2000).is_ok());
+    }
 }

@@ -14,24 +14,35 @@
 
 pub mod deafness;
 mod ending;
+mod falling;
 mod figures;
+mod orders;
+mod redirect;
+mod state;
+mod transfers;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::call::core::state::{Falling, Orders};
 use crate::call::departure::DeparturePolicy;
 use crate::call::end::EndReason;
 use crate::call::hearing::{Heard, Hearing};
+use crate::call::ladder::Rung;
 use crate::call::limits::{Limits, Milestones};
 use crate::call::playing::{DueFrame, Playing};
+use crate::call::transfers::TransferRules;
+use crate::call::variables::VariableRules;
 use crate::call::words::{Input, Output, Seeds};
-use crate::call::{AnswerWhen, CallConfig, RecordPlan, RemoteMedia, Signal, SourceRequest};
+use crate::call::{
+    AnswerWhen, CallConfig, Prompts, RecordPlan, RemoteMedia, Signal, SourceRequest,
+};
 use crate::command::RecordCommand;
 use crate::media::dtmf::Origin;
 use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, Frame, Kind, SILENCE, Samples};
-use crate::media::g711::Law;
+use crate::media::playout::Cue;
 use crate::media::rtcp::Rtcp;
-use crate::record::When;
 use crate::record::recording::Tap;
 use crate::stream::{FromAi, ToAi};
 
@@ -73,12 +84,38 @@ pub struct Call {
     departure: DeparturePolicy,
     /// True if the source can return the caller to the dialplan.
     can_continue: bool,
-    /// Mu-law audio, played when the AI fails in mid-call.
-    prompt: Option<bytes::Bytes>,
+    /// The steps to try when the AI fails.
+    ladder: Arc<[Rung]>,
+    /// The way down it, once it has failed.
+    falling: Option<Falling>,
+    /// True if the recording is required, and lacks audio.
+    unrecorded: bool,
+    /// When the call ends at the latest, because all calls have to.
+    leave_by: Option<Instant>,
+    /// The AI that was dialled last: its place in `ais`.
+    ai: usize,
+    /// The names and URLs of all AIs.
+    ais: Vec<(String, String)>,
+    /// The silent timeout of each AI.
+    silent_timeouts: Vec<Duration>,
+    /// Dial an AI again that has closed its stream.
+    reconnect: bool,
+    /// Since when that has been tried, if no stream has lasted since.
+    reconnecting: Option<Instant>,
+    answer: AnswerWhen,
+    /// The prompts that may be played, by name.
+    prompts: Prompts,
+    /// Where the caller may be transferred to.
+    transfers: TransferRules,
+    /// Channel variables that may be set.
+    variables: VariableRules,
+    orders: Orders,
     /// `None` if the call is not to be recorded.
     record: Option<RecordPlan>,
     /// True while a recording is being made, or is paused.
     recording: bool,
+    /// Number of recordings started.
+    recordings: u32,
     /// Send RTP to where it comes from.
     symmetric: bool,
     /// True once missing RTP has been reported.
@@ -110,9 +147,27 @@ impl Call {
             limits: Limits::of(config),
             departure: config.departure,
             can_continue,
-            prompt: config.prompt.clone(),
+            ladder: config.ladder.clone(),
+            falling: None,
+            unrecorded: false,
+            leave_by: None,
+            ai: 0,
+            ais: config
+                .ais
+                .iter()
+                .map(|ai| (ai.name.clone(), ai.target.url().to_owned()))
+                .collect(),
+            silent_timeouts: config.ais.iter().map(|ai| ai.silent_timeout).collect(),
+            reconnect: config.reconnect,
+            reconnecting: None,
+            answer: config.answer,
+            prompts: config.prompts.clone(),
+            transfers: config.transfers.clone(),
+            variables: config.variables.clone(),
+            orders: Orders::default(),
             record: config.record.clone(),
             recording: false,
+            recordings: 0,
             symmetric: config.media.symmetric,
             missing_rtp_reported: false,
         };
@@ -162,17 +217,22 @@ impl Call {
             }
             Input::AiOpen => {
                 self.ai_open = true;
+                if self.phase != Phase::Connecting {
+                    // it was dialled before the call went elsewhere
+                    return self.out.push_back(Output::CloseAi);
+                }
                 if self.past.answer_wanted.is_none() {
                     self.answer(now);
                 }
                 self.start_stream(now);
             }
-            Input::AiFailed => self.ai_failed(EndReason::AiUnreachable),
+            Input::AiFailed => self.ai_unreachable(now),
             Input::Ai(message) => self.on_ai(now, message),
             Input::AiClosed(closed) => self.on_ai_closed(now, closed),
             Input::Signal(signal) => self.on_signal(now, signal),
-            Input::End(reason) => self.end(reason),
-            Input::Record(command) => self.on_record(command),
+            Input::End(reason) => self.dismiss(now, reason),
+            Input::RecordingLost => self.recording_lost(now),
+            Input::Order { number, order } => self.on_order(now, number, order),
             Input::Timeout { unix } => self.on_timeout(now, unix),
         }
         self.play(now);
@@ -220,8 +280,7 @@ impl Call {
         self.playing.start(now);
         self.hearing.receiver.start(now);
         self.rtcp.start(now);
-        if self.record.as_ref().is_some_and(|plan| plan.when == When::Always) {
-            self.on_record(RecordCommand::Start);
+        if self.records_always() && self.on_record(now, RecordCommand::Start).is_ok() {
             // audio and digits that arrived before the source reported the connection
             let (frames, digits) = self.hearing.preroll();
             let frames = frames.iter().map(|(index, frame)| caller_tap(*index, frame, None));
@@ -229,24 +288,9 @@ impl Call {
             self.out.extend(frames.chain(digits).map(Output::Tap));
         }
         self.start_stream(now);
-    }
-
-    /// Has no effect before time 0, when there is nothing to record, and without a plan.
-    fn on_record(&mut self, command: RecordCommand) {
-        let Some(plan) = self.record.as_ref().filter(|_| self.past.answered.is_some()) else {
-            return;
-        };
-        match command {
-            RecordCommand::Start if self.recording => return,
-            RecordCommand::Start => {
-                self.recording = true;
-                self.playing.announce(&plan.notice);
-            }
-            RecordCommand::Stop => self.recording = false,
-            RecordCommand::Pause | RecordCommand::Resume => {}
+        if self.falls() {
+            self.next_rung(now);
         }
-        let law = self.remote.map_or(Law::Mu, |r| r.format.law);
-        self.out.push_back(Output::Recording { command, index: self.playing.next_index(), law });
     }
 
     /// Starts the AI's stream once both its WebSocket and the caller are connected.
@@ -255,6 +299,7 @@ impl Call {
             return;
         }
         self.phase = Phase::Talking;
+        self.falling.iter_mut().for_each(|falling| falling.active = false);
         self.past.ai_started = Some(now);
         let (frames, digits) = self.hearing.take_preroll();
         self.out.push_back(Output::AiStart { burst: frames.len() });
@@ -262,7 +307,7 @@ impl Call {
             self.out.push_back(Output::Ai(audio(index, frame.mu_law())));
         }
         self.out.extend(digits.into_iter().map(|digit| Output::Ai(ToAi::Digit(digit))));
-        self.return_marks(now);
+        self.take_cues(now);
     }
 
     fn set_remote(&mut self, now: Instant, remote: RemoteMedia) {
@@ -290,7 +335,15 @@ impl Call {
             self.out.push_back(Output::Tap(caller_tap(index, &frame, heard_at)));
         }
         match self.phase {
-            Phase::Talking => self.out.push_back(Output::Ai(audio(index, frame.mu_law()))),
+            Phase::Talking => {
+                let muted = self.orders.caller_muted;
+                let samples = if muted { [SILENCE; FRAME_SAMPLES] } else { frame.mu_law() };
+                self.out.push_back(Output::Ai(audio(index, samples)));
+            }
+            Phase::Connecting if self.orders.caller_muted => {
+                let samples = [frame.law.silence(); FRAME_SAMPLES];
+                self.hearing.keep_frame(index, Frame { samples, ..frame });
+            }
             Phase::Connecting => self.hearing.keep_frame(index, frame),
             Phase::Finishing { .. } | Phase::Ended => {}
         }
@@ -301,6 +354,7 @@ impl Call {
             self.out.push_back(Output::Tap(Tap::Digit(digit)));
         }
         match self.phase {
+            Phase::Talking | Phase::Connecting if self.orders.caller_muted => {}
             Phase::Talking => self.out.push_back(Output::Ai(ToAi::Digit(digit))),
             Phase::Connecting => self.hearing.keep_digit(digit),
             Phase::Finishing { .. } | Phase::Ended => {}
@@ -319,12 +373,18 @@ impl Call {
             FromAi::Mark(_)
                 if self.phase == Phase::Connecting
                     && self.playing.marks_waiting() >= MAX_EARLY_MARKS => {}
-            FromAi::Mark(name) => self.playing.push_mark(now, name),
-            FromAi::Clear => self.playing.clear(now),
-            FromAi::Ignored(_) => {}
+            FromAi::Mark(name) => self.playing.push_cue(now, Cue::Mark(name)),
+            FromAi::Clear => {
+                let (played, discarded) = self.playing.clear(now);
+                if self.phase == Phase::Talking {
+                    self.out.push_back(Output::Ai(ToAi::Cleared { played, discarded }));
+                }
+            }
+            // the worker numbers orders
+            FromAi::Order(_) | FromAi::Ignored(_) => {}
         }
         self.tap_marks();
-        self.return_marks(now);
+        self.take_cues(now);
     }
 
     /// Puts the marks that have been passed into the recording, behind the last frame sent.
@@ -334,20 +394,10 @@ impl Call {
         self.out.extend(taps.filter(|_| recording));
     }
 
-    /// Returns the marks whose audio has been played, once the AI's stream has started.
-    fn return_marks(&mut self, now: Instant) {
-        if self.phase == Phase::Connecting {
-            return;
-        }
-        while let Some(name) = self.playing.next_mark(now) {
-            if self.phase == Phase::Talking {
-                self.out.push_back(Output::Ai(ToAi::Mark(name)));
-            }
-        }
-    }
-
     fn on_signal(&mut self, now: Instant, signal: Signal) {
         match signal {
+            Signal::Replied { order, result } => self.on_replied(now, order, result),
+            Signal::Progress { order, state } => self.on_progress(order, state),
             Signal::Media(remote) => {
                 if !remote.is_on_hold() && self.remote.is_some_and(|r| r.is_on_hold()) {
                     self.past.resumed = Some(now);
@@ -355,6 +405,7 @@ impl Call {
                     (self.past.pbx_lost, self.past.pbx_back) = (None, None);
                 }
                 self.set_remote(now, remote);
+                self.tell_hold();
             }
             Signal::Answered => {
                 self.unacknowledged = true;
@@ -397,8 +448,15 @@ impl Call {
         if self.rtcp.next_timeout().is_some_and(|at| at <= now) {
             self.report(now, unix);
         }
+        // an order behind the last audio comes before the end of the call
+        self.take_cues(now);
         match self.limit().filter(|(at, _)| *at <= now) {
-            Some((_, reason @ EndReason::AiTimeout)) => self.ai_failed(reason),
+            _ if self.phase == Phase::Ended => return,
+            Some((_, reason @ EndReason::AiTimeout)) if !self.falls() => {
+                self.ai_failed(now, reason);
+            }
+            // everything has been played
+            Some((at, reason)) if self.finish_by() == Some(at) => self.played_out(now, reason),
             Some((_, reason)) => self.end(reason),
             None => {}
         }
@@ -425,37 +483,46 @@ impl Call {
     /// Sends the frames that are due to the caller.
     fn play(&mut self, now: Instant) {
         while self.phase != Phase::Ended
-            && let Some(frame) = self.playing.next_frame(now)
+            && let Some(mut frame) = self.playing.next_frame(now)
         {
-            self.send_frame(&frame);
+            self.send_frame(&mut frame);
             self.tap_marks();
             if let Phase::Finishing { until, .. } = &mut self.phase
                 && frame.is_audio
                 && !self.playing.has_audio()
+                && !self.orders.pending()
             {
                 // the last frame has been sent, but not yet played
                 *until = [*until, self.playing.played_at()].into_iter().flatten().min();
             }
         }
-        self.return_marks(now);
+        self.take_cues(now);
+        self.settle(now);
     }
 
-    fn send_frame(&mut self, frame: &DueFrame) {
+    fn send_frame(&mut self, frame: &mut DueFrame) {
         // on hold, the PBX provides the caller's audio
-        let wanted = self.remote.filter(|remote| remote.wants_audio);
-        let remote = wanted.filter(|remote| remote.trusted || !self.unacknowledged);
-        if let Some(remote) = remote {
-            let packet = self.playing.packet(&remote, frame);
+        let remote = self
+            .remote
+            .filter(|remote| remote.wants_audio && !self.orders.held && !self.orders.away);
+        let heard = remote.is_some() && (frame.is_own || !self.orders.ai_muted);
+        if !heard {
+            frame.samples = [SILENCE; FRAME_SAMPLES];
+        }
+        if let Some(remote) = remote.filter(|remote| remote.trusted || !self.unacknowledged) {
             let source = self.hearing.receiver.source.current();
             let source = source.filter(|_| self.symmetric && !self.unacknowledged);
-            self.out.push_back(Output::Rtp { to: source.unwrap_or(remote.rtp), packet });
+            let to = source.unwrap_or(remote.rtp);
+            self.out.push_back(match frame.key.take() {
+                Some(packet) => Output::KeyPress { to, packet },
+                None => Output::Rtp { to, packet: self.playing.packet(&remote, frame) },
+            });
         } else {
             self.playing.skip_packet();
         }
         if self.recording {
-            let on_hold = self.remote.is_some_and(|remote| !remote.wants_audio);
-            let samples = if on_hold { [SILENCE; FRAME_SAMPLES] } else { frame.samples };
-            self.out.push_back(Output::Tap(Tap::Ai { index: frame.index, samples }));
+            let (index, samples) = (frame.index, frame.samples);
+            self.out.push_back(Output::Tap(Tap::Ai { index, samples }));
         }
     }
 }

@@ -13,18 +13,17 @@ pub enum Departure {
     Continue,
 }
 
-/// The configured departure of callers whose AI has closed or failed.
+/// The configured departure of callers whose AI has closed its stream. After a failure, the ladder
+/// decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeparturePolicy {
     /// After the AI closed its stream with an ordinary code (`on_ai_close`).
     pub on_ai_close: Departure,
-    /// After the AI failed in mid-call (`on_ai_failure`).
-    pub on_ai_failure: Departure,
 }
 
 impl Default for DeparturePolicy {
     fn default() -> DeparturePolicy {
-        DeparturePolicy { on_ai_close: Departure::HangUp, on_ai_failure: Departure::Continue }
+        DeparturePolicy { on_ai_close: Departure::HangUp }
     }
 }
 
@@ -44,7 +43,6 @@ impl DeparturePolicy {
             CallerFate::HungUp => Departure::HangUp,
             CallerFate::Continues => Departure::Continue,
             CallerFate::AfterAiClose if connected => self.on_ai_close,
-            CallerFate::AfterAiFailure if connected => self.on_ai_failure,
             // the AI did not take the call
             CallerFate::AfterAiClose | CallerFate::AfterAiFailure => Departure::Continue,
         };
@@ -57,8 +55,8 @@ mod tests {
     use super::*;
 
     const POLICIES: [DeparturePolicy; 2] = [
-        DeparturePolicy { on_ai_close: Departure::HangUp, on_ai_failure: Departure::Continue },
-        DeparturePolicy { on_ai_close: Departure::Continue, on_ai_failure: Departure::HangUp },
+        DeparturePolicy { on_ai_close: Departure::HangUp },
+        DeparturePolicy { on_ai_close: Departure::Continue },
     ];
 
     #[test]
@@ -73,24 +71,18 @@ mod tests {
 
     #[test]
     fn the_policy_applies_only_when_the_ai_ended() {
-        let [close_hangs_up, failure_hangs_up] = POLICIES;
         for (reason, connected, expected) in [
             (EndReason::AiHangup, true, [Departure::HangUp, Departure::Continue]),
             (EndReason::AiHangup, false, [Departure::Continue; 2]),
             (EndReason::AiHandover, true, [Departure::Continue; 2]),
-            (EndReason::AiClosed, true, [Departure::Continue, Departure::HangUp]),
-            (EndReason::AiTimeout, true, [Departure::Continue, Departure::HangUp]),
-            (EndReason::AiProtocol, true, [Departure::Continue, Departure::HangUp]),
-            // before the connection, the caller always gets the dialplan's fallback
-            (EndReason::AiUnreachable, false, [Departure::Continue; 2]),
             (EndReason::MaxDuration, true, [Departure::HangUp; 2]),
+            (EndReason::ApiHangup, true, [Departure::HangUp; 2]),
             (EndReason::Drain, true, [Departure::Continue; 2]),
             (EndReason::Overload, false, [Departure::Continue; 2]),
             (EndReason::Internal, true, [Departure::Continue; 2]),
             (EndReason::PbxLost, true, [Departure::Continue; 2]),
         ] {
-            let decided = [close_hangs_up, failure_hangs_up]
-                .map(|policy| policy.departure(reason, connected, true).unwrap());
+            let decided = POLICIES.map(|policy| policy.departure(reason, connected, true).unwrap());
             assert_eq!(decided, expected, "{reason:?}");
         }
     }

@@ -12,6 +12,10 @@ pub enum EndReason {
     AiHangup,
     /// The AI closed its stream with the code that hands the caller over to the dialplan.
     AiHandover,
+    /// A transfer failed, and the caller was not to return to the AI.
+    TransferFailed,
+    /// The control API ended the call.
+    ApiHangup,
     /// The AI could not be reached, before or after the answer.
     AiUnreachable,
     /// The AI's stream broke, or was closed with an error.
@@ -26,7 +30,7 @@ pub enum EndReason {
     PbxLost,
     /// The PBX refused a command that the call needs, or did not connect the caller in time.
     PbxError,
-    /// The PBX moved the caller elsewhere.
+    /// The PBX moved the caller elsewhere, or a transfer did.
     Transferred,
     NoAck,
     SessionExpired,
@@ -70,11 +74,13 @@ pub struct EndRow {
 }
 
 impl EndReason {
-    pub const ALL: [EndReason; 20] = [
+    pub const ALL: [EndReason; 22] = [
         EndReason::CallerHangup,
         EndReason::Cancelled,
         EndReason::AiHangup,
         EndReason::AiHandover,
+        EndReason::TransferFailed,
+        EndReason::ApiHangup,
         EndReason::AiUnreachable,
         EndReason::AiClosed,
         EndReason::AiTimeout,
@@ -104,6 +110,8 @@ impl EndReason {
             EndReason::Cancelled => ("cancelled", 487, TERMINATED, 16, INFO, Gone),
             EndReason::AiHangup => ("ai_hangup", 503, BUSY, 16, INFO, AfterAiClose),
             EndReason::AiHandover => ("ai_handover", 503, BUSY, 16, INFO, Continues),
+            EndReason::TransferFailed => ("transfer_failed", 503, BUSY, 31, WARN, AfterAiFailure),
+            EndReason::ApiHangup => ("api_hangup", 603, "Decline", 16, INFO, HungUp),
             EndReason::AiUnreachable => ("ai_unreachable", 503, BUSY, 38, WARN, AfterAiFailure),
             EndReason::AiClosed => ("ai_closed", 503, BUSY, 38, WARN, AfterAiFailure),
             EndReason::AiTimeout => ("ai_timeout", 503, BUSY, 38, WARN, AfterAiFailure),

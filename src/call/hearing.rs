@@ -13,6 +13,8 @@ use crate::media::receiver::Receiver;
 
 /// The pre-roll holds this many frames: 2 s.
 const MAX_PREROLL_FRAMES: usize = 100;
+/// The same while an AI is dialled again in mid-call: 6 s.
+const MAX_KEPT_FRAMES: usize = 300;
 /// The pre-roll holds this many key presses.
 const MAX_PREROLL_DIGITS: usize = 32;
 /// From this many packets on, one second's worth, RTP from an unannounced address is not a stray.
@@ -35,6 +37,7 @@ pub(super) struct Hearing {
     next_index: u64,
     /// The newest frames from before the AI's stream started, with their numbers.
     preroll: VecDeque<(u64, Frame)>,
+    max_preroll: usize,
     /// Key presses from before the AI's stream started.
     preroll_digits: Vec<char>,
     /// Frames dropped from the pre-roll because it was full.
@@ -49,6 +52,7 @@ impl Hearing {
             gate: DigitGate::default(),
             next_index: 0,
             preroll: VecDeque::new(),
+            max_preroll: MAX_PREROLL_FRAMES,
             preroll_digits: Vec::new(),
             preroll_dropped: 0,
         }
@@ -80,11 +84,16 @@ impl Hearing {
 
     /// Adds a frame to the pre-roll; when it is full, the oldest frame is dropped.
     pub fn keep_frame(&mut self, index: u64, frame: Frame) {
-        if self.preroll.len() == MAX_PREROLL_FRAMES {
+        if self.preroll.len() == self.max_preroll {
             self.preroll.pop_front();
             self.preroll_dropped += 1;
         }
         self.preroll.push_back((index, frame));
+    }
+
+    /// Lets the pre-roll hold more from now on, because an AI is dialled in mid-call.
+    pub fn keep_more(&mut self) {
+        self.max_preroll = MAX_KEPT_FRAMES;
     }
 
     /// Adds a key press to the pre-roll, if there is room.

@@ -54,7 +54,8 @@ pub struct State {
 pub struct Limits {
     pub drain_on_close: Duration,
     max_duration: Duration,
-    silent_timeout: Duration,
+    /// That of the AI that was dialled last.
+    pub silent_timeout: Duration,
     media_timeout: Duration,
 }
 
@@ -63,7 +64,7 @@ impl Limits {
         Limits {
             drain_on_close: config.drain_on_close,
             max_duration: config.max_duration,
-            silent_timeout: config.silent_timeout,
+            silent_timeout: config.ais.first().map_or(Duration::ZERO, |ai| ai.silent_timeout),
             media_timeout: config.media_timeout,
         }
     }

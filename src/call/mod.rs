@@ -7,40 +7,53 @@
 //!
 //! [`run`] moves the packets, on the threads of [`worker`]; [`leg`] and [`ports`] own the RTP
 //! sockets. A source (SIP or ARI) hands over an [`Offer`] once [`admission`] has admitted the call.
-//! [`recordings`] records the audio, and [`switchboard`] keeps the live calls.
+//! [`recordings`] records the audio, [`switchboard`] keeps the live calls, and [`live`] shows them.
 
 pub mod admission;
 pub mod core;
 pub mod counters;
 pub mod departure;
 pub mod end;
+pub mod ended;
 pub mod fault_point;
 mod hearing;
+pub mod ladder;
 pub mod leg;
 pub mod limits;
+pub mod live;
 pub mod parameters;
 mod playing;
 pub mod ports;
 pub mod recordings;
 pub mod switchboard;
+pub mod transfers;
+pub mod variables;
 pub mod words;
 pub mod worker;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
+use crate::call::variables::VariableRules;
+use crate::command::{Cause, Destination, Digits, Failure, Order, Reply, TransferKind};
 use crate::media;
 use crate::media::playout::Budget;
 use crate::media::receiver::Format;
 use crate::record::When;
 use crate::record::recorder::Recorder;
+use crate::stream::breaker::Breaker;
 use crate::stream::connect::Target;
+use crate::stream::dialect::Extensions;
+use admission::Permit;
 use departure::{Departure, DeparturePolicy};
 use end::EndReason;
+use ladder::Rung;
 use leg::Leg;
+use transfers::TransferRules;
 
 /// The PBX's side of the media, as agreed during signalling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +82,16 @@ impl RemoteMedia {
 /// An event that the source reports to the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
+    /// The outcome of an order that the call passed on.
+    Replied {
+        order: u32,
+        result: Result<(), Failure>,
+    },
+    /// The state of such an order: `command::RINGING` or `command::ANSWERED`.
+    Progress {
+        order: u32,
+        state: &'static str,
+    },
     Media(RemoteMedia),
     /// The answer has been sent, and the PBX has yet to acknowledge it. This is time 0 of the call.
     Answered,
@@ -91,8 +114,9 @@ pub enum Signal {
     Ended(EndReason),
 }
 
-/// A request from the call to its source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A request from the call to its source. The outcome of one with the number of an order is
+/// reported as [`Signal::Replied`].
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceRequest {
     Answer,
     Ringing,
@@ -101,7 +125,50 @@ pub enum SourceRequest {
         reason: EndReason,
         departure: Departure,
     },
+    /// Hang up, or refuse the call if it was not answered yet, for this cause.
+    HangUp {
+        reason: EndReason,
+        cause: Cause,
+    },
+    /// Put the caller on hold, or take the caller off hold.
+    Hold {
+        order: u32,
+        on: bool,
+    },
+    /// Press keys towards the caller.
+    Digits {
+        order: u32,
+        digits: Digits,
+    },
+    /// Transfer the caller. `plain`: the caller is sent off at once, and does not come back if that
+    /// fails.
+    Transfer {
+        order: u32,
+        destination: Destination,
+        kind: TransferKind,
+        timeout: Duration,
+        plain: bool,
+    },
+    /// Join the caller and the target of an attended transfer.
+    CompleteTransfer,
+    /// Give up a transfer.
+    CancelTransfer,
+    /// Set variables of the caller's channel: names and values.
+    SetVariables {
+        order: u32,
+        variables: Vec<(String, String)>,
+    },
 }
+
+/// An order from outside the call, and the receiver of its replies.
+#[derive(Debug)]
+pub struct OrderRequest {
+    pub order: Order,
+    pub replies: mpsc::UnboundedSender<Reply>,
+}
+
+/// The prompts of the configuration, mu-law, by name.
+pub type Prompts = Arc<BTreeMap<String, bytes::Bytes>>;
 
 /// Sends a call's requests to its source. Never blocks.
 pub type RequestSender = Box<dyn Fn(SourceRequest) + Send + Sync>;
@@ -128,7 +195,7 @@ pub struct Offer {
     /// True if the source can return the caller to the dialplan.
     pub can_continue: bool,
     /// Counts the call towards `[calls] max` for as long as it exists.
-    pub permit: OwnedSemaphorePermit,
+    pub permit: Permit,
 }
 
 /// When a call is answered.
@@ -140,24 +207,44 @@ pub enum AnswerWhen {
     AtOnce,
 }
 
-/// Settings for the calls of one PBX.
-pub struct CallConfig {
+/// One AI.
+#[derive(Clone)]
+pub struct Ai {
+    /// Its name in the configuration; empty for the one of `[ai]`.
+    pub name: String,
     pub target: Target,
+    /// Shared by all PBXs that use this AI.
+    pub breaker: Arc<Breaker>,
+    pub extensions: Extensions,
     pub account_sid: String,
     pub parameters: Vec<(String, String)>,
+    /// It has failed if it has sent nothing at all this long after `start`; zero = never.
+    pub silent_timeout: Duration,
+    /// It is sent a ping after this long without data from it; zero = never.
+    pub ping: Duration,
+}
+
+/// Settings for the calls of one PBX.
+pub struct CallConfig {
+    /// The AIs: first the one for all calls, then those of the ladder.
+    pub ais: Vec<Ai>,
+    /// The steps to try when the AI fails.
+    pub ladder: Arc<[Rung]>,
+    /// Dial an AI again that has closed its stream cleanly.
+    pub reconnect: bool,
     pub answer: AnswerWhen,
     pub answer_wait: Duration,
     pub ringing: bool,
     /// How long queued audio is still played after the AI has closed its stream cleanly.
     pub drain_on_close: Duration,
     pub departure: DeparturePolicy,
-    /// Mu-law audio, played when the AI fails in mid-call.
-    pub prompt: Option<bytes::Bytes>,
+    /// Where callers may be transferred to.
+    pub transfers: TransferRules,
+    /// Channel variables that may be set.
+    pub variables: VariableRules,
+    /// Prompts that orders may play, by name.
+    pub prompts: Prompts,
     pub max_duration: Duration,
-    /// The AI has failed if it has sent nothing at all this long after `start`; zero = never.
-    pub silent_timeout: Duration,
-    /// The AI is sent a ping after this long without data from it; zero = never.
-    pub ping: Duration,
     /// The call ends after this long without RTP; zero = never.
     pub media_timeout: Duration,
     pub media: media::Settings,
@@ -166,6 +253,18 @@ pub struct CallConfig {
     /// `None` if calls are not recorded.
     pub record: Option<RecordPlan>,
     pub recorder: Option<Recorder>,
+}
+
+impl CallConfig {
+    /// The breakers of all AIs that a call may be connected with.
+    pub fn breakers(&self) -> Vec<Arc<Breaker>> {
+        let others = self.ladder.iter().filter_map(|rung| match rung {
+            Rung::Ai(place) => Some(*place),
+            _ => None,
+        });
+        let places = std::iter::once(0).chain(others);
+        places.filter_map(|place| Some(self.ais.get(place)?.breaker.clone())).collect()
+    }
 }
 
 /// How the calls of one PBX are recorded.

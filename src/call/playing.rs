@@ -9,10 +9,11 @@ use bytes::Bytes;
 
 use crate::call::words::Seeds;
 use crate::call::{CallConfig, RemoteMedia};
+use crate::command::PAUSE;
 use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, SILENCE, Samples};
 use crate::media::g711::{self, Law};
 use crate::media::pacer::{GRACE, Pacer};
-use crate::media::playout::Playout;
+use crate::media::playout::{Cue, Due, Playout};
 use crate::media::quiet::QuietRun;
 use crate::media::sender::{AudioPacket, Sender};
 
@@ -22,6 +23,11 @@ const ACK_WAIT: Duration = Duration::from_millis(500);
 /// A PBX joins the caller to the answered call shortly after its ACK, and drops what arrives
 /// before. Audio of this time is sent at its end, and delays none of the audio behind it.
 const JOIN_WAIT: Duration = FRAME_TIME;
+/// Slots of silence after a key press, and in a pause between keys.
+const AFTER_KEY: usize = 3;
+const KEY_PAUSE: usize = 25;
+/// After a pause in the AI's audio that is longer than this, the next utterance begins.
+const UTTERANCE_GAP: Duration = Duration::from_millis(500);
 /// Longer messages, from 200 ms on, are not the pieces of an AI that sends in real time.
 const MAX_PACED: usize = 10 * FRAME_SAMPLES;
 
@@ -34,11 +40,33 @@ pub(super) struct DueFrame {
     pub samples: Samples,
     /// False for silence.
     pub is_audio: bool,
+    /// True for prompts, notices and keys, which are not the AI's.
+    pub is_own: bool,
+    /// A packet of a key press, which is sent in place of the samples.
+    pub key: Option<Vec<u8>>,
+}
+
+/// Audio that plays before the AI's.
+struct Announcement {
+    /// The unplayed part, mu-law.
+    audio: Bytes,
+    /// The order that is complete once this has been played.
+    order: Option<u32>,
+}
+
+/// Keys to be pressed.
+struct Keys {
+    /// The keys and pauses that have not begun.
+    left: VecDeque<char>,
+    payload_type: u8,
+    /// The packets for the next slots, of the key that has begun; `None` is silence.
+    slots: VecDeque<Option<Vec<u8>>>,
+    order: u32,
 }
 
 /// The audio on its way to the caller.
 pub(super) struct Playing {
-    /// The AI's audio and marks.
+    /// The AI's audio and cues.
     pub playout: Playout,
     /// When the AI's first audio was sent.
     first_ai_audio: Option<Instant>,
@@ -47,8 +75,11 @@ pub(super) struct Playing {
     pacer: Option<Pacer>,
     /// Paces the silence before time 0, for a PBX that expects RTP by then.
     early: Option<Pacer>,
-    /// The unplayed part of each announcement, mu-law. Announcements play before the AI's audio.
-    announcements: VecDeque<Bytes>,
+    /// Keys are pressed before announcements are played, and these before the AI's audio.
+    keys: VecDeque<Keys>,
+    announcements: VecDeque<Announcement>,
+    /// Orders that are due when `keys` and `announcements` have been played.
+    after_own: Vec<u32>,
     /// Number of the next frame to the caller.
     next_index: u64,
     /// See [`media::Settings::prebuffer`].
@@ -57,10 +88,12 @@ pub(super) struct Playing {
     last_message: Option<(Instant, usize)>,
     /// When the last frame of audio will have been played.
     played_at: Option<Instant>,
-    /// Marks of the audio sent so far, each with the time at which that audio has been played.
-    marks: VecDeque<(Instant, String)>,
-    /// How many of `marks`, at the end, are not in the recording yet.
+    /// Cues of the audio sent so far, each with the time at which that audio has been played.
+    cues: VecDeque<(Instant, Due)>,
+    /// How many of `cues`, at the end, are not in the recording yet.
     untapped: usize,
+    /// Marks in `cues`.
+    marks: usize,
     /// Finds the places where silence can be added, when the AI is slower than real time.
     quiet: QuietRun,
     /// True if the next packet has to have the marker, because earlier ones were not sent.
@@ -84,13 +117,16 @@ impl Playing {
             sender: Sender::new(seeds.ssrc, seeds.sequence, seeds.timestamp),
             pacer: None,
             early: None,
+            keys: VecDeque::new(),
             announcements: VecDeque::new(),
+            after_own: Vec::new(),
             next_index: 0,
             prebuffer: config.media.prebuffer,
             last_message: None,
             played_at: None,
-            marks: VecDeque::new(),
+            cues: VecDeque::new(),
             untapped: 0,
+            marks: 0,
             quiet: QuietRun::default(),
             resumes: true,
             held: false,
@@ -160,6 +196,10 @@ impl Playing {
     /// Queues audio of the AI.
     pub fn push_audio(&mut self, now: Instant, audio: &[u8]) {
         let waited = self.whole_frame_waits();
+        let paused = self.played_at.is_none_or(|at| now > at + UTTERANCE_GAP);
+        if paused && !self.playout.has_audio() {
+            self.playout.begin_utterance();
+        }
         self.playout.push_audio(now, audio);
         self.last_message = Some((now, audio.len()));
         if self.acknowledged.is_some() && self.held && self.whole_frame_queued() {
@@ -172,7 +212,7 @@ impl Playing {
     }
 
     fn whole_frame_queued(&self) -> bool {
-        !self.announcements.is_empty() || self.playout.queued_bytes() >= FRAME_SAMPLES
+        self.has_own_audio() || self.playout.queued_bytes() >= FRAME_SAMPLES
     }
 
     fn whole_frame_waits(&self) -> bool {
@@ -202,27 +242,40 @@ impl Playing {
 
     /// Marks whose audio has been sent, or that came without audio.
     pub fn marks_waiting(&self) -> usize {
-        self.marks.len()
+        self.marks
     }
 
-    /// Queues a mark of the AI. It comes due when all audio before it has been played.
-    pub fn push_mark(&mut self, now: Instant, name: String) {
-        self.playout.push_mark(name);
-        self.collect_marks(self.played_at.map_or(now, |at| at.max(now)));
+    /// Queues a cue. It comes due when all audio before it has been played.
+    pub fn push_cue(&mut self, now: Instant, cue: Cue) {
+        self.playout.push_cue(cue);
+        self.collect_cues(self.played_at.map_or(now, |at| at.max(now)));
     }
 
-    /// Discards the AI's queued audio; all marks come due (Twilio's `clear`).
-    pub fn clear(&mut self, now: Instant) {
-        self.playout.clear();
+    /// Queues the cue of an order. It comes due when everything that is queued has been played.
+    pub fn push_order(&mut self, now: Instant, order: u32) {
+        match self.has_own_audio() && !self.playout.has_audio() {
+            true => self.after_own.push(order),
+            // the AI's audio is played after our own
+            false => self.push_cue(now, Cue::Order(order)),
+        }
+    }
+
+    /// Discards the AI's queued audio; all cues come due (Twilio's `clear`). Returns how long the
+    /// utterance was played, and how much of it was discarded.
+    pub fn clear(&mut self, now: Instant) -> (Duration, Duration) {
+        let (played, discarded) = self.playout.clear();
         self.held_audio_since = None;
-        self.marks.iter_mut().for_each(|(at, _)| *at = now);
-        self.collect_marks(now);
+        self.cues.iter_mut().for_each(|(at, _)| *at = now);
+        self.collect_cues(now);
+        let time = |bytes: u64| Duration::from_micros(bytes * 125);
+        (time(played), time(discarded as u64))
     }
 
-    /// Takes over the marks whose audio will have been played at `at`.
-    fn collect_marks(&mut self, at: Instant) {
-        while let Some(name) = self.playout.next_mark() {
-            self.marks.push_back((at, name));
+    /// Takes over the cues whose audio will have been played at `at`.
+    fn collect_cues(&mut self, at: Instant) {
+        while let Some(due) = self.playout.next_cue() {
+            self.marks += usize::from(matches!(due.cue, Cue::Mark(_)));
+            self.cues.push_back((at, due));
             self.untapped += 1;
         }
     }
@@ -230,32 +283,73 @@ impl Playing {
     /// The marks that have been passed since the last call. In a recording, they are at the end of
     /// the last frame.
     pub fn passed_marks(&mut self) -> impl Iterator<Item = &str> {
-        let first = self.marks.len() - std::mem::take(&mut self.untapped);
-        self.marks.iter().skip(first).map(|(_, name)| &**name)
+        let first = self.cues.len() - std::mem::take(&mut self.untapped);
+        self.cues.iter().skip(first).filter_map(|(_, due)| match &due.cue {
+            Cue::Mark(name) => Some(&**name),
+            Cue::Order(_) => None,
+        })
     }
 
-    /// Returns the next mark whose audio has been played.
-    pub fn next_mark(&mut self, now: Instant) -> Option<String> {
-        self.marks.pop_front_if(|(at, _)| *at <= now).map(|(_, name)| name)
+    /// Returns the next cue whose audio has been played.
+    pub fn next_cue(&mut self, now: Instant) -> Option<Due> {
+        let (_, due) = self.cues.pop_front_if(|(at, _)| *at <= now)?;
+        self.marks -= usize::from(matches!(due.cue, Cue::Mark(_)));
+        self.untapped = self.untapped.min(self.cues.len());
+        Some(due)
     }
 
     /// Queues an announcement. The AI's `clear` does not remove it.
-    pub fn announce(&mut self, announcement: &Bytes) {
+    pub fn announce(&mut self, now: Instant, announcement: &Bytes, order: Option<u32>) {
         if !announcement.is_empty() {
-            self.announcements.push_back(announcement.clone());
+            let audio = announcement.clone();
+            self.add_own(now, |playing| {
+                playing.announcements.push_back(Announcement { audio, order });
+            });
         }
     }
 
-    /// Drops the AI's queued audio and marks.
+    /// Presses keys, with RFC 4733 events of this payload type. `w` is a pause of half a second.
+    pub fn press(&mut self, now: Instant, keys: &str, payload_type: u8, order: u32) {
+        let (left, slots) = (keys.chars().collect(), VecDeque::new());
+        self.add_own(now, |playing| {
+            playing.keys.push_back(Keys { left, payload_type, slots, order });
+        });
+    }
+
+    fn add_own(&mut self, now: Instant, add: impl FnOnce(&mut Playing)) {
+        let waited = self.whole_frame_waits();
+        add(self);
+        let waits = self.whole_frame_waits();
+        if let (false, true, Some(pacer)) = (waited, waits, &mut self.pacer) {
+            pacer.on_arrival(now);
+        }
+    }
+
+    /// Drops the AI's queued audio and marks. Nothing is left that its orders could wait for.
     pub fn drop_ai_audio(&mut self) {
         self.playout.clear();
-        while self.playout.next_mark().is_some() {}
-        self.marks.clear();
-        self.untapped = 0;
+        while self.playout.next_cue().is_some() {}
+        self.forget_marks();
+    }
+
+    /// Drops the marks of an AI that is gone.
+    pub fn forget_marks(&mut self) {
+        self.playout.forget_marks();
+        self.cues.retain(|(_, due)| matches!(due.cue, Cue::Order(_)));
+        (self.untapped, self.marks) = (0, 0);
     }
 
     pub fn has_audio(&self) -> bool {
-        !self.announcements.is_empty() || self.playout.has_audio()
+        self.has_own_audio() || self.playout.has_audio()
+    }
+
+    pub fn has_announcement(&self) -> bool {
+        !self.announcements.is_empty()
+    }
+
+    /// True if keys or announcements wait.
+    fn has_own_audio(&self) -> bool {
+        !self.keys.is_empty() || !self.announcements.is_empty()
     }
 
     pub fn next_index(&self) -> u64 {
@@ -272,10 +366,10 @@ impl Playing {
         self.played_at
     }
 
-    /// When the next frame or mark is due. `marks`: false while no mark can be returned.
-    pub fn next_timeout(&self, marks: bool) -> Option<Instant> {
-        let mark = self.marks.front().filter(|_| marks).map(|(at, _)| *at);
-        self.next_slot().into_iter().chain(mark).chain(self.held_until).min()
+    /// When the next frame or cue is due. `cues`: false while no cue can be taken.
+    pub fn next_timeout(&self, cues: bool) -> Option<Instant> {
+        let cue = self.cues.front().filter(|_| cues).map(|(at, _)| *at);
+        self.next_slot().into_iter().chain(cue).chain(self.held_until).min()
     }
 
     /// When the next frame is due.
@@ -299,8 +393,14 @@ impl Playing {
         }
         if let Some(early) = &mut self.early {
             let index = early.take(now, false).index;
-            let samples = [SILENCE; FRAME_SAMPLES];
-            return Some(DueFrame { index, marker: false, samples, is_audio: false });
+            return Some(DueFrame {
+                index,
+                marker: false,
+                samples: [SILENCE; FRAME_SAMPLES],
+                is_audio: false,
+                is_own: false,
+                key: None,
+            });
         }
         let pacer = self.pacer.as_ref()?;
         // the rest of a message goes out where silence would follow it
@@ -310,19 +410,27 @@ impl Playing {
         let slot = pacer.take(now, waits);
         let (lags, is_audio) = (pacer.lags(), !slot.silence);
         self.next_index = slot.index + 1;
-        let mut samples = [SILENCE; FRAME_SAMPLES];
+        let (mut samples, mut key) = ([SILENCE; FRAME_SAMPLES], None);
+        let is_own = is_audio && self.has_own_audio();
         if is_audio {
-            samples = self.next_samples(now);
+            match self.keys.is_empty() {
+                true => samples = self.next_samples(now),
+                false => key = self.next_key(now, slot.index),
+            }
             let played_at = now + FRAME_TIME;
             self.played_at = Some(played_at);
-            self.collect_marks(played_at);
+            self.collect_cues(played_at);
+            if is_own && !self.has_own_audio() {
+                let orders = std::mem::take(&mut self.after_own);
+                orders.into_iter().for_each(|order| self.complete(order, played_at));
+            }
             if !lags {
                 self.quiet.reset();
             } else if self.quiet.hides_step(Law::Mu, &samples, false) {
                 self.pacer.iter_mut().for_each(Pacer::pad);
             }
         }
-        Some(DueFrame { index: slot.index, marker: slot.marker, samples, is_audio })
+        Some(DueFrame { index: slot.index, marker: slot.marker, samples, is_audio, is_own, key })
     }
 
     pub fn first_ai_audio(&self) -> Option<Instant> {
@@ -338,12 +446,45 @@ impl Playing {
             }
             return frame.unwrap_or(samples);
         };
-        let part = announcement.split_to(announcement.len().min(FRAME_SAMPLES));
+        let audio = &mut announcement.audio;
+        let part = audio.split_to(audio.len().min(FRAME_SAMPLES));
         samples[..part.len()].copy_from_slice(&part);
-        if announcement.is_empty() {
-            self.announcements.pop_front();
+        if audio.is_empty()
+            && let Some(Announcement { order: Some(order), .. }) = self.announcements.pop_front()
+        {
+            self.complete(order, now + FRAME_TIME);
         }
         samples
+    }
+
+    /// Returns what is sent in the slot of frame `index` while keys are pressed.
+    fn next_key(&mut self, now: Instant, index: u64) -> Option<Vec<u8>> {
+        let keys = self.keys.front_mut()?;
+        if keys.slots.is_empty() {
+            match keys.left.pop_front() {
+                Some(PAUSE) => keys.slots.extend(std::iter::repeat_n(None, KEY_PAUSE)),
+                Some(digit) => {
+                    let packets = self.sender.key_press(keys.payload_type, digit, index);
+                    keys.slots.extend(packets.into_iter().map(Some));
+                    keys.slots.extend(std::iter::repeat_n(None, AFTER_KEY));
+                }
+                None => {}
+            }
+        }
+        let packet = keys.slots.pop_front().flatten();
+        if keys.slots.is_empty()
+            && keys.left.is_empty()
+            && let Some(Keys { order, .. }) = self.keys.pop_front()
+        {
+            self.complete(order, now + FRAME_TIME);
+        }
+        packet
+    }
+
+    /// Makes the cue of an order due at `at`.
+    fn complete(&mut self, order: u32, at: Instant) {
+        self.cues.push_back((at, Due { cue: Cue::Order(order), cleared: false }));
+        self.untapped += 1;
     }
 
     /// Notes that a frame is not sent, because the PBX has the call on hold.

@@ -8,7 +8,7 @@ use crate::media::frame::FRAME_SAMPLES;
 use crate::media::g711::Law;
 use crate::record::recorder::Recorder;
 use crate::record::recording::{Ending, Recording, Tap};
-use crate::record::sidecar::{CallInfo, Network};
+use crate::record::sidecar::{CallInfo, Network, Outcome};
 use crate::stream::StreamInfo;
 
 /// The end reason in a recording that was stopped before its call ended.
@@ -28,6 +28,10 @@ pub struct CallRecordings {
     /// True if the next recording starts paused, because recording was paused in the meantime or
     /// when the last one was stopped.
     paused: bool,
+    /// True if the call may not continue unrecorded.
+    required: bool,
+    /// True once [`CallRecordings::tap`] has returned true.
+    lack_reported: bool,
 }
 
 impl CallRecordings {
@@ -42,6 +46,8 @@ impl CallRecordings {
             to_number: offer.to_number.clone(),
         };
         CallRecordings {
+            required: recorder.as_ref().is_some_and(Recorder::is_required),
+            lack_reported: false,
             recorder,
             call,
             current: None,
@@ -51,10 +57,11 @@ impl CallRecordings {
         }
     }
 
-    pub fn tap(&mut self, tap: Tap) {
-        if let Some(recording) = &mut self.current {
-            recording.tap(tap);
-        }
+    /// Records a tap. Returns true, once, if the recording is required and lacks audio now.
+    pub fn tap(&mut self, tap: Tap) -> bool {
+        let Some(recording) = &mut self.current else { return false };
+        recording.tap(tap);
+        self.required && recording.has_gaps() && !std::mem::replace(&mut self.lack_reported, true)
     }
 
     /// `index` is the number of the call's next frame, `law` the leg's codec.
@@ -68,7 +75,7 @@ impl CallRecordings {
                     recording.command(RecordCommand::Pause);
                 }
             }
-            (RecordCommand::Stop, _) => self.close(Ending { reason: STOPPED, network: None }),
+            (RecordCommand::Stop, _) => self.close(Ending::new(STOPPED)),
             (command, Some(recording)) => recording.command(command),
             (RecordCommand::Resume, None) => self.paused = false,
             (RecordCommand::Pause, None) => self.paused = true,
@@ -84,9 +91,14 @@ impl CallRecordings {
     }
 
     /// Ends the call's recordings. Returns their ids and how much audio they lack, in milliseconds.
-    pub fn finish(mut self, reason: EndReason, summary: &Summary) -> (Vec<String>, u64) {
+    pub fn finish(
+        mut self,
+        reason: EndReason,
+        summary: &Summary,
+        outcome: Outcome,
+    ) -> (Vec<String>, u64) {
         let network = Some(network(summary));
-        self.close(Ending { reason: reason.label(), network });
+        self.close(Ending { reason: reason.label(), network, outcome });
         (self.made, self.lost_ms)
     }
 }

@@ -1,7 +1,7 @@
 //! The switchboard starts a call for every offer and keeps the live calls by id: it counts them,
 //! passes commands to them, and waits for them at shutdown.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,11 +13,15 @@ use tracing::{error, warn};
 
 use crate::call::departure::DeparturePolicy;
 use crate::call::end::EndReason;
+use crate::call::ended::Record;
+use crate::call::live::{EventKind, EventSink, LiveCall};
+use crate::call::words::Summary;
 use crate::call::worker::pool::Workers;
-use crate::call::worker::task::{Record, run};
-use crate::call::{CallConfig, Offer, SourceRequest, counters};
-use crate::command::{Command, NotQueued};
+use crate::call::worker::task::{Observed, live_call, run};
+use crate::call::{CallConfig, Offer, OrderRequest, SourceRequest, counters};
+use crate::command::Failure;
 use crate::record::recorder::Recorder;
+use crate::stream::socket::Counts;
 
 /// At most this many commands are queued for one call.
 const MAX_COMMANDS: usize = 16;
@@ -25,12 +29,28 @@ const MAX_COMMANDS: usize = 16;
 /// The settings of calls, by the name of their PBX.
 pub type CallConfigs = Vec<(Arc<str>, Arc<CallConfig>)>;
 
-type Calls = HashMap<String, mpsc::Sender<Command>>;
+/// Calls that have ended and can still be shown.
+const MAX_ENDED: usize = 1000;
+
+/// A call and the sender of its orders.
+struct Entry {
+    live: Arc<LiveCall>,
+    orders: mpsc::Sender<OrderRequest>,
+}
+
+#[derive(Default)]
+struct Calls {
+    /// The live calls by id.
+    live: HashMap<String, Entry>,
+    /// The ids of live calls by their `callSid`.
+    by_sid: HashMap<String, String>,
+    /// The last calls that have ended, oldest first.
+    ended: VecDeque<Arc<LiveCall>>,
+}
 
 /// The live calls. Clones share them.
 #[derive(Clone, Default)]
 pub struct Switchboard {
-    /// The sender of each call's commands, by the call's id.
     calls: Arc<Mutex<Calls>>,
     /// One task per call, which ends with the call.
     tasks: TaskTracker,
@@ -44,6 +64,8 @@ pub struct CallStarter {
     /// Receives the record of every ended call.
     pub records: Option<mpsc::UnboundedSender<Record>>,
     pub workers: Arc<Workers>,
+    /// Receives the events of all calls.
+    pub events: EventSink,
 }
 
 impl Switchboard {
@@ -56,19 +78,22 @@ impl Switchboard {
                 continue;
             };
             let recorded = config.record.as_ref().and(config.recorder.as_ref());
-            if recorded.is_some_and(Recorder::refuses) {
-                let reason = EndReason::NotRecorded;
-                counters::refused(&offer.pbx, reason);
+            let refused = recorded.is_some_and(Recorder::refuses);
+            if refused {
                 let (call, pbx) = (&offer.id, &*offer.pbx);
-                warn!(call, pbx, "call refused: it could not be recorded");
-                refuse(&offer, reason);
-                continue;
+                warn!(call, pbx, "call not offered to the AI: it could not be recorded");
             }
-            self.start(&starter, offer, config);
+            self.start(&starter, offer, config, refused.then_some(EndReason::NotRecorded));
         }
     }
 
-    fn start(&self, starter: &CallStarter, mut offer: Offer, config: Arc<CallConfig>) {
+    fn start(
+        &self,
+        starter: &CallStarter,
+        mut offer: Offer,
+        config: Arc<CallConfig>,
+        refused: Option<EndReason>,
+    ) {
         let (stopped, records) = (starter.stopped.clone(), starter.records.clone());
         // a second copy, to end the caller's side if the call panics
         let requests: Arc<dyn Fn(SourceRequest) + Send + Sync> = Arc::from(offer.requests);
@@ -76,12 +101,15 @@ impl Switchboard {
         offer.requests = Box::new(move |request| for_call(request));
         let (id, pbx, switchboard) = (offer.id.clone(), offer.pbx.clone(), self.clone());
         let workers = starter.workers.clone();
-        let commands = self.add(&id);
+        let observed = Observed { call: live_call(&offer, &config), sink: starter.events.clone() };
+        let (live, sink) = (observed.call.clone(), observed.sink.clone());
+        let orders = self.add(live.clone());
         let (departure, can_continue) = (config.departure, offer.can_continue);
         self.tasks.spawn(async move {
-            let call = run(&workers, offer, config, commands, stopped);
+            let call = run(&workers, offer, config, orders, stopped, observed, refused);
             let result = AssertUnwindSafe(call).catch_unwind().await;
-            switchboard.lock().remove(&id);
+            let panicked = result.is_err().then(|| end_panicked(&live)).flatten();
+            switchboard.remove(&id);
             match result {
                 Ok(record) => {
                     if let Some(records) = records {
@@ -95,6 +123,9 @@ impl Switchboard {
                     if let Some(departure) = departure.departure(reason, true, can_continue) {
                         requests(SourceRequest::End { reason, departure });
                     }
+                    if let Some(record) = panicked {
+                        sink(&live, &EventKind::Ended(&record));
+                    }
                 }
             }
         });
@@ -105,11 +136,39 @@ impl Switchboard {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers a call and returns the receiver of its commands.
-    fn add(&self, call: &str) -> mpsc::Receiver<Command> {
-        let (to_call, commands) = mpsc::channel(MAX_COMMANDS);
-        self.lock().insert(call.to_owned(), to_call);
-        commands
+    /// Registers a call and returns the receiver of its orders.
+    fn add(&self, live: Arc<LiveCall>) -> mpsc::Receiver<OrderRequest> {
+        let (orders, receiver) = mpsc::channel(MAX_COMMANDS);
+        let mut calls = self.lock();
+        calls.by_sid.insert(live.call_sid.clone(), live.id.clone());
+        calls.live.insert(live.id.clone(), Entry { live, orders });
+        receiver
+    }
+
+    fn remove(&self, id: &str) {
+        let mut calls = self.lock();
+        let Some(Entry { live, .. }) = calls.live.remove(id) else { return };
+        calls.by_sid.remove(&live.call_sid);
+        if calls.ended.len() >= MAX_ENDED {
+            calls.ended.pop_front();
+        }
+        calls.ended.push_back(live);
+    }
+
+    /// The live calls, oldest first.
+    pub fn live(&self) -> Vec<Arc<LiveCall>> {
+        let mut live: Vec<_> = self.lock().live.values().map(|entry| entry.live.clone()).collect();
+        live.sort_by_key(|call| call.started);
+        live
+    }
+
+    /// Finds a call by its id or `callSid`, among the live ones and the last ended ones.
+    pub fn find(&self, id: &str) -> Option<Arc<LiveCall>> {
+        let calls = self.lock();
+        let by_sid = calls.by_sid.get(id).map_or(id, String::as_str);
+        let live = calls.live.get(by_sid).map(|entry| entry.live.clone());
+        let ended = || calls.ended.iter().rev().find(|c| c.id == id || c.call_sid == id).cloned();
+        live.or_else(ended)
     }
 
     /// The number of live calls.
@@ -123,19 +182,19 @@ impl Switchboard {
 
     /// Ids of the live calls.
     pub fn ids(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
+        self.lock().live.keys().cloned().collect()
     }
 
-    /// Sends a command to a call.
+    /// Gives an order to a call.
     ///
     /// # Errors
-    /// Returns the reason if the command was not queued.
-    pub fn send(&self, call: &str, command: Command) -> Result<(), NotQueued> {
+    /// Returns the reason if the order was not queued.
+    pub fn send(&self, call: &str, request: OrderRequest) -> Result<(), Failure> {
         let calls = self.lock();
-        let to = calls.get(call).ok_or(NotQueued::NoSuchCall)?;
-        to.try_send(command).map_err(|error| match error {
-            TrySendError::Full(_) => NotQueued::QueueFull,
-            TrySendError::Closed(_) => NotQueued::NoSuchCall,
+        let entry = calls.live.get(call).ok_or(Failure::NoSuchCall)?;
+        entry.orders.try_send(request).map_err(|error| match error {
+            TrySendError::Full(_) => Failure::QueueFull,
+            TrySendError::Closed(_) => Failure::NoSuchCall,
         })
     }
 
@@ -150,6 +209,28 @@ impl Switchboard {
     }
 }
 
+/// Notes the end of a call that panicked, and returns its record, without figures; `None` if it had
+/// ended before.
+fn end_panicked(live: &LiveCall) -> Option<Record> {
+    let state = live.state();
+    if state.ended.is_some() {
+        return None;
+    }
+    let answered = state.answered.is_some();
+    let record = Record {
+        id: live.id.clone(),
+        reason: EndReason::Internal,
+        summary: Summary { answered, ..Summary::default() },
+        ai: Counts::default(),
+        ai_end: None,
+        recordings: Vec::new(),
+        commands: Vec::new(),
+        disposition: state.disposition,
+    };
+    live.note(&EventKind::Ended(&record));
+    Some(record)
+}
+
 /// Ends an offered call that was not started.
 fn refuse(offer: &Offer, reason: EndReason) {
     let departure = DeparturePolicy::default().departure(reason, false, offer.can_continue);
@@ -161,19 +242,44 @@ fn refuse(offer: &Offer, reason: EndReason) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::RecordCommand;
+    use crate::command::{Command, Order, Sender, When};
+
+    fn request() -> OrderRequest {
+        let (by, command) = (Sender::Http("desk".to_owned()), Command::Hold(true));
+        let order = Order { id: String::new(), by, when: When::Now, command };
+        OrderRequest { order, replies: mpsc::unbounded_channel().0 }
+    }
+
+    fn live() -> LiveCall {
+        let strings = || [const { String::new() }; 3];
+        let ids = ["1".to_owned(), "CA1".to_owned(), "AC1".to_owned()];
+        LiveCall::new(ids, "main".into(), strings(), String::new())
+    }
 
     #[test]
-    fn a_command_that_is_not_queued_has_a_reason() {
+    fn a_call_that_panicked_has_ended_once() {
+        let call = live();
+        call.note(&EventKind::Answered);
+        let record = end_panicked(&call).expect("its record");
+        assert!(record.reason == EndReason::Internal && record.summary.answered);
+        assert_eq!(call.json()["state"], "ended");
+        assert_eq!(EventKind::Ended(&record).json(&call)["data"]["summary"]["answered"], true);
+        assert!(end_panicked(&call).is_none());
+    }
+
+    #[test]
+    fn an_order_that_is_not_queued_has_a_reason() {
         let switchboard = Switchboard::default();
-        let command = Command::Record(RecordCommand::Start);
-        assert_eq!(switchboard.send("1", command), Err(NotQueued::NoSuchCall));
-        let commands = switchboard.add("1");
+        assert_eq!(switchboard.send("1", request()), Err(Failure::NoSuchCall));
+        let orders = switchboard.add(Arc::new(live()));
+        assert!(switchboard.find("CA1").is_some_and(|call| call.id == "1"));
         for _ in 0..MAX_COMMANDS {
-            assert_eq!(switchboard.send("1", command), Ok(()));
+            assert_eq!(switchboard.send("1", request()), Ok(()));
         }
-        assert_eq!(switchboard.send("1", command), Err(NotQueued::QueueFull));
-        drop(commands);
-        assert_eq!(switchboard.send("1", command), Err(NotQueued::NoSuchCall));
+        assert_eq!(switchboard.send("1", request()), Err(Failure::QueueFull));
+        drop(orders);
+        assert_eq!(switchboard.send("1", request()), Err(Failure::NoSuchCall));
+        switchboard.remove("1");
+        assert!(switchboard.live().is_empty() && switchboard.find("CA1").is_some());
     }
 }

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::call::end::EndReason;
+use crate::call::ladder::Rung;
 use crate::call::{Signal, SourceRequest};
-use crate::command::RecordCommand;
+use crate::command::{Disposition, Order, RecordCommand, Reply};
 use crate::media::g711::Law;
 use crate::media::receiver;
 use crate::media::sender::AudioPacket;
@@ -35,7 +36,13 @@ pub enum Input<'a> {
     Signal(Signal),
     /// End the call for a reason outside it, such as shutdown.
     End(EndReason),
-    Record(RecordCommand),
+    /// The recording is required, and lacks audio.
+    RecordingLost,
+    /// An order, with the number under which its replies are given.
+    Order {
+        number: u32,
+        order: Order,
+    },
     Timeout {
         unix: Duration,
     },
@@ -51,10 +58,36 @@ pub enum Output {
         to: SocketAddr,
         packet: AudioPacket,
     },
+    /// An RTP packet of a key press.
+    KeyPress {
+        to: SocketAddr,
+        packet: Vec<u8>,
+    },
     Rtcp {
         to: SocketAddr,
         packet: Vec<u8>,
     },
+    /// An answer to an order.
+    Reply {
+        order: u32,
+        reply: Reply,
+    },
+    /// The result of the conversation, to be kept with the call.
+    Disposition(Disposition),
+    /// The caller was put on hold, or is back.
+    Held(bool),
+    /// The caller is with the target of a transfer.
+    Transferred,
+    /// Close the AI's stream; the call continues.
+    CloseAi,
+    /// Dial an AI in place of the one before: its place in the configuration.
+    DialAi {
+        ai: usize,
+        /// It is the same one, which has closed its stream.
+        again: Option<DialAgain>,
+    },
+    /// The caller's AI has failed, and this is tried next.
+    Step(Rung),
     /// Start the AI's stream. `burst` frames of audio follow at once.
     AiStart {
         burst: usize,
@@ -73,6 +106,15 @@ pub enum Output {
     MissingRtp(MissingRtp),
     /// The call is over. This is the last output.
     Ended(EndReason),
+}
+
+/// How an AI is dialled again that has closed its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DialAgain {
+    /// Try for this long.
+    pub limit: Duration,
+    /// Begin after this time.
+    pub pause: Duration,
 }
 
 /// The addresses to look at when RTP is missing.

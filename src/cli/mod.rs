@@ -5,6 +5,7 @@ mod output;
 
 pub mod bench;
 pub mod call;
+pub mod calls;
 pub mod demo;
 pub mod echo_agent;
 pub mod health;
@@ -35,6 +36,8 @@ enum Command {
     EchoAgent(echo_agent::EchoAgentArguments),
     /// Place a test call, as a phone would.
     Call(call::CallArguments),
+    /// List, show, end and transfer the calls of a running `trunkless run`.
+    Calls(calls::CallsArguments),
     /// Measure many concurrent calls through this program or another bridge.
     Bench(bench::BenchArguments),
     /// Check a running `trunkless run`; exit code 0 if it is healthy.
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Demo(arguments) => demo::main(&arguments),
         Command::EchoAgent(arguments) => echo_agent::main(&arguments),
         Command::Call(arguments) => call::main(&arguments),
+        Command::Calls(arguments) => calls::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Health(arguments) => health::main(&arguments),
         Command::Recordings(arguments) => recordings::main(&arguments),

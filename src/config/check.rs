@@ -9,8 +9,11 @@ use std::time::Duration;
 use crate::config::schema::{Ai, Mode, PbxAri, PbxSip, Settings};
 use crate::config::values::{HostPort, PeerWord, PortRange, Span};
 use crate::config::{ConfigError, Source};
+use crate::sip::agent::AiDown;
 use crate::sip::uri::Host;
 
+/// For a limit of zero.
+const NO_CALLS: &str = "is 0, so that no call would be taken; remove the key for no limit";
 /// The most calls that one address has RTP ports for.
 const MAX_CALLS: usize = 32_000;
 const MAX_PLAYOUT_MINUTES: u32 = 1440;
@@ -101,6 +104,18 @@ impl Check<'_> {
         let calls = &settings.calls;
         if calls.max > MAX_CALLS {
             self.error("calls.max", format!("must be at most {MAX_CALLS}"));
+        }
+        if calls.per_second == Some(0) {
+            self.error("calls.per_second", NO_CALLS);
+        }
+        for (name, pbx) in &settings.pbx {
+            for (key, is_zero) in
+                [("max", pbx.calls.max == Some(0)), ("per_second", pbx.calls.per_second == Some(0))]
+            {
+                if is_zero {
+                    self.error(&format!("pbx.{}.calls.{key}", name.0), NO_CALLS);
+                }
+            }
         }
         if calls.answer_wait.0 < MIN_ANSWER_WAIT {
             let why = "no AI answers that fast, so that every call would be refused";
@@ -217,6 +232,10 @@ impl Check<'_> {
             }
         }
         self.advertised(&key("advertised"), sip.advertised);
+        if sip.when_ai_is_down == AiDown::Unregister && sip.register == Some(false) {
+            let why = "\"unregister\" needs a registration; use \"refuse_options\"";
+            self.error(&key("when_ai_is_down"), why);
+        }
         if sip.media_peers.as_ref().is_some_and(Vec::is_empty) {
             let why = "is empty, which allows every address; list some, or remove the key";
             self.warn(&key("media_peers"), why);

@@ -7,8 +7,10 @@
 
 mod ari;
 pub mod check;
+mod control;
 mod environment;
 mod headers;
+mod ladder;
 pub mod plan;
 pub mod recording;
 pub mod resolve;

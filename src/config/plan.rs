@@ -4,15 +4,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::ari::client::AriPbx;
-use crate::call::RecordPlan;
+use crate::call::ladder::Rung;
+use crate::call::transfers::TransferRules;
+use crate::call::variables::VariableRules;
+use crate::call::{Prompts, RecordPlan};
 use crate::config::recording::RecordingPlan;
 use crate::config::schema::Settings;
 use crate::config::values::HostPort;
+use crate::control::tokens::Token;
+use crate::notices::NoticesSettings;
 use crate::sip::agent::AccountConfig;
 use crate::stream::connect::Target;
+use crate::stream::dialect::Extensions;
 
 /// The settings of one PBX in SIP mode.
 pub struct SipPbx {
@@ -28,7 +32,9 @@ pub struct SipPbx {
 #[derive(Clone)]
 pub struct AiPlan {
     pub target: Target,
-    pub account_sid: String,
+    pub extensions: Extensions,
+    /// By default, made of the name of the call's PBX.
+    pub account_sid: Option<String>,
     pub parameters: Vec<(String, String)>,
     pub x_headers: Vec<String>,
     pub sip_headers: Vec<String>,
@@ -41,7 +47,19 @@ pub struct Plan {
     pub settings: Settings,
     pub sip: Vec<SipPbx>,
     pub ari: Vec<(AriPbx, AiPlan)>,
-    pub prompt: Option<Bytes>,
+    pub prompts: Prompts,
+    /// Where callers may be transferred to, by PBX name.
+    pub transfers: BTreeMap<String, TransferRules>,
+    /// Channel variables that may be set, by PBX name.
+    pub variables: BTreeMap<String, VariableRules>,
+    /// The steps to try when the AI fails, by PBX name.
+    pub ladders: BTreeMap<String, Vec<Rung>>,
+    /// The further AIs, by name.
+    pub endpoints: Vec<(String, AiPlan)>,
+    /// The webhook for the events of calls.
+    pub notices: Option<NoticesSettings>,
+    /// The tokens of the control API; none if it is not served.
+    pub tokens: Vec<Token>,
     pub recording: Option<RecordingPlan>,
     /// Recording settings by PBX name. The calls of a PBX that is not listed are not recorded.
     pub record: BTreeMap<String, RecordPlan>,

@@ -14,11 +14,11 @@ use crate::config::ConfigError;
 use crate::config::resolve::Resolver;
 use crate::config::schema::Settings;
 use crate::config::values::Span;
+use crate::outbox::webhook::Webhook;
 use crate::record::layout::Layout;
 use crate::record::settings::RecordSettings;
 use crate::record::upload::{self, INSIDE, UploadSettings, Uploader};
 use crate::record::wav::Encoding;
-use crate::record::webhook::Webhook;
 use crate::record::{When, notice};
 use crate::tls;
 
@@ -281,23 +281,36 @@ impl Resolver<'_> {
     }
 
     fn webhook(&self, keys: &WebhookKeys) -> Result<Option<Webhook>, ConfigError> {
-        let Some(url) = keys.url.as_deref().filter(|url| !url.is_empty()) else {
-            return Ok(None);
+        let secret = [
+            &keys.secret.as_ref().map(|p| p.expose_secret().to_owned()),
+            &keys.secret_env,
+            &keys.secret_file,
+        ];
+        self.a_webhook("recording.webhook", &keys.url, secret, keys.ca_file.as_deref())
+    }
+
+    /// Returns the webhook of a table.
+    pub(super) fn a_webhook(
+        &self,
+        table: &str,
+        url: &Option<String>,
+        secret: [&Option<String>; 3],
+        ca_file: Option<&str>,
+    ) -> Result<Option<Webhook>, ConfigError> {
+        let Some(url) = url.as_deref().filter(|url| !url.is_empty()) else { return Ok(None) };
+        let secret = self.secret(&format!("{table}.secret"), secret)?;
+        let tls = match url.starts_with("https://") {
+            false => None,
+            true => {
+                let key = format!("{table}.ca_file");
+                let error = |e: tls::TlsError| self.source.error(&key, e.to_string());
+                Some(tls::client_config(ca_file).map_err(error)?)
+            }
         };
-        let secret = self.secret(
-            "recording.webhook.secret",
-            [
-                &keys.secret.as_ref().map(|p| p.expose_secret().to_owned()),
-                &keys.secret_env,
-                &keys.secret_file,
-            ],
-        )?;
-        let secure = url.starts_with("https://");
-        let tls = self.recording_tls("webhook", secure, keys.ca_file.as_deref())?;
         Webhook::new(url, secret.as_ref(), tls).map(Some).map_err(|why| {
-            let secret = matches!(why, crate::record::webhook::WebhookError::Secret);
+            let secret = matches!(why, crate::outbox::webhook::WebhookError::Secret);
             let key = if secret { "secret" } else { "url" };
-            self.source.error(&format!("recording.webhook.{key}"), why.to_string())
+            self.source.error(&format!("{table}.{key}"), why.to_string())
         })
     }
 

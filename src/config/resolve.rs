@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,12 +11,17 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::ari::client::{AriPbx, rtp_conf};
 use crate::ari::rtp_range::RtpRange;
-use crate::call::AnswerWhen;
 use crate::call::departure::Departure;
+use crate::call::transfers::TransferRules;
+use crate::call::variables::VariableRules;
+use crate::call::{AnswerWhen, Prompts};
 use crate::config::check::{self, Findings};
 use crate::config::headers::x_headers;
+use crate::config::ladder;
 use crate::config::plan::{AiPlan, Plan, SipPbx};
-use crate::config::schema::{Ai, Answer, Mode, OnAi, PbxSip, Settings, TransportWord};
+use crate::config::schema::{
+    Ai, Answer, Mode, OnAiClose, PbxSip, PbxTransfer, Settings, TransportWord,
+};
 use crate::config::twins::twins;
 use crate::config::values::{HostPort, PeerWord, Span};
 use crate::config::{ConfigError, ENV_PREFIX, Source};
@@ -25,7 +31,6 @@ use crate::sip::flow::Transport;
 use crate::sip::network::Network;
 use crate::sip::registration;
 use crate::stream::connect::{Target, TargetError, TargetOptions};
-use crate::stream::dialect::sid;
 use crate::tls::TlsError;
 
 /// Asterisk's settings of RTP, unless `rtp_conf` names another file.
@@ -80,19 +85,10 @@ fn build(
     environment: &HashMap<String, String>,
     findings: &mut Findings,
 ) -> Option<Plan> {
-    findings.keep(level(source, &settings.log.level));
-    if settings.pbx.is_empty() {
-        let example = "add a table such as [pbx.main] with mode = \"sip\" or \"ari\"";
-        findings.error(source.error("pbx", format!("no PBX is configured; {example}")));
-    }
-    if settings.calls.max == 0 {
-        findings.error(source.error("calls.max", "must be at least 1"));
-    }
-    if settings.media.playout_prebuffer.0 > MAX_PREBUFFER {
-        findings.error(source.error("media.playout_prebuffer", "must be at most 2s"));
-    }
+    basics(source, &settings, findings);
     let resolver = Resolver { source, environment };
     let (mut sip, mut ari, mut record) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let (transfers, variables) = rules(&settings);
     for (name, pbx) in &settings.pbx {
         let ai = findings.keep(resolver.ai(&name.0, &settings.ai, &pbx.ai));
         let plan = resolver.record_plan(&name.0, &settings.recording, &pbx.recording);
@@ -114,7 +110,101 @@ fn build(
             }
         }
     }
-    if let Some((first, name, address)) = twins(&sip) {
+    no_twins(source, &sip, &ari, findings);
+    let prompt = settings.calls.prompt.as_deref();
+    let prompt = prompt.map(|path| resolver.audio("calls.prompt", path)).transpose();
+    let prompt = findings.keep(prompt);
+    let prompts = resolver.prompts(&settings, findings);
+    let of = |name: &str| transfers.get(name).cloned().unwrap_or_default();
+    let mut ladders = BTreeMap::new();
+    for name in settings.pbx.keys() {
+        let prompt = prompt.as_ref().and_then(Option::as_ref);
+        let ladder = resolver.ladder(&settings, &prompts, prompt, &of(&name.0), findings);
+        ladders.insert(name.0.clone(), ladder);
+    }
+    let mut endpoints = Vec::new();
+    for (name, ai) in &settings.endpoint {
+        let plan = resolver.ai(&name.0, &Ai::default(), ai);
+        endpoints.extend(findings.keep(plan).map(|plan| (name.0.clone(), plan)));
+    }
+    let notices = resolver.notices(&settings, findings);
+    let tokens = resolver.tokens(&settings, findings);
+    let recording = findings.keep(resolver.recording(&settings));
+    check::settings(source, &settings, findings);
+    let rtp_confs = ari.iter().map(|(pbx, _)| pbx.rtp_conf.clone()).collect();
+    asterisk_ports(source, &settings, rtp_confs, findings);
+    Some(Plan {
+        settings,
+        sip,
+        ari,
+        ladders,
+        notices,
+        endpoints,
+        prompts,
+        tokens,
+        transfers,
+        variables,
+        recording: recording?,
+        record,
+    })
+}
+
+/// Checks values that everything else depends on.
+fn basics(source: &Source, settings: &Settings, findings: &mut Findings) {
+    findings.keep(level(source, &settings.log.level));
+    if settings.pbx.is_empty() {
+        let example = "add a table such as [pbx.main] with mode = \"sip\" or \"ari\"";
+        findings.error(source.error("pbx", format!("no PBX is configured; {example}")));
+    }
+    if settings.calls.max == 0 {
+        findings.error(source.error("calls.max", "must be at least 1"));
+    }
+    if settings.media.playout_prebuffer.0 > MAX_PREBUFFER {
+        findings.error(source.error("media.playout_prebuffer", "must be at most 2s"));
+    }
+}
+
+/// Returns what orders may do with the calls of each PBX.
+fn rules(
+    settings: &Settings,
+) -> (BTreeMap<String, TransferRules>, BTreeMap<String, VariableRules>) {
+    let all = settings.pbx.iter();
+    let rules = all.map(|(name, pbx)| {
+        let names = pbx.ari.as_ref().and_then(|ari| ari.set_variables.clone());
+        let variables = VariableRules(names.unwrap_or_default());
+        ((name.0.clone(), transfer_rules(&pbx.transfer)), (name.0.clone(), variables))
+    });
+    rules.unzip()
+}
+
+fn transfer_rules(keys: &PbxTransfer) -> TransferRules {
+    let targets = keys.targets.iter().map(|(name, to)| (name.clone(), to.0.clone()));
+    TransferRules {
+        targets: targets.collect(),
+        extensions: keys.extensions.clone().unwrap_or_default(),
+        context: keys.context.clone(),
+    }
+}
+
+/// Returns the account of a trunk, without its ranges of addresses.
+fn trunk(name: &str, sip: &PbxSip, transport: Transport) -> AccountConfig {
+    AccountConfig {
+        name: name.to_owned(),
+        users: sip.users.clone().unwrap_or_default(),
+        ranges: Vec::new(),
+        username: sip.username.clone().unwrap_or_else(|| "trunkless".to_owned()),
+        registration: None,
+        keepalive: sip.keepalive.map_or(Duration::from_secs(30), |s| s.0),
+        transport,
+        advertised: sip.advertised,
+        media_peers: sip.media_peers.clone().unwrap_or_default(),
+        ai_down: sip.when_ai_is_down,
+    }
+}
+
+/// Checks that each call can be assigned to one PBX.
+fn no_twins(source: &Source, sip: &[SipPbx], ari: &[(AriPbx, AiPlan)], findings: &mut Findings) {
+    if let Some((first, name, address)) = twins(sip) {
         let message = format!(
             "[pbx.{first}.sip] has the same address {address} and takes calls to the same users, \
              so calls could not be assigned; give one of them other users, or an address or port \
@@ -122,18 +212,10 @@ fn build(
         );
         findings.error(source.error(&format!("pbx.{name}.sip"), message));
     }
-    if let Some(name) = twice(&ari) {
+    if let Some(name) = twice(ari) {
         let message = "another PBX has the same url and app; give each PBX its own app";
         findings.error(source.error(&format!("pbx.{name}.ari"), message));
     }
-    let prompt = settings.calls.prompt.as_deref();
-    let prompt = prompt.map(|path| resolver.audio("calls.prompt", path)).transpose();
-    let prompt = findings.keep(prompt);
-    let recording = findings.keep(resolver.recording(&settings));
-    check::settings(source, &settings, findings);
-    let rtp_confs = ari.iter().map(|(pbx, _)| pbx.rtp_conf.clone()).collect();
-    asterisk_ports(source, &settings, rtp_confs, findings);
-    Some(Plan { settings, sip, ari, prompt: prompt?, recording: recording?, record })
 }
 
 /// Checks the filter of the log.
@@ -189,11 +271,12 @@ impl Answer {
     }
 }
 
-impl OnAi {
+impl OnAiClose {
+    /// The way out, if the AI is not dialled again.
     pub fn departure(self) -> Departure {
         match self {
-            OnAi::Hangup => Departure::HangUp,
-            OnAi::Continue => Departure::Continue,
+            OnAiClose::Hangup | OnAiClose::Reconnect => Departure::HangUp,
+            OnAiClose::Continue => Departure::Continue,
         }
     }
 }
@@ -238,17 +321,7 @@ impl Resolver<'_> {
         let tcp = sip.transport == Some(TransportWord::Tcp);
         let transport = if tcp { Transport::Tcp } else { Transport::Udp };
         let (peers, ranges) = hosts_and_ranges(sip);
-        let base = AccountConfig {
-            name: name.to_owned(),
-            users: sip.users.clone().unwrap_or_default(),
-            ranges,
-            username: sip.username.clone().unwrap_or_else(|| "trunkless".to_owned()),
-            registration: None,
-            keepalive: sip.keepalive.map_or(Duration::from_secs(30), |s| s.0),
-            transport,
-            advertised: sip.advertised,
-            media_peers: sip.media_peers.clone().unwrap_or_default(),
-        };
+        let base = AccountConfig { ranges, ..trunk(name, sip, transport) };
         if sip.register == Some(false) {
             if peers.is_empty() && base.ranges.is_empty() {
                 let why = "with register = false, list the PBX's addresses here";
@@ -378,8 +451,8 @@ impl Resolver<'_> {
         let silent = own.silent_timeout.or(common.silent_timeout);
         Ok(AiPlan {
             target,
-            account_sid: pick(&own.account_sid, &common.account_sid)
-                .unwrap_or_else(|| sid("AC", name)),
+            extensions: own.extensions.or(common.extensions).unwrap_or_default(),
+            account_sid: pick(&own.account_sid, &common.account_sid),
             parameters,
             x_headers: x_headers(common, own),
             sip_headers: self.sip_headers(name, common, own)?,
@@ -415,6 +488,16 @@ impl Resolver<'_> {
             return Ok(Some(text.trim_end_matches(['\r', '\n']).into()));
         }
         Ok(value.as_deref().map(Into::into))
+    }
+
+    /// Reads the prompts.
+    fn prompts(&self, settings: &Settings, findings: &mut Findings) -> Prompts {
+        let read = settings.prompts.iter().filter_map(|(name, path)| {
+            let audio = self.audio(&format!("prompts.{name}"), path);
+            Some((name.clone(), findings.keep(audio)?))
+        });
+        let sorry = (ladder::SORRY.to_owned(), Bytes::from_static(ladder::SORRY_AUDIO));
+        Arc::new([sorry].into_iter().chain(read).collect())
     }
 
     /// Reads the first channel of a WAV file, as mu-law.

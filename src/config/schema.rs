@@ -8,12 +8,18 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use crate::call::admission::CallLimits;
+use crate::call::variables::VariableName;
 use crate::config::recording::{PbxRecording, Recording};
-use crate::config::values::{HostPort, PbxName, PeerWord, PortRange, Span, parsed_words, words};
+use crate::config::values::{
+    HostPort, PbxName, PeerWord, PortRange, RungWord, Span, TargetWord, parsed_words, words,
+};
+use crate::control::tokens::Scope;
 use crate::media;
+use crate::sip::agent::AiDown;
 use crate::sip::network::Network;
-use crate::sip::user_pattern::UserPattern;
-use crate::stream::dialect::Dialect;
+use crate::stream::dialect::{Dialect, Extensions};
+use crate::user_pattern::UserPattern;
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -24,7 +30,13 @@ pub struct Settings {
     pub ai: Ai,
     pub calls: Calls,
     pub recording: Recording,
+    /// WAV files that commands may play, by name.
+    pub prompts: BTreeMap<String, String>,
     pub http: Http,
+    pub control: ControlTable,
+    pub webhook: EventWebhook,
+    /// Further AIs, for `on_ai_failure`.
+    pub endpoint: BTreeMap<PbxName, Ai>,
     pub pbx: BTreeMap<PbxName, Pbx>,
 }
 
@@ -87,6 +99,8 @@ impl Media {
 pub struct Ai {
     pub url: Option<String>,
     pub dialect: Option<Dialect>,
+    /// When our own messages are exchanged with the AI.
+    pub extensions: Option<Extensions>,
     pub headers: Option<BTreeMap<String, String>>,
     pub auth_token: Option<SecretString>,
     pub auth_token_env: Option<String>,
@@ -110,12 +124,16 @@ pub struct Ai {
 #[serde(deny_unknown_fields, default)]
 pub struct Calls {
     pub max: usize,
+    /// New calls per second; `None` = no limit.
+    pub per_second: Option<u32>,
     pub answer: Answer,
     pub answer_wait: Span,
     pub ringing: bool,
-    pub on_ai_close: OnAi,
+    pub on_ai_close: OnAiClose,
     pub drain_on_close: Span,
-    pub on_ai_failure: OnAi,
+    /// The steps to try, in order, when the AI fails.
+    #[serde(deserialize_with = "parsed_words")]
+    pub on_ai_failure: Option<Vec<RungWord>>,
     /// WAV file to play to the caller when the AI fails during a call; then
     /// `on_ai_failure` applies.
     pub prompt: Option<String>,
@@ -136,10 +154,12 @@ pub enum Answer {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnAi {
+pub enum OnAiClose {
     Hangup,
     /// The caller continues in the dialplan (ARI). In SIP mode, the call is ended.
     Continue,
+    /// The AI is dialled again.
+    Reconnect,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -147,6 +167,55 @@ pub enum OnAi {
 pub struct Http {
     /// Address of `/healthz`, `/readyz` and `/metrics`; without it, they are not served.
     pub listen: Option<SocketAddr>,
+}
+
+/// The webhook for the events of calls.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventWebhook {
+    pub url: Option<String>,
+    /// Base64, optionally after `whsec_`.
+    pub secret: Option<SecretString>,
+    pub secret_env: Option<String>,
+    pub secret_file: Option<String>,
+    pub ca_file: Option<String>,
+    /// Directory for the events that have not been sent.
+    pub directory: String,
+}
+
+impl Default for EventWebhook {
+    fn default() -> Self {
+        EventWebhook {
+            url: None,
+            secret: None,
+            secret_env: None,
+            secret_file: None,
+            ca_file: None,
+            directory: "/var/lib/trunkless/events".to_owned(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlTable {
+    /// Address of the control API. It is not served without a token.
+    pub listen: SocketAddr,
+    /// Names that the Host of a request may have, besides addresses and `localhost`.
+    #[serde(deserialize_with = "words")]
+    pub hosts: Option<Vec<String>>,
+    /// The tokens, by name.
+    pub tokens: BTreeMap<String, ControlToken>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlToken {
+    pub token: Option<SecretString>,
+    pub token_env: Option<String>,
+    pub token_file: Option<String>,
+    #[serde(deserialize_with = "parsed_words")]
+    pub scopes: Option<Vec<Scope>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +235,38 @@ pub struct Pbx {
     pub ai: Ai,
     #[serde(default)]
     pub recording: PbxRecording,
+    #[serde(default)]
+    pub transfer: PbxTransfer,
+    #[serde(default)]
+    pub calls: PbxCalls,
+}
+
+/// The limits of one PBX's calls.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PbxCalls {
+    pub max: Option<usize>,
+    /// New calls per second.
+    pub per_second: Option<u32>,
+}
+
+impl PbxCalls {
+    pub fn limits(&self) -> CallLimits {
+        CallLimits { max: self.max, per_second: self.per_second }
+    }
+}
+
+/// Where the calls of one PBX may be transferred to; by default nowhere.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PbxTransfer {
+    /// Targets by name: `context,exten,priority`, or only an extension.
+    pub targets: BTreeMap<String, TargetWord>,
+    /// Patterns of extensions that may be dialled.
+    #[serde(deserialize_with = "parsed_words")]
+    pub extensions: Option<Vec<UserPattern>>,
+    /// The context of extensions (ARI mode).
+    pub context: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -191,6 +292,7 @@ pub struct PbxSip {
     /// Users that calls may be addressed to, besides `username`.
     #[serde(deserialize_with = "parsed_words")]
     pub users: Option<Vec<UserPattern>>,
+    pub when_ai_is_down: AiDown,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -212,6 +314,9 @@ pub struct PbxAri {
     /// Channel variables that become parameters.
     #[serde(deserialize_with = "words")]
     pub variables: Option<Vec<String>>,
+    /// Channel variables that orders may set; by default none.
+    #[serde(deserialize_with = "parsed_words")]
+    pub set_variables: Option<Vec<VariableName>>,
     pub ca_file: Option<String>,
 }
 
@@ -239,6 +344,13 @@ impl Default for Sip {
     }
 }
 
+impl Default for ControlTable {
+    fn default() -> Self {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 8072));
+        ControlTable { listen, hosts: None, tokens: BTreeMap::new() }
+    }
+}
+
 impl Default for Media {
     fn default() -> Self {
         Media {
@@ -255,12 +367,13 @@ impl Default for Calls {
     fn default() -> Self {
         Calls {
             max: 200,
+            per_second: None,
             answer: Answer::WhenAiReady,
             answer_wait: Span(Duration::from_secs(2)),
             ringing: false,
-            on_ai_close: OnAi::Hangup,
+            on_ai_close: OnAiClose::Hangup,
             drain_on_close: Span(Duration::ZERO),
-            on_ai_failure: OnAi::Continue,
+            on_ai_failure: None,
             prompt: None,
             max_duration: Span(Duration::from_secs(4 * 3600)),
             media_timeout: Span(Duration::from_secs(30)),

@@ -9,11 +9,14 @@ use std::time::Duration;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use crate::command::{Cause, Destination};
 use crate::config::recording::{Age, FormatWord, LayoutWord, WhenWord};
-use crate::config::schema::{Answer, LateAudio, MediaFormat, Mode, OnAi, TransportWord};
+use crate::config::schema::{Answer, LateAudio, MediaFormat, Mode, OnAiClose, TransportWord};
+use crate::control::tokens::Scope;
+use crate::sip::agent::AiDown;
 use crate::sip::network::Network;
 use crate::sip::uri::{Host, parse_host_port};
-use crate::stream::dialect::Dialect;
+use crate::stream::dialect::{Dialect, Extensions};
 
 /// `[a-z0-9_]+`, but not `__`, which separates the parts of an environment variable's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,16 +154,94 @@ macro_rules! words_of {
     };
 }
 
+/// A rung of `on_ai_failure`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RungWord {
+    /// The name of a table `[endpoint.NAME]`.
+    Ai(String),
+    /// The name of a prompt.
+    Play(String),
+    /// A target of `[pbx.NAME.transfer]`.
+    Transfer(String),
+    Continue,
+    Hangup(Option<Cause>),
+}
+
+impl FromStr for RungWord {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<RungWord, String> {
+        let (word, rest) = match text.split_once(':') {
+            Some((word, rest)) => (word, Some(rest.trim())),
+            None => (text, None),
+        };
+        let cause = |rest: &str| Cause::ALL.into_iter().find(|cause| cause.name() == rest);
+        let rung = match (word.trim(), rest) {
+            ("ai", Some(name)) if !name.is_empty() => Some(RungWord::Ai(name.to_owned())),
+            ("play", Some(name)) if !name.is_empty() => Some(RungWord::Play(name.to_owned())),
+            ("transfer", Some(to)) if !to.is_empty() => Some(RungWord::Transfer(to.to_owned())),
+            ("continue", None) => Some(RungWord::Continue),
+            ("hangup", None) => Some(RungWord::Hangup(None)),
+            ("hangup", Some(rest)) => cause(rest).map(|cause| RungWord::Hangup(Some(cause))),
+            _ => None,
+        };
+        rung.ok_or_else(|| {
+            let causes = Cause::ALL.map(Cause::name).join(", ");
+            format!(
+                "\"{text}\" is not one of: ai:NAME, play:PROMPT, transfer:TARGET, continue, \
+                 hangup, hangup:CAUSE ({causes})"
+            )
+        })
+    }
+}
+
+/// The target of a transfer, as in the dialplan: `context,exten,priority`, `context,exten`, or an
+/// extension.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetWord(pub Destination);
+
+impl FromStr for TargetWord {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<TargetWord, String> {
+        let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+        let good = |part: &&str| {
+            !part.is_empty()
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "+*#_-.".contains(c))
+        };
+        let priority = parts.get(2).map_or(Ok(1), |part| part.parse::<u32>());
+        match (&parts[..], priority) {
+            ([exten], _) if good(exten) => {
+                let (context, exten) = (None, (*exten).to_owned());
+                Ok(TargetWord(Destination { context, exten, priority: 1 }))
+            }
+            ([context, exten] | [context, exten, _], Ok(priority @ 1..))
+                if good(context) && good(exten) =>
+            {
+                let (context, exten) = (Some((*context).to_owned()), (*exten).to_owned());
+                Ok(TargetWord(Destination { context, exten, priority }))
+            }
+            _ => Err(format!(
+                "\"{text}\" is not a target: write an extension such as \"1001\", or \
+                 \"context,exten,priority\" such as \"queues,sales,1\""
+            )),
+        }
+    }
+}
+
 words_of!(Dialect: "twilio" => Twilio);
+words_of!(Extensions: "on_use" => OnUse, "always" => Always, "off" => Off);
 words_of!(Answer: "when_ai_ready" => WhenAiReady, "at_once" => AtOnce);
-words_of!(OnAi: "hangup" => Hangup, "continue" => Continue);
+words_of!(OnAiClose: "hangup" => Hangup, "continue" => Continue, "reconnect" => Reconnect);
+words_of!(Scope: "read" => Read, "control" => Control);
 words_of!(LateAudio: "keep" => Keep, "drop" => Drop);
 words_of!(MediaFormat: "ulaw" => Ulaw, "alaw" => Alaw);
 words_of!(Mode: "sip" => Sip, "ari" => Ari);
 words_of!(TransportWord: "udp" => Udp, "tcp" => Tcp);
+words_of!(AiDown: "stay" => Stay, "refuse_options" => RefuseOptions, "unregister" => Unregister);
 words_of!(FormatWord: "g711" => G711, "ulaw" => Ulaw, "alaw" => Alaw, "pcm16" => Pcm16);
 words_of!(WhenWord: "always" => Always, "on_command" => OnCommand, "never" => Never);
-from_string!(PbxName, PortRange, Span, HostPort, Network, Age, LayoutWord);
+from_string!(PbxName, PortRange, Span, HostPort, Network, Age, LayoutWord, TargetWord, RungWord);
 
 impl Serialize for PbxName {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use crate::call::counters::{HISTOGRAMS, by_pbx, ended_by_reason};
-use crate::control::Watched;
+use crate::control::health::Watched;
 
 /// Returns the metrics page.
 pub fn text(watched: &Watched) -> String {

@@ -1,103 +1,130 @@
-//! The HTTP server for monitoring: liveness, readiness and metrics. Owns I/O.
+//! The HTTP servers: [`health`] for monitoring, and the control API for programs that watch and
+//! control calls. Owns I/O.
+//!
+//! Each request to the control API passes [`guard`]. [`calls`] has the calls and their commands,
+//! [`twilio`] the same in the shape of Twilio's API, [`events`] the stream of events.
+//! [`connections`] bounds what clients may use.
 
+mod calls;
 mod connections;
+pub mod events;
+mod guard;
+pub mod health;
 pub mod metrics;
+mod problem;
+pub mod tokens;
+mod twilio;
+mod twiml;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::map_response;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use serde_json::json;
+use axum::extract::{ConnectInfo, Request};
+use axum::http::{HeaderValue, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
+use axum::response::Response;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
-use crate::call::counters::OFFERED;
-use crate::call::ports::PortPool;
-use crate::control::connections::Bounded;
-use crate::record::recorder::Recorder;
-use crate::telemetry::counter::{Counters, Labelled};
-use crate::telemetry::{PANICS, PbxStatus};
+use crate::call::switchboard::Switchboard;
+use crate::control::connections::{Bounded, Lasting};
+use crate::control::events::Events;
+use crate::control::tokens::Token;
+use crate::telemetry::Throttle;
 
-/// The state that the server reports.
+/// Minimum time between log lines about refused requests.
+const REFUSAL_LOG: Duration = Duration::from_secs(1);
+
+/// The control API's state.
 #[derive(Clone)]
-pub struct Watched {
-    pub counters: Counters,
-    pub labelled: &'static [&'static Labelled],
-    pub pbxs: Arc<[Arc<PbxStatus>]>,
-    /// Returns the number of calls in progress.
-    pub calls: Arc<dyn Fn() -> usize + Send + Sync>,
-    /// The pool of RTP ports.
-    pub ports: PortPool,
-    /// True once the program is shutting down.
-    pub stopping: Arc<std::sync::atomic::AtomicBool>,
-    /// `None` if nothing is to be recorded.
-    pub recorder: Option<Recorder>,
+pub struct Control {
+    pub switchboard: Switchboard,
+    pub events: Events,
+    pub tokens: Arc<[Token]>,
+    /// Names that a Host may have, besides addresses.
+    pub hosts: Arc<[String]>,
+    refusal_log: Arc<Mutex<Throttle>>,
 }
 
-impl Watched {
-    /// True if calls from at least one PBX can be taken.
-    fn is_ready(&self) -> bool {
-        !self.stopping.load(Ordering::Relaxed)
-            && !self.recorder.as_ref().is_some_and(Recorder::refuses)
-            && self.pbxs.iter().any(|pbx| pbx.get().0)
+impl Control {
+    pub fn new(
+        switchboard: Switchboard,
+        events: Events,
+        tokens: Vec<Token>,
+        hosts: Option<Vec<String>>,
+    ) -> Control {
+        let refusal_log = Arc::new(Mutex::new(Throttle::new(REFUSAL_LOG)));
+        Control {
+            switchboard,
+            events,
+            tokens: tokens.into(),
+            hosts: hosts.unwrap_or_default().into(),
+            refusal_log,
+        }
     }
 
-    fn json(&self) -> String {
-        let pbxs: serde_json::Map<_, _> = self
-            .pbxs
-            .iter()
-            .map(|pbx| {
-                let (ready, state) = pbx.get();
-                let value = json!({ "mode": pbx.mode, "ready": ready, "state": state });
-                (pbx.name.clone(), value)
-            })
-            .collect();
-        json!({
-            "ready": self.is_ready(),
-            "stopping": self.stopping.load(Ordering::Relaxed),
-            "calls": (self.calls)(),
-            "offered": OFFERED.get(),
-            "panics": PANICS.get(),
-            "version": env!("CARGO_PKG_VERSION"),
-            "pbxs": pbxs,
-            "recording": self.recorder.as_ref().map(|recorder| {
-                let trouble = recorder.trouble();
-                let state = trouble.as_deref().unwrap_or("ready");
-                json!({ "ready": trouble.is_none(), "state": state })
-            }),
-        })
-        .to_string()
+    /// A panic in another thread leaves it consistent, so poisoning is ignored.
+    fn refusal_log(&self) -> MutexGuard<'_, Throttle> {
+        self.refusal_log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn routes(self) -> Router {
+        Router::new()
+            .route("/v1/calls", get(calls::list))
+            .route("/v1/calls/{id}", get(calls::show))
+            .route("/v1/calls/{id}/commands", post(calls::command))
+            .route("/v1/events", get(events::events))
+            .route("/2010-04-01/Accounts/{account}/Calls.json", get(twilio::list))
+            .route(
+                "/2010-04-01/Accounts/{account}/Calls/{call}",
+                get(twilio::show).post(twilio::update),
+            )
+            .route(
+                "/2010-04-01/Accounts/{account}/Calls/{call}/Recordings.json",
+                post(twilio::start_recording),
+            )
+            .route(
+                "/2010-04-01/Accounts/{account}/Calls/{call}/Recordings/{recording}",
+                post(twilio::update_recording),
+            )
+            .layer(from_fn_with_state(self.clone(), guard::guard))
+            .with_state(self)
     }
 }
 
-/// Opens the port and returns a future that serves until it is dropped.
+/// Opens the port and returns a future that serves `routes` until it is dropped. `key` is the
+/// address's key in the configuration.
 ///
 /// # Errors
 /// Returns an error if the address cannot be bound.
 pub async fn bind(
     listen: SocketAddr,
-    watched: Watched,
-) -> anyhow::Result<impl Future<Output = ()>> {
+    key: &str,
+    routes: Router,
+) -> anyhow::Result<impl Future<Output = ()> + use<>> {
     let listener = TcpListener::bind(listen)
         .await
-        .map_err(|e| anyhow::anyhow!("cannot listen on {listen}: {e}; set [http] listen"))?;
-    let router = Router::new()
-        .route("/healthz", get(health))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(measure))
-        .with_state(watched)
-        .layer(map_response(close));
+        .map_err(|e| anyhow::anyhow!("cannot listen on {listen}: {e}; set {key}"))?;
+    let router = routes.layer(map_response(close)).layer(from_fn(note_place));
     let listener = Bounded::new(listener);
     Ok(async move {
-        if let Err(error) = axum::serve(listener, router).await {
+        let service = router.into_make_service_with_connect_info::<Lasting>();
+        if let Err(error) = axum::serve(listener, service).await {
             tracing::error!("HTTP server stopped: {error}");
         }
     })
+}
+
+/// Gives the handlers the place of their connection.
+async fn note_place(
+    ConnectInfo(lasting): ConnectInfo<Lasting>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    request.extensions_mut().insert(lasting);
+    next.run(request).await
 }
 
 /// Ends the connection after its response, so that a client which sends requests without reading
@@ -105,24 +132,4 @@ pub async fn bind(
 async fn close(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
-}
-
-fn answer(status: StatusCode, watched: &Watched) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json")], watched.json() + "\n").into_response()
-}
-
-/// Liveness: 200 whatever the state of the PBXs.
-async fn health(State(watched): State<Watched>) -> Response {
-    answer(StatusCode::OK, &watched)
-}
-
-/// Readiness: 200 while calls can be taken, otherwise 503.
-async fn ready(State(watched): State<Watched>) -> Response {
-    let ready = watched.is_ready();
-    answer(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &watched)
-}
-
-async fn measure(State(watched): State<Watched>) -> Response {
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], metrics::text(&watched)).into_response()
 }

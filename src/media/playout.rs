@@ -1,4 +1,4 @@
-//! The playout queue: the AI's audio for the caller, in pieces of any size, with marks in between.
+//! The playout queue: the AI's audio for the caller, in pieces of any size, with cues in between.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -11,9 +11,9 @@ use crate::media::g711::Law;
 use crate::media::quiet::QuietRun;
 use crate::media::standing::Standing;
 
-/// At most this many marks are queued. Beyond that, the oldest mark comes due early, so that none
-/// is lost and the order remains.
-const MAX_MARKS: usize = 10_000;
+/// At most this many cues are queued. Beyond that, the oldest comes due early, so that none is lost
+/// and the order remains.
+const MAX_CUES: usize = 10_000;
 /// Standstills of this process that add up to more than this make the audio of an AI that sends in
 /// real time stale. After less, all of it is played.
 const STALE_AFTER: Duration = Duration::from_secs(1);
@@ -25,6 +25,33 @@ const KEPT_BYTES: usize = 16 * 1024;
 /// Each call may queue this much outside of the shared budget: 5 s of audio. Otherwise, one AI that
 /// sends far ahead would silence all other calls.
 const OWN_BYTES: usize = 40_000;
+
+/// Something that is due when the audio queued before it has been played.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cue {
+    /// A mark, which returns to the AI.
+    Mark(String),
+    /// The order with this number, which is then carried out.
+    Order(u32),
+}
+
+impl Cue {
+    /// Bytes of a mark's name.
+    fn bytes(&self) -> usize {
+        match self {
+            Cue::Mark(name) => name.len(),
+            Cue::Order(_) => 0,
+        }
+    }
+}
+
+/// A cue that is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    pub cue: Cue,
+    /// True if audio before it was discarded.
+    pub cleared: bool,
+}
 
 /// The shared limit on what all calls together have queued beyond [`OWN_BYTES`] each, audio and
 /// names of marks, in bytes.
@@ -61,17 +88,19 @@ pub struct Playout {
     audio: VecDeque<u8>,
     /// Bytes played, left out or discarded so far.
     passed: u64,
-    /// Queued marks; each comes due when `passed` reaches its number.
-    marks: VecDeque<(u64, String)>,
-    /// Bytes of the names in `marks`.
-    mark_bytes: usize,
+    /// Queued cues; each comes due when `passed` reaches its number.
+    cues: VecDeque<(u64, Cue)>,
+    /// Bytes of the names of the marks in `cues`.
+    name_bytes: usize,
     /// The most that this call may queue.
     limit_bytes: usize,
     budget: Budget,
     /// Bytes taken from the budget.
     reserved: usize,
-    /// Marks that are due but not yet sent back, in order.
-    due: VecDeque<String>,
+    /// Cues that are due but not taken yet, in order.
+    due: VecDeque<Due>,
+    /// Bytes played of the present utterance.
+    played: u64,
     standing: Standing,
     quiet: QuietRun,
     /// How long this process stood still since the queue was last short, and until when.
@@ -92,12 +121,13 @@ impl Playout {
         Playout {
             audio: VecDeque::new(),
             passed: 0,
-            marks: VecDeque::new(),
-            mark_bytes: 0,
+            cues: VecDeque::new(),
+            name_bytes: 0,
             limit_bytes,
             budget,
             reserved: 0,
             due: VecDeque::new(),
+            played: 0,
             standing: Standing::default(),
             quiet: QuietRun::default(),
             stood_still: (Duration::ZERO, None),
@@ -124,7 +154,7 @@ impl Playout {
 
     /// Bytes queued by this call.
     fn used(&self) -> usize {
-        self.audio.len() + self.mark_bytes
+        self.audio.len() + self.name_bytes
     }
 
     /// Takes what `more` bytes need from the budget. Returns false if the budget is used up.
@@ -146,41 +176,56 @@ impl Playout {
         }
     }
 
-    /// Queues a mark. It comes due when all audio before it has been played, or at once if there is
-    /// none. If the limits leave no room for it, older marks come due early.
-    pub fn push_mark(&mut self, name: String) {
+    /// Queues a cue. It comes due when all audio before it has been played, or at once if there is
+    /// none. If the limits leave no room for it, older ones come due early.
+    pub fn push_cue(&mut self, cue: Cue) {
         if self.audio.is_empty() {
-            self.due.push_back(name);
-            return;
+            return self.due.push_back(Due { cue, cleared: false });
         }
-        let bytes = name.len();
-        while self.marks.len() >= MAX_MARKS
-            || self.mark_bytes + bytes > self.limit_bytes
+        let bytes = cue.bytes();
+        while self.cues.len() >= MAX_CUES
+            || self.name_bytes + bytes > self.limit_bytes
             || !self.reserve(bytes)
         {
             // with no older one left, there is no room for this one at all
-            if !self.oldest_mark_due() {
-                self.due.push_back(name);
-                return;
+            if !self.oldest_cue_due(false) {
+                return self.due.push_back(Due { cue, cleared: false });
             }
         }
-        self.mark_bytes += bytes;
-        self.marks.push_back((self.passed + self.audio.len() as u64, name));
+        self.name_bytes += bytes;
+        self.cues.push_back((self.passed + self.audio.len() as u64, cue));
     }
 
-    /// Makes the oldest mark due; false if there is none.
-    fn oldest_mark_due(&mut self) -> bool {
-        let Some((_, name)) = self.marks.pop_front() else { return false };
-        self.mark_bytes -= name.len();
+    /// Makes the oldest cue due; false if there is none.
+    fn oldest_cue_due(&mut self, cleared: bool) -> bool {
+        let Some((_, cue)) = self.cues.pop_front() else { return false };
+        self.name_bytes -= cue.bytes();
         self.release();
-        self.due.push_back(name);
+        self.due.push_back(Due { cue, cleared });
         true
     }
 
-    /// Discards all audio; all marks come due (Twilio's `clear`).
-    pub fn clear(&mut self) {
-        self.pass(self.audio.len());
+    /// Drops all marks.
+    pub fn forget_marks(&mut self) {
+        self.cues.retain(|(_, cue)| matches!(cue, Cue::Order(_)));
+        self.due.retain(|due| matches!(due.cue, Cue::Order(_)));
+        self.name_bytes = 0;
+        self.release();
+    }
+
+    /// Notes that an utterance begins.
+    pub fn begin_utterance(&mut self) {
+        self.played = 0;
+    }
+
+    /// Discards all audio; all cues come due (Twilio's `clear`). Returns the number of bytes played
+    /// of the utterance that this ends, and of bytes discarded.
+    pub fn clear(&mut self) -> (u64, usize) {
+        let discarded = self.audio.len();
+        while discarded > 0 && self.oldest_cue_due(true) {}
+        self.pass(discarded);
         self.standing.emptied();
+        (std::mem::take(&mut self.played), discarded)
     }
 
     pub fn has_audio(&self) -> bool {
@@ -230,7 +275,7 @@ impl Playout {
     }
 
     /// Takes the next 20 ms of audio, padded with silence if the queue has less. Returns `None` if
-    /// it is empty. Marks up to the end of the audio taken come due. Quiet frames are left out
+    /// it is empty. Cues up to the end of the audio taken come due. Quiet frames are left out
     /// while there is a standing delay.
     pub fn next_frame(&mut self, now: Instant) -> Option<Samples> {
         self.leave_out_stale(now);
@@ -251,7 +296,9 @@ impl Playout {
             self.pass(FRAME_SAMPLES);
             frame = self.front()?;
         }
-        self.pass(self.audio.len().min(FRAME_SAMPLES));
+        let bytes = self.audio.len().min(FRAME_SAMPLES);
+        self.played += bytes as u64;
+        self.pass(bytes);
         self.standing.played(now, self.audio.len());
         Some(frame)
     }
@@ -283,13 +330,13 @@ impl Playout {
         } else if self.audio.capacity() > KEPT_BYTES.max(4 * self.audio.len()) {
             self.audio.shrink_to(2 * self.audio.len());
         }
-        while self.marks.front().is_some_and(|(at, _)| *at <= self.passed) {
-            self.oldest_mark_due();
+        while self.cues.front().is_some_and(|(at, _)| *at <= self.passed) {
+            self.oldest_cue_due(false);
         }
     }
 
-    /// The next mark to send back to the AI.
-    pub fn next_mark(&mut self) -> Option<String> {
+    /// Takes the next cue that is due.
+    pub fn next_cue(&mut self) -> Option<Due> {
         self.due.pop_front()
     }
 }
@@ -310,7 +357,15 @@ mod tests {
     }
 
     fn marks(playout: &mut Playout) -> Vec<String> {
-        std::iter::from_fn(|| playout.next_mark()).collect()
+        let name = |due: Due| match due.cue {
+            Cue::Mark(name) => name,
+            Cue::Order(number) => panic!("order {number}"),
+        };
+        std::iter::from_fn(|| playout.next_cue()).map(name).collect()
+    }
+
+    fn mark(name: &str) -> Cue {
+        Cue::Mark(name.to_owned())
     }
 
     #[test]
@@ -330,14 +385,14 @@ mod tests {
     #[test]
     fn marks_come_due_with_the_last_byte_before_them() {
         let mut playout = playout();
-        playout.push_mark("idle".into());
+        playout.push_cue(mark("idle"));
         assert_eq!(marks(&mut playout), ["idle"]);
         playout.push_audio(start(), &[1; 160]);
-        playout.push_mark("a".into());
+        playout.push_cue(mark("a"));
         playout.push_audio(start(), &[2; 100]);
-        playout.push_mark("b".into());
+        playout.push_cue(mark("b"));
         playout.push_audio(start(), &[3; 100]);
-        playout.push_mark("c".into());
+        playout.push_cue(mark("c"));
         assert!(marks(&mut playout).is_empty());
         playout.next_frame(start());
         assert_eq!(marks(&mut playout), ["a"]);
@@ -351,8 +406,8 @@ mod tests {
     fn clear_returns_all_marks_in_order() {
         let mut playout = playout();
         playout.push_audio(start(), &[1; 500]);
-        playout.push_mark("a".into());
-        playout.push_mark("b".into());
+        playout.push_cue(mark("a"));
+        playout.push_cue(mark("b"));
         playout.clear();
         assert_eq!(marks(&mut playout), ["a", "b"]);
         assert_eq!(playout.next_frame(start()), None);
@@ -382,7 +437,7 @@ mod tests {
         assert!(!greedy.push_audio(start(), &[1; 160]));
         let mut other = Playout::new(1 << 20, budget.clone());
         assert!(other.push_audio(start(), &[1; OWN_BYTES - 100]));
-        other.push_mark("a".into());
+        other.push_cue(mark("a"));
         assert!(marks(&mut other).is_empty());
         drop((greedy, other));
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
@@ -392,16 +447,16 @@ mod tests {
     fn the_oldest_marks_come_due_early_when_there_are_too_many() {
         let mut playout = Playout::new(1 << 20, Budget::new(1 << 21));
         playout.push_audio(start(), &[1; 160]);
-        (0..MAX_MARKS + 3).for_each(|n| playout.push_mark(n.to_string()));
+        (0..MAX_CUES + 3).for_each(|n| playout.push_cue(mark(&n.to_string())));
         assert_eq!(marks(&mut playout), ["0", "1", "2"]);
         playout.next_frame(start());
         let rest = marks(&mut playout);
-        assert_eq!((rest.len(), rest[0].as_str()), (MAX_MARKS, "3"));
+        assert_eq!((rest.len(), rest[0].as_str()), (MAX_CUES, "3"));
         // names count towards the limits
         playout.push_audio(start(), &[1; 160]);
         let long = |n: u8| char::from(n).to_string().repeat(600 * 1024);
-        playout.push_mark(long(b'a'));
-        playout.push_mark(long(b'b'));
+        playout.push_cue(Cue::Mark(long(b'a')));
+        playout.push_cue(Cue::Mark(long(b'b')));
         assert_eq!(marks(&mut playout), [long(b'a')]);
         let budget = playout.budget.clone();
         assert_eq!(budget.used.load(Ordering::Relaxed), 600 * 1024 + 160 - OWN_BYTES);

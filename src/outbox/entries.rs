@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +15,15 @@ pub struct Entries<'a> {
     root: &'a Root,
     /// The folder, relative to the root.
     folder: &'static str,
+}
+
+/// An entry as its file shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub id: String,
+    /// When it was written: time since 1970.
+    pub since: Duration,
+    pub bytes: u64,
 }
 
 impl<'a> Entries<'a> {
@@ -32,6 +42,23 @@ impl<'a> Entries<'a> {
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
         let names = names.filter(|name| !name.starts_with('.'));
         names.filter_map(|name| name.strip_suffix(".json").map(str::to_owned)).collect()
+    }
+
+    /// All entries, without reading them.
+    ///
+    /// # Errors
+    /// Returns the I/O error if the folder cannot be read.
+    pub fn list(&self) -> io::Result<Vec<Found>> {
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(self.root.path().join(self.folder))?.flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let id = name.strip_suffix(".json").filter(|id| !id.starts_with('.'));
+            let (Some(id), Ok(file)) = (id, entry.metadata()) else { continue };
+            let since = file.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+            let since = since.unwrap_or_default();
+            all.push(Found { id: id.to_owned(), since, bytes: file.len() });
+        }
+        Ok(all)
     }
 
     /// Writes an entry, in place of an older one. `durable`: it survives a power cut.

@@ -93,6 +93,17 @@ impl<T: Target, E> Schedule<T, E> {
         self.waiting.entry(id).or_insert(new);
     }
 
+    /// Forgets an item. Returns false if it is being sent now, or unknown.
+    pub fn forget(&mut self, id: &str) -> bool {
+        let idle = self.waiting.get(id).is_some_and(|one| !one.running);
+        idle && self.waiting.remove(id).is_some()
+    }
+
+    /// True after a failure at the target, until it responds.
+    pub fn is_closed(&self, target: T) -> bool {
+        self.gates[target.index()].until.is_some()
+    }
+
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -230,6 +241,19 @@ mod tests {
         schedule.sent("00002", None, Some(Destination::Webhook), now);
         assert_eq!(started(&mut schedule, now), ["00002", "00004"]);
         assert_eq!(schedule.len(), 5);
+    }
+
+    #[test]
+    fn an_item_that_is_being_sent_is_not_forgotten() {
+        let (mut schedule, now) = schedule(5);
+        assert_eq!(started(&mut schedule, now).len(), 4);
+        assert!(!schedule.forget("00000") && !schedule.forget("unknown"));
+        assert!(schedule.forget("00004"));
+        assert_eq!(schedule.len(), 4);
+        assert!(!schedule.is_closed(Destination::Store));
+        schedule.failed("00000", None, now);
+        schedule.close(Destination::Store, now);
+        assert!(schedule.is_closed(Destination::Store) && schedule.forget("00000"));
     }
 
     /// The waits grow, and a bad recording does not hold up the others.

@@ -33,7 +33,6 @@ pub mod settings;
 pub mod sidecar;
 pub mod upload;
 pub mod wav;
-pub mod webhook;
 pub mod writer;
 
 /// When the recording of a call starts.

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, sleep_until};
@@ -19,12 +20,12 @@ use tracing::{error, info, warn};
 use crate::folder::Root;
 use crate::outbox::entries::Entries;
 use crate::outbox::schedule::{self, Schedule};
+use crate::outbox::webhook::{Webhook, WebhookError};
 use crate::record::disk::{incomplete, with_ending};
 use crate::record::health::guarded;
 use crate::record::layout::OUTBOX;
 use crate::record::sidecar::{Sidecar, Upload, rfc3339};
 use crate::record::upload::{FOLDER_LIMIT, UploadError, Uploader, is_local_file};
-use crate::record::webhook::{Webhook, WebhookError};
 use crate::record::{counters, library, retention};
 
 /// Give up a webhook that has failed for this long. Uploads are never given up.
@@ -369,7 +370,12 @@ impl Outbox {
         let here = format!("file://{}", file.display());
         let location = entry.uploaded.as_ref().unwrap_or(&here);
         let old = entry.since.saturating_add(WEBHOOK_LIMIT.as_secs()) < unix().as_secs();
-        match webhook.tell(sidecar, location, unix()).await {
+        let body = json!({
+            "type": "recording.finished",
+            "timestamp": rfc3339(unix()),
+            "data": { "location": location, "recording": sidecar },
+        });
+        match webhook.send(&format!("rec_{}", sidecar.id), &body.to_string(), unix()).await {
             Ok(()) => {
                 counters::WEBHOOKS.add(1);
             }

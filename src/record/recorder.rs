@@ -92,6 +92,11 @@ impl Recorder {
         self.settings.require && self.trouble().is_some()
     }
 
+    /// True if no call may continue unrecorded.
+    pub fn is_required(&self) -> bool {
+        self.settings.require
+    }
+
     /// Waits until everything queued so far is on disk or has failed; 20 s at most.
     pub fn flush(&self) {
         self.flush_queue(false);
@@ -149,7 +154,7 @@ mod tests {
     }
 
     fn finish(recorder: &Recorder, recording: Recording) {
-        recording.finish(Ending { reason: "ai_hangup", network: None });
+        recording.finish(Ending::new("ai_hangup"));
         recorder.flush();
     }
 
@@ -285,7 +290,7 @@ mod tests {
         let before = (counters::LOST_MS.get(), counters::FAILED.get());
         let mut recording = recorder.start(&call(), 1, Law::Mu, 0);
         talk(&mut recording, 0..133);
-        recording.finish(Ending { reason: "drain", network: None });
+        recording.finish(Ending::new("drain"));
         recorder.close();
         // other tests may count as well
         assert!(counters::LOST_MS.get() - before.0 >= 2660);

@@ -11,7 +11,7 @@ use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, Samples};
 use crate::media::g711::Law;
 use crate::record::align::{Aligner, Place};
 use crate::record::queue::{Block, End, Job, Queue};
-use crate::record::sidecar::{Event, Interval, Network, Sidecar, State, What};
+use crate::record::sidecar::{Event, Interval, Network, Outcome, Sidecar, State, What};
 
 /// Frames per block: 200 ms, so that a crash loses little.
 pub const BLOCK_FRAMES: u64 = 10;
@@ -48,11 +48,18 @@ enum Track {
 }
 
 /// Details for the sidecar that are known only at the end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Ending {
     /// The call's end reason, or another word for the sidecar.
     pub reason: &'static str,
     pub network: Option<Network>,
+    pub outcome: Outcome,
+}
+
+impl Ending {
+    pub fn new(reason: &'static str) -> Ending {
+        Ending { reason, network: None, outcome: Outcome::default() }
+    }
 }
 
 /// A recording in progress. Dropping it ends it too.
@@ -239,6 +246,11 @@ impl Recording {
         }
     }
 
+    /// True if audio has been dropped, which can never be in the file.
+    pub fn has_gaps(&self) -> bool {
+        !self.sidecar.gaps.is_empty()
+    }
+
     /// Returns the milliseconds of audio that are missing from the file: dropped because the queue
     /// was full, or not written because of the disk. The latter may still be written later.
     pub fn lost_ms(&self) -> u64 {
@@ -269,6 +281,7 @@ impl Recording {
         sidecar.duration_ms = ms(frames);
         ending.reason.clone_into(&mut sidecar.end_reason);
         sidecar.network = ending.network;
+        sidecar.outcome = ending.outcome;
         sidecar.alignment.steps = self.aligner.steps;
         sidecar.alignment.offset_ms = self.aligner.offset_us as f64 / 1000.0;
         self.queue.send(Job::End { key: self.key, end: Box::new(End { sidecar, frames }) });
@@ -279,7 +292,7 @@ impl Drop for Recording {
     /// Ends the recording of a call that panicked.
     fn drop(&mut self) {
         if !self.ended {
-            self.end(Ending { reason: "internal", network: None });
+            self.end(Ending::new("internal"));
         }
     }
 }
@@ -326,7 +339,7 @@ mod tests {
         /// Returns the first byte of each frame, caller and AI, as in the written file, and the
         /// sidecar.
         fn finish(mut self) -> (Vec<(u8, u8)>, Sidecar) {
-            let ending = Ending { reason: "caller_hangup", network: None };
+            let ending = Ending::new("caller_hangup");
             self.recording.take().unwrap().finish(ending);
             let mut frames = Vec::new();
             for job in self.jobs.try_iter() {

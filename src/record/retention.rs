@@ -145,7 +145,7 @@ mod tests {
             let call = CallInfo { id: format!("{n}"), pbx: "main".into(), ..CallInfo::default() };
             let mut recording = recorder.start(&call, 1, Law::Mu, 0);
             (0..10).for_each(|index| recording.tap(Tap::Ai { index, samples: [1; 160] }));
-            recording.finish(Ending { reason: "drain", network: None });
+            recording.finish(Ending::new("drain"));
             recorder.flush();
             let path = library::find(&root, &format!("{n}")).unwrap();
             let json = std::fs::File::open(root.path().join(with_ending(&path, "json"))).unwrap();

@@ -122,6 +122,36 @@ pub struct Upload {
     pub at: String,
 }
 
+/// The commands of the call and its result, as known at the end of the recording.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The result of the conversation, if one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disposition: Option<DispositionInfo>,
+    /// The commands that were given, in the order in which they were completed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<CommandInfo>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DispositionInfo {
+    pub status: String,
+    pub data: serde_json::Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandInfo {
+    /// The sender: `ai`, or `http:` and the name of a token of the control API.
+    pub by: String,
+    pub command: String,
+    /// The target of a transfer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Why it failed; missing if it was carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
 /// The contents of a sidecar.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sidecar {
@@ -138,6 +168,8 @@ pub struct Sidecar {
     /// The call's end reason, as in the log; or `recording_stopped`, or `internal_kill` after a
     /// crash.
     pub end_reason: String,
+    #[serde(flatten)]
+    pub outcome: Outcome,
     /// Path of both files below the recordings' directory, without extension.
     pub path: String,
     pub audio: Audio,
@@ -176,6 +208,7 @@ impl Sidecar {
             start_ms: 0,
             duration_ms: 0,
             end_reason: String::new(),
+            outcome: Outcome::default(),
             path: path.to_string_lossy().into_owned(),
             audio: Audio {
                 channels: vec!["caller".to_owned(), "ai".to_owned()],

@@ -31,10 +31,10 @@ use tracing::warn;
 
 use crate::dns::HttpLookup;
 use crate::folder::{Root, is_within};
+use crate::outbox::webhook::chain;
 use crate::record::disk::{sha256, with_ending};
 use crate::record::outbox::{self, Entry};
 use crate::record::sidecar::{Audio, Sidecar};
-use crate::record::webhook::chain;
 
 /// Larger files are sent in parts of this size; S3 requires at least 5 MiB.
 const PART: u64 = 8 << 20;

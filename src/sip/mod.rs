@@ -25,4 +25,3 @@ pub mod session_timer;
 pub mod stream;
 pub mod transaction;
 pub mod uri;
-pub mod user_pattern;

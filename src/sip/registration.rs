@@ -99,6 +99,8 @@ pub struct Registration {
     replaced_by: Option<String>,
     /// True once we have been registered: the credentials are good.
     was_registered: bool,
+    /// True if we register again as soon as the removal of the registration is over.
+    resuming: bool,
     /// Number of `stale=true` challenges in this cycle.
     stale: u32,
     /// Number of challenges in this cycle.
@@ -131,6 +133,7 @@ impl Registration {
             may_query: true,
             replaced_by: None,
             was_registered: false,
+            resuming: false,
             stale: 0,
             answered: 0,
             errors: 0,
@@ -192,6 +195,10 @@ impl Registration {
 
     /// Sends `Expires: 0` if we are, or may be, registered.
     pub fn stop(&mut self, now: Instant, random: &mut Random) {
+        self.resuming = false;
+        if matches!(self.state, State::Stopped | State::Asking { step: Step::Stop, .. }) {
+            return;
+        }
         self.stop_keepalive();
         // an outstanding REGISTER may have been accepted, and a lost registrar may still have our
         // contact
@@ -199,6 +206,31 @@ impl Registration {
             self.ask(now, Step::Stop, random);
         } else {
             self.state = State::Stopped;
+        }
+    }
+
+    /// Registers again after [`Registration::stop`].
+    pub fn resume(&mut self) {
+        match self.state {
+            State::Stopped => self.resume_now(),
+            // a response to the removal would be taken for one to the new registration
+            State::Asking { step: Step::Stop, .. } => self.resuming = true,
+            _ => {}
+        }
+    }
+
+    fn resume_now(&mut self) {
+        self.resuming = false;
+        self.state = State::Idle;
+        self.actions.push_back(Action::Resolve);
+    }
+
+    /// The removal of the registration is over, whether or not it succeeded.
+    fn stopped(&mut self) {
+        self.state = State::Stopped;
+        self.change(Status::Unregistered);
+        if self.resuming {
+            self.resume_now();
         }
     }
 
@@ -246,7 +278,7 @@ impl Registration {
     /// Handles a REGISTER without a response within 64·T1.
     pub fn on_register_timeout(&mut self) {
         if let State::Asking { step: Step::Stop, .. } = self.state {
-            self.state = State::Stopped;
+            self.stopped();
         }
     }
 
@@ -268,7 +300,7 @@ impl Registration {
         match &mut self.state {
             State::Stopped | State::Idle => {}
             // no registrar is running that could still have our contact
-            State::Asking { step: Step::Stop, .. } => self.state = State::Stopped,
+            State::Asking { step: Step::Stop, .. } => self.stopped(),
             State::Asking { again, silent_at, .. } => {
                 *again = if has_next { now } else { (*again).min(now + AGAIN) };
                 *silent_at = now + PATIENCE;
@@ -406,8 +438,7 @@ impl Registration {
             Step::Return => return self.ask(now, Step::Remove, random),
             Step::Remove => return self.ask(now, Step::Add, random),
             Step::Stop => {
-                self.state = State::Stopped;
-                return self.change(Status::Unregistered);
+                return self.stopped();
             }
             Step::Add => {}
         }

@@ -8,6 +8,8 @@ use crate::sip::description::{Description, Media};
 
 /// An offer with more media lines is refused.
 const MAX_MEDIAS: usize = 64;
+/// The payload type of telephone-event in our offers, unless another one was negotiated.
+const DTMF: u8 = 101;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
@@ -60,6 +62,24 @@ impl Direction {
         }
     }
 
+    fn sends(self) -> bool {
+        matches!(self, Direction::SendRecv | Direction::SendOnly)
+    }
+
+    fn receives(self) -> bool {
+        matches!(self, Direction::SendRecv | Direction::RecvOnly)
+    }
+
+    /// Returns what both directions allow.
+    fn and(self, other: Direction) -> Direction {
+        match (self.sends() && other.sends(), self.receives() && other.receives()) {
+            (true, true) => Direction::SendRecv,
+            (true, false) => Direction::SendOnly,
+            (false, true) => Direction::RecvOnly,
+            (false, false) => Direction::Inactive,
+        }
+    }
+
     /// Returns the direction as seen from the other side.
     pub fn reversed(self) -> Direction {
         match self {
@@ -107,6 +127,8 @@ pub struct Local {
     pub rtp: SocketAddr,
     pub session_id: u64,
     pub version: u64,
+    /// The direction that we want; the answer to an offer is limited by the offer.
+    pub direction: Direction,
 }
 
 impl Remote {
@@ -169,17 +191,47 @@ impl Remote {
 
     /// True if we can expect RTP from the peer.
     pub fn sends_audio(&self) -> bool {
-        matches!(self.direction, Direction::SendRecv | Direction::SendOnly)
+        self.direction.sends()
     }
 
     /// True if the peer accepts audio from us.
     pub fn wants_audio(&self) -> bool {
-        matches!(self.direction, Direction::SendRecv | Direction::RecvOnly)
+        self.direction.receives()
     }
 
     /// Returns the answer to this offer: the same m= lines, all rejected except the audio stream
     /// (RFC 3264 §6).
     pub fn answer(&self, local: &Local) -> String {
+        let direction = self.direction.reversed().and(local.direction);
+        let codecs = [(self.codec, self.payload_type)];
+        self.describe(local, &codecs, self.dtmf_payload_type, direction)
+    }
+
+    /// Returns an offer of all our codecs to the peer of this offer: no m= line may be left out,
+    /// and no payload type may change its meaning (RFC 3264 §8).
+    pub fn offer(&self, local: &Local) -> String {
+        let taken = self.lines.get(self.index).map_or("", |(_, _, formats)| formats);
+        let free = |pt: u8| taken.split(' ').all(|format| format.parse() != Ok(pt));
+        let types = Codec::ALL.into_iter().filter_map(|codec| match codec == self.codec {
+            true => Some((codec, self.payload_type)),
+            false => {
+                let pt = codec.payload_type();
+                (Some(pt) != self.dtmf_payload_type && pt != self.payload_type)
+                    .then_some((codec, pt))
+            }
+        });
+        let dtmf = self.dtmf_payload_type.or_else(|| free(DTMF).then_some(DTMF));
+        self.describe(local, &types.collect::<Vec<_>>(), dtmf, local.direction)
+    }
+
+    /// Returns an SDP with the m= lines of this one, all rejected except the audio stream.
+    fn describe(
+        &self,
+        local: &Local,
+        codecs: &[(Codec, u8)],
+        dtmf: Option<u8>,
+        direction: Direction,
+    ) -> String {
         let mut out = session_part(local);
         for (i, (media, proto, fmt)) in self.lines.iter().enumerate() {
             if i != self.index {
@@ -193,9 +245,7 @@ impl Remote {
                 out += &format!("m={media} 0 {proto} {fmt}\r\n");
                 continue;
             }
-            let codecs = [(self.codec, self.payload_type)];
-            let direction = self.direction.reversed();
-            out += &audio_part(local, proto, &codecs, self.dtmf_payload_type, direction);
+            out += &audio_part(local, proto, codecs, dtmf, direction);
         }
         out
     }
@@ -205,7 +255,17 @@ impl Remote {
 /// `codecs` are in order of preference.
 pub fn offer(local: &Local, codecs: &[Codec]) -> String {
     let codecs: Vec<(Codec, u8)> = codecs.iter().map(|c| (*c, c.payload_type())).collect();
-    session_part(local) + &audio_part(local, "RTP/AVP", &codecs, Some(101), Direction::SendRecv)
+    session_part(local) + &audio_part(local, "RTP/AVP", &codecs, Some(DTMF), local.direction)
+}
+
+/// Returns our SDP with the version and direction of `local`; everything else is unchanged.
+pub fn redirect(sdp: &str, local: &Local) -> String {
+    let line = |line: &str| match line.strip_prefix("a=").and_then(Direction::parse) {
+        Some(_) => format!("a={}\r\n", local.direction.name()),
+        None if line.starts_with("o=") => origin(local),
+        None => format!("{line}\r\n"),
+    };
+    sdp.lines().map(line).collect()
 }
 
 /// All codecs we support, in our order of preference.
@@ -216,11 +276,14 @@ pub fn all_codecs() -> &'static [Codec] {
 fn session_part(local: &Local) -> String {
     let ip = local.rtp.ip();
     let family = if ip.is_ipv4() { "IP4" } else { "IP6" };
-    format!(
-        "v=0\r\no=trunkless {} {} IN {family} {ip}\r\ns=trunkless\r\n\
-         c=IN {family} {ip}\r\nt=0 0\r\n",
-        local.session_id, local.version
-    )
+    let origin = origin(local);
+    format!("v=0\r\n{origin}s=trunkless\r\nc=IN {family} {ip}\r\nt=0 0\r\n")
+}
+
+fn origin(local: &Local) -> String {
+    let Local { rtp, session_id, version, .. } = local;
+    let family = if rtp.is_ipv4() { "IP4" } else { "IP6" };
+    format!("o=trunkless {session_id} {version} IN {family} {}\r\n", rtp.ip())
 }
 
 fn audio_part(
@@ -374,7 +437,8 @@ mod tests {
     }
 
     fn local() -> Local {
-        Local { rtp: "10.0.0.1:20002".parse().unwrap(), session_id: 5, version: 1 }
+        let rtp = "10.0.0.1:20002".parse().unwrap();
+        Local { rtp, session_id: 5, version: 1, direction: Direction::SendRecv }
     }
 
     #[test]

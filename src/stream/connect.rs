@@ -49,6 +49,7 @@ pub struct Target {
     port: u16,
     tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
     request: Request,
+    options: TargetOptions,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +68,7 @@ pub enum TargetError {
 }
 
 /// Options of [`Target::new`].
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct TargetOptions {
     pub dialect: Dialect,
     pub headers: Vec<(String, String)>,
@@ -118,7 +119,13 @@ impl Target {
                 Some((Arc::new(client_config(options.ca_file.as_deref())?), server))
             }
         };
-        Ok(Target { dialect: options.dialect, url: url.to_owned(), host, port, tls, request })
+        let (url, options) = (url.to_owned(), options.clone());
+        Ok(Target { dialect: options.dialect, url, host, port, tls, request, options })
+    }
+
+    /// True if the same AI is reached in the same way, with the same credentials.
+    pub fn is_same(&self, other: &Target) -> bool {
+        self.url == other.url && self.options == other.options
     }
 
     pub fn url(&self) -> &str {
@@ -138,11 +145,28 @@ impl Target {
         format!("{scheme}://{host}{}{path}", port.unwrap_or_default())
     }
 
-    /// Connects within `limit`, and retries where that may help.
+    /// Connects within `limit`, and retries for a short time where that may help.
     ///
     /// # Errors
     /// Returns the [`ConnectError`] of the last attempt, or a timeout.
     pub async fn connect(&self, limit: Duration) -> Result<Socket, ConnectError> {
+        self.connect_within(limit, false).await
+    }
+
+    /// The same for an AI whose call is in progress: every error is retried until the limit.
+    ///
+    /// # Errors
+    /// Returns the [`ConnectError`] of the last attempt, or a timeout.
+    pub async fn reconnect(&self, limit: Duration) -> Result<Socket, ConnectError> {
+        self.connect_within(limit, true).await
+    }
+
+    async fn connect_within(
+        &self,
+        limit: Duration,
+        persistent: bool,
+    ) -> Result<Socket, ConnectError> {
+        let retry_for = if persistent { limit } else { RETRY_FOR };
         let begin = Instant::now();
         let deadline = begin + limit;
         let mut last: Option<ConnectError> = None;
@@ -153,8 +177,8 @@ impl Target {
         loop {
             match timeout_at(deadline, self.attempt()).await {
                 Ok(Ok(socket)) => return Ok(socket),
-                Ok(Err(error)) if !error.may_pass() => return Err(error),
-                Ok(Err(error)) if Instant::now() + RETRY >= deadline.min(begin + RETRY_FOR) => {
+                Ok(Err(error)) if !error.may_pass() && !persistent => return Err(error),
+                Ok(Err(error)) if Instant::now() + RETRY >= deadline.min(begin + retry_for) => {
                     return Err(error);
                 }
                 Ok(Err(error)) => last = Some(error),

@@ -19,23 +19,34 @@ pub enum Dialect {
     Twilio,
 }
 
+/// When trunkless' own messages are exchanged with the AI, besides those of the dialect.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Extensions {
+    /// Once the AI has sent one. Until then, the stream is exactly as in the dialect.
+    #[default]
+    OnUse,
+    /// From the beginning, and they are announced.
+    Always,
+    Off,
+}
+
 /// Writes and reads the messages of one stream.
 pub trait Codec: Send {
     /// Returns the messages that open the stream, in the order in which they are sent.
     fn opening(&mut self) -> Vec<String>;
 
-    /// Appends the text of one message to `out`.
+    /// Appends the text of one message to `out`; nothing if the AI does not expect such a message.
     fn encode(&mut self, message: &ToAi, out: &mut BytesMut);
 
     /// Decodes a text message. Its audio replaces the contents of `audio`.
-    fn decode<'a>(&self, text: &str, audio: &'a mut Vec<u8>) -> FromAi<'a>;
+    fn decode<'a>(&mut self, text: &str, audio: &'a mut Vec<u8>) -> FromAi<'a>;
 }
 
 impl Dialect {
     /// Creates the codec for a new stream.
-    pub fn codec(self, info: StreamInfo) -> Box<dyn Codec> {
+    pub fn codec(self, info: StreamInfo, extensions: Extensions) -> Box<dyn Codec> {
         match self {
-            Dialect::Twilio => Box::new(twilio::Encoder::new(info)),
+            Dialect::Twilio => Box::new(twilio::Encoder::new(info, extensions)),
         }
     }
 

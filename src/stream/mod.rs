@@ -1,9 +1,11 @@
 //! The AI's WebSocket. [`connect`] dials it, [`socket`] sends and receives, [`wire`] is the
 //! connection below. [`dialect`] selects the protocol spoken on it, with one file per dialect.
 
+pub mod breaker;
 pub mod closed;
 pub mod connect;
 pub mod dialect;
+pub mod extension;
 mod frames;
 mod head;
 mod json;
@@ -15,6 +17,9 @@ pub mod twilio;
 pub mod unreachable;
 pub mod wire;
 
+use std::time::Duration;
+
+use crate::command::{Failure, Order, Reply};
 use crate::media::frame::Samples;
 
 /// A message to the AI, in any dialect.
@@ -26,8 +31,20 @@ pub enum ToAi {
         t_ms: u64,
     },
     Digit(char),
-    /// A mark set by the AI: everything before it has been played or discarded.
-    Mark(String),
+    /// A mark set by the AI: everything before it has been played, or some of it was discarded.
+    Mark {
+        name: String,
+        cleared: bool,
+    },
+    /// The answer to `clear`: how much of the utterance was played, and how much was discarded.
+    Cleared {
+        played: Duration,
+        discarded: Duration,
+    },
+    /// An answer to an order of the AI.
+    Reply(Box<OrderReply>),
+    /// A change of the caller's state.
+    State(CallState),
     Stop,
 }
 
@@ -38,12 +55,45 @@ pub enum FromAi<'a> {
     Audio(&'a [u8]),
     Mark(String),
     Clear,
+    /// A command, or the reason why it cannot be carried out.
+    Order(Box<Result<Order, Unusable>>),
     /// Not usable, with the reason. The call continues.
     Ignored(&'static str),
 }
 
-/// The ids of a stream and its call, and the stream's parameters.
+/// An order that cannot be carried out as it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable {
+    /// The order's id.
+    pub id: String,
+    pub command: &'static str,
+    pub why: String,
+}
+
+/// An answer to an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderReply {
+    pub id: String,
+    pub command: &'static str,
+    pub reply: Reply,
+    /// More about a failure.
+    pub why: Option<String>,
+}
+
+/// The state of the caller, as far as the AI cannot hear it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallState {
+    Held,
+    Resumed,
+    Transferring,
+    /// The caller is with the target of a transfer.
+    Transferred,
+    /// The caller is back.
+    TransferFailed(Failure),
+}
+
+/// The ids of a stream and its call, and the stream's parameters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StreamInfo {
     pub account_sid: String,
     pub call_sid: String,

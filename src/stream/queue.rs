@@ -10,9 +10,9 @@ use crate::stream::ToAi;
 const MAX_AUDIO: usize = 50;
 /// The longest burst after a standstill, in frames (3 s).
 const MAX_BURST: usize = 150;
-/// Marks and key presses that may wait.
+/// Marks, key presses and replies that may wait.
 const MAX_CONTROL: usize = 20_000;
-/// Bytes of the names of marks that may wait.
+/// Bytes of the texts of the AI in them, such as names of marks.
 const MAX_CONTROL_BYTES: usize = 16 * 1024 * 1024;
 
 /// A message taken from the queue.
@@ -31,8 +31,8 @@ pub(super) struct Queue {
     opening: VecDeque<String>,
     /// Audio messages in `messages`.
     audio: usize,
-    /// Bytes of the names of marks in `messages`.
-    name_bytes: usize,
+    /// Bytes of texts from the AI in `messages`.
+    text_bytes: usize,
     /// Length of the burst from before `start`, or from a standstill, that is being sent, if it
     /// exceeds [`MAX_AUDIO`].
     burst: usize,
@@ -62,12 +62,12 @@ impl Queue {
     }
 
     pub fn push(&mut self, message: ToAi) {
-        let (audio, name) = (is_audio(&message), name_bytes(&message));
+        let (audio, text) = (is_audio(&message), text_bytes(&message));
         let full = match audio {
             true => self.audio >= self.burst.max(MAX_AUDIO),
             false => {
                 self.messages.len() - self.audio >= MAX_CONTROL
-                    || self.name_bytes + name > MAX_CONTROL_BYTES
+                    || self.text_bytes + text > MAX_CONTROL_BYTES
             }
         };
         if full && let Some(oldest) = self.messages.iter().position(|m| is_audio(m) == audio) {
@@ -79,7 +79,7 @@ impl Queue {
             }
         }
         self.audio += usize::from(audio);
-        self.name_bytes += name;
+        self.text_bytes += text;
         self.messages.push_back(message);
     }
 
@@ -106,13 +106,13 @@ impl Queue {
     pub fn clear(&mut self) {
         self.messages.clear();
         self.opening.clear();
-        (self.audio, self.name_bytes) = (0, 0);
+        (self.audio, self.text_bytes) = (0, 0);
     }
 
     /// Updates the totals for a message taken out.
     fn leaves(&mut self, message: &ToAi) {
         self.audio -= usize::from(is_audio(message));
-        self.name_bytes -= name_bytes(message);
+        self.text_bytes -= text_bytes(message);
     }
 }
 
@@ -120,7 +120,11 @@ fn is_audio(message: &ToAi) -> bool {
     matches!(message, ToAi::Audio { .. })
 }
 
-/// Returns the length of a mark's name; 0 for other messages.
-fn name_bytes(message: &ToAi) -> usize {
-    if let ToAi::Mark(name) = message { name.len() } else { 0 }
+/// Returns the length of the texts in a message that are the AI's.
+fn text_bytes(message: &ToAi) -> usize {
+    match message {
+        ToAi::Mark { name, .. } => name.len(),
+        ToAi::Reply(reply) => reply.id.len() + reply.why.as_ref().map_or(0, String::len),
+        _ => 0,
+    }
 }

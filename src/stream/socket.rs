@@ -418,7 +418,9 @@ impl AiSocket {
         let mut text = std::mem::take(&mut scratch.text);
         text.clear();
         self.codec.encode(message, &mut text);
-        scratch.write(&text);
+        if !text.is_empty() {
+            scratch.write(&text);
+        }
         scratch.text = text;
     }
 

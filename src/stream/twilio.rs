@@ -15,10 +15,12 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 
+use crate::command::Order;
 use crate::media::frame::Samples;
-use crate::stream::dialect::Codec;
+use crate::stream::dialect::{Codec, Extensions};
+use crate::stream::extension;
 use crate::stream::json::Cursor;
-use crate::stream::{FromAi, StreamInfo, ToAi};
+use crate::stream::{CallState, FromAi, StreamInfo, ToAi, Unusable};
 
 /// Base64 with SIMD instructions, if the processor has them.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -77,10 +79,18 @@ struct MediaFormat {
     channels: u32,
 }
 
+/// The parameter that announces our own messages, and its value before the list of commands.
+const ANNOUNCED: (&str, &str) = ("bridge_control", "1 ");
+/// Twilio's servers and clients do not know this event.
+const UNKNOWN: &str = "unknown event";
+
 /// Writes one stream's messages and counts them.
 #[derive(Debug)]
 pub struct Encoder {
     info: StreamInfo,
+    extensions: Extensions,
+    /// True if our own messages may be sent.
+    extended: bool,
     /// Number of the last message; the first after `connected` is 1.
     sequence: u64,
     /// Number of the last `media` message; the first is 1.
@@ -88,8 +98,14 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    pub fn new(info: StreamInfo) -> Encoder {
-        Encoder { info, sequence: 0, chunk: 0 }
+    pub fn new(mut info: StreamInfo, extensions: Extensions) -> Encoder {
+        let extended = extensions == Extensions::Always;
+        if extended {
+            let (name, version) = ANNOUNCED;
+            let value = format!("{version}{}", extension::NAMES.join(","));
+            info.parameters.push((name.to_owned(), value));
+        }
+        Encoder { info, extensions, extended, sequence: 0, chunk: 0 }
     }
 
     /// Returns the `start` message.
@@ -121,12 +137,24 @@ impl Codec for Encoder {
         vec![CONNECTED.to_owned(), self.start()]
     }
 
-    fn decode<'a>(&self, text: &str, audio: &'a mut Vec<u8>) -> FromAi<'a> {
-        decode(text, &self.info.stream_sid, audio)
+    fn decode<'a>(&mut self, text: &str, audio: &'a mut Vec<u8>) -> FromAi<'a> {
+        let decoded = decode(text, &self.info.stream_sid, audio);
+        if decoded == FromAi::Ignored(UNKNOWN)
+            && self.extensions != Extensions::Off
+            && let Some(order) = order(text)
+        {
+            self.extended = true;
+            return FromAi::Order(Box::new(order));
+        }
+        decoded
     }
 
     /// Messages are numbered when they are encoded, so messages dropped before that leave no gap.
     fn encode(&mut self, message: &ToAi, out: &mut BytesMut) {
+        let own = matches!(message, ToAi::Cleared { .. } | ToAi::Reply(_) | ToAi::State(_));
+        if own && !self.extended {
+            return;
+        }
         self.sequence += 1;
         let (sequence, sid) = (self.sequence, &self.info.stream_sid);
         // a BytesMut grows: writing to it cannot fail
@@ -139,11 +167,42 @@ impl Codec for Encoder {
                 out,
                 r#"{{"event":"dtmf","streamSid":"{sid}","sequenceNumber":"{sequence}","dtmf":{{"track":"inbound_track","digit":"{digit}"}}}}"#
             ),
-            ToAi::Mark(name) => {
+            ToAi::Mark { name, cleared } => {
                 let name = serde_json::Value::from(name.as_str());
+                let fate = match (self.extended, cleared) {
+                    (false, _) => "",
+                    (true, false) => r#","played":true"#,
+                    (true, true) => r#","cleared":true"#,
+                };
                 write!(
                     out,
-                    r#"{{"event":"mark","sequenceNumber":"{sequence}","streamSid":"{sid}","mark":{{"name":{name}}}}}"#
+                    r#"{{"event":"mark","sequenceNumber":"{sequence}","streamSid":"{sid}","mark":{{"name":{name}{fate}}}}}"#
+                )
+            }
+            ToAi::Cleared { played, discarded } => {
+                let (played, discarded) = (played.as_millis(), discarded.as_millis());
+                write!(
+                    out,
+                    r#"{{"event":"cleared","sequenceNumber":"{sequence}","streamSid":"{sid}","cleared":{{"playedMs":{played},"discardedMs":{discarded}}}}}"#
+                )
+            }
+            ToAi::Reply(reply) => {
+                let id = serde_json::Value::from(reply.id.as_str());
+                let result = extension::result(reply);
+                write!(
+                    out,
+                    r#"{{"event":"result","sequenceNumber":"{sequence}","streamSid":"{sid}","id":{id},"result":{result}}}"#
+                )
+            }
+            ToAi::State(state) => {
+                let reason = match state {
+                    CallState::TransferFailed(why) => format!(r#","reason":"{}""#, why.word()),
+                    _ => String::new(),
+                };
+                let state = extension::state(*state);
+                write!(
+                    out,
+                    r#"{{"event":"call","sequenceNumber":"{sequence}","streamSid":"{sid}","call":{{"state":"{state}"{reason}}}}}"#
                 )
             }
             ToAi::Stop => {
@@ -242,8 +301,15 @@ pub fn decode<'a>(text: &str, stream_sid: &str, audio: &'a mut Vec<u8>) -> FromA
         ("mark", _, Some(mark)) => FromAi::Mark(mark.name.into_owned()),
         ("mark", _, None) => FromAi::Ignored("mark without a name"),
         ("clear", ..) => FromAi::Clear,
-        _ => FromAi::Ignored("unknown event"),
+        _ => FromAi::Ignored(UNKNOWN),
     }
+}
+
+/// Reads one of our own events.
+fn order(text: &str) -> Option<Result<Order, Unusable>> {
+    let message: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
+    let event = message.get("event")?.as_str()?;
+    extension::read(event, message.get(event).and_then(serde_json::Value::as_object), &message)
 }
 
 fn decode_audio<'a>(payload: &str, audio: &'a mut Vec<u8>) -> FromAi<'a> {
@@ -282,12 +348,17 @@ mod tests {
     use super::*;
 
     fn encoder() -> Encoder {
-        Encoder::new(StreamInfo {
+        extended(Extensions::OnUse)
+    }
+
+    fn extended(extensions: Extensions) -> Encoder {
+        let info = StreamInfo {
             account_sid: "AC1".into(),
             call_sid: "CA1".into(),
             stream_sid: "MZ1".into(),
             parameters: vec![("from_number".into(), "1\"5".into())],
-        })
+        };
+        Encoder::new(info, extensions)
     }
 
     fn text(encoder: &mut Encoder, message: &ToAi) -> String {
@@ -316,7 +387,7 @@ mod tests {
             r##"{"event":"dtmf","streamSid":"MZ1","sequenceNumber":"3","dtmf":{"track":"inbound_track","digit":"#"}}"##
         );
         assert_eq!(
-            text(&mut encoder, &ToAi::Mark("a\"\n".into())),
+            text(&mut encoder, &ToAi::Mark { name: "a\"\n".into(), cleared: true }),
             r#"{"event":"mark","sequenceNumber":"4","streamSid":"MZ1","mark":{"name":"a\"\n"}}"#
         );
         assert_eq!(

@@ -24,6 +24,8 @@ pub enum ConnectError {
     Handshake(tungstenite::Error),
     #[error("timed out after {0:?}{1}")]
     Timeout(Duration, String),
+    #[error("not offered: it could not be reached several times in a row")]
+    Open,
     #[error("internal error: {0}")]
     Internal(String),
 }
@@ -68,6 +70,7 @@ impl ConnectError {
                 "check that the AI accepts the WebSocket before it does anything else; or raise \
                  [calls] answer_wait"
             }
+            ConnectError::Open => "look for AI unreachable in the log, which has the cause",
             ConnectError::Internal(_) => "",
         }
     }

@@ -17,6 +17,8 @@ use crate::telemetry::log_writer::LogWriter;
 
 counters! {
     total PANICS = "panics", "Internal errors (panics).";
+    total CONTROL_REFUSED = "control_requests_refused",
+        "Requests to the control API without a valid token, scope, Host or Origin, or too long.";
     total LINES_DROPPED = "log_lines_dropped",
         "Log lines dropped because nothing read the log, or its disk was full.";
 }

@@ -17,6 +17,7 @@ use trunkless::media::receiver::Format;
 use trunkless::media::sender::Sender;
 use trunkless::peer::pattern;
 use trunkless::stream::dialect::Codec as _;
+use trunkless::stream::dialect::Extensions;
 use trunkless::stream::twilio::{Encoder, decode};
 use trunkless::stream::{StreamInfo, ToAi};
 
@@ -76,7 +77,7 @@ impl FramePath {
             pbx,
             caller: Sender::new(7, 0, 0),
             sent: 0,
-            encoder: Encoder::new(info),
+            encoder: Encoder::new(info, Extensions::Off),
             text: BytesMut::new(),
             said: media_from_ai(),
             audio: Vec::new(),

@@ -22,6 +22,7 @@ use trunkless::media::rtp::Packet;
 use trunkless::media::sender::Sender;
 use trunkless::sip::message::Message;
 use trunkless::stream::dialect::Codec as _;
+use trunkless::stream::dialect::Extensions;
 use trunkless::stream::twilio::{Encoder, decode};
 use trunkless::stream::{StreamInfo, ToAi};
 
@@ -96,12 +97,13 @@ fn media(criterion: &mut Criterion) {
 }
 
 fn stream(criterion: &mut Criterion) {
-    let mut encoder = Encoder::new(StreamInfo {
+    let info = StreamInfo {
         account_sid: "AC0".into(),
         call_sid: "CA0".into(),
         stream_sid: SID.into(),
         parameters: Vec::new(),
-    });
+    };
+    let mut encoder = Encoder::new(info, Extensions::Off);
     let (message, mut text) = (ToAi::Audio { samples: [0x55; 160], t_ms: 20 }, BytesMut::new());
     criterion.bench_function("Twilio: encode a frame", |b| {
         b.iter(|| {

@@ -2,6 +2,8 @@
 //! that none of them may notice. `rig/` explains what is asserted. Each test is one fault.
 
 mod ai;
+mod control;
+mod failures;
 mod floods;
 mod judging;
 #[cfg(feature = "fault-points")]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use trunkless::call::end::EndReason;
 use trunkless::call::ports::PortPool;
 use trunkless::config::{Source, load, resolve::resolve};
-use trunkless::control::{Watched, metrics};
+use trunkless::control::health::Watched;
+use trunkless::control::metrics;
 use trunkless::record::recorder::Recorder;
 use trunkless::telemetry::PbxStatus;
 

@@ -1,6 +1,7 @@
 //! The documentation against the program: configuration keys, log lines, metrics, commands,
 //! configuration samples and links.
 
+mod commands;
 mod configuration;
 mod links;
 mod logs;

@@ -28,12 +28,28 @@ pub struct Stream {
     /// When each numbered frame was sent, if the plan is paced.
     pub said_at: Vec<Instant>,
     pub digits: String,
+    /// Our own messages received.
+    pub own: Vec<Value>,
     pub stopped: bool,
     /// The close code, once closed; 0 for an end without a close frame.
     pub closed: Option<u16>,
 }
 
 impl Stream {
+    /// The statuses of the replies to an order, and its last reason.
+    pub fn replies(&self, id: &str) -> (Vec<String>, String) {
+        let results = self.own.iter().filter(|own| own["id"] == id).map(|own| &own["result"]);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut reason = String::new();
+        let statuses = results.map(|result| {
+            reason = text(&result["reason"]);
+            let state = text(&result["state"]);
+            if state.is_empty() { text(&result["status"]) } else { state }
+        });
+        let statuses = statuses.collect();
+        (statuses, reason)
+    }
+
     /// Indices of the numbered frames of call `call`.
     pub fn numbers(&self, call: u32) -> Vec<u32> {
         let read = self.frames.iter().filter_map(|f| pattern::read(f));
@@ -58,6 +74,8 @@ pub struct Plan {
     pub call: Option<u32>,
     /// Stay this many frames ahead of those received, instead of sending all at once.
     pub ahead: Option<u32>,
+    /// Our own messages to send, each after this many frames received. `streamSid` is added.
+    pub orders: Vec<(usize, Value)>,
     /// Send a mark after each message of audio, named after the number of frames sent so far.
     pub marks: bool,
 }
@@ -72,6 +90,7 @@ impl Default for Plan {
             drop_after: None,
             call: Some(1000),
             ahead: None,
+            orders: Vec::new(),
             marks: false,
         }
     }
@@ -158,7 +177,7 @@ async fn talk(socket: TcpStream, plan: Plan, all: Arc<Mutex<Vec<Stream>>>, index
         };
         let at = Instant::now();
         let heard = talk.hear(at, &serde_json::from_str(&text).expect("JSON"));
-        for message in talk.answer(heard) {
+        for message in talk.answer(heard).into_iter().chain(talk.orders(heard)) {
             let _ = socket.send(message).await;
         }
         if talk.plan.close_after.is_some_and(|n| heard >= n) {
@@ -226,9 +245,22 @@ impl Talk {
                 self.edit(|s| s.digits.push_str(&digit));
             }
             Some("stop") => self.edit(|s| s.stopped = true),
+            Some("result" | "call" | "cleared") => self.edit(|s| s.own.push(value.clone())),
             _ => {}
         }
         heard
+    }
+
+    /// The orders to give once `heard` frames have been received.
+    fn orders(&mut self, heard: usize) -> Vec<Message> {
+        let mut due = Vec::new();
+        while let Some((_, order)) = self.plan.orders.first().filter(|(at, _)| *at <= heard) {
+            let mut order = order.clone();
+            order["streamSid"] = self.sid.clone().into();
+            due.push(Message::Text(order.to_string().into()));
+            self.plan.orders.remove(0);
+        }
+        due
     }
 
     /// The messages to send once `heard` frames have been received.

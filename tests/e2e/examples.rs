@@ -30,15 +30,15 @@ const START: Duration = Duration::from_secs(90);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A Python program with its output in a file; dropping it kills it.
-struct Program {
+pub struct Program {
     child: Child,
     directory: tempfile::TempDir,
-    address: String,
+    pub address: String,
 }
 
 impl Program {
     /// Starts a program and waits until it prints the address that it listens on.
-    fn start(script: &str, environment: &[(&str, String)]) -> Program {
+    pub fn start(script: &str, environment: &[(&str, String)]) -> Program {
         let python = cache().join("python-examples/bin/python");
         assert!(
             python.exists(),
@@ -69,7 +69,7 @@ impl Program {
         program
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         let bytes = std::fs::read(self.directory.path().join("log")).expect("a log");
         String::from_utf8_lossy(&bytes).into_owned()
     }

@@ -44,7 +44,7 @@ impl Number {
 pub struct Lab {
     pub pbx: Pbx,
     pub asterisk: Asterisk,
-    number: Number,
+    pub number: Number,
 }
 
 impl Lab {

@@ -11,6 +11,7 @@ mod bridge;
 mod bystanders;
 #[allow(dead_code, reason = "the bench uses the rest")]
 mod caller;
+mod clients;
 mod dropin;
 mod examples;
 mod fixture;
@@ -21,7 +22,9 @@ mod recording;
 #[path = "../bystanders/rig/mod.rs"]
 mod rig;
 mod storage;
+mod transfers;
 mod variants;
+mod verbs;
 
 use std::time::Duration;
 

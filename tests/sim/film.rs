@@ -48,7 +48,7 @@ impl Film {
     /// Finishes the recording.
     pub fn develop(&mut self) -> Developed {
         let recording = self.recording.take().expect("already finished");
-        recording.finish(Ending { reason: "caller_hangup", network: None });
+        recording.finish(Ending::new("caller_hangup"));
         let (mut data, mut story, mut frames) = (Vec::new(), None, 0);
         for job in self.jobs.try_iter() {
             match job {

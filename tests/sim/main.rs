@@ -2,7 +2,9 @@
 
 #[path = "../fixtures/call_config.rs"]
 mod call_config;
+mod failures;
 mod film;
+mod orders;
 mod playout;
 mod recording;
 mod world;

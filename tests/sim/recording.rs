@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use trunkless::call::words::Input;
-use trunkless::command::RecordCommand;
+use trunkless::command::{Command, RecordCommand};
 use trunkless::media::frame::FRAME_SAMPLES;
 use trunkless::peer::pattern;
 use trunkless::stream::FromAi;
@@ -29,7 +28,7 @@ fn talk(mut world: World, asked: &[(u64, Ask)]) -> World {
         world.run_to(second * 1000);
         match ask {
             Ask::Silence(on) => world.silence(*on),
-            Ask::Record(command) => world.feed(Input::Record(*command)),
+            Ask::Record(command) => drop(world.order(Command::Record(*command))),
         }
     }
     world.run_to(MINUTES * 60_000);

@@ -2,22 +2,24 @@
 //! the network repeatable.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use trunkless::call::SourceRequest;
 use trunkless::call::core::Call;
 use trunkless::call::end::EndReason;
 use trunkless::call::words::{Input, Output, Seeds};
-use trunkless::call::{CallConfig, RecordPlan, RemoteMedia, Signal};
+use trunkless::call::{CallConfig, Prompts, RecordPlan, RemoteMedia, Signal};
+use trunkless::command::{Command, Order, Reply, Sender, When};
 use trunkless::media::g711::Law;
 use trunkless::media::receiver::Format;
 use trunkless::media::rtp::Packet;
-use trunkless::media::sender::Sender;
+use trunkless::media::sender;
 use trunkless::peer::pattern;
-use trunkless::record::When;
-use trunkless::stream::{FromAi, ToAi};
+use trunkless::record;
+use trunkless::stream::{CallState, FromAi, ToAi};
 
 use crate::call_config::call_config;
 use crate::film::Film;
@@ -38,7 +40,7 @@ pub struct Network {
 }
 
 pub fn config() -> CallConfig {
-    let record = Some(RecordPlan { when: When::Always, notice: Bytes::new() });
+    let record = Some(RecordPlan { when: record::When::Always, notice: Bytes::new() });
     CallConfig { record, ..call_config() }
 }
 
@@ -51,7 +53,19 @@ pub struct Heard {
     pub marks: Vec<(f64, String)>,
     /// Time, RTP timestamp and frame number of each packet to the caller.
     pub caller: Vec<(f64, u32, Option<u32>)>,
+    /// Time and payload of each packet of a key press.
+    pub keys: Vec<(f64, Vec<u8>)>,
+    /// Time, number of the order, and reply.
+    pub replies: Vec<(f64, u32, Reply)>,
+    pub requests: Vec<SourceRequest>,
+    /// The AIs that were dialled after the first one.
+    pub dialled: Vec<usize>,
+    /// The states that the AI was sent.
+    pub states: Vec<CallState>,
+    /// The distinct samples that were sent to the caller.
+    pub sounds: BTreeSet<u8>,
     pub ended: Option<EndReason>,
+    pub ended_at: f64,
 }
 
 pub struct World {
@@ -67,7 +81,7 @@ pub struct World {
     network: Network,
     random: seeded::Random,
     /// The caller's RTP sender.
-    sender: Sender,
+    sender: sender::Sender,
     /// Packet slots of the caller so far, including those in which the phone was paused.
     sent: u64,
     /// When the last packet had passed the part of the path with the constant delay.
@@ -85,6 +99,8 @@ pub struct World {
     paused: bool,
     /// Number of the next numbered frame.
     number: u32,
+    /// Orders given so far.
+    orders: u32,
 }
 
 /// A small random number generator, so that a run can be repeated from its seed.
@@ -118,8 +134,24 @@ impl World {
         world
     }
 
+    /// Creates such a call whose AI may play prompts.
+    pub fn with_prompts(seed: u64, prompts: Prompts) -> World {
+        World::of(seed, &CallConfig { prompts, ..config() })
+    }
+
+    /// Creates such a call with this configuration.
+    pub fn of(seed: u64, config: &CallConfig) -> World {
+        let mut world = World::configured(seed, Network::default(), false, config);
+        world.feed(Input::Signal(Signal::Connected));
+        world
+    }
+
     /// Creates such a call before its answer, with the AI's WebSocket open.
     pub fn unanswered(seed: u64, network: Network, early: bool) -> World {
+        World::configured(seed, network, early, &config())
+    }
+
+    fn configured(seed: u64, network: Network, early: bool, config: &CallConfig) -> World {
         println!("seed {seed}, {network:?}");
         let now = Instant::now();
         let remote = RemoteMedia {
@@ -132,8 +164,7 @@ impl World {
             trusted: true,
         };
         let seeds = Seeds { ssrc: 1, sequence: 65_000, timestamp: u32::MAX - 5000 };
-        let config = config();
-        let call = Call::new(now, &config, pbx().ip(), Some(remote), false, seeds, "sim".into());
+        let call = Call::new(now, config, pbx().ip(), Some(remote), false, seeds, "sim".into());
         let mut world = World {
             call,
             now,
@@ -143,7 +174,7 @@ impl World {
             lost: 0,
             network,
             random: seeded::Random(seed | 1),
-            sender: Sender::new(7, 65_500, 0),
+            sender: sender::Sender::new(7, 65_500, 0),
             sent: 0,
             delayed: now,
             on_the_way: BinaryHeap::new(),
@@ -152,6 +183,7 @@ impl World {
             restarts: false,
             paused: false,
             number: 0,
+            orders: 0,
         };
         world.feed(Input::AiOpen);
         world
@@ -187,18 +219,46 @@ impl World {
                     self.heard.ai.push((t_ms, pattern::read(&samples).map(|(_, n)| n)));
                 }
                 Output::Ai(ToAi::Digit(digit)) => self.heard.digits.push(digit),
-                Output::Ai(ToAi::Mark(name)) => self.heard.marks.push((ms, name)),
+                Output::Ai(ToAi::Mark { name, .. }) => self.heard.marks.push((ms, name)),
                 Output::Rtp { packet, .. } => {
                     let packet = Packet::parse(&packet).expect("RTP");
                     let number = pattern::read(packet.payload).map(|(_, n)| n);
+                    self.heard.sounds.extend(packet.payload);
                     self.heard.caller.push((ms, packet.timestamp, number));
                 }
                 Output::Tap(tap) => self.film.tap(tap),
                 Output::Recording { command, .. } => self.film.command(command),
-                Output::Ended(reason) => self.heard.ended = Some(reason),
+                Output::KeyPress { packet, .. } => {
+                    let packet = Packet::parse(&packet).expect("RTP");
+                    self.heard.keys.push((ms, packet.payload.to_vec()));
+                }
+                Output::Reply { order, reply } => self.heard.replies.push((ms, order, reply)),
+                Output::DialAi { ai, .. } => self.heard.dialled.push(ai),
+                Output::Ai(ToAi::State(state)) => self.heard.states.push(state),
+                Output::Request(request) => self.heard.requests.push(request),
+                Output::Ended(reason) => {
+                    (self.heard.ended, self.heard.ended_at) = (Some(reason), ms);
+                }
                 _ => {}
             }
         }
+    }
+
+    /// Gives the call an order of the AI, and returns its number.
+    pub fn order(&mut self, command: Command) -> u32 {
+        self.order_when(When::Now, command)
+    }
+
+    pub fn order_when(&mut self, when: When, command: Command) -> u32 {
+        self.order_by(Sender::Ai, when, command)
+    }
+
+    pub fn order_by(&mut self, by: Sender, when: When, command: Command) -> u32 {
+        self.orders += 1;
+        let number = self.orders;
+        let order = Order { id: String::new(), by, when, command };
+        self.feed(Input::Order { number, order });
+        number
     }
 
     pub fn say(&mut self, message: FromAi<'_>) {
@@ -225,7 +285,7 @@ impl World {
         let pausing = cycle > 0 && self.sent % cycle >= cycle - 25;
         if self.paused && !pausing && self.restarts {
             let (ssrc, sequence) = (self.sent as u32, self.random.below(65_536) as u16);
-            self.sender = Sender::new(ssrc, sequence, self.random.below(1 << 32) as u32);
+            self.sender = sender::Sender::new(ssrc, sequence, self.random.below(1 << 32) as u32);
         }
         self.paused = pausing;
         let packet = self.sender.audio(0, self.sent, &samples, marker);

@@ -58,6 +58,7 @@ impl Subject {
             keepalive: std::time::Duration::ZERO,
             users: Vec::new(),
             ranges: Vec::new(),
+            ai_down: Default::default(),
         };
         let config = AgentConfig {
             accounts: vec![account],

@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use trunkless::app::App;
-use trunkless::call::worker::task::Record;
-use trunkless::command::Command;
-use trunkless::command::RecordCommand;
+use trunkless::call::OrderRequest;
+use trunkless::call::ended::Record;
+use trunkless::command::{Command, Order, RecordCommand, Sender, When};
 use trunkless::config::resolve::resolve;
 use trunkless::config::{Source, load};
 
@@ -114,8 +114,10 @@ impl Bridge {
     pub fn record_command(&self, command: RecordCommand) {
         let calls = self.app.calls();
         assert_eq!(calls.len(), 1, "{calls:?}");
-        let queued = self.app.command(&calls[0], Command::Record(command));
-        assert_eq!(queued, Ok(()));
+        let (by, command) = (Sender::Http("test".to_owned()), Command::Record(command));
+        let order = Order { id: String::new(), by, when: When::Now, command };
+        let request = OrderRequest { order, replies: mpsc::unbounded_channel().0 };
+        assert_eq!(self.app.order(&calls[0], request), Ok(()));
     }
 
     /// Waits for the next call to end and returns the reason.

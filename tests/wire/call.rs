@@ -104,6 +104,16 @@ impl Call {
         self.cseq = of.cseq + 10;
     }
 
+    /// Takes on the identity of the call that the bridge began with `invite`, which the PBX has
+    /// answered with this tag.
+    pub fn take_answered(&mut self, invite: &Message, tag: &str) {
+        self.id = invite.call_id().to_owned();
+        tag.clone_into(&mut self.tag);
+        self.to_tag = invite.from().unwrap().tag().unwrap().to_owned();
+        self.target = invite.contact().unwrap().uri;
+        self.rtp = Some(media_address(&invite.body));
+    }
+
     /// The text of a request in this dialog.
     fn text(&self, method: &str, cseq: u32, branch: &str, headers: &str, body: &str) -> String {
         let (local, wire, id) = (self.local, self.wire.name(), &self.id);

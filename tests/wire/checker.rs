@@ -1,6 +1,9 @@
 //! Checks messages byte for byte: each one is parsed, written again as Twilio writes it, and
 //! compared.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
@@ -26,6 +29,8 @@ pub struct Checker {
     t_ms: Option<u64>,
     /// Frames may be missing.
     may_skip: bool,
+    /// True once the AI has sent one of our own messages, so that the bridge may send them too.
+    pub extended: Arc<AtomicBool>,
 }
 
 impl Checker {
@@ -63,6 +68,9 @@ impl Checker {
             (Some("dtmf"), _) => self.dtmf(&value),
             (Some("mark"), _) => self.mark(&value),
             (Some("stop"), _) => self.stop(),
+            (Some("result" | "cleared" | "call"), _) if self.is_extended() => {
+                self.own(&value, text)
+            }
             _ => return wrong("unknown event"),
         };
         match text == expected {
@@ -149,16 +157,36 @@ impl Checker {
 
     fn mark(&self, value: &Value) -> (What, String) {
         let (sequence, sid, name) = (self.sequence, &self.sid, &value["mark"]["name"]);
+        let fate = match (self.is_extended(), &value["mark"]["cleared"]) {
+            (false, _) => "",
+            (true, Value::Bool(true)) => r#","cleared":true"#,
+            (true, _) => r#","played":true"#,
+        };
         let expected = format!(
             concat!(
                 r#"{{"event":"mark","sequenceNumber":"{sequence}","streamSid":"{sid}","#,
-                r#""mark":{{"name":{name}}}}}"#
+                r#""mark":{{"name":{name}{fate}}}}}"#
             ),
             sequence = sequence,
             sid = sid,
-            name = name
+            name = name,
+            fate = fate
         );
         (What::Mark(name.as_str().unwrap_or("no name").to_owned()), expected)
+    }
+
+    fn is_extended(&self) -> bool {
+        self.extended.load(Ordering::Relaxed)
+    }
+
+    /// One of our own messages. They begin like the others.
+    fn own(&self, value: &Value, text: &str) -> (What, String) {
+        let (event, sequence) = (value["event"].as_str().unwrap_or_default(), self.sequence);
+        let sid = &self.sid;
+        let head =
+            format!(r#"{{"event":"{event}","sequenceNumber":"{sequence}","streamSid":"{sid}","#);
+        let expected = if text.starts_with(&head) { text.to_owned() } else { head };
+        (What::Own(value.clone()), expected)
     }
 
     fn stop(&mut self) -> (What, String) {

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio_tungstenite::tungstenite::WebSocket;
 use tokio_tungstenite::tungstenite::protocol::Role;
-use trunkless::stream::dialect::Dialect;
+use trunkless::stream::dialect::{Dialect, Extensions};
 use trunkless::stream::scratch::Scratch;
 use trunkless::stream::socket::{AiSocket, Stop};
 use trunkless::stream::wire::Wire;
@@ -40,7 +40,7 @@ fn said(message: &FromAi<'_>) -> Said {
         FromAi::Audio(audio) => Said::Audio(audio.to_vec()),
         FromAi::Mark(name) => Said::Mark(name.clone()),
         FromAi::Clear => Said::Clear,
-        FromAi::Ignored(_) => Said::Ignored,
+        FromAi::Order(_) | FromAi::Ignored(_) => Said::Ignored,
     }
 }
 
@@ -148,7 +148,12 @@ impl Stream {
             stream_sid: "MZ".into(),
             parameters: Vec::new(),
         };
-        let ai = AiSocket::new(Instant::now(), socket, Dialect::Twilio.codec(info), Duration::ZERO);
+        let ai = AiSocket::new(
+            Instant::now(),
+            socket,
+            Dialect::Twilio.codec(info, Extensions::Off),
+            Duration::ZERO,
+        );
         // from here on nothing blocks
         server.set_nonblocking(true).unwrap();
         Stream { server, ai, bytes, sent, expected, heard: Vec::new() }

@@ -21,7 +21,7 @@ async fn invalid_messages_are_ignored_and_the_call_continues() {
         "{}",
         "\"media\"",
         r#"{"event":7}"#,
-        r#"{"event":"hangup"}"#,
+        r#"{"event":"bye"}"#,
         r#"{"event":"media"}"#,
         r#"{"event":"media","media":{}}"#,
         r#"{"event":"media","media":{"payload":5}}"#,

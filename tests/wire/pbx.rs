@@ -130,6 +130,14 @@ impl Pbx {
         self.shared.inbox.within(time, |inbox| inbox.pop()).await.is_none()
     }
 
+    /// Sends a request to the bridge and returns the status of the response.
+    pub async fn ask(&self, request: &Message, bridge: &Bridge) -> u16 {
+        self.send(&request.to_bytes(), bridge.address()).await;
+        let wanted = |m: &Message| m.code().is_some() && m.call_id() == request.call_id();
+        let response = self.shared.inbox.wait("a response", |inbox| take(inbox, wanted)).await;
+        response.code().unwrap()
+    }
+
     /// Waits for the next REGISTER.
     pub async fn registered(&self) -> Message {
         self.request("REGISTER").await

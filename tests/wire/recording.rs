@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use trunkless::call::worker::task::Record;
+use trunkless::call::ended::Record;
 use trunkless::command::RecordCommand;
 use trunkless::folder::Root;
 use trunkless::media::g711;
@@ -204,6 +204,7 @@ async fn a_call_is_refused_if_its_required_recording_is_impossible() {
     let mut call = rig.pbx.call(&rig.bridge).await;
     call.invite().await;
     assert_eq!(call.refused().await.code(), Some(503));
+    assert_eq!(rig.bridge.end().await, "not_recorded");
     assert_eq!(status(http, "/readyz").await, 503);
     let (code, metrics) = get(http, "/metrics").await;
     assert_eq!(code, 200);

@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use base64::Engine as _;
@@ -44,6 +45,8 @@ pub enum What {
     },
     Digit(String),
     Mark(String),
+    /// One of our own messages.
+    Own(Value),
     Stop,
     Ping,
     Pong(Vec<u8>),
@@ -62,6 +65,8 @@ pub struct Stream {
     pub parameters: Value,
     /// Everything received so far.
     told: Arc<Log<Told>>,
+    /// See [`Checker::extended`].
+    extended: Arc<AtomicBool>,
     writer: Mutex<SplitSink<WebSocketStream<TcpStream>, Message>>,
     /// The same connection, for bytes that are not WebSocket.
     raw: std::net::TcpStream,
@@ -83,6 +88,7 @@ impl Stream {
         raw: std::net::TcpStream,
         checker: Checker,
     ) -> Stream {
+        let extended = checker.extended.clone();
         let (writer, messages) = socket.split();
         let told = Arc::new(Log::new());
         let end = raw.try_clone().unwrap();
@@ -93,6 +99,7 @@ impl Stream {
             sid: String::new(),
             parameters: Value::Null,
             told,
+            extended,
             writer: Mutex::new(writer),
             raw,
             reader,
@@ -279,6 +286,55 @@ impl Stream {
     /// Sends numbered frames in one message.
     pub async fn play_frames(&self, frames: std::ops::Range<u32>) {
         self.play(&agent_frames(frames)).await;
+    }
+
+    /// Sends one of our own messages.
+    pub async fn order(&self, value: &Value) {
+        self.extended.store(true, Ordering::Relaxed);
+        self.say(value).await;
+    }
+
+    /// Allows our own messages without having sent one.
+    pub fn expect_own(&self) {
+        self.extended.store(true, Ordering::Relaxed);
+    }
+
+    /// Our own messages so far.
+    pub fn own(&self) -> Vec<Value> {
+        let told = self.told();
+        let own = told.iter().filter_map(|t| match &t.what {
+            What::Own(value) => Some(value.clone()),
+            _ => None,
+        });
+        own.collect()
+    }
+
+    /// Waits for the last reply to the order with this id, and returns the statuses of all.
+    pub async fn replied(&self, id: &str) -> Vec<Value> {
+        let results = |told: &[Told]| -> Vec<Value> {
+            let results = told.iter().filter_map(|t| match &t.what {
+                What::Own(value) if value["id"] == id => Some(value["result"].clone()),
+                _ => None,
+            });
+            results.collect()
+        };
+        let last = |told: &mut Vec<Told>| {
+            let results = results(told);
+            let over = |r: &Value| r["status"] == "done" || r["status"] == "failed";
+            results.last().is_some_and(over).then_some(results)
+        };
+        let results = self.told.wait(&format!("the replies to {id}"), last).await;
+        self.check();
+        results
+    }
+
+    /// Waits for the event `call` with this state.
+    pub async fn state(&self, state: &str) {
+        let is = |what: &What| match what {
+            What::Own(value) if value["call"]["state"] == state => Some(()),
+            _ => None,
+        };
+        self.find(state, is).await;
     }
 
     pub async fn mark(&self, name: &str) {

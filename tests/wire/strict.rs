@@ -194,6 +194,14 @@ impl Handshake {
         self.tcp.write_all(refusing(status).as_bytes()).await
     }
 
+    /// Answers 101. The bridge must close the connection with a close frame, and send nothing else.
+    pub async fn expect_only_a_probe(mut self) {
+        self.accept().await;
+        let mut bytes = Vec::new();
+        let read = timeout(Duration::from_secs(10), self.tcp.read_to_end(&mut bytes)).await;
+        assert!(read.is_ok() && bytes.len() == 8 && bytes[0] == 0x88, "{read:?} {bytes:?}");
+    }
+
     /// Waits until the bridge closes the connection; false if it sends another byte or does not
     /// close.
     pub async fn is_given_up(&mut self) -> bool {

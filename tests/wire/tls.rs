@@ -33,19 +33,7 @@ fn pem_file(pem: &str) -> tempfile::NamedTempFile {
 }
 
 async fn server() -> Server {
-    let (ca, pem) = new_ca();
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["ai.test".to_owned()]).unwrap();
-    let certificate = params.signed_by(&key, &ca).unwrap();
-    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], private)
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (acceptor, ca) = acceptor("ai.test");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("wss://{}/media", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -55,7 +43,24 @@ async fn server() -> Server {
             }
         }
     });
-    Server { url, ca: pem_file(&pem) }
+    Server { url, ca }
+}
+
+/// Accepts TLS with a certificate for this name. Returns the PEM file of its CA, too.
+pub fn acceptor(name: &str) -> (TlsAcceptor, tempfile::NamedTempFile) {
+    let (ca, pem) = new_ca();
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &ca).unwrap();
+    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], private)
+        .unwrap();
+    (TlsAcceptor::from(Arc::new(config)), pem_file(&pem))
 }
 
 fn options(ca: &tempfile::NamedTempFile, name: Option<&str>) -> TargetOptions {

@@ -1,287 +1,17 @@
-//! Tests the application against a simulated Asterisk in virtual time. Its events and responses
-//! arrive in any order that is possible with a real one.
+//! Tests the application against a simulated Asterisk in virtual time.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod pbx;
+mod transfers;
 
-use super::*;
-use crate::ari::api::Ids;
-use crate::ari::bridging::words::Cause;
-use crate::ari::event::Dialplan;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::ari::api::Input;
+use crate::ari::application::tests::pbx::Pbx;
+use crate::ari::bridging::words::{After, Cause, Tell};
+use crate::ari::event::Event;
+use crate::ari::request::NORMAL;
 use crate::ari::sweep::is_ours;
-use crate::testing::start;
-
-/// A seeded generator: the same seed repeats a failed run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit.max(1) as u64) as usize
-    }
-}
-
-/// The simulated PBX: its state, the messages in flight, and the application under test.
-struct Pbx {
-    /// All channels by id; true while the channel is in our application.
-    channels: BTreeMap<String, bool>,
-    /// The members of each bridge.
-    bridges: BTreeMap<String, BTreeSet<String>>,
-    /// Events on their way, delivered in order, as on one WebSocket.
-    events: VecDeque<Event>,
-    /// Requests on their way, executed in any order: each has its own connection.
-    requests: Vec<(RequestId, RestRequest)>,
-    /// Outcomes on their way, delivered in any order.
-    answers: Vec<(RequestId, Outcome)>,
-    app: Application,
-    now: Instant,
-    random: Random,
-    offered: Vec<CallKey>,
-    tells: Vec<(CallKey, Tell)>,
-    finished: usize,
-    /// Number of callers who continued in the dialplan.
-    continued: usize,
-    /// Percentage of requests that fail: they are refused, or executed but never answered.
-    failure_percent: usize,
-    /// The start time that the PBX reports.
-    startup: String,
-}
-
-fn settings(max_media: usize) -> Settings {
-    Settings {
-        app: "ai".into(),
-        format: "ulaw",
-        max_media,
-        variables: vec!["CAMPCUST".into()],
-        ids: Ids { seconds: 1_795_000_000, seed: 7 },
-    }
-}
-
-fn channel(id: &str, name: &str) -> Channel {
-    let dialplan = Dialplan {
-        app_name: "Stasis".into(),
-        app_data: "ai".into(),
-        exten: "8010".into(),
-        ..Dialplan::default()
-    };
-    let state = "Ring".into();
-    Channel { id: id.into(), name: name.into(), state, dialplan, ..Channel::default() }
-}
-
-fn found(exists: bool) -> u16 {
-    if exists { 204 } else { 404 }
-}
-
-/// A channel as it appears in ARI's list.
-fn listed(id: &str, here: bool) -> serde_json::Value {
-    let app = if here { "Stasis" } else { "Playback" };
-    let dialplan = serde_json::json!({ "app_name": app, "app_data": "ai" });
-    serde_json::json!({ "id": id, "name": "PJSIP/x", "dialplan": dialplan })
-}
-
-impl Pbx {
-    fn new(seed: u64, max_media: usize) -> Pbx {
-        let mut pbx = Pbx {
-            channels: BTreeMap::new(),
-            bridges: BTreeMap::new(),
-            events: VecDeque::new(),
-            requests: Vec::new(),
-            answers: Vec::new(),
-            app: Application::new(settings(max_media)),
-            now: start(),
-            random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
-            offered: Vec::new(),
-            tells: Vec::new(),
-            finished: 0,
-            continued: 0,
-            failure_percent: 0,
-            startup: "1".into(),
-        };
-        pbx.feed(Input::Connected([127, 0, 0, 1].into()));
-        pbx.settle();
-        pbx
-    }
-
-    fn call(&mut self, id: &str) {
-        self.channels.insert(id.into(), true);
-        let channel = Box::new(channel(id, "PJSIP/x"));
-        self.events.push_back(Event::StasisStart { channel, args: vec!["k=v".into()] });
-    }
-
-    fn hang_up(&mut self, id: &str) {
-        if self.channels.remove(id) == Some(true) {
-            self.events.push_back(Event::HangupRequest { channel: id.into(), cause: 16 });
-            self.events.push_back(Event::StasisEnd { channel: id.into() });
-        }
-        self.bridges.values_mut().for_each(|members| {
-            members.remove(id);
-        });
-    }
-
-    fn feed(&mut self, input: Input) {
-        self.app.handle(self.now, input);
-        while let Some(output) = self.app.poll() {
-            match output {
-                Output::Send(id, request) => self.requests.push((id, request)),
-                Output::Offer(new) => {
-                    self.offered.push(new.call);
-                    let host = "127.0.0.1:4000".parse().expect("an address");
-                    self.feed(Input::Accept(new.call, host));
-                }
-                Output::Tell(call, tell) => self.tells.push((call, tell)),
-                Output::Finished(_) => self.finished += 1,
-                _ => {}
-            }
-        }
-    }
-
-    /// Performs one of the possible next steps at random. Returns false if there is none.
-    fn step(&mut self) -> bool {
-        let choices =
-            [!self.events.is_empty(), !self.requests.is_empty(), !self.answers.is_empty()];
-        let possible: Vec<usize> = (0..3).filter(|n| choices[*n]).collect();
-        let Some(choice) = possible.get(self.random.below(possible.len())) else { return false };
-        self.now += Duration::from_millis(1);
-        match choice {
-            0 => {
-                let event = self.events.pop_front().expect("an event");
-                self.feed(Input::Event(event));
-            }
-            1 => {
-                let n = self.random.below(self.requests.len());
-                let (id, request) = self.requests.swap_remove(n);
-                let outcome = self.serve(request);
-                self.answers.push((id, outcome));
-            }
-            _ => {
-                let n = self.random.below(self.answers.len());
-                let (id, outcome) = self.answers.swap_remove(n);
-                self.feed(Input::Outcome(id, outcome));
-            }
-        }
-        true
-    }
-
-    fn serve(&mut self, request: RestRequest) -> Outcome {
-        let fails = self.random.below(100) < self.failure_percent;
-        if fails && self.random.below(2) == 0 {
-            return Outcome::Answered { status: 500, body: "{}".into() };
-        }
-        let (status, body) = self.execute(request);
-        match fails {
-            true => Outcome::Unknown,
-            false => Outcome::Answered { status, body },
-        }
-    }
-
-    fn execute(&mut self, request: RestRequest) -> (u16, String) {
-        match request {
-            RestRequest::ExternalMedia { id, .. } => {
-                self.channels.insert(id.clone(), true);
-                let channel = Box::new(channel(&id, "UnicastRTP/x"));
-                self.events.push_back(Event::StasisStart { channel, args: vec![] });
-                let vars = serde_json::json!({ "UNICASTRTP_LOCAL_PORT": "10000" });
-                (200, serde_json::json!({ "id": id, "channelvars": vars }).to_string())
-            }
-            RestRequest::CreateBridge { id } => {
-                let body = serde_json::json!({ "id": id }).to_string();
-                self.bridges.insert(id, BTreeSet::new());
-                (200, body)
-            }
-            RestRequest::AddChannel { bridge, channel } => {
-                let known = self.channels.get(&channel).copied();
-                match (self.bridges.get_mut(&bridge), known) {
-                    (None, _) => (404, String::new()),
-                    (_, None) => (400, String::new()),
-                    (_, Some(false)) => (422, String::new()),
-                    (Some(members), _) => {
-                        members.insert(channel);
-                        (204, String::new())
-                    }
-                }
-            }
-            RestRequest::Answer { channel } | RestRequest::Ring { channel } => {
-                (found(self.channels.contains_key(&channel)), String::new())
-            }
-            RestRequest::Continue { channel } => match self.channels.get_mut(&channel) {
-                Some(here) if *here => {
-                    *here = false;
-                    self.continued += 1;
-                    self.bridges.values_mut().for_each(|m| {
-                        m.remove(&channel);
-                    });
-                    self.events.push_back(Event::StasisEnd { channel });
-                    (204, String::new())
-                }
-                Some(_) => (409, String::new()),
-                None => (404, String::new()),
-            },
-            RestRequest::HangUp { channel } => {
-                let known = self.channels.contains_key(&channel);
-                self.hang_up(&channel);
-                (found(known), String::new())
-            }
-            RestRequest::DeleteBridge { id } => {
-                (found(self.bridges.remove(&id).is_some()), String::new())
-            }
-            RestRequest::Channel { channel } => match self.channels.get(&channel) {
-                Some(here) => (200, listed(&channel, *here).to_string()),
-                None => (404, String::new()),
-            },
-            RestRequest::Channels => {
-                let all = self.channels.iter().map(|(id, here)| listed(id, *here));
-                (200, serde_json::Value::from_iter(all).to_string())
-            }
-            RestRequest::Bridges => {
-                let all = self.bridges.keys().map(|id| serde_json::json!({ "id": id }));
-                (200, serde_json::Value::from_iter(all).to_string())
-            }
-            RestRequest::Info => {
-                let status = serde_json::json!({ "startup_time": self.startup });
-                (200, serde_json::json!({ "status": status }).to_string())
-            }
-            RestRequest::Variable { .. } => (404, String::new()),
-            _ => (204, String::new()),
-        }
-    }
-
-    /// Runs until there is nothing left to do.
-    fn settle(&mut self) {
-        while self.step() {}
-    }
-
-    /// Does the same and also fires the timers that expire within this many seconds.
-    fn settle_for(&mut self, seconds: u64) {
-        let end = self.now + Duration::from_secs(seconds);
-        loop {
-            self.settle();
-            match self.app.next_timeout().filter(|at| *at <= end) {
-                Some(at) => {
-                    self.now = self.now.max(at);
-                    self.feed(Input::Timeout);
-                }
-                None => return,
-            }
-        }
-    }
-
-    fn tells_of(&self, call: CallKey) -> Vec<&Tell> {
-        self.tells.iter().filter(|(c, _)| *c == call).map(|(_, tell)| tell).collect()
-    }
-
-    /// Checks that none of our objects, no stuck caller and no state of a call are left.
-    fn assert_clean(&self, seed: u64) {
-        let ours: Vec<&String> =
-            self.channels.keys().filter(|id| is_ours("trunkless-ai-", id)).collect();
-        assert!(ours.is_empty() && self.bridges.is_empty(), "seed {seed}: {ours:?}");
-        let stuck: Vec<_> = self.channels.iter().filter(|(_, here)| **here).collect();
-        assert!(stuck.is_empty(), "seed {seed}: {stuck:?}");
-        assert_eq!(self.app.call_count(), 0, "seed {seed}");
-        let left = [self.app.channels.len(), self.app.bridges.len(), self.app.pending.len()];
-        assert_eq!(left, [0; 3], "seed {seed}");
-    }
-}
 
 #[test]
 fn a_complete_call() {
@@ -321,7 +51,7 @@ fn any_order_of_events_and_responses_leaves_nothing_behind() {
                 pbx.hang_up("1.1");
             }
             if n == end {
-                let after = [After::HangUp, After::Continue("drain".into())];
+                let after = [After::HangUp(NORMAL), After::Continue("drain".into())];
                 let after = after[pbx.random.below(2)].clone();
                 pbx.offered
                     .clone()
@@ -333,7 +63,7 @@ fn any_order_of_events_and_responses_leaves_nothing_behind() {
         pbx.settle();
         // end the calls that are still up
         for call in pbx.offered.clone() {
-            pbx.feed(Input::End(call, After::HangUp));
+            pbx.feed(Input::End(call, After::HangUp(NORMAL)));
         }
         pbx.failure_percent = 0;
         pbx.settle_for(10);
@@ -501,7 +231,7 @@ fn a_restart_ends_the_old_calls_only() {
 /// VICIdial transfers the caller while our release is on its way: the caller is left alone.
 #[test]
 fn a_caller_who_left_gets_no_commands() {
-    for after in [After::HangUp, After::Continue("ai_hangup".into())] {
+    for after in [After::HangUp(NORMAL), After::Continue("ai_hangup".into())] {
         let mut pbx = Pbx::new(11, 5);
         pbx.call("1.1");
         pbx.settle();

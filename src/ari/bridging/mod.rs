@@ -13,15 +13,18 @@
 //! requests the difference, during teardown too. At most two requests are in flight.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod consultation;
 mod setup;
 mod teardown;
+pub mod transfer;
 pub mod words;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::ari::bridging::transfer::Transfer;
 use crate::ari::bridging::words::{Action, After, Cause, Names, Step, Tell};
-use crate::ari::request::{Outcome, RestRequest};
+use crate::ari::request::{NORMAL, Outcome, RestRequest};
 
 /// Time limit for creating the objects, and again for connecting the caller.
 const SETUP: Duration = Duration::from_secs(5);
@@ -41,6 +44,8 @@ enum Join {
     Out,
     Joining,
     In,
+    /// Being removed, because the AI talks to the target of a transfer.
+    Leaving,
 }
 
 /// The caller's state.
@@ -53,8 +58,10 @@ enum Caller {
     /// The answer request is in flight.
     Answering,
     Answered,
-    /// Being hung up or returned to the dialplan.
+    /// About to be hung up or returned to the dialplan.
     Releasing,
+    /// The request that does so is in flight.
+    Released,
     /// No longer in our application: no more requests for it.
     Left,
 }
@@ -79,6 +86,8 @@ pub struct Bridging {
     /// True once the PBX has reported a hangup: a caller who then leaves was not transferred.
     hangup_seen: bool,
     caller_joined: Join,
+    /// True once the caller has been in the bridge.
+    connected: bool,
     /// Our address, to which the PBX sends RTP; `None` before [`Bridging::begin`].
     host: Option<SocketAddr>,
     media: Piece,
@@ -90,6 +99,15 @@ pub struct Bridging {
     bridge: Piece,
     /// When the response to the bridge's creation arrived.
     bridge_made: Option<Instant>,
+    /// The context that the caller came from.
+    caller_context: String,
+    transfer: Option<Transfer>,
+    /// The channel of a transfer's target.
+    target: Piece,
+    /// When the target was first known to exist.
+    target_made: Option<Instant>,
+    /// Number of transfers so far. It is part of the target's id.
+    transfers: u32,
     /// How the caller is released; set when the call ends.
     after: Option<After>,
     /// When set-up times out; `None` while no limit applies.
@@ -98,7 +116,8 @@ pub struct Bridging {
 
 impl Bridging {
     /// `id` is unique and safe in a URL. `up`: the caller has already been answered.
-    pub fn new(channel: String, id: String, up: bool) -> Bridging {
+    /// `context`: the one that the caller came from.
+    pub fn new(channel: String, id: String, up: bool, context: String) -> Bridging {
         Bridging {
             channel,
             id,
@@ -109,6 +128,7 @@ impl Bridging {
             caller: Caller::Waiting,
             hangup_seen: false,
             caller_joined: Join::Out,
+            connected: false,
             host: None,
             media: Piece::Absent,
             media_made: None,
@@ -116,6 +136,11 @@ impl Bridging {
             media_joined: Join::Out,
             bridge: Piece::Absent,
             bridge_made: None,
+            caller_context: context,
+            transfer: None,
+            target: Piece::Absent,
+            target_made: None,
+            transfers: 0,
             after: None,
             deadline: None,
         }
@@ -148,6 +173,16 @@ impl Bridging {
         self.bridge == Piece::Made && self.bridge_made.is_some_and(|made| made < time)
     }
 
+    /// True if a list requested at `time` must contain the target of the transfer.
+    pub fn has_target_since(&self, time: Instant) -> bool {
+        self.target == Piece::Made && self.target_made.is_some_and(|made| made < time)
+    }
+
+    /// True if this is the id of a target that exists or may exist.
+    pub fn owns_target(&self, id: &str, names: &Names) -> bool {
+        self.target != Piece::Absent && self.target_id(names) == id
+    }
+
     /// True if ringing may still be indicated to the caller.
     pub fn is_waiting(&self) -> bool {
         self.caller == Caller::Waiting && !self.up
@@ -167,7 +202,8 @@ impl Bridging {
     }
 
     pub fn is_finished(&self) -> bool {
-        self.caller == Caller::Left && self.media == Piece::Absent && self.bridge == Piece::Absent
+        let pieces = [self.media, self.bridge, self.target];
+        self.caller == Caller::Left && pieces.iter().all(|piece| *piece == Piece::Absent)
     }
 
     pub fn next_timeout(&self) -> Option<Instant> {
@@ -176,11 +212,13 @@ impl Bridging {
 
     pub fn end(&mut self, after: After, names: &Names) -> Vec<Action> {
         self.after.get_or_insert(after);
+        self.transfer = None;
         self.step(names)
     }
 
     pub fn on_timeout(&mut self, now: Instant, names: &Names) -> Vec<Action> {
         match self.next_timeout().is_some_and(|at| at <= now) {
+            true if self.transfer.is_some() => self.fail_late_transfer(names),
             true if !self.is_ending() => {
                 self.fail("call set-up on the PBX timed out".to_owned(), names)
             }
@@ -203,18 +241,26 @@ impl Bridging {
         if self.caller == Caller::Left {
             return Vec::new();
         }
+        let sent = self.caller == Caller::Released;
         self.caller = Caller::Left;
         let mut actions = Vec::new();
-        if self.after.is_none() {
-            actions.push(Action::Tell(Tell::Ended(cause)));
+        match &self.after {
+            None => actions.push(Action::Tell(Tell::Ended(cause))),
+            // the response to the request may be late
+            Some(After::Transfer { .. }) => {
+                let failed = Some(cause).filter(|cause| *cause != Cause::Transferred || !sent);
+                self.on_sent_off(failed, &mut actions);
+            }
+            Some(_) => {}
         }
+        self.transfer = None;
         actions.extend(self.step(names));
         actions
     }
 
     /// Handles a restart of the PBX: none of the call's objects exist any more.
     pub fn on_restart(&mut self, names: &Names) -> Vec<Action> {
-        for piece in [&mut self.media, &mut self.bridge] {
+        for piece in [&mut self.media, &mut self.bridge, &mut self.target] {
             if *piece == Piece::Made {
                 *piece = Piece::Absent;
             }
@@ -236,7 +282,7 @@ impl Bridging {
         // delete it first, in case it still exists: two would hold twice the PBX's RTP ports
         self.media = Piece::Deleting;
         let channel = self.media_id(names);
-        vec![Action::Send(Step::DropMedia, RestRequest::HangUp { channel })]
+        vec![Action::Send(Step::DropMedia, RestRequest::HangUp { channel, reason: NORMAL })]
     }
 
     /// Replaces a bridge that was removed. This is done once per call.
@@ -252,12 +298,15 @@ impl Bridging {
         (self.media_joined, self.caller_joined) = (Join::Out, Join::Out);
         self.bridge = Piece::Deleting;
         let id = self.bridge_id(names);
-        vec![Action::Send(Step::DropBridge, RestRequest::DeleteBridge { id })]
+        let mut actions = vec![Action::Send(Step::DropBridge, RestRequest::DeleteBridge { id })];
+        actions.extend(self.on_target_bridge_lost(names));
+        actions
     }
 
     /// Ends the call with an error; the caller returns to the dialplan.
     pub(super) fn fail(&mut self, why: String, names: &Names) -> Vec<Action> {
         self.after = Some(After::Continue("pbx_error".to_owned()));
+        self.transfer = None;
         let mut actions = vec![Action::Tell(Tell::Ended(Cause::Failed(why)))];
         actions.extend(self.step(names));
         actions
@@ -290,7 +339,8 @@ impl Bridging {
             Step::JoinMedia if good => {
                 self.media_joined = Join::In;
                 // until the call asks for an answer, the call's own time limits apply
-                if self.caller == Caller::Waiting || self.caller_joined == Join::In {
+                let complete = self.caller_joined == Join::In || self.is_consulting();
+                if self.caller == Caller::Waiting || complete {
                     self.deadline = None;
                 }
             }
@@ -299,6 +349,10 @@ impl Bridging {
                 self.caller = Caller::Answered;
             }
             Step::JoinMedia | Step::JoinCaller | Step::Answer => {}
+            Step::LeaveCaller => return self.on_caller_removed(outcome, names),
+            Step::Transfer(number, step) => {
+                return self.on_transfer_step(now, number, step, outcome, names);
+            }
             _ => self.on_release(step, outcome, names, &mut actions),
         }
         let needed =

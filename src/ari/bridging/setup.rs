@@ -33,7 +33,10 @@ impl Bridging {
     pub(super) fn on_caller_joined(&mut self, actions: &mut Vec<Action>) {
         if self.caller_joined == Join::Joining {
             self.caller_joined = Join::In;
-            self.deadline = None;
+            self.connected = true;
+            if self.transfer.is_none() {
+                self.deadline = None;
+            }
             if !self.is_ending() {
                 actions.push(Action::Tell(Tell::Connected));
             }
@@ -98,10 +101,19 @@ impl Bridging {
             send(Step::Answer, RestRequest::Answer { channel: self.channel.clone() });
         }
         let ready = self.caller == Caller::Answered && self.media_joined == Join::In;
-        if ready && self.caller_joined == Join::Out {
-            self.caller_joined = Join::Joining;
-            let channel = self.channel.clone();
-            send(Step::JoinCaller, RestRequest::AddChannel { bridge: bridge_id, channel });
+        let (bridge, channel) = (bridge_id, self.channel.clone());
+        match (self.caller_joined, self.is_consulting()) {
+            (Join::Out, false) if ready => {
+                self.caller_joined = Join::Joining;
+                send(Step::JoinCaller, RestRequest::AddChannel { bridge, channel });
+            }
+            (Join::In, true) => {
+                self.caller_joined = Join::Leaving;
+                send(Step::LeaveCaller, RestRequest::RemoveChannel { bridge, channel });
+            }
+            // not before the caller is out, who must not hear the consultation
+            (Join::Out, true) if ready => actions.extend(self.join_target(names)),
+            _ => {}
         }
     }
 }

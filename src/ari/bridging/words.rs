@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::ari::request::RestRequest;
+use crate::command::Failure;
 
 /// The channel variable that gives the dialplan the reason why a caller returns.
 pub const REASON: &str = "TRUNKLESS_REASON";
@@ -11,7 +12,10 @@ pub const REASON: &str = "TRUNKLESS_REASON";
 /// How the caller leaves our application at the end of the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum After {
-    HangUp,
+    /// Hang up, with this reason of ARI's.
+    HangUp(&'static str),
+    /// Continue in the dialplan at an extension, to carry out an order.
+    Transfer { order: u32, context: String, exten: String, priority: u32 },
     /// Continue in the dialplan; the text is the value of [`REASON`].
     Continue(String),
 }
@@ -27,6 +31,10 @@ pub enum Tell {
     Hold(bool),
     /// The Q.850 cause of the hangup that follows.
     HangupCause(u16),
+    /// The outcome of an order.
+    Replied(u32, Result<(), Failure>),
+    /// The state of a transfer.
+    Progress(u32, &'static str),
     Ended(Cause),
     /// The events socket was lost.
     Lost,
@@ -50,7 +58,10 @@ impl Step {
     /// True for steps that build the call. After a loss, their outcomes from an earlier generation
     /// are ignored.
     pub fn builds(self) -> bool {
-        matches!(self, Step::Media | Step::Bridge | Step::JoinMedia | Step::JoinCaller)
+        matches!(
+            self,
+            Step::Media | Step::Bridge | Step::JoinMedia | Step::JoinCaller | Step::LeaveCaller
+        )
     }
 }
 
@@ -62,6 +73,8 @@ pub enum Step {
     JoinMedia,
     Answer,
     JoinCaller,
+    /// Removes the caller from the bridge for a consultation.
+    LeaveCaller,
     /// Checks that the caller is still in our application, before a hangup.
     Look,
     /// Sets [`REASON`].
@@ -70,8 +83,27 @@ pub enum Step {
     Release,
     DropMedia,
     DropBridge,
+    /// A request of the transfer with this number.
+    Transfer(u32, TransferStep),
     /// A request whose outcome does not matter.
     Extra,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransferStep {
+    /// Asks whether the dialplan has what the transfer needs.
+    Probe,
+    /// Calls the target.
+    Target,
+    /// Adds the target to the bridge, for a consultation.
+    JoinTarget,
+    /// Removes the target from the bridge again.
+    PartTarget,
+    /// Stops the caller's music.
+    MusicOff,
+    /// Sets the variable that names the target.
+    Peer,
+    DropTarget,
 }
 
 #[derive(Debug, PartialEq)]

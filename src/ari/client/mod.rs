@@ -24,20 +24,21 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, error, info, warn};
 
-use crate::ari::api::{CallKey, Ids, Input, Output, RequestId, Settings};
+use crate::ari::api::{CallKey, Ids, Input, Output, RequestId, Settings, Wish};
 use crate::ari::application::{Application, prefix};
+use crate::ari::bridging::transfer::TransferWish;
 use crate::ari::bridging::words::After;
 use crate::ari::client::app_lock::AppLock;
 use crate::ari::client::link::{Link, LinkError, Opening, open};
-use crate::ari::client::offers::{CONTINUES, refused_call};
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::client::rtp_capacity::RtpCapacity;
-use crate::ari::event::{self, Channel, Event};
-use crate::ari::request::{Outcome, RestRequest};
+use crate::ari::event::{self, Event};
+use crate::ari::request::{NORMAL, Outcome, RestRequest};
 use crate::call::admission::Admission;
 use crate::call::departure::Departure;
 use crate::call::end::EndReason;
 use crate::call::fault_point::fault_point_of_message;
+use crate::call::ladder::Overflow;
 use crate::call::{RemoteMedia, Signal, SourceRequest};
 use crate::media::g711::Law;
 use crate::telemetry::{PbxStatus, Throttle};
@@ -67,6 +68,8 @@ pub struct AriConfig {
     pub max_calls: usize,
     pub admission: Admission,
     pub status: Arc<PbxStatus>,
+    /// For callers whom no call can be started for.
+    pub overflow: Overflow,
 }
 
 /// A message to the task, from a call, an [`AriHandle`] or the closing of the socket.
@@ -367,6 +370,33 @@ impl Source {
             Internal::Request(call, SourceRequest::End { reason, departure }) => {
                 self.feed(Input::End(call, after(reason, departure)));
             }
+            Internal::Request(call, SourceRequest::HangUp { cause, .. }) => {
+                // ARI has the same words
+                self.feed(Input::End(call, After::HangUp(cause.name())));
+            }
+            Internal::Request(call, SourceRequest::Hold { order, on }) => {
+                self.feed(Input::Order { call, order, wish: Wish::Hold(on) });
+            }
+            Internal::Request(call, SourceRequest::Digits { order, digits }) => {
+                let wish = Wish::Digits(digits.as_str().to_owned());
+                self.feed(Input::Order { call, order, wish });
+            }
+            Internal::Request(
+                call,
+                SourceRequest::Transfer { order, destination, kind, timeout, plain },
+            ) => {
+                let wish = TransferWish { destination, kind, timeout, plain };
+                self.feed(Input::Transfer { call, order, wish });
+            }
+            Internal::Request(call, SourceRequest::CompleteTransfer) => {
+                self.feed(Input::CompleteTransfer(call));
+            }
+            Internal::Request(call, SourceRequest::CancelTransfer) => {
+                self.feed(Input::CancelTransfer(call));
+            }
+            Internal::Request(call, SourceRequest::SetVariables { order, variables }) => {
+                self.feed(Input::Order { call, order, wish: Wish::Variables(variables) });
+            }
             Internal::Stop => self.feed(Input::Stop),
             Internal::Closed => self.feed(Input::Close),
             Internal::Close(done) => {
@@ -403,7 +433,7 @@ impl Source {
         match output {
             Output::Send(id, request) => self.send(id, request),
             Output::Offer(new) => self.on_offer(*new),
-            Output::Refused(why, channel) => self.count_refusal(why, &channel),
+            Output::Refused(call, why, channel) => self.on_not_taken(call, why, &channel),
             Output::Tell(call, tell) => self.send_signal(call, tell),
             Output::Finished(call) => drop(self.calls.remove(&call)),
             Output::Orphans(found) => warn!(
@@ -448,22 +478,12 @@ impl Source {
             let _ = outcomes.send((id, outcome)).await;
         });
     }
-
-    fn count_refusal(&mut self, why: &'static str, channel: &Channel) {
-        self.admission.count();
-        let call = refused_call(&self.name, channel);
-        let (reason, why) = match why {
-            "drain" => (EndReason::Drain, "trunkless is shutting down".to_owned()),
-            _ => (EndReason::Overload, format!("max_media = {} is reached", self.max_media)),
-        };
-        self.admission.refused(&call, reason, &why, CONTINUES);
-    }
 }
 
 /// Returns the instruction to the PBX for the caller at the end of a call.
 fn after(reason: EndReason, departure: Departure) -> After {
     match departure {
-        Departure::HangUp => After::HangUp,
+        Departure::HangUp => After::HangUp(NORMAL),
         Departure::Continue => After::Continue(reason.label().to_owned()),
     }
 }

@@ -6,40 +6,70 @@ use std::time::Instant;
 
 use tracing::warn;
 
-use crate::ari::api::{Input, NewCall};
+use crate::ari::api::{Input, NewCall, NotTaken};
+use crate::ari::bridging::words::After;
+use crate::ari::client::CallKey;
 use crate::ari::client::{CallLink, Internal, Source, after};
 use crate::ari::event::Channel;
 use crate::call::admission::{RefusedCall, clip};
 use crate::call::departure::Departure;
 use crate::call::end::EndReason;
 use crate::call::fault_point::fault_point;
+use crate::call::ladder::Overflow;
 use crate::call::leg::Leg;
 use crate::call::parameters::Added;
 use crate::call::{Offer, SourceRequest};
+use crate::command::Cause;
 
 /// The outcome for a refused caller, for the log.
-pub(super) const CONTINUES: &str = "the caller continues in the dialplan";
+const CONTINUES: &str = "the caller continues in the dialplan";
 
 impl Source {
     pub(super) fn on_offer(&mut self, new: NewCall) {
         self.admission.count();
         let call = new.call;
         let refused = refused_call(&self.name, &new.channel);
+        let context = new.channel.dialplan.context.clone();
         let offered = self.make_offer(new).and_then(|(offer, host)| {
             self.admission.offer(offer)?;
             Ok(Input::Accept(call, host))
         });
-        let input = offered.unwrap_or_else(|why| {
-            let reason = EndReason::Overload;
-            self.calls.remove(&call);
-            self.admission.refused(&refused, reason, &why, CONTINUES);
-            Input::End(call, after(reason, Departure::Continue))
-        });
-        self.feed(input);
+        match offered {
+            Ok(input) => self.feed(input),
+            Err(why) => {
+                self.calls.remove(&call);
+                self.refuse(call, EndReason::Overload, &why, &refused, &context);
+            }
+        }
+    }
+
+    pub(super) fn on_not_taken(&mut self, call: CallKey, why: NotTaken, channel: &Channel) {
+        self.admission.count();
+        let refused = refused_call(&self.name, channel);
+        let (reason, why) = match why {
+            NotTaken::Stopping => (EndReason::Drain, "trunkless is shutting down".to_owned()),
+            NotTaken::Full => {
+                (EndReason::Overload, format!("max_media = {} is reached", self.max_media))
+            }
+        };
+        self.refuse(call, reason, &why, &refused, &channel.dialplan.context);
+    }
+
+    fn refuse(
+        &mut self,
+        call: CallKey,
+        reason: EndReason,
+        why: &str,
+        refused: &RefusedCall,
+        context: &str,
+    ) {
+        let (after, fate) = overflow(reason, &self.config.overflow, context);
+        self.admission.refused(refused, reason, why, &fate);
+        self.feed(Input::End(call, after));
     }
 
     fn make_offer(&mut self, new: NewCall) -> Result<(Offer, SocketAddr), String> {
-        let admitted = self.admission.admit(Instant::now())?;
+        let admitted = self.admission.admit(&self.name, Instant::now())?;
         let starting = self.calls.values().filter(|c| c.remote.is_none()).count();
         if !self.rtp_capacity.admits(self.pbx_ip, starting) {
             return Err(
@@ -61,7 +91,9 @@ impl Source {
         fault_point("source", added.entries());
         let (internal, call) = (self.internal_tx.clone(), new.call);
         let requests = Box::new(move |request: SourceRequest| {
-            if internal.try_send(Internal::Request(call, request)).is_err() {
+            if let Err(error) = internal.try_send(Internal::Request(call, request))
+                && let Internal::Request(_, request) = error.into_inner()
+            {
                 warn!(call = id, ?request, "ARI client dropped a request: queue full or closed");
             }
         });
@@ -85,7 +117,25 @@ impl Source {
     }
 }
 
-pub(super) fn refused_call(pbx: &str, channel: &Channel) -> RefusedCall {
+/// Returns the instruction to the PBX for a caller whose call cannot be started, and its meaning
+/// for the log.
+fn overflow(reason: EndReason, overflow: &Overflow, own_context: &str) -> (After, String) {
+    match overflow {
+        Overflow::Transfer(to) => {
+            let (context, exten) =
+                (to.context.as_deref().unwrap_or(own_context).to_owned(), to.exten.clone());
+            let fate = format!("the caller is sent to {exten}");
+            (After::Transfer { order: 0, context, exten, priority: to.priority }, fate)
+        }
+        Overflow::Refuse(cause) => {
+            let cause = cause.unwrap_or(Cause::Congestion);
+            (After::HangUp(cause.name()), "the caller is hung up".to_owned())
+        }
+        Overflow::Continue => (after(reason, Departure::Continue), CONTINUES.to_owned()),
+    }
+}
+
+fn refused_call(pbx: &str, channel: &Channel) -> RefusedCall {
     RefusedCall {
         pbx: pbx.to_owned(),
         native_id: clip(native_id(channel)),

@@ -36,6 +36,8 @@ impl Source {
                 remote.sends_audio = !on;
                 Signal::Media(*remote)
             }
+            Tell::Replied(order, result) => Signal::Replied { order, result },
+            Tell::Progress(order, state) => Signal::Progress { order, state },
             Tell::Connected => Signal::Connected,
             Tell::Digit(digit) => Signal::Digit(digit),
             Tell::HangupCause(cause) => Signal::HangupCause(cause),

@@ -23,55 +23,70 @@ impl Call {
                     Closed::HandOver => EndReason::AiHandover,
                     _ => EndReason::AiHangup,
                 };
-                self.playing.no_more_audio();
-                let until = match self.playing.has_audio() {
-                    true => Some(now + self.limits.drain_on_close),
-                    // the last frame has been sent, but not yet played
-                    false => self.playing.played_at(),
-                };
-                match until.filter(|until| *until > now) {
-                    Some(until) => self.phase = Phase::Finishing { reason, until: Some(until) },
-                    None => self.end(reason),
-                }
+                self.on_orderly_close(now, closed, reason);
             }
-            Closed::Failed(_) => self.ai_failed(EndReason::AiClosed),
-            Closed::Protocol(_) => self.ai_failed(EndReason::AiProtocol),
-            Closed::Stalled | Closed::Unanswered => self.ai_failed(EndReason::AiTimeout),
+            Closed::Failed(_) => self.ai_failed(now, EndReason::AiClosed),
+            Closed::Protocol(_) => self.ai_failed(now, EndReason::AiProtocol),
+            Closed::Stalled | Closed::Unanswered => self.ai_failed(now, EndReason::AiTimeout),
         }
     }
 
-    /// Ends the call, after playing the prompt if there is one and the caller is connected.
-    pub(super) fn ai_failed(&mut self, reason: EndReason) {
-        let connected = self.past.answered.is_some();
-        let prompt = self.prompt.take().filter(|prompt| connected && !prompt.is_empty());
-        let Some(prompt) = prompt else { return self.end(reason) };
-        if self.phase == Phase::Talking {
-            self.out.push_back(Output::Ai(ToAi::Stop));
+    fn on_orderly_close(&mut self, now: Instant, closed: &Closed, reason: EndReason) {
+        if self.orders.transfer() {
+            self.phase = Phase::Finishing { reason, until: None };
+            return self.hand_over();
         }
-        self.playing.drop_ai_audio();
-        self.playing.announce(&prompt);
-        self.phase = Phase::Finishing { reason, until: None };
+        let again = self.reconnect && matches!(closed, Closed::Orderly(_));
+        if again && self.phase == Phase::Talking && !self.orders.decide() {
+            return self.dial_again(now);
+        }
+        self.playing.no_more_audio();
+        let until = match self.playing.has_audio() {
+            true => Some(now + self.limits.drain_on_close),
+            // the last frame has been sent, but not yet played
+            false => self.playing.played_at(),
+        };
+        match until.filter(|until| *until > now) {
+            // an order that waits for the audio decides what comes after it
+            _ if self.orders.pending() => self.phase = Phase::Finishing { reason, until: None },
+            Some(until) => self.phase = Phase::Finishing { reason, until: Some(until) },
+            None => self.end(reason),
+        }
+    }
+
+    /// When the queued audio has been played, in which phase that matters.
+    pub(super) fn finish_by(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Finishing { until, .. } => until,
+            _ => None,
+        }
     }
 
     /// The earliest time at which the call ends, and the reason.
     pub(super) fn limit(&self) -> Option<(Instant, EndReason)> {
+        let until = match self.phase {
+            Phase::Finishing { reason, until } => until.map(|until| (until, reason)),
+            _ => None,
+        };
+        let leave_by = self.leave_by.map(|by| (by, EndReason::Drain));
         let state = State {
             heard: self.hearing.receiver.last_heard(),
-            on_hold: self.remote.is_some_and(|r| r.is_on_hold()),
+            on_hold: self.is_on_hold(),
             talking: self.phase == Phase::Talking,
-            finish_by: match self.phase {
-                Phase::Finishing { reason, until } => until.map(|until| (until, reason)),
-                _ => None,
-            },
+            finish_by: until.into_iter().chain(leave_by).min_by_key(|(at, _)| *at),
         };
         self.limits.earliest(&self.past, state)
     }
 
     pub(super) fn end(&mut self, reason: EndReason) {
         let connected = self.past.answered.is_some();
-        if let Some(departure) = self.departure.departure(reason, connected, self.can_continue) {
-            self.out.push_back(Output::Request(SourceRequest::End { reason, departure }));
-        }
+        let departure = self.departure.departure(reason, connected, self.can_continue);
+        self.end_with(reason, departure.map(|departure| SourceRequest::End { reason, departure }));
+    }
+
+    pub(super) fn end_with(&mut self, reason: EndReason, request: Option<SourceRequest>) {
+        self.out.extend(request.map(Output::Request));
+        self.fail_open();
         if self.phase == Phase::Talking {
             self.out.push_back(Output::Ai(ToAi::Stop));
         }

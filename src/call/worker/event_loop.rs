@@ -27,11 +27,12 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::call::end::EndReason;
+use crate::call::ended::Record;
 use crate::call::fault_point::fault_point;
 use crate::call::leg::{Channel, MAX_DATAGRAM};
 use crate::call::worker::inbox::{CallWaker, Counted, Inbox, InboxMessage};
 use crate::call::worker::rate::Rate;
-use crate::call::worker::task::{RareEvents, Record, Running};
+use crate::call::worker::task::{RareEvents, Running};
 use crate::call::worker::token::{Socket, Token};
 use crate::stream::closed::Closed;
 use crate::stream::scratch::Scratch;
@@ -302,7 +303,10 @@ impl Worker {
                     live.running.stood_still(now, late, buffers);
                 }
                 let more = live.on(now, cause, waker, buffers);
-                let ended = live.running.act(now, &mut buffers.scratch);
+                let mut ended = live.running.act(now, &mut buffers.scratch);
+                while ended.is_none() && live.dials_again(now, waker) {
+                    ended = live.running.act(now, &mut buffers.scratch);
+                }
                 let more = more || live.running.ai.as_ref().is_some_and(AiSocket::has_backlog);
                 (ended, more, live.running.closing.take(), live.running.next_timeout())
             }
@@ -443,6 +447,16 @@ impl Worker {
 }
 
 impl Live {
+    /// Dials the AI that the call has asked for, or stops dialling. Returns false if neither.
+    fn dials_again(&mut self, now: Instant, waker: Option<&Waker>) -> bool {
+        let Some(redial) = self.running.redial.take() else { return false };
+        self.rare_events.redial(redial);
+        // registers the waker
+        let mut cx = Context::from_waker(waker.unwrap_or(Waker::noop()));
+        self.running.handle_rare_events(now, &mut self.rare_events, &mut cx);
+        true
+    }
+
     /// Handles an event. Returns true if the AI has sent more than is read in one turn.
     fn on(
         &mut self,

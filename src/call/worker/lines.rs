@@ -5,10 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use tracing::field::display;
 use tracing::{Level, debug, info, warn};
 
-use crate::call::Offer;
 use crate::call::end::EndReason;
+use crate::call::ladder::Rung;
 use crate::call::words::MissingRtp;
 use crate::call::words::Summary;
+use crate::call::{Ai, Offer};
 use crate::media::frame::RATE;
 use crate::stream::StreamInfo;
 use crate::stream::closed::Closed;
@@ -41,6 +42,12 @@ impl Lines {
             signalling: offer.leg.signalling,
             url,
         }
+    }
+
+    /// Another AI has been dialled.
+    pub fn dialled(&mut self, url: String) {
+        info!(call = self.call, pbx = &*self.pbx, url, "dialling an AI again, or another one");
+        self.url = url;
     }
 
     pub fn offered(&self, offer: &Offer, info: &StreamInfo) {
@@ -122,6 +129,17 @@ impl Lines {
 
     pub fn ai_unreachable(&self, error: &str) {
         warn!(call = self.call, pbx = &*self.pbx, url = self.url, "AI unreachable: {error}");
+    }
+
+    pub fn step(&self, rung: &Rung, ais: &[Ai]) {
+        let (step, to) = match rung {
+            Rung::Ai(place) => ("ai", ais.get(*place).map(|ai| ai.name.as_str())),
+            Rung::Play(_) | Rung::PlayIfConnected(_) => ("play", None),
+            Rung::Transfer(to) => ("transfer", Some(to.as_str())),
+            // the line about the end of the call has these
+            Rung::Continue | Rung::Hangup(_) => return,
+        };
+        info!(call = self.call, pbx = &*self.pbx, step, to, "next step of on_ai_failure");
     }
 
     pub fn ai_closed(&self, closed: &Closed) {

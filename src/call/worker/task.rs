@@ -9,28 +9,34 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
+use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use crate::call::core::Call;
 use crate::call::counters::PlayoutFloor;
 use crate::call::end::EndReason;
+use crate::call::ended::{Given, Record};
 use crate::call::leg::Channel;
+use crate::call::live::{EventKind, EventSink, LiveCall};
 use crate::call::recordings::CallRecordings;
-use crate::call::words::{Input, Output, Seeds, Summary};
+use crate::call::words::{DialAgain, Input, Output, Seeds};
+use crate::call::worker::desk::Desk;
 use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
-use crate::call::{CallConfig, Offer, Signal, counters, parameters};
-use crate::command::Command;
+use crate::call::{Ai, CallConfig, Offer, OrderRequest, Signal, counters, parameters};
+use crate::command::Disposition;
+use crate::record::sidecar::{CommandInfo, DispositionInfo, Outcome};
 use crate::stream::closed::Closed;
 use crate::stream::connect::Socket;
-use crate::stream::dialect::{Dialect, sid};
+use crate::stream::dialect::sid;
 use crate::stream::scratch::Scratch;
 use crate::stream::socket::{AiSocket, Counts, Stop};
 use crate::stream::unreachable::ConnectError;
-use crate::stream::{FromAi, StreamInfo};
+use crate::stream::{FromAi, StreamInfo, ToAi};
 
 /// Datagrams read at once when a backlog is likely, for example after a stall of this process.
 const BURST: usize = 16;
@@ -39,23 +45,8 @@ const BACKLOG: usize = 4096;
 /// Packets of an ordinary stream are further apart than this; closer ones suggest a backlog.
 const MIN_SPACING: Duration = Duration::from_millis(5);
 
-/// The record of an ended call.
-#[derive(Debug, Clone)]
-pub struct Record {
-    pub id: String,
-    pub reason: EndReason,
-    pub summary: Summary,
-    /// Messages that were dropped because the AI was slow, or were not understood.
-    pub ai: Counts,
-    /// Why there was no stream to the AI, or how the AI ended it: "close frame 1000". `None` when
-    /// trunkless ended it.
-    pub ai_end: Option<String>,
-    /// Ids of the call's recordings.
-    pub recordings: Vec<String>,
-}
-
 /// Runs one call to its end, on the worker with the fewest calls. `stop` becomes true when all
-/// calls have to end.
+/// calls have to end. A `refused` call does not go to its AI, but down the ladder.
 ///
 /// # Panics
 /// Panics if the call panicked on its worker. The worker and its other calls continue.
@@ -63,21 +54,45 @@ pub async fn run(
     workers: &Workers,
     offer: Offer,
     config: Arc<CallConfig>,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<OrderRequest>,
     stop: watch::Receiver<bool>,
+    observed: Observed,
+    refused: Option<EndReason>,
 ) -> Record {
-    let connecting = Connecting(tokio::spawn({
-        let config = config.clone();
-        async move { config.target.connect(config.answer_wait).await }
-    }));
+    let dialler = Dialler { config: config.clone(), runtime: Handle::current() };
+    let connecting = refused.is_none().then(|| dialler.dial(0, None));
     let (done, record) = oneshot::channel();
-    let running = Running::new(offer, &config);
-    workers.take(Live::new(running, RareEvents::new(commands, stop, connecting), done));
+    let mut running = Running::new(offer, &config, observed);
+    refused.iter().for_each(|reason| running.call.refuse(Instant::now(), *reason));
+    let rare_events = RareEvents::new(commands, stop, connecting, dialler);
+    workers.take(Live::new(running, rare_events, done));
     match record.await {
         Ok(record) => record,
         // without the panic hook, which has already reported the panic on the worker
         Err(_) => std::panic::resume_unwind(Box::new("the call panicked")),
     }
+}
+
+/// The call as others see it, and the receiver of its events.
+pub struct Observed {
+    pub call: Arc<LiveCall>,
+    pub sink: EventSink,
+}
+
+impl Observed {
+    pub(super) fn event(&self, event: &EventKind<'_>) {
+        self.call.note(event);
+        (self.sink)(&self.call, event);
+    }
+}
+
+/// Returns the call as others see it.
+pub fn live_call(offer: &Offer, config: &CallConfig) -> Arc<LiveCall> {
+    let call_sid = sid("CA", &offer.sid_seed);
+    let account = config.ais.first().map(|ai| ai.account_sid.clone()).unwrap_or_default();
+    let ids = [offer.id.clone(), call_sid, account];
+    let parties = [&offer.from_number, &offer.from_name, &offer.to_number].map(String::clone);
+    Arc::new(LiveCall::new(ids, offer.pbx.clone(), parties, offer.native_id.clone()))
 }
 
 /// The task that connects to the AI. Dropping this cancels it.
@@ -89,40 +104,88 @@ impl Drop for Connecting {
     }
 }
 
+/// Dials the AIs of a call.
+struct Dialler {
+    config: Arc<CallConfig>,
+    runtime: Handle,
+}
+
+impl Dialler {
+    fn dial(&self, ai: usize, again: Option<DialAgain>) -> Connecting {
+        let config = self.config.clone();
+        Connecting(self.runtime.spawn(async move {
+            match (config.ais.get(ai), again) {
+                (Some(ai), None) => ai.breaker.connect(&ai.target, config.answer_wait).await,
+                (Some(ai), Some(DialAgain { limit, pause })) => {
+                    sleep(pause).await;
+                    ai.target.reconnect(limit.saturating_sub(pause)).await
+                }
+                (None, _) => Err(ConnectError::Internal("no such AI".to_owned())),
+            }
+        }))
+    }
+}
+
+/// Replies that are kept until the AI's stream has started.
+const MAX_EARLY_REPLIES: usize = 100;
+
+/// An instruction for the task that connects to the AI.
+pub(super) enum Redial {
+    Stop,
+    /// The AI's place in the configuration, and how it is dialled if it is the same one.
+    Dial(usize, Option<DialAgain>),
+}
+
 /// The sources of a call's rare events, apart from its signals. They are polled as futures when the
 /// call is woken.
 pub(super) struct RareEvents {
     /// `None` once the sender is gone.
-    commands: Option<mpsc::Receiver<Command>>,
+    commands: Option<mpsc::Receiver<OrderRequest>>,
     /// Resolves when all calls have to end; `None` after that.
     stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// `None` once the AI has been connected, or could not be.
     connecting: Option<Connecting>,
+    dialler: Dialler,
 }
 
 impl RareEvents {
+    /// Stops dialling, and dials another AI if there is one.
+    pub fn redial(&mut self, redial: Redial) {
+        self.connecting = match redial {
+            Redial::Stop => None,
+            Redial::Dial(ai, again) => Some(self.dialler.dial(ai, again)),
+        };
+    }
+
     fn new(
-        commands: mpsc::Receiver<Command>,
+        commands: mpsc::Receiver<OrderRequest>,
         mut stop: watch::Receiver<bool>,
-        connecting: Connecting,
+        connecting: Option<Connecting>,
+        dialler: Dialler,
     ) -> RareEvents {
         let stop = async move {
             let _ = stop.wait_for(|stop| *stop).await;
         };
         let stop: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(stop);
-        RareEvents { commands: Some(commands), stop: Some(stop), connecting: Some(connecting) }
+        let (commands, stop) = (Some(commands), Some(stop));
+        RareEvents { commands, stop, connecting, dialler }
     }
 }
 
 /// A running call, with its sockets.
 pub(super) struct Running {
     pub offer: Offer,
-    dialect: Dialect,
-    /// See [`CallConfig::ping`].
-    ping: Duration,
+    config: Arc<CallConfig>,
+    /// The AI that was dialled last.
+    current: usize,
+    pub redial: Option<Redial>,
+    /// Replies for the AI from before the start of its stream; `None` after that.
+    early_replies: Option<Vec<ToAi>>,
     info: StreamInfo,
     call: Call,
     recordings: CallRecordings,
+    desk: Desk,
+    observed: Observed,
     /// The AI's stream, while it is up.
     pub ai: Option<AiSocket>,
     /// A stream that the AI closed cleanly. The worker takes it to complete the close.
@@ -148,18 +211,24 @@ pub(super) struct Running {
 }
 
 impl Running {
-    fn new(offer: Offer, config: &CallConfig) -> Running {
-        let info = stream_info(&offer, config);
-        let lines = Lines::new(&offer, config.target.shown());
+    fn new(offer: Offer, config: &Arc<CallConfig>, observed: Observed) -> Running {
+        let info = config.ais.first().map(|ai| stream_info(&offer, ai)).unwrap_or_default();
+        let url = config.ais.first().map(|ai| ai.target.shown()).unwrap_or_default();
+        let lines = Lines::new(&offer, url);
         lines.offered(&offer, &info);
+        observed.event(&EventKind::Started);
         let cname = format!("{}@trunkless", offer.id);
         let (signalling, remote) = (offer.leg.signalling, offer.remote);
         let (now, can_continue) = (Instant::now(), offer.can_continue);
         let call = Call::new(now, config, signalling, remote, can_continue, seeds(), cname);
         Running {
             recordings: CallRecordings::new(config.recorder.clone(), &offer, &info),
-            dialect: config.target.dialect,
-            ping: config.ping,
+            config: config.clone(),
+            current: 0,
+            redial: None,
+            early_replies: Some(Vec::new()),
+            desk: Desk::new(&offer.id),
+            observed,
             info,
             call,
             offer,
@@ -199,10 +268,13 @@ impl Running {
             }
         }
         while let Some(commands) = &mut rare_events.commands
-            && let Poll::Ready(command) = commands.poll_recv(cx)
+            && let Poll::Ready(request) = commands.poll_recv(cx)
         {
-            match command {
-                Some(Command::Record(command)) => self.call.handle(now, Input::Record(command)),
+            match request {
+                Some(request) => {
+                    let (number, order) = self.desk.take_request(request);
+                    self.call.handle(now, Input::Order { number, order });
+                }
                 None => rare_events.commands = None,
             }
         }
@@ -225,22 +297,56 @@ impl Running {
     /// Carries out what the call has decided. Returns the end reason if the call is over.
     pub fn act(&mut self, now: Instant, scratch: &mut Scratch) -> Option<EndReason> {
         loop {
+            for message in std::mem::take(&mut self.desk.unusable) {
+                self.send(now, message, scratch);
+            }
             while let Some(output) = self.call.poll() {
                 match output {
                     Output::Request(request) => (self.offer.requests)(request),
-                    Output::Answered => self.lines.answered(&self.call.summary(now)),
+                    Output::Step(rung) => self.lines.step(&rung, &self.config.ais),
+                    Output::Answered => {
+                        self.lines.answered(&self.call.summary(now));
+                        self.observed.event(&EventKind::Answered);
+                    }
                     Output::Rtp { to, packet } => self.offer.leg.send(Channel::Rtp, to, &packet),
                     Output::Rtcp { to, packet } => self.offer.leg.send(Channel::Rtcp, to, &packet),
                     Output::AiStart { burst } => {
                         self.ai.iter_mut().for_each(|ai| ai.start(now, burst));
-                    }
-                    Output::Ai(message) => {
-                        if let Some(ai) = &mut self.ai {
-                            ai.send(now, message, scratch);
+                        for reply in self.early_replies.take().into_iter().flatten() {
+                            self.send(now, reply, scratch);
                         }
                     }
+                    Output::KeyPress { to, packet } => {
+                        self.offer.leg.send(Channel::Rtp, to, &packet);
+                    }
+                    Output::Reply { order, reply } => {
+                        if let Some(message) = self.desk.reply(order, &reply, &self.observed) {
+                            self.send(now, message, scratch);
+                        }
+                    }
+                    Output::Disposition(disposition) => {
+                        self.observed.call.update(|state| state.disposition = Some(disposition));
+                    }
+                    Output::Transferred => self.observed.event(&EventKind::Transferred),
+                    Output::CloseAi => {
+                        self.redial = Some(Redial::Stop);
+                        self.close_ai(now, scratch);
+                    }
+                    Output::DialAi { ai, again } => {
+                        self.redial = Some(Redial::Dial(ai, again));
+                        if again.is_none() {
+                            self.desk.change_ai();
+                        }
+                        self.leave_ai(now, ai, scratch);
+                    }
+                    Output::Held(on) => self.observed.event(&EventKind::Held(on)),
+                    Output::Ai(message) => self.send(now, message, scratch),
                     Output::MissingRtp(missing) => self.lines.missing_rtp(&missing),
-                    Output::Tap(tap) => self.recordings.tap(tap),
+                    Output::Tap(tap) => {
+                        if self.recordings.tap(tap) {
+                            self.call.handle(now, Input::RecordingLost);
+                        }
+                    }
                     Output::Recording { command, index, law } => {
                         self.recordings.command(command, index, law);
                     }
@@ -256,6 +362,34 @@ impl Running {
             }
         }
         self.ended
+    }
+
+    /// Closes the AI's stream, behind what has been sent on it.
+    fn close_ai(&mut self, now: Instant, scratch: &mut Scratch) {
+        if let Some(mut ai) = self.ai.take() {
+            let _ = ai.pump(now, scratch);
+            self.ai_counts = ai.counts();
+            self.closing = Some(Box::new(ai));
+        }
+    }
+
+    /// Closes the stream of an AI that has failed, before another one is dialled.
+    fn leave_ai(&mut self, now: Instant, next: usize, scratch: &mut Scratch) {
+        self.close_ai(now, scratch);
+        self.early_replies = Some(Vec::new());
+        self.current = next;
+        if let Some(ai) = self.config.ais.get(next) {
+            self.info = stream_info(&self.offer, ai);
+            self.lines.dialled(ai.target.shown());
+        }
+    }
+
+    fn send(&mut self, now: Instant, message: ToAi, scratch: &mut Scratch) {
+        match (&mut self.early_replies, &mut self.ai) {
+            (Some(early), _) if early.len() < MAX_EARLY_REPLIES => early.push(message),
+            (None, Some(ai)) => ai.send(now, message, scratch),
+            _ => {}
+        }
     }
 
     pub fn next_timeout(&self) -> Option<Instant> {
@@ -340,8 +474,9 @@ impl Running {
     fn on_connected(&mut self, now: Instant, connected: Result<Socket, ConnectError>) {
         match connected {
             Ok(socket) => {
-                let codec = self.dialect.codec(self.info.clone());
-                self.ai = Some(AiSocket::new(now, socket, codec, self.ping));
+                let Some(ai) = self.config.ais.get(self.current) else { return };
+                let codec = ai.target.dialect.codec(self.info.clone(), ai.extensions);
+                self.ai = Some(AiSocket::new(now, socket, codec, ai.ping));
                 self.call.handle(now, Input::AiOpen);
             }
             Err(error) => {
@@ -354,7 +489,7 @@ impl Running {
 
     /// Handles up to `limit` messages from the AI. Returns true if more may be waiting.
     pub fn take_messages(&mut self, now: Instant, limit: usize, scratch: &mut Scratch) -> bool {
-        let Running { ai, call, offer, ignored_logged, .. } = self;
+        let Running { ai, call, offer, ignored_logged, desk, .. } = self;
         let Some(ai) = ai else { return false };
         let stop = ai.read(now, scratch, limit, &mut |message| {
             if let FromAi::Ignored(why) = message
@@ -362,7 +497,12 @@ impl Running {
             {
                 warn!(call = offer.id, "AI message ignored: {why} (logged once per call)");
             }
-            call.handle(now, Input::Ai(message));
+            let FromAi::Order(order) = message else {
+                return call.handle(now, Input::Ai(message));
+            };
+            if let Some((number, order)) = desk.take(now, *order) {
+                call.handle(now, Input::Order { number, order });
+            }
         });
         match stop {
             Stop::Empty => false,
@@ -392,19 +532,39 @@ impl Running {
 
     /// Logs the end of the call and frees its ports and its permit. Returns the record, and the
     /// AI's stream if it is still up and has to be closed.
-    pub fn finish(self, reason: EndReason) -> (Record, Option<AiSocket>) {
+    pub fn finish(mut self, reason: EndReason) -> (Record, Option<AiSocket>) {
         let summary = self.call.summary(Instant::now());
-        let (recordings, lost_ms) = self.recordings.finish(reason, &summary);
+        let commands = self.desk.close(&self.observed);
+        let disposition = self.observed.call.state().disposition;
+        let outcome = outcome(&commands, disposition.as_ref());
+        let (recordings, lost_ms) = self.recordings.finish(reason, &summary, outcome);
         let dropped = self.ai_counts.dropped_audio;
         counters::add(&self.offer.pbx, reason, &summary, dropped);
         self.lines.ended(reason, self.hangup_cause, &summary, dropped, lost_ms);
         let id = self.offer.id.clone();
         let (ai, ai_end) = (self.ai_counts, self.ai_end);
-        (Record { id, reason, summary, ai, ai_end, recordings }, self.ai)
+        let record = Record { id, reason, summary, ai, ai_end, recordings, commands, disposition };
+        self.observed.event(&EventKind::Ended(&record));
+        (record, self.ai)
     }
 }
 
-fn stream_info(offer: &Offer, config: &CallConfig) -> StreamInfo {
+/// Returns the orders of a call for the sidecars of its recordings.
+fn outcome(commands: &[Given], disposition: Option<&Disposition>) -> Outcome {
+    let command = |given: &Given| CommandInfo {
+        by: given.by.to_string(),
+        command: given.command.to_owned(),
+        to: given.to.clone(),
+        failure: given.failure.map(|failure| failure.word().to_owned()),
+    };
+    let info = |of: &Disposition| DispositionInfo {
+        status: of.status.clone(),
+        data: serde_json::from_str(&of.data).unwrap_or_default(),
+    };
+    Outcome { disposition: disposition.map(info), commands: commands.iter().map(command).collect() }
+}
+
+fn stream_info(offer: &Offer, ai: &Ai) -> StreamInfo {
     let ours: [(&str, &str); 5] = [
         ("from_number", &offer.from_number),
         ("from_name", &offer.from_name),
@@ -413,10 +573,10 @@ fn stream_info(offer: &Offer, config: &CallConfig) -> StreamInfo {
         ("sip_call_id", &offer.native_id),
     ];
     StreamInfo {
-        account_sid: config.account_sid.clone(),
+        account_sid: ai.account_sid.clone(),
         call_sid: sid("CA", &offer.sid_seed),
         stream_sid: sid("MZ", &offer.sid_seed),
-        parameters: parameters::all(&ours, &offer.added, &config.parameters),
+        parameters: parameters::all(&ours, &offer.added, &ai.parameters),
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::sleep_until;
 use super::{CALLER, DemoArguments, Narrator, dial, recording, recording_levels};
 use super::{start_bridge, start_phone};
 use crate::call::end::{CallerFate, EndReason};
-use crate::call::worker::task::Record;
+use crate::call::ended::Record;
 use crate::folder::Root;
 use crate::media::frame::{FRAME_TIME, level_dbfs};
 use crate::peer::phone::{Heard, Keys, Phone, PhoneCommand, PhoneEvent};

@@ -16,7 +16,7 @@ use clap::Args;
 use tokio::sync::mpsc;
 
 use crate::app::App;
-use crate::call::worker::task::Record;
+use crate::call::ended::Record;
 use crate::cli::call::frame_of;
 use crate::cli::{block_on, environment};
 use crate::config::resolve::resolve;

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::{CALLER, DemoArguments, Narrator, dial, recording_levels, start_bridge, start_phone};
 use crate::call::end::EndReason;
-use crate::call::worker::task::Record;
+use crate::call::ended::Record;
 use crate::media::frame::SILENCE;
 use crate::peer::ai::{self, AgentEvent};
 use crate::peer::phone::{Heard, Phone, PhoneCommand, PhoneEvent};

@@ -8,7 +8,7 @@ use crate::sip::flow::{Flow, Transport};
 use crate::sip::network::Network;
 use crate::sip::registration::{Settings, Status};
 use crate::sip::sdp::{Direction, Remote};
-use crate::sip::user_pattern::UserPattern;
+use crate::user_pattern::UserPattern;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallKey(pub u64);
@@ -35,6 +35,19 @@ pub struct AccountConfig {
     pub advertised: Option<IpAddr>,
     /// Networks to which RTP may be sent; if empty, there is no such restriction.
     pub media_peers: Vec<Network>,
+    pub ai_down: AiDown,
+}
+
+/// The PBX's view of us while no AI can be reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AiDown {
+    /// Nothing: calls still arrive, and the ladder serves them.
+    #[default]
+    Stay,
+    /// Its OPTIONS are answered 503.
+    RefuseOptions,
+    /// The registration is removed.
+    Unregister,
 }
 
 pub struct AgentConfig {
@@ -131,6 +144,25 @@ pub enum Event {
     Digit {
         call: CallKey,
         digit: char,
+    },
+    /// The answer to [`Command::Direction`].
+    Directed {
+        call: CallKey,
+        accepted: bool,
+    },
+    /// The answer to [`Command::Info`].
+    InfoAnswered {
+        call: CallKey,
+        accepted: bool,
+    },
+    /// The peer carries out [`Command::Refer`]. May be sent several times.
+    ReferAccepted {
+        call: CallKey,
+    },
+    /// The outcome of [`Command::Refer`], as a status.
+    Referred {
+        call: CallKey,
+        code: u16,
     },
     /// A provisional response to our INVITE, other than 100.
     Progress {
@@ -246,6 +278,11 @@ pub enum Command {
         reason: &'static str,
         retry_after_s: Option<u32>,
     },
+    /// Refuses the call, and names another user of the PBX for it.
+    Redirect {
+        call: CallKey,
+        user: String,
+    },
     /// Ends the call in any state, by a rejection, a CANCEL or a BYE with a Reason.
     Hangup {
         call: CallKey,
@@ -253,17 +290,35 @@ pub enum Command {
         text: &'static str,
     },
     Dial(Box<Dial>),
-    /// Holds or resumes a call.
+    /// Holds or resumes a call. The answer is [`Event::Directed`].
     Direction {
         call: CallKey,
         direction: Direction,
     },
-    /// Sends a DTMF digit by SIP INFO.
+    /// Sends a DTMF digit by SIP INFO. The answer is [`Event::InfoAnswered`].
     Info {
         call: CallKey,
         digit: char,
     },
-    /// Refuses new calls and removes all registrations.
+    /// Begins the second call of a transfer: `call` is its key.
+    Consult {
+        of: CallKey,
+        call: CallKey,
+        user: String,
+    },
+    /// Asks the PBX to connect the peer of a call with `user`, or with the peer of `replaces`. The
+    /// answer is [`Event::Referred`].
+    Refer {
+        call: CallKey,
+        user: String,
+        replaces: Option<CallKey>,
+    },
+    /// No AI can be reached for the calls of this PBX, or one can again.
+    AiDown {
+        account: AccountId,
+        down: bool,
+    },
+    /// Removes all registrations, and answers OPTIONS with 503.
     Shutdown,
 }
 

@@ -34,7 +34,9 @@ impl Agent {
                 return self.refuse(now, key, &request, &Refusal::no_such_call());
             }
             // answered without a transaction, so that this may be a retransmission
-            Order::OutOfOrder if matches!(request.method(), Some("OPTIONS" | "NOTIFY")) => {}
+            Order::OutOfOrder if matches!(request.method(), Some("OPTIONS" | "NOTIFY")) => {
+                return self.ok(now, key, &request);
+            }
             Order::OutOfOrder => {
                 let why = "its CSeq is not higher than the last one";
                 let refusal = Refusal::new(500, "Server Internal Error", why);
@@ -47,7 +49,8 @@ impl Agent {
             Some("INVITE") => self.on_reinvite(now, flow, key, call_key, &request),
             Some("UPDATE") => self.on_update(now, flow, key, call_key, &request),
             Some("INFO") => self.on_info(now, key, call_key, &request),
-            _ => self.ok(now, key, &request), // OPTIONS, NOTIFY
+            Some("NOTIFY") => self.on_notify(now, key, call_key, &request),
+            _ => self.ok(now, key, &request), // OPTIONS
         }
     }
 
@@ -154,6 +157,9 @@ impl Agent {
         if let Some(call) = self.calls.get_mut(&call_key) {
             call.dialog.refresh_target(request);
             call.update_sdp(remote.as_ref());
+            if remote.is_some() {
+                call.offer.clone_from(&remote);
+            }
         }
         Ok(remote)
     }
@@ -230,6 +236,7 @@ impl Agent {
             }
         }
         self.event(Event::Acked { call: call_key });
+        self.direct_next(now, call_key);
     }
 
     pub(super) fn on_call_timeout(&mut self, now: Instant, key: CallKey) {
@@ -259,7 +266,7 @@ impl Agent {
                 self.send_bye(now, key, "Q.850;cause=102;text=\"session timer expired\"");
                 self.end_call(key, CallEnd::SessionExpired);
             }
-            _ => {}
+            _ => self.direct_next(now, key),
         }
     }
 }
@@ -271,7 +278,10 @@ impl super::Call {
         let Some(local) = &mut self.local else { return };
         let make = |local: &sdp::Local| match remote {
             Some(remote) => remote.answer(local),
-            None => sdp::offer(local, sdp::all_codecs()),
+            None => match &self.offer {
+                Some(remote) => remote.offer(local),
+                None => sdp::offer(local, sdp::all_codecs()),
+            },
         };
         if make(local) != self.sdp {
             local.version += 1;

@@ -9,10 +9,12 @@
 //! - [`servers`]: the table of server transactions
 //! - [`monitor`]: OPTIONS to registrars and to the peers of trunks
 //! - [`recovery`]: the state after a panic
+//! - `refer`: transfers
 //! - [`refusal`]: refused requests
 //! - [`uas`]: incoming calls and other requests outside dialogs
 //! - [`in_dialog`]: requests within a call
 //! - [`requests`]: our requests within calls
+//! - `direction`: hold and resume
 //! - [`credentials`]: the answers to challenges
 //! - [`uac`]: outgoing calls
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -20,11 +22,14 @@
 mod accounts;
 mod api;
 mod credentials;
+mod direction;
 mod in_dialog;
 mod monitor;
 mod receive;
 mod recovery;
+mod refer;
 mod refusal;
+mod registering;
 mod requests;
 mod servers;
 mod uac;
@@ -40,14 +45,16 @@ use std::time::Instant;
 pub use api::*;
 
 use crate::sip::agent::credentials::CallAuth;
+use crate::sip::agent::direction::Directing;
 use crate::sip::agent::monitor::Monitor;
+use crate::sip::agent::refer::Referring;
 use crate::sip::agent::servers::Servers;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::message::Message;
 use crate::sip::random::Random;
 use crate::sip::registration::Registration;
-use crate::sip::sdp::{Local, Remote};
+use crate::sip::sdp::{Direction, Local, Remote};
 use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction::{AwaitAck, Client};
 
@@ -73,7 +80,9 @@ enum Purpose {
     Reinvite(CallKey),
     Update(CallKey),
     Bye(CallKey),
-    /// CANCEL and INFO, whose responses have no effect.
+    Info(CallKey),
+    Refer(CallKey),
+    /// CANCEL, whose responses have no effect.
     Other,
 }
 
@@ -115,6 +124,8 @@ struct Account {
     register_cseq: u32,
     /// Branches of the outstanding REGISTERs, oldest first.
     register_branches: VecDeque<String>,
+    /// True while no AI can be reached for the calls of this PBX.
+    ai_down: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +165,7 @@ struct Call {
     awaiting_ack: Option<AwaitAck>,
     /// True if our 2xx contains the offer, so that the answer comes in the ACK.
     late_offer: bool,
-    /// The peer's offer in the INVITE.
+    /// The peer's latest offer.
     offer: Option<Remote>,
     /// The Reason of our BYE, which cannot be sent before the ACK arrives and may be challenged.
     bye_reason: Option<String>,
@@ -167,6 +178,12 @@ struct Call {
     peer_allows_update: bool,
     /// True while our re-INVITE or UPDATE is open; offers from the peer are then answered 491.
     refreshing: bool,
+    /// The change of direction that the peer has not accepted yet.
+    directing: Option<Directing>,
+    /// The last REFER.
+    referring: Option<Referring>,
+    /// The direction that is wanted next, because another re-INVITE or UPDATE is open.
+    next_direction: Option<Direction>,
     /// Credentials: an outgoing call's own, or the PBX's once it has asked for them.
     auth: Option<CallAuth>,
     /// The command that started an outgoing call.
@@ -294,10 +311,14 @@ impl Agent {
             Command::Reject { call, code, reason, retry_after_s } => {
                 self.reject(now, call, code, reason, retry_after_s);
             }
+            Command::Redirect { call, user } => self.redirect(now, call, &user),
             Command::Hangup { call, q850, text } => self.hangup(now, call, q850, text),
             Command::Dial(dial) => self.dial(now, dial),
             Command::Direction { call, direction } => self.change_direction(now, call, direction),
             Command::Info { call, digit } => self.send_digit(now, call, digit),
+            Command::Consult { of, call, user } => self.consult(now, of, call, &user),
+            Command::Refer { call, user, replaces } => self.refer(now, call, &user, replaces),
+            Command::AiDown { account, down } => self.on_ai_down(now, account, down),
             Command::Shutdown => self.shutdown(now),
         }
     }
@@ -333,6 +354,7 @@ impl Agent {
             Some("BYE") => "BYE",
             Some("UPDATE") => "UPDATE",
             Some("CANCEL") => "CANCEL",
+            Some("REFER") => "REFER",
             _ => "INFO",
         };
         let bytes = request.to_bytes();
@@ -429,7 +451,9 @@ impl Call {
             true => timer.next_timeout(),
             false => timer.expires_at(),
         });
-        ack.into_iter().chain(session).min()
+        let retry = self.directing.and_then(|directing| directing.retry_at);
+        let retry = retry.filter(|_| self.may_refresh());
+        ack.into_iter().chain(session).chain(retry).min()
     }
 
     /// True if we may send a re-INVITE or UPDATE: only one may be open, in either direction

@@ -109,7 +109,11 @@ impl Agent {
             Purpose::Reinvite(call) => self.on_reinvite_response(now, call, cseq, &response),
             Purpose::Update(call) => self.on_update_response(now, call, &response),
             Purpose::Bye(call) if code >= 200 => self.on_bye_response(now, call, &response),
-            Purpose::Bye(_) | Purpose::Other => {}
+            Purpose::Info(call) if code >= 200 => {
+                self.event(Event::InfoAnswered { call, accepted: code < 300 });
+            }
+            Purpose::Refer(call) => self.on_refer_response(now, call, cseq, &response),
+            Purpose::Bye(_) | Purpose::Info(_) | Purpose::Other => {}
         }
         if is_completed && matches!(purpose, Purpose::Keepalive(_)) {
             // a response to OPTIONS is hardly ever resent, and with OPTIONS every 2 s completed
@@ -121,6 +125,7 @@ impl Agent {
     pub(super) fn on_client_timeout(&mut self, now: Instant, key: &str) {
         let Some(entry) = self.clients.get_mut(key) else { return };
         let (due, purpose, flow) = (entry.tx.on_timeout(now), entry.purpose, entry.flow);
+        let cseq = entry.cseq;
         if due == Due::Resend {
             let data = entry.tx.request.clone();
             return self.send(flow, data);
@@ -138,6 +143,8 @@ impl Agent {
                 self.on_refresh_failed(now, call, 408)
             }
             Purpose::Bye(call) => self.end_call(call, CallEnd::HungUp),
+            Purpose::Info(call) => self.event(Event::InfoAnswered { call, accepted: false }),
+            Purpose::Refer(call) => self.on_refer_timeout(call, cseq),
             Purpose::Keepalive(_) | Purpose::Other => {}
         }
     }

@@ -9,7 +9,6 @@ use crate::sip::agent::{
 };
 use crate::sip::header::quote;
 use crate::sip::message::Message;
-use crate::sip::sdp::{self, Direction};
 use crate::sip::session_timer::SessionTimer;
 
 impl Agent {
@@ -49,9 +48,9 @@ impl Agent {
 
     pub(super) fn send_digit(&mut self, now: Instant, key: CallKey, digit: char) {
         if self.calls.get(&key).is_none_or(|c| c.state != CallState::Up) {
-            return;
+            return self.event(Event::InfoAnswered { call: key, accepted: false });
         }
-        self.send_in_dialog(now, key, "INFO", Purpose::Other, |request, _| {
+        self.send_in_dialog(now, key, "INFO", Purpose::Info(key), |request, _| {
             request.push("Content-Type", "application/dtmf-relay");
             request.body = format!("Signal={digit}\r\nDuration=160\r\n").into_bytes();
         });
@@ -73,27 +72,9 @@ impl Agent {
         }
     }
 
-    pub(super) fn change_direction(&mut self, now: Instant, key: CallKey, direction: Direction) {
+    pub(super) fn send_reinvite(&mut self, now: Instant, key: CallKey) {
         let Some(call) = self.calls.get_mut(&key) else { return };
-        if !call.may_refresh() {
-            return;
-        }
-        if let Some(local) = &mut call.local {
-            local.version += 1;
-            let codecs = call.dial.as_ref().map_or(sdp::all_codecs(), |d| &d.codecs[..]);
-            let text = sdp::offer(local, codecs);
-            call.sdp = match direction {
-                Direction::SendRecv => text,
-                Direction::SendOnly => text.replace("a=sendrecv", "a=sendonly"),
-                Direction::RecvOnly => text.replace("a=sendrecv", "a=recvonly"),
-                Direction::Inactive => text.replace("a=sendrecv", "a=inactive"),
-            };
-        }
         call.refreshing = true;
-        self.send_reinvite(now, key);
-    }
-
-    fn send_reinvite(&mut self, now: Instant, key: CallKey) {
         self.send_in_dialog(now, key, "INVITE", Purpose::Reinvite(key), |request, call| {
             request.push("Contact", call.contact.clone());
             request.push("Allow", ALLOW);
@@ -140,6 +121,10 @@ impl Agent {
         }
     }
 
+    fn raises_session_timer(&mut self, key: CallKey, response: Option<&Message>) -> bool {
+        self.calls.get_mut(&key).is_some_and(|call| call.raise_session_timer(response))
+    }
+
     fn is_up(&self, key: CallKey) -> bool {
         self.calls.get(&key).is_some_and(|call| call.state == CallState::Up)
     }
@@ -182,6 +167,8 @@ impl Agent {
         // without Session-Expires, the session no longer expires (RFC 4028 §7.2)
         call.session_timer = SessionTimer::from_response(response, now);
         self.arm(TimerKey::Call(key));
+        self.directed(key, true);
+        self.direct_next(now, key);
     }
 
     pub(super) fn on_refresh_failed(&mut self, now: Instant, key: CallKey, code: u16) {
@@ -203,20 +190,35 @@ impl Agent {
         match code {
             // the peer no longer has this call (RFC 3261 §12.2.1.2)
             408 | 481 => {
+                self.directed(key, false);
                 self.send_bye(now, key, "Q.850;cause=102;text=\"session refresh failed\"");
                 self.end_call(key, CallEnd::Lost);
             }
             // retry at once only with a longer interval; otherwise the two sides could repeat
             // this forever
-            422 if call.raise_session_timer(response) => self.refresh(now, key),
-            // glare or a refusal: try again later; without a refresh, the session expires
+            422 if self.raises_session_timer(key, response) => match self.is_directing(key) {
+                true => self.send_reinvite(now, key),
+                false => self.refresh(now, key),
+            },
+            // glare, or the peer is busy: the direction is still wanted
+            491 | 500 | 503 if self.direct_later(now, key, response) => {
+                self.postpone_refresh(now, key);
+            }
             _ => {
-                if let Some(timer) = &mut call.session_timer {
-                    timer.postpone(now);
-                }
-                self.arm(TimerKey::Call(key));
+                self.directed(key, false);
+                self.postpone_refresh(now, key);
+                self.direct_next(now, key);
             }
         }
+    }
+
+    /// Tries the refresh again later; without one, the session expires.
+    fn postpone_refresh(&mut self, now: Instant, key: CallKey) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        if let Some(timer) = &mut call.session_timer {
+            timer.postpone(now);
+        }
+        self.arm(TimerKey::Call(key));
     }
 
     pub(super) fn send_ack(&mut self, key: CallKey, cseq: u32) {

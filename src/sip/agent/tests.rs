@@ -3,6 +3,7 @@
 mod accounts;
 mod assignment;
 mod calls;
+mod direction;
 mod limits;
 mod monitor;
 mod outgoing;
@@ -10,3 +11,4 @@ mod refusals;
 mod renegotiation;
 mod rig;
 mod session_timers;
+mod transfers;

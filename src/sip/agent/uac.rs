@@ -7,18 +7,23 @@ use std::time::Instant;
 use crate::sip::agent::accounts::contact_uri;
 use crate::sip::agent::credentials::CallAuth;
 use crate::sip::agent::{
-    ALLOW, Agent, Call, CallEnd, CallKey, CallState, ClientEntry, Dial, Event, Purpose, TimerKey,
-    client_key,
+    ALLOW, AccountId, Agent, Call, CallEnd, CallKey, CallState, ClientEntry, Dial, Event, Purpose,
+    TimerKey, client_key,
 };
 use crate::sip::dialog::Dialog;
 use crate::sip::message::Message;
-use crate::sip::sdp::{self, Local};
+use crate::sip::sdp::{self, Direction, Local};
 use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction;
 use crate::sip::uri::escape_user;
 
 impl Agent {
     pub(super) fn dial(&mut self, now: Instant, dial: Box<Dial>) {
+        self.dial_for(now, dial, None);
+    }
+
+    /// Dials with the credentials of an account.
+    pub(super) fn dial_for(&mut self, now: Instant, dial: Box<Dial>, account: Option<AccountId>) {
         let key = dial.call;
         if !self.dialled.contains(&dial.flow.remote.ip()) {
             self.dialled.push(dial.flow.remote.ip());
@@ -29,13 +34,13 @@ impl Agent {
         let (call_id, tag) = (format!("{}@trunkless", self.random.token()), self.random.token());
         let dialog = Dialog::to_invite(call_id, from, tag, &dial.uri);
         self.dialogs.insert((dialog.call_id.clone(), dialog.local_tag.clone()), key);
-        let local =
-            Local { rtp: dial.rtp, session_id: self.random.range(1 << 20, 1 << 40), version: 1 };
+        let session_id = self.random.range(1 << 20, 1 << 40);
+        let local = Local { rtp: dial.rtp, session_id, version: 1, direction: Direction::SendRecv };
         let password = dial.password.clone();
         let auth = password.map(|password| CallAuth::new(dial.user.clone(), password, None));
         let call = Call {
             state: CallState::Dialling,
-            account: None,
+            account,
             flow: dial.flow,
             reconnects: 0,
             dialog,
@@ -53,6 +58,9 @@ impl Agent {
             session_timer: None,
             peer_allows_update: false,
             refreshing: false,
+            directing: None,
+            next_direction: None,
+            referring: None,
             auth,
             dial: Some(dial),
             last_ack: None,
@@ -105,7 +113,8 @@ impl Agent {
                 call.session_timer = SessionTimer::from_response(response, now);
                 self.send_ack(key, cseq);
                 self.arm(TimerKey::Call(key));
-                match self.read_sdp(&response.body, None, from) {
+                let account = self.calls.get(&key).and_then(|call| call.account);
+                match self.read_sdp(&response.body, account, from) {
                     _ if cancelling => self.send_bye(now, key, "Q.850;cause=16"),
                     Ok(remote) => self.event(Event::Answered { call: key, remote }),
                     Err(_) => {

@@ -7,7 +7,8 @@ use std::time::Instant;
 use crate::sip::agent::accounts::contact_uri;
 use crate::sip::agent::refusal::Refusal;
 use crate::sip::agent::{
-    ALLOW, AccountId, Agent, Call, CallEnd, CallKey, CallState, Event, Invite, PRODUCT, TimerKey,
+    ALLOW, AccountId, Agent, AiDown, Call, CallEnd, CallKey, CallState, Event, Invite, PRODUCT,
+    TimerKey,
 };
 use crate::sip::bytes::readable;
 use crate::sip::dialog::Dialog;
@@ -15,7 +16,7 @@ use crate::sip::flow::Flow;
 use crate::sip::header::{NameAddr, find_param, media_type, option_tags, parse_number};
 use crate::sip::message::Message;
 use crate::sip::multipart::ACCEPT;
-use crate::sip::sdp::{self, Local, Remote, SdpError};
+use crate::sip::sdp::{self, Direction, Local, Remote, SdpError};
 use crate::sip::session_timer::{Asked, SessionTimer};
 use crate::sip::transaction::AwaitAck;
 use crate::sip::uri;
@@ -31,7 +32,7 @@ impl Agent {
     ) {
         match request.method() {
             // takes us out of a dispatcher's rotation
-            Some("OPTIONS") if self.takes_no_calls() => {
+            Some("OPTIONS") if self.takes_no_calls() || self.lacks_ai(flow, &request) => {
                 self.refuse(now, key, &request, &Refusal::overload("no call can be taken"));
             }
             Some("OPTIONS") => {
@@ -47,8 +48,25 @@ impl Agent {
         }
     }
 
+    /// True if OPTIONS are refused because no AI can be reached for the calls of their sender.
+    fn lacks_ai(&self, flow: Flow, options: &Message) -> bool {
+        let user = uri::number(options.uri()).unwrap_or_default();
+        let port = options.top_via().and_then(|via| via.port).unwrap_or(flow.remote.port());
+        // a dispatcher may ask without a user
+        let account = self.account_for(flow.remote, port, &user);
+        let account = account.or_else(|| Some(self.accounts_at(flow.remote.ip()).next()?.0));
+        account.is_some_and(|id| {
+            let account = &self.accounts[id];
+            account.ai_down && account.config.ai_down == AiDown::RefuseOptions
+        })
+    }
+
     fn takes_no_calls(&self) -> bool {
-        self.stopping || self.full || self.calls.len() >= self.max_calls
+        self.stopping || self.full || self.has_no_room()
+    }
+
+    fn has_no_room(&self) -> bool {
+        self.calls.len() >= self.max_calls
     }
 
     /// True if too many answered calls are not acknowledged.
@@ -73,11 +91,10 @@ impl Agent {
                 Refusal::new(404, "Not Found", why)
             });
         };
-        if self.takes_no_calls() || self.has_unacknowledged() {
-            return Err(Refusal::overload(match self.stopping {
-                true => "trunkless is shutting down",
-                false => "too many calls are open",
-            }));
+        // if [calls] max is reached, or during a shutdown, the owner decides what becomes of the
+        // caller
+        if self.has_no_room() || self.has_unacknowledged() {
+            return Err(Refusal::overload("too many calls are open"));
         }
         let session_timer = match SessionTimer::asked(invite, None, now) {
             Asked::TooSmall => return Err(Refusal::interval_too_small()),
@@ -179,6 +196,9 @@ impl Agent {
             session_timer,
             peer_allows_update,
             refreshing: false,
+            directing: None,
+            next_direction: None,
+            referring: None,
             auth: None,
             dial: None,
             last_ack: None,
@@ -215,11 +235,17 @@ impl Agent {
                 let why = "too many calls are not acknowledged";
                 self.report(source, &invite, Some(UNAVAILABLE.0), why);
             }
-            return self.refuse_call(now, key, UNAVAILABLE, Some(5), CallEnd::Overload);
+            return self.refuse_call(
+                now,
+                key,
+                UNAVAILABLE,
+                Some(("Retry-After", "5".to_owned())),
+                CallEnd::Overload,
+            );
         }
         let Some(call) = self.calls.get_mut(&key) else { return };
         let Some((invite, server)) = call.invite.take() else { return };
-        let local = Local { rtp, session_id, version: 1 };
+        let local = Local { rtp, session_id, version: 1, direction: Direction::SendRecv };
         call.sdp = match &call.offer {
             Some(remote) => remote.answer(&local),
             None => sdp::offer(&local, sdp::all_codecs()),
@@ -250,15 +276,16 @@ impl Agent {
         reason: &'static str,
         retry_after_s: Option<u32>,
     ) {
-        self.refuse_call(now, key, (code, reason), retry_after_s, CallEnd::HungUp);
+        let header = retry_after_s.map(|seconds| ("Retry-After", seconds.to_string()));
+        self.refuse_call(now, key, (code, reason), header, CallEnd::HungUp);
     }
 
-    fn refuse_call(
+    pub(super) fn refuse_call(
         &mut self,
         now: Instant,
         key: CallKey,
         (code, reason): (u16, &'static str),
-        retry_after_s: Option<u32>,
+        header: Option<(&'static str, String)>,
         end: CallEnd,
     ) {
         let Some((invite, server)) = self.calls.get_mut(&key).and_then(|c| c.invite.take()) else {
@@ -266,8 +293,8 @@ impl Agent {
         };
         let tag = self.calls.get(&key).map(|c| c.dialog.local_tag.clone()).unwrap_or_default();
         let mut response = Message::response(&invite, code, reason, &tag).with("Server", PRODUCT);
-        if let Some(seconds) = retry_after_s {
-            response.push("Retry-After", seconds.to_string());
+        if let Some((name, value)) = header {
+            response.push(name, value);
         }
         self.respond(now, &server, &response);
         self.end_call(key, end);

@@ -4,15 +4,18 @@
 //! [`Offer`]: crate::call::Offer
 
 pub mod counters;
+mod events;
 mod offers;
+mod orders;
 mod peers;
 mod port_probe;
 mod recovery;
 pub mod resolve;
 mod tcp;
+mod transfer;
 mod translate;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -25,17 +28,17 @@ use tracing::{debug, warn};
 
 use crate::call::admission::Admission;
 use crate::call::fault_point::fault_point_of_message;
-use crate::call::{Signal, SourceRequest};
+use crate::call::ladder::Overflow;
+use crate::call::{RemoteMedia, Signal, SourceRequest};
 use crate::sip::agent::{
-    AccountConfig, AccountId, Agent, AgentConfig, CallEnd, CallKey, Command, Event, Input, Output,
-    Route,
+    AccountConfig, AccountId, Agent, AgentConfig, CallKey, Command, Event, Input, Output, Route,
 };
 use crate::sip::endpoint::counters::{
     RETRANSMISSIONS, STRANGERS, STRAY_RESPONSES, UNREADABLE, count_refused,
 };
 use crate::sip::endpoint::peers::PeerState;
 use crate::sip::endpoint::tcp::{Connections, TcpEvent};
-use crate::sip::endpoint::translate::end_reason;
+use crate::sip::endpoint::transfer::Transfer;
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::stream::Broken;
 use crate::sip::uri::Host;
@@ -53,6 +56,8 @@ pub struct Peer {
     pub sip_headers: Vec<String>,
     /// Probe the registrar's UDP port.
     pub port_probe: bool,
+    /// For callers whom no call can be started for.
+    pub overflow: Overflow,
 }
 
 pub struct EndpointConfig {
@@ -79,6 +84,8 @@ enum Internal {
     Closed { account: AccountId, remote: SocketAddr, was_open: bool },
     /// The next lookup is due.
     ResolveAgain(AccountId),
+    /// No AI can be reached for the calls of this PBX, or one can again.
+    AiDown(AccountId, bool),
     /// Notify the sender when no call is left.
     Idle(oneshot::Sender<()>),
     /// Unregister, then notify the sender.
@@ -99,6 +106,13 @@ impl EndpointHandle {
         if self.internal.send(Internal::Shutdown(done)).await.is_ok() {
             let _ = wait.await;
         }
+    }
+
+    /// Sets whether an AI can be reached for the calls of a PBX; see [`AiDown`].
+    ///
+    /// [`AiDown`]: crate::sip::agent::AiDown
+    pub async fn set_ai_down(&self, account: AccountId, down: bool) {
+        let _ = self.internal.send(Internal::AiDown(account, down)).await;
     }
 
     /// Returns if the endpoint keeps panicking. It still ends calls, but handles no timeouts.
@@ -155,6 +169,14 @@ struct CallLink {
     signalling: IpAddr,
     /// True once the call has asked for the 200. From then on it ends with BYE, not a refusal.
     answered: bool,
+    /// The order that our open re-INVITE carries out.
+    holding: Option<u32>,
+    /// Orders to press keys by INFO, with the keys that are left. The first is being sent.
+    keys: VecDeque<(u32, VecDeque<char>)>,
+    /// The caller's side of the media.
+    media: Option<RemoteMedia>,
+    /// The transfer that is not complete.
+    transfer: Option<Transfer>,
 }
 
 pub struct Endpoint {
@@ -172,9 +194,17 @@ pub struct Endpoint {
     peers: Vec<PeerState>,
     /// Calls from their offer to their end.
     calls: HashMap<CallKey, CallLink>,
+    /// The second calls of transfers, with the calls that they belong to.
+    consults: HashMap<CallKey, CallKey>,
+    /// When transfers fail.
+    deadlines: BTreeSet<(Instant, CallKey)>,
+    /// When we end calls that were handed over, if the PBX has not done so.
+    lingering: BTreeSet<(Instant, CallKey)>,
     admission: Admission,
     /// Address of the sockets.
     bound: SocketAddr,
+    /// True once calls are refused because of a shutdown.
+    draining: bool,
     /// Notified when the agent has unregistered everywhere, after a shutdown.
     stopping: Option<oneshot::Sender<()>>,
     /// Notified when no call is left.
@@ -229,8 +259,12 @@ impl Endpoint {
             internal_tx: internal_tx.clone(),
             peers,
             calls: HashMap::new(),
+            consults: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            lingering: BTreeSet::new(),
             admission: config.admission,
             bound,
+            draining: false,
             stopping: None,
             idle: None,
             accept_after: Instant::now(),
@@ -257,6 +291,9 @@ impl Endpoint {
         loop {
             let now = Instant::now();
             let next = self.agent.next_timeout().filter(|_| !self.is_broken());
+            let transfers = [self.deadlines.first(), self.lingering.first()];
+            let transfers = transfers.into_iter().flatten().map(|(at, _)| *at);
+            let next = next.into_iter().chain(transfers).min();
             let next = next.unwrap_or_else(|| now + Duration::from_secs(3600));
             let accepting = now >= self.accept_after;
             let next = if accepting { next } else { next.min(self.accept_after) };
@@ -298,7 +335,10 @@ impl Endpoint {
                 self.accept_after = Instant::now() + Duration::from_millis(50);
             }
             Turn::Internal(internal) => self.on_internal(internal),
-            Turn::Timeout => self.feed(Input::Timeout),
+            Turn::Timeout => {
+                self.move_transfers(Instant::now());
+                self.feed(Input::Timeout);
+            }
         }
     }
 
@@ -413,11 +453,13 @@ impl Endpoint {
                 }
             }
             Internal::ResolveAgain(account) => self.resolve(account),
+            Internal::AiDown(account, down) => self.on_ai_down(account, down),
             Internal::Idle(done) => {
                 self.idle = Some(done);
                 self.drain();
             }
             Internal::Shutdown(done) => {
+                self.draining = true;
                 self.stopping = Some(done);
                 self.command(Command::Shutdown);
             }
@@ -435,6 +477,8 @@ impl Endpoint {
             }
             SourceRequest::Ringing => self.command(Command::Ringing { call }),
             SourceRequest::End { reason, .. } => {
+                self.drop_transfer(call);
+                let Some(link) = self.calls.get_mut(&call) else { return };
                 let row = reason.row();
                 let command = match link.answered {
                     true => Command::Hangup { call, q850: row.q850, text: row.label },
@@ -446,54 +490,7 @@ impl Endpoint {
                 };
                 self.command(command);
             }
-        }
-    }
-
-    fn on_event(&mut self, event: Event) {
-        match event {
-            Event::Invite(invite) => self.on_invite(*invite),
-            Event::Media { call, remote } => {
-                if let Some(link) = self.calls.get(&call) {
-                    self.signal(call, Signal::Media(self.remote_media(link, &remote)));
-                }
-            }
-            Event::Acked { call } => self.signal(call, Signal::Connected),
-            Event::Digit { call, digit } => self.signal(call, Signal::Digit(digit)),
-            Event::Ended { call, end } => {
-                if let CallEnd::Bye { cause: Some(cause) } = end {
-                    self.signal(call, Signal::HangupCause(cause));
-                }
-                // after our own hangup, the call has ended already
-                if !matches!(end, CallEnd::HungUp | CallEnd::Refused { .. }) {
-                    self.signal(call, Signal::Ended(end_reason(&end)));
-                }
-                self.calls.remove(&call);
-            }
-            Event::Registration { account, remote, status } => {
-                self.on_registration(account, remote, status);
-            }
-            Event::Peer { account, remote, answers } => self.on_peer(account, remote, answers),
-            Event::Registrar { account, remote } => self.probe_port(account, remote),
-            Event::Refused(refused) => self.on_refused(&refused),
-            Event::Unreadable { source, why } => {
-                if self.refusal_log.admits(Instant::now()) {
-                    warn!(%source, "SIP message dropped: {why}");
-                }
-            }
-            Event::Unregistered => {
-                if let Some(done) = self.stopping.take() {
-                    let _ = done.send(());
-                }
-            }
-            Event::Progress { .. } | Event::Answered { .. } => {}
-        }
-    }
-
-    fn signal(&mut self, call: CallKey, signal: Signal) {
-        if let Some(link) = self.calls.get(&call)
-            && link.signals.try_send(signal).is_err()
-        {
-            debug!(?call, ?signal, "signal dropped: call ended or its queue is full");
+            request => self.on_order(call, request),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Makes an [`Offer`] of an INVITE: admission, RTP ports and the parameters for the AI. Owns the
 //! clock.
 
+use std::collections::VecDeque;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
@@ -8,12 +9,13 @@ use tracing::{info, warn};
 use crate::call::admission::{RefusedCall, clip};
 use crate::call::end::EndReason;
 use crate::call::fault_point::fault_point;
+use crate::call::ladder::Overflow;
 use crate::call::leg::Leg;
 use crate::call::parameters::Added;
 use crate::call::{Offer, RemoteMedia, SourceRequest};
 use crate::sip::agent::{CallKey, Command, Input, Invite, Refused};
 use crate::sip::endpoint::counters::count_refused;
-use crate::sip::endpoint::translate::{remote_media, short_id};
+use crate::sip::endpoint::translate::{refusal, remote_media, short_id};
 use crate::sip::endpoint::{CallLink, Endpoint, Internal};
 use crate::sip::sdp::Remote;
 use crate::telemetry::Masked;
@@ -25,26 +27,24 @@ impl Endpoint {
     pub(super) fn on_invite(&mut self, invite: Invite) {
         fault_point("invite", &invite.headers);
         self.admission.count();
-        let call = invite.call;
+        let (call, account) = (invite.call, invite.account);
         let refused = RefusedCall {
             pbx: self.peers[invite.account].name.to_string(),
             native_id: clip(&invite.sip_call_id),
             from_number: clip(&invite.from_user),
         };
-        let offered = self.make_offer(invite).and_then(|offer| self.admission.offer(offer));
+        let reason = if self.draining { EndReason::Drain } else { EndReason::Overload };
+        let offered = match self.draining {
+            true => Err("trunkless is shutting down".to_owned()),
+            false => self.make_offer(invite).and_then(|offer| self.admission.offer(offer)),
+        };
         if let Err(why) = offered {
             self.calls.remove(&call);
-            self.admission.refused(&refused, EndReason::Overload, &why, "answered 503");
-            self.refuse(call);
+            let (command, code, fate) = overflow(call, &self.peers[account].overflow);
+            self.admission.refused(&refused, reason, &why, &fate);
+            count_refused(Some("INVITE"), code);
+            self.agent.handle(Instant::now(), Input::Command(command));
         }
-    }
-
-    fn refuse(&mut self, call: CallKey) {
-        let row = EndReason::Overload.row();
-        let (code, reason) = (row.sip_status, row.sip_reason);
-        count_refused(Some("INVITE"), code);
-        let command = Command::Reject { call, code, reason, retry_after_s: Some(5) };
-        self.agent.handle(Instant::now(), Input::Command(command));
     }
 
     /// Media at another address than the signalling may be anyone's, unless it is listed.
@@ -85,8 +85,8 @@ impl Endpoint {
     }
 
     fn make_offer(&mut self, invite: Invite) -> Result<Offer, String> {
-        let admitted = self.admission.admit(Instant::now())?;
         let peer = &self.peers[invite.account];
+        let admitted = self.admission.admit(&peer.name, Instant::now())?;
         let leg = Leg::new(admitted.ports, invite.local_ip, invite.signalling);
         let link = CallLink {
             signals: admitted.signals_tx,
@@ -94,14 +94,21 @@ impl Endpoint {
             rtp: leg.address(),
             signalling: invite.signalling,
             answered: false,
+            holding: None,
+            keys: VecDeque::new(),
+            media: None,
+            transfer: None,
         };
         let remote = invite.remote.as_ref().map(|remote| self.remote_media(&link, remote));
+        let link = CallLink { media: remote, ..link };
         self.calls.insert(invite.call, link);
         fault_point("link", &invite.headers);
         let internal = self.internal_tx.clone();
         let call = invite.call;
         let requests = Box::new(move |request: SourceRequest| {
-            if internal.try_send(Internal::Request(call, request)).is_err() {
+            if let Err(error) = internal.try_send(Internal::Request(call, request))
+                && let Internal::Request(_, request) = error.into_inner()
+            {
                 warn!(
                     ?call,
                     ?request,
@@ -129,6 +136,26 @@ impl Endpoint {
             permit: admitted.permit,
         })
     }
+}
+
+/// Returns the response to a call that cannot be started, its status, and its meaning for the log.
+fn overflow(call: CallKey, overflow: &Overflow) -> (Command, u16, String) {
+    let (code, reason, retry_after_s) = match overflow {
+        Overflow::Transfer(to) => {
+            let fate = format!("redirected to {}", to.exten);
+            return (Command::Redirect { call, user: to.exten.clone() }, 302, fate);
+        }
+        Overflow::Refuse(Some(cause)) => {
+            let (code, reason) = refusal(*cause);
+            (code, reason, None)
+        }
+        Overflow::Refuse(None) | Overflow::Continue => {
+            let row = EndReason::Overload.row();
+            (row.sip_status, row.sip_reason, Some(5))
+        }
+    };
+    let command = Command::Reject { call, code, reason, retry_after_s };
+    (command, code, format!("answered {code}"))
 }
 
 /// The parameters from an INVITE. `x_headers` and `sip_headers` are the configured names.

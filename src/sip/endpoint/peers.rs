@@ -10,7 +10,8 @@ use tracing::field::display;
 use tracing::{info, warn};
 
 use crate::call::Signal;
-use crate::sip::agent::{AccountId, CallKey, Route, Routes};
+use crate::call::ladder::Overflow;
+use crate::sip::agent::{AccountId, AiDown, CallKey, Command, Route, Routes};
 use crate::sip::endpoint::counters::{CONFLICTS, REGISTRATIONS_LOST};
 use crate::sip::endpoint::port_probe::probe;
 use crate::sip::endpoint::{Endpoint, Internal, Peer, resolve};
@@ -49,6 +50,8 @@ pub(super) struct PeerState {
     pub registrar: String,
     pub x_headers: Vec<String>,
     pub sip_headers: Vec<String>,
+    pub overflow: Overflow,
+    ai_down: AiDown,
     /// Networks of the PBX's media, if they are configured.
     pub media_peers: Vec<Network>,
     /// True if calls are also accepted from ranges of addresses.
@@ -79,6 +82,8 @@ impl PeerState {
             registrar: peer.hosts.first().map(shown).unwrap_or_default(),
             x_headers: peer.x_headers.clone(),
             sip_headers: peer.sip_headers.clone(),
+            overflow: peer.overflow.clone(),
+            ai_down: peer.account.ai_down,
             media_peers: peer.account.media_peers.clone(),
             has_ranges: !peer.account.ranges.is_empty(),
             silent: Vec::new(),
@@ -208,6 +213,20 @@ impl Endpoint {
         if let Some((_, before)) = peer.port_probe.replace((remote, task.abort_handle())) {
             before.abort();
         }
+    }
+
+    /// Shows a PBX that no AI can be reached for its calls, or that one can again.
+    pub(super) fn on_ai_down(&mut self, account: AccountId, down: bool) {
+        let peer = &self.peers[account];
+        let pbx = &*peer.name;
+        match (peer.ai_down, down) {
+            (AiDown::Stay, _) => return,
+            (AiDown::RefuseOptions, true) => warn!(pbx, "no AI can be reached: OPTIONS get 503"),
+            (AiDown::RefuseOptions, false) => info!(pbx, "AI reachable again: OPTIONS get 200"),
+            (AiDown::Unregister, true) => warn!(pbx, "no AI can be reached: unregistering"),
+            (AiDown::Unregister, false) => info!(pbx, "AI reachable again: registering"),
+        }
+        self.command(Command::AiDown { account, down });
     }
 
     /// Reports a peer of a trunk that stopped answering OPTIONS, or answers again.

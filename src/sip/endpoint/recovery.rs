@@ -66,11 +66,74 @@ impl Endpoint {
         let lost = self.calls.keys().copied().filter(|call| !known.contains(call));
         for call in lost.collect::<Vec<CallKey>>() {
             self.signal(call, Signal::Ended(EndReason::Internal));
+            self.drop_transfer(call);
             self.calls.remove(&call);
         }
     }
 
+    /// True if nothing ends the call any more. A consultation ends with the call that it belongs
+    /// to, and a call that was handed over a moment later.
     fn is_over(&self, call: CallKey) -> bool {
+        if self.consults.contains_key(&call) || self.lingering.iter().any(|(_, of)| *of == call) {
+            return false;
+        }
         self.calls.get(&call).is_none_or(|link| link.signals.is_closed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::call::admission::{Admission, CallLimits};
+    use crate::call::ports::PortPool;
+    use crate::sip::endpoint::{CallLink, EndpointConfig};
+
+    const IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    async fn endpoint() -> Endpoint {
+        let limits = CallLimits { max: Some(9), per_second: None };
+        let ports = PortPool::new(IP, 40_000, 40_099);
+        let config = EndpointConfig {
+            listen: SocketAddr::new(IP, 0),
+            peers: Vec::new(),
+            max_calls: 9,
+            max_unacknowledged: 9,
+            admission: Admission::new(&limits, [], ports, mpsc::channel(9).0),
+        };
+        Endpoint::bind(config).await.expect("a free port").0
+    }
+
+    fn link(signals: mpsc::Sender<Signal>) -> CallLink {
+        CallLink {
+            signals,
+            account: 0,
+            rtp: SocketAddr::new(IP, 40_000),
+            signalling: IP,
+            answered: true,
+            holding: None,
+            keys: VecDeque::new(),
+            media: None,
+            transfer: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_no_consultation_and_no_call_that_is_being_handed_over() {
+        let mut endpoint = endpoint().await;
+        let [call, consult, ended, lingering, unknown] = [1, 2, 3, 4, 5].map(CallKey);
+        let (signals, _open) = mpsc::channel(9);
+        endpoint.calls.insert(call, link(signals));
+        endpoint.consults.insert(consult, call);
+        for key in [ended, lingering] {
+            endpoint.calls.insert(key, link(mpsc::channel(9).0));
+        }
+        endpoint.lingering.insert((Instant::now(), lingering));
+        let over = [call, consult, ended, lingering, unknown].map(|key| endpoint.is_over(key));
+        assert_eq!(over, [false, false, true, false, true]);
     }
 }

@@ -7,6 +7,7 @@ use md5::{Digest, Md5};
 
 use crate::call::RemoteMedia;
 use crate::call::end::EndReason;
+use crate::command::Cause;
 use crate::media::g711::Law;
 use crate::media::receiver::Format;
 use crate::sip::agent::CallEnd;
@@ -37,6 +38,16 @@ pub fn remote_media(remote: &Remote, trusted: bool) -> RemoteMedia {
         sends_audio: remote.sends_audio(),
         early: false,
         trusted,
+    }
+}
+
+/// Returns the status with which a call is refused.
+pub fn refusal(cause: Cause) -> (u16, &'static str) {
+    match cause {
+        Cause::Normal => (480, "Temporarily Unavailable"),
+        Cause::Busy => (486, "Busy Here"),
+        Cause::Rejected => (603, "Decline"),
+        Cause::Congestion => (503, "Service Unavailable"),
     }
 }
 

@@ -96,7 +96,7 @@ impl Registration {
     pub(super) fn refuse(&mut self, now: Instant, code: u16, hint: String, random: &mut Random) {
         let lost = matches!(self.status, Some(Status::Lost { .. }));
         match &mut self.state {
-            State::Asking { step: Step::Stop, .. } => return self.state = State::Stopped,
+            State::Asking { step: Step::Stop, .. } => return self.stopped(),
             // a PBX that is starting may not know its users yet
             State::Asking { step, again, .. } if lost && !self.excused => {
                 self.excused = true;
@@ -116,7 +116,7 @@ impl Registration {
 
     pub(super) fn wait(&mut self, now: Instant, random: &mut Random) {
         if let State::Asking { step: Step::Stop, .. } = self.state {
-            self.state = State::Stopped;
+            self.stopped();
             return;
         }
         let base = match self.errors {

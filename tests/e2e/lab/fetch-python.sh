@@ -1,5 +1,6 @@
 #!/bin/bash
-# A Python environment with what the example bots need, built once from examples/requirements*.txt.
+# A Python environment with what the example bots and the tests need, built once from
+# examples/requirements*.txt and the requirements.txt here.
 #
 #   fetch-python.sh
 #
@@ -8,7 +9,7 @@
 # without any network.
 set -euo pipefail
 examples=$(cd "$(dirname "$0")/../../../examples" && pwd)
-requirements=("$examples/requirements.txt" "$examples/requirements-pipecat.txt")
+requirements=("$examples/requirements.txt" "$examples/requirements-pipecat.txt" "$(dirname "$0")/requirements.txt")
 cache=${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/trunkless}
 dir=$cache/python-examples
 fail() { echo "fetch-python.sh: $*" >&2; exit 1; }
@@ -27,7 +28,7 @@ exec 9>"$cache/.python-lock"; flock 9   # two builds at a time would disturb eac
 ready && exit 0
 rm -rf "$dir"                           # of an interrupted build, or of other requirements
 log=$cache/python-examples.log
-{ python3 -m venv "$dir" && "$dir/bin/pip" install --quiet -r "${requirements[0]}" -r "${requirements[1]}"; } \
+{ python3 -m venv "$dir" && "$dir/bin/pip" install --quiet "${requirements[@]/#/-r}"; } \
   >"$log" 2>&1 9>&- || { tail -20 "$log" >&2; fail "the Python packages cannot be installed"; }
 cat "${requirements[@]}" >"$dir/requirements"
 ready

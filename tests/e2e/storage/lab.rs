@@ -155,7 +155,7 @@ impl Recordings {
                 recording.tap(Tap::Ai { index, samples });
                 recording.tap(Tap::Caller { index, law: Law::Mu, samples, heard_at: None });
             }
-            recording.finish(Ending { reason: "caller_hangup", network: None });
+            recording.finish(Ending::new("caller_hangup"));
             recorder.flush();
         }
         assert_eq!(self.waiting(), count as usize);

@@ -28,6 +28,7 @@ fuzz_target!(|data: &[u8]| {
         keepalive: Duration::ZERO,
         users: Vec::new(),
         ranges: Vec::new(),
+        ai_down: Default::default(),
     };
     let accounts = vec![account];
     let config =

@@ -149,10 +149,10 @@ async fn a_caller_with_audio_is_connected_even_before_the_answer_to_addchannel()
 async fn a_caller_who_reenters_from_the_dialplan_is_a_new_call() {
     let rig = Rig::new("").await;
     rig.fake.pace(Pace { request: 3, answer: 6, event: 10 });
-    rig.fake.world().sent_back = 10;
+    rig.fake.world().sent_back = 2;
     rig.enter("ai.1");
     let mut ids = HashSet::new();
-    for _ in 0..10 {
+    for _ in 0..2 {
         rig.ai.handshake().await.refuse("404 Not Found").await;
         let record = rig.bridge.record().await;
         assert_eq!(record.reason.label(), "ai_unreachable");

@@ -1,7 +1,7 @@
 //! Registration as seen on the wire, and monitoring of the registrar.
 
-use super::rig::{Dialog, PBX, RTP, Rig, SECOND_ADDRESS, STRANGER, Text, response, sdp};
-use crate::sip::agent::{Command, Event, Input, Route, Routes};
+use super::rig::{Dialog, PBX, RTP, Rig, SECOND_ADDRESS, STRANGER, Text, response, sdp, settings};
+use crate::sip::agent::{AiDown, Command, Event, Input, Route, Routes};
 use crate::sip::message::Message;
 use crate::sip::registration::Status;
 
@@ -320,6 +320,61 @@ fn shutdown_removes_the_registration_and_reports_it_once() {
     rig.wait(100.0);
     assert_eq!(rig.told(), [""; 0], "no more OPTIONS, no more REGISTER");
     rig.assert_empty();
+}
+
+fn gated(how: AiDown) -> Rig {
+    let mut rig = Rig::with_ai_down(how, Some(settings()));
+    let_in(&mut rig);
+    rig.events();
+    rig
+}
+
+#[test]
+fn the_registration_is_removed_while_no_ai_can_be_reached() {
+    let mut rig = gated(AiDown::Unregister);
+    let tell = |rig: &mut Rig, down| rig.command(Command::AiDown { account: 0, down });
+    for _ in 0..2 {
+        tell(&mut rig, true);
+        let gone = rig.one();
+        assert_eq!(gone.get("Expires"), Some("0"));
+        tell(&mut rig, true);
+        assert_eq!(rig.told(), [""; 0], "once");
+        rig.answer(&gone, 200);
+        rig.wait(300.0);
+        assert_eq!(rig.told(), [""; 0], "neither REGISTER nor OPTIONS");
+        tell(&mut rig, false);
+        rig.resolve(&[PBX]);
+        let back = rig.one();
+        assert_eq!(back.get("Expires"), Some("120"));
+        rig.answer_with(&back, 200, GRANTED, "");
+        tell(&mut rig, false);
+        assert_eq!(rig.told(), [""; 0], "once");
+    }
+    // the AI is back before the removal is answered
+    tell(&mut rig, true);
+    let gone = rig.one();
+    tell(&mut rig, false);
+    assert_eq!(rig.told(), [""; 0]);
+    rig.answer(&gone, 200);
+    rig.resolve(&[PBX]);
+    assert_eq!(rig.one().get("Expires"), Some("120"));
+    // a shutdown meanwhile
+    tell(&mut rig, true);
+    rig.one();
+    rig.command(Command::Shutdown);
+    tell(&mut rig, false);
+    rig.wait(100.0);
+    let told = rig.events();
+    assert_eq!(told.iter().filter(|e| matches!(e, Event::Unregistered)).count(), 1);
+}
+
+#[test]
+fn the_registration_stays_unless_it_is_configured_otherwise() {
+    for how in [AiDown::Stay, AiDown::RefuseOptions] {
+        let mut rig = gated(how);
+        rig.command(Command::AiDown { account: 0, down: true });
+        assert_eq!(rig.told(), [""; 0], "{how:?}");
+    }
 }
 
 #[test]

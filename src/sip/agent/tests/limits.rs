@@ -2,7 +2,7 @@
 
 use super::rig::{Dialog, MAX_UNACKNOWLEDGED, PBX, RTP, Rig, Text, sdp};
 use crate::sip::agent::servers::{MAX_PER_CALL, MAX_TRANSACTIONS};
-use crate::sip::agent::{CallEnd, Command, Event};
+use crate::sip::agent::{AiDown, CallEnd, Command, Event};
 
 #[test]
 fn requests_that_change_nothing_are_answered_without_state() {
@@ -160,12 +160,15 @@ fn an_answer_over_the_limit_of_unacknowledged_calls_becomes_a_503() {
 }
 
 #[test]
-fn shutdown_refuses_new_calls_and_keeps_established_ones() {
+fn a_shutdown_leaves_calls_to_the_owner() {
     let mut rig = Rig::trunk();
     let dialog = rig.up();
     rig.command(Command::Shutdown);
     rig.pbx(&Text::invite().call_id("call-2").branch("two"));
-    assert_eq!(rig.told(), ["503"]);
+    let new = rig.offered();
+    rig.command(Command::Redirect { call: new, user: "1001".to_owned() });
+    assert_eq!(rig.told().last().map(String::as_str), Some("302"));
+    rig.pbx(&Text::new("ACK", 1).call_id("call-2").branch("two"));
     rig.pbx(&dialog.request("BYE", 11));
     assert_eq!(rig.told(), ["200"]);
     rig.assert_empty();
@@ -210,6 +213,20 @@ fn an_answered_call_cannot_be_answered_rung_or_rejected_again() {
     rig.command(Command::Reject { call: dialog.key, code: 486, reason, retry_after_s: None });
     assert_eq!(rig.told(), [""; 0]);
     assert_eq!(rig.agent.call_count(), 1);
+}
+
+#[test]
+fn options_are_answered_503_while_no_ai_can_be_reached() {
+    for (ai_down, expected) in
+        [(AiDown::RefuseOptions, "503"), (AiDown::Stay, "200"), (AiDown::Unregister, "200")]
+    {
+        let mut rig = Rig::with_ai_down(ai_down, None);
+        for (down, expected) in [(true, expected), (false, "200")] {
+            rig.command(Command::AiDown { account: 0, down });
+            rig.pbx(&Text::new("OPTIONS", 50 + u32::from(down)));
+            assert_eq!(rig.told(), [expected], "{ai_down:?} {down}");
+        }
+    }
 }
 
 #[test]

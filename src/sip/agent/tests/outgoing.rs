@@ -7,7 +7,7 @@ use crate::sip::sdp::all_codecs;
 
 const CHALLENGE: &str = "WWW-Authenticate: Digest realm=\"pbx\", nonce=\"n1\", qop=\"auth\"\r\n";
 
-fn dial(rig: &mut Rig, password: Option<&str>) -> (CallKey, Message) {
+pub fn dial(rig: &mut Rig, password: Option<&str>) -> (CallKey, Message) {
     let call = rig.agent.new_call_key();
     let dial = Dial {
         call,

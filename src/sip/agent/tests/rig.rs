@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::sip::agent::{
-    AccountConfig, Agent, AgentConfig, CallEnd, CallKey, Command, Event, Input, Output, Route,
-    Routes, TimerKey,
+    AccountConfig, Agent, AgentConfig, AiDown, CallEnd, CallKey, Command, Event, Input, Output,
+    Route, Routes, TimerKey,
 };
 use crate::sip::flow::{Flow, Transport};
 use crate::sip::message::Message;
@@ -149,6 +149,7 @@ pub fn account(username: &str, registration: Option<Settings>) -> AccountConfig 
         keepalive: Duration::ZERO,
         users: Vec::new(),
         ranges: Vec::new(),
+        ai_down: AiDown::Stay,
     }
 }
 
@@ -208,6 +209,15 @@ impl Rig {
     /// Starts an agent that has sent its first REGISTER.
     pub fn registering() -> Rig {
         Rig::new(Some(settings()), 100)
+    }
+
+    /// Same as [`Rig::trunk`] or [`Rig::registering`], with this reaction to an AI that is down.
+    pub fn with_ai_down(ai_down: AiDown, registration: Option<Settings>) -> Rig {
+        let registers = registration.is_some();
+        let mut rig = Rig::of(vec![AccountConfig { ai_down, ..account("ai", registration) }], 100);
+        rig.registers = registers;
+        rig.resolve(&[PBX]);
+        rig
     }
 
     pub fn resolve(&mut self, addresses: &[&str]) {

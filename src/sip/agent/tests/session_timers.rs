@@ -232,6 +232,12 @@ fn only_one_reinvite_at_a_time() {
     rig.command(Command::Direction { call: dialog.key, direction: Direction::SendOnly });
     assert_eq!(rig.told(), [""; 0]);
     rig.pbx(&dialog.ack(11));
+    // the change of direction that had to wait
+    let hold = rig.one();
+    assert!(String::from_utf8_lossy(&hold.body).contains("a=sendonly"));
+    let timer = "Session-Expires: 90;refresher=uac\r\n";
+    rig.answer_with(&hold, 200, timer, &sdp(4000, "recvonly"));
+    assert_eq!(rig.told(), ["ACK"]);
     ours(&mut rig, "INVITE");
 }
 

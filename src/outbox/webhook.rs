@@ -1,4 +1,4 @@
-//! Notifies a server of a finished recording: a POST signed according to Standard Webhooks
+//! Sends events to a server: a POST signed according to Standard Webhooks
 //! (<https://www.standardwebhooks.com>, HMAC-SHA-256 over id, time and body). Owns I/O.
 
 use std::time::Duration;
@@ -8,11 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use reqwest::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
 use sha2::Sha256;
 
 use crate::dns::HttpLookup;
-use crate::record::sidecar::{Sidecar, rfc3339};
 
 /// Time limit of a request.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -31,7 +29,7 @@ pub enum WebhookError {
     #[error("the server answered {0}")]
     Status(StatusCode),
     /// 410: the server refuses further attempts.
-    #[error("the server answered 410 Gone: no more attempts for this recording")]
+    #[error("the server answered 410 Gone: no more attempts")]
     Gone,
 }
 
@@ -74,36 +72,23 @@ impl Webhook {
         Ok(Webhook { url: url.to_owned(), key, client })
     }
 
-    /// Sends the notification. `location` is where the recording is stored, `unix` the current
-    /// time.
+    /// Sends an event. `id` is the same in each attempt, `unix` is the current time.
     ///
     /// # Errors
     /// Returns an error if the request failed. It can be repeated, except after
     /// [`WebhookError::Gone`].
-    pub async fn tell(
-        &self,
-        sidecar: &Sidecar,
-        location: &str,
-        unix: Duration,
-    ) -> Result<(), WebhookError> {
-        let body = json!({
-            "type": "recording.finished",
-            "timestamp": rfc3339(unix),
-            "data": { "location": location, "recording": sidecar },
-        })
-        .to_string();
-        let id = format!("rec_{}", sidecar.id);
+    pub async fn send(&self, id: &str, body: &str, unix: Duration) -> Result<(), WebhookError> {
         let seconds = unix.as_secs().to_string();
         let mut request = self
             .client
             .post(&self.url)
             .header("content-type", "application/json")
-            .header("webhook-id", &id)
+            .header("webhook-id", id)
             .header("webhook-timestamp", &seconds);
         if let Some(key) = &self.key {
-            request = request.header("webhook-signature", signature(key, &id, &seconds, &body));
+            request = request.header("webhook-signature", signature(key, id, &seconds, body));
         }
-        let answer = request.body(body).send().await;
+        let answer = request.body(body.to_owned()).send().await;
         // the error's text has the URL in it, which may contain a token
         let answer = answer.map_err(|e| WebhookError::Http(chain(&e.without_url())))?;
         match answer.status() {

@@ -5,11 +5,11 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use crate::ari::api::{CallKey, Output};
+use crate::ari::api::{CallKey, NotTaken, Output};
 use crate::ari::application::{Application, Call, Link, Purpose, WITHOUT_EVENTS};
 use crate::ari::bridging::words::{Cause, REASON, Tell};
 use crate::ari::event::Channel;
-use crate::ari::request::RestRequest;
+use crate::ari::request::{NORMAL, RestRequest};
 use crate::ari::sweep::Orphans;
 
 /// The value of [`REASON`] for orphaned callers.
@@ -59,7 +59,7 @@ impl Application {
             self.sweep.soon(now);
             // they waited for the number of orphaned channels, which remains unknown
             for (channel, args) in std::mem::take(&mut self.early) {
-                self.take(now, channel, args, Some("overload"));
+                self.take(now, channel, args, Some(NotTaken::Full));
             }
             return;
         }
@@ -91,7 +91,8 @@ impl Application {
             let caller = |c: &Call| c.bridging.channel == id && c.bridging.has_caller();
             let call = self.channels.get(id).or_else(|| self.bridges.get(id));
             call.and_then(|call| calls.get(call)).is_some_and(|c| {
-                caller(c) || c.bridging.media_id(names) == id || c.bridging.bridge_id(names) == id
+                let object = c.bridging.media_id(names) == id || c.bridging.bridge_id(names) == id;
+                caller(c) || object || c.bridging.owns_target(id, names)
             })
         };
         let early: HashSet<&str> = self.early.iter().map(|(c, _)| c.id.as_str()).collect();
@@ -134,20 +135,30 @@ impl Application {
                 }
                 Some(_) => {}
             }
-            let media = channels.get(bridging.media_id(names).as_str());
-            match media {
-                None if bridging.has_media_since(since) => {
-                    return bridging.on_media_lost(now, names);
+            let mut actions = Vec::new();
+            match channels.get(bridging.target_id(names).as_str()) {
+                None if bridging.has_target_since(since) => {
+                    actions.extend(bridging.on_target_gone(names));
                 }
-                Some(c) if c.is_in(&names.app) => return bridging.on_media_started(names),
+                Some(c) if c.is_in(&names.app) => {
+                    actions.extend(bridging.on_target_started(now, names));
+                }
                 _ => {}
             }
-            match bridging.has_bridge_since(since)
+            match channels.get(bridging.media_id(names).as_str()) {
+                None if bridging.has_media_since(since) => {
+                    actions.extend(bridging.on_media_lost(now, names));
+                    return actions;
+                }
+                Some(c) if c.is_in(&names.app) => actions.extend(bridging.on_media_started(names)),
+                _ => {}
+            }
+            if bridging.has_bridge_since(since)
                 && !bridges.contains(bridging.bridge_id(names).as_str())
             {
-                true => bridging.on_bridge_lost(now, names),
-                false => vec![],
+                actions.extend(bridging.on_bridge_lost(now, names));
             }
+            actions
         });
     }
 
@@ -156,7 +167,7 @@ impl Application {
         self.out.push_back(Output::Orphans(orphans.clone()));
         self.callers_leaving += orphans.callers.len();
         for channel in orphans.callers.clone() {
-            let (name, value) = (REASON, ORPHANED.to_owned());
+            let (name, value) = (REASON.to_owned(), ORPHANED.to_owned());
             let request = RestRequest::SetVariable { channel: channel.clone(), name, value };
             self.send(Purpose::OrphanReason(channel), request);
         }
@@ -172,7 +183,7 @@ impl Application {
         }
         let doomed = std::mem::take(&mut self.doomed);
         for channel in doomed.media {
-            self.send(Purpose::Extra, RestRequest::HangUp { channel });
+            self.send(Purpose::Extra, RestRequest::HangUp { channel, reason: NORMAL });
         }
         for id in doomed.bridges {
             self.send(Purpose::Extra, RestRequest::DeleteBridge { id });

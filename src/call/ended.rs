@@ -1,0 +1,37 @@
+//! The record of an ended call.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use crate::call::end::EndReason;
+use crate::call::words::Summary;
+use crate::command::{Disposition, Failure, Sender};
+use crate::stream::socket::Counts;
+
+/// The record of an ended call.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub id: String,
+    pub reason: EndReason,
+    pub summary: Summary,
+    /// Messages that were dropped because the AI was slow, or were not understood.
+    pub ai: Counts,
+    /// Why there was no stream to the AI, or how the AI ended it: "close frame 1000". `None` when
+    /// trunkless ended it.
+    pub ai_end: Option<String>,
+    /// Ids of the call's recordings.
+    pub recordings: Vec<String>,
+    /// The orders that were given, in the order in which they were completed.
+    pub commands: Vec<Given>,
+    /// The result of the conversation, if one was given.
+    pub disposition: Option<Disposition>,
+}
+
+/// An order in the record of its call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    pub by: Sender,
+    pub command: &'static str,
+    /// The target of a transfer.
+    pub to: Option<String>,
+    /// `None` if it was carried out.
+    pub failure: Option<Failure>,
+}

@@ -1,0 +1,233 @@
+//! The calls as the control API shows them, and what happens in them as events for programs. Owns
+//! the clock.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use crate::call::end::EndReason;
+use crate::call::ended::{Given, Record};
+use crate::command::{Disposition, Reply, Sender};
+use crate::record::sidecar::rfc3339;
+
+/// A call, from its offer until some time after its end.
+#[derive(Debug)]
+pub struct LiveCall {
+    pub id: String,
+    pub call_sid: String,
+    pub account_sid: String,
+    pub pbx: Arc<str>,
+    pub from_number: String,
+    pub from_name: String,
+    pub to_number: String,
+    /// The PBX's own id of the call.
+    pub native_id: String,
+    /// Time since 1970.
+    pub started: Duration,
+    state: Mutex<State>,
+}
+
+/// The part that changes during a call. Times are since 1970.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    pub answered: Option<Duration>,
+    pub held: bool,
+    pub ended: Option<(Duration, EndReason)>,
+    pub disposition: Option<Disposition>,
+}
+
+/// Something that has happened in a call.
+pub enum EventKind<'a> {
+    Started,
+    Answered,
+    /// The caller was put on hold, or is back.
+    Held(bool),
+    /// The caller is with the target of a transfer.
+    Transferred,
+    /// A reply to an order.
+    Command {
+        by: &'a Sender,
+        command: &'static str,
+        id: &'a str,
+        reply: &'a Reply,
+    },
+    Ended(&'a Record),
+}
+
+/// Receives the events of all calls. Never blocks.
+pub type EventSink = Arc<dyn Fn(&LiveCall, &EventKind<'_>) + Send + Sync>;
+
+impl LiveCall {
+    pub fn new(
+        ids: [String; 3],
+        pbx: Arc<str>,
+        parties: [String; 3],
+        native_id: String,
+    ) -> LiveCall {
+        let [id, call_sid, account_sid] = ids;
+        let [from_number, from_name, to_number] = parties;
+        LiveCall {
+            id,
+            call_sid,
+            account_sid,
+            pbx,
+            from_number,
+            from_name,
+            to_number,
+            native_id,
+            started: unix(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// A panic in another thread leaves the state consistent, so poisoning is ignored.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn state(&self) -> State {
+        self.lock().clone()
+    }
+
+    pub fn update(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+    }
+
+    /// Notes an event in the state.
+    pub fn note(&self, event: &EventKind<'_>) {
+        let now = unix();
+        self.update(|state| match event {
+            EventKind::Answered => state.answered = Some(now),
+            EventKind::Held(on) => state.held = *on,
+            EventKind::Ended(record) => state.ended = Some((now, record.reason)),
+            EventKind::Started | EventKind::Transferred | EventKind::Command { .. } => {}
+        });
+    }
+
+    pub fn json(&self) -> Value {
+        let state = self.state();
+        let word = match state {
+            State { ended: Some(_), .. } => "ended",
+            State { answered: None, .. } => "connecting",
+            State { held: true, .. } => "held",
+            _ => "talking",
+        };
+        json!({
+            "id": self.id,
+            "call_sid": self.call_sid,
+            "account_sid": self.account_sid,
+            "pbx": &*self.pbx,
+            "from_number": self.from_number,
+            "from_name": self.from_name,
+            "to_number": self.to_number,
+            "native_id": self.native_id,
+            "state": word,
+            "started_at": rfc3339(self.started),
+            "answered_at": state.answered.map(rfc3339),
+            "ended_at": state.ended.map(|(at, _)| rfc3339(at)),
+            "end_reason": state.ended.map(|(_, reason)| reason.label()),
+            "disposition": state.disposition.as_ref().map(disposition),
+        })
+    }
+}
+
+impl EventKind<'_> {
+    /// True for the events that a webhook gets: they are few in each call.
+    pub fn is_for_webhook(&self) -> bool {
+        matches!(self, EventKind::Started | EventKind::Answered | EventKind::Ended(_))
+            || matches!(self, EventKind::Transferred)
+    }
+
+    /// The event's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            EventKind::Started => "call.started",
+            EventKind::Answered => "call.answered",
+            EventKind::Held(true) => "call.held",
+            EventKind::Held(false) => "call.resumed",
+            EventKind::Transferred => "call.transferred",
+            EventKind::Command { .. } => "call.command",
+            EventKind::Ended(_) => "call.ended",
+        }
+    }
+
+    /// Returns the event with its call.
+    pub fn json(&self, call: &LiveCall) -> Value {
+        let mut data = Map::new();
+        data.insert("call".to_owned(), call.json());
+        match self {
+            EventKind::Started
+            | EventKind::Answered
+            | EventKind::Held(_)
+            | EventKind::Transferred => {}
+            EventKind::Command { by, command, id, reply } => {
+                let mut result = reply_json(command, id, reply);
+                result.insert("by".to_owned(), by.to_string().into());
+                data.insert("command".to_owned(), result.into());
+            }
+            EventKind::Ended(record) => {
+                data.insert("summary".to_owned(), summary(record));
+            }
+        }
+        json!({ "type": self.name(), "timestamp": rfc3339(unix()), "data": data })
+    }
+}
+
+/// Returns an order's reply: its id, command and status, and the reason or the state.
+pub fn reply_json(command: &str, id: &str, reply: &Reply) -> Map<String, Value> {
+    let mut out = Map::new();
+    let mut put = |name: &str, value: String| drop(out.insert(name.to_owned(), value.into()));
+    put("id", id.to_owned());
+    put("command", command.to_owned());
+    put("status", reply.status().to_owned());
+    match reply {
+        Reply::Accepted | Reply::Done => {}
+        Reply::Progress(state) => put("state", (*state).to_owned()),
+        Reply::Failed(failure) => {
+            put("reason", failure.word().to_owned());
+            put("detail", failure.to_string());
+        }
+    }
+    out
+}
+
+fn disposition(of: &Disposition) -> Value {
+    let data: Value = serde_json::from_str(&of.data).unwrap_or_else(|_| json!({}));
+    json!({ "status": of.status, "data": data })
+}
+
+/// The figures of an ended call.
+fn summary(record: &Record) -> Value {
+    let (summary, ai) = (&record.summary, &record.ai);
+    let sequence = &summary.received.sequence;
+    let ms = |time: Duration| time.as_millis() as u64;
+    let command = |given: &Given| {
+        json!({
+            "by": given.by.to_string(),
+            "command": given.command,
+            "to": given.to,
+            "failure": given.failure.map(|failure| failure.word()),
+        })
+    };
+    json!({
+        "reason": record.reason.label(),
+        "answered": summary.answered,
+        "setup_ms": ms(summary.setup),
+        "talk_ms": ms(summary.talk),
+        "first_audio_ms": summary.first_audio.map(ms),
+        "packets_in": sequence.received,
+        "packets_out": summary.packets_sent,
+        "packets_lost": sequence.lost,
+        "ai_dropped_frames": ai.dropped_audio,
+        "ai_discarded_bytes": summary.playout_discarded,
+        "ai_end": record.ai_end,
+        "recordings": record.recordings,
+        "commands": record.commands.iter().map(command).collect::<Vec<_>>(),
+        "disposition": record.disposition.as_ref().map(disposition),
+    })
+}
+
+fn unix() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}

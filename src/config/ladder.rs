@@ -1,0 +1,59 @@
+//! The ladder of `on_ai_failure`, with the AIs, prompts and targets that it names.
+
+use bytes::Bytes;
+
+use crate::call::Prompts;
+use crate::call::ladder::Rung;
+use crate::call::transfers::TransferRules;
+use crate::config::check::Findings;
+use crate::config::resolve::Resolver;
+use crate::config::schema::Settings;
+use crate::config::values::RungWord;
+
+/// The prompt that is always there.
+pub const SORRY: &str = "sorry";
+/// "Sorry, we have a technical problem. One moment, please." mu-law, 8 kHz.
+pub const SORRY_AUDIO: &[u8] = include_bytes!("../call/assets/sorry.ulaw");
+
+impl Resolver<'_> {
+    /// Returns the ladder of one PBX. `prompt` is that of `[calls] prompt`.
+    pub(super) fn ladder(
+        &self,
+        settings: &Settings,
+        prompts: &Prompts,
+        prompt: Option<&Bytes>,
+        rules: &TransferRules,
+        findings: &mut Findings,
+    ) -> Vec<Rung> {
+        const KEY: &str = "calls.on_ai_failure";
+        let default = [RungWord::Continue, RungWord::Hangup(None)];
+        let words = settings.calls.on_ai_failure.as_deref().unwrap_or(&default);
+        let mut ladder: Vec<Rung> =
+            prompt.cloned().map(Rung::PlayIfConnected).into_iter().collect();
+        for word in words {
+            let rung = match word {
+                RungWord::Ai(name) => {
+                    let place = settings.endpoint.keys().position(|other| other.0 == *name);
+                    // the first AI is the one of [ai]
+                    let missing = format!("there is no table [endpoint.{name}]");
+                    place.map(|place| Rung::Ai(place + 1)).ok_or(missing)
+                }
+                RungWord::Play(name) => {
+                    let missing = format!("[prompts] has no {name}");
+                    prompts.get(name).cloned().map(Rung::Play).ok_or(missing)
+                }
+                RungWord::Transfer(to) => {
+                    let missing = format!("[pbx.NAME.transfer] does not allow {to} for every PBX");
+                    rules.find(to).map(|_| Rung::Transfer(to.clone())).ok_or(missing)
+                }
+                RungWord::Continue => Ok(Rung::Continue),
+                RungWord::Hangup(cause) => Ok(Rung::Hangup(*cause)),
+            };
+            match rung {
+                Ok(rung) => ladder.push(rung),
+                Err(why) => findings.error(self.source.error(KEY, why)),
+            }
+        }
+        ladder
+    }
+}

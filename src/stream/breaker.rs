@@ -1,0 +1,118 @@
+//! The circuit breaker of an AI: after several failures in a row, calls are not offered to it until
+//! a handshake succeeds again. Owns a task while it is open.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures_util::future::select_all;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tracing::{info, warn};
+
+use crate::stream::connect::{Socket, Target};
+use crate::stream::unreachable::ConnectError;
+use crate::telemetry::counter::counters;
+
+/// Calls in a row that could not reach the AI, before the breaker opens.
+const FAILURES: u32 = 3;
+/// Interval between two probes, and the time limit of each one.
+const PROBE: Duration = Duration::from_secs(5);
+
+counters! {
+    gauge OPEN = "ai_breakers_open", "AIs that get no calls, because they cannot be reached.";
+    total SPARED = "ai_breaker_calls", "Calls not offered to an AI because its breaker was open.";
+}
+
+/// Watches the breakers of several AIs.
+pub struct Watch {
+    breakers: Vec<watch::Receiver<bool>>,
+    down: bool,
+}
+
+impl Watch {
+    pub fn new(breakers: &[Arc<Breaker>]) -> Watch {
+        let breakers = breakers.iter().map(|breaker| breaker.open.subscribe());
+        Watch { breakers: breakers.collect(), down: false }
+    }
+
+    /// Returns true once all breakers have opened, and then false once one of them has closed.
+    /// Returns `None` when there are no more calls.
+    pub async fn changed(&mut self) -> Option<bool> {
+        loop {
+            let down = self.breakers.iter_mut().all(|open| *open.borrow_and_update());
+            if down != self.down {
+                self.down = down;
+                return Some(down);
+            }
+            let changes = self.breakers.iter_mut().map(|open| Box::pin(open.changed()));
+            select_all(changes).await.0.ok()?;
+        }
+    }
+}
+
+/// The state of one AI. All its calls share it.
+#[derive(Debug, Default)]
+pub struct Breaker {
+    /// Failures since the last success.
+    failures: AtomicU32,
+    open: watch::Sender<bool>,
+}
+
+impl Breaker {
+    /// True while calls are not offered to the AI.
+    pub fn is_open(&self) -> bool {
+        *self.open.borrow()
+    }
+
+    /// Connects a call with the AI, unless the breaker is open.
+    ///
+    /// # Errors
+    /// Returns the [`ConnectError`]; [`ConnectError::Open`] at once while the breaker is open.
+    pub async fn connect(
+        self: &Arc<Self>,
+        target: &Target,
+        limit: Duration,
+    ) -> Result<Socket, ConnectError> {
+        if self.is_open() {
+            SPARED.add(1);
+            return Err(ConnectError::Open);
+        }
+        let result = target.connect(limit).await;
+        match &result {
+            Ok(_) => self.failures.store(0, Ordering::Relaxed),
+            Err(error) => self.failed(target, error),
+        }
+        result
+    }
+
+    fn failed(self: &Arc<Self>, target: &Target, error: &ConnectError) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        if failures < FAILURES || self.open.send_replace(true) {
+            return;
+        }
+        OPEN.add(1);
+        let ai = target.shown();
+        warn!(ai, %error, failures, "AI unreachable: it gets no calls until a probe succeeds");
+        tokio::spawn(self.clone().probe(target.clone()));
+    }
+
+    /// Makes a handshake at intervals, until one succeeds.
+    async fn probe(self: Arc<Self>, target: Target) {
+        let since = Instant::now();
+        loop {
+            sleep(PROBE).await;
+            let Ok(mut socket) = target.connect(PROBE).await else { continue };
+            // the AI may not wait for the end of the closing handshake, and neither do we
+            let _ = socket.close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }));
+            let _ = socket.flush();
+            break;
+        }
+        self.failures.store(0, Ordering::Relaxed);
+        self.open.send_replace(false);
+        OPEN.replace(1, 0);
+        info!(ai = target.shown(), down_s = since.elapsed().as_secs(), "AI reachable again");
+    }
+}

@@ -1,0 +1,71 @@
+//! Released client libraries act on calls through a real Asterisk: Twilio's SDK and Pipecat.
+
+use std::time::Duration;
+
+use crate::bridge::Bridge;
+use crate::caller::Caller;
+use crate::examples::Program;
+use crate::fixture::Lab;
+use crate::{Pbx, assert_no_channels, block_on};
+
+const SECOND: Duration = Duration::from_secs(1);
+const TOKEN: &str = "a-token-for-the-tests";
+
+#[test]
+fn twilios_sdk_and_pipecat_end_and_transfer_calls() {
+    block_on(async {
+        let pbx = Pbx::Pjsip22;
+        let lab = Lab::start(pbx);
+        let api = format!("{}:8072", lab.address(2));
+        let actions = "sdk_hangup sdk_transfer pipecat_hangup pipecat_transfer";
+        let environment = [
+            ("API", format!("http://{api}")),
+            ("TOKEN", TOKEN.to_owned()),
+            ("ACTIONS", actions.to_owned()),
+        ];
+        let bot = Program::start("tests/e2e/examples/clients.py", &environment);
+        let mut setup = lab.setup(&format!("ws://{}", bot.address));
+        setup.tables = format!("[control]\nlisten = \"{api}\"\ntokens.app.token = \"{TOKEN}\"\n");
+        setup.sip_keys = "[pbx.main.transfer]\nextensions = [\"6XX\"]\n".to_owned();
+        let bridge = Bridge::registered(&setup);
+        for (n, action) in actions.split(' ').enumerate() {
+            let to = lab.asterisk.sip_addr();
+            let mut caller = Caller::dial("127.0.9.1", to, pbx.extension(), 1, u32::MAX).await;
+            caller.answered().await;
+            let done = format!("closed {action}");
+            let closed = |bot: &Program| bot.log().contains(&done);
+            for _ in 0..200 {
+                if closed(&bot) {
+                    break;
+                }
+                caller.wait(SECOND / 20).await;
+            }
+            assert!(closed(&bot), "{action}:\n{}\n{}", bot.log(), bridge.log());
+            if action.ends_with("hangup") {
+                assert!(caller.until(2 * SECOND, |c| c.ended.is_some()).await, "{action}");
+            } else {
+                let newest = caller.sent.last().copied().unwrap_or(0);
+                let echo = |c: &Caller| c.numbers(1).last().is_some_and(|heard| *heard > newest);
+                assert!(caller.until(3 * SECOND, echo).await, "{action}: no echo");
+                caller.hang_up().await;
+            }
+            let reason = if action.ends_with("hangup") { "api_hangup" } else { "transferred" };
+            assert_eq!(bridge.lines(&format!("reason=\"{reason}\"")).len(), n / 2 + 1, "{action}");
+        }
+        for (text, count) in [
+            ("fetched True in-progress 5551234 True", 2),
+            ("wrong token 401 20003", 2),
+            ("wrong call 404 20404", 2),
+            ("wrong TwiML 400 12100", 2),
+            ("wrong target 403 21215", 2),
+            ("updated completed", 1),
+            ("again True", 1),
+            ("redirected 400 21220", 1),
+            ("updated in-progress", 1),
+            ("result done", 1),
+        ] {
+            assert_eq!(bot.log().matches(text).count(), count, "{text}:\n{}", bot.log());
+        }
+        assert_no_channels(&lab.asterisk);
+    });
+}

@@ -1,0 +1,274 @@
+//! docs/openapi.yaml against the running control API. Each documented response, each member and
+//! each word of it must come from the server, and the server may send nothing else.
+
+mod agreement;
+mod api;
+mod document;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use serde_json::json;
+use trunkless::call::live::{EventKind, LiveCall};
+use trunkless::call::switchboard::Switchboard;
+use trunkless::control::events::Events as Sender;
+use trunkless::control::tokens::{Scope, Token};
+use trunkless::control::{Control, bind};
+use trunkless::sip::message::Message;
+
+use crate::bridge::Net;
+use crate::call::{Call, sdp};
+use crate::openapi::api::{Api, Events, Names, READER, TOKEN};
+use crate::openapi::document::Document;
+use crate::pbx::accept;
+
+const CALLS: &str = "/v1/calls";
+const CALL: &str = "/v1/calls/{id}";
+const TWILIO_CALLS: &str = "/2010-04-01/Accounts/{AccountSid}/Calls.json";
+const TWILIO_CALL: &str = "/2010-04-01/Accounts/{AccountSid}/Calls/{CallSid}.json";
+const START: &str = "/2010-04-01/Accounts/{AccountSid}/Calls/{CallSid}/Recordings.json";
+const RECORDING: &str =
+    "/2010-04-01/Accounts/{AccountSid}/Calls/{CallSid}/Recordings/{RecordingSid}.json";
+
+#[tokio::test]
+async fn each_described_response_is_sent_and_no_other() {
+    let mut api = Api::start().await;
+    api.refuse().await;
+    api.refuse_others().await;
+    let events = api.events(TOKEN).await;
+    talk(&mut api, &events).await;
+    end_before_the_answer(&mut api).await;
+    end_by_a_transfer(&mut api, &events).await;
+    end_by_the_ai(&mut api).await;
+    fill_up(&mut api).await;
+    api.document.check_events(&events);
+    fall_behind(&mut api.document).await;
+    api.document.was_all_seen();
+}
+
+/// The only live call, in both shapes.
+async fn shown(api: &mut Api, state: &str, status: &str) -> Names {
+    let (_, list) = api.get(CALLS, &Names::unknown()).await;
+    let call = &list["calls"][0];
+    assert_eq!(call["state"], state);
+    let names = Names::of(call);
+    for name in [&names.id, &names.call] {
+        let (_, one) = api.get(CALL, &Names { id: name.clone(), ..names.clone() }).await;
+        assert_eq!(one["id"], call["id"]);
+    }
+    let (_, list) = api.get(TWILIO_CALLS, &names).await;
+    assert_eq!(list["calls"][0]["status"], status);
+    let (_, one) = api.get(TWILIO_CALL, &names).await;
+    assert_eq!(one, list["calls"][0]);
+    names
+}
+
+/// The same call after its end.
+async fn shown_ended(api: &mut Api, names: &Names, status: &str) {
+    api.rig.bridge.record().await;
+    assert_eq!(api.get(CALL, names).await.1["state"], "ended");
+    assert_eq!(api.get(TWILIO_CALL, names).await.1["status"], status);
+}
+
+/// A call that lives through most of what can be done with it.
+async fn talk(api: &mut Api, events: &Events) {
+    // the status of the target of a transfer
+    let target = Arc::new(AtomicU16::new(180));
+    let (call, stream) = api.rig.call().await;
+    answer_as_a_pbx(api, &call, target.clone());
+    let names = shown(api, "talking", "in-progress").await;
+    api.filter(TWILIO_CALLS, &names).await;
+    stream.play_frames(0..10).await;
+    give_commands(api, &names).await;
+    redirect_wrongly(api, &names).await;
+    record(api, &names).await;
+
+    let transfer = json!({"command": "transfer", "to": "humans", "type": "attended", "id": 7});
+    let (status, reply) = api.command(&names, "?wait=1", transfer.clone()).await;
+    assert_eq!((status, &reply["status"]), (202, &json!("progress")), "{reply}");
+    let mut cancel = json!({"command": "transfer", "action": "cancel"});
+    assert_eq!(api.command(&names, "?wait=5", cancel.clone()).await.0, 200);
+    target.store(200, Ordering::Relaxed);
+    assert_eq!(api.command(&names, "", transfer).await.0, 202);
+    events.until("call.command", |data| data["data"]["command"]["state"] == "answered").await;
+    cancel["id"] = json!("c");
+    let (status, reply) = api.command(&names, "", cancel).await;
+    assert_eq!((status, &reply["status"]), (202, &json!("accepted")), "{reply}");
+    let cancelled = json!({"id": "c", "command": "transfer", "status": "done", "by": "http:desk"});
+    events.until("call.command", |data| data["data"]["command"] == cancelled).await;
+
+    fill_the_queue(api, &names).await;
+    assert_eq!(api.command(&names, "", json!({"command": "hangup"})).await.0, 200);
+    call.hung_up().await;
+    shown_ended(api, &names, "completed").await;
+    assert_eq!(api.command(&names, "", json!({"command": "hold"})).await.0, 409);
+    for (body, expected) in
+        [("Status=completed", 200), ("Status=canceled", 400), ("Twiml=%3CResponse%2F%3E", 400)]
+    {
+        assert_eq!(api.form(TWILIO_CALL, &names, body).await.0, expected, "{body}");
+    }
+}
+
+/// Opens as many commands as a call may have.
+async fn fill_the_queue(api: &mut Api, names: &Names) {
+    let pauses = json!({"command": "sendDigits", "digits": "w".repeat(120)});
+    for _ in 0..128 {
+        assert_eq!(api.command(names, "", pauses.clone()).await.0, 202);
+    }
+    assert_eq!(api.command(names, "", pauses).await.0, 429);
+}
+
+/// Answers the calls to a target with `target`, and everything else with a 200.
+fn answer_as_a_pbx(api: &Api, call: &Call, target: Arc<AtomicU16>) {
+    let address = call.media.address();
+    api.rig.pbx.answer_with(move |request| match request.method() {
+        Some("INVITE") if request.uri().contains("1001@") => match target.load(Ordering::Relaxed) {
+            200 => with_sdp(request, sdp(address, "0 101", "sendrecv"), address),
+            code => Some(Message::response(request, code, "Ringing", "pbx")),
+        },
+        Some("INVITE") => {
+            let held = String::from_utf8_lossy(&request.body).contains("a=sendonly");
+            let direction = if held { "recvonly" } else { "sendrecv" };
+            with_sdp(request, sdp(address, "0 101", direction), address)
+        }
+        _ => accept(request),
+    });
+}
+
+fn with_sdp(request: &Message, sdp: String, address: std::net::SocketAddr) -> Option<Message> {
+    let contact = format!("<sip:pbx@{}>", address.ip());
+    Some(accept(request)?.with("Contact", contact).with_body("application/sdp", sdp))
+}
+
+async fn give_commands(api: &mut Api, names: &Names) {
+    let data = json!({"amount": 7});
+    for (query, body, expected, reason) in [
+        ("", json!({"command": "mute", "id": "m"}), 200, ""),
+        ("?wait=0", json!({"command": "sendDigits", "digits": "1"}), 202, ""),
+        ("", json!({"command": "disposition", "status": "SALE", "data": data}), 200, ""),
+        ("", json!({"command": "transfer", "to": "1"}), 403, "not_allowed"),
+        ("", json!({"command": "setVariables", "variables": {"a": 1}}), 409, "unsupported"),
+        ("?wait=5", json!({"command": "play", "prompt": "none"}), 409, "no_such_prompt"),
+        ("?wait=5", json!({"command": "hold"}), 200, ""),
+        ("", json!({"command": "sendDigits", "digits": "1"}), 409, "wrong_state"),
+        ("", json!({"command": "play", "prompt": "sorry"}), 409, "wrong_state"),
+    ] {
+        let (status, reply) = api.command(names, query, body.clone()).await;
+        assert_eq!(status, expected, "{body} {reply}");
+        assert_eq!(reply["reason"].as_str().unwrap_or_default(), reason, "{body} {reply}");
+    }
+    shown(api, "held", "in-progress").await;
+    assert_eq!(api.command(names, "?wait=5", json!({"command": "unhold"})).await.0, 200);
+}
+
+/// Redirects that are refused.
+async fn redirect_wrongly(api: &mut Api, names: &Names) {
+    let dial = "Twiml=%3CResponse%3E%3CDial%3E1%3C%2FDial%3E%3C%2FResponse%3E";
+    for (body, code) in [
+        ("Status=busy", 20001),
+        ("Status=canceled", 21220),
+        ("", 20001),
+        ("Twiml=%3CSay%2F%3E", 12100),
+        (dial, 21215),
+    ] {
+        let (_, answer) = api.form(TWILIO_CALL, names, body).await;
+        assert_eq!(answer["code"], code, "{body}");
+    }
+}
+
+async fn record(api: &mut Api, names: &Names) {
+    assert_eq!(api.form(START, names, "").await.0, 201);
+    let (status, again) = api.form(START, names, "").await;
+    assert_eq!((status, &again["code"]), (400, &json!(21220)));
+    let mut recording = names.clone();
+    for (status, expected) in
+        [("paused", 200), ("in-progress", 200), ("stopped", 200), ("stopped", 400), ("gone", 400)]
+    {
+        let (code, answer) = api.form(RECORDING, &recording, &format!("Status={status}")).await;
+        assert_eq!(code, expected, "{status} {answer}");
+        if let Some(sid) = answer["sid"].as_str() {
+            recording.recording = sid.to_owned();
+        }
+    }
+}
+
+/// Calls that end while the AI is dialled: the caller gives up, or a program refuses it.
+async fn end_before_the_answer(api: &mut Api) {
+    for (by, status) in [("caller", "canceled"), ("command", "failed"), ("form", "failed")] {
+        let mut call = api.rig.pbx.call(&api.rig.bridge).await;
+        call.invite().await;
+        let _handshake = api.rig.ai.handshake().await;
+        let names = shown(api, "connecting", "ringing").await;
+        match by {
+            "caller" => call.cancel().await,
+            "form" => {
+                let (status, one) = api.form(TWILIO_CALL, &names, "Status=canceled").await;
+                assert_eq!((status, &one["status"]), (200, &json!("canceled")), "{one}");
+            }
+            _ => {
+                let hangup = json!({"command": "hangup", "cause": "busy"});
+                assert_eq!(api.command(&names, "", hangup).await.0, 200);
+            }
+        }
+        call.refused().await;
+        shown_ended(api, &names, status).await;
+    }
+}
+
+async fn end_by_a_transfer(api: &mut Api, events: &Events) {
+    let (mut call, _stream) = api.rig.call().await;
+    let names = shown(api, "talking", "in-progress").await;
+    let transfer = json!({"command": "transfer", "to": "humans", "onFail": "hangup"});
+    assert_eq!(api.command(&names, "", transfer).await.0, 202);
+    api.rig.pbx.request("REFER").await;
+    let headers = "Event: refer\r\nSubscription-State: terminated;reason=noresource\r\n\
+                   Content-Type: message/sipfrag\r\n";
+    call.request("NOTIFY", headers, "SIP/2.0 200 OK").await;
+    events.until("call.transferred", |_| true).await;
+    shown_ended(api, &names, "completed").await;
+}
+
+async fn end_by_the_ai(api: &mut Api) {
+    let (call, stream) = api.rig.call().await;
+    let names = shown(api, "talking", "in-progress").await;
+    stream.close(1000).await;
+    call.hung_up().await;
+    shown_ended(api, &names, "completed").await;
+}
+
+/// Fills the places of a token for streams of events; one is in use already. Those of other tokens
+/// and the places for commands that wait stay free.
+async fn fill_up(api: &mut Api) {
+    let mut open = Vec::new();
+    while open.len() < 15 {
+        open.push(api.events(TOKEN).await);
+    }
+    assert_eq!(api.get("/v1/events", &Names::unknown()).await.0, 503);
+    open.push(api.events(READER).await);
+    let hold = json!({"command": "hold"});
+    assert_eq!(api.command(&Names::unknown(), "?wait=1", hold).await.0, 404);
+}
+
+/// Sends events faster than a reader takes them: this test and the server are one thread.
+async fn fall_behind(document: &mut Document) {
+    let token = Token {
+        name: "desk".to_owned(),
+        secret: TOKEN.into(),
+        scopes: vec![Scope::Read, Scope::Control],
+    };
+    let sender = Sender::default();
+    let control = Control::new(Switchboard::default(), sender.clone(), vec![token], None);
+    let address = crate::http::free(Net::new().bridge());
+    let server = bind(address, "[control] listen", control.routes()).await.unwrap();
+    let server = tokio::spawn(server);
+    let (_, events) = Events::open(address, TOKEN).await;
+    let ids = ["1".to_owned(), format!("CA{:032x}", 1), format!("AC{:032x}", 1)];
+    let parties = ["1", "", "2"].map(str::to_owned);
+    let call = LiveCall::new(ids, "main".into(), parties, "3".to_owned());
+    for _ in 0..2000 {
+        sender.send(&call, &EventKind::Started);
+    }
+    events.until("missed", |data| data["missed"] == 976).await;
+    document.check_events(&events);
+    server.abort();
+}
