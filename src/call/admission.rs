@@ -1,4 +1,4 @@
-//! Admission of calls, the same for every source: the limits of all calls and of each PBX, RTP
+//! Admission of calls, whatever their source: the limit on all calls, the limits per PBX, RTP
 //! ports, and the offer to the switchboard. Owns sockets and the clock.
 
 use std::collections::HashMap;
@@ -38,7 +38,9 @@ struct Limit {
 }
 
 /// The permits of a call, one from each of the limits. Dropping this returns them.
-pub struct Permit(#[allow(dead_code)] [Option<OwnedSemaphorePermit>; 2]);
+pub struct Permit {
+    _permits: [Option<OwnedSemaphorePermit>; 2],
+}
 
 /// Admits the calls of one source. Clones share the limits, the ports and the switchboard.
 #[derive(Clone)]
@@ -110,7 +112,7 @@ impl Admission {
         let own = self.pbxs.get(pbx);
         let permits = [self.all.permit()?, own.map(Limit::permit).transpose()?.flatten()];
         own.into_iter().chain([&*self.all]).try_for_each(|limit| limit.pace(now))?;
-        let permit = Permit(permits);
+        let permit = Permit { _permits: permits };
         let ports = self.ports.lease(now).map_err(|error| error.to_string())?;
         let (signals_tx, signals) = mpsc::channel(SIGNALS);
         Ok(Admitted { permit, ports, signals_tx, signals })

@@ -1,5 +1,7 @@
 //! The ladder of `on_ai_failure`, with the AIs, prompts and targets that it names.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use crate::call::Prompts;
@@ -16,9 +18,30 @@ pub const SORRY: &str = "sorry";
 pub const SORRY_AUDIO: &[u8] = include_bytes!("../call/assets/sorry.ulaw");
 
 impl Resolver<'_> {
-    /// Returns the ladder of one PBX. `prompt` is that of `[calls] prompt`.
-    pub(super) fn ladder(
+    /// Returns the ladders by PBX name.
+    pub(super) fn ladders(
         &self,
+        settings: &Settings,
+        prompts: &Prompts,
+        transfers: &BTreeMap<String, TransferRules>,
+        findings: &mut Findings,
+    ) -> BTreeMap<String, Vec<Rung>> {
+        let prompt = settings.calls.prompt.as_deref();
+        let prompt = prompt.map(|path| self.audio("calls.prompt", path)).transpose();
+        let prompt = findings.keep(prompt).flatten();
+        let none = TransferRules::default();
+        let mut ladder = |name: &String| {
+            let rules = transfers.get(name).unwrap_or(&none);
+            self.ladder(name, settings, prompts, prompt.as_ref(), rules, findings)
+        };
+        let names = settings.pbx.keys().map(|name| name.0.clone());
+        names.map(|name| (name.clone(), ladder(&name))).collect()
+    }
+
+    /// Returns the ladder of one PBX. `prompt` is that of `[calls] prompt`.
+    fn ladder(
+        &self,
+        pbx: &str,
         settings: &Settings,
         prompts: &Prompts,
         prompt: Option<&Bytes>,
@@ -43,7 +66,7 @@ impl Resolver<'_> {
                     prompts.get(name).cloned().map(Rung::Play).ok_or(missing)
                 }
                 RungWord::Transfer(to) => {
-                    let missing = format!("[pbx.NAME.transfer] does not allow {to} for every PBX");
+                    let missing = format!("[pbx.{pbx}.transfer] does not allow {to}");
                     rules.find(to).map(|_| Rung::Transfer(to.clone())).ok_or(missing)
                 }
                 RungWord::Continue => Ok(Rung::Continue),

@@ -111,17 +111,8 @@ fn build(
         }
     }
     no_twins(source, &sip, &ari, findings);
-    let prompt = settings.calls.prompt.as_deref();
-    let prompt = prompt.map(|path| resolver.audio("calls.prompt", path)).transpose();
-    let prompt = findings.keep(prompt);
     let prompts = resolver.prompts(&settings, findings);
-    let of = |name: &str| transfers.get(name).cloned().unwrap_or_default();
-    let mut ladders = BTreeMap::new();
-    for name in settings.pbx.keys() {
-        let prompt = prompt.as_ref().and_then(Option::as_ref);
-        let ladder = resolver.ladder(&settings, &prompts, prompt, &of(&name.0), findings);
-        ladders.insert(name.0.clone(), ladder);
-    }
+    let ladders = resolver.ladders(&settings, &prompts, &transfers, findings);
     let mut endpoints = Vec::new();
     for (name, ai) in &settings.endpoint {
         let plan = resolver.ai(&name.0, &Ai::default(), ai);

@@ -257,6 +257,33 @@ fn pbxs_whose_calls_cannot_be_distinguished_are_refused() {
 }
 
 #[test]
+fn errors_in_the_ladder_name_what_is_missing() {
+    let text = |rung: &str| {
+        let transfer =
+            |pbx: &str, to: &str| format!("[pbx.{pbx}.transfer]\nextensions = [\"{to}\"]\n");
+        format!(
+            "{GOOD}[calls]\non_ai_failure = [\"{rung}\", \"hangup\"]\n{}\
+             [pbx.second]\nmode = \"sip\"\n[pbx.second.sip]\npassword = \"x\"\n\
+             registrar = \"192.0.2.2\"\nusername = \"ai\"\n{}",
+            transfer("main", "60X"),
+            transfer("second", "600"),
+        )
+    };
+    assert!(plan(&text("transfer:600"), &[]).is_ok());
+    let table = [
+        ("transfer:601", "[pbx.second.transfer] does not allow 601"),
+        ("transfer:700", "[pbx.main.transfer] does not allow 700"),
+        ("play:sory", "[prompts] has no sory"),
+        ("ai:spare", "there is no table [endpoint.spare]"),
+    ];
+    for (rung, expected) in table {
+        let message = error(&text(rung), &[]);
+        assert!(message.contains("calls.on_ai_failure: "), "{rung}: {message}");
+        assert!(message.contains(expected), "{rung}: {message}");
+    }
+}
+
+#[test]
 fn the_sample_is_valid() {
     let sample = include_str!("../../trunkless.toml");
     let plan = plan(sample, &[("TRUNKLESS_PBX__MAIN__SIP__PASSWORD", "x")]);

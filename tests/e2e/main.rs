@@ -79,9 +79,17 @@ pub fn block_on<T>(test: impl Future<Output = T>) -> T {
 
 /// Waits until Asterisk has no channel left.
 pub fn assert_no_channels(asterisk: &Asterisk) {
+    assert_eventually(
+        || asterisk.channels() == 0,
+        || format!("{} channels left", asterisk.channels()),
+    );
+}
+
+/// Waits up to 5 s until something is true that only asking shows. `failure` is the message.
+pub fn assert_eventually(is_true: impl Fn() -> bool, failure: impl Fn() -> String) {
     let begin = std::time::Instant::now();
-    while asterisk.channels() > 0 {
-        assert!(begin.elapsed() < Duration::from_secs(5), "{} channels left", asterisk.channels());
+    while !is_true() {
+        assert!(begin.elapsed() < Duration::from_secs(5), "{}", failure());
         std::thread::sleep(Duration::from_millis(50));
     }
 }

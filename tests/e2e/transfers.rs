@@ -11,7 +11,7 @@ use crate::asterisk::Asterisk;
 use crate::bridge::Bridge;
 use crate::caller::Caller;
 use crate::fixture::{Lab, Number};
-use crate::{Pbx, assert_no_channels, block_on};
+use crate::{Pbx, assert_eventually, assert_no_channels, block_on};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
@@ -131,6 +131,16 @@ impl Scene {
         }
         panic!("no reply to {id}: {:?}\n{}", self.ai.streams()[call].own, self.bridge.log());
     }
+
+    /// Asserts that the AI hears the caller again, and ends the call.
+    async fn is_given_back(&self, mut caller: Caller, case: &str) {
+        let heard = self.ai.streams()[0].numbers(1).len();
+        caller.wait(SECOND).await;
+        let more = self.ai.streams()[0].numbers(1).len() - heard;
+        assert!(more > 40, "{case}: {more} frames\n{}", self.bridge.log());
+        caller.hang_up().await;
+        assert_no_channels(&self.asterisk);
+    }
 }
 
 /// Waits until the caller hears the numbered audio of its own that was sent within `time`.
@@ -207,11 +217,8 @@ fn a_caller_whose_target_hung_up_on_the_way_is_not_cut_off() {
             let asterisk = Asterisk::start_with(version, "e2e-142", "127.0.142.1", &vars);
             asterisk.cli("dialplan set global TRUNKLESS_PEER trunkless-trunkless-t-1-0000000000-1");
             asterisk.cli(&format!("channel originate Local/{snippet} application Wait 2"));
-            let begin = std::time::Instant::now();
-            while asterisk.humans().is_empty() {
-                assert!(begin.elapsed() < 5 * SECOND, "{dialplan} {version}: no human");
-                std::thread::sleep(SECOND / 20);
-            }
+            let is_taken = || !asterisk.humans().is_empty();
+            assert_eventually(is_taken, || format!("{dialplan} {version}: no human"));
         }
     }
 }
@@ -227,13 +234,7 @@ fn a_transfer_that_fails_gives_the_caller_back_with_the_reason() {
                 let (statuses, why) = scene.replied(&mut caller, "t", 10 * SECOND).await;
                 assert_eq!(statuses.last().map(String::as_str), Some("failed"), "{mode:?} {to}");
                 assert_eq!(why, reason, "{mode:?} {to}: {statuses:?}\n{}", scene.bridge.log());
-                // the AI hears the caller again
-                let heard = scene.ai.streams()[0].numbers(1).len();
-                caller.wait(SECOND).await;
-                let more = scene.ai.streams()[0].numbers(1).len() - heard;
-                assert!(more > 40, "{mode:?} {to}: {more} frames\n{}", scene.bridge.log());
-                caller.hang_up().await;
-                assert_no_channels(&scene.asterisk);
+                scene.is_given_back(caller, &format!("{mode:?} {to}")).await;
             }
         }
     });
@@ -264,12 +265,7 @@ fn an_attended_transfer_is_completed_or_cancelled_by_the_ai() {
             let mut caller = scene.call().await;
             let (_, why) = scene.replied(&mut caller, "t", 10 * SECOND).await;
             assert_eq!(why, "cancelled", "{mode:?}");
-            let heard = scene.ai.streams()[0].numbers(1).len();
-            caller.wait(SECOND).await;
-            let more = scene.ai.streams()[0].numbers(1).len() - heard;
-            assert!(more > 40, "{mode:?}: {more} frames\n{}", scene.bridge.log());
-            caller.hang_up().await;
-            assert_no_channels(&scene.asterisk);
+            scene.is_given_back(caller, &format!("{mode:?}")).await;
         }
     });
 }
@@ -283,12 +279,7 @@ fn a_target_that_hangs_up_during_the_consultation_gives_the_caller_back() {
             let mut caller = scene.call().await;
             let (_, why) = scene.replied(&mut caller, "t", 10 * SECOND).await;
             assert_eq!(why, "target_hung_up", "{mode:?}\n{}", scene.bridge.log());
-            let heard = scene.ai.streams()[0].numbers(1).len();
-            caller.wait(SECOND).await;
-            let more = scene.ai.streams()[0].numbers(1).len() - heard;
-            assert!(more > 40, "{mode:?}: {more} frames\n{}", scene.bridge.log());
-            caller.hang_up().await;
-            assert_no_channels(&scene.asterisk);
+            scene.is_given_back(caller, &format!("{mode:?}")).await;
         }
     });
 }

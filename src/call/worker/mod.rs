@@ -8,6 +8,7 @@ mod event_loop;
 mod inbox;
 mod lines;
 pub mod pool;
+mod rare_events;
 mod rate;
 pub mod task;
 mod token;

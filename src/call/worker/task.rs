@@ -11,8 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinError, JoinHandle};
-use tokio::time::sleep;
+use tokio::task::JoinError;
 use tracing::{debug, warn};
 
 use crate::call::core::Call;
@@ -22,11 +21,12 @@ use crate::call::ended::{Given, Record};
 use crate::call::leg::Channel;
 use crate::call::live::{EventKind, EventSink, LiveCall};
 use crate::call::recordings::CallRecordings;
-use crate::call::words::{DialAgain, Input, Output, Seeds};
+use crate::call::words::{Input, Output, Seeds};
 use crate::call::worker::desk::Desk;
 use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
+use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
 use crate::call::{Ai, CallConfig, Offer, OrderRequest, Signal, counters, parameters};
 use crate::command::Disposition;
 use crate::record::sidecar::{CommandInfo, DispositionInfo, Outcome};
@@ -95,82 +95,8 @@ pub fn live_call(offer: &Offer, config: &CallConfig) -> Arc<LiveCall> {
     Arc::new(LiveCall::new(ids, offer.pbx.clone(), parties, offer.native_id.clone()))
 }
 
-/// The task that connects to the AI. Dropping this cancels it.
-pub(super) struct Connecting(JoinHandle<Result<Socket, ConnectError>>);
-
-impl Drop for Connecting {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Dials the AIs of a call.
-struct Dialler {
-    config: Arc<CallConfig>,
-    runtime: Handle,
-}
-
-impl Dialler {
-    fn dial(&self, ai: usize, again: Option<DialAgain>) -> Connecting {
-        let config = self.config.clone();
-        Connecting(self.runtime.spawn(async move {
-            match (config.ais.get(ai), again) {
-                (Some(ai), None) => ai.breaker.connect(&ai.target, config.answer_wait).await,
-                (Some(ai), Some(DialAgain { limit, pause })) => {
-                    sleep(pause).await;
-                    ai.target.reconnect(limit.saturating_sub(pause)).await
-                }
-                (None, _) => Err(ConnectError::Internal("no such AI".to_owned())),
-            }
-        }))
-    }
-}
-
 /// Replies that are kept until the AI's stream has started.
 const MAX_EARLY_REPLIES: usize = 100;
-
-/// An instruction for the task that connects to the AI.
-pub(super) enum Redial {
-    Stop,
-    /// The AI's place in the configuration, and how it is dialled if it is the same one.
-    Dial(usize, Option<DialAgain>),
-}
-
-/// The sources of a call's rare events, apart from its signals. They are polled as futures when the
-/// call is woken.
-pub(super) struct RareEvents {
-    /// `None` once the sender is gone.
-    commands: Option<mpsc::Receiver<OrderRequest>>,
-    /// Resolves when all calls have to end; `None` after that.
-    stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// `None` once the AI has been connected, or could not be.
-    connecting: Option<Connecting>,
-    dialler: Dialler,
-}
-
-impl RareEvents {
-    /// Stops dialling, and dials another AI if there is one.
-    pub fn redial(&mut self, redial: Redial) {
-        self.connecting = match redial {
-            Redial::Stop => None,
-            Redial::Dial(ai, again) => Some(self.dialler.dial(ai, again)),
-        };
-    }
-
-    fn new(
-        commands: mpsc::Receiver<OrderRequest>,
-        mut stop: watch::Receiver<bool>,
-        connecting: Option<Connecting>,
-        dialler: Dialler,
-    ) -> RareEvents {
-        let stop = async move {
-            let _ = stop.wait_for(|stop| *stop).await;
-        };
-        let stop: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(stop);
-        let (commands, stop) = (Some(commands), Some(stop));
-        RareEvents { commands, stop, connecting, dialler }
-    }
-}
 
 /// A running call, with its sockets.
 pub(super) struct Running {

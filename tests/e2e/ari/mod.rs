@@ -90,11 +90,8 @@ fn wait_lines(bridge: &Bridge, text: &str, count: usize, limit: Duration) {
 /// Waits until neither channels nor bridges are left.
 fn assert_clean(asterisk: &Asterisk) {
     crate::assert_no_channels(asterisk);
-    let begin = Instant::now();
-    while rest::bridges(asterisk) != Vec::<String>::new() {
-        assert!(begin.elapsed() < 5 * SECOND, "{:?} left", rest::bridges(asterisk));
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let bridges = || rest::bridges(asterisk);
+    crate::assert_eventually(|| bridges().is_empty(), || format!("{:?} left", bridges()));
 }
 
 /// Sets up calls whose callers talk without end, each connected to the AI.
