@@ -30,9 +30,10 @@ COPY src src
 RUN touch src/main.rs src/lib.rs && cargo build --profile "$PROFILE" --locked --bin trunkless
 
 # Collects the image's files. The libraries are those that ldd lists, so that every architecture
-# gets its own. For name look-ups glibc needs no further library, only nsswitch.conf. The recordings
-# folder belongs to the user, so that a named volume mounted on it starts with that owner.
-RUN mkdir -p /image/etc/trunkless /image/etc/ssl/certs /image/var/lib/trunkless/recordings \
+# gets its own. For name look-ups glibc needs no further library, only nsswitch.conf. The folders
+# of the volumes belong to the user, so that a named volume mounted on one starts with that owner.
+RUN mkdir -p /image/etc/trunkless /image/etc/ssl/certs \
+      /image/var/lib/trunkless/recordings /image/var/lib/trunkless/vicidial \
  && cp "target/$PROFILE/trunkless" /image/ \
  && ldd "target/$PROFILE/trunkless" | grep -o '/[^ ]*' | xargs -I '{}' cp -L --parents '{}' /image \
  && cp -L /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ \

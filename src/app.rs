@@ -1,5 +1,7 @@
 //! The composition root: starts all parts from the configuration, and shuts them down. Owns tasks.
 
+mod calls;
+
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -16,26 +18,22 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
+use crate::app::calls::{call_configs, overflow};
 use crate::ari::client::{AriConfig, AriHandle, Source};
 use crate::call::admission::{Admission, CallLimits};
 use crate::call::counters::ended_text;
-use crate::call::departure::DeparturePolicy;
 use crate::call::ended::Record;
-use crate::call::ladder::Overflow;
 use crate::call::live::EventSink;
 use crate::call::ports::PortPool;
 use crate::call::switchboard::{CallConfigs, CallStarter, Switchboard};
 use crate::call::worker::pool::Workers;
-use crate::call::{self, CallConfig, Offer, OrderRequest};
+use crate::call::{self, Offer, OrderRequest};
 use crate::command::Failure;
-use crate::config::plan::{AiPlan, Plan};
-use crate::config::schema::OnAiClose;
+use crate::config::plan::Plan;
 use crate::control::events::Events;
 use crate::control::health::{self, Watched};
 use crate::control::{self, Control};
 use crate::dns;
-use crate::media::frame::RATE;
-use crate::media::playout::Budget;
 use crate::notices::{self, Notices};
 use crate::record;
 use crate::record::disk;
@@ -43,16 +41,17 @@ use crate::record::outbox::Outbox;
 use crate::record::recorder::Recorder;
 use crate::record::upload::Uploader;
 use crate::sip::endpoint::{self, Endpoint, EndpointConfig, EndpointHandle, Peer};
-use crate::stream::breaker::{self, Breaker};
-use crate::stream::connect::Target;
-use crate::stream::dialect::sid;
+use crate::stream::breaker;
 use crate::telemetry::counter::{self, Counters, Labelled};
 use crate::telemetry::{self, PbxStatus};
+use crate::vicidial::{self, Vicidials};
 
 /// Time limit for unregistering.
 const UNREGISTER: Duration = Duration::from_secs(2);
 /// Time limit for the calls that shutdown ends: the time on the ladder, and some more.
 const END_CALLS: Duration = Duration::from_secs(13);
+/// More of it where VICIdial has to take the customers away.
+const END_BY_OWNER: Duration = Duration::from_secs(5);
 /// Time limit for the answers to the last BYEs, and for cleaning up over ARI.
 const BYES: Duration = Duration::from_secs(2);
 /// Time limit for writing the last events of calls to disk.
@@ -82,6 +81,7 @@ pub struct App {
     outbox: Option<oneshot::Sender<()>>,
     /// Takes the events of calls for the webhook, and stops its thread when dropped.
     notices: Option<(Notices, oneshot::Sender<()>)>,
+    vicidials: Vicidials,
     /// Address of the SIP sockets; `None` if no PBX is in SIP mode.
     pub address: Option<SocketAddr>,
 }
@@ -92,6 +92,9 @@ pub static COUNTERS: Counters = &[
     endpoint::counters::ALL,
     record::counters::ALL,
     notices::ALL,
+    vicidial::api::ALL,
+    vicidial::keeper::ALL,
+    vicidial::repair::ALL,
     breaker::ALL,
     telemetry::ALL,
 ];
@@ -118,15 +121,17 @@ impl App {
         let (offers, incoming) = mpsc::channel(max_calls);
         let admission = admission(&plan, offers);
         let ports = admission.ports().clone();
-        let configs = call_configs(&plan, recorder.as_ref());
+        let vicidials = Vicidials::start(&plan.vicidials).context("VICIdial")?;
+        let configs = call_configs(&plan, recorder.as_ref(), &vicidials);
         let (drain, pbxs) = (settings.calls.drain.0, configs.len());
         let mut statuses = Vec::new();
         let switchboard = Switchboard::default();
         let (stop, stopped) = watch::channel(false);
         let stopping = Arc::new(AtomicBool::new(false));
-        let (sip, address) = start_sip(&plan, &admission, &mut statuses).await?;
+        let (sip, address) = start_sip(&plan, &admission, &mut statuses, &vicidials).await?;
         watch_ais(&plan, &configs, sip.as_ref().map(|(_, handle)| handle));
-        let ari = start_ari(&plan, &admission, &mut statuses)?;
+        let ari = start_ari(&plan, &admission, &mut statuses, &vicidials)?;
+        follow_health(&vicidials, &configs, &statuses);
         let live = switchboard.clone();
         let watched = Watched {
             counters: COUNTERS,
@@ -143,11 +148,9 @@ impl App {
         let workers = Arc::new(Workers::start().context("cannot start the call threads")?);
         let notices = plan.notices.take().map(Notices::start).transpose();
         let notices = notices.context("[webhook] directory")?;
+        let owners = vicidials.clone();
         let hook = notices.as_ref().map(|(notices, _)| notices.clone());
-        let events: EventSink = Arc::new(move |call, event| {
-            events.send(call, event);
-            hook.iter().for_each(|hook| hook.send(call, event));
-        });
+        let events = sink(events, hook, owners);
         let starter = CallStarter { configs, stopped, records, workers, events };
         let (broken, faults) = watch::channel(false);
         let calls = switchboard.clone().start_calls(starter, incoming);
@@ -170,6 +173,7 @@ impl App {
             recorder,
             outbox,
             notices,
+            vicidials,
             address,
         };
         Ok(running)
@@ -223,6 +227,12 @@ impl App {
     /// drain time ends early if `force` completes.
     pub async fn shutdown(self, force: impl Future<Output = ()>) {
         self.stopping.store(true, Ordering::Relaxed);
+        tokio::pin!(force);
+        // calls that are already on their way must still reach us
+        let forced = tokio::select! {
+            () = self.vicidials.stop() => false,
+            () = &mut force => true,
+        };
         for (handle, _) in &self.ari {
             handle.stop().await;
         }
@@ -242,10 +252,12 @@ impl App {
         tokio::select! {
             () = self.switchboard.wait() => {}
             () = sleep(self.drain) => {}
-            () = force => {}
+            () = force, if !forced => {}
+            () = std::future::ready(()), if forced => {}
         }
         self.stop.send_replace(true);
-        let _ = timeout(END_CALLS, self.switchboard.wait()).await;
+        let extra = if self.vicidials.is_empty() { Duration::ZERO } else { END_BY_OWNER };
+        let _ = timeout(END_CALLS + extra, self.switchboard.wait()).await;
         // lost BYEs are resent until the PBX answers, and our objects on ARI PBXs are deleted
         let _ = timeout(BYES, async {
             if let Some((endpoint, _)) = &self.sip {
@@ -259,7 +271,8 @@ impl App {
         if let Some((notices, _stop)) = &self.notices {
             let _ = timeout(FLUSH, notices.flush()).await;
         }
-        drop((self.outbox, self.notices));
+        let _ = timeout(FLUSH, self.vicidials.flush()).await;
+        drop((self.outbox, self.notices, self.vicidials));
         if let Some(recorder) = self.recorder {
             close(recorder).await;
         }
@@ -297,18 +310,29 @@ async fn guarded(part: impl Future<Output = ()>, broken: watch::Sender<bool>) {
     }
 }
 
-fn call_configs(plan: &Plan, recorder: Option<&Recorder>) -> CallConfigs {
-    let budget = Budget::new(plan.settings.calls.playout_budget_mb << 20);
-    let mut breakers = Breakers::new();
-    let sip = plan.sip.iter().map(|pbx| (pbx.account.name.as_str(), &pbx.ai));
-    let ari = plan.ari.iter().map(|(pbx, ai)| (pbx.name.as_str(), ai));
-    sip.chain(ari)
-        .map(|(name, ai)| {
-            let config =
-                call_config(plan, name, ai, budget.clone(), recorder.cloned(), &mut breakers);
-            (name.into(), Arc::new(config))
-        })
-        .collect()
+/// Returns the receiver of the events of all calls.
+fn sink(events: Events, hook: Option<Notices>, owners: Vicidials) -> EventSink {
+    Arc::new(move |call, event| {
+        events.send(call, event);
+        hook.iter().for_each(|hook| hook.send(call, event));
+        owners.on_event(call, event);
+    })
+}
+
+/// Shows each VICIdial whether calls can be taken.
+fn follow_health(vicidials: &Vicidials, configs: &CallConfigs, statuses: &Statuses) {
+    for agents in vicidials.remote_agents() {
+        let status = statuses.iter().find(|status| status.name == agents.pbx).cloned();
+        let config = configs.iter().find(|(name, _)| **name == *agents.pbx);
+        let (Some(status), Some((_, config))) = (status, config) else { continue };
+        let breakers = config.breakers();
+        let all = vicidials.clone();
+        let is_good = move || {
+            let has_ai = !breakers.iter().all(|breaker| breaker.is_open());
+            status.get().0 && has_ai && !all.overflows(&status.name)
+        };
+        tokio::spawn(agents.clone().follow(is_good));
+    }
 }
 
 fn admission(plan: &Plan, offers: mpsc::Sender<Offer>) -> Admission {
@@ -349,6 +373,7 @@ async fn start_sip(
     plan: &Plan,
     admission: &Admission,
     statuses: &mut Statuses,
+    vicidials: &Vicidials,
 ) -> Result<(Option<(Endpoint, EndpointHandle)>, Option<SocketAddr>)> {
     if plan.sip.is_empty() {
         return Ok((None, None));
@@ -373,6 +398,7 @@ async fn start_sip(
                 sip_headers: pbx.ai.sip_headers.clone(),
                 port_probe: pbx.port_probe,
                 overflow: overflow(plan, &pbx.account.name, false),
+                owner: vicidials.owner(&pbx.account.name),
             })
             .collect(),
     };
@@ -385,6 +411,7 @@ fn start_ari(
     plan: &Plan,
     admission: &Admission,
     statuses: &mut Statuses,
+    vicidials: &Vicidials,
 ) -> Result<Vec<(Source, AriHandle)>> {
     plan.ari
         .iter()
@@ -392,6 +419,7 @@ fn start_ari(
             Source::new(AriConfig {
                 status: status(statuses, &pbx.name, "ari"),
                 overflow: overflow(plan, &pbx.name, true),
+                owner: vicidials.owner(&pbx.name),
                 pbx: pbx.clone(),
                 max_calls: plan.settings.calls.max,
                 admission: admission.clone(),
@@ -443,69 +471,6 @@ fn open_recordings(plan: &mut Plan) -> Result<(Option<Recorder>, Option<Outbox>)
     });
     let recorder = Recorder::new(recording.settings, move || added.notify_one());
     Ok((Some(recorder.context("cannot start the recording threads")?), outbox))
-}
-
-fn call_config(
-    plan: &Plan,
-    name: &str,
-    ai: &AiPlan,
-    budget: Budget,
-    recorder: Option<Recorder>,
-    breakers: &mut Breakers,
-) -> CallConfig {
-    let calls = &plan.settings.calls;
-    let others = plan.endpoints.iter().map(|(name, ai)| (name.as_str(), ai));
-    let ais = [("", ai)].into_iter().chain(others);
-    // an AI of the ladder has the same account, so that it finds its calls in the control API
-    let account = ai.account_sid.clone().unwrap_or_else(|| sid("AC", name));
-    CallConfig {
-        ais: ais.map(|(name, ai)| call_ai(name, ai, &account, breakers)).collect(),
-        ladder: plan.ladders.get(name).cloned().unwrap_or_default().into(),
-        reconnect: calls.on_ai_close == OnAiClose::Reconnect,
-        answer: calls.answer.when(),
-        answer_wait: calls.answer_wait.0,
-        ringing: calls.ringing,
-        drain_on_close: calls.drain_on_close.0,
-        departure: DeparturePolicy { on_ai_close: calls.on_ai_close.departure() },
-        transfers: plan.transfers.get(name).cloned().unwrap_or_default(),
-        variables: plan.variables.get(name).cloned().unwrap_or_default(),
-        prompts: plan.prompts.clone(),
-        max_duration: calls.max_duration.0,
-        media_timeout: calls.media_timeout.0,
-        media: plan.settings.media.settings(),
-        playout_bytes: calls.playout_minutes as usize * 60 * RATE as usize,
-        playout_budget: budget,
-        record: plan.record.get(name).cloned(),
-        recorder,
-    }
-}
-
-/// The treatment of the callers of one PBX for whom no call can be started.
-fn overflow(plan: &Plan, pbx: &str, can_continue: bool) -> Overflow {
-    let rules = plan.transfers.get(pbx).cloned().unwrap_or_default();
-    let ladder = plan.ladders.get(pbx).map(Vec::as_slice).unwrap_or_default();
-    Overflow::of(ladder, &rules, can_continue)
-}
-
-/// The breakers of all AIs. Several PBXs may use one AI.
-type Breakers = Vec<(Target, Arc<Breaker>)>;
-
-fn call_ai(name: &str, ai: &AiPlan, account: &str, breakers: &mut Breakers) -> call::Ai {
-    let known = breakers.iter().find(|(target, _)| target.is_same(&ai.target));
-    let breaker = known.map(|(_, breaker)| breaker.clone()).unwrap_or_else(|| {
-        breakers.push((ai.target.clone(), Arc::default()));
-        breakers[breakers.len() - 1].1.clone()
-    });
-    call::Ai {
-        name: name.to_owned(),
-        breaker,
-        target: ai.target.clone(),
-        extensions: ai.extensions,
-        account_sid: ai.account_sid.clone().unwrap_or_else(|| account.to_owned()),
-        parameters: ai.parameters.clone(),
-        silent_timeout: ai.silent_timeout,
-        ping: ai.ping,
-    }
 }
 
 /// Logs the totals once per interval in which a call ended.

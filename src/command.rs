@@ -48,6 +48,8 @@ pub enum When {
 pub enum Command {
     Hangup {
         cause: Cause,
+        /// The status of the call's disposition, in place of an earlier one.
+        status: Option<String>,
     },
     Transfer(Transfer),
     /// Joins the caller and the target of an attended transfer.
@@ -66,8 +68,27 @@ pub enum Command {
     /// Sets channel variables of the caller's channel: names and values.
     SetVariables(Vec<(String, String)>),
     Disposition(Disposition),
+    /// Changes what the dialler knows of the customer.
+    Lead(LeadChange),
     /// Ends the AI's stream, and then does something else with the caller.
     Redirect(Box<Redirect>),
+}
+
+/// A change of what the dialler knows of the customer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeadChange {
+    /// The customer is called again.
+    Callback {
+        /// The local time, as `2026-11-24 10:00:00`.
+        at: String,
+        comments: String,
+        /// Only the same agent may call.
+        same_agent: bool,
+    },
+    /// The customer is never called again: by this campaign, or by any.
+    DoNotCall { everywhere: bool },
+    /// Fields of the lead: names and values.
+    Update(Vec<(String, String)>),
 }
 
 /// The treatment of a caller who leaves the AI.
@@ -133,6 +154,8 @@ pub struct Transfer {
     /// How long the target may ring.
     pub timeout: Duration,
     pub on_fail: OnFail,
+    /// The status of the call's disposition, if the transfer succeeds.
+    pub status: Option<String>,
 }
 
 /// Where a transfer leads: an extension of the PBX's dialplan.
@@ -142,6 +165,9 @@ pub struct Destination {
     pub context: Option<String>,
     pub exten: String,
     pub priority: u32,
+    /// True if `exten` is an in-group of VICIdial instead; empty for the default one of the
+    /// campaign.
+    pub in_group: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -224,6 +250,12 @@ pub struct Disposition {
     pub data: String,
 }
 
+impl Disposition {
+    pub fn of_status(status: String) -> Disposition {
+        Disposition { status, data: "{}".to_owned() }
+    }
+}
+
 /// An answer to an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
@@ -264,6 +296,8 @@ pub enum Failure {
     NotRecorded,
     #[error("the PBX refused it")]
     Refused,
+    #[error("VICIdial's statuses have at most 6 letters and digits")]
+    BadStatus,
     #[error("the call has ended")]
     Ended,
     #[error("no such call")]
@@ -285,7 +319,7 @@ impl Reply {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 16] = [
+    pub const ALL: [Failure; 17] = [
         Failure::Unsupported,
         Failure::NotAllowed,
         Failure::Invalid,
@@ -299,6 +333,7 @@ impl Failure {
         Failure::NoSuchPrompt,
         Failure::NotRecorded,
         Failure::Refused,
+        Failure::BadStatus,
         Failure::Ended,
         Failure::NoSuchCall,
         Failure::QueueFull,
@@ -320,6 +355,7 @@ impl Failure {
             Failure::NoSuchPrompt => "no_such_prompt",
             Failure::NotRecorded => "not_recorded",
             Failure::Refused => "refused",
+            Failure::BadStatus => "bad_status",
             Failure::Ended => "ended",
             Failure::NoSuchCall => "no_such_call",
             Failure::QueueFull => "queue_full",

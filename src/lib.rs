@@ -27,6 +27,7 @@ pub mod stream;
 pub mod telemetry;
 pub mod tls;
 pub mod user_pattern;
+pub mod vicidial;
 
 #[cfg(test)]
 pub mod testing;

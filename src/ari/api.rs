@@ -39,6 +39,9 @@ pub struct Settings {
     /// Channel variables to read for each call.
     pub variables: Vec<String>,
     pub ids: Ids,
+    /// True for the name of a caller whom the owner of the PBX's calls takes elsewhere, after a
+    /// crash of trunkless.
+    pub is_owned: Option<fn(&str) -> bool>,
 }
 
 #[derive(Debug)]

@@ -72,6 +72,8 @@ pub(super) struct Call {
     pub(super) created: Instant,
     /// The call to offer, while its channel variables are being read; then `None`.
     pub(super) asking: Option<Box<NewCall>>,
+    /// True if it was refused, and never gets an external media channel.
+    pub(super) refused: bool,
 }
 
 /// Our Stasis application on one PBX.

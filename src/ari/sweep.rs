@@ -6,7 +6,7 @@
 //! owner may still be on its way.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::ari::event::{Bridge, Channel};
@@ -15,6 +15,8 @@ use crate::ari::event::{Bridge, Channel};
 const CONFIRM: Duration = Duration::from_millis(250);
 /// Delay of a reading after an object may have been left behind.
 const SOON: Duration = Duration::from_secs(1);
+/// The owner of the PBX's calls takes its own callers away within this time, if they are orphans.
+const SPARED: Duration = Duration::from_secs(20);
 /// Interval of routine readings.
 const ROUTINE: Duration = Duration::from_secs(60);
 
@@ -53,8 +55,8 @@ pub struct Sweep {
     count: u64,
     /// The reading in progress; complete when both lists have arrived.
     pub reading: Reading,
-    /// Ids in the last reading that no call owned.
-    suspects: HashSet<String>,
+    /// Ids in the last reading that no call owned, and when each was first seen so.
+    suspects: HashMap<String, Instant>,
     /// Our external media channels without an owner: they count towards the cap.
     pub media: usize,
     /// Consecutive readings that had orphans. The pause grows with it, so that an object that
@@ -105,15 +107,16 @@ impl Sweep {
         true
     }
 
-    /// Evaluates a complete reading and returns the orphans. `owned` returns true for an id that a
-    /// call owns.
+    /// Evaluates a complete reading and returns the orphans, for the name of our application and
+    /// the prefix of our ids. `owned` returns true for an id that a call owns. A caller for whose
+    /// name `spared` is true is an orphan only after a while: the owner of the calls comes first.
     pub fn sort(
         &mut self,
         now: Instant,
         reading: &Reading,
-        app: &str,
-        prefix: &str,
+        (app, prefix): (&str, &str),
         owned: impl Fn(&str) -> bool,
+        spared: impl Fn(&str) -> bool,
     ) -> Orphans {
         let channels = reading.channels.as_deref().unwrap_or_default();
         let bridges = reading.bridges.as_deref().unwrap_or_default();
@@ -124,15 +127,25 @@ impl Sweep {
         let joined = |id: &str| channels.iter().any(|c| c.is_joined_with(id));
         let media = channels.iter().filter(|c| ours(&c.id) && !joined(&c.id));
         let mut found: Vec<(Kind, &str)> = Vec::new();
-        found.extend(callers.map(|c| c.id.as_str()).filter(free).map(|id| (Kind::Caller, id)));
+        found.extend(callers.filter(|c| free(&c.id.as_str())).map(|c| {
+            match spared(&c.caller.name) {
+                true => (Kind::Spared, c.id.as_str()),
+                false => (Kind::Caller, c.id.as_str()),
+            }
+        }));
         found.extend(media.map(|c| c.id.as_str()).filter(free).map(|id| (Kind::Media, id)));
         let bridges = bridges.iter().map(|b| b.id.as_str()).filter(|id| ours(id));
         found.extend(bridges.filter(free).map(|id| (Kind::Bridge, id)));
         let mut orphans = Orphans::default();
+        let mut waits = false;
         for (kind, id) in &found {
-            if self.suspects.contains(*id) {
+            if let Some(since) = self.suspects.get(*id) {
+                if *kind == Kind::Spared && *since + SPARED > now {
+                    waits = true;
+                    continue;
+                }
                 let list = match kind {
-                    Kind::Caller => &mut orphans.callers,
+                    Kind::Caller | Kind::Spared => &mut orphans.callers,
                     Kind::Media => &mut orphans.media,
                     Kind::Bridge => &mut orphans.bridges,
                 };
@@ -140,8 +153,11 @@ impl Sweep {
             }
         }
         self.media = found.iter().filter(|(kind, _)| *kind == Kind::Media).count();
-        self.suspects = found.iter().map(|(_, id)| (*id).to_owned()).collect();
-        if !found.is_empty() {
+        let since = |id: &str| self.suspects.get(id).copied().unwrap_or(now);
+        self.suspects = found.iter().map(|(_, id)| ((*id).to_owned(), since(id))).collect();
+        if waits && orphans.is_empty() {
+            self.due = Some(now + SOON);
+        } else if !found.is_empty() {
             // a first sighting is confirmed soon; removed orphans are checked again later
             self.due = Some(now + if orphans.is_empty() { CONFIRM } else { self.pause() });
         } else {
@@ -154,6 +170,8 @@ impl Sweep {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Caller,
+    /// A caller whom the owner of the calls takes away.
+    Spared,
     Media,
     Bridge,
 }
@@ -189,6 +207,8 @@ mod tests {
     use crate::ari::event::Dialplan;
     use crate::testing::start;
 
+    const NAMES: (&str, &str) = ("ai", "trunkless-ai-");
+
     fn channel(id: &str, name: &str, app_data: &str) -> Channel {
         let dialplan = Dialplan {
             app_name: "Stasis".into(),
@@ -223,17 +243,34 @@ mod tests {
             ),
         };
         let owned = |id: &str| id == "1.2" || id.ends_with("again");
-        let first = sweep.sort(now, &reading, "ai", "trunkless-ai-", owned);
+        let first = sweep.sort(now, &reading, NAMES, owned, |_| false);
         assert!(first.is_empty());
         assert_eq!((sweep.next_timeout(), sweep.media), (Some(now + CONFIRM), 1));
-        let second = sweep.sort(now, &reading, "ai", "trunkless-ai-", owned);
+        let second = sweep.sort(now, &reading, NAMES, owned, |_| false);
         let wanted = Orphans {
             callers: vec!["1.1".into()],
             media: vec!["trunkless-ai-m-1-00000000aa".into()],
             bridges: vec!["trunkless-ai-b-1-00000000aa".into()],
         };
         assert_eq!(second, wanted);
-        let none = sweep.sort(now, &Reading::default(), "ai", "trunkless-ai-", owned);
+        let none = sweep.sort(now, &Reading::default(), NAMES, owned, |_| false);
         assert!(none.is_empty() && sweep.media == 0);
+    }
+
+    #[test]
+    fn callers_of_an_owner_are_left_alone_for_a_while() {
+        let now = start();
+        let mut sweep = Sweep::default();
+        let reading =
+            Reading { channels: Some(vec![channel("1.1", "PJSIP/a", "ai")]), ..Reading::default() };
+        let mut sort = |seconds| {
+            let at = now + Duration::from_secs(seconds);
+            let orphans = sweep.sort(at, &reading, NAMES, |_| false, |_| true);
+            (orphans.callers.len(), sweep.next_timeout().map(|due| due - at))
+        };
+        assert_eq!(sort(0), (0, Some(CONFIRM)));
+        assert_eq!(sort(1), (0, Some(SOON)));
+        assert_eq!(sort(19), (0, Some(SOON)));
+        assert_eq!(sort(20).0, 1);
     }
 }

@@ -13,6 +13,8 @@ use crate::call::ports::{PortPair, PortPool};
 use crate::call::{Offer, Signal, counters};
 use crate::telemetry::{Masked, Throttle};
 
+/// At most this many callers beyond the limits are kept until their owner takes them away.
+const MAX_BEYOND: usize = 64;
 /// At most this many signals are queued for a call. Its worker normally handles them at once.
 const SIGNALS: usize = 64;
 /// Minimum time between log lines about refused calls, and how many there may be in a row.
@@ -42,6 +44,13 @@ pub struct Permit {
     _permits: [Option<OwnedSemaphorePermit>; 2],
 }
 
+impl Permit {
+    /// The permit of a call that does not count any more.
+    pub fn none() -> Permit {
+        Permit { _permits: [None, None] }
+    }
+}
+
 /// Admits the calls of one source. Clones share the limits, the ports and the switchboard.
 #[derive(Clone)]
 pub struct Admission {
@@ -49,6 +58,8 @@ pub struct Admission {
     all: Arc<Limit>,
     /// The limits of the PBXs that have some, by name.
     pbxs: Arc<HashMap<String, Limit>>,
+    /// For callers beyond the limits who do not go to an AI: see [`Admission::admit_beyond`].
+    beyond: Arc<Semaphore>,
     ports: PortPool,
     offers: mpsc::Sender<Offer>,
     /// Limits the log lines about refused calls.
@@ -86,7 +97,8 @@ impl Admission {
         };
         let log = Throttle::with_burst(LOG_INTERVAL.0, LOG_INTERVAL.1);
         let all = Arc::new(Limit::new("[calls]".to_owned(), all));
-        Admission { all, pbxs: Arc::new(pbxs.into_iter().map(limit).collect()), ports, offers, log }
+        let (pbxs, beyond) = (pbxs.into_iter().map(limit), Arc::new(Semaphore::new(MAX_BEYOND)));
+        Admission { all, pbxs: Arc::new(pbxs.collect()), beyond, ports, offers, log }
     }
 
     /// The pool that calls get their ports from.
@@ -112,7 +124,21 @@ impl Admission {
         let own = self.pbxs.get(pbx);
         let permits = [self.all.permit()?, own.map(Limit::permit).transpose()?.flatten()];
         own.into_iter().chain([&*self.all]).try_for_each(|limit| limit.pace(now))?;
-        let permit = Permit { _permits: permits };
+        self.reserve(Permit { _permits: permits }, now)
+    }
+
+    /// Reserves a port pair for a call beyond the limits. It does not go to an AI: its owner takes
+    /// the caller away.
+    ///
+    /// # Errors
+    /// Returns the reason for a refusal, for [`Admission::refused`].
+    pub fn admit_beyond(&self, now: Instant) -> Result<Admitted, String> {
+        let permit = self.beyond.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| format!("{MAX_BEYOND} callers beyond it wait already"))?;
+        self.reserve(Permit { _permits: [Some(permit), None] }, now)
+    }
+
+    fn reserve(&self, permit: Permit, now: Instant) -> Result<Admitted, String> {
         let ports = self.ports.lease(now).map_err(|error| error.to_string())?;
         let (signals_tx, signals) = mpsc::channel(SIGNALS);
         Ok(Admitted { permit, ports, signals_tx, signals })
@@ -130,6 +156,11 @@ impl Admission {
     /// Counts a refused call, and logs the reason and the caller's fate, unless there are too many.
     pub fn refused(&mut self, call: &RefusedCall, reason: EndReason, why: &str, caller: &str) {
         counters::refused(&call.pbx, reason);
+        self.log_refused(call, reason, why, caller);
+    }
+
+    /// Logs the reason why a call does not go to its AI, unless there are too many.
+    pub fn log_refused(&mut self, call: &RefusedCall, reason: EndReason, why: &str, caller: &str) {
         if self.log.admits(Instant::now()) {
             let RefusedCall { pbx, native_id, from_number } = call;
             let from = Masked(from_number);

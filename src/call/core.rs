@@ -16,6 +16,7 @@ pub mod deafness;
 mod ending;
 mod falling;
 mod figures;
+mod leaving;
 mod orders;
 mod redirect;
 mod state;
@@ -59,6 +60,10 @@ enum Phase {
         reason: EndReason,
         until: Option<Instant>,
     },
+    /// The owner of the call was asked to end it, or to take the caller elsewhere.
+    Leaving {
+        reason: EndReason,
+    },
     Ended,
 }
 
@@ -84,6 +89,8 @@ pub struct Call {
     departure: DeparturePolicy,
     /// True if the source can return the caller to the dialplan.
     can_continue: bool,
+    /// Set if the call has an owner, who ends it: see [`crate::call::Owner`].
+    owned: Option<leaving::OwnedCall>,
     /// The steps to try when the AI fails.
     ladder: Arc<[Rung]>,
     /// The way down it, once it has failed.
@@ -147,6 +154,7 @@ impl Call {
             limits: Limits::of(config),
             departure: config.departure,
             can_continue,
+            owned: None,
             ladder: config.ladder.clone(),
             falling: None,
             unrecorded: false,
@@ -231,6 +239,7 @@ impl Call {
             Input::AiClosed(closed) => self.on_ai_closed(now, closed),
             Input::Signal(signal) => self.on_signal(now, signal),
             Input::End(reason) => self.dismiss(now, reason),
+            Input::Known => self.all_known(now),
             Input::RecordingLost => self.recording_lost(now),
             Input::Order { number, order } => self.on_order(now, number, order),
             Input::Timeout { unix } => self.on_timeout(now, unix),
@@ -260,6 +269,7 @@ impl Call {
             self.rtcp.next_timeout(),
             limit,
             missing,
+            self.data_by().filter(|_| self.phase == Phase::Connecting),
         ];
         times.into_iter().flatten().min()
     }
@@ -295,7 +305,9 @@ impl Call {
 
     /// Starts the AI's stream once both its WebSocket and the caller are connected.
     fn start_stream(&mut self, now: Instant) {
-        if self.phase != Phase::Connecting || !self.ai_open || self.past.answered.is_none() {
+        let waits = self.data_by().is_some_and(|by| by > now);
+        let connected = self.ai_open && self.past.answered.is_some();
+        if self.phase != Phase::Connecting || !connected || waits {
             return;
         }
         self.phase = Phase::Talking;
@@ -329,6 +341,7 @@ impl Call {
     }
 
     fn on_caller_frame(&mut self, now: Instant, index: u64, frame: Frame) {
+        self.listen(&frame);
         if self.recording {
             let heard = self.past.answered.filter(|_| frame.kind == Kind::Heard);
             let heard_at = heard.map(|at| now.saturating_duration_since(at));
@@ -345,11 +358,12 @@ impl Call {
                 self.hearing.keep_frame(index, Frame { samples, ..frame });
             }
             Phase::Connecting => self.hearing.keep_frame(index, frame),
-            Phase::Finishing { .. } | Phase::Ended => {}
+            Phase::Finishing { .. } | Phase::Leaving { .. } | Phase::Ended => {}
         }
     }
 
     fn on_digit(&mut self, digit: char) {
+        self.spoken();
         if self.recording {
             self.out.push_back(Output::Tap(Tap::Digit(digit)));
         }
@@ -357,7 +371,7 @@ impl Call {
             Phase::Talking | Phase::Connecting if self.orders.caller_muted => {}
             Phase::Talking => self.out.push_back(Output::Ai(ToAi::Digit(digit))),
             Phase::Connecting => self.hearing.keep_digit(digit),
-            Phase::Finishing { .. } | Phase::Ended => {}
+            Phase::Finishing { .. } | Phase::Leaving { .. } | Phase::Ended => {}
         }
     }
 
@@ -433,9 +447,12 @@ impl Call {
             Signal::PbxBack => self.past.pbx_back = Some(now),
             Signal::PbxConfirms => (self.past.pbx_lost, self.past.pbx_back) = (None, None),
             Signal::HangupCause(_) => {}
+            Signal::NotTaken => self.not_taken(now),
             Signal::Ended(EndReason::CallerHangup) if self.past.answered.is_none() => {
                 self.end(EndReason::Cancelled);
             }
+            // the source has ended it, and nothing is asked of it
+            Signal::Ended(reason @ EndReason::ApiHangup) => self.end_with(reason, None),
             Signal::Ended(reason) => self.end(reason),
         }
     }
@@ -447,6 +464,9 @@ impl Call {
         }
         if self.rtcp.next_timeout().is_some_and(|at| at <= now) {
             self.report(now, unix);
+        }
+        if self.data_by().is_some_and(|by| by <= now) {
+            self.all_known(now);
         }
         // an order behind the last audio comes before the end of the call
         self.take_cues(now);

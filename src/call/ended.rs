@@ -1,6 +1,8 @@
 //! The record of an ended call.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::BTreeMap;
+
 use crate::call::end::EndReason;
 use crate::call::words::Summary;
 use crate::command::{Disposition, Failure, Sender};
@@ -23,6 +25,8 @@ pub struct Record {
     pub commands: Vec<Given>,
     /// The result of the conversation, if one was given.
     pub disposition: Option<Disposition>,
+    /// How a dialler knows the call: its ids there, by name.
+    pub details: BTreeMap<String, String>,
 }
 
 /// An order in the record of its call.

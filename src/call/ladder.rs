@@ -39,7 +39,8 @@ impl Overflow {
     pub fn of(ladder: &[Rung], rules: &TransferRules, can_continue: bool) -> Overflow {
         let overflow = |rung: &Rung| match rung {
             Rung::Ai(_) | Rung::Play(_) | Rung::PlayIfConnected(_) => None,
-            Rung::Transfer(to) => rules.find(to).map(Overflow::Transfer),
+            // an in-group is not an extension
+            Rung::Transfer(to) => rules.find(to).filter(|to| !to.in_group).map(Overflow::Transfer),
             Rung::Continue => can_continue.then_some(Overflow::Continue),
             Rung::Hangup(cause) => Some(Overflow::Refuse(*cause)),
         };
@@ -53,7 +54,8 @@ mod tests {
 
     #[test]
     fn the_first_rung_without_audio_counts() {
-        let humans = Destination { context: None, exten: "1001".into(), priority: 1 };
+        let humans =
+            Destination { context: None, exten: "1001".into(), priority: 1, in_group: false };
         let targets = [("humans".to_owned(), humans.clone())].into();
         let rules = TransferRules { targets, ..TransferRules::default() };
         let (play, transfer) = (Rung::Play(Bytes::new()), Rung::Transfer("humans".into()));

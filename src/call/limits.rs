@@ -45,6 +45,8 @@ pub struct State {
     pub on_hold: bool,
     /// True while the AI's stream is up.
     pub talking: bool,
+    /// True while the owner of the call ends it.
+    pub leaves: bool,
     /// Deadline for playing queued audio, and the end reason that then applies.
     pub finish_by: Option<(Instant, EndReason)>,
 }
@@ -86,7 +88,11 @@ impl Limits {
         let unconnected = past.answer_wanted.filter(|_| past.answered.is_none());
         let times = [
             state.finish_by,
-            after(past.answered, self.max_duration, EndReason::MaxDuration),
+            after(
+                past.answered.filter(|_| !state.leaves),
+                self.max_duration,
+                EndReason::MaxDuration,
+            ),
             after(lost, lost_after, EndReason::PbxLost),
             after(back, GONE_AFTER, EndReason::PbxLost),
             after(unconnected, CONNECT_LIMIT, EndReason::PbxError),

@@ -1,6 +1,7 @@
 //! The calls as the control API shows them, and what happens in them as events for programs. Owns
 //! the clock.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +36,8 @@ pub struct State {
     pub held: bool,
     pub ended: Option<(Duration, EndReason)>,
     pub disposition: Option<Disposition>,
+    /// How a dialler knows the call: its ids there, by name.
+    pub details: BTreeMap<String, String>,
 }
 
 /// Something that has happened in a call.
@@ -122,6 +125,7 @@ impl LiveCall {
             "from_name": self.from_name,
             "to_number": self.to_number,
             "native_id": self.native_id,
+            "details": state.details,
             "state": word,
             "started_at": rfc3339(self.started),
             "answered_at": state.answered.map(rfc3339),

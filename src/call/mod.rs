@@ -39,7 +39,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::call::variables::VariableRules;
-use crate::command::{Cause, Destination, Digits, Failure, Order, Reply, TransferKind};
+use crate::command::{Cause, Destination, Digits, Failure, LeadChange, Order, Reply, TransferKind};
 use crate::media;
 use crate::media::playout::Budget;
 use crate::media::receiver::Format;
@@ -111,6 +111,8 @@ pub enum Signal {
     PbxConfirms,
     /// The Q.850 cause of a hangup that follows, as the PBX gives it.
     HangupCause(u16),
+    /// The owner has not taken the caller of a call that was not answered.
+    NotTaken,
     Ended(EndReason),
 }
 
@@ -148,11 +150,22 @@ pub enum SourceRequest {
         kind: TransferKind,
         timeout: Duration,
         plain: bool,
+        /// The status of the call's disposition, if the transfer succeeds. Only an owner needs it.
+        status: Option<String>,
     },
     /// Join the caller and the target of an attended transfer.
     CompleteTransfer,
     /// Give up a transfer.
     CancelTransfer,
+    /// The result of the conversation. Only an owner needs it.
+    Disposition(String),
+    /// The caller has said something, or pressed a key. Only an owner needs it.
+    Spoken,
+    /// Change what the owner knows of the customer.
+    Lead {
+        order: u32,
+        change: LeadChange,
+    },
     /// Set variables of the caller's channel: names and values.
     SetVariables {
         order: u32,
@@ -196,6 +209,36 @@ pub struct Offer {
     pub can_continue: bool,
     /// Counts the call towards `[calls] max` for as long as it exists.
     pub permit: Permit,
+    /// The link to the call's owner, if it has one.
+    pub owned: Option<Owned>,
+    /// Why the call may not go to its AI, if so: the caller goes down the ladder.
+    pub refused: Option<EndReason>,
+}
+
+/// The link of a call to its owner.
+pub struct Owned {
+    /// Further `customParameters`, as they become known. Closed when there are no more.
+    pub known: mpsc::Receiver<Vec<(String, String)>>,
+    /// The AI's stream waits for them for this long after the offer.
+    pub wait: Duration,
+    /// Maximum length of the status of a disposition, in bytes.
+    pub max_status: usize,
+}
+
+/// A system beside a PBX that decides over its calls, such as a dialler. It knows more of a call
+/// than the PBX does, and ends calls and takes callers elsewhere by its own means.
+pub trait Owner: Send + Sync {
+    /// Takes part in a call that is its own: adds to it what is known, and carries out the requests
+    /// that end it or take the caller elsewhere in place of the source.
+    fn adopt(&self, offer: Offer) -> Offer;
+
+    /// Returns a function that is true for the names of its own callers.
+    fn owns(&self) -> fn(&str) -> bool;
+
+    /// Takes away a caller for whom no call can be started and who has not been answered. `name`:
+    /// the caller's name. Returns false if the call is not its own. `left` is called if it does
+    /// not take the caller away.
+    fn take_away(&self, name: &str, left: Box<dyn FnOnce() + Send>) -> bool;
 }
 
 /// When a call is answered.
@@ -238,6 +281,8 @@ pub struct CallConfig {
     /// How long queued audio is still played after the AI has closed its stream cleanly.
     pub drain_on_close: Duration,
     pub departure: DeparturePolicy,
+    /// The owner of the calls.
+    pub owner: Option<Arc<dyn Owner>>,
     /// Where callers may be transferred to.
     pub transfers: TransferRules,
     /// Channel variables that may be set.

@@ -6,11 +6,18 @@
 //! replace the names that only we give a value.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::BTreeMap;
+
 use crate::call::admission::clip;
 
 /// Maximum length of a value from the dialplan, in characters. Longer ones are cut. It is what the
 /// Twilio dialect allows.
 const MAX_VALUE: usize = 499;
+
+/// The parameters by which a dialler knows a call. They are kept with its record, so that a
+/// recording can be matched to its lead.
+const RECORDED: [&str; 6] =
+    ["vici_call_id", "lead_id", "user", "campaign", "call_type", "uniqueid"];
 
 /// The parameters that the PBX adds to a call's own, in order. Of several with the same name, the
 /// first counts.
@@ -23,6 +30,12 @@ impl Added {
         if !value.is_empty() {
             self.0.push((name.to_owned(), clip(value)));
         }
+    }
+
+    /// Adds a detail in place of one with the same name.
+    pub fn replace(&mut self, name: &str, value: &str) {
+        self.0.retain(|(known, _)| known != name);
+        self.detail(name, value);
     }
 
     /// Adds data from the dialplan under its common name, and under the name as given, which was
@@ -45,6 +58,15 @@ impl Added {
     pub fn entries(&self) -> &[(String, String)] {
         &self.0
     }
+}
+
+/// Returns the parameters that are kept with the record of a call.
+pub fn recorded(parameters: &[(String, String)]) -> BTreeMap<String, String> {
+    let mut recorded = BTreeMap::new();
+    for (name, value) in parameters.iter().filter(|(name, _)| RECORDED.contains(&&**name)) {
+        recorded.entry(name.clone()).or_insert_with(|| value.clone());
+    }
+    recorded
 }
 
 /// Returns all parameters of a call. `ours`: those that nothing can replace; empty ones are left

@@ -2,6 +2,7 @@
 
 use crate::call::Offer;
 use crate::call::end::EndReason;
+use crate::call::parameters::recorded;
 use crate::call::words::Summary;
 use crate::command::RecordCommand;
 use crate::media::frame::FRAME_SAMPLES;
@@ -43,6 +44,8 @@ impl CallRecordings {
             native_id: offer.native_id.clone(),
             pbx: offer.pbx.to_string(),
             from_number: offer.from_number.clone(),
+            from_name: offer.from_name.clone(),
+            details: recorded(&info.parameters),
             to_number: offer.to_number.clone(),
         };
         CallRecordings {
@@ -82,7 +85,13 @@ impl CallRecordings {
         }
     }
 
+    /// More is known of the call now.
+    pub fn learn(&mut self, parameters: &[(String, String)]) {
+        self.call.details = recorded(parameters);
+    }
+
     fn close(&mut self, ending: Ending) {
+        let ending = Ending { details: self.call.details.clone(), ..ending };
         if let Some(recording) = self.current.take() {
             self.lost_ms += recording.lost_ms();
             self.paused = recording.is_paused();
@@ -98,7 +107,7 @@ impl CallRecordings {
         outcome: Outcome,
     ) -> (Vec<String>, u64) {
         let network = Some(network(summary));
-        self.close(Ending { reason: reason.label(), network, outcome });
+        self.close(Ending { network, outcome, ..Ending::new(reason.label()) });
         (self.made, self.lost_ms)
     }
 }

@@ -83,7 +83,8 @@ impl Switchboard {
                 let (call, pbx) = (&offer.id, &*offer.pbx);
                 warn!(call, pbx, "call not offered to the AI: it could not be recorded");
             }
-            self.start(&starter, offer, config, refused.then_some(EndReason::NotRecorded));
+            let refused = offer.refused.or(refused.then_some(EndReason::NotRecorded));
+            self.start(&starter, offer, config, refused);
         }
     }
 
@@ -95,6 +96,9 @@ impl Switchboard {
         refused: Option<EndReason>,
     ) {
         let (stopped, records) = (starter.stopped.clone(), starter.records.clone());
+        if let Some(owner) = &config.owner {
+            offer = owner.adopt(offer);
+        }
         // a second copy, to end the caller's side if the call panics
         let requests: Arc<dyn Fn(SourceRequest) + Send + Sync> = Arc::from(offer.requests);
         let for_call = requests.clone();
@@ -226,6 +230,7 @@ fn end_panicked(live: &LiveCall) -> Option<Record> {
         recordings: Vec::new(),
         commands: Vec::new(),
         disposition: state.disposition,
+        details: state.details,
     };
     live.note(&EventKind::Ended(&record));
     Some(record)

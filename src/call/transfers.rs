@@ -32,7 +32,7 @@ impl TransferRules {
         let safe = !to.is_empty() && to.len() <= MAX_TARGET && to.chars().all(plain);
         let allowed = safe && self.extensions.iter().any(|pattern| pattern.matches(to));
         let (context, exten) = (self.context.clone(), to.to_owned());
-        allowed.then_some(Destination { context, exten, priority: 1 })
+        allowed.then_some(Destination { context, exten, priority: 1, in_group: false })
     }
 }
 
@@ -42,9 +42,14 @@ mod tests {
 
     #[test]
     fn only_listed_targets_are_found() {
-        let humans =
-            Destination { context: Some("queues".into()), exten: "sales".into(), priority: 2 };
-        let boss = Destination { context: None, exten: "1001".into(), priority: 1 };
+        let humans = Destination {
+            context: Some("queues".into()),
+            exten: "sales".into(),
+            priority: 2,
+            in_group: false,
+        };
+        let boss =
+            Destination { context: None, exten: "1001".into(), priority: 1, in_group: false };
         let rules = TransferRules {
             targets: [("humans".to_owned(), humans.clone()), ("boss".to_owned(), boss)].into(),
             extensions: vec!["20XX".parse().unwrap()],

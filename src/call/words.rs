@@ -36,6 +36,8 @@ pub enum Input<'a> {
     Signal(Signal),
     /// End the call for a reason outside it, such as shutdown.
     End(EndReason),
+    /// The owner's data about the call has arrived.
+    Known,
     /// The recording is required, and lacks audio.
     RecordingLost,
     /// An order, with the number under which its replies are given.
@@ -105,6 +107,8 @@ pub enum Output {
     /// No RTP arrives.
     MissingRtp(MissingRtp),
     /// The call is over. This is the last output.
+    /// The AI is gone, and the owner of the call ends it: it takes no place of another call.
+    Leaving,
     Ended(EndReason),
 }
 

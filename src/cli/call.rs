@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use secrecy::SecretString;
 use tokio::time::{Interval, interval, sleep_until};
 
 use crate::cli::{Stop, block_on};
@@ -66,10 +67,34 @@ const EXIT_BROKEN: u8 = 6;
 const SILENT_DBFS: f64 = -60.0;
 
 pub fn main(arguments: &CallArguments) -> ExitCode {
-    block_on(place(arguments))
+    block_on(async {
+        let password = arguments.password_env.as_ref().map(|name| {
+            let value = std::env::var(name);
+            value.map_err(|_| anyhow!("--password-env: the variable {name} is not set"))
+        });
+        place(arguments, password.transpose()?.map(SecretString::from)).await
+    })
 }
 
-async fn place(arguments: &CallArguments) -> Result<ExitCode> {
+/// Places a test call of ten seconds.
+///
+/// # Errors
+/// Returns an error if it cannot be placed.
+pub async fn test_call(uri: String, user: &str, password: SecretString) -> Result<ExitCode> {
+    let arguments = CallArguments {
+        uri,
+        user: user.to_owned(),
+        password_env: None,
+        play: None,
+        record: None,
+        seconds: 10,
+        dtmf: None,
+        local: None,
+    };
+    place(&arguments, Some(password)).await
+}
+
+async fn place(arguments: &CallArguments, password: Option<SecretString>) -> Result<ExitCode> {
     let uri = Uri::parse(&arguments.uri)
         .map_err(|e| anyhow!("{}: {e}; write sip:EXTENSION@HOST[:PORT]", arguments.uri))?;
     let keys = arguments.dtmf.as_deref().unwrap_or("");
@@ -85,11 +110,7 @@ async fn place(arguments: &CallArguments) -> Result<ExitCode> {
     let audio = arguments.play.as_deref().map(read_audio).transpose()?;
     let mut config = PhoneConfig::new(route.local, &arguments.user);
     config.codecs = sdp::all_codecs().to_vec();
-    if let Some(name) = &arguments.password_env {
-        let value = std::env::var(name)
-            .map_err(|_| anyhow!("--password-env: the variable {name} is not set"))?;
-        config.password = Some(value.into());
-    }
+    config.password = password;
     config.source = Box::new(move |index| frame_of(audio.as_deref()?, index));
     let phone = Phone::start(config)
         .await

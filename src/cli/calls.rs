@@ -58,6 +58,9 @@ enum Command {
         /// Only after the caller has heard what is queued.
         #[arg(long)]
         after_audio: bool,
+        /// The status of the call's disposition.
+        #[arg(long)]
+        status: Option<String>,
     },
     /// Transfer a call; exit code 1 if the target does not take it, or not in time.
     Transfer {
@@ -70,6 +73,9 @@ enum Command {
         /// Where the caller goes if it fails.
         #[arg(long, value_enum, default_value = "resume")]
         on_fail: FailWord,
+        /// The status of the call's disposition, if it succeeds.
+        #[arg(long)]
+        status: Option<String>,
     },
     /// Print the events of all calls as they happen.
     Watch,
@@ -167,14 +173,17 @@ async fn run(api: &Api, command: &Command, as_json: bool) -> anyhow::Result<Exit
             outln!("{}", serde_json::to_string_pretty(&shown)?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Hangup { call, cause, after_audio } => {
+        Command::Hangup { call, cause, after_audio, status } => {
             let when = if *after_audio { "after_audio" } else { "now" };
-            let body = json!({ "command": "hangup", "cause": word(*cause), "when": when });
+            let body = json!({
+                "command": "hangup", "cause": word(*cause), "when": when, "status": status,
+            });
             order(api, call, &body, 60, as_json).await
         }
-        Command::Transfer { call, to, timeout, on_fail } => {
+        Command::Transfer { call, to, timeout, on_fail, status } => {
             let body = json!({
                 "command": "transfer", "to": to, "timeout": timeout, "onFail": word(*on_fail),
+                "status": status,
             });
             order(api, call, &body, timeout.saturating_add(15).min(120), as_json).await
         }

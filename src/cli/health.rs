@@ -74,3 +74,13 @@ async fn ask(to: SocketAddr, path: &str) -> std::io::Result<String> {
     stream.take(64 * 1024).read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
+
+/// Asks the running program for the state of one PBX: whether its calls can be taken, and in words.
+/// `None` if it does not answer.
+pub(super) async fn pbx_state(listen: SocketAddr, pbx: &str) -> Option<(bool, String)> {
+    let answer = timeout(LIMIT, ask(reachable(listen), "/readyz")).await.ok()?.ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    let body: serde_json::Value = serde_json::from_str(body).ok()?;
+    let pbx = &body["pbxs"][pbx];
+    Some((pbx["ready"].as_bool()?, pbx["state"].as_str()?.to_owned()))
+}

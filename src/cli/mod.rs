@@ -11,6 +11,7 @@ pub mod echo_agent;
 pub mod health;
 pub mod recordings;
 pub mod run;
+pub mod vicidial;
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ enum Command {
     Health(health::HealthArguments),
     /// List, show and verify recordings.
     Recordings(recordings::RecordingsArguments),
+    /// Print what to enter in VICIdial, and check it.
+    Vicidial(vicidial::VicidialArguments),
 }
 
 /// Exit code for a wrong configuration or command line.
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Health(arguments) => health::main(&arguments),
         Command::Recordings(arguments) => recordings::main(&arguments),
+        Command::Vicidial(arguments) => vicidial::main(&arguments),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod resolve;
 pub mod schema;
 mod twins;
 pub mod values;
+pub mod vicidial;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -17,6 +17,7 @@ use crate::notices::NoticesSettings;
 use crate::sip::agent::AccountConfig;
 use crate::stream::connect::Target;
 use crate::stream::dialect::Extensions;
+use crate::vicidial::VicidialSettings;
 
 /// The settings of one PBX in SIP mode.
 pub struct SipPbx {
@@ -54,6 +55,8 @@ pub struct Plan {
     pub variables: BTreeMap<String, VariableRules>,
     /// The steps to try when the AI fails, by PBX name.
     pub ladders: BTreeMap<String, Vec<Rung>>,
+    /// The VICIdials, by PBX name.
+    pub vicidials: BTreeMap<String, VicidialSettings>,
     /// The further AIs, by name.
     pub endpoints: Vec<(String, AiPlan)>,
     /// The webhook for the events of calls.

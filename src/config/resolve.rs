@@ -89,6 +89,7 @@ fn build(
     let resolver = Resolver { source, environment };
     let (mut sip, mut ari, mut record) = (Vec::new(), Vec::new(), BTreeMap::new());
     let (transfers, variables) = rules(&settings);
+    let vicidials = resolver.vicidials(&settings, findings);
     for (name, pbx) in &settings.pbx {
         let ai = findings.keep(resolver.ai(&name.0, &settings.ai, &pbx.ai));
         let plan = resolver.record_plan(&name.0, &settings.recording, &pbx.recording);
@@ -118,8 +119,8 @@ fn build(
         let plan = resolver.ai(&name.0, &Ai::default(), ai);
         endpoints.extend(findings.keep(plan).map(|plan| (name.0.clone(), plan)));
     }
-    let notices = resolver.notices(&settings, findings);
-    let tokens = resolver.tokens(&settings, findings);
+    let (notices, tokens) =
+        (resolver.notices(&settings, findings), resolver.tokens(&settings, findings));
     let recording = findings.keep(resolver.recording(&settings));
     check::settings(source, &settings, findings);
     let rtp_confs = ari.iter().map(|(pbx, _)| pbx.rtp_conf.clone()).collect();
@@ -135,6 +136,7 @@ fn build(
         tokens,
         transfers,
         variables,
+        vicidials,
         recording: recording?,
         record,
     })

@@ -239,6 +239,35 @@ pub struct Pbx {
     pub transfer: PbxTransfer,
     #[serde(default)]
     pub calls: PbxCalls,
+    pub vicidial: Option<PbxVicidial>,
+}
+
+/// The VICIdial whose calls these are.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PbxVicidial {
+    /// Its web server.
+    pub url: Option<String>,
+    /// The API user.
+    pub user: Option<String>,
+    pub password: Option<SecretString>,
+    pub password_env: Option<String>,
+    pub password_file: Option<String>,
+    pub ca_file: Option<String>,
+    /// The AI's stream waits for the lead's data for this long.
+    pub wait_for_lead: Span,
+    /// Fields of the lead, and the names of the parameters that they become.
+    pub fields: BTreeMap<String, String>,
+    /// Fields of its own in a list, which the AI may change besides the usual ones.
+    pub custom_fields: Vec<String>,
+    /// The in-group of humans; by default that of the campaign.
+    pub in_group: Option<String>,
+    /// The first user of the remote agents, if they become inactive while no calls can be taken.
+    pub remote_agent: Option<String>,
+    /// Calls are kept here until VICIdial has their status.
+    pub directory: String,
+    /// The statuses of calls to which the AI has given none.
+    pub statuses: BTreeMap<String, String>,
 }
 
 /// The limits of one PBX's calls.
@@ -330,6 +359,26 @@ pub enum MediaFormat {
 pub enum TransportWord {
     Udp,
     Tcp,
+}
+
+impl Default for PbxVicidial {
+    fn default() -> Self {
+        PbxVicidial {
+            url: None,
+            user: None,
+            password: None,
+            password_env: None,
+            password_file: None,
+            ca_file: None,
+            wait_for_lead: Span(Duration::ZERO),
+            fields: BTreeMap::new(),
+            custom_fields: Vec::new(),
+            in_group: None,
+            remote_agent: None,
+            directory: "/var/lib/trunkless/vicidial".to_owned(),
+            statuses: BTreeMap::new(),
+        }
+    }
 }
 
 impl Default for Log {

@@ -204,6 +204,14 @@ impl FromStr for TargetWord {
     type Err = String;
 
     fn from_str(text: &str) -> Result<TargetWord, String> {
+        if let Some(name) = text.strip_prefix("ingroup:") {
+            let good = name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+            let exten = name.to_owned();
+            let to = Destination { context: None, exten, priority: 1, in_group: true };
+            let why = "write ingroup:NAME, or ingroup: for the default one";
+            let why = || format!("\"{text}\" is not an in-group: {why}");
+            return good.then_some(TargetWord(to)).ok_or_else(why);
+        }
         let parts: Vec<&str> = text.split(',').map(str::trim).collect();
         let good = |part: &&str| {
             !part.is_empty()
@@ -213,13 +221,13 @@ impl FromStr for TargetWord {
         match (&parts[..], priority) {
             ([exten], _) if good(exten) => {
                 let (context, exten) = (None, (*exten).to_owned());
-                Ok(TargetWord(Destination { context, exten, priority: 1 }))
+                Ok(TargetWord(Destination { context, exten, priority: 1, in_group: false }))
             }
             ([context, exten] | [context, exten, _], Ok(priority @ 1..))
                 if good(context) && good(exten) =>
             {
                 let (context, exten) = (Some((*context).to_owned()), (*exten).to_owned());
-                Ok(TargetWord(Destination { context, exten, priority }))
+                Ok(TargetWord(Destination { context, exten, priority, in_group: false }))
             }
             _ => Err(format!(
                 "\"{text}\" is not a target: write an extension such as \"1001\", or \

@@ -127,7 +127,9 @@ pub async fn update(
         (Some("canceled"), _) if call.state().answered.is_some() => {
             return Err(bad(21220, "Call is not queued or ringing. Cannot cancel."));
         }
-        (Some("completed" | "canceled"), _) => Command::Hangup { cause: Cause::Normal },
+        (Some("completed" | "canceled"), _) => {
+            Command::Hangup { cause: Cause::Normal, status: None }
+        }
         (Some(other), _) => {
             return Err(bad(20001, format!("Status is {other}, not completed or canceled")));
         }

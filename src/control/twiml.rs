@@ -188,7 +188,7 @@ fn transfer(to: &str, timeout: Duration) -> Result<Transfer, String> {
     }
     // as on Twilio, the caller does not come back to the stream
     let (kind, on_fail) = (TransferKind::Blind, OnFail::Hangup);
-    Ok(Transfer { to: to.to_owned(), kind, timeout, on_fail })
+    Ok(Transfer { to: to.to_owned(), kind, timeout, on_fail, status: None })
 }
 
 fn stream(verb: &Node<'_, '_>) -> Result<String, String> {

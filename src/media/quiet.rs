@@ -24,20 +24,33 @@ impl QuietRun {
     /// another quiet frame, or a pause has lasted for a while. With `urgent`, the first silent
     /// frame serves too.
     pub fn hides_step(&mut self, law: Law, samples: &Samples, urgent: bool) -> bool {
-        let energy: i64 = samples.iter().map(|s| i64::from(law.decode(*s)).pow(2)).sum();
-        let below = |level: i64| energy < level.pow(2) * FRAME_SAMPLES as i64;
-        if !below(QUIET) {
+        let energy = energy(law, samples);
+        if energy >= limit(QUIET) {
             self.frames = 0;
             return false;
         }
         self.frames += 1;
-        self.frames > PAUSE || (below(SILENT) && (self.frames > 1 || urgent))
+        self.frames > PAUSE || (energy < limit(SILENT) && (self.frames > 1 || urgent))
     }
 
     /// Begins again, after frames that were not looked at.
     pub fn reset(&mut self) {
         self.frames = 0;
     }
+}
+
+/// True if the frame is quiet: no speech, unless it is very soft.
+pub fn is_quiet(law: Law, samples: &Samples) -> bool {
+    energy(law, samples) < limit(QUIET)
+}
+
+fn energy(law: Law, samples: &Samples) -> i64 {
+    samples.iter().map(|s| i64::from(law.decode(*s)).pow(2)).sum()
+}
+
+/// The energy of a frame with this level.
+fn limit(level: i64) -> i64 {
+    level.pow(2) * FRAME_SAMPLES as i64
 }
 
 #[cfg(test)]

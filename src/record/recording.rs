@@ -1,7 +1,7 @@
 //! A recording of one call: lays both tracks side by side, and hands them to the writer in blocks.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -54,11 +54,14 @@ pub struct Ending {
     pub reason: &'static str,
     pub network: Option<Network>,
     pub outcome: Outcome,
+    /// See [`CallInfo::details`].
+    pub details: BTreeMap<String, String>,
 }
 
 impl Ending {
     pub fn new(reason: &'static str) -> Ending {
-        Ending { reason, network: None, outcome: Outcome::default() }
+        let (outcome, details) = (Outcome::default(), BTreeMap::new());
+        Ending { reason, network: None, outcome, details }
     }
 }
 
@@ -282,6 +285,7 @@ impl Recording {
         ending.reason.clone_into(&mut sidecar.end_reason);
         sidecar.network = ending.network;
         sidecar.outcome = ending.outcome;
+        sidecar.call.details.extend(ending.details);
         sidecar.alignment.steps = self.aligner.steps;
         sidecar.alignment.offset_ms = self.aligner.offset_us as f64 / 1000.0;
         self.queue.send(Job::End { key: self.key, end: Box::new(End { sidecar, frames }) });

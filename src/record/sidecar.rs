@@ -1,6 +1,7 @@
 //! The sidecar: a JSON file beside each recording.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -45,7 +46,12 @@ pub struct CallInfo {
     pub native_id: String,
     pub pbx: String,
     pub from_number: String,
+    #[serde(default)]
+    pub from_name: String,
     pub to_number: String,
+    /// How a dialler knows the call: its ids there, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub details: BTreeMap<String, String>,
 }
 
 /// The audio file.

@@ -35,6 +35,9 @@ pub trait Codec: Send {
     /// Returns the messages that open the stream, in the order in which they are sent.
     fn opening(&mut self) -> Vec<String>;
 
+    /// Adds parameters, before the messages that open the stream.
+    fn add_parameters(&mut self, parameters: Vec<(String, String)>);
+
     /// Appends the text of one message to `out`; nothing if the AI does not expect such a message.
     fn encode(&mut self, message: &ToAi, out: &mut BytesMut);
 

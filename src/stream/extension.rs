@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::command::{
-    Cause, Command, Digits, Disposition, OnFail, Order, RecordCommand, Reply, Sender, Side,
-    Transfer, TransferKind, When,
+    Cause, Command, Digits, Disposition, LeadChange, OnFail, Order, RecordCommand, Reply, Sender,
+    Side, Transfer, TransferKind, When,
 };
 use crate::stream::{CallState, OrderReply, Unusable};
 
@@ -17,7 +17,7 @@ pub const MAX_TEXT: usize = 4096;
 /// At most this many variables are set by one order.
 const MAX_VARIABLES: usize = 64;
 /// The names of all commands, as they are announced.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 14] = [
     "hangup",
     "transfer",
     "sendDigits",
@@ -29,6 +29,9 @@ pub const NAMES: [&str; 11] = [
     "play",
     "setVariables",
     "disposition",
+    "callback",
+    "doNotCall",
+    "updateLead",
 ];
 /// How long a transfer's target may ring, unless the order says otherwise.
 const RING: Duration = Duration::from_secs(25);
@@ -70,6 +73,9 @@ pub fn read(
         "play" => fields.text("prompt").map(Command::Play),
         "setVariables" => fields.variables(),
         "disposition" => fields.disposition(),
+        "callback" => fields.callback(),
+        "doNotCall" => fields.do_not_call(),
+        "updateLead" => fields.lead_fields(),
         _ => return None,
     };
     let id = match message.get("id") {
@@ -150,7 +156,7 @@ impl<'a> Fields<'a> {
 
     fn hangup(&self) -> Result<Command, String> {
         let causes = Cause::ALL.map(|cause| (cause.name(), cause));
-        Ok(Command::Hangup { cause: self.word("cause", &causes)? })
+        Ok(Command::Hangup { cause: self.word("cause", &causes)?, status: self.status()? })
     }
 
     fn transfer(&self) -> Result<Command, String> {
@@ -179,7 +185,13 @@ impl<'a> Fields<'a> {
             kind: self.word("type", &kinds)?,
             timeout,
             on_fail: self.word("onFail", &on_fail)?,
+            status: self.status()?,
         }))
+    }
+
+    /// Returns the status of the disposition, if there is one.
+    fn status(&self) -> Result<Option<String>, String> {
+        self.get("status").map(|_| self.text("status")).transpose()
     }
 
     fn digits(&self) -> Result<Command, String> {
@@ -229,6 +241,53 @@ impl<'a> Fields<'a> {
         all.iter().map(pair).collect::<Result<_, _>>().map(Command::SetVariables)
     }
 
+    fn callback(&self) -> Result<Command, String> {
+        let at = self.text("at")?;
+        let shape = "0000-00-00 00:00:00";
+        let fits = |(given, wanted): (char, char)| match wanted {
+            '0' => given.is_ascii_digit(),
+            _ => given == wanted,
+        };
+        if at.len() != shape.len() || !at.chars().zip(shape.chars()).all(fits) {
+            return Err("callback.at is not a time such as 2026-11-24 10:00:00".to_owned());
+        }
+        let comments = match self.get("comments") {
+            None => String::new(),
+            Some(_) => self.text("comments")?,
+        };
+        let same_agent = self.word("by", &[("anyone", false), ("same_agent", true)])?;
+        Ok(Command::Lead(LeadChange::Callback { at, comments, same_agent }))
+    }
+
+    fn do_not_call(&self) -> Result<Command, String> {
+        let everywhere = self.word("list", &[("campaign", false), ("system", true)])?;
+        Ok(Command::Lead(LeadChange::DoNotCall { everywhere }))
+    }
+
+    fn lead_fields(&self) -> Result<Command, String> {
+        let fields = self.get("fields").and_then(Value::as_object);
+        let fields = fields.ok_or("updateLead has no object `fields`")?;
+        if fields.is_empty() || fields.len() > MAX_VARIABLES {
+            return Err(format!("fields has not 1 to {MAX_VARIABLES} members"));
+        }
+        let pair = |(name, value): (&String, &Value)| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let text = match value {
+                Value::String(text) => Some(text.clone()),
+                Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            };
+            let fits = |text: &String| {
+                !name.is_empty() && name.chars().all(plain) && text.len() <= MAX_TEXT
+            };
+            let text = text.filter(fits);
+            text.map(|text| (name.clone(), text))
+                .ok_or_else(|| format!("fields.{} cannot be set", clipped(name)))
+        };
+        let fields = fields.iter().map(pair).collect::<Result<Vec<_>, _>>()?;
+        Ok(Command::Lead(LeadChange::Update(fields)))
+    }
+
     fn disposition(&self) -> Result<Command, String> {
         let data = match self.get("data") {
             None => "{}".to_owned(),
@@ -256,6 +315,9 @@ pub fn name(command: &Command) -> &'static str {
         Command::Play(_) => "play",
         Command::SetVariables(_) => "setVariables",
         Command::Disposition(_) => "disposition",
+        Command::Lead(LeadChange::Callback { .. }) => "callback",
+        Command::Lead(LeadChange::DoNotCall { .. }) => "doNotCall",
+        Command::Lead(LeadChange::Update(_)) => "updateLead",
         Command::Redirect(_) => "redirect",
     }
 }
@@ -308,7 +370,7 @@ mod tests {
 
     #[test]
     fn orders_are_read() {
-        let hangup = |cause| Command::Hangup { cause };
+        let hangup = |cause| Command::Hangup { cause, status: None };
         for (text, expected) in [
             (r#"{"event":"hangup"}"#, (hangup(Cause::Normal), When::Now)),
             (
@@ -351,6 +413,7 @@ mod tests {
             kind: TransferKind::Blind,
             timeout: RING,
             on_fail: OnFail::Ladder,
+            status: None,
         };
         assert_eq!(order.command, Command::Transfer(transfer));
     }

@@ -45,6 +45,8 @@ pub enum ToAi {
     Reply(Box<OrderReply>),
     /// A change of the caller's state.
     State(CallState),
+    /// Parameters that became known after the start of the stream: names and values.
+    Parameters(Box<Vec<(String, String)>>),
     Stop,
 }
 

@@ -126,6 +126,11 @@ impl AiSocket {
         }
     }
 
+    /// Adds parameters, before [`AiSocket::start`].
+    pub fn add_parameters(&mut self, parameters: Vec<(String, String)>) {
+        self.codec.add_parameters(parameters);
+    }
+
     /// Queues the dialect's opening messages; `burst` frames of audio follow at once.
     pub fn start(&mut self, now: Instant, burst: usize) {
         self.queue.start(self.codec.opening(), burst);

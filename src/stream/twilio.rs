@@ -137,6 +137,10 @@ impl Codec for Encoder {
         vec![CONNECTED.to_owned(), self.start()]
     }
 
+    fn add_parameters(&mut self, parameters: Vec<(String, String)>) {
+        self.info.parameters.extend(parameters);
+    }
+
     fn decode<'a>(&mut self, text: &str, audio: &'a mut Vec<u8>) -> FromAi<'a> {
         let decoded = decode(text, &self.info.stream_sid, audio);
         if decoded == FromAi::Ignored(UNKNOWN)
@@ -151,7 +155,10 @@ impl Codec for Encoder {
 
     /// Messages are numbered when they are encoded, so messages dropped before that leave no gap.
     fn encode(&mut self, message: &ToAi, out: &mut BytesMut) {
-        let own = matches!(message, ToAi::Cleared { .. } | ToAi::Reply(_) | ToAi::State(_));
+        let own = matches!(
+            message,
+            ToAi::Cleared { .. } | ToAi::Reply(_) | ToAi::State(_) | ToAi::Parameters(_)
+        );
         if own && !self.extended {
             return;
         }
@@ -195,14 +202,17 @@ impl Codec for Encoder {
                 )
             }
             ToAi::State(state) => {
-                let reason = match state {
-                    CallState::TransferFailed(why) => format!(r#","reason":"{}""#, why.word()),
-                    _ => String::new(),
-                };
-                let state = extension::state(*state);
+                let (state, reason) = (extension::state(*state), reason(*state));
                 write!(
                     out,
                     r#"{{"event":"call","sequenceNumber":"{sequence}","streamSid":"{sid}","call":{{"state":"{state}"{reason}}}}}"#
+                )
+            }
+            ToAi::Parameters(parameters) => {
+                let parameters = object(parameters);
+                write!(
+                    out,
+                    r#"{{"event":"parameters","sequenceNumber":"{sequence}","streamSid":"{sid}","parameters":{parameters}}}"#
                 )
             }
             ToAi::Stop => {
@@ -213,6 +223,20 @@ impl Codec for Encoder {
                 )
             }
         };
+    }
+}
+
+/// Names and values as a JSON object.
+fn object(pairs: &[(String, String)]) -> serde_json::Value {
+    let all = pairs.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
+    serde_json::Value::Object(all.collect())
+}
+
+/// The member with the reason of a state, if it has one.
+fn reason(state: CallState) -> String {
+    match state {
+        CallState::TransferFailed(why) => format!(r#","reason":"{}""#, why.word()),
+        _ => String::new(),
     }
 }
 

@@ -138,6 +138,7 @@ fn the_messages_to_the_ai_are_those_of_the_program() {
         (&events["mark_played"], mark(false)),
         (&events["mark_cleared"], mark(true)),
         (&events["cleared"], ToAi::Cleared { played, discarded }),
+        (&events["parameters"], ToAi::Parameters(Box::new(vec![("user".into(), "7001".into())]))),
     ] {
         let mut listed = listed.clone();
         listed["sequenceNumber"] = Value::Null;

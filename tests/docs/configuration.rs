@@ -24,6 +24,10 @@ password = "x"
 [pbx.main.ari]
 username = "trunkless"
 password = "x"
+[pbx.main.vicidial]
+url = "http://192.0.2.1"
+user = "api"
+password = "x"
 "#;
 /// In no table.
 const UNKNOWN: &str = "no_such_key";

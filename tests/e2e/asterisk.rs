@@ -12,6 +12,17 @@ pub struct Asterisk {
     http: SocketAddr,
 }
 
+/// The console of an instance.
+#[derive(Clone)]
+pub struct Console(String);
+
+impl Console {
+    /// The output of a command.
+    pub fn run(&self, command: &str) -> String {
+        ast(&["cli", &self.0, command])
+    }
+}
+
 impl Asterisk {
     /// Starts version 16 or 22 and returns once it is fully booted. An instance of the same name
     /// that a killed test run left is stopped first.
@@ -74,6 +85,11 @@ impl Asterisk {
     /// The output of a console command.
     pub fn cli(&self, command: &str) -> String {
         ast(&["cli", &self.name, command])
+    }
+
+    /// The console, for another thread.
+    pub fn console(&self) -> Console {
+        Console(self.name.clone())
     }
 
     /// The number of channels now, one per call leg.

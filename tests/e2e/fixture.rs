@@ -17,7 +17,7 @@ const CLAIM_PORT: u16 = 9900;
 /// A number N that belongs to one test, of all processes, until it is dropped: the addresses
 /// `127.0.N.*` are free for its Asterisk and its bridge.
 pub struct Number {
-    n: u8,
+    pub n: u8,
     /// Keeps other tests from using the number.
     _claim: TcpListener,
 }

@@ -25,6 +25,7 @@ mod storage;
 mod transfers;
 mod variants;
 mod verbs;
+mod vicidial;
 
 use std::time::Duration;
 

@@ -23,7 +23,7 @@ const AGENT: u32 = 9;
 /// The samples of the prompts.
 const SORRY: u8 = 0x31;
 const GOODBYE: u8 = 0x32;
-const HANGUP: Command = Command::Hangup { cause: Cause::Normal };
+const HANGUP: Command = Command::Hangup { cause: Cause::Normal, status: None };
 
 fn failed() -> Closed {
     Closed::Failed("reset".into())
@@ -41,7 +41,7 @@ fn with_ladder(ladder: &[Rung]) -> CallConfig {
         ai.name = name.to_owned();
         config.ais.push(ai);
     }
-    let humans = Destination { context: None, exten: "1001".into(), priority: 1 };
+    let humans = Destination { context: None, exten: "1001".into(), priority: 1, in_group: false };
     let targets = [("humans".to_owned(), humans)].into();
     config.transfers = TransferRules { targets, ..TransferRules::default() };
     let prompt = |sample| Bytes::from(vec![sample; 8000]);
@@ -61,7 +61,7 @@ fn world(ladder: &[Rung]) -> World {
 
 fn to_humans(kind: TransferKind, on_fail: OnFail) -> Command {
     let timeout = Duration::from_secs(20);
-    Command::Transfer(Transfer { to: "humans".into(), kind, timeout, on_fail })
+    Command::Transfer(Transfer { to: "humans".into(), kind, timeout, on_fail, status: None })
 }
 
 fn blind() -> Command {

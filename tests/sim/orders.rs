@@ -16,7 +16,7 @@ use trunkless::stream::closed::Closed;
 use crate::world::{Network, World};
 
 const AGENT: u32 = 9;
-const HANGUP: Command = Command::Hangup { cause: Cause::Normal };
+const HANGUP: Command = Command::Hangup { cause: Cause::Normal, status: None };
 
 fn world() -> World {
     World::new(300, Network::default())

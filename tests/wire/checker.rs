@@ -68,7 +68,7 @@ impl Checker {
             (Some("dtmf"), _) => self.dtmf(&value),
             (Some("mark"), _) => self.mark(&value),
             (Some("stop"), _) => self.stop(),
-            (Some("result" | "cleared" | "call"), _) if self.is_extended() => {
+            (Some("result" | "cleared" | "call" | "parameters"), _) if self.is_extended() => {
                 self.own(&value, text)
             }
             _ => return wrong("unknown event"),

@@ -16,6 +16,7 @@ mod pbx;
 mod stream;
 mod strict;
 mod tls;
+mod vicidial;
 mod wav;
 
 mod acknowledged;

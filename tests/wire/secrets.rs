@@ -30,6 +30,7 @@ pub const ARI_CANARY: &str = "ari+canary/Kd27=%q";
 const WRONG_CANARY: &str = "wrong+canary/Hv55=%q";
 const TOKEN_CANARY: &str = "token+canary/Pw93=%q";
 const HEADER_CANARY: &str = "header+canary/Lm64=%q";
+const DIALLER_CANARY: &str = "dialler+canary/Bq36=%q";
 const KEY_CANARY: &str = "key+canary/Tr38=%q";
 /// 32 bytes in base64.
 const HOOK_CANARY: &str = "aG9vaytjYW5hcnkvOTc1MzEraG9vaytjYW5hcnkvMDE=";
@@ -44,6 +45,7 @@ fn forms() -> Vec<String> {
         WRONG_CANARY,
         TOKEN_CANARY,
         HEADER_CANARY,
+        DIALLER_CANARY,
         KEY_CANARY,
         HOOK_CANARY,
     ];
@@ -113,6 +115,26 @@ impl Respond for Statuses {
         ResponseTemplate::new(self.0[nth.min(self.0.len() - 1)])
     }
 }
+
+/// A VICIdial that repeats every request in its error, as the real one does.
+struct Repeating {
+    /// It refuses the login.
+    locked: bool,
+}
+
+impl Respond for Repeating {
+    fn respond(&self, request: &Request) -> ResponseTemplate {
+        let form = String::from_utf8_lossy(&request.body);
+        let text = match form.contains("function=logged_in_agents") {
+            _ if self.locked => format!("ERROR: Invalid Username/Password: |{form}|"),
+            true => format!("user|callerid\n7001|{VICI_CALL}\n"),
+            false => format!("ERROR: something is not right {form} - {form}|"),
+        };
+        ResponseTemplate::new(200).set_body_string(text)
+    }
+}
+
+const VICI_CALL: &str = "V1231456150000402027";
 
 async fn server(respond: impl Respond + 'static) -> MockServer {
     let server = MockServer::start().await;
@@ -236,6 +258,10 @@ fn configuration(addresses: &[(&str, String)]) -> String {
          [recording.webhook]\nurl = \"<hook>/crm\"\nsecret = \"whsec_{HOOK_CANARY}\"\n\
          [pbx.main]\nmode = \"sip\"\n[pbx.main.sip]\nregistrar = \"<pbx>\"\nusername = \"ai\"\n\
          password = \"{SIP_CANARY}\"\n\
+         [pbx.main.vicidial]\nurl = \"<dialler>\"\nuser = \"api\"\n\
+         password = \"{DIALLER_CANARY}\"\ndirectory = \"<directory>\"\n\
+         [pbx.asterisk.vicidial]\nurl = \"<locked>\"\nuser = \"api\"\n\
+         password = \"{DIALLER_CANARY}\"\ndirectory = \"<directory>\"\n\
          [pbx.refused]\nmode = \"sip\"\n[pbx.refused.sip]\nregistrar = \"<third>\"\n\
          username = \"8001\"\npassword = \"{WRONG_CANARY}\"\n\
          [pbx.tls]\nmode = \"sip\"\nsip = {{ register = false, peers = [\"<second>\"] }}\n\
@@ -257,13 +283,15 @@ async fn secrets_appear_in_nothing_that_the_program_writes() {
     let directory = tempfile::tempdir().unwrap();
     let net = Net::new();
     let (pbx, second) = (Pbx::udp(net.pbx()).await, Pbx::udp(net.host(5)).await);
-    pbx.answer_with(registrar(true));
     let third = Pbx::udp(net.host(7)).await;
+    pbx.answer_with(registrar(true));
     third.answer_with(registrar(false));
     let (ai, fake) = (Ai::start(net.ai()).await, Fake::start(net.host(6)).await);
     let (store, hook) = (Store::default(), Statuses(&[500, 401, 200], AtomicU32::new(0)));
     let (store, hook) = (server(store).await, server(hook).await);
     let refusing = server(Statuses(&[401, 403], AtomicU32::new(0))).await;
+    let [dialler, locked] = [false, true].map(|locked| server(Repeating { locked }));
+    let (dialler, locked) = (dialler.await, locked.await);
     let (sip, http) = (free(net.bridge()), free(net.bridge()));
     let config = configuration(&[
         ("sip", sip.to_string()),
@@ -277,6 +305,8 @@ async fn secrets_appear_in_nothing_that_the_program_writes() {
         ("third", third.address.to_string()),
         ("fake", fake.address.to_string()),
         ("refusing", refusing.uri()),
+        ("dialler", dialler.uri()),
+        ("locked", locked.uri()),
         ("plain", refusing.address().to_string()),
     ]);
     let mut program = Program::start(directory.path(), &config);
@@ -292,35 +322,48 @@ async fn secrets_appear_in_nothing_that_the_program_writes() {
     refused.refuse("401 Unauthorized").await;
     call.refused().await;
     let mut call = pbx.call_to(sip).await;
+    call.replace = Some(("Alice".to_owned(), VICI_CALL.to_owned()));
     call.invite().await;
     let stream = opened(&ai).await;
     call.answered().await;
     call.say(0..10).await;
     stream.play_frames(0..10).await;
-    fake.world().enter("ai.1", APP, &[], Channel::caller());
+    let id = format!("vici_call_id={VICI_CALL}");
+    fake.world().enter("ai.1", APP, &[&id], Channel::caller());
     let ari = opened(&ai).await;
     fake.until("the caller is connected", |world| world.external_of("ai.1")).await;
     // the server that is dialled with TLS does not speak it
     let mut refused = second.call_to(sip).await;
     refused.invite().await;
     refused.refused().await;
-    let pages = [get(http, "/metrics").await.1, get(http, "/healthz").await.1];
-    let ready = get(http, "/readyz").await.1;
+    let pages = pages(http).await;
     call.bye().await;
     stream.stopped().await;
     fake.world().hang_up("ai.1");
     ari.stopped().await;
     program.logs("recording uploaded").await;
+    program.logs("VICIdial refuses the login").await;
+    program.logs("the status of the call cannot be corrected").await;
     until(async || hook.received_requests().await.unwrap_or_default().len() >= 3).await;
     assert!(program.stop().await.success());
+    assert!(program.log().contains("DEBUG"), "the log has all levels");
+    assert_no_canaries(directory.path(), pages);
+}
+
+async fn pages(http: std::net::SocketAddr) -> [String; 3] {
+    let page = async |path: &str| get(http, path).await.1;
+    [page("/metrics").await, page("/healthz").await, page("/readyz").await]
+}
+
+/// Neither the files of the directory nor the pages contain a secret.
+fn assert_no_canaries(directory: &Path, pages: [String; 3]) {
     let mut all = Vec::new();
-    files(directory.path(), &mut all);
-    all.extend(pages.into_iter().chain([ready]).map(|page| ("page".to_owned(), page.into_bytes())));
+    files(directory, &mut all);
+    all.extend(pages.into_iter().map(|page| ("page".to_owned(), page.into_bytes())));
     let mut found = Vec::new();
     for (name, bytes) in &all {
         find_canaries(name, bytes, &mut found);
     }
-    assert!(program.log().contains("DEBUG"), "the log has all levels");
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 

@@ -68,7 +68,10 @@ impl Application {
         let bridging = Bridging::new(channel.id.clone(), id.clone(), channel.is_up(), context);
         self.channels.insert(channel.id.clone(), call);
         let new = Box::new(NewCall { call, id, channel, args, variables: Vec::new() });
-        self.calls.insert(call, Call { bridging, created: now, asking: None });
+        self.calls.insert(
+            call,
+            Call { bridging, created: now, asking: None, refused: refused.is_some() },
+        );
         if let Some(why) = refused {
             return self.out.push_back(Output::Refused(call, why, Box::new(new.channel)));
         }
@@ -77,8 +80,9 @@ impl Application {
 
     /// Number of external media channels that exist or may exist.
     fn media(&self) -> usize {
-        let held = self.calls.values().filter(|c| c.bridging.holds_media() || c.asking.is_some());
-        held.count() + self.sweep.media
+        // a refused caller has none, and may wait for the owner of the calls
+        let holds = |c: &&Call| !c.refused && (c.bridging.holds_media() || c.asking.is_some());
+        self.calls.values().filter(holds).count() + self.sweep.media
     }
 
     /// Requests the next channel variable; after the last one, offers the call.

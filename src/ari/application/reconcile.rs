@@ -98,7 +98,8 @@ impl Application {
         let early: HashSet<&str> = self.early.iter().map(|(c, _)| c.id.as_str()).collect();
         let owned = |id: &str| owned(id) || early.contains(id);
         let (app, prefix) = (&names.app, &names.prefix);
-        let orphans = self.sweep.sort(now, &reading, app, prefix, owned);
+        let spared = self.settings.is_owned.unwrap_or(|_| false);
+        let orphans = self.sweep.sort(now, &reading, (app, prefix), owned, spared);
         self.sweep.seen = true;
         // a caller released a moment ago may still be in the list: then another reading decides
         self.last_look = !orphans.is_empty() || !self.sweep.has_suspects();

@@ -34,6 +34,7 @@ use crate::ari::client::rest::{Rest, Target};
 use crate::ari::client::rtp_capacity::RtpCapacity;
 use crate::ari::event::{self, Event};
 use crate::ari::request::{NORMAL, Outcome, RestRequest};
+use crate::call::Owner;
 use crate::call::admission::Admission;
 use crate::call::departure::Departure;
 use crate::call::end::EndReason;
@@ -70,10 +71,14 @@ pub struct AriConfig {
     pub status: Arc<PbxStatus>,
     /// For callers whom no call can be started for.
     pub overflow: Overflow,
+    /// Decides over them first.
+    pub owner: Option<Arc<dyn Owner>>,
 }
 
 /// A message to the task, from a call, an [`AriHandle`] or the closing of the socket.
 enum Internal {
+    /// The owner has not taken away the caller of a call that could not be started.
+    Left(CallKey, After),
     Request(CallKey, SourceRequest),
     /// Take no more calls.
     Stop,
@@ -209,6 +214,7 @@ impl Source {
             max_media,
             variables: pbx.variables.clone(),
             ids,
+            is_owned: config.owner.as_ref().map(|owner| owner.owns()),
         };
         let rest = Rest::new(pbx.target.clone())?;
         let (internal_tx, internal) = mpsc::channel(4 * config.max_calls + 64);
@@ -365,6 +371,7 @@ impl Source {
 
     fn on_internal(&mut self, internal: Internal) {
         match internal {
+            Internal::Left(call, after) => self.feed(Input::End(call, after)),
             Internal::Request(call, SourceRequest::Answer) => self.feed(Input::Answer(call)),
             Internal::Request(call, SourceRequest::Ringing) => self.feed(Input::Ring(call)),
             Internal::Request(call, SourceRequest::End { reason, departure }) => {
@@ -383,7 +390,7 @@ impl Source {
             }
             Internal::Request(
                 call,
-                SourceRequest::Transfer { order, destination, kind, timeout, plain },
+                SourceRequest::Transfer { order, destination, kind, timeout, plain, .. },
             ) => {
                 let wish = TransferWish { destination, kind, timeout, plain };
                 self.feed(Input::Transfer { call, order, wish });
@@ -394,6 +401,11 @@ impl Source {
             Internal::Request(call, SourceRequest::CancelTransfer) => {
                 self.feed(Input::CancelTransfer(call));
             }
+            // these are for an owner
+            Internal::Request(
+                _,
+                SourceRequest::Disposition(_) | SourceRequest::Spoken | SourceRequest::Lead { .. },
+            ) => {}
             Internal::Request(call, SourceRequest::SetVariables { order, variables }) => {
                 self.feed(Input::Order { call, order, wish: Wish::Variables(variables) });
             }

@@ -30,6 +30,7 @@ impl Source {
         let call = new.call;
         let refused = refused_call(&self.name, &new.channel);
         let context = new.channel.dialplan.context.clone();
+        let name = new.channel.caller.name.clone();
         let offered = self.make_offer(new).and_then(|(offer, host)| {
             self.admission.offer(offer)?;
             Ok(Input::Accept(call, host))
@@ -38,7 +39,7 @@ impl Source {
             Ok(input) => self.feed(input),
             Err(why) => {
                 self.calls.remove(&call);
-                self.refuse(call, EndReason::Overload, &why, &refused, &context);
+                self.refuse(call, EndReason::Overload, &why, &refused, &name, &context);
             }
         }
     }
@@ -52,7 +53,8 @@ impl Source {
                 (EndReason::Overload, format!("max_media = {} is reached", self.max_media))
             }
         };
-        self.refuse(call, reason, &why, &refused, &channel.dialplan.context);
+        let (name, context) = (&channel.caller.name, &channel.dialplan.context);
+        self.refuse(call, reason, &why, &refused, name, context);
     }
 
     fn refuse(
@@ -61,9 +63,18 @@ impl Source {
         reason: EndReason,
         why: &str,
         refused: &RefusedCall,
+        name: &str,
         context: &str,
     ) {
         let (after, fate) = overflow(reason, &self.config.overflow, context);
+        if let Some(owner) = &self.config.owner {
+            let (internal, after) = (self.internal_tx.clone(), after.clone());
+            let left = move || drop(internal.try_send(Internal::Left(call, after)));
+            if owner.take_away(name, Box::new(left)) {
+                let fate = "the owner takes the caller away";
+                return self.admission.refused(refused, reason, why, fate);
+            }
+        }
         self.admission.refused(refused, reason, why, &fate);
         self.feed(Input::End(call, after));
     }
@@ -112,6 +123,8 @@ impl Source {
             signals: admitted.signals,
             can_continue: true,
             permit: admitted.permit,
+            owned: None,
+            refused: None,
         };
         Ok((offer, host))
     }

@@ -14,7 +14,7 @@ use crate::stream::closed::Closed;
 impl Call {
     pub(super) fn on_ai_closed(&mut self, now: Instant, closed: &Closed) {
         // a failed AI was sent `stop`, and closes its stream in response
-        if matches!(self.phase, Phase::Finishing { .. }) {
+        if matches!(self.phase, Phase::Finishing { .. } | Phase::Leaving { .. }) {
             return;
         }
         match closed {
@@ -69,11 +69,13 @@ impl Call {
             _ => None,
         };
         let leave_by = self.leave_by.map(|by| (by, EndReason::Drain));
+        let left_by = self.left_by().map(|by| (by, EndReason::Internal));
         let state = State {
             heard: self.hearing.receiver.last_heard(),
             on_hold: self.is_on_hold(),
             talking: self.phase == Phase::Talking,
-            finish_by: until.into_iter().chain(leave_by).min_by_key(|(at, _)| *at),
+            leaves: self.leaves(),
+            finish_by: [until, leave_by, left_by].into_iter().flatten().min_by_key(|(at, _)| *at),
         };
         self.limits.earliest(&self.past, state)
     }
@@ -85,11 +87,27 @@ impl Call {
     }
 
     pub(super) fn end_with(&mut self, reason: EndReason, request: Option<SourceRequest>) {
+        if let Phase::Leaving { reason } = self.phase {
+            return match request {
+                // the source has ended it, as the owner wanted
+                None => self.ended(reason),
+                Some(_) => self.give_up_leaving(reason),
+            };
+        }
+        let leaves = request.is_some() || reason == EndReason::Transferred;
         self.out.extend(request.map(Output::Request));
         self.fail_open();
         if self.phase == Phase::Talking {
             self.out.push_back(Output::Ai(ToAi::Stop));
         }
+        match self.owned.is_some() && leaves {
+            // the owner ends it, and it lasts until then
+            true => self.leave(reason),
+            false => self.ended(reason),
+        }
+    }
+
+    pub(super) fn ended(&mut self, reason: EndReason) {
         self.phase = Phase::Ended;
         self.out.push_back(Output::Ended(reason));
     }

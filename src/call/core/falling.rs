@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::call::core::leaving::TAKEN_AWAY;
 use crate::call::core::state::{Falling, Open};
 use crate::call::core::{Call, Phase};
 use crate::call::departure::Departure;
@@ -33,6 +34,9 @@ pub(super) const WHATEVER: u32 = u32::MAX;
 impl Call {
     /// The AI has failed, or an order sends the caller down the ladder.
     pub(super) fn ai_failed(&mut self, now: Instant, reason: EndReason) {
+        if self.leaves() {
+            return;
+        }
         self.leave_ai();
         if self.orders.decide() && self.past.answered.is_some() {
             // what the AI said before it is played, and then its outcome decides
@@ -60,7 +64,7 @@ impl Call {
             Phase::Talking => self.out.push_back(Output::Ai(ToAi::Stop)),
             // it is still being dialled, or its stream has not started
             Phase::Connecting => self.out.push_back(Output::CloseAi),
-            Phase::Finishing { .. } | Phase::Ended => {}
+            Phase::Finishing { .. } | Phase::Leaving { .. } | Phase::Ended => {}
         }
     }
 
@@ -77,7 +81,8 @@ impl Call {
 
     /// All calls have to end, so the caller goes down the ladder, for a limited time.
     pub(super) fn dismiss(&mut self, now: Instant, reason: EndReason) {
-        self.leave_by = Some(now + LEAVE);
+        let time = if self.owned.is_some() { TAKEN_AWAY } else { LEAVE };
+        self.leave_by = Some(now + time);
         self.interrupt(now, reason);
     }
 
@@ -114,6 +119,8 @@ impl Call {
             match rung {
                 // these are not the AI's fault, and another AI would not be better off
                 Rung::Ai(_) if self.leave_by.is_some() || self.unrecorded => {}
+                // there is no room at any AI
+                Rung::Ai(_) if reason == EndReason::Overload => {}
                 Rung::Ai(ai) => {
                     self.out.push_back(Output::Step(rung));
                     return self.dial_ai(ai, None);
@@ -124,7 +131,8 @@ impl Call {
                         return self.out.push_back(Output::Step(rung));
                     }
                 }
-                Rung::Transfer(ref to) if connected => {
+                // an owner takes unanswered callers, too
+                Rung::Transfer(ref to) if connected || self.owned.is_some() => {
                     if self.falls_to(to) {
                         return self.out.push_back(Output::Step(rung));
                     }
@@ -167,7 +175,7 @@ impl Call {
             return false;
         }
         let (kind, on_fail) = (TransferKind::Blind, OnFail::Ladder);
-        let transfer = Transfer { to: to.to_owned(), kind, timeout: RING, on_fail };
+        let transfer = Transfer { to: to.to_owned(), kind, timeout: RING, on_fail, status: None };
         self.transfer(NOBODYS, transfer, &Sender::Ai);
         matches!(self.orders.open.get(&NOBODYS), Some(Open::Transferring(_)))
     }
@@ -218,6 +226,7 @@ impl Call {
 
     /// The AI is gone, and nothing that is open decides any more what becomes of the caller.
     pub(super) fn settle(&mut self, now: Instant) {
+        self.settle_leaving(now);
         let Phase::Finishing { reason, until: None } = self.phase else { return };
         if self.past.answered.is_none() || self.orders.pending() || self.playing.has_audio() {
             return;

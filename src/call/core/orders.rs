@@ -10,7 +10,8 @@ use crate::call::core::{Call, Phase};
 use crate::call::end::EndReason;
 use crate::call::words::Output;
 use crate::command::{
-    Cause, Command, Digits, Failure, Order, RecordCommand, Reply, Sender, Side, When,
+    Cause, Command, Digits, Disposition, Failure, Order, RecordCommand, Reply, Sender, Side,
+    Transfer, When,
 };
 use crate::media::g711::Law;
 use crate::media::playout::Cue;
@@ -27,6 +28,9 @@ impl Call {
     pub(super) fn on_order(&mut self, now: Instant, number: u32, order: Order) {
         let Order { command, by, when, .. } = order;
         self.past.ai_heard |= by == Sender::Ai;
+        if self.leaves() {
+            return self.reply(number, Reply::Failed(Failure::Ended));
+        }
         let most = MAX_OPEN[usize::from(by != Sender::Ai)];
         let ends = matches!(command, Command::Hangup { .. }) && when == When::Now;
         if self.orders.open.len() >= most && !ends {
@@ -50,7 +54,15 @@ impl Call {
     fn is_possible(&self, command: &Command) -> Result<(), Failure> {
         let connected = self.past.answered.is_some();
         match command {
-            Command::Hangup { .. } | Command::Disposition(_) => Ok(()),
+            Command::Disposition(Disposition { status, .. }) => self.may_have(status),
+            Command::Hangup { status, .. } => {
+                status.as_deref().map_or(Ok(()), |s| self.may_have(s))
+            }
+            Command::Transfer(Transfer { status: Some(status), .. })
+                if self.may_have(status).is_err() =>
+            {
+                Err(Failure::BadStatus)
+            }
             Command::Transfer(transfer) if self.transfers.find(&transfer.to).is_none() => {
                 Err(Failure::NotAllowed)
             }
@@ -58,6 +70,7 @@ impl Call {
             _ if !connected => Err(Failure::WrongState),
             Command::Play(name) if !self.prompts.contains_key(name) => Err(Failure::NoSuchPrompt),
             Command::Record(_) if self.record.is_none() => Err(Failure::NotRecorded),
+            Command::Lead(_) if self.owned.is_none() => Err(Failure::Unsupported),
             Command::SetVariables(_) if !self.can_continue => Err(Failure::Unsupported),
             Command::SetVariables(all) => {
                 let allowed = all.iter().all(|(name, _)| self.variables.allow(name));
@@ -72,6 +85,23 @@ impl Call {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Checks the status of a disposition.
+    fn may_have(&self, status: &str) -> Result<(), Failure> {
+        let Some(owned) = self.owned else { return Ok(()) };
+        let plain = status.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        if plain && status.len() <= owned.max_status { Ok(()) } else { Err(Failure::BadStatus) }
+    }
+
+    /// Sets the disposition of the call, if there is one.
+    pub(super) fn dispose(&mut self, disposition: Option<Disposition>) {
+        let Some(disposition) = disposition else { return };
+        if self.owned.is_some() {
+            let request = SourceRequest::Disposition(disposition.status.clone());
+            self.out.push_back(Output::Request(request));
+        }
+        self.out.push_back(Output::Disposition(disposition));
     }
 
     /// Takes the cues whose audio has been played: marks return to the AI once its stream has
@@ -156,7 +186,8 @@ impl Call {
 
     fn carry_out(&mut self, now: Instant, number: u32, command: Command, by: &Sender) {
         match command {
-            Command::Hangup { cause } => {
+            Command::Hangup { cause, status } => {
+                self.dispose(status.map(Disposition::of_status));
                 self.reply(number, Reply::Done);
                 self.hang_up(cause, by);
             }
@@ -187,12 +218,15 @@ impl Call {
                 self.playing.announce(now, &prompt, Some(number));
                 self.wait_for_order();
             }
+            Command::Lead(change) => {
+                self.ask(number, Open::Asked, SourceRequest::Lead { order: number, change });
+            }
             Command::SetVariables(variables) => {
                 let request = SourceRequest::SetVariables { order: number, variables };
                 self.ask(number, Open::Asked, request);
             }
             Command::Disposition(disposition) => {
-                self.out.push_back(Output::Disposition(disposition));
+                self.dispose(Some(disposition));
                 self.reply(number, Reply::Done);
             }
             Command::Transfer(transfer) => self.transfer(number, transfer, by),

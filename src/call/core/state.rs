@@ -117,6 +117,8 @@ pub(super) struct Transferring {
     pub was_held: bool,
     pub on_fail: OnFail,
     pub by: Sender,
+    /// The status of the call's disposition, if it succeeds.
+    pub status: Option<String>,
     /// True once the AI talks to the target.
     pub consulting: bool,
 }

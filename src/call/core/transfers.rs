@@ -9,7 +9,9 @@ use crate::call::core::state::{Open, Transferring};
 use crate::call::core::{Call, Phase};
 use crate::call::end::EndReason;
 use crate::call::words::Output;
-use crate::command::{ANSWERED, Cause, Failure, OnFail, Reply, Sender, Transfer, TransferKind};
+use crate::command::{
+    ANSWERED, Cause, Disposition, Failure, OnFail, Reply, Sender, Transfer, TransferKind,
+};
 use crate::stream::{CallState, ToAi};
 
 impl Call {
@@ -25,18 +27,29 @@ impl Call {
         let Some(destination) = self.transfers.find(&transfer.to) else {
             return self.reply(number, Reply::Failed(Failure::NotAllowed));
         };
+        if destination.in_group && self.owned.is_none() {
+            return self.reply(number, Reply::Failed(Failure::Unsupported));
+        }
         if self.transferring().is_some() {
             return self.reply(number, Reply::Failed(Failure::WrongState));
         }
-        let Transfer { kind, timeout, on_fail, .. } = transfer;
+        let Transfer { kind, timeout, on_fail, status, .. } = transfer;
         // only then may the PBX keep the caller if it fails; in a shutdown there is no time to wait
         // for the target
         let keeps = on_fail == OnFail::Hangup || self.leave_by.is_some();
         let plain = keeps && kind == TransferKind::Blind;
-        let request = SourceRequest::Transfer { order: number, destination, kind, timeout, plain };
+        let of_request = status.clone();
+        let request = SourceRequest::Transfer {
+            order: number,
+            destination,
+            kind,
+            timeout,
+            plain,
+            status: of_request,
+        };
         let by = by.clone();
         let was_held = self.orders.held;
-        let transferring = Transferring { kind, was_held, on_fail, by, consulting: false };
+        let transferring = Transferring { kind, was_held, on_fail, by, status, consulting: false };
         self.ask(number, Open::Transferring(transferring), request);
         // from now on the transfer decides whether the caller hears music
         (self.orders.away, self.orders.held) = (true, false);
@@ -113,6 +126,7 @@ impl Call {
     ) {
         self.orders.away = false;
         let Err(failure) = result else {
+            self.dispose(transferring.status.clone().map(Disposition::of_status));
             self.out.push_back(Output::Transferred);
             self.tell(CallState::Transferred);
             self.reply(number, Reply::Done);

@@ -14,12 +14,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinError;
 use tracing::{debug, warn};
 
+use crate::call::admission::Permit;
 use crate::call::core::Call;
 use crate::call::counters::PlayoutFloor;
 use crate::call::end::EndReason;
 use crate::call::ended::{Given, Record};
 use crate::call::leg::Channel;
-use crate::call::live::{EventKind, EventSink, LiveCall};
+use crate::call::live::{EventKind, EventSink, LiveCall, State as LiveState};
 use crate::call::recordings::CallRecordings;
 use crate::call::words::{Input, Output, Seeds};
 use crate::call::worker::desk::Desk;
@@ -92,7 +93,9 @@ pub fn live_call(offer: &Offer, config: &CallConfig) -> Arc<LiveCall> {
     let account = config.ais.first().map(|ai| ai.account_sid.clone()).unwrap_or_default();
     let ids = [offer.id.clone(), call_sid, account];
     let parties = [&offer.from_number, &offer.from_name, &offer.to_number].map(String::clone);
-    Arc::new(LiveCall::new(ids, offer.pbx.clone(), parties, offer.native_id.clone()))
+    let call = LiveCall::new(ids, offer.pbx.clone(), parties, offer.native_id.clone());
+    call.update(|state| state.details = parameters::recorded(offer.added.entries()));
+    Arc::new(call)
 }
 
 /// Replies that are kept until the AI's stream has started.
@@ -105,6 +108,8 @@ pub(super) struct Running {
     /// The AI that was dialled last.
     current: usize,
     pub redial: Option<Redial>,
+    /// Messages about the call that the owner sent after the AI's stream started.
+    late: Vec<ToAi>,
     /// Replies for the AI from before the start of its stream; `None` after that.
     early_replies: Option<Vec<ToAi>>,
     info: StreamInfo,
@@ -146,12 +151,16 @@ impl Running {
         let cname = format!("{}@trunkless", offer.id);
         let (signalling, remote) = (offer.leg.signalling, offer.remote);
         let (now, can_continue) = (Instant::now(), offer.can_continue);
-        let call = Call::new(now, config, signalling, remote, can_continue, seeds(), cname);
+        let mut call = Call::new(now, config, signalling, remote, can_continue, seeds(), cname);
+        if let Some(owned) = &offer.owned {
+            call.own((!owned.wait.is_zero()).then(|| now + owned.wait), owned.max_status);
+        }
         Running {
             recordings: CallRecordings::new(config.recorder.clone(), &offer, &info),
             config: config.clone(),
             current: 0,
             redial: None,
+            late: Vec::new(),
             early_replies: Some(Vec::new()),
             desk: Desk::new(&offer.id),
             observed,
@@ -204,6 +213,7 @@ impl Running {
                 None => rare_events.commands = None,
             }
         }
+        self.learn(now, cx);
         if let Some(connecting) = &mut rare_events.connecting
             && !self.call.is_ended()
             && let Poll::Ready(connected) = Pin::new(&mut connecting.0).poll(cx)
@@ -220,10 +230,44 @@ impl Running {
         }
     }
 
+    /// Takes the reports of the call's owner. Until the AI's stream starts they become parameters;
+    /// after that the AI gets them in a message of its own.
+    fn learn(&mut self, now: Instant, cx: &mut Context<'_>) {
+        while let Some(owned) = &mut self.offer.owned
+            && let Poll::Ready(known) = owned.known.poll_recv(cx)
+        {
+            let Some(known) = known else {
+                // nothing else will arrive
+                self.offer.owned = None;
+                return self.call.handle(now, Input::Known);
+            };
+            for (name, value) in &known {
+                // for another AI
+                self.offer.added.detail(name, value);
+            }
+            let new = known.into_iter().filter(|(name, value)| {
+                !value.is_empty() && !self.info.parameters.iter().any(|(known, _)| known == name)
+            });
+            let new: Vec<(String, String)> = new.collect();
+            self.info.parameters.extend(new.iter().cloned());
+            self.recordings.learn(&self.info.parameters);
+            let details = parameters::recorded(&self.info.parameters);
+            self.observed.call.update(|state| state.details = details);
+            match &mut self.ai {
+                Some(ai) if self.early_replies.is_some() => ai.add_parameters(new),
+                Some(_) if !new.is_empty() => {
+                    self.late.push(ToAi::Parameters(Box::new(new)));
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Carries out what the call has decided. Returns the end reason if the call is over.
     pub fn act(&mut self, now: Instant, scratch: &mut Scratch) -> Option<EndReason> {
         loop {
-            for message in std::mem::take(&mut self.desk.unusable) {
+            let unusable = std::mem::take(&mut self.desk.unusable);
+            for message in unusable.into_iter().chain(std::mem::take(&mut self.late)) {
                 self.send(now, message, scratch);
             }
             while let Some(output) = self.call.poll() {
@@ -276,6 +320,7 @@ impl Running {
                     Output::Recording { command, index, law } => {
                         self.recordings.command(command, index, law);
                     }
+                    Output::Leaving => self.offer.permit = Permit::none(),
                     Output::Ended(reason) => self.ended = Some(reason),
                 }
             }
@@ -461,7 +506,7 @@ impl Running {
     pub fn finish(mut self, reason: EndReason) -> (Record, Option<AiSocket>) {
         let summary = self.call.summary(Instant::now());
         let commands = self.desk.close(&self.observed);
-        let disposition = self.observed.call.state().disposition;
+        let LiveState { disposition, details, .. } = self.observed.call.state();
         let outcome = outcome(&commands, disposition.as_ref());
         let (recordings, lost_ms) = self.recordings.finish(reason, &summary, outcome);
         let dropped = self.ai_counts.dropped_audio;
@@ -469,7 +514,8 @@ impl Running {
         self.lines.ended(reason, self.hangup_cause, &summary, dropped, lost_ms);
         let id = self.offer.id.clone();
         let (ai, ai_end) = (self.ai_counts, self.ai_end);
-        let record = Record { id, reason, summary, ai, ai_end, recordings, commands, disposition };
+        let record =
+            Record { id, reason, summary, ai, ai_end, recordings, commands, disposition, details };
         self.observed.event(&EventKind::Ended(&record));
         (record, self.ai)
     }

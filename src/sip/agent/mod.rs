@@ -289,6 +289,11 @@ impl Agent {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// True until the call is over.
+    pub fn has_call(&self, call: CallKey) -> bool {
+        self.calls.contains_key(&call)
+    }
+
     /// True if the address belongs to a configured PBX or to a call.
     pub fn knows(&self, ip: IpAddr) -> bool {
         self.accounts_at(ip).next().is_some() || self.dialled.contains(&ip) || self.was_at(ip)

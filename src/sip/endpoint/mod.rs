@@ -29,7 +29,7 @@ use tracing::{debug, warn};
 use crate::call::admission::Admission;
 use crate::call::fault_point::fault_point_of_message;
 use crate::call::ladder::Overflow;
-use crate::call::{RemoteMedia, Signal, SourceRequest};
+use crate::call::{Owner, RemoteMedia, Signal, SourceRequest};
 use crate::sip::agent::{
     AccountConfig, AccountId, Agent, AgentConfig, CallKey, Command, Event, Input, Output, Route,
 };
@@ -58,6 +58,8 @@ pub struct Peer {
     pub port_probe: bool,
     /// For callers whom no call can be started for.
     pub overflow: Overflow,
+    /// Decides over them first.
+    pub owner: Option<Arc<dyn Owner>>,
 }
 
 pub struct EndpointConfig {
@@ -84,6 +86,8 @@ enum Internal {
     Closed { account: AccountId, remote: SocketAddr, was_open: bool },
     /// The next lookup is due.
     ResolveAgain(AccountId),
+    /// The owner has not taken away the caller of a call that could not be started.
+    Left(AccountId, CallKey),
     /// No AI can be reached for the calls of this PBX, or one can again.
     AiDown(AccountId, bool),
     /// Notify the sender when no call is left.
@@ -453,6 +457,10 @@ impl Endpoint {
                 }
             }
             Internal::ResolveAgain(account) => self.resolve(account),
+            Internal::Left(account, call) => {
+                self.turn_away(account, call);
+                self.drain();
+            }
             Internal::AiDown(account, down) => self.on_ai_down(account, down),
             Internal::Idle(done) => {
                 self.idle = Some(done);

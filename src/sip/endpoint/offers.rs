@@ -6,14 +6,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
-use crate::call::admission::{RefusedCall, clip};
+use crate::call::admission::{Admitted, RefusedCall, clip};
 use crate::call::end::EndReason;
 use crate::call::fault_point::fault_point;
 use crate::call::ladder::Overflow;
 use crate::call::leg::Leg;
 use crate::call::parameters::Added;
 use crate::call::{Offer, RemoteMedia, SourceRequest};
-use crate::sip::agent::{CallKey, Command, Input, Invite, Refused};
+use crate::sip::agent::{AccountId, CallKey, Command, Input, Invite, Refused};
 use crate::sip::endpoint::counters::count_refused;
 use crate::sip::endpoint::translate::{refusal, remote_media, short_id};
 use crate::sip::endpoint::{CallLink, Endpoint, Internal};
@@ -28,23 +28,47 @@ impl Endpoint {
         fault_point("invite", &invite.headers);
         self.admission.count();
         let (call, account) = (invite.call, invite.account);
+        let name = invite.from_name.clone().unwrap_or_default();
         let refused = RefusedCall {
             pbx: self.peers[invite.account].name.to_string(),
             native_id: clip(&invite.sip_call_id),
             from_number: clip(&invite.from_user),
         };
         let reason = if self.draining { EndReason::Drain } else { EndReason::Overload };
-        let offered = match self.draining {
-            true => Err("trunkless is shutting down".to_owned()),
-            false => self.make_offer(invite).and_then(|offer| self.admission.offer(offer)),
-        };
+        let offered =
+            self.admit(account, &refused, reason, &name).and_then(|(admitted, reason)| {
+                let offer = self.make_offer(invite, admitted, reason);
+                self.admission.offer(offer)
+            });
         if let Err(why) = offered {
             self.calls.remove(&call);
-            let (command, code, fate) = overflow(call, &self.peers[account].overflow);
+            if self.is_taken_away(account, call, &name) {
+                let fate = "the owner takes the caller away";
+                return self.admission.refused(&refused, reason, &why, fate);
+            }
+            let fate = overflow(call, &self.peers[account].overflow).2;
             self.admission.refused(&refused, reason, &why, &fate);
-            count_refused(Some("INVITE"), code);
-            self.agent.handle(Instant::now(), Input::Command(command));
+            self.turn_away(account, call);
         }
+    }
+
+    /// Asks the owner of a call that cannot be started to take the caller away. Until then, the
+    /// INVITE is not answered.
+    fn is_taken_away(&self, account: AccountId, call: CallKey, name: &str) -> bool {
+        let Some(owner) = &self.peers[account].owner else { return false };
+        let internal = self.internal_tx.clone();
+        let left = move || drop(internal.try_send(Internal::Left(account, call)));
+        owner.take_away(name, Box::new(left))
+    }
+
+    /// Refuses or redirects a call that cannot be started. Does nothing if it is gone.
+    pub(super) fn turn_away(&mut self, account: AccountId, call: CallKey) {
+        if !self.agent.has_call(call) {
+            return;
+        }
+        let (command, code, _) = overflow(call, &self.peers[account].overflow);
+        count_refused(Some("INVITE"), code);
+        self.agent.handle(Instant::now(), Input::Command(command));
     }
 
     /// Media at another address than the signalling may be anyone's, unless it is listed.
@@ -84,9 +108,41 @@ impl Endpoint {
         }
     }
 
-    fn make_offer(&mut self, invite: Invite) -> Result<Offer, String> {
+    /// Admits a call, and returns the reason why it may not go to its AI, if so: then its owner
+    /// takes the caller away.
+    fn admit(
+        &mut self,
+        account: AccountId,
+        call: &RefusedCall,
+        reason: EndReason,
+        name: &str,
+    ) -> Result<(Admitted, Option<EndReason>), String> {
+        let (now, peer) = (Instant::now(), &self.peers[account]);
+        let admitted = match self.draining {
+            true => Err("trunkless is shutting down".to_owned()),
+            false => self.admission.admit(&peer.name, now),
+        };
+        let why = match admitted {
+            Ok(admitted) => return Ok((admitted, None)),
+            Err(why) => why,
+        };
+        if !peer.owner.as_ref().is_some_and(|owner| owner.owns()(name)) {
+            return Err(why);
+        }
+        let admitted =
+            self.admission.admit_beyond(now).map_err(|error| format!("{why}; {error}"))?;
+        let fate = "the owner takes the caller away";
+        self.admission.log_refused(call, reason, &why, fate);
+        Ok((admitted, Some(reason)))
+    }
+
+    fn make_offer(
+        &mut self,
+        invite: Invite,
+        admitted: Admitted,
+        refused: Option<EndReason>,
+    ) -> Offer {
         let peer = &self.peers[invite.account];
-        let admitted = self.admission.admit(&peer.name, Instant::now())?;
         let leg = Leg::new(admitted.ports, invite.local_ip, invite.signalling);
         let link = CallLink {
             signals: admitted.signals_tx,
@@ -118,7 +174,7 @@ impl Endpoint {
         });
         let sid_seed = format!("{}|{}", invite.sip_call_id, invite.from_tag);
         let unix = SystemTime::now().duration_since(UNIX_EPOCH);
-        Ok(Offer {
+        Offer {
             id: short_id(&sid_seed, unix.unwrap_or_default()),
             pbx: peer.name.clone(),
             from_number: clip(&invite.from_user),
@@ -134,7 +190,9 @@ impl Endpoint {
             // a SIP device cannot send the caller back to the dialplan
             can_continue: false,
             permit: admitted.permit,
-        })
+            owned: None,
+            refused,
+        }
     }
 }
 

@@ -38,10 +38,14 @@ impl Endpoint {
                     self.press_next(call);
                 }
             }
-            SourceRequest::SetVariables { order, .. } => {
+            SourceRequest::SetVariables { order, .. } | SourceRequest::Lead { order, .. } => {
                 self.reply(call, order, Err(Failure::Unsupported));
             }
-            SourceRequest::Answer | SourceRequest::Ringing | SourceRequest::End { .. } => {}
+            SourceRequest::Answer
+            | SourceRequest::Ringing
+            | SourceRequest::End { .. }
+            | SourceRequest::Disposition(_)
+            | SourceRequest::Spoken => {}
         }
     }
 

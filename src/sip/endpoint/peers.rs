@@ -9,8 +9,8 @@ use tokio::task::AbortHandle;
 use tracing::field::display;
 use tracing::{info, warn};
 
-use crate::call::Signal;
 use crate::call::ladder::Overflow;
+use crate::call::{Owner, Signal};
 use crate::sip::agent::{AccountId, AiDown, CallKey, Command, Route, Routes};
 use crate::sip::endpoint::counters::{CONFLICTS, REGISTRATIONS_LOST};
 use crate::sip::endpoint::port_probe::probe;
@@ -51,6 +51,7 @@ pub(super) struct PeerState {
     pub x_headers: Vec<String>,
     pub sip_headers: Vec<String>,
     pub overflow: Overflow,
+    pub owner: Option<Arc<dyn Owner>>,
     ai_down: AiDown,
     /// Networks of the PBX's media, if they are configured.
     pub media_peers: Vec<Network>,
@@ -83,6 +84,7 @@ impl PeerState {
             x_headers: peer.x_headers.clone(),
             sip_headers: peer.sip_headers.clone(),
             overflow: peer.overflow.clone(),
+            owner: peer.owner.clone(),
             ai_down: peer.account.ai_down,
             media_peers: peer.account.media_peers.clone(),
             has_ranges: !peer.account.ranges.is_empty(),

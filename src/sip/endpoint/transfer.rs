@@ -57,7 +57,8 @@ impl Transfer {
 
 impl Endpoint {
     pub(super) fn start_transfer(&mut self, call: CallKey, request: SourceRequest) {
-        let SourceRequest::Transfer { order, destination, kind, timeout, plain } = request else {
+        let SourceRequest::Transfer { order, destination, kind, timeout, plain, .. } = request
+        else {
             return;
         };
         let Some(link) = self.calls.get_mut(&call) else { return };

@@ -64,6 +64,7 @@ pub(super) fn settings(max_media: usize) -> Settings {
         max_media,
         variables: vec!["CAMPCUST".into()],
         ids: Ids { seconds: 1_795_000_000, seed: 7 },
+        is_owned: None,
     }
 }
 

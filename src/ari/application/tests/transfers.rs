@@ -16,7 +16,8 @@ const ORDER: u32 = 5;
 
 impl Pbx {
     fn transfer(&mut self, call: CallKey, kind: TransferKind) {
-        let destination = Destination { context: None, exten: "600".into(), priority: 1 };
+        let destination =
+            Destination { context: None, exten: "600".into(), priority: 1, in_group: false };
         let timeout = Duration::from_secs(20);
         let wish = TransferWish { destination, kind, timeout, plain: false };
         self.feed(Input::Transfer { call, order: ORDER, wish });
