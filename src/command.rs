@@ -82,8 +82,6 @@ pub enum LeadChange {
         /// The local time, as `2026-11-24 10:00:00`.
         at: String,
         comments: String,
-        /// Only the same agent may call.
-        same_agent: bool,
     },
     /// The customer is never called again: by this campaign, or by any.
     DoNotCall { everywhere: bool },

@@ -14,7 +14,7 @@ use crate::call::{Offer, Signal, counters};
 use crate::telemetry::{Masked, Throttle};
 
 /// At most this many callers beyond the limits are kept until their owner takes them away.
-const MAX_BEYOND: usize = 64;
+pub const MAX_BEYOND: usize = 64;
 /// At most this many signals are queued for a call. Its worker normally handles them at once.
 const SIGNALS: usize = 64;
 /// Minimum time between log lines about refused calls, and how many there may be in a row.

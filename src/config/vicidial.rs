@@ -5,21 +5,24 @@ use std::time::Duration;
 
 use reqwest::Url;
 use rustls::ClientConfig;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::check::Findings;
 use crate::config::resolve::Resolver;
-use crate::config::schema::{Pbx, PbxSip, PbxVicidial, Settings};
+use crate::config::schema::{Mode, Pbx, PbxSip, PbxVicidial, Settings};
 use crate::sip::agent::AiDown;
 use crate::tls::{self, TlsError};
 use crate::vicidial::VicidialSettings;
 use crate::vicidial::api::{ApiSettings, MAX_STATUS};
 use crate::vicidial::desk::DeskSettings;
-use crate::vicidial::lead::is_custom;
+use crate::vicidial::lead::{READABLE, is_custom};
+use crate::vicidial::repair::is_undecided;
 use crate::vicidial::statuses::Statuses;
 
 /// The stream may wait for the lead's data for at most this long.
 const MAX_WAIT: Duration = Duration::from_millis(300);
+/// Leaves VICIdial enough of the time for which the phone rings.
+const MAX_ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// VICIdial logs remote agents out about 40 s after they became inactive, of which 5 s have passed.
 const MAX_DRAIN: Duration = Duration::from_secs(35);
 
@@ -71,6 +74,12 @@ impl Resolver<'_> {
         if wait_for_lead > MAX_WAIT {
             findings.error(self.source.error(&key("wait_for_lead"), "must be at most 300ms"));
         }
+        let kept = |c: char| c.is_ascii_alphanumeric() || "-.+/=_".contains(c);
+        let stripped = |password: &SecretString| !password.expose_secret().chars().all(kept);
+        if password.as_ref().is_some_and(stripped) {
+            let why = "has characters that VICIdial removes from it; use letters, digits, - and _";
+            findings.error(self.source.error(&key("password"), why));
+        }
         self.vicidial_words(keys, &key, findings);
         self.vicidial_conflicts(name, pbx, settings, findings);
         let statuses = self.statuses(keys, &key("statuses"), findings);
@@ -82,6 +91,7 @@ impl Resolver<'_> {
             api: ApiSettings { pbx: name.to_owned(), url, user, password, tls },
             remote_agent: keys.remote_agent.clone(),
             directory: keys.directory.clone().into(),
+            ari: pbx.mode == Mode::Ari,
             desk: DeskSettings {
                 wait_for_lead,
                 fields: fields.collect(),
@@ -100,7 +110,10 @@ impl Resolver<'_> {
         key: &dyn Fn(&str) -> String,
         findings: &mut Findings,
     ) -> Option<Option<ClientConfig>> {
-        let parsed = Url::parse(url).ok().filter(|url| url.has_host() && url.username().is_empty());
+        let plain =
+            |url: &Url| url.has_host() && url.username().is_empty() && url.query().is_none();
+        let parsed = Url::parse(url).ok().filter(plain);
+        let parsed = parsed.filter(|url| !url.path().ends_with(".php"));
         match parsed.as_ref().map(Url::scheme) {
             Some("http") => Some(None),
             Some("https") => {
@@ -109,7 +122,7 @@ impl Resolver<'_> {
                 findings.keep(tls.map_err(failed)).map(Some)
             }
             _ => {
-                let why = "is not a URL such as \"http://192.0.2.1\"";
+                let why = "is not the URL of a web server, such as \"http://192.0.2.1\"";
                 findings.error(self.source.error(&key("url"), why));
                 None
             }
@@ -139,6 +152,11 @@ impl Resolver<'_> {
             let key = format!("pbx.{name}.sip.when_ai_is_down");
             findings.error(self.source.error(&key, why));
         }
+        if settings.calls.answer_wait.0 > MAX_ANSWER_WAIT {
+            let why = "is longer than 5s: VICIdial may need 13 s more to take a customer away, and \
+                       the phone rings for 25 s";
+            findings.warnings.push(self.source.error("calls.answer_wait", why));
+        }
         let remote = pbx.vicidial.as_ref().is_some_and(|keys| keys.remote_agent.is_some());
         if remote && settings.calls.drain.0 > MAX_DRAIN {
             let why = "is longer than 35s: after that VICIdial has logged the remote agents out, \
@@ -157,30 +175,28 @@ impl Resolver<'_> {
         let word = |text: &str| {
             !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))
         };
-        for (rest, name) in [("in_group", &keys.in_group), ("remote_agent", &keys.remote_agent)] {
-            if name.as_deref().is_some_and(|name| !word(name)) {
-                let why = "has to be a name of VICIdial's: letters, digits, _ and -";
+        for (rest, name) in [("in_group", &keys.in_group), ("user", &keys.user)] {
+            if name.as_deref().is_some_and(|name| !word(name) || name.len() < 2) {
+                let why = "has to be a name of VICIdial's: at least two letters, digits, _ and -";
                 findings.error(self.source.error(&key(rest), why));
             }
-        }
-        let given = keys.password.as_ref().map(|password| password.expose_secret());
-        let kept = |c: char| c.is_ascii_alphanumeric() || "-.+/=_".contains(c);
-        if given.is_some_and(|password| !password.chars().all(kept)) {
-            let why =
-                "has characters that VICIdial removes from it; use letters, digits and -_.+/=";
-            findings.error(self.source.error(&key("password"), why));
         }
         if let Some((field, _)) = keys.fields.iter().find(|(_, name)| name.trim().is_empty()) {
             let why = "is empty; give the name of the parameter";
             findings.error(self.source.error(&key(&format!("fields.{field}")), why));
         }
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if keys.remote_agent.as_deref().is_some_and(|first| !digits(first)) {
+            let why = "has to be the User Start of the remote agent, a number such as \"7001\"";
+            findings.error(self.source.error(&key("remote_agent"), why));
+        }
         for name in keys.custom_fields.iter().filter(|name| !is_custom(name)) {
             let why = format!("\"{name}\" is not the name of a custom field");
             findings.error(self.source.error(&key("custom_fields"), why));
         }
-        for name in keys.fields.keys().filter(|name| !word(name)) {
-            let why = format!("\"{name}\" is not the name of a field of the lead");
-            findings.error(self.source.error(&key("fields"), why));
+        for name in keys.fields.keys().filter(|name| !READABLE.contains(&name.as_str())) {
+            let why = format!("has no field of the lead; the fields are {}", READABLE.join(", "));
+            findings.error(self.source.error(&key(&format!("fields.{name}")), why));
         }
     }
 
@@ -200,6 +216,11 @@ impl Resolver<'_> {
             known.push(name);
             let Some(status) = keys.statuses.get(name) else { continue };
             let plain = status.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+            if is_undecided(status) && !status.is_empty() {
+                let why =
+                    format!("\"{status}\" is what VICIdial gives abandoned calls; set another");
+                findings.error(self.source.error(&format!("{key}.{name}"), why));
+            }
             if status.is_empty() || status.len() > MAX_STATUS || !plain {
                 let why =
                     format!("\"{status}\" is not a status of 1 to {MAX_STATUS} letters and digits");

@@ -248,15 +248,20 @@ impl<'a> Fields<'a> {
             '0' => given.is_ascii_digit(),
             _ => given == wanted,
         };
-        if at.len() != shape.len() || !at.chars().zip(shape.chars()).all(fits) {
+        let number = |from: usize| at.get(from..from + 2).and_then(|text| text.parse().ok());
+        let within = |from: usize, range: std::ops::RangeInclusive<u8>| {
+            number(from).is_some_and(|number| range.contains(&number))
+        };
+        let shaped = at.len() == shape.len() && at.chars().zip(shape.chars()).all(fits);
+        let date = shaped && within(5, 1..=12) && within(8, 1..=31);
+        if !(date && within(11, 0..=23) && within(14, 0..=59) && within(17, 0..=59)) {
             return Err("callback.at is not a time such as 2026-11-24 10:00:00".to_owned());
         }
         let comments = match self.get("comments") {
             None => String::new(),
             Some(_) => self.text("comments")?,
         };
-        let same_agent = self.word("by", &[("anyone", false), ("same_agent", true)])?;
-        Ok(Command::Lead(LeadChange::Callback { at, comments, same_agent }))
+        Ok(Command::Lead(LeadChange::Callback { at, comments }))
     }
 
     fn do_not_call(&self) -> Result<Command, String> {

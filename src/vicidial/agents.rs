@@ -42,6 +42,11 @@ impl Agents {
         Agents { api, first, known: Arc::default(), asking: Arc::default() }
     }
 
+    /// Returns the same agents, for use on another runtime.
+    pub fn apart(&self, api: Api) -> Agents {
+        Agents { api, ..self.clone() }
+    }
+
     /// Returns the agent that has this call, from an answer that is at most `at_most` old.
     ///
     /// # Errors
@@ -82,7 +87,7 @@ impl Agents {
     /// # Errors
     /// Returns the [`ApiError`] if there is no answer.
     pub async fn has_newer(&self, call: &CallId) -> Result<bool, ApiError> {
-        self.refresh(FRESH).await?;
+        self.refresh(Duration::ZERO).await?;
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let other = |row: &Row| {
             let id = row.get("callerid").and_then(|id| CallId::parse(id));

@@ -27,7 +27,7 @@ pub enum Answer {
 }
 
 /// Why a request failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Fault {
     #[error("wrong user or password, or the user is locked for 15 minutes after ten wrong ones")]
     Login,
@@ -36,6 +36,12 @@ pub enum Fault {
          its level and permissions"
     )]
     Permission,
+    #[error("the API user lacks Agent API Access 1, or is not active")]
+    NoAccess,
+    #[error("the API is off: set Agent API Active 1 in Admin > System Settings")]
+    ApiOff,
+    #[error("VICIdial does not allow this host's address: add it to its IP lists")]
+    Address,
     #[error("the function does not exist in this version of VICIdial")]
     NoFunction,
     #[error("no agent of this name is logged in")]
@@ -58,6 +64,21 @@ pub enum Fault {
     Unreadable,
 }
 
+impl Fault {
+    /// True for a fault that lasts until an admin of VICIdial corrects it.
+    pub fn is_for_an_admin(self) -> bool {
+        matches!(
+            self,
+            Fault::Permission
+                | Fault::NoAccess
+                | Fault::ApiOff
+                | Fault::Address
+                | Fault::NoFunction
+                | Fault::NoRemoteAgent
+        )
+    }
+}
+
 /// Rows with the names of their columns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rows {
@@ -75,6 +96,7 @@ impl Answer {
         match first {
             None => Answer::Failed(Fault::NoFunction),
             Some(line) if line.starts_with("SUCCESS") => Answer::Done,
+            Some(line) if is_refusal(line) => Answer::Failed(Fault::Refused),
             // a second line may have an error: that there was nothing to change
             Some(line) if line.starts_with("NOTICE") => Answer::Done,
             Some(line) if line.starts_with("ERROR") => Answer::failed(line),
@@ -115,6 +137,10 @@ impl Answer {
             () if has("NO LOGGED IN AGENTS") || has("NO RECORDINGS") => return Answer::Nothing,
             // it is so already
             () if has("ALREADY EXISTS") || has("NO RECORDS UPDATED") => return Answer::Done,
+            // the password is right, as one of the values says
+            () if has("INVALID USERNAME") && line.contains("|GOOD|") => Fault::NoAccess,
+            () if has("API NOT ACTIVE") => Fault::ApiOff,
+            () if has("IP ADDRESS IS NOT ALLOWED") => Fault::Address,
             () if has("INVALID USERNAME") || has("TOO MANY") || has("LOGIN INCORRECT") => {
                 Fault::Login
             }
@@ -131,6 +157,12 @@ impl Answer {
             () => Fault::Refused,
         })
     }
+}
+
+/// True for a notice that only a part was done.
+fn is_refusal(line: &str) -> bool {
+    let line = line.to_ascii_uppercase();
+    line.starts_with("NOTICE") && (line.contains("NOT ADDED") || line.contains("NOT UPDATED"))
 }
 
 impl Rows {
@@ -181,6 +213,16 @@ mod tests {
                 Answer::Failed(Fault::Refused),
             ),
             ("ERROR: no user found - 6666", Answer::Failed(Fault::NotLoggedIn)),
+            (
+                "ERROR: Invalid Username/Password: |b|right|1|0|GOOD|0|api|SELECT",
+                Answer::Failed(Fault::NoAccess),
+            ),
+            ("ERROR: System API NOT ACTIVE", Answer::Failed(Fault::ApiOff)),
+            ("ERROR: Your IP Address is not allowed: x", Answer::Failed(Fault::Address)),
+            (
+                "NOTICE: update_lead SCHEDULED CALLBACK NOT ADDED, CAMPAIGN NOT VALID - 402027|X",
+                Answer::Failed(Fault::Refused),
+            ),
             ("ERROR: add_dnc_phone DNC NUMBER ALREADY EXISTS - 6666|7275551212", Answer::Done),
             ("ERROR: update_log_entry NO RECORDS UPDATED - 6666|T|M1|SALEX|SALEX|1", Answer::Done),
             (

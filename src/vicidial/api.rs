@@ -295,12 +295,18 @@ impl Api {
     /// Returns the [`ApiError`]; [`Fault::NoLead`] if there is no such lead.
     pub async fn lead(&self, lead: &str, wanted: &[&str]) -> Result<Row, ApiError> {
         let fields = [("function", "lead_all_info"), ("lead_id", lead)];
-        let rows = self.ask_rows(&fields).await?;
-        if let Some(row) = rows.whole().next() {
-            return Ok(row);
-        }
-        if rows.broken() == 0 {
-            return Err(ApiError::Fault(Fault::NoLead));
+        match self.ask_rows(&fields).await {
+            Ok(rows) => {
+                if let Some(row) = rows.whole().next() {
+                    return Ok(row);
+                }
+                if rows.broken() == 0 {
+                    return Err(ApiError::Fault(Fault::NoLead));
+                }
+            }
+            // before March 2021
+            Err(ApiError::Fault(Fault::NoFunction)) if !wanted.is_empty() => {}
+            Err(why) => return Err(why),
         }
         let mut row = Row::new();
         for name in wanted.iter().take(MAX_FIELDS) {
@@ -312,7 +318,7 @@ impl Api {
             let (asked, wanted) = (row.len(), wanted.len());
             warn!(
                 lead,
-                "a value of the lead has a separator in it: {asked} of {wanted} fields are known"
+                "VICIdial cannot give the fields of the lead at once: {asked} of {wanted} are known"
             );
         }
         Ok(row)
@@ -349,6 +355,10 @@ impl Api {
 
     async fn done(&self, path: &str, fields: &Fields<'_>) -> Result<(), ApiError> {
         let text = self.post(path, fields).await?;
+        if path == NON_AGENT && text.trim().is_empty() {
+            // only the agent API answers so to a function that it does not have
+            return Err(self.failed(Fault::Unreadable));
+        }
         match Answer::of_order(&text) {
             Answer::Done | Answer::Nothing | Answer::Rows(_) => Ok(()),
             Answer::Failed(fault) => Err(self.failed(fault)),

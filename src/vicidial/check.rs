@@ -80,9 +80,10 @@ pub async fn check(settings: &VicidialSettings, expected: &Expected) -> Vec<Find
         }
     }
     findings.extend(functions(&api, settings).await);
-    // the fault has been reported
-    let agents = api.agents().await.unwrap_or_default();
-    findings.extend(lines(settings, expected, &agents));
+    // its fault has been reported
+    if let Ok(agents) = api.agents().await {
+        findings.extend(lines(settings, expected, &agents));
+    }
     findings.extend(in_group(&api, settings).await);
     findings
 }
@@ -123,14 +124,9 @@ fn with_remedy(function: &str, why: &ApiError) -> String {
 /// True for the faults that a request for nothing shows. The others mean that it was understood.
 fn is_of_the_user(error: &ApiError) -> bool {
     match error {
-        ApiError::Fault(fault) => matches!(
-            fault,
-            Fault::Login
-                | Fault::Permission
-                | Fault::NoFunction
-                | Fault::NoRemoteAgent
-                | Fault::Unreadable
-        ),
+        ApiError::Fault(fault) => {
+            matches!(fault, Fault::Login | Fault::Unreadable) || fault.is_for_an_admin()
+        }
         _ => true,
     }
 }
@@ -168,18 +164,27 @@ fn lines(settings: &VicidialSettings, expected: &Expected, agents: &[Row]) -> Ve
     };
     let mut findings = vec![Finding::new(format!("remote agents: {count} lines"), verdict)];
     let extension = row.get("session_id").map(String::as_str).unwrap_or_default();
-    findings.extend(expected.phone.as_deref().map(|phone| voicemail(phone, extension)));
+    findings.push(external_extension(expected.phone.as_deref(), extension));
     findings
 }
 
-/// Customers whom trunkless does not take may reach the voicemail of the phone.
-fn voicemail(phone: &str, extension: &str) -> Finding {
+/// The extensions of the snippets in `dialplan/vicidial`.
+const SNIPPETS: [&str; 3] = ["8010", "8011", "8012"];
+
+/// VICIdial sends the calls there. Customers whom trunkless does not take may reach the voicemail.
+fn external_extension(phone: Option<&str>, extension: &str) -> Finding {
     let what = format!("External Extension {extension}");
-    let why = "this is the phone itself: while trunkless does not run, customers go to the phone's \
-               Unavailable Dialplan Forward; check that it is a human route or 8300, and not its \
-               voicemail";
-    let direct = extension == phone;
-    Finding::new(what, if direct { Verdict::Warning(why.to_owned()) } else { Verdict::Good })
+    let why = match phone {
+        Some(phone) if phone == extension => {
+            "this is the phone itself: while trunkless does not run, customers go to the phone's \
+             Unavailable Dialplan Forward; check that it is a human route or 8300, and not its \
+             voicemail"
+        }
+        _ if SNIPPETS.contains(&extension) => return Finding::new(what, Verdict::Good),
+        Some(_) => "this is neither the phone nor an extension of the snippets: do calls arrive?",
+        None => "this is not the extension of the snippet, 8010: do calls arrive?",
+    };
+    Finding::new(what, Verdict::Warning(why.to_owned()))
 }
 
 async fn in_group(api: &Api, settings: &VicidialSettings) -> Option<Finding> {

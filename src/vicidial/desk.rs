@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
@@ -153,6 +153,7 @@ impl Owner for Desk {
             signals: to_call.downgrade(),
             runtime: Handle::current(),
             state: Mutex::new(State::new(machine)),
+            changed: Notify::new(),
         });
         self.keeper.iter().for_each(|keeper| keeper.begun(&lookup.call));
         tokio::spawn(lookup.run(known));

@@ -35,9 +35,16 @@ pub struct RemoteAgents {
     pub stopping: Arc<AtomicBool>,
     /// Held while a request is made, so that an old one does not come after the last one.
     pub turn: Arc<Mutex<()>>,
+    /// Why the last request failed.
+    pub failed: Arc<Mutex<Option<ApiError>>>,
 }
 
 impl RemoteAgents {
+    pub fn new(pbx: String, api: Api, user: String) -> RemoteAgents {
+        let (stopping, turn, failed) = (Arc::default(), Arc::default(), Arc::default());
+        RemoteAgents { pbx, api, user, stopping, turn, failed }
+    }
+
     /// Follows the health of the PBX's calls until the program stops. `is_good`: calls can be taken
     /// now.
     pub async fn follow(self, is_good: impl Fn() -> bool) {
@@ -60,7 +67,7 @@ impl RemoteAgents {
                 shown = result.is_ok().then_some(good);
                 match result {
                     Ok(()) => {}
-                    Err(ApiError::Fault(Fault::NoFunction | Fault::Permission)) => {
+                    Err(ApiError::Fault(Fault::NoFunction)) => {
                         self.stopping.store(true, Ordering::Relaxed);
                         return;
                     }
@@ -96,8 +103,17 @@ impl RemoteAgents {
                 "this VICIdial is older than July 2024 and cannot be shown that calls cannot be \
                  taken; set the Unavailable Dialplan Forward of the phone"
             ),
-            Err(why) => warn!(pbx, user, active, %why, "VICIdial's remote agents are unchanged"),
+            Err(why) => {
+                // one line for each new reason
+                let mut last = self.failed.lock().await;
+                if last.as_ref() != Some(why) {
+                    warn!(pbx, user, active, %why, "VICIdial's remote agents are unchanged");
+                }
+                *last = Some(why.clone());
+                return result;
+            }
         }
+        *self.failed.lock().await = None;
         result
     }
 }

@@ -105,7 +105,9 @@ impl Keeper {
             unreadable: false,
         };
         let root = Root::new(directory);
-        let settler = Settler { root, repairs, queue: VecDeque::new(), paused: None };
+        let (queue, reported) = (VecDeque::new(), HashSet::new());
+        let started = Instant::now();
+        let settler = Settler { root, repairs, queue, paused: None, started, reported };
         let run = move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -225,6 +227,8 @@ impl Books {
                 self.save(&kept, true);
                 self.own.insert(kept.call);
             }
+            // its end may have come before
+            Message::Answered(call) | Message::Given(call, _) if !self.own.contains(&call) => {}
             Message::Answered(call) => {
                 let kept = self.load(call);
                 self.save(&Kept { answered: true, ..kept }, false);
@@ -270,6 +274,9 @@ struct Settler {
     queue: VecDeque<Item>,
     /// VICIdial is not asked before this time.
     paused: Option<Instant>,
+    started: Instant,
+    /// The faults that an admin has to correct, and that were logged.
+    reported: HashSet<Fault>,
 }
 
 impl Settler {
@@ -300,20 +307,27 @@ impl Settler {
         match self.settle(&item).await {
             Ok(()) => {}
             Err(why) if is_old(&item.kept) => self.give_up(&item.kept, &why),
-            Err(ApiError::Http(_) | ApiError::Status(_) | ApiError::Silent) => {
+            // something is wrong with the web server or the database, or with this call
+            Err(ApiError::Fault(Fault::Unreadable)) => {
+                return self.queue.push_back(again(PAUSE * (tries * tries).min(720), item));
+            }
+            Err(why) if why.may_pass() => {
                 self.paused = Some(Instant::now() + PAUSE);
                 return self.queue.push_front(item);
             }
-            Err(
-                ApiError::Stopped
-                | ApiError::Fault(Fault::Login | Fault::Permission | Fault::NoFunction),
-            ) => {
+            Err(ApiError::Stopped | ApiError::Fault(Fault::Login)) => {
                 self.paused = Some(Instant::now() + LONG_PAUSE);
                 return self.queue.push_front(item);
             }
-            Err(ApiError::Fault(Fault::NoLogEntry | Fault::Unreadable | Fault::NotLoggedIn))
-                if tries < MAX_TRIES =>
-            {
+            // the others may need other functions
+            Err(ApiError::Fault(fault)) if fault.is_for_an_admin() => {
+                if self.reported.insert(fault) {
+                    let why = fault.to_string();
+                    warn!(vici_call_id = id, why, "a status waits for an admin of VICIdial");
+                }
+                return self.queue.push_back(again(LONG_PAUSE * tries.min(60), item));
+            }
+            Err(ApiError::Fault(Fault::NoLogEntry | Fault::NotLoggedIn)) if tries < MAX_TRIES => {
                 return self.queue.push_back(again(PAUSE * tries, item));
             }
             Err(why) => self.give_up(&item.kept, &why),
@@ -331,7 +345,8 @@ impl Settler {
 
     async fn settle(&self, item: &Item) -> Result<(), ApiError> {
         let vici_call_id = item.kept.call.as_str();
-        match self.repairs.settle(&item.kept, item.tries + 1 >= MAX_TRIES).await? {
+        let (after, last) = (self.started.elapsed(), item.tries + 1 >= MAX_TRIES);
+        match self.repairs.settle(&item.kept, after, last).await? {
             Settled::AsItIs => {}
             Settled::Superseded => {
                 info!(vici_call_id, "the lead has a newer result in VICIdial, which is kept");

@@ -34,7 +34,7 @@ const FIELDS: [&str; 21] = [
 ];
 /// The parameters of the API itself, and those of `update_lead` that do more than change a value.
 /// They are not fields, even if a list calls one so.
-const RESERVED: [&str; 26] = [
+const RESERVED: [&str; 47] = [
     "add_to_hopper",
     "callback",
     "callback_comments",
@@ -42,25 +42,82 @@ const RESERVED: [&str; 26] = [
     "callback_status",
     "callback_type",
     "callback_user",
+    "called_count",
     "campaign_id",
     "custom_fields",
+    "delete_cf_data",
     "delete_lead",
     "duplicate_check",
+    "entry_date",
+    "entry_list_id",
     "force_entry_list_id",
     "function",
+    "gmt_offset_now",
     "hopper_priority",
     "insert_if_not_found",
+    "last_local_call_time",
     "lead_id",
+    "list_exists_check",
     "list_id",
     "list_id_field",
+    "local_call_time",
+    "lookup_state",
+    "modify_date",
     "no_update",
+    "ns_update",
+    "owner",
     "pass",
+    "phone_code",
+    "phone_number",
     "records",
     "remove_from_hopper",
     "reset_lead",
+    "search_location",
     "search_method",
     "source",
+    "stage",
+    "status",
+    "tz_method",
+    "update_phone_number",
     "user",
+    "user_field",
+    "vendor_search_method",
+];
+
+/// The fields of a lead that the AI may get.
+pub const READABLE: [&str; 32] = [
+    "address1",
+    "address2",
+    "address3",
+    "alt_phone",
+    "called_count",
+    "city",
+    "comments",
+    "country_code",
+    "date_of_birth",
+    "email",
+    "entry_list_id",
+    "first_name",
+    "gender",
+    "gmt_offset_now",
+    "last_local_call_time",
+    "last_name",
+    "lead_id",
+    "list_id",
+    "middle_initial",
+    "owner",
+    "phone_code",
+    "phone_number",
+    "postal_code",
+    "province",
+    "rank",
+    "security_phrase",
+    "source_id",
+    "state",
+    "status",
+    "title",
+    "user",
+    "vendor_lead_code",
 ];
 
 /// Why a lead was not changed.
@@ -80,7 +137,8 @@ impl From<ApiError> for ChangeError {
 /// The status of a call after such a change, unless the AI gives another.
 pub fn status_after(change: &LeadChange) -> Option<&'static str> {
     match change {
-        LeadChange::Callback { .. } => Some("CALLBK"),
+        // as after a callback on the agent's page: it becomes CALLBK when the time has come
+        LeadChange::Callback { .. } => Some("CBHOLD"),
         LeadChange::DoNotCall { .. } => Some("DNC"),
         LeadChange::Update(_) => None,
     }
@@ -115,18 +173,17 @@ impl Lookup {
         }
         let agent = self.agents.of(&self.call, FRESH).await?.unwrap_or_default();
         match change {
-            LeadChange::Callback { at, comments, same_agent } => {
-                let mut changes = vec![
+            LeadChange::Callback { at, comments } => {
+                let campaign = self.campaign(&agent).await?;
+                let changes = [
                     ("callback", "Y"),
                     ("callback_status", "CALLBK"),
                     ("callback_datetime", at),
                     ("callback_comments", comments),
+                    ("campaign_id", &campaign),
+                    // a remote agent has no page on which a callback of its own would appear
+                    ("callback_type", "ANYONE"),
                 ];
-                let campaign = self.campaign(&agent).await?;
-                changes.push(("campaign_id", &campaign));
-                let user = agent.get("user").filter(|_| *same_agent);
-                changes.push(("callback_type", if user.is_some() { "USERONLY" } else { "ANYONE" }));
-                changes.extend(user.map(|user| ("callback_user", user.as_str())));
                 Ok(self.api.update_lead(lead, &changes).await?)
             }
             LeadChange::DoNotCall { everywhere: true } => {
@@ -162,7 +219,18 @@ mod tests {
     fn fields_are_not_parameters_of_the_api() {
         assert!(FIELDS.iter().all(|name| !RESERVED.contains(name)));
         assert!(is_custom("favorite_color"));
-        for name in ["user", "pass", "function", "list_id", "", "a-b", "a b"] {
+        for name in [
+            "user",
+            "pass",
+            "status",
+            "phone_number",
+            "delete_cf_data",
+            "function",
+            "list_id",
+            "",
+            "a-b",
+            "a b",
+        ] {
             assert!(!is_custom(name), "{name}");
         }
     }

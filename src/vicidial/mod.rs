@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
@@ -45,7 +46,12 @@ pub struct VicidialSettings {
     pub remote_agent: Option<String>,
     /// Calls are kept here until VICIdial has their status, in a folder with the PBX's name.
     pub directory: PathBuf,
+    /// True if the PBX is in ARI mode.
+    pub ari: bool,
 }
+
+/// In ARI mode, customers of a killed trunkless are moved by VICIdial only for this long.
+const RESCUE_LIMIT: Duration = Duration::from_secs(18);
 
 /// The owners of the calls of all VICIdials. Clones share them.
 #[derive(Clone, Default)]
@@ -67,7 +73,7 @@ impl Vicidials {
         let (mut remote, mut stop) = (Vec::new(), Vec::new());
         let mut apis: HashMap<(String, String), Api> = HashMap::new();
         for (name, vicidial) in settings {
-            let VicidialSettings { api, desk, remote_agent, directory } = vicidial.clone();
+            let VicidialSettings { api, desk, remote_agent, directory, ari } = vicidial.clone();
             // one login for all PBXs of one VICIdial
             let key = (api.url.clone(), api.user.clone());
             let api = match apis.get(&key) {
@@ -76,17 +82,17 @@ impl Vicidials {
             };
             apis.insert(key, api.clone());
             let agents = Agents::new(api.clone(), remote_agent.clone());
-            remote.extend(remote_agent.clone().map(|user| {
-                let (pbx, api) = (name.clone(), api.clone());
-                RemoteAgents { pbx, api, user, stopping: Arc::default(), turn: Arc::default() }
-            }));
+            let of = |user| RemoteAgents::new(name.clone(), api.clone(), user);
+            remote.extend(remote_agent.clone().map(of));
             // for a thread of its own
             let apart = api.apart().map_err(io::Error::other)?;
             let repairs = Repairs {
-                agents: Agents::new(apart.clone(), remote_agent.clone()),
+                agents: agents.apart(apart.clone()),
                 api: apart,
                 in_group: desk.in_group.clone(),
                 crashed: desk.statuses.ai_error.clone(),
+                // in ARI mode, trunkless sends the customers to the dialplan after 20 s
+                rescue_limit: ari.then_some(RESCUE_LIMIT),
             };
             let folder = directory.join(name);
             let failed = |error: io::Error| {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
@@ -40,6 +40,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 const SECOND_TRY: Duration = Duration::from_secs(3);
 /// An order that VICIdial may have carried out without an answer is waited for this long.
 const UNSURE: Duration = Duration::from_secs(5);
+/// The end of a call waits this long for a change of the lead.
+const LEAD_LIMIT: Duration = Duration::from_secs(2);
 /// At most this many changes of the lead in one call.
 const MAX_CHANGES: u32 = 30;
 /// Time limit for the question of who ended the call.
@@ -63,6 +65,8 @@ pub struct OwnCall {
     /// Calls run on threads without one.
     pub runtime: Handle,
     pub state: Mutex<State>,
+    /// Notified when a change of the lead is complete.
+    pub changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -82,8 +86,9 @@ pub struct State {
     ordered: bool,
     /// Our leg was hung up by ourselves, which ends the customer's call.
     hung_up: bool,
-    /// Changes of the lead so far.
+    /// Changes of the lead so far, and those that are under way.
     changes: u32,
+    changing: u32,
     /// How far the end of the call is.
     end: Ending,
 }
@@ -201,6 +206,7 @@ impl OwnCall {
         departure: Departure,
         plain: SourceRequest,
     ) {
+        self.lead_changed().await;
         let (answered, status, before) = {
             let mut state = self.state();
             let before = std::mem::replace(&mut state.end, Ending::Asked);
@@ -309,25 +315,46 @@ impl OwnCall {
         let changes = {
             let mut state = self.state();
             state.changes += 1;
+            state.changing += 1;
             state.changes
         };
+        let result = self.change(changes, &change).await;
+        self.state().changing -= 1;
+        self.changed.notify_waiters();
+        self.reply(order, result).await;
+    }
+
+    /// Waits for the changes of the lead that are under way: they may decide the status.
+    async fn lead_changed(&self) {
+        let done = async {
+            loop {
+                let notified = self.changed.notified();
+                if self.state().changing == 0 {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        let _ = timeout(LEAD_LIMIT, done).await;
+    }
+
+    async fn change(&self, changes: u32, change: &LeadChange) -> Result<(), Failure> {
         if changes > MAX_CHANGES {
-            return self.reply(order, Err(Failure::QueueFull)).await;
+            return Err(Failure::QueueFull);
         }
-        let result = self.lookup.change_lead(&self.number, &change).await;
+        let result = self.lookup.change_lead(&self.number, change).await;
         let given = self.state().status.is_some();
-        if let Some(status) = status_after(&change).filter(|_| result.is_ok() && !given) {
+        if let Some(status) = status_after(change).filter(|_| result.is_ok() && !given) {
             self.give(status.to_owned());
         }
         if let Err(ChangeError::Api(why)) = &result {
             let (call, vici_call_id) = (&self.id, self.lookup.call.as_str());
             warn!(call, vici_call_id, %why, "VICIdial has not changed the lead");
         }
-        let result = result.map_err(|error| match error {
+        result.map_err(|error| match error {
             ChangeError::NotAllowed => Failure::NotAllowed,
             ChangeError::Api(error) => failure(&error),
-        });
-        self.reply(order, result).await;
+        })
     }
 
     /// Gives an order, twice if the first error may pass.

@@ -46,10 +46,16 @@ pub fn plan(name: &str, settings: &VicidialSettings, expected: &Expected) -> Str
         ),
     }
     let extension = expected.phone.as_deref().unwrap_or("8010");
+    let status = match settings.remote_agent {
+        Some(_) => "Status INACTIVE: trunkless makes it ACTIVE once it can take calls",
+        None => "Status ACTIVE, once trunkless runs; set remote_agent, and it does so itself",
+    };
     page(
         "Admin > Remote Agents",
         &[
-            format!("User Start {first}, Number of Lines {lines}, On-Hook Agent N, Status ACTIVE"),
+            format!("User Start {first}, Number of Lines {lines}, On-Hook Agent N"),
+            "Server, campaign and in-groups: those whose calls the AI gets".to_owned(),
+            status.to_owned(),
             format!("External Extension {extension}{}", snippet(expected.phone.is_some())),
         ],
     );
@@ -78,7 +84,7 @@ fn api_user() -> Vec<String> {
         "User Level 8, Agent API Access 1, API Only User 1, Modify Leads 1, Modify Lists 1,"
             .to_owned(),
         "View Reports 1, Modify Remote Agents 1".to_owned(),
-        "Password: letters, digits and -_.+/= only".to_owned(),
+        "Password: letters, digits, - and _ only".to_owned(),
         "Allowed API Functions:".to_owned(),
     ];
     values.extend(names.chunks(5).map(|names| format!("    {}", names.join(" "))));

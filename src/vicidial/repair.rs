@@ -47,6 +47,9 @@ pub struct Repairs {
     pub in_group: Option<String>,
     /// The status of a call that was up when this program was killed.
     pub crashed: String,
+    /// Customers are sent to humans only for this long after the start. Later, the dialplan has
+    /// done it.
+    pub rescue_limit: Option<Duration>,
 }
 
 impl Repairs {
@@ -56,16 +59,23 @@ impl Repairs {
         kept.end.as_ref().map_or_else(given, |end| &end.status)
     }
 
-    /// Settles a call. `last`: it is not tried again.
+    /// Settles a call, at this time after the start. `last`: it is not tried again.
     ///
     /// # Errors
     /// Returns the [`ApiError`] if VICIdial has refused it.
-    pub async fn settle(&self, kept: &Kept, last: bool) -> Result<Settled, ApiError> {
+    pub async fn settle(
+        &self,
+        kept: &Kept,
+        after: Duration,
+        last: bool,
+    ) -> Result<Settled, ApiError> {
         let Some(call) = CallId::parse(&kept.call) else { return Ok(Settled::AsItIs) };
         let status = self.status(kept);
         let result = match kept.end {
             // the customer of a call that was not answered may be elsewhere by now
-            None if kept.answered => self.rescue(&call, status).await,
+            None if kept.answered && self.rescue_limit.is_none_or(|limit| after < limit) => {
+                self.rescue(&call, status).await
+            }
             Some(End { hang_up: true, .. }) => {
                 let ended = self.ordered(&call, &CallOrder::HangUp, status).await;
                 ended.map(|()| Settled::Ended)
@@ -131,6 +141,9 @@ impl Repairs {
             return Ok(Settled::AsItIs);
         }
         let lead = self.api.lead_field(call.lead_id(), "status").await?;
+        if !lead.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)) {
+            return Err(ApiError::Fault(Fault::Unreadable));
+        }
         // the log is corrected by lead and campaign, so that a newer call would get this status
         if !is_undecided(&lead) && lead != status || self.agents.has_newer(call).await? {
             return Ok(Settled::Superseded);

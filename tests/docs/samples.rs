@@ -139,6 +139,11 @@ fn completed(mut all: Table) -> Table {
             }
             pbx.insert(mode.to_owned(), Value::Table(inner));
         }
+        if pbx.contains_key("vicidial") {
+            let mut inner = table(pbx, "vicidial");
+            add(&mut inner, "password", "x");
+            pbx.insert("vicidial".to_owned(), Value::Table(inner));
+        }
     }
     for (name, inner) in [("ai", ai), ("recording", recording), ("pbx", pbxs)] {
         all.insert(name.to_owned(), Value::Table(inner));

@@ -344,6 +344,8 @@ fn the_end_reason_is_that_of_vicidial() {
                     caller.hang_up().await;
                 }
             }
+            // the customer of the second one is with a human
+            assert!(scene.orders().is_empty(), "{mode:?}: {:?}", scene.orders());
             scene.assert_clean();
         }
     });

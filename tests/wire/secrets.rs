@@ -30,7 +30,7 @@ pub const ARI_CANARY: &str = "ari+canary/Kd27=%q";
 const WRONG_CANARY: &str = "wrong+canary/Hv55=%q";
 const TOKEN_CANARY: &str = "token+canary/Pw93=%q";
 const HEADER_CANARY: &str = "header+canary/Lm64=%q";
-const DIALLER_CANARY: &str = "dialler+canary/Bq36=%q";
+const DIALLER_CANARY: &str = "dialler+canary/Bq36=q";
 const KEY_CANARY: &str = "key+canary/Tr38=%q";
 /// 32 bytes in base64.
 const HOOK_CANARY: &str = "aG9vaytjYW5hcnkvOTc1MzEraG9vaytjYW5hcnkvMDE=";

@@ -94,17 +94,19 @@ impl Call {
                 Some(_) => self.give_up_leaving(reason),
             };
         }
-        let leaves = request.is_some() || reason == EndReason::Transferred;
+        // without a request, the source has ended it
+        let leaves = self.owned.is_some() && request.is_some();
         self.out.extend(request.map(Output::Request));
+        self.conclude(reason, leaves);
+    }
+
+    /// Ends the AI's part of the call. `leaves`: the owner ends the rest, and it lasts until then.
+    pub(super) fn conclude(&mut self, reason: EndReason, leaves: bool) {
         self.fail_open();
         if self.phase == Phase::Talking {
             self.out.push_back(Output::Ai(ToAi::Stop));
         }
-        match self.owned.is_some() && leaves {
-            // the owner ends it, and it lasts until then
-            true => self.leave(reason),
-            false => self.ended(reason),
-        }
+        if leaves { self.leave(reason) } else { self.ended(reason) }
     }
 
     pub(super) fn ended(&mut self, reason: EndReason) {

@@ -119,8 +119,8 @@ impl Call {
             match rung {
                 // these are not the AI's fault, and another AI would not be better off
                 Rung::Ai(_) if self.leave_by.is_some() || self.unrecorded => {}
-                // there is no room at any AI
-                Rung::Ai(_) if reason == EndReason::Overload => {}
+                // there is no room at any AI, or no time
+                Rung::Ai(_) if matches!(reason, EndReason::Overload | EndReason::Drain) => {}
                 Rung::Ai(ai) => {
                     self.out.push_back(Output::Step(rung));
                     return self.dial_ai(ai, None);

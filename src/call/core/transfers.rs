@@ -131,7 +131,7 @@ impl Call {
             self.tell(CallState::Transferred);
             self.reply(number, Reply::Done);
             self.transfer_ended(Ok(()));
-            return self.end_with(EndReason::Transferred, None);
+            return self.conclude(EndReason::Transferred, self.owned.is_some());
         };
         if transferring.was_held {
             let request = SourceRequest::Hold { order: WHATEVER, on: false };

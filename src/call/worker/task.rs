@@ -241,6 +241,10 @@ impl Running {
                 self.offer.owned = None;
                 return self.call.handle(now, Input::Known);
             };
+            if known.is_empty() {
+                // nothing else is worth waiting for
+                self.call.handle(now, Input::Known);
+            }
             for (name, value) in &known {
                 // for another AI
                 self.offer.added.detail(name, value);
@@ -320,7 +324,7 @@ impl Running {
                     Output::Recording { command, index, law } => {
                         self.recordings.command(command, index, law);
                     }
-                    Output::Leaving => self.offer.permit = Permit::none(),
+                    Output::Leaving => self.leave(),
                     Output::Ended(reason) => self.ended = Some(reason),
                 }
             }
@@ -333,6 +337,13 @@ impl Running {
             }
         }
         self.ended
+    }
+
+    /// The call takes no place of others any more, unless it is beyond the limits.
+    fn leave(&mut self) {
+        if self.offer.refused.is_none() {
+            self.offer.permit = Permit::none();
+        }
     }
 
     /// Closes the AI's stream, behind what has been sent on it.

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, warn};
 
-use crate::call::admission::Admission;
+use crate::call::admission::{Admission, MAX_BEYOND};
 use crate::call::fault_point::fault_point_of_message;
 use crate::call::ladder::Overflow;
 use crate::call::{Owner, RemoteMedia, Signal, SourceRequest};
@@ -247,7 +247,8 @@ impl Endpoint {
         let agent_config = AgentConfig {
             accounts,
             listen_port: bound.port(),
-            max_calls: 2 * max_calls,
+            // those that end, and those whom an owner is to take away, come on top
+            max_calls: 2 * max_calls + 2 * MAX_BEYOND,
             max_unacknowledged: config.max_unacknowledged,
         };
         let (internal_tx, internal) = mpsc::channel(4 * max_calls + 64);

@@ -88,6 +88,49 @@ async fn what_does_not_fit_together_is_named() {
     assert!(faults(&output.text).iter().any(|line| line.contains("User Start")), "{}", output.text);
 }
 
+/// Values that cannot work are refused, with their key.
+#[tokio::test]
+async fn wrong_configurations_are_refused() {
+    let vicidial = Vicidial::start().await;
+    let check = async |config: String| {
+        let file = vicidial.directory.path().join("wrong.toml");
+        std::fs::write(&file, config).unwrap();
+        let run = move || {
+            let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_trunkless"));
+            program.args(["run", "--check", "--config"]).arg(&file).output().unwrap()
+        };
+        let output = tokio::task::spawn_blocking(run).await.unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let good = config(&vicidial, "");
+    assert_eq!(check(good.clone()).await.0, Some(0));
+    let url = format!("url = \"{}\"", vicidial.server.uri());
+    for (from, to, key) in [
+        (&*url, "url = \"192.0.2.1\"", "vicidial.url"),
+        (&*url, "url = \"http://h/vicidial/non_agent_api.php\"", "vicidial.url"),
+        (&*url, "url = \"http://u:p@h\"", "vicidial.url"),
+        ("user = \"apiuser\"", "user = \"a b\"", "vicidial.user"),
+        (PASSWORD, "p@ss word", "vicidial.password"),
+        ("remote_agent = \"7001\"", "remote_agent = \"agentX\"", "vicidial.remote_agent"),
+        ("remote_agent", "in_group = \"A B\"\nremote_agent", "vicidial.in_group"),
+        ("remote_agent", "wait_for_lead = \"1s\"\nremote_agent", "vicidial.wait_for_lead"),
+        ("remote_agent", "statuses = { hangup = \"TOOLONG\" }\nremote_agent", "statuses.hangup"),
+        ("remote_agent", "statuses = { hangup = \"DROP\" }\nremote_agent", "statuses.hangup"),
+        ("remote_agent", "statuses = { bye = \"X\" }\nremote_agent", "statuses.bye"),
+        ("remote_agent", "custom_fields = [\"pass\"]\nremote_agent", "vicidial.custom_fields"),
+        ("first_name = \"name\"", "firstname = \"name\"", "fields.firstname"),
+        ("first_name = \"name\"", "first_name = \"\"", "fields.first_name"),
+        ("desk = \"1001\"", "desk = \"default,1001,1\"", "targets.desk"),
+        ("username =", "when_ai_is_down = \"unregister\"\nusername =", "when_ai_is_down"),
+        ("remote_agent", "nonsense = 1\nremote_agent", "nonsense"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        let (code, text) = check(good.replacen(from, to, 1)).await;
+        assert!(code == Some(2) && text.contains(key), "{to}: {code:?} {text}");
+        assert!(!text.contains("canary"), "{text}");
+    }
+}
+
 /// Every value that an admin has to enter is there.
 #[tokio::test]
 async fn the_plan_names_every_value() {

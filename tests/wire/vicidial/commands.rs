@@ -1,8 +1,10 @@
 //! The commands that only a call of VICIdial has.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use crate::vicidial::fake::Vicidial;
+use crate::vicidial::fake::{Vicidial, until};
 use crate::vicidial::{LEAD, order, rig, talk};
 
 #[tokio::test]
@@ -16,15 +18,14 @@ async fn leads_are_changed() {
     assert_eq!((&*asked["email"], &*asked["lead_id"]), ("m@example.com", LEAD));
     assert_eq!((&*asked["favorite_color"], &*asked["custom_fields"]), ("blue", "Y"));
 
-    let callback = json!({"at": "2026-11-24 10:00:00", "comments": "a & b", "by": "same_agent"});
+    let callback = json!({"at": "2026-11-24 10:00:00", "comments": "a & b"});
     assert_eq!(order(&stream, "callback", callback).await["status"], "done");
     let asked = vicidial.asked("update_lead", 1).await;
     for (name, value) in [
         ("callback", "Y"),
         ("callback_datetime", "2026-11-24 10:00:00"),
         ("callback_comments", "a & b"),
-        ("callback_type", "USERONLY"),
-        ("callback_user", "7001"),
+        ("callback_type", "ANYONE"),
         ("campaign_id", "AITEST"),
     ] {
         assert_eq!(asked[name], value, "{name}");
@@ -35,6 +36,35 @@ async fn leads_are_changed() {
     assert_eq!(asked["campaign_id"], "AITEST");
     assert_eq!(order(&stream, "doNotCall", json!({"list": "system"})).await["status"], "done");
     assert_eq!(vicidial.asked("add_dnc_phone", 1).await["campaign_id"], "SYSTEM_INTERNAL");
+    call.bye().await;
+}
+
+/// A callback without another status holds the lead until its time, even if the AI hangs up before
+/// VICIdial has answered.
+#[tokio::test]
+async fn a_callback_decides_the_status() {
+    let vicidial = Vicidial::start().await;
+    let rig = rig(&vicidial, "").await;
+    let (mut call, stream) = talk(&rig).await;
+    vicidial.world().slow = [("update_lead", Duration::from_millis(500))].into();
+    let callback = json!({"event": "callback", "streamSid": stream.sid, "id": "c",
+        "callback": {"at": "2026-11-24 10:00:00"}});
+    stream.order(&callback).await;
+    stream.close(1000).await;
+    assert_eq!(vicidial.asked("ra_call_control", 0).await["status"], "CBHOLD");
+    call.bye().await;
+    until(|| vicidial.kept_calls() == 0).await;
+}
+
+#[tokio::test]
+async fn a_time_that_does_not_exist_is_refused() {
+    let vicidial = Vicidial::start().await;
+    let rig = rig(&vicidial, "").await;
+    let (mut call, stream) = talk(&rig).await;
+    for at in ["2026-99-24 10:00:00", "2026-11-24 24:00:00", "2026-11-24", "tomorrow"] {
+        let reply = order(&stream, "callback", json!({"at": at})).await;
+        assert_eq!(reply["reason"], "invalid", "{at}");
+    }
     call.bye().await;
 }
 

@@ -156,6 +156,8 @@ async fn a_newer_result_is_kept() {
         vicidial.world().end(CALL, "XFER");
         call.bye().await;
         rig.bridge.end().await;
+        // an answer is shared by all who need it within 50 ms
+        pass(Duration::from_millis(100)).await;
         if redialled {
             vicidial.world().begin("7002", "V1231459990000402027");
         } else {
@@ -171,6 +173,27 @@ async fn a_newer_result_is_kept() {
 fn now() -> u64 {
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     time.expect("after 1970").as_secs()
+}
+
+/// The API user lacks a function: the status waits, and those that need other functions do not.
+#[tokio::test]
+async fn a_missing_permission_holds_up_only_what_needs_it() {
+    let vicidial = Vicidial::start().await;
+    let rig = rig(&vicidial, "").await;
+    let (mut call, _stream) = talk(&rig).await;
+    vicidial.world().forbidden = vec!["update_log_entry"];
+    vicidial.world().end(CALL, "XFER");
+    call.bye().await;
+    vicidial.asked("update_log_entry", 0).await;
+    let second = "V1231456150000402028";
+    vicidial.world().begin("7001", second);
+    let mut call = dial(&rig, second).await;
+    let _stream = rig.ai.stream().await;
+    call.answered().await;
+    call.bye().await;
+    until(|| vicidial.world().status(second) == "AINSP").await;
+    until(|| vicidial.kept_calls() == 1).await;
+    assert_eq!(vicidial.count("update_log_entry"), 1);
 }
 
 /// Another process with the same folder has calls: they are not orphans.
