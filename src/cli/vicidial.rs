@@ -84,6 +84,10 @@ async fn check_all(plan: Plan, call: bool) -> anyhow::Result<ExitCode> {
         }
         good &= print(&registration(&plan, name).await);
         let phone = plan.sip.iter().find(|pbx| pbx.account.name == *name).filter(|_| call);
+        if call && phone.is_none() {
+            let why = "not made: in ARI mode there is no extension to call from; send a test call";
+            print(&Finding::new("test call", Verdict::Warning(why.to_owned())));
+        }
         if let Some(phone) = phone
             && let Some(registration) = &phone.account.registration
         {
