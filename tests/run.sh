@@ -136,7 +136,7 @@ for t in sipp ss unshare nsenter strace; do command -v $t >/dev/null || no_e2e+=
 # tests need the machine to themselves. The example bots are a step of their own, which needs Python.
 e2e() { # -- [ARGUMENTS OF THE TESTS]
   local run=(cargo test --release --test e2e -- --test-threads=1)
-  local shared=(ari:: dropin:: recording::pbx transfers:: verbs::)
+  local shared=(ari:: dropin:: recording::pbx transfers:: verbs:: vicidial::)
   local first rc=0 skipped=()
   shift
   if [ $# != 0 ]; then "${run[@]}" "$@"; return; fi
