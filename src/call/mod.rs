@@ -236,8 +236,8 @@ pub trait Owner: Send + Sync {
     fn owns(&self) -> fn(&str) -> bool;
 
     /// Takes away a caller for whom no call can be started and who has not been answered. `name`:
-    /// the caller's name. Returns false if the call is not its own. `left` is called if it does
-    /// not take the caller away.
+    /// the caller's name. Returns false if the call is not its own. `left` is called once the
+    /// caller should be gone, or is not taken away.
     fn take_away(&self, name: &str, left: Box<dyn FnOnce() + Send>) -> bool;
 }
 

@@ -71,7 +71,7 @@ impl Source {
             let (internal, after) = (self.internal_tx.clone(), after.clone());
             let left = move || drop(internal.try_send(Internal::Left(call, after)));
             if owner.take_away(name, Box::new(left)) {
-                let fate = "the owner takes the caller away";
+                let fate = "the dialler is asked to take the caller away";
                 return self.admission.refused(refused, reason, why, fate);
             }
         }

@@ -11,7 +11,7 @@ use crate::telemetry::Throttle;
 use crate::call::OrderRequest;
 use crate::call::ended::Given;
 use crate::call::live::EventKind;
-use crate::call::worker::task::Observed;
+use crate::call::worker::described::Observed;
 use crate::command::{Command, Failure, Order, Reply, Sender, Then};
 use crate::stream::{OrderReply, ToAi, Unusable, extension};
 

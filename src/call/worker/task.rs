@@ -18,22 +18,20 @@ use crate::call::admission::Permit;
 use crate::call::core::Call;
 use crate::call::counters::PlayoutFloor;
 use crate::call::end::EndReason;
-use crate::call::ended::{Given, Record};
+use crate::call::ended::Record;
 use crate::call::leg::Channel;
-use crate::call::live::{EventKind, EventSink, LiveCall, State as LiveState};
+use crate::call::live::{EventKind, State as LiveState};
 use crate::call::recordings::CallRecordings;
 use crate::call::words::{Input, Output, Seeds};
+use crate::call::worker::described::{Observed, outcome, stream_info};
 use crate::call::worker::desk::Desk;
 use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
 use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
-use crate::call::{Ai, CallConfig, Offer, OrderRequest, Signal, counters, parameters};
-use crate::command::Disposition;
-use crate::record::sidecar::{CommandInfo, DispositionInfo, Outcome};
+use crate::call::{CallConfig, Offer, OrderRequest, Signal, counters, parameters};
 use crate::stream::closed::Closed;
 use crate::stream::connect::Socket;
-use crate::stream::dialect::sid;
 use crate::stream::scratch::Scratch;
 use crate::stream::socket::{AiSocket, Counts, Stop};
 use crate::stream::unreachable::ConnectError;
@@ -72,30 +70,6 @@ pub async fn run(
         // without the panic hook, which has already reported the panic on the worker
         Err(_) => std::panic::resume_unwind(Box::new("the call panicked")),
     }
-}
-
-/// The call as others see it, and the receiver of its events.
-pub struct Observed {
-    pub call: Arc<LiveCall>,
-    pub sink: EventSink,
-}
-
-impl Observed {
-    pub(super) fn event(&self, event: &EventKind<'_>) {
-        self.call.note(event);
-        (self.sink)(&self.call, event);
-    }
-}
-
-/// Returns the call as others see it.
-pub fn live_call(offer: &Offer, config: &CallConfig) -> Arc<LiveCall> {
-    let call_sid = sid("CA", &offer.sid_seed);
-    let account = config.ais.first().map(|ai| ai.account_sid.clone()).unwrap_or_default();
-    let ids = [offer.id.clone(), call_sid, account];
-    let parties = [&offer.from_number, &offer.from_name, &offer.to_number].map(String::clone);
-    let call = LiveCall::new(ids, offer.pbx.clone(), parties, offer.native_id.clone());
-    call.update(|state| state.details = parameters::recorded(offer.added.entries()));
-    Arc::new(call)
 }
 
 /// Replies that are kept until the AI's stream has started.
@@ -529,37 +503,6 @@ impl Running {
             Record { id, reason, summary, ai, ai_end, recordings, commands, disposition, details };
         self.observed.event(&EventKind::Ended(&record));
         (record, self.ai)
-    }
-}
-
-/// Returns the orders of a call for the sidecars of its recordings.
-fn outcome(commands: &[Given], disposition: Option<&Disposition>) -> Outcome {
-    let command = |given: &Given| CommandInfo {
-        by: given.by.to_string(),
-        command: given.command.to_owned(),
-        to: given.to.clone(),
-        failure: given.failure.map(|failure| failure.word().to_owned()),
-    };
-    let info = |of: &Disposition| DispositionInfo {
-        status: of.status.clone(),
-        data: serde_json::from_str(&of.data).unwrap_or_default(),
-    };
-    Outcome { disposition: disposition.map(info), commands: commands.iter().map(command).collect() }
-}
-
-fn stream_info(offer: &Offer, ai: &Ai) -> StreamInfo {
-    let ours: [(&str, &str); 5] = [
-        ("from_number", &offer.from_number),
-        ("from_name", &offer.from_name),
-        ("to_number", &offer.to_number),
-        ("pbx", &offer.pbx),
-        ("sip_call_id", &offer.native_id),
-    ];
-    StreamInfo {
-        account_sid: ai.account_sid.clone(),
-        call_sid: sid("CA", &offer.sid_seed),
-        stream_sid: sid("MZ", &offer.sid_seed),
-        parameters: parameters::all(&ours, &offer.added, &ai.parameters),
     }
 }
 

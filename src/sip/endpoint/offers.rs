@@ -43,7 +43,7 @@ impl Endpoint {
         if let Err(why) = offered {
             self.calls.remove(&call);
             if self.is_taken_away(account, call, &name) {
-                let fate = "the owner takes the caller away";
+                let fate = "the dialler is asked to take the caller away";
                 return self.admission.refused(&refused, reason, &why, fate);
             }
             let fate = overflow(call, &self.peers[account].overflow).2;
@@ -131,7 +131,7 @@ impl Endpoint {
         }
         let admitted =
             self.admission.admit_beyond(now).map_err(|error| format!("{why}; {error}"))?;
-        let fate = "the owner takes the caller away";
+        let fate = "the dialler is asked to take the caller away";
         self.admission.log_refused(call, reason, &why, fate);
         Ok((admitted, Some(reason)))
     }

@@ -1,0 +1,67 @@
+//! A call as others see it: the control API and its events, the sidecars of its recordings, and the
+//! AI's `start` message.
+
+use std::sync::Arc;
+
+use crate::call::ended::Given;
+use crate::call::live::{EventKind, EventSink, LiveCall};
+use crate::call::{Ai, CallConfig, Offer, parameters};
+use crate::command::Disposition;
+use crate::record::sidecar::{CommandInfo, DispositionInfo, Outcome};
+use crate::stream::StreamInfo;
+use crate::stream::dialect::sid;
+
+/// The call as others see it, and the receiver of its events.
+pub struct Observed {
+    pub call: Arc<LiveCall>,
+    pub sink: EventSink,
+}
+
+impl Observed {
+    pub(super) fn event(&self, event: &EventKind<'_>) {
+        self.call.note(event);
+        (self.sink)(&self.call, event);
+    }
+}
+
+/// Returns the call as others see it.
+pub fn live_call(offer: &Offer, config: &CallConfig) -> Arc<LiveCall> {
+    let call_sid = sid("CA", &offer.sid_seed);
+    let account = config.ais.first().map(|ai| ai.account_sid.clone()).unwrap_or_default();
+    let ids = [offer.id.clone(), call_sid, account];
+    let parties = [&offer.from_number, &offer.from_name, &offer.to_number].map(String::clone);
+    let call = LiveCall::new(ids, offer.pbx.clone(), parties, offer.native_id.clone());
+    call.update(|state| state.details = parameters::recorded(offer.added.entries()));
+    Arc::new(call)
+}
+
+/// Returns the orders of a call for the sidecars of its recordings.
+pub(super) fn outcome(commands: &[Given], disposition: Option<&Disposition>) -> Outcome {
+    let command = |given: &Given| CommandInfo {
+        by: given.by.to_string(),
+        command: given.command.to_owned(),
+        to: given.to.clone(),
+        failure: given.failure.map(|failure| failure.word().to_owned()),
+    };
+    let info = |of: &Disposition| DispositionInfo {
+        status: of.status.clone(),
+        data: serde_json::from_str(&of.data).unwrap_or_default(),
+    };
+    Outcome { disposition: disposition.map(info), commands: commands.iter().map(command).collect() }
+}
+
+pub(super) fn stream_info(offer: &Offer, ai: &Ai) -> StreamInfo {
+    let ours: [(&str, &str); 5] = [
+        ("from_number", &offer.from_number),
+        ("from_name", &offer.from_name),
+        ("to_number", &offer.to_number),
+        ("pbx", &offer.pbx),
+        ("sip_call_id", &offer.native_id),
+    ];
+    StreamInfo {
+        account_sid: ai.account_sid.clone(),
+        call_sid: sid("CA", &offer.sid_seed),
+        stream_sid: sid("MZ", &offer.sid_seed),
+        parameters: parameters::all(&ours, &offer.added, &ai.parameters),
+    }
+}
