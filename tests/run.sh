@@ -40,8 +40,9 @@ kept() { # COMMAND...
   "$@" 2>&1 | tee "$log"
   return "${PIPESTATUS[0]}"
 }
-# Prints the names of the failed tests and the first lines of their panics.
+# Prints the names of the failed tests and the first lines of their panics, or the faults of a bench.
 what_failed() {
+  grep -E '^(FAULT|NOT VALID): ' "$log" | cut -c1-160 | sed 's/^/          /'
   grep -A8 -E '^thread .* panicked at ' "$log" | grep -v -e '^--$' -e '^note: ' >"$log.panics"
   { grep -E '^test .*FAILED$' "$log"; cat "$log.panics"; } |
     cut -c1-160 | sed 's/^/          /' | head -n 40
@@ -63,6 +64,14 @@ by_the_clock() { # COMMAND... --
     "$(what_failed)")
   printf '\n%s\n' "${second[-1]}"
   kept "$@" --exact "${names[@]}"
+}
+# For benches, which fail for the same reason: a second run, of which the summary has the first one's
+# faults.
+measured() { # COMMAND...
+  kept "$@" && return 0
+  second+=("$(printf '          second run of a bench: %s' "${*: -6}")" "$(what_failed)")
+  printf '\n%s\n' "${second[-1]}"
+  kept "$@"
 }
 second=()
 skip() { # NAME WHY
@@ -219,11 +228,11 @@ rm -f "$containers_log"
 step "demo" timeout 300 cargo run --release -- demo
 # figures from a machine that builds and tests mean little: these runs fail only on loss
 step "bench, 100 calls, recorded" \
-  cargo bench --bench calls -- --calls 100 --seconds 10 --through direct --record
+  measured cargo bench --bench calls -- --calls 100 --seconds 10 --through direct --record
 [ -n "$no_e2e" ] || step "bench, 50 calls through Asterisk 22" \
-  cargo bench --bench calls -- --calls 50 --seconds 10 --through 22
+  measured cargo bench --bench calls -- --calls 50 --seconds 10 --through 22
 [ -n "$no_e2e" ] || step "bench, 50 calls in ARI mode" \
-  cargo bench --bench calls -- --calls 50 --seconds 10 --through ari22
+  measured cargo bench --bench calls -- --calls 50 --seconds 10 --through ari22
 
 # ---- summary ----
 printf '\n== summary, %d s\n' $SECONDS

@@ -19,6 +19,7 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep};
 
 /// With more connections, the oldest one is closed.
@@ -70,13 +71,17 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a connection, and evicts the oldest one if there are too many.
+    /// Evicts the oldest connection if there is no place for another. Returns true if it did.
+    fn make_place(&self) -> bool {
+        let mut open = self.lock();
+        let full = open.connections.len() >= MAX_CONNECTIONS;
+        full && open.connections.pop_first().is_some()
+    }
+
+    /// Adds a connection.
     fn add(&self) -> (u64, oneshot::Receiver<()>) {
         let (place, evicted) = oneshot::channel();
         let mut open = self.lock();
-        if open.connections.len() >= MAX_CONNECTIONS {
-            open.connections.pop_first();
-        }
         let number = open.next;
         open.next += 1;
         open.connections.insert(number, place);
@@ -104,6 +109,11 @@ impl Listener for Bounded {
         loop {
             match self.listener.accept().await {
                 Ok((stream, from)) => {
+                    if self.open.make_place() {
+                        // the evicted connection closes first: in a flood, many more than allowed
+                        // would be open otherwise
+                        yield_now().await;
+                    }
                     let (number, evicted) = self.open.add();
                     let open = self.open.clone();
                     let (kept, admitted) = (Arc::default(), Arc::default());

@@ -328,6 +328,17 @@ impl Stream {
         results
     }
 
+    /// Waits until the target of the transfer with this id has answered.
+    pub async fn answered(&self, id: &str) {
+        let is = |what: &What| match what {
+            What::Own(value) if value["id"] == id && value["result"]["state"] == "answered" => {
+                Some(())
+            }
+            _ => None,
+        };
+        self.find(&format!("the answer to {id}"), is).await;
+    }
+
     /// Waits for the event `call` with this state.
     pub async fn state(&self, state: &str) {
         let is = |what: &What| match what {

@@ -60,6 +60,8 @@ impl Scene {
     async fn consult(&mut self, id: &str) {
         self.order(id, json!({"to": "humans", "type": "attended"})).await;
         self.consulted().await;
+        // only then can the transfer be completed, and audio of an earlier one proves nothing
+        self.stream.answered(id).await;
         self.stream.play_frames(0..5).await;
         let last = |heard: &Heard| indices(std::slice::from_ref(heard), AGENT) == [4];
         self.target.media.until("the AI", last).await;

@@ -235,6 +235,15 @@ impl Scene {
         (value * unit).round() as u64
     }
 
+    /// Waits until a counter is above `count`.
+    async fn until_more(&self, name: &str, count: u64, limit: Duration) {
+        let begin = Instant::now();
+        while self.metric(name) <= count {
+            assert!(begin.elapsed() < limit, "{name} is still {}", self.metric(name));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until `/healthz` and `/metrics` both report this; returns how long it took.
     async fn until_ready(&self, ready: bool, limit: Duration) -> Duration {
         let begin = Instant::now();
