@@ -22,12 +22,17 @@ RUN for file in src/main.rs src/lib.rs $(sed -n 's/^path = "\(.*\)"$/\1/p' Cargo
       mkdir -p "$(dirname "$file")" \
       && echo '#![allow(dead_code)] fn main() {}' >"$file" || exit 1; \
     done \
- && cargo build --profile "$PROFILE" --locked --bin trunkless
+ && cargo build --profile "$PROFILE" --locked --features packages --bin trunkless
 
 # Builds the program. Cargo decides by file times what to rebuild, and COPY keeps those times, so
-# touch is needed.
+# touch is needed. The commit that --version shows is passed on, because git's files are not:
+# --build-arg COMMIT=$(git rev-parse HEAD). Source archives have it in packaging/commit.
+COPY packaging/commit packaging/
 COPY src src
-RUN touch src/main.rs src/lib.rs && cargo build --profile "$PROFILE" --locked --bin trunkless
+ARG COMMIT
+RUN touch src/main.rs src/lib.rs build.rs \
+ && TRUNKLESS_COMMIT="$COMMIT" cargo build --profile "$PROFILE" --locked --features packages \
+      --bin trunkless
 
 # Collects the image's files. The libraries are those that ldd lists, so that every architecture
 # gets its own. For name look-ups glibc needs no further library, only nsswitch.conf. The folders
