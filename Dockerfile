@@ -39,6 +39,7 @@ RUN touch src/main.rs src/lib.rs build.rs \
 # of the volumes belong to the user, so that a named volume mounted on one starts with that owner.
 RUN mkdir -p /image/etc/trunkless /image/etc/ssl/certs \
       /image/var/lib/trunkless/recordings /image/var/lib/trunkless/vicidial \
+      /image/var/lib/trunkless/events \
  && cp "target/$PROFILE/trunkless" /image/ \
  && ldd "target/$PROFILE/trunkless" | grep -o '/[^ ]*' | xargs -I '{}' cp -L --parents '{}' /image \
  && cp -L /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ \

@@ -4,13 +4,12 @@
 #
 #   packaging/build.sh [OPTION]...
 #
-#   --profile NAME      the cargo profile; default: dist. "release" builds faster
-#   --no-build          packs the program that the last run has built
-#   --no-image          leaves out the image
-#   --deb-version NAME  the version of the .deb, if it differs from that in Cargo.toml
+#   --profile NAME  the cargo profile; default: dist. "release" builds faster
+#   --no-build      packs the program that the last run has built
+#   --no-image      leaves out the image
 #
 # Needs Debian or Ubuntu, Rust, gcc and binutils; root is not needed. Builds for the architecture of
-# this machine. The program is linked against Debian 11's C library (packaging/sysroot.sh), so one
+# this machine. The program is linked against Debian 11's C library (packaging/unpack.sh), so one
 # package runs on Debian 11 to 13 and on Ubuntu 20.04 and newer; the build fails if it would not.
 # cargo-deb is built once and kept in ${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-~/.cache}/trunkless}.
 set -euo pipefail
@@ -19,14 +18,13 @@ export PATH="$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
 cache=${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/trunkless}
 glibc=2.31
 cargo_deb=3.8.0
-profile=dist build=yes image=yes deb_version=()
+profile=dist build=yes image=yes
 fail() { echo "build.sh: $*" >&2; exit 1; }
 while [ $# != 0 ]; do
   case $1 in
     --profile) profile=${2-}; shift ;;
     --no-build) build='' ;;
     --no-image) image='' ;;
-    --deb-version) deb_version=(--deb-version "${2-}"); shift ;;
     *) fail "unknown option $1" ;;
   esac
   shift
@@ -48,7 +46,7 @@ export SOURCE_DATE_EPOCH
 # -B and -L come before gcc's own folders, in which it looks even with --sysroot.
 compile() {
   local sysroot lib option=()
-  sysroot=$(packaging/sysroot.sh)
+  sysroot=$(packaging/unpack.sh bullseye "$cache/sysroot-bullseye" libc6 libc6-dev libgcc-s1)
   lib=$(gcc -dumpmachine)
   for option in "--sysroot=$sysroot" "-B$sysroot/usr/lib/$lib" "-L$sysroot/usr/lib/$lib" \
     "-L$sysroot/lib/$lib"; do
@@ -59,7 +57,7 @@ compile() {
     export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }--remap-path-prefix=${CARGO_HOME:-${HOME:-/root}/.cargo}=cargo"
   fi
   cargo rustc --profile "$profile" --locked --features packages --bin trunkless -- "${options[@]}"
-  cp --remove-destination "${CARGO_TARGET_DIR:-target}/$profile/trunkless" "$program"
+  cp --remove-destination "${CARGO_TARGET_DIR:-target}/${profile/#dev/debug}/trunkless" "$program"
 }
 options=()
 if [ "$build" ]; then compile; fi
@@ -88,7 +86,7 @@ check_libraries
 rm -rf "$files"
 "$program" package-files "$files"
 cat >"$files/changelog" <<END
-trunkless (${deb_version[1]:-$version}) stable; urgency=medium
+trunkless ($version-1) stable; urgency=medium
 
   * The changes are listed in /usr/share/doc/trunkless/CHANGELOG.md.
 
@@ -111,27 +109,26 @@ fetch_cargo_deb() {
   ) || fail "cargo-deb $cargo_deb cannot be built"
 }
 fetch_cargo_deb
-"$cargo_deb_program" deb --no-build --no-strip --output "$out/" "${deb_version[@]}"
+rm -f "$out"/*.deb "$out"/*.tar.gz "$out/SHA256SUMS"
+"$cargo_deb_program" deb --no-build --no-strip --output "$out/"
 
 # ---- the tarball ----
-if [ ${#deb_version[@]} = 0 ]; then
-  name=trunkless-$version-linux-$architecture
-  tree=$out/$name
-  rm -rf "$tree"
-  mkdir -p "$tree/completions"
-  cp "$program" ./*.md LICENSE-* trunkless.toml packaging/INSTALL.md "$tree"
-  cp -r asterisk dialplan docs examples "$tree"
-  cp -r "$files/man1" "$tree/man1"
-  cp -r "$files"/{bash,zsh,fish} "$tree/completions"
-  # programs that no package manager knows belong below /usr/local
-  sed -e 's|/usr/bin/|/usr/local/bin/|' -e 's|file:///usr/share/doc/trunkless|file:///usr/local/share/doc/trunkless|' \
-    -e '/^# Not started without/d' -e '/^ExecCondition=/d' -e '1d' \
-    packaging/trunkless.service >"$tree/trunkless.service"
-  chmod -R u=rwX,go=rX "$tree"
-  tar -C "$out" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" \
-    -c "$name" | gzip -9n >"$out/$name.tar.gz"
-  rm -rf "$tree"
-fi
+name=trunkless-$version-linux-$architecture
+tree=$out/$name
+rm -rf "$tree"
+mkdir -p "$tree/completions"
+cp "$program" ./*.md LICENSE-* trunkless.toml packaging/INSTALL.md "$tree"
+cp -r asterisk dialplan docs examples "$tree"
+cp -r "$files/man1" "$tree/man1"
+cp -r "$files"/{bash,zsh,fish} "$tree/completions"
+# programs that no package manager knows belong below /usr/local
+sed -e 's|/usr/bin/|/usr/local/bin/|' -e 's|file:///usr/share/doc/trunkless|file:///usr/local/share/doc/trunkless|' \
+  -e '/^# Not started without/d' -e '/^ExecCondition=/d' -e '1d' \
+  packaging/trunkless.service >"$tree/trunkless.service"
+chmod -R u=rwX,go=rX "$tree"
+tar -C "$out" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" \
+  -c "$name" | gzip -9n >"$out/$name.tar.gz"
+rm -rf "$tree"
 (cd "$out" && sha256sum -- *.deb *.tar.gz >SHA256SUMS)
 ls -l "$out"
 

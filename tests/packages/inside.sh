@@ -6,7 +6,7 @@
 set -euo pipefail
 version=$1 newer=$2
 deb=$(ls /packages/trunkless_"${version}"_*.deb)
-newer_deb=$(ls /packages/newer/trunkless_"${newer}"_*.deb)
+newer_deb=$(ls /newer/trunkless_"${newer}"_*.deb)
 configuration=/etc/trunkless/trunkless.toml
 recordings=/var/lib/trunkless/recordings
 fail() { echo "FAILED: $*" >&2; journalctl --no-pager -n 30 -u trunkless >&2; exit 1; }
@@ -44,7 +44,8 @@ is 644 root:root /usr/share/doc/trunkless/examples/trunkless.toml
 [ -z "$(dpkg --verify trunkless)" ] || fail "files differ: $(dpkg --verify trunkless)"
 [ -z "$(ldd /usr/bin/trunkless | grep 'not found')" ] || fail "libraries: $(ldd /usr/bin/trunkless)"
 trunkless --version | tee /tmp/version
-grep -qE "^trunkless ${version//./\\.}( \([0-9a-f]{12}(-modified)?\))?$" /tmp/version || fail "the version"
+number=${version%-*}
+grep -qE "^trunkless ${number//./\\.}( \([0-9a-f]{12}(-modified)?\))?$" /tmp/version || fail "the version"
 ok "installed, with user, files and modes"
 
 unit=$(systemctl show --property FragmentPath --value trunkless)
@@ -161,7 +162,7 @@ said "$recordings contains recordings and is kept."
 systemctl daemon-reload
 [ "$(property LoadState)" != loaded ] || fail "the unit is left"
 find / -xdev -path /proc -prune -o -path /var/lib/trunkless -prune -o -path /etc/systemd/system/trunkless.service.d -prune \
-  -o -path /packages -prune -o -path '/tmp/*' -prune -o -iname '*trunkless*' -print 2>/dev/null |
+  -o -path /packages -prune -o -path /newer -prune -o -path '/tmp/*' -prune -o -iname '*trunkless*' -print 2>/dev/null |
   grep -v -e '^/var/log/journal' -e '^/var/cache/man' >/tmp/left || true
 [ ! -s /tmp/left ] || { cat /tmp/left; fail "purge left files"; }
 rm -r $recordings
