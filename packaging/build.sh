@@ -116,14 +116,14 @@ rm -f "$out"/*.deb "$out"/*.tar.gz "$out/SHA256SUMS"
 name=trunkless-$version-linux-$architecture
 tree=$out/$name
 rm -rf "$tree"
-mkdir -p "$tree/completions"
+mkdir -p "$tree"/{completions,examples}
 cp "$program" ./*.md LICENSE-* trunkless.toml packaging/INSTALL.md "$tree"
-cp -r asterisk dialplan docs examples "$tree"
+cp -r asterisk dialplan docs "$tree"
+cp examples/*.* "$tree/examples"
 cp -r "$files/man1" "$tree/man1"
 cp -r "$files"/{bash,zsh,fish} "$tree/completions"
 # programs that no package manager knows belong below /usr/local
-sed -e 's|/usr/bin/|/usr/local/bin/|' -e 's|file:///usr/share/doc/trunkless|file:///usr/local/share/doc/trunkless|' \
-  -e '/^# Not started without/d' -e '/^ExecCondition=/d' -e '1d' \
+sed -e 's|/usr/bin/|/usr/local/bin/|' -e 's| file:///usr/share/doc.*||' -e '/^# Not started without/d' -e '/^ExecCondition=/d' -e '1d' \
   packaging/trunkless.service >"$tree/trunkless.service"
 chmod -R u=rwX,go=rX "$tree"
 tar -C "$out" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" \

@@ -37,7 +37,7 @@ package -i "$deb"
 said 'trunkless init --directory /etc/trunkless'
 getent passwd trunkless | grep -q ':/var/lib/trunkless:/usr/sbin/nologin$' || fail "user: $(getent passwd trunkless)"
 is 755 root:root /etc/trunkless
-is 640 root:trunkless $configuration
+[ ! -e $configuration ] || fail "there is a configuration already"
 is 750 root:trunkless /etc/trunkless/secrets
 is 755 root:root /usr/bin/trunkless
 is 644 root:root /usr/share/doc/trunkless/examples/trunkless.toml
@@ -57,7 +57,11 @@ echo "exposure: $exposure of 10"
 [ "${exposure%.*}" -lt 2 ] || { cat /tmp/security; fail "the service has too many privileges"; }
 [ "$(systemctl is-enabled trunkless)" = enabled ] || fail "the service is not enabled"
 [ "$(property ActiveState) $(property NRestarts)" = 'inactive 0' ] || fail "the service is $(property ActiveState)"
-logged 'not started: .*trunkless init --directory /etc/trunkless' || fail "the journal does not say what to do"
+logged 'does not exist.*trunkless init --directory /etc/trunkless' || fail "the journal does not say what to do"
+cp /usr/share/doc/trunkless/examples/trunkless.toml $configuration
+systemctl start trunkless
+[ "$(property ActiveState) $(property NRestarts)" = 'inactive 0' ] || fail "the service starts with the sample"
+logged 'is still the sample.*trunkless init' || fail "the journal does not say what to do with the sample"
 ok "the service does not start without a configuration, and says what to do"
 
 for page in trunkless trunkless-run; do
@@ -88,7 +92,6 @@ printf %s secret >/etc/trunkless/secrets/token
 chgrp trunkless /etc/trunkless/secrets/token; chmod 640 /etc/trunkless/secrets/token
 install -m 600 /dev/null /etc/trunkless/secrets.env
 echo TRUNKLESS_CALLS__MAX=7 >/etc/trunkless/secrets.env
-# with the mode and owner that the package has given the file
 cat >$configuration <<END
 [ai]
 url = "ws://127.0.0.1:8080"
@@ -136,7 +139,6 @@ said 'systemctl restart trunkless'
 [ "$(dpkg-query -W -f '${Version}' trunkless)" = "$newer" ] || fail "the version after the upgrade"
 [ "$(sha256sum $configuration /etc/trunkless/secrets.env /etc/trunkless/secrets/token)" = "$before" ] ||
   fail "the upgrade changed the configuration"
-is 640 root:trunkless $configuration
 [ "$(property MainPID)" = "$pid" ] || fail "the upgrade ended the calls"
 before=$SECONDS
 systemctl restart trunkless
