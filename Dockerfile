@@ -22,18 +22,24 @@ RUN for file in src/main.rs src/lib.rs $(sed -n 's/^path = "\(.*\)"$/\1/p' Cargo
       mkdir -p "$(dirname "$file")" \
       && echo '#![allow(dead_code)] fn main() {}' >"$file" || exit 1; \
     done \
- && cargo build --profile "$PROFILE" --locked --bin trunkless
+ && cargo build --profile "$PROFILE" --locked --features packages --bin trunkless
 
 # Builds the program. Cargo decides by file times what to rebuild, and COPY keeps those times, so
-# touch is needed.
+# touch is needed. The commit that --version shows is passed on, because git's files are not:
+# --build-arg COMMIT=$(git rev-parse HEAD). Source archives have it in packaging/commit.
+COPY packaging/commit packaging/
 COPY src src
-RUN touch src/main.rs src/lib.rs && cargo build --profile "$PROFILE" --locked --bin trunkless
+ARG COMMIT
+RUN touch src/main.rs src/lib.rs build.rs \
+ && TRUNKLESS_COMMIT="$COMMIT" cargo build --profile "$PROFILE" --locked --features packages \
+      --bin trunkless
 
 # Collects the image's files. The libraries are those that ldd lists, so that every architecture
 # gets its own. For name look-ups glibc needs no further library, only nsswitch.conf. The folders
 # of the volumes belong to the user, so that a named volume mounted on one starts with that owner.
 RUN mkdir -p /image/etc/trunkless /image/etc/ssl/certs \
       /image/var/lib/trunkless/recordings /image/var/lib/trunkless/vicidial \
+      /image/var/lib/trunkless/events \
  && cp "target/$PROFILE/trunkless" /image/ \
  && ldd "target/$PROFILE/trunkless" | grep -o '/[^ ]*' | xargs -I '{}' cp -L --parents '{}' /image \
  && cp -L /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ \

@@ -144,7 +144,8 @@ impl App {
         };
         let events = Events::default();
         let http = start_http(&plan, watched, &switchboard, &events).await?;
-        info!(listen = address.map(tracing::field::display), pbxs, max_calls, "trunkless is up");
+        let (version, listen) = (env!("TRUNKLESS_VERSION"), address.map(tracing::field::display));
+        info!(version, listen, pbxs, max_calls, "trunkless is up");
         let workers = Arc::new(Workers::start().context("cannot start the call threads")?);
         let notices = plan.notices.take().map(Notices::start).transpose();
         let notices = notices.context("[webhook] directory")?;

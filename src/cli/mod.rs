@@ -9,6 +9,7 @@ pub mod calls;
 pub mod demo;
 pub mod echo_agent;
 pub mod health;
+pub mod package_files;
 pub mod recordings;
 pub mod run;
 pub mod vicidial;
@@ -21,7 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Connects the calls on your own PBX to a voice-AI pipeline over a WebSocket.
 #[derive(Debug, Parser)]
-#[command(name = "trunkless", version, about, max_term_width = 100)]
+#[command(name = "trunkless", version = VERSION, about, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -47,7 +48,13 @@ enum Command {
     Recordings(recordings::RecordingsArguments),
     /// Print what to enter in VICIdial, and check it.
     Vicidial(vicidial::VicidialArguments),
+    /// Write man pages and shell completions, for packages.
+    #[command(hide = true)]
+    PackageFiles(package_files::PackageFilesArguments),
 }
+
+/// The version with the commit: `0.1.0 (0123456789ab)`, `-modified` behind a commit that is not all.
+pub const VERSION: &str = env!("TRUNKLESS_VERSION");
 
 /// Exit code for a wrong configuration or command line.
 pub const EXIT_CONFIG: u8 = 2;
@@ -75,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Health(arguments) => health::main(&arguments),
         Command::Recordings(arguments) => recordings::main(&arguments),
         Command::Vicidial(arguments) => vicidial::main(&arguments),
+        Command::PackageFiles(arguments) => package_files::main(&arguments),
     }
 }
 

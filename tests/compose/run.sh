@@ -126,9 +126,28 @@ chmod 755 "$scratch"; chmod 444 "$LAB_SECRET"
 if chown 10001 "$LAB_SECRET" 2>/dev/null; then chmod 400 "$LAB_SECRET"; fi
 down # what an interrupted run left
 
+# The other generation of compose: the plugin v2, or Debian 12's docker-compose 1.29. Newer Debians
+# have no 1.29.
+other=()
+case $("${dc[@]}" version --short) in
+  1.*) if packaging/unpack.sh trixie "$cache/compose-v2" docker-compose >"$scratch/v2"; then
+         other=("$(cat "$scratch/v2")/usr/libexec/docker/cli-plugins/docker-compose")
+       fi ;;
+  *) if [ "$(docker-compose version --short 2>/dev/null | cut -d. -f1)" != 1 ] && [ "$(id -u)" = 0 ] &&
+       apt-cache policy docker-compose 2>/dev/null | grep -q 'Candidate: 1\.'; then
+       apt-get -qq -y install --no-install-recommends docker-compose >>"$scratch/apt" 2>&1 || true
+     fi
+     case $(docker-compose version --short 2>/dev/null) in 1.*) other=(docker-compose) ;; esac ;;
+esac
+if [ ${#other[@]} != 0 ]; then echo "also compose $("${other[@]}" version --short)"; else
+  echo "only one generation of compose can be had here"
+fi
+
 part "configuration"
 for file in docker-compose.yml docker-compose.lab.yml; do
   "${dc[@]}" -f $file config >"$scratch/config" || fail "$file is invalid"
+  [ ${#other[@]} = 0 ] || "${other[@]}" -f $file config >"$scratch/config" ||
+    fail "$file is invalid for compose $("${other[@]}" version --short)"
   echo "$file: ok"
 done
 
@@ -248,11 +267,15 @@ part "docker-compose.yml: the container's privileges"
 "${host[@]}" up -d >"$scratch/up" 2>&1 || { cat "$scratch/up" >&2; fail "it does not start"; }
 own=$("${host[@]}" ps -aq trunkless)
 state() { docker inspect --format "{{$1}}" "$own"; }
-for _ in $(seq 60); do
-  [ "$(state .State.Health.Status)" = starting ] || break
-  sleep 0.5
-done
-[ "$(state .State.Health.Status)" = healthy ] || fail "it is $(state .State.Health.Status)"
+healthy() {
+  local n
+  for n in $(seq 60); do
+    [ "$(state .State.Health.Status)" = starting ] || break
+    sleep 0.5
+  done
+  [ "$(state .State.Health.Status)" = healthy ] || fail "it is $(state .State.Health.Status)"
+}
+healthy
 if docker exec "$own" /trunkless health --ready --config /etc/trunkless/trunkless.toml; then
   fail "it reports ready without a PBX"
 fi
@@ -273,6 +296,20 @@ before=$SECONDS
 "${host[@]}" stop >/dev/null 2>&1
 [ "$(code "$own")" = 0 ] || fail "exit code $(code "$own")"
 echo "healthy, not ready; exit code 0 after $((SECONDS - before)) s"
+
+if [ ${#other[@]} != 0 ]; then
+  part "docker-compose.yml with compose $("${other[@]}" version --short)"
+  "${host[@]}" down -v --timeout 5 >/dev/null 2>&1
+  host=("${other[@]}" "${host[@]:${#dc[@]}}")
+  "${host[@]}" up -d >"$scratch/up" 2>&1 || { cat "$scratch/up" >&2; fail "it does not start"; }
+  own=$("${host[@]}" ps -aq trunkless)
+  healthy
+  "${host[@]}" stop >/dev/null 2>&1
+  [ "$(code "$own")" = 0 ] || fail "exit code $(code "$own")"
+  "${host[@]}" down -v >/dev/null 2>&1
+  if docker inspect "$own" >/dev/null 2>&1; then fail "down left the container"; fi
+  echo "up, healthy, stopped with exit code 0, down"
+fi
 
 part
 down

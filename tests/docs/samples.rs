@@ -184,18 +184,32 @@ fn configurations_are_valid() {
     report(&format!("not a configuration (```{OTHER} marks other files)"), &found);
 }
 
-/// Calls depend on the service being there, so systemd must never give up restarting it.
+/// Calls depend on the service being there, so systemd must never give up restarting it, and must
+/// wait until a stop is complete.
 #[test]
-fn units_restart_the_service_for_good() {
-    let (mut found, mut count) = (Vec::new(), 0);
-    for (place, text) in blocks(&["ini"]).into_iter().filter(|(_, t)| t.contains("[Service]")) {
-        count += 1;
-        for line in ["StartLimitIntervalSec=0", "Restart=always", "RestartSec="] {
-            if !text.contains(line) {
-                found.push(format!("{place}: {line} is missing"));
-            }
-        }
-    }
-    assert!(count > 0, "no unit");
-    report("a unit that gives up", &found);
+fn the_unit_restarts_the_service_for_good_and_lets_calls_end() {
+    let path = crate::root().join("packaging/trunkless.service");
+    let unit = std::fs::read_to_string(path).expect("the unit");
+    let value = |key: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("{key} is missing"))
+    };
+    assert_eq!(value("StartLimitIntervalSec"), "0");
+    assert_eq!(value("Restart"), "always");
+    assert_eq!(value("ExecReload"), "/bin/kill -HUP $MAINPID");
+    let drain = trunkless::config::schema::Calls::default().drain;
+    // docs/operations.md, "Stopping and upgrading": what a stop takes beyond the drain time
+    let longest = drain.0.as_secs() + 60;
+    let limit: u64 = value("TimeoutStopSec").parse().expect("seconds");
+    assert!(limit > longest, "{limit} s, and a stop takes {longest} s");
+    // each call needs five descriptors
+    let files: usize = value("LimitNOFILE").parse().expect("a number");
+    assert!(files >= 5 * 1000, "{files} open files");
+}
+
+/// An example that changes the unit shows only the changed lines, so that upgrades keep the rest.
+#[test]
+fn pages_have_no_copy_of_the_unit() {
+    let copies = blocks(&["ini"]).into_iter().filter(|(_, text)| text.contains("ExecStart="));
+    report("copies of the unit", &copies.map(|(place, _)| place).collect::<Vec<_>>());
 }

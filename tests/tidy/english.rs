@@ -58,6 +58,7 @@ const PAGES: &[&str] = &[
     "dialplan",
     "docker",
     "examples",
+    "packaging",
     "src",
     "tests",
 ];
