@@ -22,6 +22,7 @@ pub mod notices;
 pub mod outbox;
 pub mod peer;
 pub mod record;
+pub mod setup;
 pub mod sip;
 pub mod stream;
 pub mod telemetry;

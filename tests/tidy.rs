@@ -27,6 +27,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("vicidial/", &["vicidial", "call", "command", "dns", "folder", "outbox", "telemetry"]),
     ("control/", &["control", "call", "command", "record", "stream", "telemetry"]),
     ("bench/", &["bench", "folder", "peer", "sip", "media", "stream", "record"]),
+    ("setup/", &["setup", "ari", "dns", "sip"]),
     ("peer/", &["peer", "sip", "media", "stream", "record"]),
     // builds the settings types of the other parts
     (
@@ -55,6 +56,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &[
             "cli",
             "app",
+            "ari",
             "bench",
             "config",
             "control",
@@ -63,6 +65,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "call",
             "media",
             "record",
+            "setup",
             "sip",
             "telemetry",
             "tls",
@@ -134,6 +137,12 @@ const PURE: &[&str] = &[
     "bench/websocket.rs",
     "peer/pattern.rs",
     "peer/registrar.rs",
+    "setup/answers.rs",
+    "setup/found.rs",
+    "setup/password.rs",
+    "setup/pieces.rs",
+    "setup/settings.rs",
+    "setup/steps.rs",
 ];
 /// Files in those folders that own I/O, or only declare modules.
 const NOT_PURE: &[&str] = &[

@@ -9,6 +9,7 @@ pub mod calls;
 pub mod demo;
 pub mod echo_agent;
 pub mod health;
+pub mod init;
 pub mod package_files;
 pub mod recordings;
 pub mod run;
@@ -30,6 +31,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a first configuration, and the files for the PBX.
+    Init(init::InitArguments),
     /// Take calls from the PBXs and connect them to the AI.
     Run(run::RunArguments),
     /// Run a complete call on this machine, with no PBX and no account.
@@ -73,6 +76,7 @@ pub fn command() -> clap::Command {
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Init(arguments) => init::main(&arguments),
         Command::Run(arguments) => run::main(&arguments),
         Command::Demo(arguments) => demo::main(&arguments),
         Command::EchoAgent(arguments) => echo_agent::main(&arguments),

@@ -160,7 +160,7 @@ fn setup(asterisk: &Asterisk, n: u8, mode: &str, ai: &str) -> Setup {
 }
 
 /// Makes a call with numbered audio both ways, to the last frame; returns what the AI received.
-async fn to_the_ai(asterisk: &Asterisk, extension: &str, ai: &Ai, bridge: &Bridge) -> Stream {
+pub async fn to_the_ai(asterisk: &Asterisk, extension: &str, ai: &Ai, bridge: &Bridge) -> Stream {
     let mut caller = Caller::dial(CALLER, asterisk.sip_addr(), extension, 1, 100).await;
     caller.answered().await;
     caller.until(5 * SECOND, |c| c.sent.len() == 100 && c.numbers(1000).len() == 100).await;

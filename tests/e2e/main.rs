@@ -21,6 +21,7 @@ mod recording;
 #[allow(dead_code, reason = "the tests without a PBX use the rest")]
 #[path = "../bystanders/rig/mod.rs"]
 mod rig;
+mod setup;
 mod storage;
 mod transfers;
 mod variants;

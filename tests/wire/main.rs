@@ -38,6 +38,7 @@ mod gating;
 mod handshake;
 mod hold;
 mod http;
+mod init;
 mod ladder;
 mod late;
 mod lifecycle;
