@@ -16,6 +16,8 @@ pub mod command;
 pub mod config;
 pub mod control;
 pub mod dns;
+pub mod doctor;
+pub mod faults;
 pub mod folder;
 pub mod media;
 pub mod notices;

@@ -91,6 +91,13 @@ pub enum RestRequest {
     },
     Channels,
     Bridges,
+    /// Lists the applications that have an events socket.
+    Applications,
+    /// Plays to one channel; `media` is such as `tone:dial`.
+    Play {
+        channel: String,
+        media: String,
+    },
     /// Reads the identity of the PBX and the time when it started.
     Info,
     EventFilter {
@@ -261,6 +268,8 @@ impl RestRequest {
             RestRequest::Channel { .. } => "channel",
             RestRequest::Channels => "list channels",
             RestRequest::Bridges => "list bridges",
+            RestRequest::Applications => "list applications",
+            RestRequest::Play { .. } => "play",
             RestRequest::Info => "info",
             RestRequest::EventFilter { .. } => "event filter",
         }
@@ -309,6 +318,8 @@ impl RestRequest {
             RestRequest::Channel { channel: id } => (Method::Get, channel(id, "")),
             RestRequest::Channels => (Method::Get, "/channels".to_owned()),
             RestRequest::Bridges => (Method::Get, "/bridges".to_owned()),
+            RestRequest::Applications => (Method::Get, "/applications".to_owned()),
+            RestRequest::Play { channel: id, .. } => (Method::Post, channel(id, "/play")),
             RestRequest::Info => (Method::Get, "/asterisk/info".to_owned()),
             RestRequest::EventFilter { app } => {
                 (Method::Put, of("applications", app, "/eventFilter"))
@@ -351,6 +362,7 @@ impl RestRequest {
             ],
             RestRequest::HangUp { reason, .. } => vec![("reason", (*reason).to_owned())],
             RestRequest::Digits { digits, .. } => vec![("dtmf", digits.clone())],
+            RestRequest::Play { media, .. } => vec![("media", media.clone())],
             RestRequest::Info => vec![("only", "system,status".to_owned())],
             _ => Vec::new(),
         }

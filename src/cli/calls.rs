@@ -11,10 +11,10 @@ use reqwest::{Method, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
-use crate::cli::health::reachable;
 use crate::cli::{EXIT_CONFIG, block_on, environment, output};
 use crate::config::{Source, load, resolve};
 use crate::control::tokens::Scope;
+use crate::doctor::running::reachable;
 use crate::tls;
 
 /// Time limit of a request, beyond what it waits for a command.

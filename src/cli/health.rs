@@ -1,18 +1,17 @@
-//! `trunkless health`: checks a running `trunkless run`, for a container's health check. Owns a
-//! socket.
+//! `trunkless health`: checks a running `trunkless run`, for a container's health check.
+//! Owns a clock.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::cli::{EXIT_CONFIG, block_on, environment};
 use crate::config::{Source, load};
+use crate::doctor::running::{ask, reachable};
 
 /// Time limit for the answer.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -54,25 +53,6 @@ pub fn main(arguments: &HealthArguments) -> ExitCode {
         let good = answer.split(' ').nth(1) == Some("200");
         Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
-}
-
-/// The address to connect to: loopback if the program listens on all addresses.
-pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
-/// Sends a GET and returns the response. HTTP/1.0, so that the response ends with the connection.
-async fn ask(to: SocketAddr, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(to).await?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {to}\r\n\r\n").as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.take(64 * 1024).read_to_end(&mut answer).await?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// Asks the running program for the state of one PBX: whether its calls can be taken, and in words.

@@ -7,6 +7,7 @@ pub mod bench;
 pub mod call;
 pub mod calls;
 pub mod demo;
+pub mod doctor;
 pub mod echo_agent;
 pub mod health;
 pub mod init;
@@ -43,6 +44,8 @@ enum Command {
     Call(call::CallArguments),
     /// List, show, end and transfer the calls of a running `trunkless run`.
     Calls(calls::CallsArguments),
+    /// Check everything that a call needs, and name what fails with its remedy.
+    Doctor(doctor::DoctorArguments),
     /// Measure many concurrent calls through this program or another bridge.
     Bench(bench::BenchArguments),
     /// Check a running `trunkless run`; exit code 0 if it is healthy.
@@ -83,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Call(arguments) => call::main(&arguments),
         Command::Calls(arguments) => calls::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
+        Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Health(arguments) => health::main(&arguments),
         Command::Recordings(arguments) => recordings::main(&arguments),
         Command::Vicidial(arguments) => vicidial::main(&arguments),

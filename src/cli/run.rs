@@ -14,6 +14,7 @@ use crate::config::check::Findings;
 use crate::config::plan::Plan;
 use crate::config::recording::try_paths;
 use crate::config::{ConfigError, Report, Source, inspect};
+use crate::faults::{DESCRIPTORS, descriptors_for};
 use crate::telemetry;
 
 /// How long to wait for the log to be written at the end.
@@ -177,12 +178,10 @@ async fn stay_replaced(app: &App) {
     std::future::pending().await
 }
 
-/// Raises the limit on open files to suit this many calls. A call has two RTP sockets, one to its
-/// AI and perhaps a recording; ARI mode also makes short-lived requests. There may be 64
-/// connections to the HTTP server, and 256 for SIP over TCP.
+/// Raises the limit on open files to suit this many calls.
 fn raise_file_limit(calls: usize) {
     use rustix::process::{Resource, getrlimit, setrlimit};
-    let wanted = calls as u64 * 5 + 500;
+    let wanted = descriptors_for(calls);
     let mut limit = getrlimit(Resource::Nofile);
     let enough = |current: Option<u64>| current.is_none_or(|current| current >= wanted);
     if enough(limit.current) {
@@ -191,6 +190,6 @@ fn raise_file_limit(calls: usize) {
     limit.current = limit.maximum.map_or(Some(wanted), |maximum| Some(wanted.min(maximum)));
     if setrlimit(Resource::Nofile, limit).is_err() || !enough(limit.current) {
         let limit = getrlimit(Resource::Nofile).current;
-        warn!(limit, wanted, "open file limit is too low for [calls] max: raise ulimit -n");
+        warn!(limit, wanted, "{DESCRIPTORS}");
     }
 }

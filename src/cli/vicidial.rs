@@ -11,7 +11,8 @@ use crate::cli::{EXIT_CONFIG, block_on, environment};
 use crate::config::plan::Plan;
 use crate::config::resolve::resolve;
 use crate::config::{Source, load};
-use crate::vicidial::check::{Expected, Finding, Verdict, check};
+use crate::doctor::vicidial::expected;
+use crate::vicidial::check::{Finding, Verdict, check};
 use crate::vicidial::plan::plan as plan_of;
 
 #[derive(Debug, Args)]
@@ -61,17 +62,6 @@ pub fn main(arguments: &VicidialArguments) -> ExitCode {
             ExitCode::SUCCESS
         }
         VicidialCommand::Check { call } => block_on(check_all(plan, call)),
-    }
-}
-
-fn expected(plan: &Plan, name: &str) -> Expected {
-    let phone = plan.sip.iter().find(|pbx| pbx.account.name == *name);
-    let all = plan.settings.calls.max;
-    let own = plan.settings.pbx.iter().find(|(pbx, _)| pbx.0 == name);
-    let own = own.and_then(|(_, pbx)| pbx.calls.limits().max);
-    Expected {
-        max_calls: own.map_or(all, |own| own.min(all)),
-        phone: phone.map(|phone| phone.account.username.clone()),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::config::schema::{
 use crate::config::twins::twins;
 use crate::config::values::{HostPort, PeerWord, Span};
 use crate::config::{ConfigError, ENV_PREFIX, Source};
+use crate::faults::{PLACEHOLDER, RTP_RANGES_OVERLAP};
 use crate::record::wav;
 use crate::sip::agent::AccountConfig;
 use crate::sip::flow::Transport;
@@ -239,7 +240,7 @@ fn asterisk_ports(
         let overlaps = |range: &RtpRange| ours.first <= range.last && range.first <= ours.last;
         if let Some(RtpRange { first, last }) = range.filter(overlaps) {
             let file = file.display();
-            let why = format!("overlaps Asterisk's range {first}-{last} ({file}); move one");
+            let why = format!("{RTP_RANGES_OVERLAP} {first}-{last} ({file}); move one");
             findings.warnings.push(source.error("media.ports", why));
             return;
         }
@@ -378,8 +379,7 @@ impl Resolver<'_> {
             findings.error(self.source.error(&key, why));
         }
         if check::is_placeholder(password.expose_secret()) {
-            let why = "is the placeholder of the samples; choose one, here and in the PBX";
-            findings.warnings.push(self.source.error(&key, why));
+            findings.warnings.push(self.source.error(&key, PLACEHOLDER));
         }
         Some(password)
     }

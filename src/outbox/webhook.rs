@@ -97,6 +97,16 @@ impl Webhook {
             status => Err(WebhookError::Status(status)),
         }
     }
+
+    /// Checks that the server can be reached, without an event.
+    ///
+    /// # Errors
+    /// Returns [`WebhookError::Http`] if there is no answer.
+    pub async fn probe(&self) -> Result<StatusCode, WebhookError> {
+        let answer = self.client.head(&self.url).send().await;
+        let answer = answer.map_err(|e| WebhookError::Http(chain(&e.without_url())))?;
+        Ok(answer.status())
+    }
 }
 
 /// Returns an error's text with its causes.

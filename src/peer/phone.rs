@@ -35,6 +35,10 @@ pub struct PhoneConfig {
     pub headers: Vec<(String, String)>,
     pub codecs: Vec<Codec>,
     pub registrar: Option<Registrar>,
+    /// Our address in Contact and SDP, if it is not `local`.
+    pub advertised: Option<IpAddr>,
+    /// The first and last port for RTP; by default any.
+    pub rtp_ports: Option<(u16, u16)>,
     pub source: AudioSource,
 }
 
@@ -49,6 +53,8 @@ impl PhoneConfig {
             headers: Vec::new(),
             codecs: vec![Codec::Pcmu],
             registrar: None,
+            advertised: None,
+            rtp_ports: None,
             source: Box::new(|_| None),
         }
     }
@@ -104,6 +110,10 @@ pub enum PhoneEvent {
     Answered {
         at: Instant,
     },
+    /// The peer's address for our RTP, before [`PhoneEvent::Answered`].
+    Media {
+        rtp: SocketAddr,
+    },
     Sent {
         at: Instant,
         samples: Samples,
@@ -118,6 +128,8 @@ pub struct Phone {
     pub events: mpsc::UnboundedReceiver<PhoneEvent>,
     /// Its SIP address.
     pub address: SocketAddr,
+    /// Its RTP address, as the peer has it.
+    pub rtp: SocketAddr,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -134,11 +146,13 @@ impl Phone {
     /// Returns an error if its sockets cannot be opened.
     pub async fn start(config: PhoneConfig) -> io::Result<Phone> {
         let sip = UdpSocket::bind((config.local, config.sip_port)).await?;
-        let rtp = rtp_socket(config.local).await?;
+        let rtp = rtp_socket(config.local, config.rtp_ports).await?;
         // until the reactor has reported a socket as writable, `try_send_to` sends nothing
         sip.writable().await?;
         rtp.writable().await?;
         let address = sip.local_addr()?;
+        let rtp_ip = config.advertised.unwrap_or(config.local);
+        let rtp_address = SocketAddr::new(rtp_ip, rtp.local_addr()?.port());
         let mut key = [0u8; 32];
         getrandom::fill(&mut key).map_err(|e| io::Error::other(e.to_string()))?;
         let agent_config = AgentConfig {
@@ -164,7 +178,7 @@ impl Phone {
             events: event_queue,
         };
         let task = tokio::spawn(line.run(command_queue));
-        Ok(Phone { commands, events, address, task })
+        Ok(Phone { commands, events, address, rtp: rtp_address, task })
     }
 
     pub fn command(&self, command: PhoneCommand) {
@@ -173,7 +187,16 @@ impl Phone {
 }
 
 /// Opens a socket on an even port, as RTP expects (RFC 3550 §11).
-async fn rtp_socket(local: IpAddr) -> io::Result<UdpSocket> {
+async fn rtp_socket(local: IpAddr, ports: Option<(u16, u16)>) -> io::Result<UdpSocket> {
+    if let Some((first, last)) = ports {
+        // from the end, because a running bridge begins at the other one
+        for port in (first..=last).rev().filter(|port| port % 2 == 0) {
+            if let Ok(socket) = UdpSocket::bind((local, port)).await {
+                return Ok(socket);
+            }
+        }
+        return Err(io::Error::other(format!("no UDP port from {first} to {last} is free")));
+    }
     loop {
         let socket = UdpSocket::bind((local, 0)).await?;
         if socket.local_addr()?.port() % 2 == 0 {
@@ -273,12 +296,14 @@ impl Line {
             (PhoneCommand::Dial { uri, target }, None) => {
                 let call = self.agent.new_call_key();
                 self.call = Some(call);
-                let Ok(rtp) = self.rtp.local_addr() else { return };
+                let Ok(bound) = self.rtp.local_addr() else { return };
+                let local_ip = self.config.advertised.unwrap_or(self.config.local);
+                let rtp = SocketAddr::new(local_ip, bound.port());
                 Command::Dial(Box::new(Dial {
                     call,
                     flow: Flow { transport: Transport::Udp, remote: target },
                     uri,
-                    local_ip: self.config.local,
+                    local_ip,
                     user: self.config.user.clone(),
                     password: self.config.password.clone(),
                     rtp,
@@ -314,6 +339,7 @@ impl Line {
             Event::Progress { code, .. } => self.emit(PhoneEvent::Progress(code)),
             Event::Answered { remote, .. } => {
                 let at = Instant::now();
+                self.emit(PhoneEvent::Media { rtp: remote.rtp });
                 self.remote = Some(remote);
                 self.started = Some(at);
                 self.emit(PhoneEvent::Answered { at });

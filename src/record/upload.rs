@@ -47,6 +47,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub const FOLDER_LIMIT: Duration = Duration::from_secs(120);
 /// Accesses to a folder at once, including those that hang.
 const FOLDER_JOBS: usize = 4;
+/// A key that no recording has, for [`Uploader::probe`].
+const PROBE: &str = "trunkless-doctor";
 /// Refusal of a folder to upload to.
 pub const INSIDE: &str = "is in the recordings' own directory; name a folder outside of it";
 /// Characters kept of a store's error text, which may be a whole page.
@@ -189,6 +191,20 @@ impl Uploader {
         }
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         Ok(Uploader { store: Store::S3(Box::new(store)), prefix, url })
+    }
+
+    /// Checks that the destination can be reached with these keys. Stores nothing.
+    ///
+    /// # Errors
+    /// Returns any error from the store, the network or the disk.
+    pub async fn probe(&self) -> Result<(), UploadError> {
+        match &self.store {
+            Store::Folder(folder) => folder.run(FOLDER_LIMIT, check_folder).await,
+            Store::S3(s3) => match s3.head(&Key::from(format!("{}{PROBE}", self.prefix))).await {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(error.into()),
+            },
+        }
     }
 
     fn key(&self, path: &Path, ending: &str) -> Key {

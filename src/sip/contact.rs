@@ -29,6 +29,11 @@ impl Bindings {
         Bindings { all, ours, expires }
     }
 
+    /// The URIs of all contacts.
+    pub fn uris(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().map(|(uri, _)| uri.as_str())
+    }
+
     /// Returns the seconds granted to our contact: its `expires` parameter, or else the Expires
     /// header field.
     pub fn granted(&self) -> Option<u32> {

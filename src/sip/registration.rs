@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
 
+use crate::faults::registration_refused;
 use crate::sip::challenges::Challenges;
 use crate::sip::contact::Bindings;
 use crate::sip::digest::{Credentials, Signed};
@@ -263,13 +264,7 @@ impl Registration {
             _ if step == Step::Query => self.skip_query(now, random),
             408 | 480 | 500 | 502..600 => self.on_error(now, step, response, random),
             _ => {
-                let who = &self.settings.auth_username;
-                let hint = match code {
-                    403 => format!("the PBX refuses user \"{who}\": check username and password"),
-                    404 => format!("the PBX does not know user \"{who}\""),
-                    405 | 501 => "that address is not a registrar".to_owned(),
-                    _ => "check the registrar's address and user".to_owned(),
-                };
+                let hint = registration_refused(code, &self.settings.auth_username);
                 self.refuse(now, code, hint, random);
             }
         }

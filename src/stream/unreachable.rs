@@ -46,7 +46,8 @@ impl ConnectError {
         if cure.is_empty() { self.to_string() } else { format!("{self}; {cure}") }
     }
 
-    fn cure(&self) -> &'static str {
+    /// What to do.
+    pub fn cure(&self) -> &'static str {
         match self {
             ConnectError::Dns(..) => "check the host in [ai] url, and this host's DNS",
             ConnectError::Tcp(_, error) => match error.kind() {
@@ -118,7 +119,9 @@ fn tls_cure(error: &io::Error) -> &'static str {
     use CertificateError as C;
     match failure(error) {
         Some(TlsFailure::InvalidCertificate(why)) => match why {
-            C::UnknownIssuer | C::BadSignature => "set [ai] ca_file to that CA's certificate",
+            C::UnknownIssuer | C::BadSignature => {
+                "set [ai] ca_file to that CA's certificate, or to the AI's own if it is self-signed"
+            }
             C::NotValidForName | C::NotValidForNameContext { .. } => {
                 "correct the host in [ai] url, or set tls_server_name"
             }

@@ -1,5 +1,6 @@
 //! The events WebSocket: opens it and keeps it alive. Owns I/O.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use crate::ari::client::app_lock::AppLock;
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::request::{Outcome, RestRequest, encoded};
 use crate::dns::lookup;
+use crate::faults::http_refused;
 
 /// Interval of our pings; Asterisk sends none.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -158,6 +160,9 @@ async fn connect(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), St
             sleep(STAGGER * n).await;
             let stream = match timeout(OPEN_LIMIT, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => Ok((stream, *address)),
+                Ok(Err(why)) if why.kind() == ErrorKind::ConnectionRefused => {
+                    Err(http_refused(*address))
+                }
                 Ok(Err(why)) => Err(format!("{address}: {why}")),
                 Err(_) => Err(format!("{address}: no answer within {OPEN_LIMIT:?}")),
             };

@@ -4,11 +4,11 @@
 //! at once: Asterisk disconnects a slow reader. Owns I/O.
 
 mod app_lock;
-mod link;
+pub mod link;
 mod offers;
 mod recovery;
 pub mod rest;
-mod rtp_capacity;
+pub mod rtp_capacity;
 pub mod rtp_conf;
 mod signals;
 

@@ -13,7 +13,7 @@ use crate::ari::rtp_range::RtpRange;
 /// External media channels allowed when the PBX's RTP range is unknown.
 pub const SAFE_MEDIA: usize = 200;
 /// Default path of the file with Asterisk's RTP range.
-const RTP_CONF: &str = "/etc/asterisk/rtp.conf";
+pub const RTP_CONF: &str = "/etc/asterisk/rtp.conf";
 /// A count is reused for this long while many ports are free.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -96,7 +96,7 @@ impl RtpCapacity {
 }
 
 /// Returns the stream pairs in use, or `None` if the PBX is not on this host.
-fn count(range: RtpRange, pbx: IpAddr) -> Option<usize> {
+pub fn count(range: RtpRange, pbx: IpAddr) -> Option<usize> {
     UdpSocket::bind((pbx, 0)).ok()?;
     let read = |name: &str| std::fs::read_to_string(name).unwrap_or_default();
     let tables = [read("/proc/net/udp"), read("/proc/net/udp6")];

@@ -10,6 +10,7 @@ use crate::call::ladder::Rung;
 use crate::call::words::MissingRtp;
 use crate::call::words::Summary;
 use crate::call::{Ai, Offer};
+use crate::faults::{NO_RTP, RTP_FROM_ELSEWHERE_CURE, RTP_NOT_HEARD};
 use crate::media::frame::RATE;
 use crate::stream::StreamInfo;
 use crate::stream::closed::Closed;
@@ -73,15 +74,7 @@ impl Lines {
         let pbx_rtp = missing.announced.map(display);
         let rejected_from = missing.rejected.map(display);
         match missing.stopped {
-            false => warn!(
-                call,
-                pbx,
-                our_rtp,
-                pbx_rtp,
-                pbx_signalling,
-                rejected_from,
-                "no RTP from the PBX for 2 s: firewall? It has to send to our_rtp by UDP"
-            ),
+            false => warn!(call, pbx, our_rtp, pbx_rtp, pbx_signalling, rejected_from, "{NO_RTP}"),
             true => warn!(
                 call,
                 pbx,
@@ -98,14 +91,7 @@ impl Lines {
         let (call, pbx) = (&self.call, &*self.pbx);
         if cause == HEARD_NOTHING {
             let (our_rtp, pbx_rtp) = (display(self.rtp), announced.map(display));
-            warn!(
-                call,
-                pbx,
-                our_rtp,
-                pbx_rtp,
-                "the PBX hung up with cause 44: it heard no RTP from us; firewall between our_rtp \
-                 and pbx_rtp?"
-            );
+            warn!(call, pbx, our_rtp, pbx_rtp, "the PBX hung up with cause 44: {RTP_NOT_HEARD}");
         }
     }
 
@@ -113,8 +99,8 @@ impl Lines {
         warn!(
             call = self.call,
             pbx = &*self.pbx,
-            "RTP comes from {source}, but the PBX's SDP names {named}: dropped; in Asterisk set \
-             media_address and bind_rtp_to_media_address"
+            "RTP comes from {source}, but the PBX's SDP names {named}: dropped; \
+             {RTP_FROM_ELSEWHERE_CURE}"
         );
     }
 

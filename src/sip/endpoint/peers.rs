@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::call::ladder::Overflow;
 use crate::call::{Owner, Signal};
+use crate::faults::{REGISTRAR_SILENT, REGISTRAR_SILENT_CURE, REGISTRATION_REFUSED, TWO_DEVICES};
 use crate::sip::agent::{AccountId, AiDown, CallKey, Command, Route, Routes};
 use crate::sip::endpoint::counters::{CONFLICTS, REGISTRATIONS_LOST};
 use crate::sip::endpoint::port_probe::probe;
@@ -269,7 +270,7 @@ impl Endpoint {
             }
             Status::Refused { code, hint, retry } => {
                 let retry_s = retry.as_secs();
-                warn!(pbx, registrar, address, code, retry_s, "registration refused: {hint}");
+                warn!(pbx, registrar, address, code, retry_s, "{REGISTRATION_REFUSED}: {hint}");
             }
             Status::Failing { why } => {
                 warn!(pbx, registrar, address, "registration failed: {why}; retrying")
@@ -282,20 +283,13 @@ impl Endpoint {
                     pbx,
                     registrar,
                     address,
-                    "registrar does not answer: trying its next address, if it has one, and again \
-                     every second"
+                    "{REGISTRAR_SILENT}: trying its next address, if it has one, and again every \
+                     second; {REGISTRAR_SILENT_CURE}"
                 );
             }
             Status::Conflict { contact } => {
                 CONFLICTS.add(1);
-                warn!(
-                    pbx,
-                    registrar,
-                    address,
-                    contact,
-                    "another device is registered as the same user, beside trunkless or in its \
-                     place: calls may go there; give each an extension of its own"
-                );
+                warn!(pbx, registrar, address, contact, "{TWO_DEVICES}");
             }
             Status::Unregistered => info!(pbx, "unregistered"),
         }

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::faults::registration_refused;
 use crate::sip::challenges::{Challenges, Verdict};
 use crate::sip::header::parse_seconds;
 use crate::sip::message::Message;
@@ -54,8 +55,7 @@ impl Registration {
         };
         if wrong || self.answered > ANSWERS {
             self.challenges = Challenges::default();
-            let who = &self.settings.auth_username;
-            let hint = format!("wrong password for user \"{who}\" (or the PBX does not know it)");
+            let hint = registration_refused(code, &self.settings.auth_username);
             return self.refuse(now, code, hint, random);
         }
         if step == Step::Return
