@@ -1,6 +1,7 @@
 //! The composition root: starts all parts from the configuration, and shuts them down. Owns tasks.
 
 mod calls;
+mod secrets;
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -19,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::app::calls::{call_configs, overflow};
+use crate::app::secrets::secrets;
 use crate::ari::client::{AriConfig, AriHandle, Source};
 use crate::call::admission::{Admission, CallLimits};
 use crate::call::counters::ended_text;
@@ -28,6 +30,7 @@ use crate::call::ports::PortPool;
 use crate::call::switchboard::{CallConfigs, CallStarter, Switchboard};
 use crate::call::worker::pool::Workers;
 use crate::call::{self, Offer, OrderRequest};
+use crate::capture;
 use crate::command::Failure;
 use crate::config::plan::Plan;
 use crate::control::events::Events;
@@ -89,6 +92,7 @@ pub struct App {
 /// The counters of all parts.
 pub static COUNTERS: Counters = &[
     call::counters::ALL,
+    capture::counters::ALL,
     endpoint::counters::ALL,
     record::counters::ALL,
     notices::ALL,
@@ -443,7 +447,8 @@ async fn start_http(
     }
     if !plan.tokens.is_empty() {
         let (tokens, hosts) = (plan.tokens.clone(), settings.control.hosts.clone());
-        let control = Control::new(switchboard.clone(), events.clone(), tokens, hosts);
+        let secrets = secrets(plan);
+        let control = Control::new(switchboard.clone(), events.clone(), tokens, hosts, secrets);
         let listen = settings.control.listen;
         match routes.iter_mut().find(|(other, ..)| *other == listen) {
             Some((.., routes)) => *routes = std::mem::take(routes).merge(control.routes()),

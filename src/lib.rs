@@ -11,6 +11,7 @@ pub mod app;
 pub mod ari;
 pub mod bench;
 pub mod call;
+pub mod capture;
 pub mod cli;
 pub mod command;
 pub mod config;

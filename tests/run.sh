@@ -103,7 +103,7 @@ done
 # ---- Debian packages: only what is missing ----
 missing() {
   local p
-  for p in gcc:gcc g++:g++ make:make ss:iproute2 unshare:util-linux nsenter:util-linux flock:util-linux sipp:sip-tester strace:strace; do
+  for p in gcc:gcc g++:g++ make:make ss:iproute2 unshare:util-linux nsenter:util-linux flock:util-linux sipp:sip-tester strace:strace tshark:tshark; do
     command -v "${p%%:*}" >/dev/null || echo "${p#*:}"
   done | sort -u
   ls /usr/share/keyrings/debian-archive-keyring.* >/dev/null 2>&1 || echo debian-archive-keyring
@@ -137,7 +137,7 @@ step "S3 server" s3
 python() { tests/e2e/lab/fetch-python.sh || no_python="no Python environment"; }
 no_python=
 step "Python for the example bots" python
-for t in sipp ss unshare nsenter strace; do command -v $t >/dev/null || no_e2e+="${no_e2e:+, }no $t"; done
+for t in sipp ss unshare nsenter strace tshark; do command -v $t >/dev/null || no_e2e+="${no_e2e:+, }no $t"; done
 
 # ---- the tests ----
 # Runs the end-to-end tests in two groups side by side, each one test at a time. Those in the first

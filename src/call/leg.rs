@@ -40,6 +40,11 @@ impl Leg {
         SocketAddr::new(self.ip, self.ports.port())
     }
 
+    /// Our address of this socket, with the IP address in the SDP.
+    pub fn address_of(&self, channel: Channel) -> SocketAddr {
+        SocketAddr::new(self.ip, self.ports.port() + u16::from(channel == Channel::Rtcp))
+    }
+
     /// Returns the next datagram that has arrived: its length and its sender. Does not wait.
     ///
     /// # Errors

@@ -39,6 +39,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::call::variables::VariableRules;
+use crate::capture::tap::Tap;
 use crate::command::{Cause, Destination, Digits, Failure, LeadChange, Order, Reply, TransferKind};
 use crate::media;
 use crate::media::playout::Budget;
@@ -171,6 +172,8 @@ pub enum SourceRequest {
         order: u32,
         variables: Vec<(String, String)>,
     },
+    /// Copy the signalling of the call to a packet capture.
+    Capture(Tap),
 }
 
 /// An order from outside the call, and the receiver of its replies.
@@ -178,6 +181,14 @@ pub enum SourceRequest {
 pub struct OrderRequest {
     pub order: Order,
     pub replies: mpsc::UnboundedSender<Reply>,
+}
+
+/// A request to a call from outside.
+#[derive(Debug)]
+pub enum CallRequest {
+    Order(OrderRequest),
+    /// Copy what passes to a packet capture.
+    Capture(Tap),
 }
 
 /// The prompts of the configuration, mu-law, by name.

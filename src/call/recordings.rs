@@ -85,6 +85,11 @@ impl CallRecordings {
         }
     }
 
+    /// True while nothing is recorded because somebody is about to say or press what may not be.
+    pub fn is_paused(&self) -> bool {
+        self.current.as_ref().map_or(self.paused, Recording::is_paused)
+    }
+
     /// More is known of the call now.
     pub fn learn(&mut self, parameters: &[(String, String)]) {
         self.call.details = recorded(parameters);

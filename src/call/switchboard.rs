@@ -19,7 +19,8 @@ use crate::call::words::Summary;
 use crate::call::worker::described::{Observed, live_call};
 use crate::call::worker::pool::Workers;
 use crate::call::worker::task::run;
-use crate::call::{CallConfig, Offer, OrderRequest, SourceRequest, counters};
+use crate::call::{CallConfig, CallRequest, Offer, OrderRequest, SourceRequest, counters};
+use crate::capture::tap::Tap;
 use crate::command::Failure;
 use crate::record::recorder::Recorder;
 use crate::stream::socket::Counts;
@@ -36,7 +37,26 @@ const MAX_ENDED: usize = 1000;
 /// A call and the sender of its orders.
 struct Entry {
     live: Arc<LiveCall>,
-    orders: mpsc::Sender<OrderRequest>,
+    requests: mpsc::Sender<CallRequest>,
+    /// The last capture of the call.
+    tap: Option<Tap>,
+}
+
+/// A capture of a call that has not come yet.
+struct Awaited {
+    /// The name of the call's PBX; `None` for any.
+    pbx: Option<String>,
+    tap: Tap,
+}
+
+/// Why a capture was not started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotCaptured {
+    NoSuchCall,
+    /// The call is being captured already.
+    Already,
+    /// Too many commands are open in the call.
+    Busy,
 }
 
 #[derive(Default)]
@@ -47,6 +67,10 @@ struct Calls {
     by_sid: HashMap<String, String>,
     /// The last calls that have ended, oldest first.
     ended: VecDeque<Arc<LiveCall>>,
+    /// Captures of the next calls, in the order of their requests.
+    awaited: Vec<Awaited>,
+    /// The names of the PBXs whose calls are taken.
+    pbxs: Vec<Arc<str>>,
 }
 
 /// The live calls. Clones share them.
@@ -72,6 +96,7 @@ pub struct CallStarter {
 impl Switchboard {
     /// Starts a call for every offer, each in its own task, so a panic ends only that call.
     pub async fn start_calls(self, starter: CallStarter, mut offers: mpsc::Receiver<Offer>) {
+        self.lock().pbxs = starter.configs.iter().map(|(name, _)| name.clone()).collect();
         while let Some(offer) = offers.recv().await {
             let known = starter.configs.iter().find(|(name, _)| *name == offer.pbx);
             let Some(config) = known.map(|(_, config)| config.clone()) else {
@@ -142,11 +167,18 @@ impl Switchboard {
     }
 
     /// Registers a call and returns the receiver of its orders.
-    fn add(&self, live: Arc<LiveCall>) -> mpsc::Receiver<OrderRequest> {
-        let (orders, receiver) = mpsc::channel(MAX_COMMANDS);
+    fn add(&self, live: Arc<LiveCall>) -> mpsc::Receiver<CallRequest> {
+        let (requests, receiver) = mpsc::channel(MAX_COMMANDS);
         let mut calls = self.lock();
+        calls.awaited.retain(|awaited| awaited.tap.is_open());
+        let matches = |a: &Awaited| a.pbx.as_ref().is_none_or(|pbx| **pbx == *live.pbx);
+        let next = calls.awaited.iter().position(matches);
+        let tap = next.map(|at| calls.awaited.remove(at).tap);
+        if let Some(tap) = tap.clone() {
+            let _ = requests.try_send(CallRequest::Capture(tap));
+        }
         calls.by_sid.insert(live.call_sid.clone(), live.id.clone());
-        calls.live.insert(live.id.clone(), Entry { live, orders });
+        calls.live.insert(live.id.clone(), Entry { live, requests, tap });
         receiver
     }
 
@@ -197,10 +229,42 @@ impl Switchboard {
     pub fn send(&self, call: &str, request: OrderRequest) -> Result<(), Failure> {
         let calls = self.lock();
         let entry = calls.live.get(call).ok_or(Failure::NoSuchCall)?;
-        entry.orders.try_send(request).map_err(|error| match error {
+        entry.requests.try_send(CallRequest::Order(request)).map_err(|error| match error {
             TrySendError::Full(_) => Failure::QueueFull,
             TrySendError::Closed(_) => Failure::NoSuchCall,
         })
+    }
+
+    /// Starts a capture of a live call, given by its id or `callSid`.
+    ///
+    /// # Errors
+    /// Returns the reason if the capture was not started.
+    pub fn capture(&self, call: &str, tap: Tap) -> Result<(), NotCaptured> {
+        let mut calls = self.lock();
+        let id = calls.by_sid.get(call).map_or(call, String::as_str).to_owned();
+        let entry = calls.live.get_mut(&id).ok_or(NotCaptured::NoSuchCall)?;
+        if entry.tap.as_ref().is_some_and(Tap::is_open) {
+            return Err(NotCaptured::Already);
+        }
+        let sent = entry.requests.try_send(CallRequest::Capture(tap.clone()));
+        sent.map_err(|error| match error {
+            TrySendError::Full(_) => NotCaptured::Busy,
+            TrySendError::Closed(_) => NotCaptured::NoSuchCall,
+        })?;
+        entry.tap = Some(tap);
+        Ok(())
+    }
+
+    /// True if calls of a PBX with this name are taken.
+    pub fn has_pbx(&self, name: &str) -> bool {
+        self.lock().pbxs.iter().any(|pbx| **pbx == *name)
+    }
+
+    /// Starts a capture with the next call, of this PBX or of any.
+    pub fn capture_next(&self, pbx: Option<String>, tap: Tap) {
+        let mut calls = self.lock();
+        calls.awaited.retain(|awaited| awaited.tap.is_open());
+        calls.awaited.push(Awaited { pbx, tap });
     }
 
     /// Lets [`Switchboard::wait`] return once all calls have ended.

@@ -11,6 +11,7 @@ use reqwest::{Method, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
+use crate::cli::capture::{self, CaptureArguments};
 use crate::cli::{EXIT_CONFIG, block_on, environment, output};
 use crate::config::{Source, load, resolve};
 use crate::control::tokens::Scope;
@@ -77,6 +78,9 @@ enum Command {
         #[arg(long)]
         status: Option<String>,
     },
+    /// Save the SIP, the RTP and the AI's messages of a call as a pcapng file for Wireshark. It
+    /// contains what is said.
+    Capture(CaptureArguments),
     /// Print the events of all calls as they happen.
     Watch,
 }
@@ -102,6 +106,7 @@ impl Command {
         match self {
             Command::Ls | Command::Show { .. } | Command::Watch => Scope::Read,
             Command::Hangup { .. } | Command::Transfer { .. } => Scope::Control,
+            Command::Capture(_) => Scope::Capture,
         }
     }
 }
@@ -111,7 +116,7 @@ fn word(value: impl ValueEnum) -> String {
 }
 
 /// The control API and a token for it.
-struct Api {
+pub struct Api {
     url: String,
     token: SecretString,
     client: reqwest::Client,
@@ -160,7 +165,10 @@ fn access(arguments: &CallsArguments) -> anyhow::Result<(String, SecretString)> 
     let file = arguments.config.display();
     let token = token.with_context(|| {
         let scope = scope.name();
-        format!("{file}: there is no token with the scope {scope}; add [control.tokens.NAME]")
+        format!(
+            "{file}: there is no token with the scope {scope}; add [control.tokens.NAME] with \
+             scopes = [\"{scope}\"]"
+        )
     })?;
     Ok((format!("http://{listen}"), token.secret))
 }
@@ -187,6 +195,7 @@ async fn run(api: &Api, command: &Command, as_json: bool) -> anyhow::Result<Exit
             });
             order(api, call, &body, timeout.saturating_add(15).min(120), as_json).await
         }
+        Command::Capture(arguments) => capture::run(api, arguments, as_json).await,
         Command::Watch => watch(api, as_json).await,
     }
 }
@@ -303,7 +312,7 @@ impl Api {
     }
 
     /// Sends a request. Everything but a success is an error.
-    async fn send(
+    pub async fn send(
         &self,
         method: Method,
         path: &str,

@@ -6,6 +6,7 @@ mod output;
 pub mod bench;
 pub mod call;
 pub mod calls;
+mod capture;
 pub mod demo;
 pub mod doctor;
 pub mod echo_agent;

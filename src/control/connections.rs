@@ -57,6 +57,8 @@ pub enum Purpose {
     Events,
     /// It waits for the outcome of a command.
     Outcome,
+    /// It reads a packet capture.
+    Capture,
 }
 
 /// The purpose of a kept connection, and the name of its token.
@@ -156,10 +158,12 @@ impl Lasting {
         let mut open = self.open.lock();
         let same = open.lasting.iter().filter(|(other, _)| *other == purpose);
         if same.clone().filter(|(_, other)| other == token).count() >= MAX_PER_TOKEN {
-            return Err("too many connections of this token are waiting or reading events");
+            return Err(
+                "too many connections of this token are waiting, or reading events or captures",
+            );
         }
         if same.count() >= MAX_LASTING {
-            return Err("too many connections are waiting or reading events");
+            return Err("too many connections are waiting, or reading events or captures");
         }
         if self.kept.set((purpose, token.to_owned())).is_ok() {
             open.lasting.push((purpose, token.to_owned()));

@@ -3,9 +3,10 @@
 //!
 //! Each request to the control API passes [`guard`]. [`calls`] has the calls and their commands,
 //! [`twilio`] the same in the shape of Twilio's API, [`events`] the stream of events.
-//! [`connections`] bounds what clients may use.
+//! [`capture`] has the packet captures. [`connections`] bounds what clients may use.
 
 mod calls;
+mod capture;
 mod connections;
 pub mod events;
 mod guard;
@@ -29,6 +30,7 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
 use crate::call::switchboard::Switchboard;
+use crate::control::capture::Captures;
 use crate::control::connections::{Bounded, Lasting};
 use crate::control::events::Events;
 use crate::control::tokens::Token;
@@ -45,6 +47,9 @@ pub struct Control {
     pub tokens: Arc<[Token]>,
     /// Names that a Host may have, besides addresses.
     pub hosts: Arc<[String]>,
+    captures: Captures,
+    /// Secrets that no capture may contain.
+    secrets: Arc<[String]>,
     refusal_log: Arc<Mutex<Throttle>>,
 }
 
@@ -54,6 +59,7 @@ impl Control {
         events: Events,
         tokens: Vec<Token>,
         hosts: Option<Vec<String>>,
+        secrets: Vec<String>,
     ) -> Control {
         let refusal_log = Arc::new(Mutex::new(Throttle::new(REFUSAL_LOG)));
         Control {
@@ -61,6 +67,8 @@ impl Control {
             events,
             tokens: tokens.into(),
             hosts: hosts.unwrap_or_default().into(),
+            captures: Captures::default(),
+            secrets: secrets.into(),
             refusal_log,
         }
     }
@@ -75,6 +83,8 @@ impl Control {
             .route("/v1/calls", get(calls::list))
             .route("/v1/calls/{id}", get(calls::show))
             .route("/v1/calls/{id}/commands", post(calls::command))
+            .route("/v1/calls/{id}/capture", get(capture::capture))
+            .route("/v1/calls/next/capture", get(capture::capture_next))
             .route("/v1/events", get(events::events))
             .route("/2010-04-01/Accounts/{account}/Calls.json", get(twilio::list))
             .route(

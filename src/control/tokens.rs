@@ -1,4 +1,4 @@
-//! The tokens of the control API: who may read, and who may give commands.
+//! The tokens of the control API: who may read, give commands and capture calls.
 
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -11,6 +11,8 @@ pub enum Scope {
     Read,
     /// To give commands to calls.
     Control,
+    /// To capture calls, with what is said in them.
+    Capture,
 }
 
 impl Scope {
@@ -19,6 +21,7 @@ impl Scope {
         match self {
             Scope::Read => "read",
             Scope::Control => "control",
+            Scope::Capture => "capture",
         }
     }
 }

@@ -132,6 +132,15 @@ impl Target {
         &self.url
     }
 
+    /// Returns what may be secret: the values of headers and of the URL's query, and the token.
+    pub fn secrets(&self) -> Vec<String> {
+        let headers = self.options.headers.iter().map(|(_, value)| value.as_str());
+        let query = self.request.uri().query().unwrap_or_default().split('&');
+        let query = query.filter_map(|pair| pair.split_once('=')).map(|(_, value)| value);
+        let token = self.options.auth_token.as_deref();
+        headers.chain(query).chain(token).map(str::to_owned).collect()
+    }
+
     /// Returns the URL for the log: without a query, which may contain a secret, and without
     /// credentials.
     pub fn shown(&self) -> String {

@@ -7,13 +7,17 @@
 //! left to the WebSocket library.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use rustix::net::{SocketAddrAny, getpeername, getsockname};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use crate::capture::tap::Tap;
+use crate::capture::{Direction, Kind};
 use crate::media::frame::FRAME_TIME;
 use crate::stream::closed::{Closed, close_kind, closed};
 use crate::stream::connect::{MAX_MESSAGE_BYTES, Socket};
@@ -80,6 +84,8 @@ pub struct AiSocket {
     farewell: Farewell,
     /// Messages that were not understood.
     ignored: u64,
+    /// Copies messages to a capture, while there is one; with our address and the AI's.
+    tap: Option<(Tap, (SocketAddr, SocketAddr))>,
 }
 
 /// How far the stream has been closed.
@@ -115,6 +121,7 @@ impl AiSocket {
             unflushed: false,
             farewell: Farewell::No,
             ignored: 0,
+            tap: None,
         }
     }
 
@@ -124,6 +131,23 @@ impl AiSocket {
             dropped_control: self.queue.dropped_control,
             ignored: self.ignored,
         }
+    }
+
+    /// Copies all further messages to a capture.
+    pub fn capture(&mut self, tap: Tap) {
+        let address = |found: Option<SocketAddrAny>| {
+            let known = found.and_then(|address| SocketAddr::try_from(address).ok());
+            known.unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into())
+        };
+        let peer = getpeername(&*self).ok().flatten();
+        let between = (address(getsockname(&*self).ok()), address(peer));
+        self.tap = Some((tap, between));
+    }
+
+    /// Copies a message to the capture.
+    fn tap_message(&mut self, direction: Direction, text: &[u8]) {
+        let tap = self.tap.take();
+        self.tap = tap.filter(|(tap, between)| tap.message(Kind::Ai, direction, *between, text));
     }
 
     /// Adds parameters, before [`AiSocket::start`].
@@ -342,6 +366,9 @@ impl AiSocket {
     }
 
     fn on_text(&mut self, text: &str, audio: &mut Vec<u8>, each: &mut dyn FnMut(FromAi<'_>)) {
+        if self.tap.is_some() {
+            self.tap_message(Direction::Received, text.as_bytes());
+        }
         let message = self.codec.decode(text, audio);
         self.ignored += u64::from(matches!(message, FromAi::Ignored(_)));
         each(message);
@@ -398,7 +425,10 @@ impl AiSocket {
         while self.is_open() && !self.blocked && sent_bytes < TURN_BYTES {
             while scratch.frames.len() < CHUNK_BYTES {
                 match self.queue.pop() {
-                    Some(Queued::Opening(text)) => scratch.write(text.as_bytes()),
+                    Some(Queued::Opening(text)) => {
+                        self.tap_message(Direction::Sent, text.as_bytes());
+                        scratch.write(text.as_bytes());
+                    }
                     Some(Queued::Message(message)) => self.encode(&message, scratch),
                     None => break,
                 }
@@ -424,6 +454,9 @@ impl AiSocket {
         text.clear();
         self.codec.encode(message, &mut text);
         if !text.is_empty() {
+            if self.tap.is_some() {
+                self.tap_message(Direction::Sent, &text);
+            }
             scratch.write(&text);
         }
         scratch.text = text;

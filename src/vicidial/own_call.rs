@@ -146,7 +146,8 @@ impl OwnCall {
             SourceRequest::Ringing
             | SourceRequest::Hold { .. }
             | SourceRequest::Digits { .. }
-            | SourceRequest::SetVariables { .. } => (self.source)(request),
+            | SourceRequest::SetVariables { .. }
+            | SourceRequest::Capture(_) => (self.source)(request),
         }
     }
 

@@ -23,6 +23,7 @@ mod acknowledged;
 mod answer;
 mod ari;
 mod audio;
+mod capture;
 mod closed_stdout;
 mod configuration;
 mod control;

@@ -4,6 +4,7 @@
 //! at once: Asterisk disconnects a slow reader. Owns I/O.
 
 mod app_lock;
+mod capture;
 pub mod link;
 mod offers;
 mod recovery;
@@ -41,6 +42,7 @@ use crate::call::end::EndReason;
 use crate::call::fault_point::fault_point_of_message;
 use crate::call::ladder::Overflow;
 use crate::call::{RemoteMedia, Signal, SourceRequest};
+use crate::capture::tap::Tap;
 use crate::media::g711::Law;
 use crate::telemetry::{PbxStatus, Throttle};
 
@@ -127,6 +129,10 @@ struct CallLink {
     held: bool,
     /// The call's id, for the log.
     id: String,
+    /// The id of the caller's channel.
+    channel: String,
+    /// Copies what is exchanged about the call, while there is a capture.
+    tap: Option<Tap>,
 }
 
 /// The state of the events socket.
@@ -177,6 +183,8 @@ pub struct Source {
     pbx_ip: IpAddr,
     /// Calls that were offered.
     calls: HashMap<CallKey, CallLink>,
+    /// The calls among them that are captured.
+    captured: Vec<CallKey>,
     internal: mpsc::Receiver<Internal>,
     /// Cloned for the calls and for the closing of the socket.
     internal_tx: mpsc::Sender<Internal>,
@@ -237,6 +245,7 @@ impl Source {
             last_error: None,
             pbx_ip: IpAddr::from([127, 0, 0, 1]),
             calls: HashMap::new(),
+            captured: Vec::new(),
             internal,
             internal_tx,
             outcomes,
@@ -349,6 +358,7 @@ impl Source {
 
     fn on_text(&mut self, text: &str) {
         fault_point_of_message("event", text.as_bytes());
+        self.capture_event(text);
         match event::parse(text, &self.config.pbx.app) {
             Ok(Event::Other) => {}
             Ok(event) => self.feed(Input::Event(event)),
@@ -406,6 +416,9 @@ impl Source {
                 _,
                 SourceRequest::Disposition(_) | SourceRequest::Spoken | SourceRequest::Lead { .. },
             ) => {}
+            Internal::Request(call, SourceRequest::Capture(tap)) => {
+                self.capture(call, tap);
+            }
             Internal::Request(call, SourceRequest::SetVariables { order, variables }) => {
                 self.feed(Input::Order { call, order, wish: Wish::Variables(variables) });
             }
@@ -479,11 +492,13 @@ impl Source {
         }
     }
 
-    fn send(&self, id: RequestId, request: RestRequest) {
+    fn send(&mut self, id: RequestId, request: RestRequest) {
+        let captured = self.capture_request(&request);
         let (rest, outcomes) = (self.rest.clone(), self.outcomes_tx.clone());
         let name = self.name.clone();
         tokio::spawn(async move {
             let outcome = rest.run(&request).await;
+            captured.iter().for_each(|captured| captured.response(&outcome));
             if !outcome.is_success() {
                 debug!(pbx = &*name, "{} {}", request.name(), outcome.text());
             }

@@ -95,8 +95,14 @@ impl Source {
         let leg = Leg::new(admitted.ports, ip, self.pbx_ip);
         let host = leg.address();
         let id = new.id.clone();
-        let link =
-            CallLink { signals: admitted.signals_tx, remote: None, held: false, id: id.clone() };
+        let link = CallLink {
+            signals: admitted.signals_tx,
+            remote: None,
+            held: false,
+            id: id.clone(),
+            channel: new.channel.id.clone(),
+            tap: None,
+        };
         self.calls.insert(new.call, link);
         let added = added(&new);
         fault_point("source", added.entries());

@@ -29,7 +29,9 @@ use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
 use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
-use crate::call::{CallConfig, Offer, OrderRequest, Signal, counters, parameters};
+use crate::call::{CallConfig, CallRequest, Offer, Signal, SourceRequest, counters, parameters};
+use crate::capture::tap::Tap;
+use crate::capture::{Direction, Kind};
 use crate::stream::closed::Closed;
 use crate::stream::connect::Socket;
 use crate::stream::scratch::Scratch;
@@ -53,7 +55,7 @@ pub async fn run(
     workers: &Workers,
     offer: Offer,
     config: Arc<CallConfig>,
-    commands: mpsc::Receiver<OrderRequest>,
+    commands: mpsc::Receiver<CallRequest>,
     stop: watch::Receiver<bool>,
     observed: Observed,
     refused: Option<EndReason>,
@@ -113,6 +115,8 @@ pub(super) struct Running {
     last_readable: Option<Instant>,
     /// The end reason, once there is one.
     ended: Option<EndReason>,
+    /// Copies packets to a capture, while there is one.
+    tap: Option<Tap>,
 }
 
 impl Running {
@@ -153,6 +157,7 @@ impl Running {
             playout_floor: PlayoutFloor::default(),
             last_readable: None,
             ended: None,
+            tap: None,
         }
     }
 
@@ -180,10 +185,11 @@ impl Running {
             && let Poll::Ready(request) = commands.poll_recv(cx)
         {
             match request {
-                Some(request) => {
+                Some(CallRequest::Order(request)) => {
                     let (number, order) = self.desk.take_request(request);
                     self.call.handle(now, Input::Order { number, order });
                 }
+                Some(CallRequest::Capture(tap)) => self.capture(tap),
                 None => rare_events.commands = None,
             }
         }
@@ -256,8 +262,8 @@ impl Running {
                         self.lines.answered(&self.call.summary(now));
                         self.observed.event(&EventKind::Answered);
                     }
-                    Output::Rtp { to, packet } => self.offer.leg.send(Channel::Rtp, to, &packet),
-                    Output::Rtcp { to, packet } => self.offer.leg.send(Channel::Rtcp, to, &packet),
+                    Output::Rtp { to, packet } => self.send_packet(Channel::Rtp, to, &packet),
+                    Output::Rtcp { to, packet } => self.send_packet(Channel::Rtcp, to, &packet),
                     Output::AiStart { burst } => {
                         self.ai.iter_mut().for_each(|ai| ai.start(now, burst));
                         for reply in self.early_replies.take().into_iter().flatten() {
@@ -265,7 +271,7 @@ impl Running {
                         }
                     }
                     Output::KeyPress { to, packet } => {
-                        self.offer.leg.send(Channel::Rtp, to, &packet);
+                        self.send_packet(Channel::Rtp, to, &packet);
                     }
                     Output::Reply { order, reply } => {
                         if let Some(message) = self.desk.reply(order, &reply, &self.observed) {
@@ -297,6 +303,8 @@ impl Running {
                     }
                     Output::Recording { command, index, law } => {
                         self.recordings.command(command, index, law);
+                        let is_paused = self.recordings.is_paused();
+                        self.tap.iter().for_each(|tap| tap.set_private(is_paused));
                     }
                     Output::Leaving => self.leave(),
                     Output::Ended(reason) => self.ended = Some(reason),
@@ -311,6 +319,34 @@ impl Running {
             }
         }
         self.ended
+    }
+
+    /// Starts a capture.
+    fn capture(&mut self, tap: Tap) {
+        tap.set_private(self.recordings.is_paused());
+        self.ai.iter_mut().for_each(|ai| ai.capture(tap.clone()));
+        (self.offer.requests)(SourceRequest::Capture(tap.clone()));
+        self.tap = Some(tap);
+    }
+
+    fn send_packet(&mut self, channel: Channel, to: SocketAddr, packet: &[u8]) {
+        self.offer.leg.send(channel, to, packet);
+        if self.tap.is_some() {
+            self.tap_packet(channel, Direction::Sent, to, packet);
+        }
+    }
+
+    /// Copies a packet to the capture.
+    fn tap_packet(
+        &mut self,
+        channel: Channel,
+        direction: Direction,
+        peer: SocketAddr,
+        data: &[u8],
+    ) {
+        let kind = if channel == Channel::Rtp { Kind::Rtp } else { Kind::Rtcp };
+        let between = (self.offer.leg.address_of(channel), peer);
+        self.tap = self.tap.take().filter(|tap| tap.packet(kind, direction, between, data));
     }
 
     /// The call takes no place of others any more, unless it is beyond the limits.
@@ -409,6 +445,9 @@ impl Running {
     }
 
     fn on_datagram(&mut self, now: Instant, channel: Channel, from: SocketAddr, data: &[u8]) {
+        if self.tap.is_some() {
+            self.tap_packet(channel, Direction::Received, from, data);
+        }
         match channel {
             Channel::Rtp => self.call.handle(now, Input::Rtp { from, data }),
             Channel::Rtcp => self.call.handle(now, Input::Rtcp { data, unix: unix() }),
@@ -432,7 +471,9 @@ impl Running {
             Ok(socket) => {
                 let Some(ai) = self.config.ais.get(self.current) else { return };
                 let codec = ai.target.dialect.codec(self.info.clone(), ai.extensions);
-                self.ai = Some(AiSocket::new(now, socket, codec, ai.ping));
+                let mut socket = AiSocket::new(now, socket, codec, ai.ping);
+                self.tap.iter().for_each(|tap| socket.capture(tap.clone()));
+                self.ai = Some(socket);
                 self.call.handle(now, Input::AiOpen);
             }
             Err(error) => {

@@ -79,6 +79,7 @@ impl Endpoint {
             self.signal(call, Signal::Ended(end_reason(end)));
         }
         self.calls.remove(&call);
+        self.messages.end(call);
     }
 
     pub(super) fn signal(&mut self, call: CallKey, signal: Signal) {

@@ -5,6 +5,7 @@
 
 pub mod counters;
 mod events;
+mod messages;
 mod offers;
 mod orders;
 mod peers;
@@ -30,12 +31,15 @@ use crate::call::admission::{Admission, MAX_BEYOND};
 use crate::call::fault_point::fault_point_of_message;
 use crate::call::ladder::Overflow;
 use crate::call::{Owner, RemoteMedia, Signal, SourceRequest};
+use crate::capture::Direction;
+use crate::capture::tap::unix;
 use crate::sip::agent::{
     AccountConfig, AccountId, Agent, AgentConfig, CallKey, Command, Event, Input, Output, Route,
 };
 use crate::sip::endpoint::counters::{
     RETRANSMISSIONS, STRANGERS, STRAY_RESPONSES, UNREADABLE, count_refused,
 };
+use crate::sip::endpoint::messages::CallMessages;
 use crate::sip::endpoint::peers::PeerState;
 use crate::sip::endpoint::tcp::{Connections, TcpEvent};
 use crate::sip::endpoint::transfer::Transfer;
@@ -200,6 +204,8 @@ pub struct Endpoint {
     calls: HashMap<CallKey, CallLink>,
     /// The second calls of transfers, with the calls that they belong to.
     consults: HashMap<CallKey, CallKey>,
+    /// The SIP messages of the calls, for captures.
+    messages: CallMessages,
     /// When transfers fail.
     deadlines: BTreeSet<(Instant, CallKey)>,
     /// When we end calls that were handed over, if the PBX has not done so.
@@ -265,6 +271,7 @@ impl Endpoint {
             peers,
             calls: HashMap::new(),
             consults: HashMap::new(),
+            messages: CallMessages::default(),
             deadlines: BTreeSet::new(),
             lingering: BTreeSet::new(),
             admission: config.admission,
@@ -366,8 +373,11 @@ impl Endpoint {
             self.agent.set_local_ip(flow.remote.ip(), local);
         }
         self.agent.set_full(self.admission.is_full());
-        if let Input::Message { data, .. } = &input {
+        if let Input::Message { flow, data } = &input {
             fault_point_of_message("message", data);
+            if self.agent.knows(flow.remote.ip()) {
+                self.messages.note(unix(), Direction::Received, *flow, data);
+            }
         }
         self.agent.handle(Instant::now(), input);
         self.drain();
@@ -385,6 +395,7 @@ impl Endpoint {
                 Output::Event(event) => self.on_event(event),
             }
         }
+        self.messages.tidy();
         if self.agent.call_count() == 0
             && let Some(done) = self.idle.take()
         {
@@ -397,6 +408,7 @@ impl Endpoint {
     }
 
     fn send(&mut self, flow: Flow, data: Vec<u8>) {
+        self.messages.note(unix(), Direction::Sent, flow, &data);
         match flow.transport {
             Transport::Tcp => self.connections.send(flow.remote, data),
             Transport::Udp => {
@@ -485,6 +497,7 @@ impl Endpoint {
                 self.signal(call, Signal::Answered);
             }
             SourceRequest::Ringing => self.command(Command::Ringing { call }),
+            SourceRequest::Capture(tap) => self.messages.capture(call, tap),
             SourceRequest::End { reason, .. } => {
                 self.drop_transfer(call);
                 let Some(link) = self.calls.get_mut(&call) else { return };

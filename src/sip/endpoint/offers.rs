@@ -2,6 +2,7 @@
 //! clock.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
@@ -157,6 +158,8 @@ impl Endpoint {
         };
         let remote = invite.remote.as_ref().map(|remote| self.remote_media(&link, remote));
         let link = CallLink { media: remote, ..link };
+        let own = SocketAddr::new(invite.local_ip, self.bound.port());
+        self.messages.begin(invite.call, &invite.sip_call_id, own);
         self.calls.insert(invite.call, link);
         fault_point("link", &invite.headers);
         let internal = self.internal_tx.clone();

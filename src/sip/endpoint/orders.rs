@@ -45,7 +45,8 @@ impl Endpoint {
             | SourceRequest::Ringing
             | SourceRequest::End { .. }
             | SourceRequest::Disposition(_)
-            | SourceRequest::Spoken => {}
+            | SourceRequest::Spoken
+            | SourceRequest::Capture(_) => {}
         }
     }
 

@@ -68,7 +68,9 @@ impl Endpoint {
             self.signal(call, Signal::Ended(EndReason::Internal));
             self.drop_transfer(call);
             self.calls.remove(&call);
+            self.messages.end(call);
         }
+        self.messages.tidy();
     }
 
     /// True if nothing ends the call any more. A consultation ends with the call that it belongs

@@ -99,16 +99,19 @@ fn the_file_has_the_members_and_form_fields_that_are_read() {
     // `Url` is read only to be refused
     let (mut fields, mut words, mut queries) =
         (BTreeSet::from(["Url"]), BTreeSet::new(), BTreeSet::new());
-    for operation in document.operations() {
-        let operation = document.at(&operation.at);
+    for at in document.operations() {
+        let operation = document.at(&at.at);
         let form = "/requestBody/content/application~1x-www-form-urlencoded/schema/properties";
         let form = operation.pointer(form).and_then(Value::as_object);
         for (name, schema) in form.into_iter().flatten() {
             fields.insert(name.as_str());
             words.extend(schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str));
         }
-        let parameters = operation["parameters"].as_array().into_iter().flatten();
-        queries.extend(parameters.filter_map(|parameter| parameter["name"].as_str()));
+        for (index, _) in operation["parameters"].as_array().into_iter().flatten().enumerate() {
+            let parameter = format!("{}/parameters/{index}", at.at);
+            let parameter = document.at(&document.resolved(&parameter));
+            queries.extend(parameter["name"].as_str());
+        }
     }
     let reader = code(include_str!("../../../src/control/twilio.rs"));
     assert_eq!(fields, quoted(reader, &["value(&fields, \""]));
@@ -120,7 +123,9 @@ fn the_file_has_the_members_and_form_fields_that_are_read() {
     let waits = code(include_str!("../../../src/control/calls.rs"));
     let waits = quoted(waits, &["strip_prefix(\""]).into_iter().map(|name| &name[..name.len() - 1]);
     let filters = quoted(filters, &["\n            \"", " | \""]);
-    assert_eq!(queries, filters.into_iter().chain(waits).collect());
+    let captures = code(include_str!("../../../src/control/capture.rs"));
+    let captures = quoted(captures, &["\n            \""]);
+    assert_eq!(queries, filters.into_iter().chain(waits).chain(captures).collect());
 }
 
 #[test]

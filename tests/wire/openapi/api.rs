@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
 use crate::bridge::{Net, Rig};
@@ -73,6 +73,7 @@ impl Api {
         let config = format!(
             "[control]\nlisten = \"{address}\"\n\
              [control.tokens.desk]\ntoken = \"{TOKEN}\"\n\
+             scopes = [\"read\", \"control\", \"capture\"]\n\
              [control.tokens.wall]\ntoken = \"{READER}\"\nscopes = [\"read\"]\n\
              [control.tokens.bot]\ntoken = \"{WRITER}\"\nscopes = [\"control\"]\n\
              [recording]\ndirectory = {:?}\nwhen = \"on_command\"\n\
@@ -104,6 +105,10 @@ impl Api {
 
     pub async fn get(&mut self, path: &str, names: &Names) -> (u16, Value) {
         self.send(["GET", path, ""], names, &bearer(TOKEN), "").await
+    }
+
+    pub async fn query(&mut self, path: &str, names: &Names, query: &str) -> (u16, Value) {
+        self.send(["GET", path, query], names, &bearer(TOKEN), "").await
     }
 
     /// Lists calls in Twilio's shape. Each parameter of the file is read, and no other.
@@ -201,6 +206,23 @@ impl Api {
         }
         let head = "HEAD /v1/calls";
         assert_eq!(exchange(self.address, head, &bearer(TOKEN), "").await.0, 200);
+    }
+
+    /// Starts a capture, which continues until what is returned is dropped.
+    pub async fn capture(&mut self, path: &str, names: &Names) -> TcpStream {
+        let operation = self.document.operation("GET", path);
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let (path, address, bearer) = (names.fill(path), self.address, bearer(TOKEN));
+        let text = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{bearer}\r\n");
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 200 "), "{head}");
+        self.document.respond(&operation, 200, &head, &Value::Null);
+        stream
     }
 
     /// Opens a stream of events, which continues until it is dropped.

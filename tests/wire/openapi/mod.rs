@@ -24,6 +24,8 @@ use crate::pbx::accept;
 
 const CALLS: &str = "/v1/calls";
 const CALL: &str = "/v1/calls/{id}";
+const CAPTURE: &str = "/v1/calls/{id}/capture";
+const CAPTURE_NEXT: &str = "/v1/calls/next/capture";
 const TWILIO_CALLS: &str = "/2010-04-01/Accounts/{AccountSid}/Calls.json";
 const TWILIO_CALL: &str = "/2010-04-01/Accounts/{AccountSid}/Calls/{CallSid}.json";
 const START: &str = "/2010-04-01/Accounts/{AccountSid}/Calls/{CallSid}/Recordings.json";
@@ -97,15 +99,31 @@ async fn talk(api: &mut Api, events: &Events) {
     let cancelled = json!({"id": "c", "command": "transfer", "status": "done", "by": "http:desk"});
     events.until("call.command", |data| data["data"]["command"] == cancelled).await;
 
+    capture(api, &names).await;
     fill_the_queue(api, &names).await;
     assert_eq!(api.command(&names, "", json!({"command": "hangup"})).await.0, 200);
     call.hung_up().await;
     shown_ended(api, &names, "completed").await;
     assert_eq!(api.command(&names, "", json!({"command": "hold"})).await.0, 409);
+    assert_eq!(api.get(CAPTURE, &names).await.0, 409);
     for (body, expected) in
         [("Status=completed", 200), ("Status=canceled", 400), ("Twiml=%3CResponse%2F%3E", 400)]
     {
         assert_eq!(api.form(TWILIO_CALL, &names, body).await.0, expected, "{body}");
+    }
+}
+
+/// Captures the call, and as many of the next ones as can be at once.
+async fn capture(api: &mut Api, names: &Names) {
+    let mut captures = vec![api.capture(CAPTURE, names).await];
+    assert_eq!(api.get(CAPTURE, names).await.1["error"]["code"], "captured");
+    while captures.len() < 4 {
+        captures.push(api.capture(CAPTURE_NEXT, names).await);
+    }
+    assert_eq!(api.get(CAPTURE_NEXT, names).await.0, 503);
+    assert_eq!(api.get(CAPTURE, names).await.0, 503);
+    for (query, expected) in [("?pbx=nain", 404), ("?seconds=0", 400)] {
+        assert_eq!(api.query(CAPTURE_NEXT, names, query).await.0, expected);
     }
 }
 
@@ -257,7 +275,8 @@ async fn fall_behind(document: &mut Document) {
         scopes: vec![Scope::Read, Scope::Control],
     };
     let sender = Sender::default();
-    let control = Control::new(Switchboard::default(), sender.clone(), vec![token], None);
+    let control =
+        Control::new(Switchboard::default(), sender.clone(), vec![token], None, Vec::new());
     let address = crate::http::free(Net::new().bridge());
     let server = bind(address, "[control] listen", control.routes()).await.unwrap();
     let server = tokio::spawn(server);
