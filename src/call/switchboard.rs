@@ -59,7 +59,8 @@ pub struct Switchboard {
 
 /// The settings and shared parts for new calls.
 pub struct CallStarter {
-    pub configs: CallConfigs,
+    /// Follows the configuration.
+    pub configs: watch::Receiver<CallConfigs>,
     /// Becomes true when all calls have to end.
     pub stopped: watch::Receiver<bool>,
     /// Receives the record of every ended call.
@@ -73,8 +74,12 @@ impl Switchboard {
     /// Starts a call for every offer, each in its own task, so a panic ends only that call.
     pub async fn start_calls(self, starter: CallStarter, mut offers: mpsc::Receiver<Offer>) {
         while let Some(offer) = offers.recv().await {
-            let known = starter.configs.iter().find(|(name, _)| *name == offer.pbx);
-            let Some(config) = known.map(|(_, config)| config.clone()) else {
+            let config = {
+                let configs = starter.configs.borrow();
+                let known = configs.iter().find(|(name, _)| *name == offer.pbx);
+                known.map(|(_, config)| config.clone())
+            };
+            let Some(config) = config else {
                 refuse(&offer, EndReason::Internal);
                 continue;
             };

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod echo_agent;
 pub mod health;
 pub mod recordings;
+pub mod reload;
 pub mod run;
 pub mod vicidial;
 
@@ -43,6 +44,8 @@ enum Command {
     Bench(bench::BenchArguments),
     /// Check a running `trunkless run`; exit code 0 if it is healthy.
     Health(health::HealthArguments),
+    /// Have a running `trunkless run` read its configuration again.
+    Reload(reload::ReloadArguments),
     /// List, show and verify recordings.
     Recordings(recordings::RecordingsArguments),
     /// Print what to enter in VICIdial, and check it.
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Calls(arguments) => calls::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Health(arguments) => health::main(&arguments),
+        Command::Reload(arguments) => reload::main(&arguments),
         Command::Recordings(arguments) => recordings::main(&arguments),
         Command::Vicidial(arguments) => vicidial::main(&arguments),
     }

@@ -10,6 +10,7 @@ mod connections;
 pub mod events;
 mod guard;
 pub mod health;
+pub mod local;
 pub mod metrics;
 mod problem;
 pub mod tokens;
@@ -27,11 +28,12 @@ use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::call::switchboard::Switchboard;
 use crate::control::connections::{Bounded, Lasting};
 use crate::control::events::Events;
-use crate::control::tokens::Token;
+use crate::control::tokens::Access;
 use crate::telemetry::Throttle;
 
 /// Minimum time between log lines about refused requests.
@@ -42,9 +44,8 @@ const REFUSAL_LOG: Duration = Duration::from_secs(1);
 pub struct Control {
     pub switchboard: Switchboard,
     pub events: Events,
-    pub tokens: Arc<[Token]>,
-    /// Names that a Host may have, besides addresses.
-    pub hosts: Arc<[String]>,
+    /// Follows the configuration.
+    pub access: watch::Receiver<Access>,
     refusal_log: Arc<Mutex<Throttle>>,
 }
 
@@ -52,17 +53,10 @@ impl Control {
     pub fn new(
         switchboard: Switchboard,
         events: Events,
-        tokens: Vec<Token>,
-        hosts: Option<Vec<String>>,
+        access: watch::Receiver<Access>,
     ) -> Control {
         let refusal_log = Arc::new(Mutex::new(Throttle::new(REFUSAL_LOG)));
-        Control {
-            switchboard,
-            events,
-            tokens: tokens.into(),
-            hosts: hosts.unwrap_or_default().into(),
-            refusal_log,
-        }
+        Control { switchboard, events, access, refusal_log }
     }
 
     /// A panic in another thread leaves it consistent, so poisoning is ignored.
