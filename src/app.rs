@@ -1,75 +1,66 @@
 //! The composition root: starts all parts from the configuration, and shuts them down. Owns tasks.
 
 mod calls;
+pub mod difference;
+mod recording;
+pub mod reload;
+mod running;
 mod secrets;
+mod sources;
+mod webhook;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use axum::Router;
-use futures_util::FutureExt;
 use futures_util::future::join_all;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{sleep, timeout};
-use tracing::{error, info, warn};
+use tracing::info;
 
-use crate::app::calls::{call_configs, overflow};
-use crate::app::secrets::secrets;
-use crate::ari::client::{AriConfig, AriHandle, Source};
-use crate::call::admission::{Admission, CallLimits};
+use crate::app::reload::{Reloader, Reloads};
+use crate::app::running::{Running, limits};
+use crate::app::sources::serve;
+use crate::app::webhook::Hook;
+use crate::call::admission::Admission;
 use crate::call::counters::ended_text;
 use crate::call::ended::Record;
 use crate::call::live::EventSink;
 use crate::call::ports::PortPool;
-use crate::call::switchboard::{CallConfigs, CallStarter, Switchboard};
+use crate::call::switchboard::{CallStarter, Switchboard};
 use crate::call::worker::pool::Workers;
-use crate::call::{self, Offer, OrderRequest};
+use crate::call::{self, OrderRequest};
 use crate::capture;
 use crate::command::Failure;
 use crate::config::plan::Plan;
 use crate::control::events::Events;
-use crate::control::health::{self, Watched};
-use crate::control::{self, Control};
+use crate::control::health::Watched;
 use crate::dns;
-use crate::notices::{self, Notices};
+use crate::notices;
 use crate::record;
-use crate::record::disk;
-use crate::record::outbox::Outbox;
-use crate::record::recorder::Recorder;
-use crate::record::upload::Uploader;
-use crate::sip::endpoint::{self, Endpoint, EndpointConfig, EndpointHandle, Peer};
+use crate::sip::endpoint;
 use crate::stream::breaker;
+use crate::telemetry;
 use crate::telemetry::counter::{self, Counters, Labelled};
-use crate::telemetry::{self, PbxStatus};
 use crate::vicidial::{self, Vicidials};
 
-/// Time limit for unregistering.
-const UNREGISTER: Duration = Duration::from_secs(2);
 /// Time limit for the calls that shutdown ends: the time on the ladder, and some more.
 const END_CALLS: Duration = Duration::from_secs(13);
 /// More of it where VICIdial has to take the customers away.
 const END_BY_OWNER: Duration = Duration::from_secs(5);
-/// Time limit for the answers to the last BYEs, and for cleaning up over ARI.
-const BYES: Duration = Duration::from_secs(2);
-/// Time limit for writing the last events of calls to disk.
-const FLUSH: Duration = Duration::from_secs(2);
 /// Interval between log lines with the totals.
 const TOTALS: Duration = Duration::from_secs(60);
+/// Queues have room for this many calls at least, because a reload may raise the limit.
+const USUAL_CALLS: usize = 2000;
 
 /// A running bridge.
 pub struct App {
-    /// The SIP endpoint and its task; `None` if no PBX is in SIP mode.
-    sip: Option<(EndpointHandle, JoinHandle<()>)>,
-    /// The ARI client of each PBX in ARI mode, and its task.
-    ari: Vec<(AriHandle, JoinHandle<()>)>,
-    /// The HTTP servers.
-    http: Vec<JoinHandle<()>>,
+    /// The parts that a reload may change.
+    running: Arc<Mutex<Running>>,
     switchboard: Switchboard,
     /// Set to true to end all calls.
     stop: watch::Sender<bool>,
@@ -77,15 +68,9 @@ pub struct App {
     stopping: Arc<AtomicBool>,
     /// Becomes true when a call source ends by itself, which is an internal error.
     faults: watch::Receiver<bool>,
-    /// Calls may continue for this long after shutdown has begun.
-    drain: Duration,
-    recorder: Option<Recorder>,
-    /// Stops the outbox thread when dropped.
-    outbox: Option<oneshot::Sender<()>>,
-    /// Takes the events of calls for the webhook, and stops its thread when dropped.
-    notices: Option<(Notices, oneshot::Sender<()>)>,
-    vicidials: Vicidials,
-    /// Address of the SIP sockets; `None` if no PBX is in SIP mode.
+    /// Counts the configurations.
+    changes: watch::Sender<u64>,
+    /// Address of the SIP sockets; `None` if no PBX was in SIP mode at the start.
     pub address: Option<SocketAddr>,
 }
 
@@ -100,6 +85,7 @@ pub static COUNTERS: Counters = &[
     vicidial::keeper::ALL,
     vicidial::repair::ALL,
     breaker::ALL,
+    reload::ALL,
     telemetry::ALL,
 ];
 
@@ -113,75 +99,59 @@ impl App {
     /// # Errors
     /// Returns an error if a socket cannot be bound or a thread cannot be started. For a socket, it
     /// names the key to change.
-    pub async fn start(
-        mut plan: Plan,
-        records: Option<mpsc::UnboundedSender<Record>>,
-    ) -> Result<App> {
+    pub async fn start(plan: Plan, records: Option<mpsc::UnboundedSender<Record>>) -> Result<App> {
         telemetry::count_panics();
         dns::start();
-        let (recorder, outbox) = open_recordings(&mut plan)?;
+        reload::note_start();
         let settings = &plan.settings;
-        let max_calls = settings.calls.max;
-        let (offers, incoming) = mpsc::channel(max_calls);
-        let admission = admission(&plan, offers);
-        let ports = admission.ports().clone();
-        let vicidials = Vicidials::start(&plan.vicidials).context("VICIdial")?;
-        let configs = call_configs(&plan, recorder.as_ref(), &vicidials);
-        let (drain, pbxs) = (settings.calls.drain.0, configs.len());
-        let mut statuses = Vec::new();
+        let (max_calls, range) = (settings.calls.max, settings.media.ports);
+        let pbxs = plan.sip.len() + plan.ari.len();
+        let (offers, incoming) = mpsc::channel(max_calls.max(USUAL_CALLS));
+        let ports = PortPool::new(settings.sip.listen.ip(), range.first, range.last);
+        let (all, own) = limits(&plan);
+        let admission = Admission::new(&all, own, ports.clone(), offers);
         let switchboard = Switchboard::default();
         let (stop, stopped) = watch::channel(false);
+        let (broken, faults) = watch::channel(false);
         let stopping = Arc::new(AtomicBool::new(false));
-        let (sip, address) = start_sip(&plan, &admission, &mut statuses, &vicidials).await?;
-        watch_ais(&plan, &configs, sip.as_ref().map(|(_, handle)| handle));
-        let ari = start_ari(&plan, &admission, &mut statuses, &vicidials)?;
-        follow_health(&vicidials, &configs, &statuses);
+        let mut running = Running::new(admission, switchboard.clone(), broken.clone());
         let live = switchboard.clone();
         let watched = Watched {
             counters: COUNTERS,
             labelled: LABELLED,
-            pbxs: statuses.into(),
+            pbxs: running.sources.statuses.clone(),
             calls: Arc::new(move || live.len()),
             ports,
             stopping: stopping.clone(),
-            recorder: recorder.clone(),
+            recorder: running.recordings.shown(),
         };
-        let events = Events::default();
-        let http = start_http(&plan, watched, &switchboard, &events).await?;
+        running.begin(&plan, watched).await?;
+        let workers = Arc::new(Workers::start().context("cannot start the call threads")?);
+        let (events, hook) = (running.events.clone(), running.hook.clone());
+        let events = sink(events, hook, running.vicidials.clone());
+        let configs = running.configs.subscribe();
+        let starter = CallStarter { configs, stopped, records, workers, events };
+        serve(switchboard.clone().start_calls(starter, incoming), &broken);
+        running.apply(plan).await?;
+        tokio::spawn(log_totals());
+        let address = running.sources.address;
         let (version, listen) = (env!("TRUNKLESS_VERSION"), address.map(tracing::field::display));
         info!(version, listen, pbxs, max_calls, "trunkless is up");
-        let workers = Arc::new(Workers::start().context("cannot start the call threads")?);
-        let notices = plan.notices.take().map(Notices::start).transpose();
-        let notices = notices.context("[webhook] directory")?;
-        let owners = vicidials.clone();
-        let hook = notices.as_ref().map(|(notices, _)| notices.clone());
-        let events = sink(events, hook, owners);
-        let starter = CallStarter { configs, stopped, records, workers, events };
-        let (broken, faults) = watch::channel(false);
-        let calls = switchboard.clone().start_calls(starter, incoming);
-        tokio::spawn(guarded(calls, broken.clone()));
-        tokio::spawn(log_totals());
-        let sip = sip.map(|(endpoint, handle)| (handle, serve(endpoint.run(), &broken)));
-        let ari = ari.into_iter().map(|(source, handle)| (handle, serve(source.run(), &broken)));
-        let ari = ari.collect();
-        let outbox =
-            outbox.map(Outbox::start).transpose().context("cannot start the outbox thread")?;
-        let running = App {
-            sip,
-            ari,
-            http,
+        Ok(App {
+            running: Arc::new(Mutex::new(running)),
             switchboard,
             stop,
             stopping,
             faults,
-            drain,
-            recorder,
-            outbox,
-            notices,
-            vicidials,
+            changes: watch::Sender::new(0),
             address,
-        };
-        Ok(running)
+        })
+    }
+
+    /// Lets the configuration be reloaded from this file.
+    pub fn follow(&self, file: PathBuf, environment: HashMap<String, String>) -> Reloads {
+        let (running, stopping) = (self.running.clone(), self.stopping.clone());
+        Reloader { file, environment, running, stopping, changes: self.changes.clone() }.start()
     }
 
     /// Ids of the live calls.
@@ -198,33 +168,29 @@ impl App {
     }
 
     /// Returns once no PBX can send calls any more: other programs have taken over all our Stasis
-    /// applications, and the last call is over. Never returns if a PBX is in SIP mode.
+    /// applications, and the last call is over. Never returns while a PBX is in SIP mode.
     pub async fn all_replaced(&self) {
-        if self.sip.is_some() {
-            std::future::pending::<()>().await;
-        }
-        for (handle, _) in &self.ari {
-            handle.clone().replaced().await;
+        let mut changes = self.changes.subscribe();
+        loop {
+            let clients = self.running.lock().await.sources.ari_only();
+            let all_replaced = async {
+                match clients {
+                    Some(clients) => join_all(clients.into_iter().map(|c| c.replaced())).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = all_replaced => return,
+                _ = changes.changed() => {}
+            }
         }
     }
 
     /// Returns if a call source fails because of an internal error. Others may still end calls.
     pub async fn source_failed(&self) {
         let mut faults = self.faults.clone();
-        let endpoint = async {
-            match &self.sip {
-                Some((endpoint, _)) => endpoint.clone().broken().await,
-                None => std::future::pending().await,
-            }
-        };
-        let stopped = async {
-            if faults.wait_for(|broken| *broken).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            () = stopped => {}
-            () = endpoint => {}
+        if faults.wait_for(|broken| *broken).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -233,250 +199,44 @@ impl App {
     pub async fn shutdown(self, force: impl Future<Output = ()>) {
         self.stopping.store(true, Ordering::Relaxed);
         tokio::pin!(force);
+        // a reload that is under way comes first
+        let mut running = self.running.lock().await;
         // calls that are already on their way must still reach us
         let forced = tokio::select! {
-            () = self.vicidials.stop() => false,
+            () = running.vicidials.stop() => false,
             () = &mut force => true,
         };
-        for (handle, _) in &self.ari {
-            handle.stop().await;
-        }
-        if let Some((endpoint, _)) = &self.sip
-            && timeout(UNREGISTER, endpoint.shutdown()).await.is_err()
-        {
-            warn!("unregistering timed out: no answer from the PBX");
-        }
+        running.sources.stop().await;
         self.switchboard.close();
         if !self.switchboard.is_empty() {
             info!(
                 calls = self.switchboard.len(),
-                drain_s = self.drain.as_secs(),
+                drain_s = running.drain.as_secs(),
                 "waiting for calls to end"
             );
         }
         tokio::select! {
             () = self.switchboard.wait() => {}
-            () = sleep(self.drain) => {}
+            () = sleep(running.drain) => {}
             () = force, if !forced => {}
             () = std::future::ready(()), if forced => {}
         }
         self.stop.send_replace(true);
-        let extra = if self.vicidials.is_empty() { Duration::ZERO } else { END_BY_OWNER };
+        let extra = if running.vicidials.is_empty() { Duration::ZERO } else { END_BY_OWNER };
         let _ = timeout(END_CALLS + extra, self.switchboard.wait()).await;
-        // lost BYEs are resent until the PBX answers, and our objects on ARI PBXs are deleted
-        let _ = timeout(BYES, async {
-            if let Some((endpoint, _)) = &self.sip {
-                endpoint.idle().await;
-            }
-            join_all(self.ari.iter().map(|(handle, _)| handle.close())).await;
-        })
-        .await;
-        let tasks = self.sip.iter().map(|(_, t)| t).chain(self.ari.iter().map(|(_, t)| t));
-        tasks.chain(&self.http).for_each(JoinHandle::abort);
-        if let Some((notices, _stop)) = &self.notices {
-            let _ = timeout(FLUSH, notices.flush()).await;
-        }
-        let _ = timeout(FLUSH, self.vicidials.flush()).await;
-        drop((self.outbox, self.notices, self.vicidials));
-        if let Some(recorder) = self.recorder {
-            close(recorder).await;
-        }
+        running.sources.close().await;
+        running.close().await;
         log_totals_now();
     }
 }
 
-/// Closes the recorder on a thread of its own, not behind others that block.
-async fn close(recorder: Recorder) {
-    let (done, wait) = oneshot::channel();
-    let closing = recorder.clone();
-    let work = move || {
-        closing.close();
-        let _ = done.send(());
-    };
-    match thread::Builder::new().name("close".to_owned()).spawn(work) {
-        Ok(_) => drop(wait.await),
-        Err(_) => recorder.close(),
-    }
-}
-
-/// Starts a call source.
-fn serve(
-    source: impl Future<Output = ()> + Send + 'static,
-    broken: &watch::Sender<bool>,
-) -> JoinHandle<()> {
-    tokio::spawn(guarded(source, broken.clone()))
-}
-
-/// Runs a part without which no call can be taken. If it panics, `broken` becomes true.
-async fn guarded(part: impl Future<Output = ()>, broken: watch::Sender<bool>) {
-    if AssertUnwindSafe(part).catch_unwind().await.is_err() {
-        error!("internal error: a part that takes calls panicked; shutting down");
-        broken.send_replace(true);
-    }
-}
-
 /// Returns the receiver of the events of all calls.
-fn sink(events: Events, hook: Option<Notices>, owners: Vicidials) -> EventSink {
+fn sink(events: Events, hook: Hook, owners: Vicidials) -> EventSink {
     Arc::new(move |call, event| {
         events.send(call, event);
-        hook.iter().for_each(|hook| hook.send(call, event));
+        hook.send(call, event);
         owners.on_event(call, event);
     })
-}
-
-/// Shows each VICIdial whether calls can be taken.
-fn follow_health(vicidials: &Vicidials, configs: &CallConfigs, statuses: &Statuses) {
-    for agents in vicidials.remote_agents() {
-        let status = statuses.iter().find(|status| status.name == agents.pbx).cloned();
-        let config = configs.iter().find(|(name, _)| **name == *agents.pbx);
-        let (Some(status), Some((_, config))) = (status, config) else { continue };
-        let breakers = config.breakers();
-        let all = vicidials.clone();
-        let is_good = move || {
-            let has_ai = !breakers.iter().all(|breaker| breaker.is_open());
-            status.get().0 && has_ai && !all.overflows(&status.name)
-        };
-        tokio::spawn(agents.clone().follow(is_good));
-    }
-}
-
-fn admission(plan: &Plan, offers: mpsc::Sender<Offer>) -> Admission {
-    let settings = &plan.settings;
-    let range = settings.media.ports;
-    let ports = PortPool::new(settings.sip.listen.ip(), range.first, range.last);
-    let all = CallLimits { max: Some(settings.calls.max), per_second: settings.calls.per_second };
-    let own = settings.pbx.iter().map(|(name, pbx)| (name.0.clone(), pbx.calls.limits()));
-    Admission::new(&all, own, ports, offers)
-}
-
-/// Reports to the SIP endpoint when no AI can be reached for the calls of a PBX.
-fn watch_ais(plan: &Plan, configs: &CallConfigs, endpoint: Option<&EndpointHandle>) {
-    let Some(endpoint) = endpoint else { return };
-    for (id, pbx) in plan.sip.iter().enumerate() {
-        let config = configs.iter().find(|(name, _)| **name == *pbx.account.name);
-        let Some((_, config)) = config else { continue };
-        let mut watch = breaker::Watch::new(&config.breakers());
-        let endpoint = endpoint.clone();
-        tokio::spawn(async move {
-            while let Some(down) = watch.changed().await {
-                endpoint.set_ai_down(id, down).await;
-            }
-        });
-    }
-}
-
-type Statuses = Vec<Arc<PbxStatus>>;
-
-fn status(statuses: &mut Statuses, name: &str, mode: &'static str) -> Arc<PbxStatus> {
-    let status = Arc::new(PbxStatus::new(name, mode));
-    statuses.push(status.clone());
-    status
-}
-
-/// Binds the SIP endpoint, if a PBX is in SIP mode.
-async fn start_sip(
-    plan: &Plan,
-    admission: &Admission,
-    statuses: &mut Statuses,
-    vicidials: &Vicidials,
-) -> Result<(Option<(Endpoint, EndpointHandle)>, Option<SocketAddr>)> {
-    if plan.sip.is_empty() {
-        return Ok((None, None));
-    }
-    let config = EndpointConfig {
-        listen: plan.settings.sip.listen,
-        max_calls: plan.settings.calls.max,
-        max_unacknowledged: plan
-            .settings
-            .sip
-            .max_unacknowledged
-            .unwrap_or_else(|| (plan.settings.calls.max / 2).max(10)),
-        admission: admission.clone(),
-        peers: plan
-            .sip
-            .iter()
-            .map(|pbx| Peer {
-                account: pbx.account.clone(),
-                status: status(statuses, &pbx.account.name, "sip"),
-                hosts: pbx.hosts.iter().map(|h| (h.host.clone(), h.port)).collect(),
-                x_headers: pbx.ai.x_headers.clone(),
-                sip_headers: pbx.ai.sip_headers.clone(),
-                port_probe: pbx.port_probe,
-                overflow: overflow(plan, &pbx.account.name, false),
-                owner: vicidials.owner(&pbx.account.name),
-            })
-            .collect(),
-    };
-    let (endpoint, handle) = Endpoint::bind(config).await?;
-    let address = endpoint.address();
-    Ok((Some((endpoint, handle)), Some(address)))
-}
-
-fn start_ari(
-    plan: &Plan,
-    admission: &Admission,
-    statuses: &mut Statuses,
-    vicidials: &Vicidials,
-) -> Result<Vec<(Source, AriHandle)>> {
-    plan.ari
-        .iter()
-        .map(|(pbx, _)| {
-            Source::new(AriConfig {
-                status: status(statuses, &pbx.name, "ari"),
-                overflow: overflow(plan, &pbx.name, true),
-                owner: vicidials.owner(&pbx.name),
-                pbx: pbx.clone(),
-                max_calls: plan.settings.calls.max,
-                admission: admission.clone(),
-            })
-        })
-        .collect()
-}
-
-/// Starts the HTTP servers: one, if health and the control API have the same address.
-async fn start_http(
-    plan: &Plan,
-    watched: Watched,
-    switchboard: &Switchboard,
-    events: &Events,
-) -> Result<Vec<JoinHandle<()>>> {
-    let settings = &plan.settings;
-    let mut routes: Vec<(SocketAddr, &str, Router)> = Vec::new();
-    if let Some(listen) = settings.http.listen {
-        routes.push((listen, "[http] listen", health::routes(watched)));
-    }
-    if !plan.tokens.is_empty() {
-        let (tokens, hosts) = (plan.tokens.clone(), settings.control.hosts.clone());
-        let secrets = secrets(plan);
-        let control = Control::new(switchboard.clone(), events.clone(), tokens, hosts, secrets);
-        let listen = settings.control.listen;
-        match routes.iter_mut().find(|(other, ..)| *other == listen) {
-            Some((.., routes)) => *routes = std::mem::take(routes).merge(control.routes()),
-            None => routes.push((listen, "[control] listen", control.routes())),
-        }
-    }
-    let mut servers = Vec::new();
-    for (listen, key, routes) in routes {
-        servers.push(tokio::spawn(control::bind(listen, key, routes).await?));
-    }
-    Ok(servers)
-}
-
-/// Starts the recorder, and prepares the outbox if there is an upload or a webhook.
-fn open_recordings(plan: &mut Plan) -> Result<(Option<Recorder>, Option<Outbox>)> {
-    let Some(recording) = plan.recording.take() else { return Ok((None, None)) };
-    let uploader = recording.upload.as_ref().map(Uploader::new).transpose();
-    let uploader = uploader.context("[recording.upload] url")?;
-    let added = Arc::new(Notify::new());
-    let outbox = recording.settings.outbox.then(|| Outbox {
-        root: disk::root(&recording.settings),
-        uploader,
-        webhook: recording.webhook,
-        delete_after: recording.delete_after,
-        added: added.clone(),
-    });
-    let recorder = Recorder::new(recording.settings, move || added.notify_one());
-    Ok((Some(recorder.context("cannot start the recording threads")?), outbox))
 }
 
 /// Logs the totals once per interval in which a call ended.

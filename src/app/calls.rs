@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::call;
-use crate::call::CallConfig;
 use crate::call::departure::DeparturePolicy;
 use crate::call::ladder::Overflow;
 use crate::call::switchboard::CallConfigs;
+use crate::call::{CallConfig, Owner};
 use crate::config::plan::{AiPlan, Plan};
 use crate::config::schema::OnAiClose;
 use crate::media::frame::RATE;
@@ -17,33 +17,82 @@ use crate::stream::connect::Target;
 use crate::stream::dialect::sid;
 use crate::vicidial::Vicidials;
 
+/// What the calls before and after a reload have in common.
+pub(super) struct Common {
+    budget: Budget,
+    /// The breakers of all AIs. Several PBXs may use one AI.
+    breakers: Breakers,
+}
+
+impl Default for Common {
+    fn default() -> Common {
+        Common { budget: Budget::new(0), breakers: Breakers::default() }
+    }
+}
+
+impl Common {
+    /// Offers calls to every AI again, whatever happened before.
+    pub(super) fn forget_breakers(&mut self) {
+        self.breakers = Breakers::default();
+    }
+}
+
+/// Makes the settings of new calls. An AI that stays the same keeps its breaker.
 pub(super) fn call_configs(
     plan: &Plan,
+    common: &mut Common,
     recorder: Option<&Recorder>,
     vicidials: &Vicidials,
 ) -> CallConfigs {
-    let budget = Budget::new(plan.settings.calls.playout_budget_mb << 20);
-    let mut breakers = Breakers::new();
+    common.budget.set_limit(plan.settings.calls.playout_budget_mb << 20);
+    let mut breakers = Breakers { known: std::mem::take(&mut common.breakers.used), used: vec![] };
     let sip = plan.sip.iter().map(|pbx| (pbx.account.name.as_str(), &pbx.ai));
     let ari = plan.ari.iter().map(|(pbx, ai)| (pbx.name.as_str(), ai));
-    sip.chain(ari)
+    let configs = sip
+        .chain(ari)
         .map(|(name, ai)| {
             let config = call_config(
                 plan,
                 name,
                 ai,
-                budget.clone(),
+                common.budget.clone(),
                 recorder.cloned(),
                 &mut breakers,
                 vicidials,
             );
             (name.into(), Arc::new(config))
         })
-        .collect()
+        .collect();
+    breakers.known.clear();
+    common.breakers = breakers;
+    configs
 }
 
-/// The breakers of all AIs. Several PBXs may use one AI.
-type Breakers = Vec<(Target, Arc<Breaker>)>;
+/// Breakers by AI.
+#[derive(Default)]
+struct Breakers {
+    /// Those from before the reload.
+    known: Vec<(Target, Arc<Breaker>)>,
+    used: Vec<(Target, Arc<Breaker>)>,
+}
+
+impl Breakers {
+    fn of(&mut self, target: &Target) -> Arc<Breaker> {
+        let mut all = self.used.iter().chain(&self.known);
+        let known = all.find(|(known, _)| known.is_same(target));
+        let breaker = known.map(|(_, breaker)| breaker.clone()).unwrap_or_default();
+        if !self.used.iter().any(|(used, _)| used.is_same(target)) {
+            self.used.push((target.clone(), breaker.clone()));
+        }
+        breaker
+    }
+}
+
+/// Returns the owner of the calls of a PBX. A VICIdial that is no longer configured keeps the calls
+/// that it has, and gets no new ones.
+pub(super) fn owner(plan: &Plan, pbx: &str, vicidials: &Vicidials) -> Option<Arc<dyn Owner>> {
+    vicidials.owner(pbx).filter(|_| plan.vicidials.contains_key(pbx))
+}
 
 fn call_config(
     plan: &Plan,
@@ -69,7 +118,7 @@ fn call_config(
         ringing: calls.ringing && !plan.vicidials.contains_key(name),
         drain_on_close: calls.drain_on_close.0,
         departure: DeparturePolicy { on_ai_close: calls.on_ai_close.departure() },
-        owner: vicidials.owner(name),
+        owner: owner(plan, name, vicidials),
         transfers: plan.transfers.get(name).cloned().unwrap_or_default(),
         variables: plan.variables.get(name).cloned().unwrap_or_default(),
         prompts: plan.prompts.clone(),
@@ -91,14 +140,9 @@ pub(super) fn overflow(plan: &Plan, pbx: &str, can_continue: bool) -> Overflow {
 }
 
 fn call_ai(name: &str, ai: &AiPlan, account: &str, breakers: &mut Breakers) -> call::Ai {
-    let known = breakers.iter().find(|(target, _)| target.is_same(&ai.target));
-    let breaker = known.map(|(_, breaker)| breaker.clone()).unwrap_or_else(|| {
-        breakers.push((ai.target.clone(), Arc::default()));
-        breakers[breakers.len() - 1].1.clone()
-    });
     call::Ai {
         name: name.to_owned(),
-        breaker,
+        breaker: breakers.of(&ai.target),
         target: ai.target.clone(),
         extensions: ai.extensions,
         account_sid: ai.account_sid.clone().unwrap_or_else(|| account.to_owned()),

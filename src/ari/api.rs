@@ -73,6 +73,13 @@ pub enum Input {
     CancelTransfer(CallKey),
     /// Take no more calls.
     Stop,
+    /// Take calls again after [`Input::Stop`].
+    Resume,
+    /// Use these for new calls: the most external media channels, and the channel variables.
+    Change {
+        max_media: usize,
+        variables: Vec<String>,
+    },
     /// The events socket is closed for good: clean up what is left.
     Close,
     Timeout,

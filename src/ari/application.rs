@@ -232,6 +232,10 @@ impl Application {
                 self.bridging(now, call, |bridging, names| bridging.cancel_transfer(names));
             }
             Input::Stop => self.stopping = true,
+            Input::Resume => self.stopping = false,
+            Input::Change { max_media, variables } => {
+                self.settings = Settings { max_media, variables, ..self.settings.clone() };
+            }
             Input::Close => self.on_close(now),
             Input::Timeout => self.on_timeout(now),
         }

@@ -2,7 +2,8 @@
 //! ports, and the offer to the switchboard. Owns sockets and the clock.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -23,7 +24,7 @@ const LOG_INTERVAL: (Duration, u32) = (Duration::from_secs(1), 20);
 const MAX_TEXT: usize = 256;
 
 /// The limits of all calls together, or of the calls of one PBX.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CallLimits {
     /// Calls at the same time; `None` = no limit.
     pub max: Option<usize>,
@@ -35,19 +36,40 @@ pub struct CallLimits {
 struct Limit {
     /// The table of the limits in the configuration.
     table: String,
-    permits: Option<Arc<Semaphore>>,
-    rate: Option<Mutex<Throttle>>,
+    /// The calls that count.
+    calls: Arc<AtomicUsize>,
+    /// At most this many; the largest number for no limit.
+    max: AtomicUsize,
+    rate: Mutex<Rate>,
+}
+
+/// The limit of new calls per second.
+#[derive(Default)]
+struct Rate {
+    per_second: Option<u32>,
+    throttle: Option<Throttle>,
+}
+
+/// One call that counts towards a limit until this is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// The permits of a call, one from each of the limits. Dropping this returns them.
+#[derive(Default)]
 pub struct Permit {
-    _permits: [Option<OwnedSemaphorePermit>; 2],
+    _counted: Vec<Counted>,
+    _beyond: Option<OwnedSemaphorePermit>,
 }
 
 impl Permit {
     /// The permit of a call that does not count any more.
     pub fn none() -> Permit {
-        Permit { _permits: [None, None] }
+        Permit::default()
     }
 }
 
@@ -56,8 +78,8 @@ impl Permit {
 pub struct Admission {
     /// The limits of all calls together.
     all: Arc<Limit>,
-    /// The limits of the PBXs that have some, by name.
-    pbxs: Arc<HashMap<String, Limit>>,
+    /// The limits of the PBXs, by name.
+    pbxs: Arc<Mutex<HashMap<String, Arc<Limit>>>>,
     /// For callers beyond the limits who do not go to an AI: see [`Admission::admit_beyond`].
     beyond: Arc<Semaphore>,
     ports: PortPool,
@@ -84,21 +106,40 @@ pub struct RefusedCall {
 }
 
 impl Admission {
-    /// `pbxs` are the PBXs that have limits of their own, by name.
+    /// `pbxs` are the limits of the PBXs, by name.
     pub fn new(
         all: &CallLimits,
         pbxs: impl IntoIterator<Item = (String, CallLimits)>,
         ports: PortPool,
         offers: mpsc::Sender<Offer>,
     ) -> Admission {
-        let limit = |(name, limits): (String, CallLimits)| {
-            let table = format!("[pbx.{name}.calls]");
-            (name, Limit::new(table, &limits))
-        };
         let log = Throttle::with_burst(LOG_INTERVAL.0, LOG_INTERVAL.1);
-        let all = Arc::new(Limit::new("[calls]".to_owned(), all));
-        let (pbxs, beyond) = (pbxs.into_iter().map(limit), Arc::new(Semaphore::new(MAX_BEYOND)));
-        Admission { all, pbxs: Arc::new(pbxs.collect()), beyond, ports, offers, log }
+        let limit = Arc::new(Limit::new("[calls]".to_owned()));
+        let beyond = Arc::new(Semaphore::new(MAX_BEYOND));
+        let admission =
+            Admission { all: limit, pbxs: Arc::default(), beyond, ports, offers, log };
+        admission.set_limits(all, pbxs);
+        admission
+    }
+
+    /// Takes other limits for new calls. The calls that are up count as before, and none is ended.
+    pub fn set_limits(
+        &self,
+        all: &CallLimits,
+        pbxs: impl IntoIterator<Item = (String, CallLimits)>,
+    ) {
+        self.all.set(all);
+        let mut known = self.pbxs();
+        for (name, limits) in pbxs {
+            let limit = known.entry(name);
+            let table = |name: &String| Arc::new(Limit::new(format!("[pbx.{name}.calls]")));
+            limit.or_insert_with_key(table).set(&limits);
+        }
+    }
+
+    /// A panic in another thread leaves the table consistent, so poisoning is ignored.
+    fn pbxs(&self) -> MutexGuard<'_, HashMap<String, Arc<Limit>>> {
+        self.pbxs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The pool that calls get their ports from.
@@ -113,7 +154,7 @@ impl Admission {
 
     /// True if there are as many calls as there may be.
     pub fn is_full(&self) -> bool {
-        self.all.permits.as_ref().is_some_and(|permits| permits.available_permits() == 0)
+        self.all.calls.load(Ordering::Relaxed) >= self.all.max.load(Ordering::Relaxed)
     }
 
     /// Reserves a permit and a port pair for a call of this PBX.
@@ -121,10 +162,12 @@ impl Admission {
     /// # Errors
     /// Returns the reason for a refusal, for [`Admission::refused`].
     pub fn admit(&self, pbx: &str, now: Instant) -> Result<Admitted, String> {
-        let own = self.pbxs.get(pbx);
-        let permits = [self.all.permit()?, own.map(Limit::permit).transpose()?.flatten()];
-        own.into_iter().chain([&*self.all]).try_for_each(|limit| limit.pace(now))?;
-        self.reserve(Permit { _permits: permits }, now)
+        let own = self.pbxs().get(pbx).cloned();
+        let limits = [Some(self.all.clone()), own];
+        let counted = limits.iter().flatten().map(|limit| limit.count());
+        let permit = Permit { _counted: counted.collect::<Result<_, _>>()?, _beyond: None };
+        limits.iter().flatten().rev().try_for_each(|limit| limit.pace(now))?;
+        self.reserve(permit, now)
     }
 
     /// Reserves a port pair for a call beyond the limits. It does not go to an AI: its owner takes
@@ -135,7 +178,7 @@ impl Admission {
     pub fn admit_beyond(&self, now: Instant) -> Result<Admitted, String> {
         let permit = self.beyond.clone().try_acquire_owned();
         let permit = permit.map_err(|_| format!("{MAX_BEYOND} callers beyond it wait already"))?;
-        self.reserve(Permit { _permits: [Some(permit), None] }, now)
+        self.reserve(Permit { _counted: Vec::new(), _beyond: Some(permit) }, now)
     }
 
     fn reserve(&self, permit: Permit, now: Instant) -> Result<Admitted, String> {
@@ -173,23 +216,42 @@ impl Admission {
 }
 
 impl Limit {
-    fn new(table: String, limits: &CallLimits) -> Limit {
-        let rate = |count| Throttle::with_burst(Duration::from_secs(1) / count, count);
+    /// A limit that admits every call.
+    fn new(table: String) -> Limit {
         Limit {
             table,
-            permits: limits.max.map(|max| Arc::new(Semaphore::new(max))),
-            rate: limits.per_second.filter(|count| *count > 0).map(rate).map(Mutex::new),
+            calls: Arc::default(),
+            max: AtomicUsize::new(usize::MAX),
+            rate: Mutex::default(),
         }
     }
 
-    fn permit(&self) -> Result<Option<OwnedSemaphorePermit>, String> {
-        let permit = self.permits.clone().map(Semaphore::try_acquire_owned).transpose();
-        permit.map_err(|_| format!("{} max is reached", self.table))
+    fn set(&self, limits: &CallLimits) {
+        self.max.store(limits.max.unwrap_or(usize::MAX), Ordering::Release);
+        let mut rate = self.rate();
+        if rate.per_second != limits.per_second {
+            let new = |count| Throttle::with_burst(Duration::from_secs(1) / count, count);
+            let throttle = limits.per_second.filter(|count| *count > 0).map(new);
+            *rate = Rate { per_second: limits.per_second, throttle };
+        }
+    }
+
+    /// A panic in another thread leaves it consistent, so poisoning is ignored.
+    fn rate(&self) -> MutexGuard<'_, Rate> {
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self) -> Result<Counted, String> {
+        let max = self.max.load(Ordering::Acquire);
+        let one_more = |calls| (calls < max).then_some(calls + 1);
+        let counted = self.calls.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        let counted = counted.map(|_| Counted(self.calls.clone()));
+        counted.map_err(|_| format!("{} max is reached", self.table))
     }
 
     fn pace(&self, now: Instant) -> Result<(), String> {
-        let Some(rate) = &self.rate else { return Ok(()) };
-        let admits = rate.lock().unwrap_or_else(PoisonError::into_inner).admits(now);
+        let mut rate = self.rate();
+        let admits = rate.throttle.as_mut().is_none_or(|throttle| throttle.admits(now));
         admits.then_some(()).ok_or_else(|| format!("{} per_second is reached", self.table))
     }
 }
@@ -227,5 +289,29 @@ mod tests {
         assert_eq!(admit("other", 2000).err().as_deref(), Some("[calls] max is reached"));
         drop(a);
         assert!(admit("a", 2000).is_ok());
+    }
+
+    #[test]
+    fn limits_change_while_calls_are_up() {
+        let ports = PortPool::new(Ipv4Addr::LOCALHOST.into(), 40_200, 40_399);
+        let max = |max| CallLimits { max, per_second: None };
+        let admission = Admission::new(&max(Some(3)), [], ports, mpsc::channel(9).0);
+        let now = Instant::now();
+        let admit = |pbx| admission.admit(pbx, now).map(|admitted| admitted.permit);
+        let mut calls: Vec<Permit> = (0..3).map(|_| admit("a").unwrap()).collect();
+        // below the number of calls: they stay, and none is taken until there are fewer
+        admission.set_limits(&max(Some(2)), [("a".to_owned(), max(Some(9)))]);
+        assert!(admission.is_full());
+        calls.pop();
+        assert!(admit("a").is_err() && admission.is_full());
+        calls.pop();
+        calls.push(admit("a").unwrap());
+        // one call of this PBX counts towards its own limit, the other was there before it
+        admission.set_limits(&max(Some(9)), [("a".to_owned(), max(Some(1)))]);
+        assert!(!admission.is_full());
+        assert_eq!(admit("a").err().as_deref(), Some("[pbx.a.calls] max is reached"));
+        admission.set_limits(&max(None), [("a".to_owned(), CallLimits::default())]);
+        calls.extend((0..20).map(|_| admit("a").unwrap()));
+        assert!(!admission.is_full());
     }
 }

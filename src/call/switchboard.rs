@@ -83,7 +83,8 @@ pub struct Switchboard {
 
 /// The settings and shared parts for new calls.
 pub struct CallStarter {
-    pub configs: CallConfigs,
+    /// Follows the configuration.
+    pub configs: watch::Receiver<CallConfigs>,
     /// Becomes true when all calls have to end.
     pub stopped: watch::Receiver<bool>,
     /// Receives the record of every ended call.
@@ -98,8 +99,12 @@ impl Switchboard {
     pub async fn start_calls(self, starter: CallStarter, mut offers: mpsc::Receiver<Offer>) {
         self.lock().pbxs = starter.configs.iter().map(|(name, _)| name.clone()).collect();
         while let Some(offer) = offers.recv().await {
-            let known = starter.configs.iter().find(|(name, _)| *name == offer.pbx);
-            let Some(config) = known.map(|(_, config)| config.clone()) else {
+            let config = {
+                let configs = starter.configs.borrow();
+                let known = configs.iter().find(|(name, _)| *name == offer.pbx);
+                known.map(|(_, config)| config.clone())
+            };
+            let Some(config) = config else {
                 refuse(&offer, EndReason::Internal);
                 continue;
             };

@@ -14,6 +14,7 @@ pub mod health;
 pub mod init;
 pub mod package_files;
 pub mod recordings;
+pub mod reload;
 pub mod run;
 pub mod vicidial;
 
@@ -51,6 +52,8 @@ enum Command {
     Bench(bench::BenchArguments),
     /// Check a running `trunkless run`; exit code 0 if it is healthy.
     Health(health::HealthArguments),
+    /// Have a running `trunkless run` read its configuration again.
+    Reload(reload::ReloadArguments),
     /// List, show and verify recordings.
     Recordings(recordings::RecordingsArguments),
     /// Print what to enter in VICIdial, and check it.
@@ -89,6 +92,7 @@ pub fn main() -> ExitCode {
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Health(arguments) => health::main(&arguments),
+        Command::Reload(arguments) => reload::main(&arguments),
         Command::Recordings(arguments) => recordings::main(&arguments),
         Command::Vicidial(arguments) => vicidial::main(&arguments),
         Command::PackageFiles(arguments) => package_files::main(&arguments),

@@ -1,6 +1,7 @@
 //! `trunkless run`: the daemon. Owns the runtime and the tasks that receive signals.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +15,6 @@ use crate::config::check::Findings;
 use crate::config::plan::Plan;
 use crate::config::recording::try_paths;
 use crate::config::{ConfigError, Report, Source, inspect};
-use crate::faults::{DESCRIPTORS, descriptors_for};
 use crate::telemetry;
 
 /// How long to wait for the log to be written at the end.
@@ -60,7 +60,7 @@ pub fn main(arguments: &RunArguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let served = runtime.block_on(serve(plan));
+    let served = runtime.block_on(serve(plan, &arguments.config, environment));
     // do not wait for threads that block
     runtime.shutdown_background();
     let is_read = telemetry::flush(FLUSH_LIMIT);
@@ -115,11 +115,21 @@ fn log_report(report: Report) {
 }
 
 /// Serves until SIGTERM, SIGQUIT or Ctrl-C; a second signal ends the remaining calls at once.
-async fn serve(plan: Plan) -> anyhow::Result<ExitCode> {
-    raise_file_limit(plan.settings.calls.max);
+async fn serve(
+    plan: Plan,
+    file: &Path,
+    environment: HashMap<String, String>,
+) -> anyhow::Result<ExitCode> {
     let mut stop = Stop::new()?;
+    let mut hangup = signal(SignalKind::hangup())?;
     ignore_other_signals()?;
     let app = App::start(plan, None).await?;
+    let reloads = app.follow(file.to_owned(), environment);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reloads.ask();
+        }
+    });
     let code = tokio::select! {
         () = stop.asked() => ExitCode::SUCCESS,
         () = stay_replaced(&app) => ExitCode::SUCCESS,
@@ -140,7 +150,6 @@ fn ignore_other_signals() -> std::io::Result<()> {
     use rustix::process::Signal;
     let raw = |signal: Signal| SignalKind::from_raw(signal.as_raw());
     let others = [
-        (SignalKind::hangup(), "SIGHUP"),
         (SignalKind::user_defined1(), "SIGUSR1"),
         (SignalKind::user_defined2(), "SIGUSR2"),
         (SignalKind::alarm(), "SIGALRM"),
@@ -159,7 +168,7 @@ fn ignore_other_signals() -> std::io::Result<()> {
         let mut received = signal(kind)?;
         tokio::spawn(async move {
             while received.recv().await.is_some() {
-                info!("{name} ignored; restart trunkless to apply a changed configuration");
+                info!("{name} ignored; SIGHUP reloads the configuration");
             }
         });
     }
@@ -176,20 +185,4 @@ async fn stay_replaced(app: &App) {
          up, not ready, until a restart"
     );
     std::future::pending().await
-}
-
-/// Raises the limit on open files to suit this many calls.
-fn raise_file_limit(calls: usize) {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let wanted = descriptors_for(calls);
-    let mut limit = getrlimit(Resource::Nofile);
-    let enough = |current: Option<u64>| current.is_none_or(|current| current >= wanted);
-    if enough(limit.current) {
-        return;
-    }
-    limit.current = limit.maximum.map_or(Some(wanted), |maximum| Some(wanted.min(maximum)));
-    if setrlimit(Resource::Nofile, limit).is_err() || !enough(limit.current) {
-        let limit = getrlimit(Resource::Nofile).current;
-        warn!(limit, wanted, "{DESCRIPTORS}");
-    }
 }

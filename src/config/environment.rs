@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use crate::config::{ConfigError, ENV_PREFIX, Source, line_of};
 
 /// The first parts of all keys.
-const TABLES: [&str; 8] = ["LOG", "SIP", "MEDIA", "AI", "CALLS", "RECORDING", "HTTP", "PBX"];
+const TABLES: [&str; 9] =
+    ["LOG", "SIP", "MEDIA", "AI", "CALLS", "RECORDING", "HTTP", "PBX", "RELOAD"];
 /// The address of `[http] listen` that applies if neither the file nor a variable sets it. The image
 /// has it, for its health check.
 const HTTP_DEFAULT: &str = "TRUNKLESS_HTTP_DEFAULT";

@@ -10,6 +10,7 @@ pub mod check;
 mod control;
 mod environment;
 mod headers;
+pub mod keys;
 mod ladder;
 pub mod plan;
 pub mod recording;

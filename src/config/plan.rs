@@ -9,6 +9,7 @@ use crate::call::ladder::Rung;
 use crate::call::transfers::TransferRules;
 use crate::call::variables::VariableRules;
 use crate::call::{Prompts, RecordPlan};
+use crate::config::keys::Keys;
 use crate::config::recording::RecordingPlan;
 use crate::config::schema::Settings;
 use crate::config::values::HostPort;
@@ -66,4 +67,6 @@ pub struct Plan {
     pub recording: Option<RecordingPlan>,
     /// Recording settings by PBX name. The calls of a PBX that is not listed are not recorded.
     pub record: BTreeMap<String, RecordPlan>,
+    /// What each key is set to, for the comparison at a reload.
+    pub keys: Keys,
 }

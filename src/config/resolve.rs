@@ -17,14 +17,13 @@ use crate::call::variables::VariableRules;
 use crate::call::{AnswerWhen, Prompts};
 use crate::config::check::{self, Findings};
 use crate::config::headers::x_headers;
-use crate::config::ladder;
 use crate::config::plan::{AiPlan, Plan, SipPbx};
 use crate::config::schema::{
     Ai, Answer, Mode, OnAiClose, PbxSip, PbxTransfer, Settings, TransportWord,
 };
 use crate::config::twins::twins;
 use crate::config::values::{HostPort, PeerWord, Span};
-use crate::config::{ConfigError, ENV_PREFIX, Source};
+use crate::config::{ConfigError, ENV_PREFIX, Source, keys, ladder};
 use crate::faults::{PLACEHOLDER, RTP_RANGES_OVERLAP};
 use crate::record::wav;
 use crate::sip::agent::AccountConfig;
@@ -127,6 +126,7 @@ fn build(
     let rtp_confs = ari.iter().map(|(pbx, _)| pbx.rtp_conf.clone()).collect();
     asterisk_ports(source, &settings, rtp_confs, findings);
     Some(Plan {
+        keys: keys::read(source, environment),
         settings,
         sip,
         ari,

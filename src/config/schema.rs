@@ -35,6 +35,7 @@ pub struct Settings {
     pub http: Http,
     pub control: ControlTable,
     pub webhook: EventWebhook,
+    pub reload: Reload,
     /// Further AIs, for `on_ai_failure`.
     pub endpoint: BTreeMap<PbxName, Ai>,
     pub pbx: BTreeMap<PbxName, Pbx>,
@@ -77,6 +78,13 @@ pub enum LateAudio {
     Keep,
     /// It is dropped if it is more than 100 ms late.
     Drop,
+}
+
+impl Settings {
+    /// Maximum number of calls whose answer the PBX has not acknowledged.
+    pub fn max_unacknowledged(&self) -> usize {
+        self.sip.max_unacknowledged.unwrap_or_else(|| (self.calls.max / 2).max(10))
+    }
 }
 
 impl Media {
@@ -167,6 +175,14 @@ pub enum OnAiClose {
 pub struct Http {
     /// Address of `/healthz`, `/readyz` and `/metrics`; without it, they are not served.
     pub listen: Option<SocketAddr>,
+}
+
+/// How a changed file is noticed, besides SIGHUP and `trunkless reload`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reload {
+    /// Reload when the configuration file changes.
+    pub watch: bool,
 }
 
 /// The webhook for the events of calls.

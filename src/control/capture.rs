@@ -120,7 +120,7 @@ pub async fn capture(
     uri: Uri,
 ) -> Result<Response, Problem> {
     granted.require(Scope::Capture)?;
-    let wanted = read(&uri, &control.secrets).map_err(invalid)?;
+    let wanted = read(&uri, &control.access.borrow().secrets).map_err(invalid)?;
     let call = control.switchboard.find(&id).ok_or_else(no_such_call)?;
     let place = place(&control, &lasting, &granted)?;
     let title = title(&format!("call {} on {}", call.id, call.pbx), &granted, &wanted);
@@ -141,7 +141,7 @@ pub async fn capture_next(
     uri: Uri,
 ) -> Result<Response, Problem> {
     granted.require(Scope::Capture)?;
-    let wanted = read(&uri, &control.secrets).map_err(invalid)?;
+    let wanted = read(&uri, &control.access.borrow().secrets).map_err(invalid)?;
     let what = match &wanted.pbx {
         Some(pbx) if !control.switchboard.has_pbx(pbx) => {
             let why = format!("there is no [pbx.{}]", clip(pbx));

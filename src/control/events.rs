@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::call::live::{EventKind, LiveCall};
@@ -19,7 +19,7 @@ use crate::control::Control;
 use crate::control::connections::{Lasting, Purpose};
 use crate::control::guard::Granted;
 use crate::control::problem::Problem;
-use crate::control::tokens::Scope;
+use crate::control::tokens::{Access, Scope};
 
 /// Events that a slow reader may be behind. After that, it misses some.
 const MAX_BEHIND: usize = 1024;
@@ -59,16 +59,28 @@ pub async fn events(
     granted.require(Scope::Read)?;
     let busy = |why: &str| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", why);
     lasting.keep(Purpose::Events, granted.name()).map_err(busy)?;
-    let receiver = control.events.0.subscribe();
-    let events = stream::unfold(receiver, |mut receiver| async {
-        let event = match receiver.recv().await {
+    let reader = (control.events.0.subscribe(), control.access.clone(), granted);
+    let events = stream::unfold(reader, |(mut receiver, mut access, granted)| async {
+        let received = tokio::select! {
+            received = receiver.recv() => received,
+            () = revoked(&mut access, &granted) => return None,
+        };
+        let event = match received {
             Ok(text) => Event::default().event(text.name).data(&text.data),
             Err(RecvError::Lagged(missed)) => {
                 Event::default().event("missed").data(format!("{{\"missed\":{missed}}}"))
             }
             Err(RecvError::Closed) => return None,
         };
-        Some((Ok::<_, Infallible>(event), receiver))
+        Some((Ok::<_, Infallible>(event), (receiver, access, granted)))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+}
+
+/// Returns once the configuration no longer has the reader's token.
+async fn revoked(access: &mut watch::Receiver<Access>, granted: &Granted) {
+    let is_revoked = |access: &Access| !granted.is_valid(access, Scope::Read);
+    if access.wait_for(is_revoked).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }

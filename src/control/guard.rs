@@ -13,12 +13,13 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
+use secrecy::ExposeSecret;
 use tracing::warn;
 
 use crate::control::Control;
 use crate::control::connections::Lasting;
 use crate::control::problem::{self, Problem};
-use crate::control::tokens::{self, Scope, Token};
+use crate::control::tokens::{self, Access, Scope, Token};
 use crate::telemetry::CONTROL_REFUSED;
 
 /// Maximum size of a body: the most variables, or the longest TwiML document, with escapes.
@@ -37,6 +38,12 @@ impl Granted {
     /// The token's name.
     pub fn name(&self) -> &str {
         &self.token.name
+    }
+
+    /// True if the present configuration has the token, with this scope.
+    pub fn is_valid(&self, access: &Access, scope: Scope) -> bool {
+        let token = tokens::find(&access.tokens, self.token.secret.expose_secret());
+        token.is_some_and(|token| token.allows(scope))
     }
 
     /// # Errors
@@ -116,13 +123,18 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
 }
 
 fn admit(control: &Control, headers: &HeaderMap) -> Result<Granted, (Problem, &'static str)> {
+    let access = control.access.borrow();
+    if access.tokens.is_empty() {
+        let why = "the control API is not served: the configuration has no token";
+        return Err((Problem::new(StatusCode::NOT_FOUND, "not_found", why), why));
+    }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if !is_allowed(host, &control.hosts) {
+    if !is_allowed(host, &access.hosts) {
         let why = format!("the Host \"{host}\" is not allowed; add it to [control] hosts");
         return Err((Problem::new(StatusCode::FORBIDDEN, "host", why), "its Host is not allowed"));
     }
     if let Some(origin) = headers.get(header::ORIGIN)
-        && !is_own(origin.to_str().unwrap_or_default(), host, &control.hosts)
+        && !is_own(origin.to_str().unwrap_or_default(), host, &access.hosts)
     {
         let why = "web pages of other sites may not use the control API";
         return Err((Problem::new(StatusCode::FORBIDDEN, "origin", why), "its Origin is foreign"));
@@ -132,7 +144,7 @@ fn admit(control: &Control, headers: &HeaderMap) -> Result<Granted, (Problem, &'
         (Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", text), why)
     };
     let text = credentials(headers).ok_or_else(|| unauthorized("no token was sent"))?;
-    let token = tokens::find(&control.tokens, &text);
+    let token = tokens::find(&access.tokens, &text);
     let token = token.ok_or_else(|| unauthorized("the token is not known"))?;
     Ok(Granted { token: Arc::new(token.clone()), control: control.clone() })
 }

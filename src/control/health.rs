@@ -9,41 +9,43 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::call::counters::OFFERED;
 use crate::call::ports::PortPool;
 use crate::control::metrics;
 use crate::record::recorder::Recorder;
 use crate::telemetry::counter::{Counters, Labelled};
-use crate::telemetry::{PANICS, PbxStatus};
+use crate::telemetry::{PANICS, PbxStatuses};
 
 /// The state that the server reports.
 #[derive(Clone)]
 pub struct Watched {
     pub counters: Counters,
     pub labelled: &'static [&'static Labelled],
-    pub pbxs: Arc<[Arc<PbxStatus>]>,
+    pub pbxs: PbxStatuses,
     /// Returns the number of calls in progress.
     pub calls: Arc<dyn Fn() -> usize + Send + Sync>,
     /// The pool of RTP ports.
     pub ports: PortPool,
     /// True once the program is shutting down.
     pub stopping: Arc<std::sync::atomic::AtomicBool>,
-    /// `None` if nothing is to be recorded.
-    pub recorder: Option<Recorder>,
+    /// Nothing if no call is to be recorded.
+    pub recorder: watch::Receiver<Option<Recorder>>,
 }
 
 impl Watched {
     /// True if calls from at least one PBX can be taken.
     fn is_ready(&self) -> bool {
         !self.stopping.load(Ordering::Relaxed)
-            && !self.recorder.as_ref().is_some_and(Recorder::refuses)
-            && self.pbxs.iter().any(|pbx| pbx.get().0)
+            && !self.recorder.borrow().as_ref().is_some_and(Recorder::refuses)
+            && self.pbxs.all().iter().any(|pbx| pbx.get().0)
     }
 
     fn json(&self) -> String {
         let pbxs: serde_json::Map<_, _> = self
             .pbxs
+            .all()
             .iter()
             .map(|pbx| {
                 let (ready, state) = pbx.get();
@@ -59,7 +61,7 @@ impl Watched {
             "panics": PANICS.get(),
             "version": env!("CARGO_PKG_VERSION"),
             "pbxs": pbxs,
-            "recording": self.recorder.as_ref().map(|recorder| {
+            "recording": self.recorder.borrow().as_ref().map(|recorder| {
                 let trouble = recorder.trouble();
                 let state = trouble.as_deref().unwrap_or("ready");
                 json!({ "ready": trouble.is_none(), "state": state })

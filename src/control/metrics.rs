@@ -49,11 +49,12 @@ pub fn text(watched: &Watched) -> String {
     out += &head("calls", "Calls in progress.", "gauge");
     let _ = writeln!(out, "trunkless_calls {}", (watched.calls)());
     out += &head("pbx_ready", "1 while calls from this PBX can be taken.", "gauge");
-    for pbx in &*watched.pbxs {
+    for pbx in watched.pbxs.all() {
         let (name, mode, ready) = (&pbx.name, pbx.mode, u8::from(pbx.get().0));
         let _ = writeln!(out, "trunkless_pbx_ready{{pbx=\"{name}\",mode=\"{mode}\"}} {ready}");
     }
-    if let Some(recorder) = &watched.recorder {
+    let recorder = watched.recorder.borrow().clone();
+    if let Some(recorder) = recorder {
         out += &head("recording_ready", "0 while recordings cannot be written.", "gauge");
         let ready = u8::from(recorder.trouble().is_none());
         let _ = writeln!(out, "trunkless_recording_ready {ready}");

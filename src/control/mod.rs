@@ -11,6 +11,7 @@ mod connections;
 pub mod events;
 mod guard;
 pub mod health;
+pub mod local;
 pub mod metrics;
 mod problem;
 pub mod tokens;
@@ -28,12 +29,13 @@ use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::call::switchboard::Switchboard;
 use crate::control::capture::Captures;
 use crate::control::connections::{Bounded, Lasting};
 use crate::control::events::Events;
-use crate::control::tokens::Token;
+use crate::control::tokens::Access;
 use crate::telemetry::Throttle;
 
 /// Minimum time between log lines about refused requests.
@@ -44,12 +46,9 @@ const REFUSAL_LOG: Duration = Duration::from_secs(1);
 pub struct Control {
     pub switchboard: Switchboard,
     pub events: Events,
-    pub tokens: Arc<[Token]>,
-    /// Names that a Host may have, besides addresses.
-    pub hosts: Arc<[String]>,
+    /// Follows the configuration.
+    pub access: watch::Receiver<Access>,
     captures: Captures,
-    /// Secrets that no capture may contain.
-    secrets: Arc<[String]>,
     refusal_log: Arc<Mutex<Throttle>>,
 }
 
@@ -57,20 +56,10 @@ impl Control {
     pub fn new(
         switchboard: Switchboard,
         events: Events,
-        tokens: Vec<Token>,
-        hosts: Option<Vec<String>>,
-        secrets: Vec<String>,
+        access: watch::Receiver<Access>,
     ) -> Control {
         let refusal_log = Arc::new(Mutex::new(Throttle::new(REFUSAL_LOG)));
-        Control {
-            switchboard,
-            events,
-            tokens: tokens.into(),
-            hosts: hosts.unwrap_or_default().into(),
-            captures: Captures::default(),
-            secrets: secrets.into(),
-            refusal_log,
-        }
+        Control { switchboard, events, access, captures: Captures::default(), refusal_log }
     }
 
     /// A panic in another thread leaves it consistent, so poisoning is ignored.

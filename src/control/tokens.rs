@@ -41,6 +41,16 @@ impl Token {
     }
 }
 
+/// Who may use the control API. A reload may change it.
+#[derive(Debug, Default)]
+pub struct Access {
+    pub tokens: Vec<Token>,
+    /// Names that a Host may have, besides addresses.
+    pub hosts: Vec<String>,
+    /// Secrets that no capture may contain. Those of live calls may be from before a reload.
+    pub secrets: Vec<String>,
+}
+
 /// Returns the token with this text. Takes the same time for each text of the same length.
 pub fn find<'a>(tokens: &'a [Token], text: &str) -> Option<&'a Token> {
     let given = Sha256::digest(text);

@@ -58,18 +58,23 @@ pub struct Due {
 #[derive(Debug, Clone)]
 pub struct Budget {
     used: Arc<AtomicUsize>,
-    limit: usize,
+    limit: Arc<AtomicUsize>,
 }
 
 impl Budget {
     pub fn new(limit: usize) -> Budget {
-        Budget { used: Arc::new(AtomicUsize::new(0)), limit }
+        Budget { used: Arc::new(AtomicUsize::new(0)), limit: Arc::new(AtomicUsize::new(limit)) }
+    }
+
+    /// Changes the limit for all clones. What is reserved already stays.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Reserves `bytes`. Returns false, reserving nothing, if that would exceed the limit.
     fn take(&self, bytes: usize) -> bool {
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes > self.limit {
+        if before + bytes > self.limit.load(Ordering::Relaxed) {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
             return false;
         }

@@ -17,7 +17,7 @@ use crate::record::disk::Part;
 use crate::record::fault_point::fault_point;
 use crate::record::health::{Alive, Health, Reminder, guarded};
 use crate::record::queue::Load;
-use crate::record::settings::RecordSettings;
+use crate::record::settings::CurrentSettings;
 use crate::record::sidecar::{Sidecar, State};
 use crate::record::{counters, outbox, repair, retention};
 
@@ -57,7 +57,7 @@ pub struct Closing {
 /// State of the thread.
 pub struct Closer {
     root: Root,
-    settings: Arc<RecordSettings>,
+    settings: CurrentSettings,
     health: Arc<Health>,
     load: Arc<Load>,
     /// Called when the outbox has a new entry.
@@ -83,7 +83,7 @@ pub struct Closer {
 impl Closer {
     pub fn new(
         root: Root,
-        settings: Arc<RecordSettings>,
+        settings: CurrentSettings,
         health: Arc<Health>,
         load: Arc<Load>,
         finished: impl Fn() + Send + 'static,
@@ -155,11 +155,11 @@ impl Closer {
     }
 
     fn durable(&self) -> bool {
-        !self.settings.fsync.is_zero()
+        !self.settings.get().fsync.is_zero()
     }
 
     fn sync_every(&self) -> Duration {
-        if self.durable() { self.settings.fsync } else { TIDY }
+        if self.durable() { self.settings.get().fsync } else { TIDY }
     }
 
     /// Syncs the whole filesystem at once: syncing each file would cost a journal commit per file.
@@ -190,7 +190,7 @@ impl Closer {
 
     fn publish(&mut self, mut closing: Closing) {
         fault_point("close", &closing.sidecar.call);
-        let (root, wanted, durable) = (&self.root, self.settings.outbox, self.durable());
+        let (root, wanted, durable) = (&self.root, self.settings.get().outbox, self.durable());
         let id = closing.sidecar.id.clone();
         let announce = |place: &Path| match wanted {
             true => outbox::put(root, &id, place, durable),
@@ -245,12 +245,12 @@ impl Closer {
         let Some(id) = self.leftovers.pop_front().filter(|id| !self.health.is_live(id)) else {
             return;
         };
-        let announce = |place: &Path| match self.settings.outbox {
+        let settings = self.settings.get();
+        let announce = |place: &Path| match settings.outbox {
             true => outbox::put(&self.root, &id, place, self.durable()),
             false => Ok(()),
         };
-        let layout = &self.settings.layout;
-        if repair::repair(&self.root, layout, &id, self.durable(), &announce) {
+        if repair::repair(&self.root, &settings.layout, &id, self.durable(), &announce) {
             counters::REPAIRED.add(1);
             (self.finished)();
         }
@@ -259,7 +259,8 @@ impl Closer {
     fn tidy(&mut self) {
         repair::clear(&self.root);
         self.leftovers = repair::leftovers(&self.root).into();
-        let limits = retention::Limits { age: self.settings.keep, bytes: self.settings.keep_bytes };
+        let settings = self.settings.get();
+        let limits = retention::Limits { age: settings.keep, bytes: settings.keep_bytes };
         // by a wrong clock, all recordings might seem old
         let (now, wall) = (Instant::now(), SystemTime::now());
         // at the start, the clock may not have been set yet

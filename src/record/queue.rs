@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use crate::media::g711::Law;
 use crate::record::counters;
 use crate::record::sidecar::Sidecar;
+use crate::record::wav::Encoding;
 
 /// A message to the writer; `key` is the recording's number.
 pub enum Job {
@@ -39,6 +40,8 @@ pub struct Begin {
     /// Final path below the recordings' directory, without extension.
     pub path: PathBuf,
     pub law: Law,
+    /// The encoding of the file.
+    pub encoding: Encoding,
     /// Milliseconds of audio that the writer has dropped, or cannot write at the moment.
     pub unwritten_ms: Arc<AtomicU64>,
 }

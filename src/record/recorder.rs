@@ -15,7 +15,7 @@ use crate::record::closer::Closer;
 use crate::record::health::Health;
 use crate::record::queue::{Begin, Job, Queue};
 use crate::record::recording::{BLOCK_FRAMES, Recording};
-use crate::record::settings::RecordSettings;
+use crate::record::settings::{CurrentSettings, RecordSettings};
 use crate::record::sidecar::{CallInfo, Sidecar};
 use crate::record::writer::Writer;
 use crate::record::{counters, disk};
@@ -31,7 +31,7 @@ pub struct Recorder {
     queue: Queue,
     /// Number of the next recording, shared by all clones.
     next_key: Arc<AtomicU64>,
-    settings: Arc<RecordSettings>,
+    settings: CurrentSettings,
     health: Arc<Health>,
 }
 
@@ -48,8 +48,8 @@ impl Recorder {
     ) -> io::Result<Recorder> {
         let limit = settings.max_calls.max(1) * QUEUE_SECONDS * 50 / BLOCK_FRAMES as usize;
         let (queue, jobs) = Queue::new(limit);
-        let (settings, health) = (Arc::new(settings), Arc::new(Health::default()));
         let root = disk::root(&settings);
+        let (settings, health) = (CurrentSettings::new(settings), Arc::new(Health::default()));
         let (closing, to_close) = channel();
         let (of, load) = (settings.clone(), queue.load());
         let closer = Closer::new(root.clone(), of, health.clone(), load, finished);
@@ -62,6 +62,12 @@ impl Recorder {
         Ok(Recorder { queue, next_key: Arc::default(), settings, health })
     }
 
+    /// Takes other settings for new recordings, and for the care of those that are finished. The
+    /// directory, and the room in the queue, stay.
+    pub fn change(&self, settings: RecordSettings) {
+        self.settings.set(settings);
+    }
+
     /// Starts the `nth` recording of a call, beginning with the call's frame number `first`.
     pub fn start(&self, call: &CallInfo, nth: u32, law: Law, first: u64) -> Recording {
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
@@ -69,14 +75,15 @@ impl Recorder {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let id = crate::record::layout::clean(&id);
         self.health.begun(&id);
-        let path = self.settings.layout.path(unix, &call.pbx, &id);
+        let settings = self.settings.get();
+        let path = settings.layout.path(unix, &call.pbx, &id);
         let mut sidecar = Sidecar::begun(&id, call.clone(), unix, &path);
         sidecar.start_ms = first * 20;
-        let encoding = self.settings.encoding.unwrap_or(law.into());
+        let encoding = settings.encoding.unwrap_or(law.into());
         encoding.label().clone_into(&mut sidecar.audio.format);
         let unwritten_ms = Arc::<AtomicU64>::default();
         let begin =
-            Begin { sidecar: sidecar.clone(), path, law, unwritten_ms: unwritten_ms.clone() };
+            Begin { sidecar: sidecar.clone(), path, law, encoding, unwritten_ms: unwritten_ms.clone() };
         self.queue.send(Job::Begin { key, begin: Box::new(begin) });
         Recording::new(key, self.queue.clone(), sidecar, law, first, unwritten_ms)
     }
@@ -89,12 +96,12 @@ impl Recorder {
 
     /// Returns true if new calls must be refused because they could not be recorded.
     pub fn refuses(&self) -> bool {
-        self.settings.require && self.trouble().is_some()
+        self.settings.get().require && self.trouble().is_some()
     }
 
     /// True if no call may continue unrecorded.
     pub fn is_required(&self) -> bool {
-        self.settings.require
+        self.settings.get().require
     }
 
     /// Waits until everything queued so far is on disk or has failed; 20 s at most.

@@ -2,6 +2,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::record::layout::Layout;
@@ -29,4 +30,23 @@ pub struct RecordSettings {
     /// Upload finished recordings, or send a webhook.
     pub outbox: bool,
     pub max_calls: usize,
+}
+
+/// The settings of a recorder, which may change while it runs. Its directory does not. Clones share
+/// them.
+#[derive(Debug, Clone)]
+pub struct CurrentSettings(Arc<Mutex<Arc<RecordSettings>>>);
+
+impl CurrentSettings {
+    pub fn new(settings: RecordSettings) -> CurrentSettings {
+        CurrentSettings(Arc::new(Mutex::new(Arc::new(settings))))
+    }
+
+    pub fn get(&self) -> Arc<RecordSettings> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set(&self, settings: RecordSettings) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
 }

@@ -23,7 +23,7 @@ use crate::record::fault_point::fault_point;
 use crate::record::health::{Alive, Health, Reminder, guarded};
 use crate::record::layout::INCOMPLETE;
 use crate::record::queue::{Begin, Block, End, Job, Load};
-use crate::record::settings::RecordSettings;
+use crate::record::settings::CurrentSettings;
 use crate::record::sidecar::{Interval, Sidecar, State};
 use crate::record::wav::Encoding;
 
@@ -150,7 +150,7 @@ struct Trouble {
 /// State of the thread.
 pub struct Writer {
     root: Root,
-    settings: Arc<RecordSettings>,
+    settings: CurrentSettings,
     health: Arc<Health>,
     load: Arc<Load>,
     /// Unfinished recordings, by key.
@@ -173,7 +173,7 @@ pub struct Writer {
 impl Writer {
     pub fn new(
         root: Root,
-        settings: Arc<RecordSettings>,
+        settings: CurrentSettings,
         health: Arc<Health>,
         load: Arc<Load>,
         closing: Sender<Finished>,
@@ -234,10 +234,9 @@ impl Writer {
     fn take(&mut self, job: Job) {
         match job {
             Job::Begin { key, begin } => {
-                let encoding = self.settings.encoding.unwrap_or(begin.law.into());
                 let open = Open {
+                    encoding: begin.encoding,
                     begin,
-                    encoding,
                     part: None,
                     waiting: VecDeque::new(),
                     end: None,
@@ -426,7 +425,7 @@ impl Writer {
 
     /// Returns why nothing may be written: the last of the disk is left to other programs.
     fn blocked(&self) -> Option<String> {
-        let floor = self.settings.keep_free_percent;
+        let floor = self.settings.get().keep_free_percent;
         let free = self.root.free_percent().filter(|free| *free < floor)?;
         Some(format!("only {free:.1} % of the disk is free, and keep_free_percent is {floor}"))
     }
@@ -450,7 +449,7 @@ impl Writer {
     fn report(&mut self, error: &io::Error) {
         let (directory, why) = (self.root.path().display().to_string(), error.to_string());
         if self.trouble.reminder.is_due() {
-            let effect = match self.settings.require {
+            let effect = match self.settings.get().require {
                 true => "new calls are refused ([recording] require)",
                 false => "calls continue",
             };

@@ -210,6 +210,25 @@ impl Registration {
         }
     }
 
+    /// Takes other settings, such as a new password, and registers with them at once.
+    pub fn renew(&mut self, now: Instant, settings: Settings, random: &mut Random) {
+        self.expires_s = settings.expires_s;
+        self.settings = settings;
+        self.challenges = Challenges::default();
+        (self.refusals, self.errors, self.stale, self.answered) = (0, 0, 0, 0);
+        // the new credentials have to prove themselves
+        (self.was_registered, self.excused) = (false, false);
+        match self.state {
+            State::Idle | State::Stopped | State::Asking { step: Step::Stop, .. } => {}
+            State::Waiting { .. } => self.resume_now(),
+            State::Asking { .. } | State::Registered { .. } => {
+                self.stop_keepalive();
+                self.status = None; // so that the outcome is reported
+                self.ask(now, Step::Add, random);
+            }
+        }
+    }
+
     /// Registers again after [`Registration::stop`].
     pub fn resume(&mut self) {
         match self.state {

@@ -1,7 +1,7 @@
 //! The circuit breaker of an AI: after several failures in a row, calls are not offered to it until
 //! a handshake succeeds again. Owns a task while it is open.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -29,22 +29,22 @@ counters! {
 /// Watches the breakers of several AIs.
 pub struct Watch {
     breakers: Vec<watch::Receiver<bool>>,
-    down: bool,
+    /// The state last returned.
+    down: Option<bool>,
 }
 
 impl Watch {
     pub fn new(breakers: &[Arc<Breaker>]) -> Watch {
         let breakers = breakers.iter().map(|breaker| breaker.open.subscribe());
-        Watch { breakers: breakers.collect(), down: false }
+        Watch { breakers: breakers.collect(), down: None }
     }
 
-    /// Returns true once all breakers have opened, and then false once one of them has closed.
-    /// Returns `None` when there are no more calls.
+    /// Returns the present state at first: true if all breakers are open. Then it returns true once
+    /// all have opened, and false once one of them has closed. Returns `None` when there are no more calls.
     pub async fn changed(&mut self) -> Option<bool> {
         loop {
             let down = self.breakers.iter_mut().all(|open| *open.borrow_and_update());
-            if down != self.down {
-                self.down = down;
+            if self.down.replace(down) != Some(down) {
                 return Some(down);
             }
             let changes = self.breakers.iter_mut().map(|open| Box::pin(open.changed()));
@@ -96,23 +96,29 @@ impl Breaker {
         OPEN.add(1);
         let ai = target.shown();
         warn!(ai, %error, failures, "AI unreachable: it gets no calls until a probe succeeds");
-        tokio::spawn(self.clone().probe(target.clone()));
+        tokio::spawn(Breaker::probe(Arc::downgrade(self), target.clone()));
     }
 
-    /// Makes a handshake at intervals, until one succeeds.
-    async fn probe(self: Arc<Self>, target: Target) {
+    /// Makes a handshake at intervals, until one succeeds, or no call can be offered to the AI any
+    /// more because the configuration has changed.
+    async fn probe(breaker: Weak<Self>, target: Target) {
         let since = Instant::now();
         loop {
             sleep(PROBE).await;
+            if breaker.strong_count() == 0 {
+                OPEN.replace(1, 0);
+                return;
+            }
             let Ok(mut socket) = target.connect(PROBE).await else { continue };
             // the AI may not wait for the end of the closing handshake, and neither do we
             let _ = socket.close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }));
             let _ = socket.flush();
             break;
         }
-        self.failures.store(0, Ordering::Relaxed);
-        self.open.send_replace(false);
         OPEN.replace(1, 0);
+        let Some(breaker) = breaker.upgrade() else { return };
+        breaker.failures.store(0, Ordering::Relaxed);
+        breaker.open.send_replace(false);
         info!(ai = target.shown(), down_s = since.elapsed().as_secs(), "AI reachable again");
     }
 }

@@ -19,12 +19,15 @@ pub struct Counter {
     pub is_gauge: bool,
     /// True if milliseconds are counted, which are shown in seconds.
     is_ms: bool,
+    /// True if the log shows it with the totals.
+    is_logged: bool,
     value: AtomicU64,
 }
 
 impl Counter {
     pub const fn total(name: &'static str, help: &'static str) -> Counter {
-        Counter { name, help, is_gauge: false, is_ms: false, value: AtomicU64::new(0) }
+        let value = AtomicU64::new(0);
+        Counter { name, help, is_gauge: false, is_ms: false, is_logged: true, value }
     }
 
     /// A total of seconds, counted in milliseconds.
@@ -34,6 +37,11 @@ impl Counter {
 
     pub const fn gauge(name: &'static str, help: &'static str) -> Counter {
         Counter { is_gauge: true, ..Counter::total(name, help) }
+    }
+
+    /// A gauge that is not among the totals in the log.
+    pub const fn state(name: &'static str, help: &'static str) -> Counter {
+        Counter { is_logged: false, ..Counter::gauge(name, help) }
     }
 
     pub fn add(&self, count: u64) {
@@ -117,7 +125,8 @@ pub(crate) use counters;
 /// The counters that are not 0, for the log: `calls_offered=3 calls_answered=2`.
 pub fn text(counters: Counters) -> String {
     let mut out = String::new();
-    for counter in counters.iter().flat_map(|part| part.iter()).filter(|c| c.get() != 0) {
+    let all = counters.iter().flat_map(|part| part.iter());
+    for counter in all.filter(|counter| counter.is_logged && counter.get() != 0) {
         let space = if out.is_empty() { "" } else { " " };
         let _ = write!(out, "{space}{}={}", counter.name, counter.shown());
     }
@@ -132,6 +141,7 @@ mod tests {
         total HEARD = "heard", "Things heard.";
         seconds LOST = "lost_seconds", "Time lost.";
         gauge WAITING = "waiting", "Things waiting.";
+        state SINCE = "since", "A time.";
     }
 
     #[test]
@@ -140,11 +150,12 @@ mod tests {
         HEARD.add(3);
         static PARTS: &[&[&Counter]] = &[ALL];
         assert_eq!(text(PARTS), "heard=5");
+        SINCE.set(9);
         WAITING.set(7);
         WAITING.set(1);
         assert_eq!(text(PARTS), "heard=5 waiting=1");
         LOST.add(1520);
         assert_eq!(text(PARTS), "heard=5 lost_seconds=1.52 waiting=1");
-        assert_eq!(ALL.iter().map(|c| c.is_gauge).collect::<Vec<_>>(), [false, false, true]);
+        assert_eq!(ALL.iter().map(|c| c.is_gauge).collect::<Vec<_>>(), [false, false, true, true]);
     }
 }

@@ -6,7 +6,7 @@ mod log_writer;
 
 use std::fmt;
 use std::io::IsTerminal as _;
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::error;
@@ -51,6 +51,37 @@ impl PbxStatus {
     /// Locks the state. A panic elsewhere does not make it wrong, so poisoning is ignored.
     fn lock(&self) -> MutexGuard<'_, (bool, String)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The states of all PBXs. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct PbxStatuses(Arc<Mutex<Vec<Arc<PbxStatus>>>>);
+
+impl PbxStatuses {
+    pub fn all(&self) -> Vec<Arc<PbxStatus>> {
+        self.lock().clone()
+    }
+
+    /// Adds a PBX, in the place of one of the same name.
+    pub fn add(&self, name: &str, mode: &'static str) -> Arc<PbxStatus> {
+        let status = Arc::new(PbxStatus::new(name, mode));
+        let mut all = self.lock();
+        match all.iter_mut().find(|other| other.name == name) {
+            Some(other) => other.clone_from(&status),
+            None => all.push(status.clone()),
+        }
+        status
+    }
+
+    /// Shows only these PBXs.
+    pub fn retain(&self, keep: impl Fn(&PbxStatus) -> bool) {
+        self.lock().retain(|status| keep(status));
+    }
+
+    /// A panic in another thread leaves the list consistent, so poisoning is ignored.
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<PbxStatus>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,22 +150,53 @@ pub fn count_panics() {
 /// # Errors
 /// Returns an error if the filter cannot be parsed, or the thread cannot be started.
 pub fn init(level: &str, json: bool) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter(level));
-    let filter = filter.map_err(|e| format!("[log] level \"{level}\": {e}"))?;
+    let filter = parse(level)?;
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(|| LogWriter);
     LogWriter::start().map_err(|e| format!("cannot start the log thread: {e}"))?;
     // the default hook would write to standard error itself, and wait for its reader
     std::panic::set_hook(Box::new(|info| error!("internal error (panic): {info}")));
-    let result = match json {
-        true => builder.json().flatten_event(true).try_init(),
-        false => builder.with_target(false).try_init(),
+    let (set, result): (SetFilter, _) = match json {
+        true => {
+            let builder = builder.json().flatten_event(true);
+            let builder = builder.with_env_filter(filter).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (Box::new(move |filter| drop(handle.reload(filter))), builder.try_init())
+        }
+        false => {
+            let builder = builder.with_target(false);
+            let builder = builder.with_env_filter(filter).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (Box::new(move |filter| drop(handle.reload(filter))), builder.try_init())
+        }
     };
     // fails if logging is already set up, as in tests
-    drop(result);
+    if result.is_ok() {
+        let _ = FILTER.set(set);
+    }
     Ok(())
+}
+
+type SetFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+/// Changes the filter of the log.
+static FILTER: OnceLock<SetFilter> = OnceLock::new();
+
+/// Changes the level of the log; see [`init`].
+///
+/// # Errors
+/// Returns an error if the filter cannot be parsed.
+pub fn set_level(level: &str) -> Result<(), String> {
+    let filter = parse(level)?;
+    if let Some(set) = FILTER.get() {
+        set(filter);
+    }
+    Ok(())
+}
+
+fn parse(level: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(filter(level)).map_err(|e| format!("[log] level \"{level}\": {e}"))
 }
 
 /// Applies a level without a target to our own lines only: below INFO, libraries log requests with

@@ -46,7 +46,7 @@ pub struct DeskSettings {
 pub struct Desk {
     api: Api,
     agents: Agents,
-    settings: Arc<DeskSettings>,
+    settings: Mutex<Arc<DeskSettings>>,
     keeper: Option<Keeper>,
     live: Arc<Mutex<Live>>,
     /// When there was last no room for a customer.
@@ -72,7 +72,7 @@ impl Desk {
         Desk {
             agents,
             api,
-            settings: Arc::new(settings),
+            settings: Mutex::new(Arc::new(settings)),
             keeper,
             live: Arc::default(),
             overflowed: Mutex::default(),
@@ -90,9 +90,17 @@ impl Desk {
     }
 
     fn lookup(&self, call: CallId) -> Lookup {
-        let (api, agents, settings) =
-            (self.api.clone(), self.agents.clone(), self.settings.clone());
+        let (api, agents, settings) = (self.api.clone(), self.agents.clone(), self.settings());
         Lookup { api, agents, settings, call }
+    }
+
+    /// Takes other settings for new calls.
+    pub fn change(&self, settings: DeskSettings) {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
+    fn settings(&self) -> Arc<DeskSettings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn note_overflow(&self) {
@@ -161,7 +169,7 @@ impl Owner for Desk {
         tokio::spawn(pass_signals(own.clone(), from_source, to_call));
         let (to_call, received) = mpsc::channel(4);
         tokio::spawn(pass_reports(own.clone(), reports, to_call));
-        let wait = self.settings.wait_for_lead;
+        let wait = self.settings().wait_for_lead;
         offer.owned = Some(Owned { known: received, wait, max_status: MAX_STATUS });
         self.add(offer.id.clone(), own.clone());
         offer.requests = Box::new(move |request| own.clone().request(request));

@@ -22,7 +22,7 @@ pub mod statuses;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -53,95 +53,143 @@ pub struct VicidialSettings {
 /// In ARI mode, customers of a killed trunkless are moved by VICIdial only for this long.
 const RESCUE_LIMIT: Duration = Duration::from_secs(18);
 
-/// The owners of the calls of all VICIdials. Clones share them.
+/// One VICIdial.
+struct Unit {
+    api: Api,
+    desk: Arc<Desk>,
+    keeper: Keeper,
+    /// `None` also once the PBX was removed.
+    agents: Option<RemoteAgents>,
+    /// Stops the thread that keeps the calls when it is dropped.
+    _stop: oneshot::Sender<()>,
+}
+
+/// The owners of the calls of all VICIdials, by PBX name. Clones share them.
 #[derive(Clone, Default)]
 pub struct Vicidials {
-    desks: Arc<BTreeMap<String, Arc<Desk>>>,
-    keepers: Vec<Keeper>,
-    agents: Vec<RemoteAgents>,
-    /// Stop the threads that keep the calls when the last clone is dropped.
-    _stop: Arc<Vec<oneshot::Sender<()>>>,
+    units: Arc<Mutex<BTreeMap<String, Unit>>>,
+    /// One login for all PBXs of one VICIdial, by its URL and user.
+    apis: Arc<Mutex<HashMap<(String, String), Api>>>,
 }
 
 impl Vicidials {
-    /// Starts to keep calls, if there is a VICIdial. `settings`: by PBX name.
+    /// Starts to keep the calls of the VICIdials that are new, and takes the other settings of the
+    /// rest for new calls. `settings`: by PBX name. Returns the remote agents of the new ones.
     ///
     /// # Errors
     /// Returns an error if the directory or an HTTP client cannot be set up.
-    pub fn start(settings: &BTreeMap<String, VicidialSettings>) -> io::Result<Vicidials> {
-        let (mut desks, mut keepers) = (BTreeMap::new(), Vec::new());
-        let (mut remote, mut stop) = (Vec::new(), Vec::new());
-        let mut apis: HashMap<(String, String), Api> = HashMap::new();
+    pub fn start(
+        &self,
+        settings: &BTreeMap<String, VicidialSettings>,
+    ) -> io::Result<Vec<RemoteAgents>> {
+        let mut started = Vec::new();
         for (name, vicidial) in settings {
-            let VicidialSettings { api, desk, remote_agent, directory, ari } = vicidial.clone();
-            // one login for all PBXs of one VICIdial
-            let key = (api.url.clone(), api.user.clone());
-            let api = match apis.get(&key) {
-                Some(known) => Api::clone(known),
-                None => Api::new(api).map_err(io::Error::other)?,
-            };
-            apis.insert(key, api.clone());
-            let agents = Agents::new(api.clone(), remote_agent.clone());
-            let of = |user| RemoteAgents::new(name.clone(), api.clone(), user);
-            remote.extend(remote_agent.clone().map(of));
-            // for a thread of its own
-            let apart = api.apart().map_err(io::Error::other)?;
-            let repairs = Repairs {
-                agents: agents.apart(apart.clone()),
-                api: apart,
-                in_group: desk.in_group.clone(),
-                crashed: desk.statuses.ai_error.clone(),
-                // in ARI mode, trunkless sends the customers to the dialplan after 20 s
-                rescue_limit: ari.then_some(RESCUE_LIMIT),
-            };
-            let folder = directory.join(name);
-            let failed = |error: io::Error| {
-                let key = format!("[pbx.{name}.vicidial] directory");
-                io::Error::other(format!("{key}: {} cannot be used: {error}", folder.display()))
-            };
-            let (keeper, handle) = Keeper::start(folder.clone(), repairs).map_err(failed)?;
-            desks
-                .insert(name.clone(), Arc::new(Desk::new(api, agents, desk, Some(keeper.clone()))));
-            keepers.push(keeper);
-            stop.push(handle);
+            if let Some(unit) = self.units().get_mut(name) {
+                unit.desk.change(vicidial.desk.clone());
+                let user = vicidial.remote_agent.clone().filter(|_| unit.agents.is_none());
+                unit.agents = unit.agents.take().or_else(|| {
+                    let new = RemoteAgents::new(name.clone(), unit.api.clone(), user?);
+                    started.push(new.clone());
+                    Some(new)
+                });
+                continue;
+            }
+            let unit = self.unit(name, vicidial.clone())?;
+            started.extend(unit.agents.clone());
+            self.units().insert(name.clone(), unit);
         }
-        Ok(Vicidials { desks: Arc::new(desks), keepers, agents: remote, _stop: Arc::new(stop) })
+        Ok(started)
+    }
+
+    fn unit(&self, name: &str, settings: VicidialSettings) -> io::Result<Unit> {
+        let VicidialSettings { api, desk, remote_agent, directory, ari } = settings;
+        let api = self.api(api)?;
+        let agents = Agents::new(api.clone(), remote_agent.clone());
+        let of = |user| RemoteAgents::new(name.to_owned(), api.clone(), user);
+        let remote = remote_agent.map(of);
+        // for a thread of its own
+        let apart = api.apart().map_err(io::Error::other)?;
+        let repairs = Repairs {
+            agents: agents.apart(apart.clone()),
+            api: apart,
+            in_group: desk.in_group.clone(),
+            crashed: desk.statuses.ai_error.clone(),
+            // in ARI mode, trunkless sends the customers to the dialplan after 20 s
+            rescue_limit: ari.then_some(RESCUE_LIMIT),
+        };
+        let folder = directory.join(name);
+        let failed = |error: io::Error| {
+            let key = format!("[pbx.{name}.vicidial] directory");
+            io::Error::other(format!("{key}: {} cannot be used: {error}", folder.display()))
+        };
+        let (keeper, stop) = Keeper::start(folder.clone(), repairs).map_err(failed)?;
+        let desk = Arc::new(Desk::new(api.clone(), agents, desk, Some(keeper.clone())));
+        Ok(Unit { api, desk, keeper, agents: remote, _stop: stop })
+    }
+
+    /// Returns the HTTP client, the same for all PBXs of one VICIdial.
+    fn api(&self, settings: ApiSettings) -> io::Result<Api> {
+        let mut apis = self.apis.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (settings.url.clone(), settings.user.clone());
+        if let Some(known) = apis.get(&key) {
+            return Ok(known.clone());
+        }
+        let api = Api::new(settings).map_err(io::Error::other)?;
+        apis.insert(key, api.clone());
+        Ok(api)
+    }
+
+    /// A panic in another thread leaves the table consistent, so poisoning is ignored.
+    fn units(&self) -> MutexGuard<'_, BTreeMap<String, Unit>> {
+        self.units.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn desk(&self, pbx: &str) -> Option<Arc<Desk>> {
+        self.units().get(pbx).map(|unit| unit.desk.clone())
     }
 
     pub fn is_empty(&self) -> bool {
-        self.desks.is_empty()
+        self.units().is_empty()
     }
 
     /// Returns the owner of the calls of a PBX.
     pub fn owner(&self, pbx: &str) -> Option<Arc<dyn Owner>> {
-        let desk: Arc<dyn Owner> = self.desks.get(pbx)?.clone();
+        let desk: Arc<dyn Owner> = self.desk(pbx)?;
         Some(desk)
     }
 
     /// True if this PBX's customers were turned away a moment ago, because there was no room.
     pub fn overflows(&self, pbx: &str) -> bool {
-        self.desks.get(pbx).is_some_and(|desk| desk.overflows())
+        self.desk(pbx).is_some_and(|desk| desk.overflows())
     }
 
     /// Takes the event of any call.
     pub fn on_event(&self, call: &LiveCall, event: &EventKind<'_>) {
-        if let Some(desk) = self.desks.get(&*call.pbx) {
+        if let Some(desk) = self.desk(&call.pbx) {
             desk.on_event(call, event);
         }
     }
 
-    /// The remote agents that show VICIdial whether calls can be taken.
-    pub fn remote_agents(&self) -> &[RemoteAgents] {
-        &self.agents
+    /// Makes the remote agents of all other PBXs inactive, because those were removed. The calls
+    /// that are up keep their owner, and their statuses are still corrected.
+    pub async fn retain(&self, wanted: &BTreeMap<String, VicidialSettings>) {
+        let gone = |(name, unit): (&String, &mut Unit)| {
+            (!wanted.contains_key(name)).then(|| unit.agents.take()).flatten()
+        };
+        let agents: Vec<RemoteAgents> = self.units().iter_mut().filter_map(gone).collect();
+        join_all(agents.iter().map(RemoteAgents::stop)).await;
     }
 
     /// Makes all remote agents inactive, before the exit.
     pub async fn stop(&self) {
-        join_all(self.agents.iter().map(RemoteAgents::stop)).await;
+        let agents: Vec<RemoteAgents> =
+            self.units().values().filter_map(|unit| unit.agents.clone()).collect();
+        join_all(agents.iter().map(RemoteAgents::stop)).await;
     }
 
     /// Returns once all calls so far are on disk.
     pub async fn flush(&self) {
-        join_all(self.keepers.iter().map(Keeper::flush)).await;
+        let keepers: Vec<Keeper> = self.units().values().map(|unit| unit.keeper.clone()).collect();
+        join_all(keepers.iter().map(Keeper::flush)).await;
     }
 }

@@ -10,7 +10,7 @@ use trunkless::config::{Source, load, resolve::resolve};
 use trunkless::control::health::Watched;
 use trunkless::control::metrics;
 use trunkless::record::recorder::Recorder;
-use trunkless::telemetry::PbxStatus;
+use trunkless::telemetry::PbxStatuses;
 
 use crate::{page, pages, report, root, spans};
 
@@ -200,14 +200,16 @@ fn metric_names() -> BTreeSet<String> {
     let settings = load(&source, &environment).expect("settings");
     let plan = resolve(&source, settings, &environment).expect("a plan");
     let recorder = Recorder::new(plan.recording.expect("recordings").settings, || {});
+    let pbxs = PbxStatuses::default();
+    pbxs.add("main", "sip");
     let watched = Watched {
         labelled: trunkless::app::LABELLED,
         counters: trunkless::app::COUNTERS,
-        pbxs: Arc::new([Arc::new(PbxStatus::new("main", "sip"))]),
+        pbxs,
         calls: Arc::new(|| 0),
         ports: PortPool::new([127, 0, 0, 1].into(), 20_000, 20_010),
         stopping: Arc::default(),
-        recorder: Some(recorder.expect("a recorder")),
+        recorder: watch::channel(Some(recorder.expect("a recorder"))).1,
     };
     let text = metrics::text(&watched);
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));

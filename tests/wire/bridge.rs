@@ -6,9 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc};
+use tempfile::TempDir;
+use tokio::sync::{Mutex, OnceCell, mpsc};
 use tokio::time::timeout;
 use trunkless::app::App;
+use trunkless::app::reload::{Outcome, Reloads};
 use trunkless::call::OrderRequest;
 use trunkless::call::ended::Record;
 use trunkless::command::{Command, Order, RecordCommand, Sender, When};
@@ -67,6 +69,10 @@ pub struct Bridge {
     app: App,
     /// Records of ended calls that the test has not taken yet.
     records: Mutex<mpsc::UnboundedReceiver<Record>>,
+    /// The configuration, for reloads.
+    tables: Mutex<toml::Table>,
+    /// The folder with the file, and the way to ask for reloads; they are made on the first use.
+    file: OnceCell<(TempDir, Reloads)>,
 }
 
 impl Bridge {
@@ -94,7 +100,44 @@ impl Bridge {
         let plan = resolve(&source, settings, &environment).unwrap();
         let (records_tx, records) = mpsc::unbounded_channel();
         let app = App::start(plan, Some(records_tx)).await.unwrap();
-        Bridge { app, records: Mutex::new(records) }
+        let (records, tables) = (Mutex::new(records), Mutex::new(tables));
+        Bridge { app, records, tables, file: OnceCell::new() }
+    }
+
+    /// Lays the TOML in `lines` over the configuration, and reloads it.
+    pub async fn reload(&self, lines: &str) -> Outcome {
+        let mut tables = self.tables.lock().await;
+        lay_over(&mut tables, toml::from_str(lines).unwrap());
+        let text = tables.to_string();
+        drop(tables);
+        self.reload_text(&text).await
+    }
+
+    /// Removes a table of the configuration, and reloads it.
+    pub async fn reload_without(&self, table: &str, name: &str) -> Outcome {
+        let mut tables = self.tables.lock().await;
+        let table = tables.get_mut(table).and_then(toml::Value::as_table_mut);
+        table.expect("the table").remove(name).expect("the entry");
+        let text = tables.to_string();
+        drop(tables);
+        self.reload_text(&text).await
+    }
+
+    /// Writes this configuration to the file, and reloads it.
+    pub async fn reload_text(&self, text: &str) -> Outcome {
+        let start = async || {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("test.toml");
+            (folder, self.app.follow(file, HashMap::new()))
+        };
+        let (folder, reloads) = self.file.get_or_init(start).await;
+        std::fs::write(folder.path().join("test.toml"), text).unwrap();
+        reloads.reload().await
+    }
+
+    /// The configuration as text.
+    pub async fn text(&self) -> String {
+        self.tables.lock().await.to_string()
     }
 
     /// The bridge's SIP address.

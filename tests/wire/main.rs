@@ -56,6 +56,7 @@ mod phone;
 mod recording;
 mod refused;
 mod registration;
+mod reload;
 mod secrets;
 mod signalling;
 mod transfers;

@@ -63,8 +63,9 @@ pub enum LinkError {
     #[error("user \"{0}\" has no write permission (403): set read_only = no in ari.conf")]
     ReadOnly(String),
     #[error(
-        "another trunkless on this host serves application \"{0}\" of this PBX: waiting until it \
-         exits; to run both, give each its own [pbx.NAME.ari] app"
+        "another trunkless on this host serves application \"{0}\" of this PBX, or calls from before \
+         a reload still use it: waiting for their end; to run two, give each its own [pbx.NAME.ari] \
+         app"
     )]
     Held(String),
     #[error("no ARI at {0} (404): check that res_ari is loaded and enabled in ari.conf")]
@@ -213,6 +214,19 @@ impl Opening {
         }
         let taken = AppLock::take(&pbx, &self.app).map(Arc::new);
         taken.ok_or_else(|| LinkError::Held(self.app.clone()))
+    }
+}
+
+/// Tries other credentials with a request that changes nothing.
+///
+/// # Errors
+/// Returns the reason why they cannot be used.
+pub async fn try_credentials(rest: &Rest, target: &Target) -> Result<Rest, LinkError> {
+    let rest = rest.with(target.clone()).map_err(|why| LinkError::Away(why.to_string()))?;
+    match rest.run(&RestRequest::Info).await {
+        outcome if outcome.is_success() => Ok(rest),
+        Outcome::Answered { status, .. } => Err(refusal(target, status)),
+        other => Err(LinkError::Away(format!("{}: {}", target.base, other.text()))),
     }
 }
 

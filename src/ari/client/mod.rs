@@ -5,6 +5,7 @@
 
 mod app_lock;
 mod capture;
+mod changes;
 pub mod link;
 mod offers;
 mod recovery;
@@ -12,6 +13,8 @@ pub mod rest;
 pub mod rtp_capacity;
 pub mod rtp_conf;
 mod signals;
+
+pub use changes::AriChange;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -48,6 +51,8 @@ use crate::telemetry::{PbxStatus, Throttle};
 
 /// Outcomes queued for the task; when the queue is full, their senders wait.
 const OUTCOMES: usize = 256;
+/// Queues have room for this many calls at least.
+const USUAL_CALLS: usize = 2000;
 /// Minimum time between log lines about events that can come in floods.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -84,6 +89,12 @@ enum Internal {
     Request(CallKey, SourceRequest),
     /// Take no more calls.
     Stop,
+    /// Take no more calls, and report when the last one has ended.
+    Leave(oneshot::Sender<()>),
+    /// Use other settings for new calls.
+    Change(Box<AriChange>),
+    /// The PBX's response to a request with these credentials.
+    Tried(Box<Target>, Result<Rest, LinkError>),
     /// Close the events socket, and report when none of our objects are left on the PBX.
     Close(oneshot::Sender<()>),
     /// The events socket is closed.
@@ -192,6 +203,10 @@ pub struct Source {
     outcomes: mpsc::Receiver<(RequestId, Outcome)>,
     /// Cloned for each REST request.
     outcomes_tx: mpsc::Sender<(RequestId, Outcome)>,
+    /// New credentials that the PBX has not accepted.
+    wanted: Option<Target>,
+    /// Completes [`AriHandle::leave`].
+    leaving: Option<oneshot::Sender<()>>,
     /// Completes [`AriHandle::close`].
     closing: Option<oneshot::Sender<()>>,
     /// Set to true to complete [`AriHandle::replaced`].
@@ -225,7 +240,8 @@ impl Source {
             is_owned: config.owner.as_ref().map(|owner| owner.owns()),
         };
         let rest = Rest::new(pbx.target.clone())?;
-        let (internal_tx, internal) = mpsc::channel(4 * config.max_calls + 64);
+        // a reload may raise the limit on calls
+        let (internal_tx, internal) = mpsc::channel(4 * config.max_calls.max(USUAL_CALLS) + 64);
         let (outcomes_tx, outcomes) = mpsc::channel(OUTCOMES);
         let (ended, ended_rx) = watch::channel(false);
         let handle = AriHandle { internal: internal_tx.clone(), ended: ended_rx };
@@ -250,6 +266,8 @@ impl Source {
             internal_tx,
             outcomes,
             outcomes_tx,
+            wanted: None,
+            leaving: None,
             closing: None,
             ended,
             unreadable_log: Throttle::new(LOG_INTERVAL),
@@ -324,6 +342,12 @@ impl Source {
     }
 
     fn on_refused(&mut self, error: LinkError) {
+        if matches!(error, LinkError::Password(_))
+            && let Some(wanted) = self.wanted.take()
+        {
+            // the old ones are no longer valid
+            return self.take_target(wanted);
+        }
         // the same error is logged once, however often the attempt fails
         if self.last_error.as_ref() != Some(&error) {
             let retry = LinkError::pause(Some(&error), 9, 0).as_secs();
@@ -423,6 +447,12 @@ impl Source {
                 self.feed(Input::Order { call, order, wish: Wish::Variables(variables) });
             }
             Internal::Stop => self.feed(Input::Stop),
+            Internal::Leave(done) => {
+                self.leaving = Some(done);
+                self.feed(Input::Stop);
+            }
+            Internal::Change(change) => self.on_change(*change),
+            Internal::Tried(target, result) => self.on_tried(*target, result),
             Internal::Closed => self.feed(Input::Close),
             Internal::Close(done) => {
                 self.closing = Some(done);
@@ -442,6 +472,11 @@ impl Source {
         self.application.handle(Instant::now(), input);
         while let Some(output) = self.application.poll() {
             self.on_output(output);
+        }
+        if self.application.call_count() == 0
+            && let Some(done) = self.leaving.take()
+        {
+            let _ = done.send(());
         }
         if self.application.is_closed()
             && let Some(done) = self.closing.take()

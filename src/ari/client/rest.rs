@@ -32,6 +32,14 @@ pub struct Target {
     pub tls: Option<Arc<rustls::ClientConfig>>,
 }
 
+impl Target {
+    /// True if it is the same server with the same user and password; the CAs are not compared.
+    pub fn is_same(&self, other: &Target) -> bool {
+        let of = |t: &Target| (t.base.clone(), t.username.clone(), t.password.expose_secret().to_owned());
+        of(self) == of(other)
+    }
+}
+
 #[derive(Clone)]
 pub struct Rest {
     client: reqwest::Client,
@@ -67,6 +75,15 @@ impl Rest {
         }
         let client = Rest::client(&self.target, Some(address))?;
         Ok(Rest { client, address: Some(address), ..self.clone() })
+    }
+
+    /// Returns a client with other credentials. Both share the slots.
+    ///
+    /// # Errors
+    /// Returns an error if the HTTP client cannot be set up.
+    pub fn with(&self, target: Target) -> Result<Rest, reqwest::Error> {
+        let client = Rest::client(&target, self.address)?;
+        Ok(Rest { client, target, ..self.clone() })
     }
 
     pub fn address(&self) -> Option<SocketAddr> {

@@ -22,7 +22,7 @@ const MAX_RECONNECTS: u8 = 2;
 const ROUND: Duration = Duration::from_secs(1);
 
 impl Agent {
-    pub(super) fn add_account(&mut self, mut config: AccountConfig) {
+    pub(super) fn add_account(&mut self, mut config: AccountConfig) -> AccountId {
         let registration = config.registration.take().map(Registration::new);
         let monitor = Monitor::new(config.keepalive).filter(|_| registration.is_none());
         let id = self.accounts.len();
@@ -41,17 +41,21 @@ impl Agent {
             register_cseq: 0,
             register_branches: VecDeque::new(),
             ai_down: false,
+            retired: false,
         });
         self.out.push_back(Output::Resolve { account: id });
+        id
     }
 
     /// Returns the accounts whose PBX has this address.
     pub(super) fn accounts_at(&self, ip: IpAddr) -> impl Iterator<Item = (AccountId, &Account)> {
         let all = self.accounts.iter().enumerate();
-        all.filter(move |(_, a)| {
-            a.routes().any(|r| r.remote.ip() == ip)
-                || a.config.ranges.iter().any(|n| n.contains(ip))
-        })
+        all.filter(move |(_, account)| !account.retired && account.is_at(ip))
+    }
+
+    /// True if this is an address of the PBX, which may have been removed.
+    pub(super) fn is_of(&self, id: AccountId, ip: IpAddr) -> bool {
+        self.accounts[id].is_at(ip)
     }
 
     /// True if this is a peer within a range, and our address towards it is not known. Pass it to
@@ -124,6 +128,9 @@ impl Agent {
 
     pub(super) fn on_resolved(&mut self, now: Instant, id: AccountId, routes: Routes) {
         let account = &mut self.accounts[id];
+        if account.retired {
+            return;
+        }
         let before: Vec<IpAddr> = account.routes().map(|r| r.remote.ip()).collect();
         account.peers = routes.peers;
         let mut moved = false;
@@ -236,6 +243,11 @@ impl Account {
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let registration = self.registration.as_ref().and_then(Registration::next_timeout);
         registration.or_else(|| self.monitor.as_ref()?.next_timeout())
+    }
+
+    fn is_at(&self, ip: IpAddr) -> bool {
+        self.routes().any(|r| r.remote.ip() == ip)
+            || self.config.ranges.iter().any(|n| n.contains(ip))
     }
 
     /// All addresses from which calls are accepted.

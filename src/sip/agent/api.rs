@@ -17,7 +17,7 @@ pub struct CallKey(pub u64);
 pub type AccountId = usize;
 
 /// The settings of one PBX.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct AccountConfig {
     pub name: String,
     /// The user to which calls are addressed, also the user of our Contact.
@@ -317,6 +317,22 @@ pub enum Command {
     AiDown {
         account: AccountId,
         down: bool,
+    },
+    /// Adds a PBX. Its id is the number of accounts so far.
+    Add(Box<AccountConfig>),
+    /// Takes other settings of a PBX that keeps its registrar, user, transport and own address.
+    Change {
+        account: AccountId,
+        config: Box<AccountConfig>,
+    },
+    /// Removes a PBX: it is unregistered and sends no new calls; those that it has continue.
+    Retire {
+        account: AccountId,
+    },
+    /// See [`AgentConfig`].
+    Limits {
+        max_calls: usize,
+        max_unacknowledged: usize,
     },
     /// Removes all registrations, and answers OPTIONS with 503.
     Shutdown,

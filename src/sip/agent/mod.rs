@@ -4,6 +4,7 @@
 //! [`Agent::next_timeout`] or the next input. Nothing here uses a socket or a clock.
 //!
 //! - [`api`]: inputs, outputs, commands and events
+//! - `changing`: PBXs that are added, changed and removed
 //! - [`accounts`]: registrations, and the addresses from which we accept messages
 //! - [`receive`]: a message's path to its transaction
 //! - [`servers`]: the table of server transactions
@@ -21,6 +22,7 @@
 
 mod accounts;
 mod api;
+mod changing;
 mod credentials;
 mod direction;
 mod in_dialog;
@@ -126,6 +128,8 @@ struct Account {
     register_branches: VecDeque<String>,
     /// True while no AI can be reached for the calls of this PBX.
     ai_down: bool,
+    /// True once the PBX was removed: no new calls, only the end of those that it has.
+    retired: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -324,6 +328,12 @@ impl Agent {
             Command::Consult { of, call, user } => self.consult(now, of, call, &user),
             Command::Refer { call, user, replaces } => self.refer(now, call, &user, replaces),
             Command::AiDown { account, down } => self.on_ai_down(now, account, down),
+            Command::Add(config) => drop(self.add_account(*config)),
+            Command::Change { account, config } => self.change_account(now, account, *config),
+            Command::Retire { account } => self.retire_account(now, account),
+            Command::Limits { max_calls, max_unacknowledged } => {
+                (self.max_calls, self.max_unacknowledged) = (max_calls, max_unacknowledged);
+            }
             Command::Shutdown => self.shutdown(now),
         }
     }

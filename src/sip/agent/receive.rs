@@ -292,7 +292,7 @@ impl Agent {
         let call = self.calls.get(&key)?;
         let ip = flow.remote.ip();
         let same = call.flow.remote.ip() == ip
-            || call.account.is_some_and(|id| self.accounts_at(ip).any(|(other, _)| other == id));
+            || call.account.is_some_and(|id| self.is_of(id, ip));
         same.then_some(key)
     }
 }

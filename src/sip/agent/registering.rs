@@ -117,7 +117,10 @@ impl Agent {
 
     pub(super) fn register_flow(&self, id: AccountId) -> Option<Flow> {
         let account = &self.accounts[id];
-        account.registration.as_ref()?;
+        let registration = account.registration.as_ref()?;
+        if account.retired && registration.is_stopped() {
+            return None;
+        }
         let route = account.registrar.get(account.target)?;
         Some(Flow { transport: account.config.transport, remote: route.remote })
     }
@@ -228,7 +231,7 @@ impl Agent {
     }
 
     /// Drops outstanding OPTIONS, which have no use once we are no longer registered.
-    fn drop_keepalives(&mut self, id: AccountId) {
+    pub(super) fn drop_keepalives(&mut self, id: AccountId) {
         self.clients.retain(|_, entry| entry.purpose != Purpose::Keepalive(id));
     }
 }

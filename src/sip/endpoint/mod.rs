@@ -3,6 +3,7 @@
 //!
 //! [`Offer`]: crate::call::Offer
 
+mod changes;
 pub mod counters;
 mod events;
 mod messages;
@@ -36,6 +37,7 @@ use crate::capture::tap::unix;
 use crate::sip::agent::{
     AccountConfig, AccountId, Agent, AgentConfig, CallKey, Command, Event, Input, Output, Route,
 };
+use crate::sip::endpoint::changes::Change;
 use crate::sip::endpoint::counters::{
     RETRANSMISSIONS, STRANGERS, STRAY_RESPONSES, UNREADABLE, count_refused,
 };
@@ -75,6 +77,12 @@ pub struct EndpointConfig {
     pub admission: Admission,
 }
 
+/// A host of the configuration.
+type HostAndPort = (Host, Option<u16>);
+
+/// Queues have room for this many calls at least.
+const USUAL_CALLS: usize = 2000;
+
 /// Minimum time between log lines about requests from unknown addresses.
 const STRANGER_LOG: Duration = Duration::from_secs(60);
 /// The same for refused INVITEs, of which there may be this many in a row.
@@ -84,8 +92,8 @@ const REFUSAL_LOG: (Duration, u32) = (Duration::from_secs(1), 20);
 enum Internal {
     /// A call's request.
     Request(CallKey, SourceRequest),
-    /// The result of a lookup, for each of the PBX's hosts.
-    Resolved(AccountId, Vec<Result<Vec<Route>, String>>),
+    /// The result of a lookup of these hosts.
+    Resolved(AccountId, Vec<HostAndPort>, Vec<Result<Vec<Route>, String>>),
     /// A registrar's port is closed. `was_open` is true if a probe has ever found it open.
     Closed { account: AccountId, remote: SocketAddr, was_open: bool },
     /// The next lookup is due.
@@ -94,6 +102,8 @@ enum Internal {
     Left(AccountId, CallKey),
     /// No AI can be reached for the calls of this PBX, or one can again.
     AiDown(AccountId, bool),
+    /// The configuration has changed.
+    Change(Change),
     /// Notify the sender when no call is left.
     Idle(oneshot::Sender<()>),
     /// Unregister, then notify the sender.
@@ -147,6 +157,12 @@ enum Turn {
     Accepted(io::Result<(TcpStream, SocketAddr)>),
     Internal(Internal),
     Timeout,
+}
+
+/// The calls that the agent may have: those that end, and those whom an owner is to take away, come
+/// on top.
+fn agent_calls(max_calls: usize) -> usize {
+    2 * max_calls + 2 * MAX_BEYOND
 }
 
 /// Binds UDP and TCP to the same port. With port 0 the kernel chooses a port that is free for UDP;
@@ -215,6 +231,8 @@ pub struct Endpoint {
     bound: SocketAddr,
     /// True once calls are refused because of a shutdown.
     draining: bool,
+    /// PBXs that were removed, and whom to notify once they are unregistered.
+    leaving: Vec<(AccountId, oneshot::Sender<()>)>,
     /// Notified when the agent has unregistered everywhere, after a shutdown.
     stopping: Option<oneshot::Sender<()>>,
     /// Notified when no call is left.
@@ -253,11 +271,11 @@ impl Endpoint {
         let agent_config = AgentConfig {
             accounts,
             listen_port: bound.port(),
-            // those that end, and those whom an owner is to take away, come on top
-            max_calls: 2 * max_calls + 2 * MAX_BEYOND,
+            max_calls: agent_calls(max_calls),
             max_unacknowledged: config.max_unacknowledged,
         };
-        let (internal_tx, internal) = mpsc::channel(4 * max_calls + 64);
+        // a reload may raise the limit on calls
+        let (internal_tx, internal) = mpsc::channel(4 * max_calls.max(USUAL_CALLS) + 64);
         let (tcp_tx, tcp_events) = mpsc::channel(256);
         let (broken, broken_rx) = watch::channel(false);
         let endpoint = Endpoint {
@@ -277,6 +295,7 @@ impl Endpoint {
             admission: config.admission,
             bound,
             draining: false,
+            leaving: Vec::new(),
             stopping: None,
             idle: None,
             accept_after: Instant::now(),
@@ -401,6 +420,7 @@ impl Endpoint {
         {
             let _ = done.send(());
         }
+        self.report_removed();
         STRANGERS.set(self.agent.counts.strangers);
         UNREADABLE.set(self.agent.counts.unreadable);
         STRAY_RESPONSES.set(self.agent.counts.stray_responses);
@@ -455,10 +475,13 @@ impl Endpoint {
     fn on_internal(&mut self, internal: Internal) {
         match internal {
             Internal::Request(call, request) => self.on_request(call, request),
-            Internal::Resolved(account, found) => {
-                let routes = self.on_resolved(account, found);
-                self.feed(Input::Resolved { account, routes });
+            Internal::Resolved(account, hosts, found) => {
+                // the hosts may have changed meanwhile
+                if let Some(routes) = self.on_resolved(account, &hosts, found) {
+                    self.feed(Input::Resolved { account, routes });
+                }
             }
+            Internal::Change(change) => self.on_change(change),
             Internal::Closed { account, remote, was_open } => {
                 // a firewall may reject the probes but let SIP pass: while registered, and if the
                 // port was never found open, act on the first such report only

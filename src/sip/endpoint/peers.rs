@@ -15,7 +15,7 @@ use crate::faults::{REGISTRAR_SILENT, REGISTRAR_SILENT_CURE, REGISTRATION_REFUSE
 use crate::sip::agent::{AccountId, AiDown, CallKey, Command, Route, Routes};
 use crate::sip::endpoint::counters::{CONFLICTS, REGISTRATIONS_LOST};
 use crate::sip::endpoint::port_probe::probe;
-use crate::sip::endpoint::{Endpoint, Internal, Peer, resolve};
+use crate::sip::endpoint::{Endpoint, HostAndPort, Internal, Peer, resolve};
 use crate::sip::flow::Transport;
 use crate::sip::network::Network;
 use crate::sip::registration::Status;
@@ -29,6 +29,7 @@ const LOOKUP_AGAIN: Duration = Duration::from_secs(60);
 const LOOKUP_RETRY: Duration = Duration::from_secs(2);
 
 /// A host in the configuration and the result of its lookups.
+#[derive(Clone)]
 pub(super) struct KnownHost {
     host: Host,
     port: Option<u16>,
@@ -71,6 +72,10 @@ pub(super) struct PeerState {
     pub port_probe: Option<(SocketAddr, AbortHandle)>,
     /// Stops the timer of the next lookup.
     next_lookup: Option<AbortHandle>,
+    /// True while no AI can be reached for its calls.
+    lacks_ai: bool,
+    /// True once the PBX was removed.
+    pub retired: bool,
 }
 
 impl PeerState {
@@ -95,7 +100,46 @@ impl PeerState {
             may_probe: peer.port_probe && peer.account.transport == Transport::Udp,
             port_probe: None,
             next_lookup: None,
+            lacks_ai: false,
+            retired: false,
         }
+    }
+
+    /// Takes other settings. Hosts that stay keep their addresses.
+    pub(super) fn change(&mut self, peer: &Peer) {
+        let before = std::mem::take(&mut self.hosts);
+        let known = |host: &HostAndPort| {
+            let same = before.iter().find(|known| (&known.host, known.port) == (&host.0, host.1));
+            same.cloned().unwrap_or_else(|| KnownHost::new(host))
+        };
+        self.hosts = peer.hosts.iter().map(known).collect();
+        self.registrar = peer.hosts.first().map(shown).unwrap_or_default();
+        self.x_headers.clone_from(&peer.x_headers);
+        self.sip_headers.clone_from(&peer.sip_headers);
+        self.overflow = peer.overflow.clone();
+        self.owner.clone_from(&peer.owner);
+        self.ai_down = peer.account.ai_down;
+        self.media_peers.clone_from(&peer.account.media_peers);
+        self.has_ranges = !peer.account.ranges.is_empty();
+        self.may_probe = peer.port_probe && self.transport == Transport::Udp;
+        if !self.may_probe {
+            self.stop_probe();
+        }
+    }
+
+    /// The PBX was removed: nothing is asked of it any more.
+    pub(super) fn retire(&mut self) {
+        self.retired = true;
+        self.stop_probe();
+        self.next_lookup.take().iter().for_each(AbortHandle::abort);
+    }
+
+    fn stop_probe(&mut self) {
+        self.port_probe.take().iter().for_each(|(_, task)| task.abort());
+    }
+
+    fn host_names(&self) -> Vec<HostAndPort> {
+        self.hosts.iter().map(|known| (known.host.clone(), known.port)).collect()
     }
 }
 
@@ -127,7 +171,7 @@ impl KnownHost {
 impl Endpoint {
     pub(super) fn resolve(&self, account: AccountId) {
         let peer = &self.peers[account];
-        let hosts: Vec<_> = peer.hosts.iter().map(|h| (h.host.clone(), h.port)).collect();
+        let hosts = peer.host_names();
         let (transport, bound) = (peer.transport, self.bound.ip());
         let internal = self.internal_tx.clone();
         tokio::spawn(async move {
@@ -135,17 +179,22 @@ impl Endpoint {
                 resolve::routes(host, *port, transport, bound) // one slow name delays no other
             });
             let found = join_all(lookups).await;
-            let _ = internal.send(Internal::Resolved(account, found)).await;
+            let _ = internal.send(Internal::Resolved(account, hosts, found)).await;
         });
     }
 
-    /// Takes the results of a lookup. A host whose lookup failed keeps its last addresses.
+    /// Takes the results of a lookup, unless it was of other hosts than there are now. A host whose
+    /// lookup failed keeps its last addresses.
     pub(super) fn on_resolved(
         &mut self,
         account: AccountId,
+        hosts: &[HostAndPort],
         found: Vec<Result<Vec<Route>, String>>,
-    ) -> Routes {
+    ) -> Option<Routes> {
         let peer = &mut self.peers[account];
+        if peer.retired || peer.host_names() != hosts {
+            return None;
+        }
         let pbx = &*peer.name;
         let (mut registrar, mut peers, mut error) = (Ok(Vec::new()), Vec::new(), None);
         for (n, (host, result)) in peer.hosts.iter_mut().zip(found).enumerate() {
@@ -178,7 +227,7 @@ impl Endpoint {
             peer.show_trunk();
         }
         self.resolve_later(account);
-        Routes { registrar, peers }
+        Some(Routes { registrar, peers })
     }
 
     /// Schedules the next lookup of a PBX's names.
@@ -220,10 +269,13 @@ impl Endpoint {
 
     /// Shows a PBX that no AI can be reached for its calls, or that one can again.
     pub(super) fn on_ai_down(&mut self, account: AccountId, down: bool) {
-        let peer = &self.peers[account];
+        let peer = &mut self.peers[account];
+        if std::mem::replace(&mut peer.lacks_ai, down) == down {
+            return;
+        }
         let pbx = &*peer.name;
         match (peer.ai_down, down) {
-            (AiDown::Stay, _) => return,
+            (AiDown::Stay, _) => {}
             (AiDown::RefuseOptions, true) => warn!(pbx, "no AI can be reached: OPTIONS get 503"),
             (AiDown::RefuseOptions, false) => info!(pbx, "AI reachable again: OPTIONS get 200"),
             (AiDown::Unregister, true) => warn!(pbx, "no AI can be reached: unregistering"),

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Request-URI of REGISTER, as in `sip:pbx.example:5060`.
     pub registrar_uri: String,
@@ -16,6 +16,17 @@ pub struct Settings {
     pub expires_s: u32,
     /// Interval between OPTIONS to the registrar; zero disables them.
     pub keepalive: Duration,
+}
+
+impl Settings {
+    /// True if a registration with these settings need not be made again.
+    pub fn is_same(&self, other: &Settings) -> bool {
+        let of = |s: &Settings| {
+            let names = (s.registrar_uri.clone(), s.auth_username.clone(), s.realm.clone());
+            (names, s.password.expose_secret().to_owned(), s.expires_s, s.keepalive)
+        };
+        of(self) == of(other)
+    }
 }
 
 /// The status of the registration, for the log and the rest of the program. Reported only when it

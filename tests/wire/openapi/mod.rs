@@ -275,8 +275,9 @@ async fn fall_behind(document: &mut Document) {
         scopes: vec![Scope::Read, Scope::Control],
     };
     let sender = Sender::default();
-    let control =
-        Control::new(Switchboard::default(), sender.clone(), vec![token], None, Vec::new());
+    let access = Access { tokens: vec![token], ..Access::default() };
+    let (_keep, access) = watch::channel(access);
+    let control = Control::new(Switchboard::default(), sender.clone(), access);
     let address = crate::http::free(Net::new().bridge());
     let server = bind(address, "[control] listen", control.routes()).await.unwrap();
     let server = tokio::spawn(server);

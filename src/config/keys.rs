@@ -1,0 +1,107 @@
+//! The keys of the file with a digest of each value, so that two states of a configuration can be
+//! compared without keeping any secret. Owns file reading.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use toml::{Table, Value};
+
+use crate::config::environment::Variables;
+use crate::config::{ENV_PREFIX, Source};
+
+/// Dotted keys, with a digest of the value and of the file that the value names.
+pub type Keys = BTreeMap<String, String>;
+
+/// Last parts of keys whose values name files.
+const FILES: [&str; 3] = ["announce", "prompt", "rtp_conf"];
+
+/// Reads all keys of the file. Those that a variable sets are left out, because the variables of a
+/// process do not change.
+pub fn read(source: &Source, environment: &HashMap<String, String>) -> Keys {
+    let mut keys = Keys::new();
+    if let Ok(table) = source.text.parse::<Table>() {
+        add(&mut keys, "", &table);
+    }
+    for name in Variables::new(source, environment).keys.keys() {
+        let key = name.trim_start_matches(ENV_PREFIX).trim_start_matches('_');
+        keys.remove(&key.to_lowercase().replace("__", "."));
+    }
+    keys
+}
+
+fn add(keys: &mut Keys, prefix: &str, table: &Table) {
+    for (name, value) in table {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        match value {
+            Value::Table(table) => {
+                // a table without keys counts too, such as that of a PBX
+                keys.insert(key.clone(), String::new());
+                add(keys, &key, table);
+            }
+            value => drop(keys.insert(key.clone(), digest(&key, value))),
+        }
+    }
+}
+
+fn digest(key: &str, value: &Value) -> String {
+    let mut hash = Sha256::new();
+    hash.update(value.to_string());
+    let name = key.rsplit('.').next().unwrap_or(key);
+    let is_file = name.ends_with("_file") || FILES.contains(&name) || key.starts_with("prompts.");
+    let content = value.as_str().filter(|_| is_file).map(Path::new).map(std::fs::read);
+    if let Some(Ok(content)) = content {
+        hash.update(content);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str, variables: &[(&str, &str)]) -> Keys {
+        let source = Source { name: "test.toml".to_owned(), text: text.to_owned() };
+        let variable = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        read(&source, &variables.iter().map(variable).collect())
+    }
+
+    #[test]
+    fn keys_are_dotted_and_hold_no_secret() {
+        let text = "[ai]\nurl = 'ws://a'\nheaders = { x = '1' }\n[pbx.main.sip]\npassword = 'hush'\n";
+        let keys = of(text, &[]);
+        let names: Vec<&str> = keys.keys().map(String::as_str).collect();
+        let wanted = [
+            "ai",
+            "ai.headers",
+            "ai.headers.x",
+            "ai.url",
+            "pbx",
+            "pbx.main",
+            "pbx.main.sip",
+            "pbx.main.sip.password",
+        ];
+        assert_eq!(names, wanted);
+        assert!(!format!("{keys:?}").contains("hush"));
+        // a comment and the order change nothing, a value does
+        assert_eq!(of(&format!("# note\n{text}"), &[]), keys);
+        assert_ne!(of(&text.replace("hush", "hash"), &[]), keys);
+    }
+
+    #[test]
+    fn a_key_that_a_variable_sets_does_not_count() {
+        let text = "[ai]\nurl = 'ws://a'\n[log]\nlevel = 'info'\n";
+        let variables = [("TRUNKLESS_AI__URL", "ws://b"), ("PATH", "/bin")];
+        let keys = of(text, &variables);
+        assert!(!keys.contains_key("ai.url") && keys.contains_key("log.level"));
+    }
+
+    #[test]
+    fn the_content_of_a_file_counts() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = format!("[control.tokens.desk]\ntoken_file = {:?}\n", file.path());
+        let before = of(&text, &[]);
+        std::fs::write(file.path(), "rotated").unwrap();
+        assert_ne!(of(&text, &[]), before);
+    }
+}
