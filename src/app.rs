@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::app::calls::{call_configs, overflow};
+use crate::ari;
 use crate::ari::client::{AriConfig, AriHandle, Source};
 use crate::call::admission::{Admission, CallLimits};
 use crate::call::counters::ended_text;
@@ -43,6 +44,7 @@ use crate::record::upload::Uploader;
 use crate::sip::endpoint::{self, Endpoint, EndpointConfig, EndpointHandle, Peer};
 use crate::stream::breaker;
 use crate::telemetry::counter::{self, Counters, Labelled};
+use crate::telemetry::histogram::Histogram;
 use crate::telemetry::{self, PbxStatus};
 use crate::vicidial::{self, Vicidials};
 
@@ -89,6 +91,7 @@ pub struct App {
 /// The counters of all parts.
 pub static COUNTERS: Counters = &[
     call::counters::ALL,
+    ari::client::counters::ALL,
     endpoint::counters::ALL,
     record::counters::ALL,
     notices::ALL,
@@ -99,8 +102,12 @@ pub static COUNTERS: Counters = &[
     telemetry::ALL,
 ];
 
+/// The histograms of all parts.
+pub static HISTOGRAMS: &[&[&Histogram]] =
+    &[call::counters::HISTOGRAMS, ari::client::counters::HISTOGRAMS];
+
 /// The totals that have a label.
-pub static LABELLED: &[&Labelled] = endpoint::counters::LABELLED;
+pub static LABELLED: &[&[&Labelled]] = &[endpoint::counters::LABELLED, call::counters::LABELLED];
 
 impl App {
     /// Binds the sockets and starts serving. The record of each ended call is sent to `records`, if
@@ -114,6 +121,7 @@ impl App {
         records: Option<mpsc::UnboundedSender<Record>>,
     ) -> Result<App> {
         telemetry::count_panics();
+        telemetry::process::started();
         dns::start();
         let (recorder, outbox) = open_recordings(&mut plan)?;
         let settings = &plan.settings;
@@ -132,12 +140,13 @@ impl App {
         watch_ais(&plan, &configs, sip.as_ref().map(|(_, handle)| handle));
         let ari = start_ari(&plan, &admission, &mut statuses, &vicidials)?;
         follow_health(&vicidials, &configs, &statuses);
-        let live = switchboard.clone();
         let watched = Watched {
             counters: COUNTERS,
+            histograms: HISTOGRAMS,
             labelled: LABELLED,
             pbxs: statuses.into(),
-            calls: Arc::new(move || live.len()),
+            switchboard: switchboard.clone(),
+            max_calls,
             ports,
             stopping: stopping.clone(),
             recorder: recorder.clone(),

@@ -12,19 +12,24 @@ use serde_json::json;
 
 use crate::call::counters::OFFERED;
 use crate::call::ports::PortPool;
+use crate::call::switchboard::Switchboard;
 use crate::control::metrics;
 use crate::record::recorder::Recorder;
 use crate::telemetry::counter::{Counters, Labelled};
+use crate::telemetry::histogram::Histogram;
 use crate::telemetry::{PANICS, PbxStatus};
 
 /// The state that the server reports.
 #[derive(Clone)]
 pub struct Watched {
     pub counters: Counters,
-    pub labelled: &'static [&'static Labelled],
+    pub histograms: &'static [&'static [&'static Histogram]],
+    pub labelled: &'static [&'static [&'static Labelled]],
     pub pbxs: Arc<[Arc<PbxStatus>]>,
-    /// Returns the number of calls in progress.
-    pub calls: Arc<dyn Fn() -> usize + Send + Sync>,
+    /// The calls in progress.
+    pub switchboard: Switchboard,
+    /// `[calls] max`.
+    pub max_calls: usize,
     /// The pool of RTP ports.
     pub ports: PortPool,
     /// True once the program is shutting down.
@@ -54,7 +59,7 @@ impl Watched {
         json!({
             "ready": self.is_ready(),
             "stopping": self.stopping.load(Ordering::Relaxed),
-            "calls": (self.calls)(),
+            "calls": self.switchboard.len(),
             "offered": OFFERED.get(),
             "panics": PANICS.get(),
             "version": env!("CARGO_PKG_VERSION"),

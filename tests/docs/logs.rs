@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use trunkless::call::end::EndReason;
 use trunkless::call::ports::PortPool;
+use trunkless::call::switchboard::Switchboard;
 use trunkless::config::{Source, load, resolve::resolve};
 use trunkless::control::health::Watched;
 use trunkless::control::metrics;
@@ -201,10 +202,12 @@ fn metric_names() -> BTreeSet<String> {
     let plan = resolve(&source, settings, &environment).expect("a plan");
     let recorder = Recorder::new(plan.recording.expect("recordings").settings, || {});
     let watched = Watched {
+        histograms: trunkless::app::HISTOGRAMS,
         labelled: trunkless::app::LABELLED,
         counters: trunkless::app::COUNTERS,
         pbxs: Arc::new([Arc::new(PbxStatus::new("main", "sip"))]),
-        calls: Arc::new(|| 0),
+        switchboard: Switchboard::default(),
+        max_calls: 100,
         ports: PortPool::new([127, 0, 0, 1].into(), 20_000, 20_010),
         stopping: Arc::default(),
         recorder: Some(recorder.expect("a recorder")),

@@ -4,6 +4,7 @@
 //! at once: Asterisk disconnects a slow reader. Owns I/O.
 
 mod app_lock;
+pub mod counters;
 mod link;
 mod offers;
 mod recovery;
@@ -333,6 +334,7 @@ impl Source {
     fn on_closed(&mut self, why: &str) {
         let Socket::Open(link) = &self.socket else { return };
         self.tries = if link.has_lived() { 0 } else { self.tries.saturating_add(1) };
+        counters::EVENTS_LOST.add(1);
         warn!(pbx = &*self.name, "ARI events lost: {why}; reopening the socket");
         self.config.status.set(false, "events lost");
         self.feed(Input::Disconnected);
