@@ -26,6 +26,7 @@ use crate::app::reload::{Reloader, Reloads};
 use crate::app::running::{Running, limits};
 use crate::app::sources::serve;
 use crate::app::webhook::Hook;
+use crate::ari;
 use crate::call::admission::Admission;
 use crate::call::counters::ended_text;
 use crate::call::ended::Record;
@@ -46,6 +47,7 @@ use crate::sip::endpoint;
 use crate::stream::breaker;
 use crate::telemetry;
 use crate::telemetry::counter::{self, Counters, Labelled};
+use crate::telemetry::histogram::Histogram;
 use crate::vicidial::{self, Vicidials};
 
 /// Time limit for the calls that shutdown ends: the time on the ladder, and some more.
@@ -78,6 +80,7 @@ pub struct App {
 pub static COUNTERS: Counters = &[
     call::counters::ALL,
     capture::counters::ALL,
+    ari::client::counters::ALL,
     endpoint::counters::ALL,
     record::counters::ALL,
     notices::ALL,
@@ -89,8 +92,12 @@ pub static COUNTERS: Counters = &[
     telemetry::ALL,
 ];
 
+/// The histograms of all parts.
+pub static HISTOGRAMS: &[&[&Histogram]] =
+    &[call::counters::HISTOGRAMS, ari::client::counters::HISTOGRAMS];
+
 /// The totals that have a label.
-pub static LABELLED: &[&Labelled] = endpoint::counters::LABELLED;
+pub static LABELLED: &[&[&Labelled]] = &[endpoint::counters::LABELLED, call::counters::LABELLED];
 
 impl App {
     /// Binds the sockets and starts serving. The record of each ended call is sent to `records`, if
@@ -101,6 +108,7 @@ impl App {
     /// names the key to change.
     pub async fn start(plan: Plan, records: Option<mpsc::UnboundedSender<Record>>) -> Result<App> {
         telemetry::count_panics();
+        telemetry::process::started();
         dns::start();
         reload::note_start();
         let settings = &plan.settings;
@@ -118,9 +126,11 @@ impl App {
         let live = switchboard.clone();
         let watched = Watched {
             counters: COUNTERS,
+            histograms: HISTOGRAMS,
             labelled: LABELLED,
             pbxs: running.sources.statuses.clone(),
-            calls: Arc::new(move || live.len()),
+            switchboard: switchboard.clone(),
+            admission: running.admission.clone(),
             ports,
             stopping: stopping.clone(),
             recorder: running.recordings.shown(),

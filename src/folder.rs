@@ -222,10 +222,12 @@ impl Root {
         Ok(rustix::fs::syncfs(&folder)?)
     }
 
-    /// Returns the space that we may still use, in percent of the filesystem; `None` if unknown.
-    pub fn free_percent(&self) -> Option<f64> {
+    /// Returns the space that we may still use, and the size of the filesystem, in bytes; `None` if
+    /// unknown.
+    pub fn space(&self) -> Option<(u64, u64)> {
         let found = rustix::fs::statvfs(&self.path).ok().filter(|found| found.f_blocks > 0)?;
-        Some(100.0 * found.f_bavail as f64 / found.f_blocks as f64)
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Some((bytes(found.f_bavail), bytes(found.f_blocks)))
     }
 
     /// Checks that files can be written to a folder now, by writing one.

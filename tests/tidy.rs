@@ -101,6 +101,7 @@ const PURE: &[&str] = &[
     "call/parameters.rs",
     "call/playing.rs",
     "call/transfers.rs",
+    "call/turns.rs",
     "call/words.rs",
     "call/worker/rate.rs",
     "call/worker/token.rs",

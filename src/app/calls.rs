@@ -129,6 +129,7 @@ fn call_config(
         playout_budget: budget,
         record: plan.record.get(name).cloned(),
         recorder,
+        turn_latency: plan.settings.telemetry.turn_latency,
     }
 }
 

@@ -147,6 +147,11 @@ impl Admission {
         &self.ports
     }
 
+    /// At most this many calls at the same time, those of all PBXs together.
+    pub fn max(&self) -> usize {
+        self.all.max.load(Ordering::Relaxed)
+    }
+
     /// Counts a call as offered.
     pub fn count(&self) {
         counters::OFFERED.add(1);

@@ -21,6 +21,7 @@ mod orders;
 mod redirect;
 mod state;
 mod transfers;
+mod turns;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::call::ladder::Rung;
 use crate::call::limits::{Limits, Milestones};
 use crate::call::playing::{DueFrame, Playing};
 use crate::call::transfers::TransferRules;
+use crate::call::turns::Turns;
 use crate::call::variables::VariableRules;
 use crate::call::words::{Input, Output, Seeds};
 use crate::call::{
@@ -127,6 +129,8 @@ pub struct Call {
     symmetric: bool,
     /// True once missing RTP has been reported.
     missing_rtp_reported: bool,
+    /// `None` if the turn latency is not measured.
+    turns: Option<Box<Turns>>,
 }
 
 impl Call {
@@ -178,6 +182,7 @@ impl Call {
             recordings: 0,
             symmetric: config.media.symmetric,
             missing_rtp_reported: false,
+            turns: config.turn_latency.then(Box::default),
         };
         if let Some(remote) = remote {
             call.set_remote(now, remote);
@@ -313,6 +318,7 @@ impl Call {
         self.phase = Phase::Talking;
         self.falling.iter_mut().for_each(|falling| falling.active = false);
         self.past.ai_started = Some(now);
+        self.turn_over();
         let (frames, digits) = self.hearing.take_preroll();
         self.out.push_back(Output::AiStart { burst: frames.len() });
         for (index, frame) in frames {
@@ -349,6 +355,7 @@ impl Call {
         }
         match self.phase {
             Phase::Talking => {
+                self.turn_heard(now, &frame);
                 let muted = self.orders.caller_muted;
                 let samples = if muted { [SILENCE; FRAME_SAMPLES] } else { frame.mu_law() };
                 self.out.push_back(Output::Ai(audio(index, samples)));
@@ -364,6 +371,7 @@ impl Call {
 
     fn on_digit(&mut self, digit: char) {
         self.spoken();
+        self.turn_over();
         if self.recording {
             self.out.push_back(Output::Tap(Tap::Digit(digit)));
         }
@@ -382,7 +390,10 @@ impl Call {
             return;
         }
         match message {
-            FromAi::Audio(audio) => self.playing.push_audio(now, audio),
+            FromAi::Audio(audio) => {
+                self.turn_answered(now, audio);
+                self.playing.push_audio(now, audio);
+            }
             // before `start`, no mark can be returned
             FromAi::Mark(_)
                 if self.phase == Phase::Connecting
@@ -390,6 +401,7 @@ impl Call {
             FromAi::Mark(name) => self.playing.push_cue(now, Cue::Mark(name)),
             FromAi::Clear => {
                 let (played, discarded) = self.playing.clear(now);
+                self.turns.iter_mut().for_each(|turns| turns.cleared());
                 if self.phase == Phase::Talking {
                     self.out.push_back(Output::Ai(ToAi::Cleared { played, discarded }));
                 }
@@ -493,6 +505,7 @@ impl Call {
         let index = (passed.as_micros() / FRAME_TIME.as_micros()) as u64;
         let (reception, sender) = (receiver.reception(), &self.playing.sender);
         let packet = self.rtcp.report(now, unix, sender, index, reception, lost);
+        self.out.push_back(Output::Report);
         let acknowledged = self.remote.filter(|_| !self.unacknowledged);
         let to = acknowledged.map(|r| r.rtcp).filter(|to| !to.ip().is_unspecified());
         if let (Some(packet), Some(to)) = (packet, to) {
@@ -505,7 +518,7 @@ impl Call {
         while self.phase != Phase::Ended
             && let Some(mut frame) = self.playing.next_frame(now)
         {
-            self.send_frame(&mut frame);
+            self.send_frame(now, &mut frame);
             self.tap_marks();
             if let Phase::Finishing { until, .. } = &mut self.phase
                 && frame.is_audio
@@ -520,12 +533,13 @@ impl Call {
         self.settle(now);
     }
 
-    fn send_frame(&mut self, frame: &mut DueFrame) {
+    fn send_frame(&mut self, now: Instant, frame: &mut DueFrame) {
         // on hold, the PBX provides the caller's audio
         let remote = self
             .remote
             .filter(|remote| remote.wants_audio && !self.orders.held && !self.orders.away);
         let heard = remote.is_some() && (frame.is_own || !self.orders.ai_muted);
+        self.turn_sent(now, frame, heard);
         if !heard {
             frame.samples = [SILENCE; FRAME_SAMPLES];
         }

@@ -2,8 +2,10 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::call::end::EndReason;
+use crate::call::turns::Turn;
 use crate::call::words::Summary;
 use crate::command::{Disposition, Failure, Sender};
 use crate::stream::socket::Counts;
@@ -27,6 +29,20 @@ pub struct Record {
     pub disposition: Option<Disposition>,
     /// How a dialler knows the call: its ids there, by name.
     pub details: BTreeMap<String, String>,
+    /// The attempts to connect with an AI, at most 32.
+    pub dialled: Vec<Dialled>,
+    /// The turns of the conversation, at most [`MAX_TURNS`](crate::call::turns::MAX_TURNS).
+    pub turns: Vec<Turn>,
+}
+
+/// An attempt to connect a call with an AI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dialled {
+    /// Time from the offer of the call to its beginning.
+    pub at: Duration,
+    pub took: Duration,
+    /// The kind of the failure, if it failed.
+    pub failure: Option<&'static str>,
 }
 
 /// An order in the record of its call.
@@ -38,4 +54,7 @@ pub struct Given {
     pub to: Option<String>,
     /// `None` if it was carried out.
     pub failure: Option<Failure>,
+    /// Time from the beginning of the call to the order, and from there to its last reply.
+    pub at: Duration,
+    pub took: Duration,
 }

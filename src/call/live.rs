@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::call::end::EndReason;
 use crate::call::ended::{Given, Record};
+use crate::call::turns::TurnLatency;
 use crate::command::{Disposition, Reply, Sender};
 use crate::record::sidecar::rfc3339;
 
@@ -38,6 +39,23 @@ pub struct State {
     pub disposition: Option<Disposition>,
     /// How a dialler knows the call: its ids there, by name.
     pub details: BTreeMap<String, String>,
+    /// `None` while no turn was measured.
+    pub turn_latency: Option<TurnLatency>,
+}
+
+/// The states of a call in progress.
+pub const STATES: [&str; 3] = ["connecting", "talking", "held"];
+
+impl State {
+    fn word(&self) -> &'static str {
+        let [connecting, talking, held] = STATES;
+        match self {
+            State { ended: Some(_), .. } => "ended",
+            State { answered: None, .. } => connecting,
+            State { held: true, .. } => held,
+            _ => talking,
+        }
+    }
 }
 
 /// Something that has happened in a call.
@@ -108,15 +126,15 @@ impl LiveCall {
         });
     }
 
+    /// The call's state in a word: one of [`STATES`], or `ended`.
+    pub fn word(&self) -> &'static str {
+        self.lock().word()
+    }
+
     pub fn json(&self) -> Value {
         let state = self.state();
-        let word = match state {
-            State { ended: Some(_), .. } => "ended",
-            State { answered: None, .. } => "connecting",
-            State { held: true, .. } => "held",
-            _ => "talking",
-        };
-        json!({
+        let word = state.word();
+        let mut call = json!({
             "id": self.id,
             "call_sid": self.call_sid,
             "account_sid": self.account_sid,
@@ -132,7 +150,9 @@ impl LiveCall {
             "ended_at": state.ended.map(|(at, _)| rfc3339(at)),
             "end_reason": state.ended.map(|(_, reason)| reason.label()),
             "disposition": state.disposition.as_ref().map(disposition),
-        })
+        });
+        add_turns(&mut call, state.turn_latency.as_ref());
+        call
     }
 }
 
@@ -214,7 +234,7 @@ fn summary(record: &Record) -> Value {
             "failure": given.failure.map(|failure| failure.word()),
         })
     };
-    json!({
+    let mut figures = json!({
         "reason": record.reason.label(),
         "answered": summary.answered,
         "setup_ms": ms(summary.setup),
@@ -229,7 +249,23 @@ fn summary(record: &Record) -> Value {
         "recordings": record.recordings,
         "commands": record.commands.iter().map(command).collect::<Vec<_>>(),
         "disposition": record.disposition.as_ref().map(disposition),
-    })
+    });
+    add_turns(&mut figures, summary.turn_latency.as_ref());
+    figures
+}
+
+/// Adds the turn latency to `out`, if a turn was measured.
+fn add_turns(out: &mut Value, latency: Option<&TurnLatency>) {
+    let Some(latency) = latency else { return };
+    let ms = |time: Duration| time.as_millis() as u64;
+    out["turn_latency"] = json!({
+        "turns": latency.turns,
+        "last_ms": ms(latency.last.total()),
+        "median_ms": ms(latency.median),
+        "p95_ms": ms(latency.p95),
+        "last_ai_ms": ms(latency.last.ai_share()),
+        "last_bridge_ms": ms(latency.last.bridge_share()),
+    });
 }
 
 fn unix() -> Duration {

@@ -27,6 +27,7 @@ pub mod ports;
 pub mod recordings;
 pub mod switchboard;
 pub mod transfers;
+pub mod turns;
 pub mod variables;
 pub mod words;
 pub mod worker;
@@ -309,6 +310,8 @@ pub struct CallConfig {
     /// `None` if calls are not recorded.
     pub record: Option<RecordPlan>,
     pub recorder: Option<Recorder>,
+    /// Measure the turn latency.
+    pub turn_latency: bool,
 }
 
 impl CallConfig {

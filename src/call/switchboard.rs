@@ -301,6 +301,8 @@ fn end_panicked(live: &LiveCall) -> Option<Record> {
         commands: Vec::new(),
         disposition: state.disposition,
         details: state.details,
+        dialled: Vec::new(),
+        turns: Vec::new(),
     };
     live.note(&EventKind::Ended(&record));
     Some(record)

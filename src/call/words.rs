@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::call::end::EndReason;
 use crate::call::ladder::Rung;
+use crate::call::turns::{Turn, TurnLatency};
 use crate::call::{Signal, SourceRequest};
 use crate::command::{Disposition, Order, RecordCommand, Reply};
 use crate::media::g711::Law;
@@ -104,6 +105,10 @@ pub enum Output {
         index: u64,
         law: Law,
     },
+    /// The AI has answered something that the caller said.
+    Turn(Turn),
+    /// Some seconds of the call have passed: its figures can be read.
+    Report,
     /// No RTP arrives.
     MissingRtp(MissingRtp),
     /// The call is over. This is the last output.
@@ -153,6 +158,10 @@ pub struct Summary {
     /// AI audio that stayed queued throughout the last two seconds of streaming.
     pub playout_floor_bytes: u64,
     pub round_trip: Option<Duration>,
+    /// Jitter of the RTP from the PBX.
+    pub jitter: Option<Duration>,
+    /// `None` if no turn was measured.
+    pub turn_latency: Option<TurnLatency>,
 }
 
 /// Random start values of a call's RTP stream.

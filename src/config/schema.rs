@@ -25,6 +25,7 @@ use crate::user_pattern::UserPattern;
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     pub log: Log,
+    pub telemetry: TelemetryTable,
     pub sip: Sip,
     pub media: Media,
     pub ai: Ai,
@@ -47,6 +48,14 @@ pub struct Log {
     /// off, error, warn, info, debug, trace, or a filter such as `trunkless::sip=debug`.
     pub level: String,
     pub json: bool,
+}
+
+/// The measurements of calls.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryTable {
+    /// Measure how long callers wait for the AI's answers.
+    pub turn_latency: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -394,6 +403,12 @@ impl Default for PbxVicidial {
             directory: "/var/lib/trunkless/vicidial".to_owned(),
             statuses: BTreeMap::new(),
         }
+    }
+}
+
+impl Default for TelemetryTable {
+    fn default() -> Self {
+        TelemetryTable { turn_latency: true }
     }
 }
 

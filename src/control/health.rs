@@ -13,19 +13,25 @@ use tokio::sync::watch;
 
 use crate::call::counters::OFFERED;
 use crate::call::ports::PortPool;
+use crate::call::admission::Admission;
+use crate::call::switchboard::Switchboard;
 use crate::control::metrics;
 use crate::record::recorder::Recorder;
 use crate::telemetry::counter::{Counters, Labelled};
+use crate::telemetry::histogram::Histogram;
 use crate::telemetry::{PANICS, PbxStatuses};
 
 /// The state that the server reports.
 #[derive(Clone)]
 pub struct Watched {
     pub counters: Counters,
-    pub labelled: &'static [&'static Labelled],
+    pub histograms: &'static [&'static [&'static Histogram]],
+    pub labelled: &'static [&'static [&'static Labelled]],
     pub pbxs: PbxStatuses,
-    /// Returns the number of calls in progress.
-    pub calls: Arc<dyn Fn() -> usize + Send + Sync>,
+    /// The calls in progress.
+    pub switchboard: Switchboard,
+    /// The limits of calls.
+    pub admission: Admission,
     /// The pool of RTP ports.
     pub ports: PortPool,
     /// True once the program is shutting down.
@@ -56,7 +62,7 @@ impl Watched {
         json!({
             "ready": self.is_ready(),
             "stopping": self.stopping.load(Ordering::Relaxed),
-            "calls": (self.calls)(),
+            "calls": self.switchboard.len(),
             "offered": OFFERED.get(),
             "panics": PANICS.get(),
             "version": env!("CARGO_PKG_VERSION"),

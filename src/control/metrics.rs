@@ -2,11 +2,14 @@
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>. Owns a reading of the clock, for
 //! the ports that have rested.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use crate::call::counters::{HISTOGRAMS, by_pbx, ended_by_reason};
+use crate::call::counters::{by_pbx, dropped, ended_by_reason};
+use crate::call::live::STATES;
 use crate::control::health::Watched;
+use crate::telemetry::process;
 
 /// Returns the metrics page.
 pub fn text(watched: &Watched) -> String {
@@ -20,7 +23,7 @@ pub fn text(watched: &Watched) -> String {
         out += &head(&name, counter.help, kind);
         let _ = writeln!(out, "trunkless_{name} {}", counter.shown());
     }
-    for total in watched.labelled {
+    for total in watched.labelled.iter().flat_map(|part| part.iter()) {
         let name = format!("{}_total", total.name);
         out += &head(&name, total.help, "counter");
         for (values, count) in total.get() {
@@ -33,8 +36,16 @@ pub fn text(watched: &Watched) -> String {
         let _ = writeln!(out, "trunkless_calls_ended_total{{reason=\"{label}\"}} {count}");
     }
     out += &pbx_calls(&head);
-    for histogram in HISTOGRAMS {
-        out += &head(histogram.name, histogram.help, "histogram");
+    out += &head("frames_dropped_total", "Frames of 20 ms dropped, by the rule.", "counter");
+    for (policy, frames) in dropped() {
+        let _ = writeln!(out, "trunkless_frames_dropped_total{{policy=\"{policy}\"}} {frames}");
+    }
+    let mut before = "";
+    for histogram in watched.histograms.iter().flat_map(|part| part.iter()) {
+        // those with labels share one heading
+        if std::mem::replace(&mut before, histogram.name) != histogram.name {
+            out += &head(histogram.name, histogram.help, "histogram");
+        }
         out += &histogram.samples();
     }
     out += &head("build_info", "The version; always 1.", "gauge");
@@ -47,7 +58,11 @@ pub fn text(watched: &Watched) -> String {
         let _ = writeln!(out, "trunkless_rtp_port_pairs{{state=\"{state}\"}} {pairs}");
     }
     out += &head("calls", "Calls in progress.", "gauge");
-    let _ = writeln!(out, "trunkless_calls {}", (watched.calls)());
+    let _ = writeln!(out, "trunkless_calls {}", watched.switchboard.len());
+    out += &states(watched, &head);
+    out += &head("calls_limit", "The setting max in [calls].", "gauge");
+    let _ = writeln!(out, "trunkless_calls_limit {}", watched.admission.max());
+    out += &process::text();
     out += &head("pbx_ready", "1 while calls from this PBX can be taken.", "gauge");
     for pbx in watched.pbxs.all() {
         let (name, mode, ready) = (&pbx.name, pbx.mode, u8::from(pbx.get().0));
@@ -58,6 +73,25 @@ pub fn text(watched: &Watched) -> String {
         out += &head("recording_ready", "0 while recordings cannot be written.", "gauge");
         let ready = u8::from(recorder.trouble().is_none());
         let _ = writeln!(out, "trunkless_recording_ready {ready}");
+    }
+    out
+}
+
+/// Returns the calls in progress, of each PBX in each state.
+fn states(watched: &Watched, head: &dyn Fn(&str, &str, &str) -> String) -> String {
+    let mut counts = BTreeMap::new();
+    for pbx in watched.pbxs.all() {
+        counts.extend(STATES.map(|state| ((pbx.name.clone(), state), 0)));
+    }
+    for call in watched.switchboard.live() {
+        if let Some(count) = counts.get_mut(&(call.pbx.to_string(), call.word())) {
+            *count += 1;
+        }
+    }
+    let mut out = head("pbx_calls", "Calls in progress, by PBX and state.", "gauge");
+    for ((pbx, state), count) in counts {
+        let labels = format!("pbx=\"{pbx}\",state=\"{state}\"");
+        let _ = writeln!(out, "trunkless_pbx_calls{{{labels}}} {count}");
     }
     out
 }

@@ -7,6 +7,7 @@ pub mod frame;
 pub mod g711;
 pub mod pacer;
 pub mod playout;
+pub mod quality;
 pub mod quiet;
 pub mod receiver;
 pub mod rtcp;
@@ -16,6 +17,7 @@ pub mod sequencer;
 pub mod source;
 pub mod standing;
 pub mod timeline;
+pub mod voice;
 
 use std::time::Duration;
 

@@ -237,6 +237,16 @@ impl Playout {
         !self.audio.is_empty()
     }
 
+    /// All audio that has left the queue so far, in bytes.
+    pub fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// All audio that was queued so far, in bytes.
+    pub fn end(&self) -> u64 {
+        self.passed + self.audio.len() as u64
+    }
+
     pub fn queued_bytes(&self) -> usize {
         self.audio.len()
     }

@@ -6,9 +6,9 @@ use crate::media::frame::{FRAME_SAMPLES, Samples};
 use crate::media::g711::Law;
 
 /// A frame with a level (RMS) below this is silent: −56 dBFS, of 32768.
-const SILENT: i64 = 52;
+const SILENT: u64 = 52;
 /// A frame below this is quiet: −50 dBFS. It may be the soft end of a word.
-const QUIET: i64 = 104;
+const QUIET: u64 = 104;
 /// A quiet stretch of more than this many frames, 200 ms, is a pause.
 const PAUSE: u32 = 10;
 
@@ -44,13 +44,14 @@ pub fn is_quiet(law: Law, samples: &Samples) -> bool {
     energy(law, samples) < limit(QUIET)
 }
 
-fn energy(law: Law, samples: &Samples) -> i64 {
-    samples.iter().map(|s| i64::from(law.decode(*s)).pow(2)).sum()
+/// The energy of a frame: the sum of its squared samples.
+pub fn energy(law: Law, samples: &[u8]) -> u64 {
+    samples.iter().map(|s| u64::from(law.decode(*s).unsigned_abs()).pow(2)).sum()
 }
 
 /// The energy of a frame with this level.
-fn limit(level: i64) -> i64 {
-    level.pow(2) * FRAME_SAMPLES as i64
+fn limit(level: u64) -> u64 {
+    level.pow(2) * FRAME_SAMPLES as u64
 }
 
 #[cfg(test)]

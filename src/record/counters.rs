@@ -13,5 +13,8 @@ counters! {
     total WEBHOOKS = "recording_webhooks", "Webhooks accepted.";
     total SEND_ERRORS = "recording_send_errors", "Failed upload and webhook attempts.";
     gauge UNWRITTEN = "recordings_unwritten", "Recordings with audio that waits for a failed disk.";
+    gauge DISK_FREE = "recording_disk_free_bytes",
+        "Space for recordings that is left; 0 without recordings.";
+    gauge DISK_SIZE = "recording_disk_size_bytes", "Size of their filesystem.";
     gauge WAITING = "recordings_waiting", "Recordings waiting to be sent.";
 }

@@ -137,6 +137,20 @@ pub struct Outcome {
     /// The commands that were given, in the order in which they were completed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<CommandInfo>,
+    /// The first 1000 turns of the conversation in which the AI answered the caller.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub turns: Vec<TurnInfo>,
+}
+
+/// A turn of the conversation. Times are milliseconds since the call's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnInfo {
+    /// The caller stopped speaking.
+    pub caller_stopped_ms: u64,
+    /// The first audio of the AI's answer arrived.
+    pub ai_first_audio_ms: u64,
+    /// Its beginning was sent to the caller.
+    pub first_rtp_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -40,6 +40,20 @@ impl ConnectError {
         }
     }
 
+    /// The kind of the error, for the metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            ConnectError::Dns(..) => "dns",
+            ConnectError::Tcp(..) => "tcp",
+            ConnectError::Tls(_) => "tls",
+            ConnectError::Status(_) => "status",
+            ConnectError::Handshake(_) => "handshake",
+            ConnectError::Timeout(..) => "timeout",
+            ConnectError::Open => "breaker_open",
+            ConnectError::Internal(_) => "internal",
+        }
+    }
+
     /// Returns the error, and what to do.
     pub fn advice(&self) -> String {
         let cure = self.cure();

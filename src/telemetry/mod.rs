@@ -3,6 +3,7 @@
 pub mod counter;
 pub mod histogram;
 mod log_writer;
+pub mod process;
 
 use std::fmt;
 use std::io::IsTerminal as _;

@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::{mpsc, watch};
+use trunkless::call::admission::{Admission, CallLimits};
 use trunkless::call::end::EndReason;
 use trunkless::call::ports::PortPool;
+use trunkless::call::switchboard::Switchboard;
 use trunkless::config::{Source, load, resolve::resolve};
 use trunkless::control::health::Watched;
 use trunkless::control::metrics;
@@ -202,12 +205,15 @@ fn metric_names() -> BTreeSet<String> {
     let recorder = Recorder::new(plan.recording.expect("recordings").settings, || {});
     let pbxs = PbxStatuses::default();
     pbxs.add("main", "sip");
+    let ports = PortPool::new([127, 0, 0, 1].into(), 20_000, 20_010);
     let watched = Watched {
+        histograms: trunkless::app::HISTOGRAMS,
         labelled: trunkless::app::LABELLED,
         counters: trunkless::app::COUNTERS,
         pbxs,
-        calls: Arc::new(|| 0),
-        ports: PortPool::new([127, 0, 0, 1].into(), 20_000, 20_010),
+        switchboard: Switchboard::default(),
+        admission: Admission::new(&CallLimits::default(), [], ports.clone(), mpsc::channel(1).0),
+        ports,
         stopping: Arc::default(),
         recorder: watch::channel(Some(recorder.expect("a recorder"))).1,
     };

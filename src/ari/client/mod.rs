@@ -6,6 +6,7 @@
 mod app_lock;
 mod capture;
 mod changes;
+pub mod counters;
 pub mod link;
 mod offers;
 mod recovery;
@@ -366,6 +367,7 @@ impl Source {
     fn on_closed(&mut self, why: &str) {
         let Socket::Open(link) = &self.socket else { return };
         self.tries = if link.has_lived() { 0 } else { self.tries.saturating_add(1) };
+        counters::EVENTS_LOST.add(1);
         warn!(pbx = &*self.name, "ARI events lost: {why}; reopening the socket");
         self.config.status.set(false, "events lost");
         self.feed(Input::Disconnected);

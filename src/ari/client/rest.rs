@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::ari::client::counters;
 use crate::ari::request::{Method, Outcome, RestRequest};
 
 /// Time limit for a request. Asterisk sometimes stalls for minutes; callers must not wait for that.
@@ -115,6 +116,17 @@ impl Rest {
 
     /// Waits for a free slot, sends the request and reads the response.
     pub async fn run(&self, request: &RestRequest) -> Outcome {
+        let began = Instant::now();
+        let outcome = self.perform(request).await;
+        counters::REQUESTS.add(1);
+        counters::REQUEST.observe(began.elapsed());
+        if outcome.status().is_none_or(|status| status >= 500) {
+            counters::REQUESTS_FAILED.add(1);
+        }
+        outcome
+    }
+
+    async fn perform(&self, request: &RestRequest) -> Outcome {
         let slots = if request.releases() { &self.releasing } else { &self.building };
         let slot = timeout(LIMIT, slots.acquire()).await;
         let Ok(Ok(_slot)) = slot else {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::call::core::Call;
 use crate::call::words::Summary;
+use crate::media::frame::RATE;
 
 impl Call {
     /// True if no RTP has arrived for long enough that the timeline is about to insert silence.
@@ -51,7 +52,13 @@ impl Call {
             playout_discarded: self.playing.playout.discarded_bytes,
             playout_left_out: self.playing.playout.left_out,
             playout_floor_bytes: self.playing.playout.floor_bytes(),
+            jitter: self
+                .hearing
+                .receiver
+                .reception()
+                .map(|(_, units)| Duration::from_micros(u64::from(units) * 1_000_000 / RATE)),
             round_trip: self.rtcp.peer.and_then(|p| p.round_trip),
+            turn_latency: self.turns.as_ref().and_then(|turns| turns.latency()),
         }
     }
 }

@@ -2,12 +2,14 @@
 //! AI's `start` message.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::call::ended::Given;
 use crate::call::live::{EventKind, EventSink, LiveCall};
+use crate::call::turns::Turn;
 use crate::call::{Ai, CallConfig, Offer, parameters};
 use crate::command::Disposition;
-use crate::record::sidecar::{CommandInfo, DispositionInfo, Outcome};
+use crate::record::sidecar::{CommandInfo, DispositionInfo, Outcome, TurnInfo};
 use crate::stream::StreamInfo;
 use crate::stream::dialect::sid;
 
@@ -35,8 +37,12 @@ pub fn live_call(offer: &Offer, config: &CallConfig) -> Arc<LiveCall> {
     Arc::new(call)
 }
 
-/// Returns the orders of a call for the sidecars of its recordings.
-pub(super) fn outcome(commands: &[Given], disposition: Option<&Disposition>) -> Outcome {
+/// Returns the orders and turns of a call for the sidecars of its recordings.
+pub(super) fn outcome(
+    commands: &[Given],
+    disposition: Option<&Disposition>,
+    turns: &[Turn],
+) -> Outcome {
     let command = |given: &Given| CommandInfo {
         by: given.by.to_string(),
         command: given.command.to_owned(),
@@ -47,7 +53,17 @@ pub(super) fn outcome(commands: &[Given], disposition: Option<&Disposition>) -> 
         status: of.status.clone(),
         data: serde_json::from_str(&of.data).unwrap_or_default(),
     };
-    Outcome { disposition: disposition.map(info), commands: commands.iter().map(command).collect() }
+    let ms = |time: Duration| time.as_millis() as u64;
+    let turn = |turn: &Turn| TurnInfo {
+        caller_stopped_ms: ms(turn.caller_stopped),
+        ai_first_audio_ms: ms(turn.ai_first_audio),
+        first_rtp_ms: ms(turn.first_rtp),
+    };
+    Outcome {
+        disposition: disposition.map(info),
+        commands: commands.iter().map(command).collect(),
+        turns: turns.iter().map(turn).collect(),
+    }
 }
 
 pub(super) fn stream_info(offer: &Offer, ai: &Ai) -> StreamInfo {

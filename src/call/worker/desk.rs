@@ -1,5 +1,5 @@
-//! The orders of one call: who gave each one, and who gets its replies. Owns no I/O but the log and
-//! the channels of the replies.
+//! The orders of one call: who gave each one, and who gets its replies. Owns no I/O but the log, the
+//! clock and the channels of the replies.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use crate::stream::{OrderReply, ToAi, Unusable, extension};
 const MAX_LISTED: usize = 200;
 /// The orders that an AI may give: one per interval, and this many at once.
 const PACE: (Duration, u32) = (Duration::from_millis(50), 100);
+const ZERO: Duration = Duration::ZERO;
 
 /// An order that has no final reply yet.
 struct Entry {
@@ -32,12 +33,16 @@ struct Entry {
     is_present: bool,
     /// Gets the replies to an order that is not the AI's.
     replies: Option<tokio::sync::mpsc::UnboundedSender<Reply>>,
+    /// When it was given.
+    at: Instant,
 }
 
 /// The orders of one call.
 pub(super) struct Desk {
     /// The call's id.
     call: String,
+    /// When the call began.
+    begun: Instant,
     /// The number of the last order.
     last: u32,
     open: HashMap<u32, Entry>,
@@ -52,6 +57,7 @@ impl Desk {
     pub fn new(call: &str) -> Desk {
         Desk {
             call: call.to_owned(),
+            begun: Instant::now(),
             last: 0,
             open: HashMap::new(),
             unusable: Vec::new(),
@@ -69,7 +75,8 @@ impl Desk {
             Err(Unusable { id, command, why }) => (id, command, Failure::Invalid, Some(why)),
         };
         if paced {
-            let given = Given { by: Sender::Ai, command, to: None, failure: Some(failure) };
+            let (by, at, took) = (Sender::Ai, now.saturating_duration_since(self.begun), ZERO);
+            let given = Given { by, command, to: None, failure: Some(failure), at, took };
             info!(call = self.call, by = %Sender::Ai, command, why, "command refused");
             self.list(given);
         }
@@ -105,6 +112,7 @@ impl Desk {
             to,
             is_present: true,
             replies,
+            at: Instant::now(),
         };
         self.open.insert(self.last, entry);
         (self.last, order)
@@ -132,12 +140,13 @@ impl Desk {
             Reply::Done => None,
             Reply::Failed(failure) => Some(*failure),
         };
-        if let Some(Entry { by, to, .. }) = self.open.remove(&number) {
+        if let Some(Entry { by, to, at, .. }) = self.open.remove(&number) {
             match failure {
                 None => info!(call = self.call, %by, command, to, "command carried out"),
                 Some(why) => info!(call = self.call, %by, command, to, %why, "command failed"),
             }
-            self.list(Given { by, command, to, failure });
+            let (took, at) = (at.elapsed(), at.saturating_duration_since(self.begun));
+            self.list(Given { by, command, to, failure, at, took });
         }
         message
     }

@@ -30,6 +30,7 @@ use crate::call::end::EndReason;
 use crate::call::ended::Record;
 use crate::call::fault_point::fault_point;
 use crate::call::leg::{Channel, MAX_DATAGRAM};
+use crate::call::worker::delays::{Delays, Direction};
 use crate::call::worker::inbox::{CallWaker, Counted, Inbox, InboxMessage};
 use crate::call::worker::rare_events::RareEvents;
 use crate::call::worker::rate::Rate;
@@ -122,6 +123,7 @@ pub(in crate::call) struct Worker {
     /// The slot that is being handled. After a panic, its occupant is the one to end.
     handled: Option<usize>,
     buffers: Buffers,
+    delays: Delays,
 }
 
 /// Buffers that all calls of the worker use in turn.
@@ -146,6 +148,17 @@ enum Cause {
     },
 }
 
+impl Cause {
+    /// The direction of the audio that such an event usually moves.
+    fn direction(self) -> Option<Direction> {
+        match self {
+            Cause::Readable(Channel::Rtp) => Some(Direction::ToAi),
+            Cause::Timer => Some(Direction::ToCaller),
+            _ => None,
+        }
+    }
+}
+
 impl Worker {
     pub fn new(inbox: Arc<Inbox>) -> io::Result<Worker> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -165,6 +178,7 @@ impl Worker {
             starved: Vec::new(),
             messages: VecDeque::new(),
             handled: None,
+            delays: Delays::default(),
             buffers: Buffers { datagram: [0; MAX_DATAGRAM], scratch: Scratch::default() },
         })
     }
@@ -301,10 +315,13 @@ impl Worker {
                 let late =
                     slot.due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
                 if late > STANDSTILL {
+                    self.delays.stood_still(now, late);
                     live.running.stood_still(now, late, buffers);
                 }
+                let direction = cause.direction().filter(|_| self.delays.samples());
                 let more = live.on(now, cause, waker, buffers);
                 let mut ended = live.running.act(now, &mut buffers.scratch);
+                direction.iter().for_each(|way| Delays::handled(*way, now, late));
                 while ended.is_none() && live.dials_again(now, waker) {
                     ended = live.running.act(now, &mut buffers.scratch);
                 }

@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -14,8 +15,8 @@ use crate::call::{CallConfig, CallRequest};
 use crate::stream::connect::Socket;
 use crate::stream::unreachable::ConnectError;
 
-/// The task that connects to the AI. Dropping this cancels it.
-pub(super) struct Connecting(pub JoinHandle<Result<Socket, ConnectError>>);
+/// The task that connects to the AI, and when it began. Dropping this cancels it.
+pub(super) struct Connecting(pub JoinHandle<Result<Socket, ConnectError>>, pub Instant);
 
 impl Drop for Connecting {
     fn drop(&mut self) {
@@ -32,7 +33,8 @@ pub(super) struct Dialler {
 impl Dialler {
     pub fn dial(&self, ai: usize, again: Option<DialAgain>) -> Connecting {
         let config = self.config.clone();
-        Connecting(self.runtime.spawn(async move {
+        let began = Instant::now() + again.map_or(Duration::ZERO, |again| again.pause);
+        let task = self.runtime.spawn(async move {
             match (config.ais.get(ai), again) {
                 (Some(ai), None) => ai.breaker.connect(&ai.target, config.answer_wait).await,
                 (Some(ai), Some(DialAgain { limit, pause })) => {
@@ -41,7 +43,8 @@ impl Dialler {
                 }
                 (None, _) => Err(ConnectError::Internal("no such AI".to_owned())),
             }
-        }))
+        });
+        Connecting(task, began)
     }
 }
 

@@ -16,12 +16,13 @@ use tracing::{debug, warn};
 
 use crate::call::admission::Permit;
 use crate::call::core::Call;
-use crate::call::counters::PlayoutFloor;
+use crate::call::counters::{PlayoutFloor, Traffic};
 use crate::call::end::EndReason;
-use crate::call::ended::Record;
+use crate::call::ended::{Dialled, Record};
 use crate::call::leg::Channel;
 use crate::call::live::{EventKind, State as LiveState};
 use crate::call::recordings::CallRecordings;
+use crate::call::turns::Turn;
 use crate::call::words::{Input, Output, Seeds};
 use crate::call::worker::described::{Observed, outcome, stream_info};
 use crate::call::worker::desk::Desk;
@@ -74,6 +75,8 @@ pub async fn run(
     }
 }
 
+/// Attempts to connect with an AI that are kept for the record of the call.
+const MAX_DIALLED: usize = 32;
 /// Replies that are kept until the AI's stream has started.
 const MAX_EARLY_REPLIES: usize = 100;
 
@@ -111,6 +114,11 @@ pub(super) struct Running {
     /// True once RTP with another law than the agreed one has been logged.
     unagreed_logged: bool,
     playout_floor: PlayoutFloor,
+    traffic: Traffic,
+    /// When the call was offered.
+    begun: Instant,
+    /// The attempts to connect with an AI.
+    dialled: Vec<Dialled>,
     /// When a socket was last readable.
     last_readable: Option<Instant>,
     /// The end reason, once there is one.
@@ -155,6 +163,9 @@ impl Running {
             misdirected_logged: false,
             unagreed_logged: false,
             playout_floor: PlayoutFloor::default(),
+            traffic: Traffic::default(),
+            begun: now,
+            dialled: Vec::new(),
             last_readable: None,
             ended: None,
             tap: None,
@@ -198,9 +209,10 @@ impl Running {
             && !self.call.is_ended()
             && let Poll::Ready(connected) = Pin::new(&mut connecting.0).poll(cx)
         {
+            let began = connecting.1;
             rare_events.connecting = None;
             let fault = |e: JoinError| ConnectError::Internal(e.to_string());
-            self.on_connected(now, connected.map_err(fault).flatten());
+            self.on_connected(now, began, connected.map_err(fault).flatten());
         }
         if let Some(stop) = &mut rare_events.stop
             && stop.as_mut().poll(cx).is_ready()
@@ -295,6 +307,11 @@ impl Running {
                     }
                     Output::Held(on) => self.observed.event(&EventKind::Held(on)),
                     Output::Ai(message) => self.send(now, message, scratch),
+                    Output::Turn(turn) => self.count_turn(now, &turn),
+                    Output::Report => {
+                        let dropped = self.ai_counts.dropped_audio;
+                        self.traffic.report(&self.call.summary(now), dropped);
+                    }
                     Output::MissingRtp(missing) => self.lines.missing_rtp(&missing),
                     Output::Tap(tap) => {
                         if self.recordings.tap(tap) {
@@ -347,6 +364,21 @@ impl Running {
         let kind = if channel == Channel::Rtp { Kind::Rtp } else { Kind::Rtcp };
         let between = (self.offer.leg.address_of(channel), peer);
         self.tap = self.tap.take().filter(|tap| tap.packet(kind, direction, between, data));
+    }
+
+    fn note_dialled(&mut self, now: Instant, began: Instant, failure: Option<&'static str>) {
+        let took = now.saturating_duration_since(began);
+        counters::ai_dialled(took, failure);
+        if self.dialled.len() < MAX_DIALLED {
+            let at = began.saturating_duration_since(self.begun);
+            self.dialled.push(Dialled { at, took, failure });
+        }
+    }
+
+    fn count_turn(&mut self, now: Instant, turn: &Turn) {
+        counters::turn(turn);
+        let latency = self.call.summary(now).turn_latency;
+        self.observed.call.update(|state| state.turn_latency = latency);
     }
 
     /// The call takes no place of others any more, unless it is beyond the limits.
@@ -466,7 +498,14 @@ impl Running {
         }
     }
 
-    fn on_connected(&mut self, now: Instant, connected: Result<Socket, ConnectError>) {
+    fn on_connected(
+        &mut self,
+        now: Instant,
+        began: Instant,
+        connected: Result<Socket, ConnectError>,
+    ) {
+        let failure = connected.as_ref().err().map(ConnectError::kind);
+        self.note_dialled(now, began, failure);
         match connected {
             Ok(socket) => {
                 let Some(ai) = self.config.ais.get(self.current) else { return };
@@ -533,15 +572,26 @@ impl Running {
         let summary = self.call.summary(Instant::now());
         let commands = self.desk.close(&self.observed);
         let LiveState { disposition, details, .. } = self.observed.call.state();
-        let outcome = outcome(&commands, disposition.as_ref());
+        let outcome = outcome(&commands, disposition.as_ref(), self.call.turns());
         let (recordings, lost_ms) = self.recordings.finish(reason, &summary, outcome);
         let dropped = self.ai_counts.dropped_audio;
-        counters::add(&self.offer.pbx, reason, &summary, dropped);
+        self.traffic.count(&summary, dropped);
+        counters::add(&self.offer.pbx, reason, &summary, &commands);
         self.lines.ended(reason, self.hangup_cause, &summary, dropped, lost_ms);
         let id = self.offer.id.clone();
-        let (ai, ai_end) = (self.ai_counts, self.ai_end);
-        let record =
-            Record { id, reason, summary, ai, ai_end, recordings, commands, disposition, details };
+        let record = Record {
+            id,
+            reason,
+            summary,
+            ai: self.ai_counts,
+            ai_end: self.ai_end,
+            recordings,
+            commands,
+            disposition,
+            details,
+            dialled: self.dialled,
+            turns: self.call.turns().to_vec(),
+        };
         self.observed.event(&EventKind::Ended(&record));
         (record, self.ai)
     }
