@@ -32,6 +32,8 @@ use crate::command::Failure;
 use crate::config::plan::Plan;
 use crate::control::events::Events;
 use crate::control::health::{self, Watched};
+use crate::control::recordings::Recordings;
+use crate::control::status::Status;
 use crate::control::{self, Control};
 use crate::dns;
 use crate::notices::{self, Notices};
@@ -41,7 +43,7 @@ use crate::record::outbox::Outbox;
 use crate::record::recorder::Recorder;
 use crate::record::upload::Uploader;
 use crate::sip::endpoint::{self, Endpoint, EndpointConfig, EndpointHandle, Peer};
-use crate::stream::breaker;
+use crate::stream::breaker::{self, Breaker};
 use crate::telemetry::counter::{self, Counters, Labelled};
 use crate::telemetry::{self, PbxStatus};
 use crate::vicidial::{self, Vicidials};
@@ -143,7 +145,8 @@ impl App {
             recorder: recorder.clone(),
         };
         let events = Events::default();
-        let http = start_http(&plan, watched, &switchboard, &events).await?;
+        let ais = named_ais(&configs);
+        let http = start_http(&plan, watched, ais, &switchboard, &events).await?;
         info!(listen = address.map(tracing::field::display), pbxs, max_calls, "trunkless is up");
         let workers = Arc::new(Workers::start().context("cannot start the call threads")?);
         let notices = plan.notices.take().map(Notices::start).transpose();
@@ -428,21 +431,45 @@ fn start_ari(
         .collect()
 }
 
+/// All AIs, by what the control API calls them.
+fn named_ais(configs: &CallConfigs) -> Vec<(String, Arc<Breaker>)> {
+    let mut named: Vec<(String, Arc<Breaker>)> = Vec::new();
+    for ai in configs.iter().flat_map(|(_, config)| &config.ais) {
+        if !named.iter().any(|(_, known)| Arc::ptr_eq(known, &ai.breaker)) {
+            let space = if ai.name.is_empty() { "" } else { " " };
+            let name = format!("AI{space}{} ({})", ai.name, ai.target.shown());
+            named.push((name, ai.breaker.clone()));
+        }
+    }
+    named
+}
+
 /// Starts the HTTP servers: one, if health and the control API have the same address.
 async fn start_http(
     plan: &Plan,
     watched: Watched,
+    ais: Vec<(String, Arc<Breaker>)>,
     switchboard: &Switchboard,
     events: &Events,
 ) -> Result<Vec<JoinHandle<()>>> {
     let settings = &plan.settings;
+    let recordings = watched.recorder.as_ref().map(|r| Recordings::new(r.settings()));
+    let status = Status {
+        pbxs: watched.pbxs.clone(),
+        ais: ais.into(),
+        recorder: watched.recorder.clone(),
+        stopping: watched.stopping.clone(),
+        more: None,
+    };
     let mut routes: Vec<(SocketAddr, &str, Router)> = Vec::new();
     if let Some(listen) = settings.http.listen {
         routes.push((listen, "[http] listen", health::routes(watched)));
     }
     if !plan.tokens.is_empty() {
         let (tokens, hosts) = (plan.tokens.clone(), settings.control.hosts.clone());
-        let control = Control::new(switchboard.clone(), events.clone(), tokens, hosts);
+        let mut control = Control::new(switchboard.clone(), events.clone(), tokens, hosts);
+        (control.status, control.recordings) = (status, recordings);
+        control.listen_in = settings.control.listen_in;
         let listen = settings.control.listen;
         match routes.iter_mut().find(|(other, ..)| *other == listen) {
             Some((.., routes)) => *routes = std::mem::take(routes).merge(control.routes()),

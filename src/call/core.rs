@@ -35,13 +35,15 @@ use crate::call::limits::{Limits, Milestones};
 use crate::call::playing::{DueFrame, Playing};
 use crate::call::transfers::TransferRules;
 use crate::call::variables::VariableRules;
+use crate::call::vitals::Peaks;
 use crate::call::words::{Input, Output, Seeds};
 use crate::call::{
     AnswerWhen, CallConfig, Prompts, RecordPlan, RemoteMedia, Signal, SourceRequest,
 };
 use crate::command::RecordCommand;
 use crate::media::dtmf::Origin;
-use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, Frame, Kind, SILENCE, Samples};
+use crate::media::frame::{self, FRAME_SAMPLES, FRAME_TIME, Frame, Kind, SILENCE, Samples};
+use crate::media::g711::Law;
 use crate::media::playout::Cue;
 use crate::media::rtcp::Rtcp;
 use crate::record::recording::Tap;
@@ -127,6 +129,10 @@ pub struct Call {
     symmetric: bool,
     /// True once missing RTP has been reported.
     missing_rtp_reported: bool,
+    /// The levels of the audio since the last [`Call::figures`].
+    peaks: Peaks,
+    /// True while someone listens in.
+    listened: bool,
 }
 
 impl Call {
@@ -178,6 +184,8 @@ impl Call {
             recordings: 0,
             symmetric: config.media.symmetric,
             missing_rtp_reported: false,
+            peaks: Peaks::default(),
+            listened: false,
         };
         if let Some(remote) = remote {
             call.set_remote(now, remote);
@@ -342,7 +350,8 @@ impl Call {
 
     fn on_caller_frame(&mut self, now: Instant, index: u64, frame: Frame) {
         self.listen(&frame);
-        if self.recording {
+        self.peaks.caller = self.peaks.caller.max(frame::peak(frame.law, &frame.samples));
+        if self.recording || self.listened {
             let heard = self.past.answered.filter(|_| frame.kind == Kind::Heard);
             let heard_at = heard.map(|at| now.saturating_duration_since(at));
             self.out.push_back(Output::Tap(caller_tap(index, &frame, heard_at)));
@@ -540,7 +549,8 @@ impl Call {
         } else {
             self.playing.skip_packet();
         }
-        if self.recording {
+        self.peaks.ai = self.peaks.ai.max(frame::peak(Law::Mu, &frame.samples));
+        if self.recording || self.listened {
             let (index, samples) = (frame.index, frame.samples);
             self.out.push_back(Output::Tap(Tap::Ai { index, samples }));
         }

@@ -17,9 +17,11 @@ pub mod end;
 pub mod ended;
 pub mod fault_point;
 mod hearing;
+pub mod history;
 pub mod ladder;
 pub mod leg;
 pub mod limits;
+pub mod listening;
 pub mod live;
 pub mod parameters;
 mod playing;
@@ -28,6 +30,7 @@ pub mod recordings;
 pub mod switchboard;
 pub mod transfers;
 pub mod variables;
+pub mod vitals;
 pub mod words;
 pub mod worker;
 
@@ -178,6 +181,14 @@ pub enum SourceRequest {
 pub struct OrderRequest {
     pub order: Order,
     pub replies: mpsc::UnboundedSender<Reply>,
+}
+
+/// A request to a live call, from outside it.
+#[derive(Debug)]
+pub enum CallRequest {
+    Order(OrderRequest),
+    /// Pass the call's audio to a listener, until it goes away.
+    Listen(listening::Listener),
 }
 
 /// The prompts of the configuration, mu-law, by name.

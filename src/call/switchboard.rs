@@ -14,12 +14,13 @@ use tracing::{error, warn};
 use crate::call::departure::DeparturePolicy;
 use crate::call::end::EndReason;
 use crate::call::ended::Record;
+use crate::call::listening::Listener;
 use crate::call::live::{EventKind, EventSink, LiveCall};
 use crate::call::words::Summary;
 use crate::call::worker::described::{Observed, live_call};
 use crate::call::worker::pool::Workers;
 use crate::call::worker::task::run;
-use crate::call::{CallConfig, Offer, OrderRequest, SourceRequest, counters};
+use crate::call::{CallConfig, CallRequest, Offer, OrderRequest, SourceRequest, counters};
 use crate::command::Failure;
 use crate::record::recorder::Recorder;
 use crate::stream::socket::Counts;
@@ -36,7 +37,7 @@ const MAX_ENDED: usize = 1000;
 /// A call and the sender of its orders.
 struct Entry {
     live: Arc<LiveCall>,
-    orders: mpsc::Sender<OrderRequest>,
+    orders: mpsc::Sender<CallRequest>,
 }
 
 #[derive(Default)]
@@ -47,6 +48,8 @@ struct Calls {
     by_sid: HashMap<String, String>,
     /// The last calls that have ended, oldest first.
     ended: VecDeque<Arc<LiveCall>>,
+    /// The number of calls that have ended so far.
+    ended_count: u64,
 }
 
 /// The live calls. Clones share them.
@@ -142,7 +145,7 @@ impl Switchboard {
     }
 
     /// Registers a call and returns the receiver of its orders.
-    fn add(&self, live: Arc<LiveCall>) -> mpsc::Receiver<OrderRequest> {
+    fn add(&self, live: Arc<LiveCall>) -> mpsc::Receiver<CallRequest> {
         let (orders, receiver) = mpsc::channel(MAX_COMMANDS);
         let mut calls = self.lock();
         calls.by_sid.insert(live.call_sid.clone(), live.id.clone());
@@ -158,6 +161,16 @@ impl Switchboard {
             calls.ended.pop_front();
         }
         calls.ended.push_back(live);
+        calls.ended_count += 1;
+    }
+
+    /// The number of calls that have ended so far, and those of them after the first `known`, as
+    /// far as they are still kept, newest first.
+    pub fn ended_since(&self, known: u64) -> (u64, Vec<Arc<LiveCall>>) {
+        let calls = self.lock();
+        let new = calls.ended_count.saturating_sub(known);
+        let new = calls.ended.iter().rev().take(usize::try_from(new).unwrap_or(usize::MAX));
+        (calls.ended_count, new.cloned().collect())
     }
 
     /// The live calls, oldest first.
@@ -195,6 +208,18 @@ impl Switchboard {
     /// # Errors
     /// Returns the reason if the order was not queued.
     pub fn send(&self, call: &str, request: OrderRequest) -> Result<(), Failure> {
+        self.request(call, CallRequest::Order(request))
+    }
+
+    /// Passes a live call's audio to a listener.
+    ///
+    /// # Errors
+    /// Returns the reason if the call does not take it.
+    pub fn listen(&self, call: &str, listener: Listener) -> Result<(), Failure> {
+        self.request(call, CallRequest::Listen(listener))
+    }
+
+    fn request(&self, call: &str, request: CallRequest) -> Result<(), Failure> {
         let calls = self.lock();
         let entry = calls.live.get(call).ok_or(Failure::NoSuchCall)?;
         entry.orders.try_send(request).map_err(|error| match error {
@@ -286,6 +311,9 @@ mod tests {
         drop(orders);
         assert_eq!(switchboard.send("1", request()), Err(Failure::NoSuchCall));
         switchboard.remove("1");
+        let ids = |known| switchboard.ended_since(known).1.iter().map(|c| c.id.clone()).collect();
+        assert_eq!((switchboard.ended_since(0).0, ids(0)), (1, vec!["1".to_owned()]));
+        assert_eq!((ids(1), ids(9)), (Vec::<String>::new(), Vec::new()));
         assert!(switchboard.live().is_empty() && switchboard.find("CA1").is_some());
     }
 }

@@ -56,6 +56,12 @@ pub enum Purpose {
     Events,
     /// It waits for the outcome of a command.
     Outcome,
+    /// It follows the live calls.
+    Live,
+    /// It listens to a live call.
+    Listening,
+    /// It reads a whole recording.
+    Audio,
 }
 
 /// The purpose of a kept connection, and the name of its token.

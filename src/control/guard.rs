@@ -13,10 +13,12 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
+use serde_json::Value;
 use tracing::warn;
 
 use crate::control::Control;
 use crate::control::connections::Lasting;
+use crate::control::masks;
 use crate::control::problem::{self, Problem};
 use crate::control::tokens::{self, Scope, Token};
 use crate::telemetry::CONTROL_REFUSED;
@@ -37,6 +39,23 @@ impl Granted {
     /// The token's name.
     pub fn name(&self) -> &str {
         &self.token.name
+    }
+
+    /// The same value, with its phone numbers hidden unless the token may see them.
+    pub fn shown(&self, mut value: Value) -> Value {
+        if !self.allows(Scope::Numbers) {
+            masks::mask(&mut value);
+        }
+        value
+    }
+
+    pub fn allows(&self, scope: Scope) -> bool {
+        self.token.allows(scope)
+    }
+
+    /// Names of the token's scopes.
+    pub fn scopes(&self) -> Vec<&'static str> {
+        self.token.scopes.iter().map(|scope| scope.name()).collect()
     }
 
     /// # Errors
@@ -115,12 +134,32 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
     Ok(all.into())
 }
 
-fn admit(control: &Control, headers: &HeaderMap) -> Result<Granted, (Problem, &'static str)> {
+/// Lets a request for the page's files through, which needs no token, unless its Host is foreign.
+pub async fn guard_page(State(control): State<Control>, request: Request, next: Next) -> Response {
+    match check_host(&control, request.headers()) {
+        Ok(_) => next.run(request).await,
+        Err((problem, why)) => {
+            control.note_refused(Some(request.uri().path()), why);
+            problem.into_response()
+        }
+    }
+}
+
+/// Returns the Host of a request.
+fn check_host<'a>(
+    control: &Control,
+    headers: &'a HeaderMap,
+) -> Result<&'a str, (Problem, &'static str)> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if !is_allowed(host, &control.hosts) {
         let why = format!("the Host \"{host}\" is not allowed; add it to [control] hosts");
         return Err((Problem::new(StatusCode::FORBIDDEN, "host", why), "its Host is not allowed"));
     }
+    Ok(host)
+}
+
+fn admit(control: &Control, headers: &HeaderMap) -> Result<Granted, (Problem, &'static str)> {
+    let host = check_host(control, headers)?;
     if let Some(origin) = headers.get(header::ORIGIN)
         && !is_own(origin.to_str().unwrap_or_default(), host, &control.hosts)
     {

@@ -3,15 +3,24 @@
 //!
 //! Each request to the control API passes [`guard`]. [`calls`] has the calls and their commands,
 //! [`twilio`] the same in the shape of Twilio's API, [`events`] the stream of events.
-//! [`connections`] bounds what clients may use.
+//! [`feed`] has the live calls once a second, [`ended`] the last calls, [`listen`] and
+//! [`recordings`] their audio, [`status`] the state of the bridge: all that the [`page`] for people
+//! shows. [`masks`] hides phone numbers, and [`connections`] bounds what clients may use.
 
 mod calls;
 mod connections;
+mod ended;
 pub mod events;
+mod feed;
 mod guard;
 pub mod health;
+mod listen;
+mod masks;
 pub mod metrics;
+mod page;
 mod problem;
+pub mod recordings;
+pub mod status;
 pub mod tokens;
 mod twilio;
 mod twiml;
@@ -31,6 +40,9 @@ use tokio::net::TcpListener;
 use crate::call::switchboard::Switchboard;
 use crate::control::connections::{Bounded, Lasting};
 use crate::control::events::Events;
+use crate::control::feed::Snapshots;
+use crate::control::recordings::Recordings;
+use crate::control::status::Status;
 use crate::control::tokens::Token;
 use crate::telemetry::Throttle;
 
@@ -45,6 +57,12 @@ pub struct Control {
     pub tokens: Arc<[Token]>,
     /// Names that a Host may have, besides addresses.
     pub hosts: Arc<[String]>,
+    pub status: Status,
+    /// The finished recordings; `None` if nothing is to be recorded.
+    pub recordings: Option<Recordings>,
+    /// True if live calls may be listened to.
+    pub listen_in: bool,
+    snapshots: Snapshots,
     refusal_log: Arc<Mutex<Throttle>>,
 }
 
@@ -61,6 +79,10 @@ impl Control {
             events,
             tokens: tokens.into(),
             hosts: hosts.unwrap_or_default().into(),
+            status: Status::default(),
+            recordings: None,
+            listen_in: false,
+            snapshots: Snapshots::default(),
             refusal_log,
         }
     }
@@ -75,7 +97,14 @@ impl Control {
             .route("/v1/calls", get(calls::list))
             .route("/v1/calls/{id}", get(calls::show))
             .route("/v1/calls/{id}/commands", post(calls::command))
+            .route("/v1/calls/{id}/listen", get(listen::listen))
             .route("/v1/events", get(events::events))
+            .route("/v1/live", get(feed::live))
+            .route("/v1/ended", get(ended::list))
+            .route("/v1/recordings/{id}", get(recordings::show))
+            .route("/v1/recordings/{id}/audio", get(recordings::audio))
+            .route("/v1/session", get(status::session))
+            .route("/v1/status", get(status::status))
             .route("/2010-04-01/Accounts/{account}/Calls.json", get(twilio::list))
             .route(
                 "/2010-04-01/Accounts/{account}/Calls/{call}",
@@ -90,6 +119,7 @@ impl Control {
                 post(twilio::update_recording),
             )
             .layer(from_fn_with_state(self.clone(), guard::guard))
+            .merge(page::routes().layer(from_fn_with_state(self.clone(), guard::guard_page)))
             .with_state(self)
     }
 }

@@ -11,14 +11,27 @@ pub enum Scope {
     Read,
     /// To give commands to calls.
     Control,
+    /// To see phone numbers in full.
+    Numbers,
+    /// To hear finished recordings.
+    Recordings,
+    /// To listen to live calls.
+    Listen,
 }
 
 impl Scope {
+    /// The scopes of a token for which none are configured. Recordings and live audio are not among
+    /// them: whoever may hear callers is named.
+    pub const DEFAULT: [Scope; 3] = [Scope::Read, Scope::Control, Scope::Numbers];
+
     /// The word in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Scope::Read => "read",
             Scope::Control => "control",
+            Scope::Numbers => "numbers",
+            Scope::Recordings => "recordings",
+            Scope::Listen => "listen",
         }
     }
 }

@@ -92,6 +92,10 @@ impl Recorder {
         self.settings.require && self.trouble().is_some()
     }
 
+    pub fn settings(&self) -> &RecordSettings {
+        &self.settings
+    }
+
     /// True if no call may continue unrecorded.
     pub fn is_required(&self) -> bool {
         self.settings.require

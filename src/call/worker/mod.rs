@@ -14,3 +14,4 @@ mod rare_events;
 mod rate;
 pub mod task;
 mod token;
+mod watching;

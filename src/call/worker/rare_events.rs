@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::call::words::DialAgain;
-use crate::call::{CallConfig, OrderRequest};
+use crate::call::{CallConfig, CallRequest};
 use crate::stream::connect::Socket;
 use crate::stream::unreachable::ConnectError;
 
@@ -56,7 +56,7 @@ pub(super) enum Redial {
 /// call is woken.
 pub(super) struct RareEvents {
     /// `None` once the sender is gone.
-    pub commands: Option<mpsc::Receiver<OrderRequest>>,
+    pub commands: Option<mpsc::Receiver<CallRequest>>,
     /// Resolves when all calls have to end; `None` after that.
     pub stop: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// `None` once the AI has been connected, or could not be.
@@ -74,7 +74,7 @@ impl RareEvents {
     }
 
     pub fn new(
-        commands: mpsc::Receiver<OrderRequest>,
+        commands: mpsc::Receiver<CallRequest>,
         mut stop: watch::Receiver<bool>,
         connecting: Option<Connecting>,
         dialler: Dialler,
