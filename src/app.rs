@@ -1,5 +1,6 @@
 //! The composition root: starts all parts from the configuration, and shuts them down. Owns tasks.
 
+mod access;
 mod calls;
 pub mod difference;
 mod recording;
@@ -122,8 +123,8 @@ impl App {
         let (stop, stopped) = watch::channel(false);
         let (broken, faults) = watch::channel(false);
         let stopping = Arc::new(AtomicBool::new(false));
-        let mut running = Running::new(admission, switchboard.clone(), broken.clone());
-        let live = switchboard.clone();
+        let mut running =
+            Running::new(admission, switchboard.clone(), broken.clone(), stopping.clone());
         let watched = Watched {
             counters: COUNTERS,
             histograms: HISTOGRAMS,

@@ -230,6 +230,11 @@ impl Root {
         Some((bytes(found.f_bavail), bytes(found.f_blocks)))
     }
 
+    /// Returns how much of the filesystem we may still use, in percent; `None` if unknown.
+    pub fn free_percent(&self) -> Option<f64> {
+        self.space().map(|(free, size)| 100.0 * free as f64 / size.max(1) as f64)
+    }
+
     /// Checks that files can be written to a folder now, by writing one.
     ///
     /// # Errors

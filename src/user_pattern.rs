@@ -2,6 +2,7 @@
 //! `8010`, `80XX`, `_4930.` or `any`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,21 @@ impl UserPattern {
             }
         }
         self.0.len() == other.0.len()
+    }
+}
+
+impl fmt::Display for UserPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == [Place::Rest] {
+            return f.write_str("any");
+        }
+        self.0.iter().try_for_each(|place| match place {
+            Place::Digit('0', _) => f.write_char('X'),
+            Place::Digit('1', _) => f.write_char('Z'),
+            Place::Digit(..) => f.write_char('N'),
+            Place::Exact(c) => f.write_char(*c),
+            Place::Rest => f.write_char('.'),
+        })
     }
 }
 

@@ -103,7 +103,7 @@ done
 # ---- Debian packages: only what is missing ----
 missing() {
   local p
-  for p in gcc:gcc g++:g++ make:make ss:iproute2 unshare:util-linux nsenter:util-linux flock:util-linux sipp:sip-tester strace:strace tshark:tshark; do
+  for p in gcc:gcc g++:g++ make:make ss:iproute2 unshare:util-linux nsenter:util-linux flock:util-linux sipp:sip-tester strace:strace tshark:tshark chromium:chromium; do
     command -v "${p%%:*}" >/dev/null || echo "${p#*:}"
   done | sort -u
   ls /usr/share/keyrings/debian-archive-keyring.* >/dev/null 2>&1 || echo debian-archive-keyring
@@ -162,7 +162,7 @@ e2e() { # -- [ARGUMENTS OF THE TESTS]
 step "format" cargo fmt --check
 # --all-targets leaves out targets with "test = false", such as e2e
 step "clippy" cargo clippy --all-targets -- -D warnings
-step "clippy, end-to-end tests" cargo clippy --test e2e -- -D warnings
+step "clippy, end-to-end tests" cargo clippy --test e2e --test page -- -D warnings
 grep -q '^0*1 ' /proc/net/if_inet6 2>/dev/null || export TESTS_WITHOUT_IPV6=1
 step "tests" by_the_clock cargo test --no-fail-fast --features fault-points --
 if [ -n "${TESTS_WITHOUT_IPV6:-}" ]; then without "a call over IPv6" "this machine has no IPv6"; fi
@@ -179,6 +179,11 @@ if [ -z "$no_e2e" ]; then
     by_the_clock e2e --
 else
   skip "end-to-end tests with Asterisk and S3" "$no_e2e"
+fi
+if command -v chromium >/dev/null; then
+  step "page in Chromium" by_the_clock cargo test --release --test page -- --test-threads=1
+else
+  skip "page in Chromium" "no chromium"
 fi
 no_examples=$no_e2e${no_e2e:+${no_python:+, }}$no_python
 if [ -z "$no_examples" ]; then

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,10 +14,10 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 use tracing::{error, warn};
 
+use crate::app::access::access;
 use crate::app::calls::{Common, call_configs};
 use crate::app::difference::{Difference, need_restart, now_in_effect};
 use crate::app::recording::Recordings;
-use crate::app::secrets::secrets;
 use crate::app::sources::Sources;
 use crate::app::webhook::Hook;
 use crate::call::admission::{Admission, CallLimits};
@@ -25,6 +26,7 @@ use crate::config::keys::Keys;
 use crate::config::plan::Plan;
 use crate::control::events::Events;
 use crate::control::health::{self, Watched};
+use crate::control::status::Status;
 use crate::control::tokens::Access;
 use crate::control::{self, Control};
 use crate::faults::{DESCRIPTORS, descriptors_for};
@@ -52,6 +54,8 @@ pub(super) struct Running {
     http: Vec<JoinHandle<()>>,
     /// True once the control API has its port.
     has_control: bool,
+    /// True once shutdown has begun.
+    stopping: Arc<AtomicBool>,
     /// They show each PBX in SIP mode whether an AI can be reached.
     ai_watches: Vec<AbortHandle>,
     /// Calls may continue for this long after shutdown has begun.
@@ -77,6 +81,7 @@ impl Running {
         admission: Admission,
         switchboard: Switchboard,
         broken: watch::Sender<bool>,
+        stopping: Arc<AtomicBool>,
     ) -> Running {
         let vicidials = Vicidials::default();
         let sources = Sources::new(admission.clone(), vicidials.clone(), broken);
@@ -93,6 +98,7 @@ impl Running {
             access: watch::Sender::new(Access::default()),
             http: Vec::new(),
             has_control: false,
+            stopping,
             ai_watches: Vec::new(),
             drain: Duration::ZERO,
             watch_file: false,
@@ -146,13 +152,6 @@ impl Running {
         }
         raise_file_limit(settings.calls.max);
         (self.drain, self.watch_file) = (settings.calls.drain.0, settings.reload.watch);
-        let mut secrets = secrets(&plan);
-        secrets.extend_from_slice(&self.access.borrow().secrets);
-        secrets.sort_unstable();
-        secrets.dedup();
-        let tokens = std::mem::take(&mut plan.tokens);
-        let hosts = settings.control.hosts.clone().unwrap_or_default();
-        self.access.send_replace(Access { tokens, hosts, secrets });
         if let Some(hook) = hook {
             let _ = timeout(FLUSH, self.hook.apply(hook)).await;
         }
@@ -164,6 +163,8 @@ impl Running {
         }
         let recorder = recordings.recorder();
         let new = call_configs(&plan, &mut self.common, recorder, &self.vicidials);
+        let new_access = access(&mut plan, &self.access.borrow(), recorder, &new);
+        self.access.send_replace(new_access);
         let earlier = self.configs.send_replace(self.with_former(new));
         let outbox = is_new(&["recording"]);
         if let Err(why) = self.recordings.apply(recordings, &earlier, outbox) {
@@ -185,17 +186,23 @@ impl Running {
     fn with_former(&self, mut configs: CallConfigs) -> CallConfigs {
         let before = self.configs.borrow();
         let of_before = |name: &str| self.sources.statuses.all().iter().any(|s| s.name == name);
-        let former = before.iter().filter(|(name, _)| {
-            of_before(name) && !configs.iter().any(|(other, _)| other == name)
-        });
+        let former = before
+            .iter()
+            .filter(|(name, _)| of_before(name) && !configs.iter().any(|(other, _)| other == name));
         let former: Vec<_> = former.cloned().collect();
         configs.extend(former);
         configs
     }
 
     fn control(&self) -> Router {
+        let status = Status {
+            pbxs: self.sources.statuses.clone(),
+            recorder: self.recordings.shown(),
+            stopping: self.stopping.clone(),
+            more: None,
+        };
         let (switchboard, events) = (self.switchboard.clone(), self.events.clone());
-        Control::new(switchboard, events, self.access.subscribe()).routes()
+        Control::new(switchboard, events, self.access.subscribe(), status).routes()
     }
 
     async fn serve_http(&mut self, listen: SocketAddr, key: &str, routes: Router) -> Result<()> {

@@ -37,13 +37,15 @@ use crate::call::playing::{DueFrame, Playing};
 use crate::call::transfers::TransferRules;
 use crate::call::turns::Turns;
 use crate::call::variables::VariableRules;
+use crate::call::vitals::Peaks;
 use crate::call::words::{Input, Output, Seeds};
 use crate::call::{
     AnswerWhen, CallConfig, Prompts, RecordPlan, RemoteMedia, Signal, SourceRequest,
 };
 use crate::command::RecordCommand;
 use crate::media::dtmf::Origin;
-use crate::media::frame::{FRAME_SAMPLES, FRAME_TIME, Frame, Kind, SILENCE, Samples};
+use crate::media::frame::{self, FRAME_SAMPLES, FRAME_TIME, Frame, Kind, SILENCE, Samples};
+use crate::media::g711::Law;
 use crate::media::playout::Cue;
 use crate::media::rtcp::Rtcp;
 use crate::record::recording::Tap;
@@ -131,6 +133,10 @@ pub struct Call {
     missing_rtp_reported: bool,
     /// `None` if the turn latency is not measured.
     turns: Option<Box<Turns>>,
+    /// The levels of the audio since the last [`Call::figures`].
+    peaks: Peaks,
+    /// True while someone listens in.
+    listened: bool,
 }
 
 impl Call {
@@ -183,6 +189,8 @@ impl Call {
             symmetric: config.media.symmetric,
             missing_rtp_reported: false,
             turns: config.turn_latency.then(Box::default),
+            peaks: Peaks::default(),
+            listened: false,
         };
         if let Some(remote) = remote {
             call.set_remote(now, remote);
@@ -348,7 +356,8 @@ impl Call {
 
     fn on_caller_frame(&mut self, now: Instant, index: u64, frame: Frame) {
         self.listen(&frame);
-        if self.recording {
+        self.peaks.caller = self.peaks.caller.max(frame::peak(frame.law, &frame.samples));
+        if self.recording || self.listened {
             let heard = self.past.answered.filter(|_| frame.kind == Kind::Heard);
             let heard_at = heard.map(|at| now.saturating_duration_since(at));
             self.out.push_back(Output::Tap(caller_tap(index, &frame, heard_at)));
@@ -554,7 +563,8 @@ impl Call {
         } else {
             self.playing.skip_packet();
         }
-        if self.recording {
+        self.peaks.ai = self.peaks.ai.max(frame::peak(Law::Mu, &frame.samples));
+        if self.recording || self.listened {
             let (index, samples) = (frame.index, frame.samples);
             self.out.push_back(Output::Tap(Tap::Ai { index, samples }));
         }

@@ -2,6 +2,7 @@
 //! the clock.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +10,10 @@ use serde_json::{Map, Value, json};
 
 use crate::call::end::EndReason;
 use crate::call::ended::{Given, Record};
+use crate::call::history::History;
+use crate::call::listening::MAX_LISTENERS;
 use crate::call::turns::TurnLatency;
+use crate::call::vitals::Vitals;
 use crate::command::{Disposition, Reply, Sender};
 use crate::record::sidecar::rfc3339;
 
@@ -27,7 +31,16 @@ pub struct LiveCall {
     pub native_id: String,
     /// Time since 1970.
     pub started: Duration,
+    /// The names of its AIs, as in [`State::ai`].
+    pub ais: Vec<String>,
+    /// The names of the targets to which the caller may be transferred, and the patterns of
+    /// extensions.
+    pub targets: [Vec<String>; 2],
+    /// The figures of the live call.
+    pub vitals: Vitals,
+    listeners: AtomicUsize,
     state: Mutex<State>,
+    history: Mutex<History>,
 }
 
 /// The part that changes during a call. Times are since 1970.
@@ -41,6 +54,8 @@ pub struct State {
     pub details: BTreeMap<String, String>,
     /// `None` while no turn was measured.
     pub turn_latency: Option<TurnLatency>,
+    /// The AI that was dialled last.
+    pub ai: usize,
 }
 
 /// The states of a call in progress.
@@ -98,7 +113,12 @@ impl LiveCall {
             to_number,
             native_id,
             started: unix(),
+            ais: Vec::new(),
+            targets: Default::default(),
+            vitals: Vitals::default(),
+            listeners: AtomicUsize::new(0),
             state: Mutex::default(),
+            history: Mutex::default(),
         }
     }
 
@@ -115,9 +135,36 @@ impl LiveCall {
         change(&mut self.lock());
     }
 
-    /// Notes an event in the state.
+    /// How many listen to the call.
+    pub fn listeners(&self) -> usize {
+        self.listeners.load(Ordering::Relaxed)
+    }
+
+    /// Counts a listener. Returns false if there are too many.
+    pub fn listener_came(&self) -> bool {
+        let more = |n: usize| (n < MAX_LISTENERS).then_some(n + 1);
+        self.listeners.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    pub fn listener_left(&self) {
+        self.listeners.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What happened in the call, and its summary once it has ended.
+    pub fn history(&self) -> History {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes an event in the state and in the history.
     pub fn note(&self, event: &EventKind<'_>) {
         let now = unix();
+        let ended = match event {
+            EventKind::Ended(record) => Some(summary(record)),
+            _ => None,
+        };
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.note(now.saturating_sub(self.started), event, ended);
+        drop(history);
         self.update(|state| match event {
             EventKind::Answered => state.answered = Some(now),
             EventKind::Held(on) => state.held = *on,

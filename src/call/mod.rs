@@ -17,9 +17,11 @@ pub mod end;
 pub mod ended;
 pub mod fault_point;
 mod hearing;
+pub mod history;
 pub mod ladder;
 pub mod leg;
 pub mod limits;
+pub mod listening;
 pub mod live;
 pub mod parameters;
 mod playing;
@@ -29,6 +31,7 @@ pub mod switchboard;
 pub mod transfers;
 pub mod turns;
 pub mod variables;
+pub mod vitals;
 pub mod words;
 pub mod worker;
 
@@ -190,6 +193,8 @@ pub enum CallRequest {
     Order(OrderRequest),
     /// Copy what passes to a packet capture.
     Capture(Tap),
+    /// Pass the call's audio to a listener, until it goes away.
+    Listen(listening::Listener),
 }
 
 /// The prompts of the configuration, mu-law, by name.

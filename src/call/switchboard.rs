@@ -14,6 +14,7 @@ use tracing::{error, warn};
 use crate::call::departure::DeparturePolicy;
 use crate::call::end::EndReason;
 use crate::call::ended::Record;
+use crate::call::listening::Listener;
 use crate::call::live::{EventKind, EventSink, LiveCall};
 use crate::call::words::Summary;
 use crate::call::worker::described::{Observed, live_call};
@@ -69,8 +70,10 @@ struct Calls {
     ended: VecDeque<Arc<LiveCall>>,
     /// Captures of the next calls, in the order of their requests.
     awaited: Vec<Awaited>,
-    /// The names of the PBXs whose calls are taken.
-    pbxs: Vec<Arc<str>>,
+    /// The settings of new calls, by PBX; `None` before calls are taken.
+    configs: Option<watch::Receiver<CallConfigs>>,
+    /// The number of calls that have ended so far.
+    ended_count: u64,
 }
 
 /// The live calls. Clones share them.
@@ -97,7 +100,7 @@ pub struct CallStarter {
 impl Switchboard {
     /// Starts a call for every offer, each in its own task, so a panic ends only that call.
     pub async fn start_calls(self, starter: CallStarter, mut offers: mpsc::Receiver<Offer>) {
-        self.lock().pbxs = starter.configs.iter().map(|(name, _)| name.clone()).collect();
+        self.lock().configs = Some(starter.configs.clone());
         while let Some(offer) = offers.recv().await {
             let config = {
                 let configs = starter.configs.borrow();
@@ -195,6 +198,16 @@ impl Switchboard {
             calls.ended.pop_front();
         }
         calls.ended.push_back(live);
+        calls.ended_count += 1;
+    }
+
+    /// The number of calls that have ended so far, and those of them after the first `known`, as
+    /// far as they are still kept, newest first.
+    pub fn ended_since(&self, known: u64) -> (u64, Vec<Arc<LiveCall>>) {
+        let calls = self.lock();
+        let new = calls.ended_count.saturating_sub(known);
+        let new = calls.ended.iter().rev().take(usize::try_from(new).unwrap_or(usize::MAX));
+        (calls.ended_count, new.cloned().collect())
     }
 
     /// The live calls, oldest first.
@@ -232,9 +245,21 @@ impl Switchboard {
     /// # Errors
     /// Returns the reason if the order was not queued.
     pub fn send(&self, call: &str, request: OrderRequest) -> Result<(), Failure> {
+        self.request(call, CallRequest::Order(request))
+    }
+
+    /// Passes a live call's audio to a listener.
+    ///
+    /// # Errors
+    /// Returns the reason if the call does not take it.
+    pub fn listen(&self, call: &str, listener: Listener) -> Result<(), Failure> {
+        self.request(call, CallRequest::Listen(listener))
+    }
+
+    fn request(&self, call: &str, request: CallRequest) -> Result<(), Failure> {
         let calls = self.lock();
         let entry = calls.live.get(call).ok_or(Failure::NoSuchCall)?;
-        entry.requests.try_send(CallRequest::Order(request)).map_err(|error| match error {
+        entry.requests.try_send(request).map_err(|error| match error {
             TrySendError::Full(_) => Failure::QueueFull,
             TrySendError::Closed(_) => Failure::NoSuchCall,
         })
@@ -262,7 +287,9 @@ impl Switchboard {
 
     /// True if calls of a PBX with this name are taken.
     pub fn has_pbx(&self, name: &str) -> bool {
-        self.lock().pbxs.iter().any(|pbx| **pbx == *name)
+        let calls = self.lock();
+        let configs = calls.configs.as_ref().map(|configs| configs.borrow());
+        configs.is_some_and(|configs| configs.iter().any(|(pbx, _)| **pbx == *name))
     }
 
     /// Starts a capture with the next call, of this PBX or of any.
@@ -357,6 +384,9 @@ mod tests {
         drop(orders);
         assert_eq!(switchboard.send("1", request()), Err(Failure::NoSuchCall));
         switchboard.remove("1");
+        let ids = |known| switchboard.ended_since(known).1.iter().map(|c| c.id.clone()).collect();
+        assert_eq!((switchboard.ended_since(0).0, ids(0)), (1, vec!["1".to_owned()]));
+        assert_eq!((ids(1), ids(9)), (Vec::<String>::new(), Vec::new()));
         assert!(switchboard.live().is_empty() && switchboard.find("CA1").is_some());
     }
 }

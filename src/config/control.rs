@@ -55,7 +55,7 @@ impl Resolver<'_> {
                 let why = format!("is the same as that of {other}; each name needs its own");
                 findings.error(self.source.error(&key, why));
             }
-            let scopes = table.scopes.clone().unwrap_or_else(|| vec![Scope::Read, Scope::Control]);
+            let scopes = table.scopes.clone().unwrap_or_else(|| Scope::DEFAULT.to_vec());
             tokens.push(Token { name: name.clone(), secret, scopes });
         }
         let listen = control.listen;

@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn keys_are_dotted_and_hold_no_secret() {
-        let text = "[ai]\nurl = 'ws://a'\nheaders = { x = '1' }\n[pbx.main.sip]\npassword = 'hush'\n";
+        let text =
+            "[ai]\nurl = 'ws://a'\nheaders = { x = '1' }\n[pbx.main.sip]\npassword = 'hush'\n";
         let keys = of(text, &[]);
         let names: Vec<&str> = keys.keys().map(String::as_str).collect();
         let wanted = [

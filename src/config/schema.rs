@@ -229,6 +229,8 @@ pub struct ControlTable {
     /// Names that the Host of a request may have, besides addresses and `localhost`.
     #[serde(deserialize_with = "words")]
     pub hosts: Option<Vec<String>>,
+    /// Let tokens with the scope `listen` listen to live calls.
+    pub listen_in: bool,
     /// The tokens, by name.
     pub tokens: BTreeMap<String, ControlToken>,
 }
@@ -427,7 +429,7 @@ impl Default for Sip {
 impl Default for ControlTable {
     fn default() -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 8072));
-        ControlTable { listen, hosts: None, tokens: BTreeMap::new() }
+        ControlTable { listen, hosts: None, listen_in: false, tokens: BTreeMap::new() }
     }
 }
 

@@ -35,7 +35,8 @@ pub async fn list(
     Extension(granted): Extension<Granted>,
 ) -> Result<Response, Problem> {
     granted.require(Scope::Read)?;
-    let calls: Vec<Value> = control.switchboard.live().iter().map(|call| call.json()).collect();
+    let calls: Vec<Value> =
+        control.switchboard.live().iter().map(|call| granted.shown(call.json())).collect();
     Ok(json(StatusCode::OK, &json!({ "calls": calls })))
 }
 
@@ -46,7 +47,7 @@ pub async fn show(
 ) -> Result<Response, Problem> {
     granted.require(Scope::Read)?;
     let call = control.switchboard.find(&id).ok_or_else(no_such_call)?;
-    Ok(json(StatusCode::OK, &call.json()))
+    Ok(json(StatusCode::OK, &granted.shown(call.json())))
 }
 
 /// Gives a command to a call. Responds once it is accepted, done or failed; with `?wait=SECONDS`,
@@ -149,7 +150,7 @@ pub async fn give(
     }
 }
 
-fn no_such_call() -> Problem {
+pub fn no_such_call() -> Problem {
     let why = "no live call has this id; GET /v1/calls lists them";
     Problem::new(StatusCode::NOT_FOUND, "not_found", why)
 }

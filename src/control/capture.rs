@@ -21,7 +21,7 @@ use crate::capture::reader::{self, Limits, Reader};
 use crate::capture::redact::Redactor;
 use crate::control::Control;
 use crate::control::connections::{Lasting, Purpose};
-use crate::control::guard::{Granted, clip};
+use crate::control::guard::{Granted, clip, revoked};
 use crate::control::problem::Problem;
 use crate::control::tokens::Scope;
 
@@ -130,7 +130,7 @@ pub async fn capture(
         NotCaptured::Already => conflict("captured", "the call is being captured already"),
         NotCaptured::Busy => conflict("queue_full", "too many commands are open in the call"),
     })?;
-    Ok(respond(reader, call.id.clone(), &granted, place))
+    Ok(respond(&control, reader, call.id.clone(), granted, place))
 }
 
 /// Captures the next call, from its beginning.
@@ -155,7 +155,7 @@ pub async fn capture_next(
     let title = title(&what, &granted, &wanted);
     let (tap, reader) = reader::begin(limits, wanted.redactor, title);
     control.switchboard.capture_next(wanted.pbx, tap);
-    Ok(respond(reader, what, &granted, place))
+    Ok(respond(&control, reader, what, granted, place))
 }
 
 fn invalid(why: String) -> Problem {
@@ -189,14 +189,24 @@ fn title(what: &str, granted: &Granted, wanted: &Wanted) -> String {
 }
 
 /// Streams the file.
-fn respond(reader: Reader, call: String, granted: &Granted, place: Place) -> Response {
+fn respond(
+    control: &Control,
+    reader: Reader,
+    call: String,
+    granted: Granted,
+    place: Place,
+) -> Response {
     STARTED.add(1);
     let by = granted.name().to_owned();
     info!(call, by, "packet capture started: it contains what is said in the call");
     let running = Running { reader, call, by, _place: place };
-    let parts = stream::unfold(running, |mut running| async {
-        let part = running.reader.part().await?;
-        Some((Ok::<_, std::convert::Infallible>(part), running))
+    let state = (running, control.access.clone(), granted);
+    let parts = stream::unfold(state, |(mut running, mut access, granted)| async {
+        let part = tokio::select! {
+            part = running.reader.part() => part?,
+            () = revoked(&mut access, &granted, Scope::Capture) => return None,
+        };
+        Some((Ok::<_, std::convert::Infallible>(part), (running, access, granted)))
     });
     let kind = [(header::CONTENT_TYPE, "application/x-pcapng")];
     (kind, Body::from_stream(parts)).into_response()

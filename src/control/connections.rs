@@ -59,6 +59,12 @@ pub enum Purpose {
     Outcome,
     /// It reads a packet capture.
     Capture,
+    /// It follows the live calls.
+    Live,
+    /// It listens to a live call.
+    Listening,
+    /// It reads a whole recording.
+    Audio,
 }
 
 /// The purpose of a kept connection, and the name of its token.

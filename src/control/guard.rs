@@ -14,10 +14,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use secrecy::ExposeSecret;
+use serde_json::Value;
+use tokio::sync::watch;
 use tracing::warn;
 
 use crate::control::Control;
 use crate::control::connections::Lasting;
+use crate::control::masks;
 use crate::control::problem::{self, Problem};
 use crate::control::tokens::{self, Access, Scope, Token};
 use crate::telemetry::CONTROL_REFUSED;
@@ -41,9 +44,27 @@ impl Granted {
     }
 
     /// True if the present configuration has the token, with this scope.
-    pub fn is_valid(&self, access: &Access, scope: Scope) -> bool {
+    fn is_valid(&self, access: &Access, scope: Scope) -> bool {
         let token = tokens::find(&access.tokens, self.token.secret.expose_secret());
-        token.is_some_and(|token| token.allows(scope))
+        let is_on = scope != Scope::Listen || access.listen_in;
+        is_on && token.is_some_and(|token| token.allows(scope))
+    }
+
+    /// The same value, with its phone numbers hidden unless the token may see them.
+    pub fn shown(&self, mut value: Value) -> Value {
+        if !self.allows(Scope::Numbers) {
+            masks::mask(&mut value);
+        }
+        value
+    }
+
+    pub fn allows(&self, scope: Scope) -> bool {
+        self.token.allows(scope)
+    }
+
+    /// Names of the token's scopes.
+    pub fn scopes(&self) -> Vec<&'static str> {
+        self.token.scopes.iter().map(|scope| scope.name()).collect()
     }
 
     /// # Errors
@@ -122,8 +143,30 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
     Ok(all.into())
 }
 
-fn admit(control: &Control, headers: &HeaderMap) -> Result<Granted, (Problem, &'static str)> {
-    let access = control.access.borrow();
+/// Returns once a reload has taken this scope from the token. For responses that last.
+pub async fn revoked(access: &mut watch::Receiver<Access>, granted: &Granted, scope: Scope) {
+    if access.wait_for(|access| !granted.is_valid(access, scope)).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Lets a request for the page's files through, which needs no token, unless its Host is foreign.
+pub async fn guard_page(State(control): State<Control>, request: Request, next: Next) -> Response {
+    let checked = check_host(&control.access.borrow(), request.headers()).map(drop);
+    match checked {
+        Ok(()) => next.run(request).await,
+        Err((problem, why)) => {
+            control.note_refused(Some(request.uri().path()), why);
+            problem.into_response()
+        }
+    }
+}
+
+/// Returns the Host of a request.
+fn check_host<'a>(
+    access: &Access,
+    headers: &'a HeaderMap,
+) -> Result<&'a str, (Problem, &'static str)> {
     if access.tokens.is_empty() {
         let why = "the control API is not served: the configuration has no token";
         return Err((Problem::new(StatusCode::NOT_FOUND, "not_found", why), why));
@@ -133,6 +176,12 @@ fn admit(control: &Control, headers: &HeaderMap) -> Result<Granted, (Problem, &'
         let why = format!("the Host \"{host}\" is not allowed; add it to [control] hosts");
         return Err((Problem::new(StatusCode::FORBIDDEN, "host", why), "its Host is not allowed"));
     }
+    Ok(host)
+}
+
+fn admit(control: &Control, headers: &HeaderMap) -> Result<Granted, (Problem, &'static str)> {
+    let access = control.access.borrow();
+    let host = check_host(&access, headers)?;
     if let Some(origin) = headers.get(header::ORIGIN)
         && !is_own(origin.to_str().unwrap_or_default(), host, &access.hosts)
     {

@@ -11,9 +11,9 @@ use axum::routing::get;
 use serde_json::json;
 use tokio::sync::watch;
 
+use crate::call::admission::Admission;
 use crate::call::counters::OFFERED;
 use crate::call::ports::PortPool;
-use crate::call::admission::Admission;
 use crate::call::switchboard::Switchboard;
 use crate::control::metrics;
 use crate::record::recorder::Recorder;

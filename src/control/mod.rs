@@ -3,17 +3,27 @@
 //!
 //! Each request to the control API passes [`guard`]. [`calls`] has the calls and their commands,
 //! [`twilio`] the same in the shape of Twilio's API, [`events`] the stream of events.
-//! [`capture`] has the packet captures. [`connections`] bounds what clients may use.
+//! [`capture`] has the packet captures. [`feed`] has the live calls once a second, [`ended`] the
+//! last calls, [`listen`] and [`recordings`] their audio, [`status`] the state of the bridge: all
+//! that the [`page`] for people shows. [`masks`] hides phone numbers, and [`connections`] bounds
+//! what clients may use.
 
 mod calls;
 mod capture;
 mod connections;
+mod ended;
 pub mod events;
+mod feed;
 mod guard;
 pub mod health;
+mod listen;
 pub mod local;
+mod masks;
 pub mod metrics;
+mod page;
 mod problem;
+pub mod recordings;
+pub mod status;
 pub mod tokens;
 mod twilio;
 mod twiml;
@@ -35,6 +45,8 @@ use crate::call::switchboard::Switchboard;
 use crate::control::capture::Captures;
 use crate::control::connections::{Bounded, Lasting};
 use crate::control::events::Events;
+use crate::control::feed::Snapshots;
+use crate::control::status::Status;
 use crate::control::tokens::Access;
 use crate::telemetry::Throttle;
 
@@ -48,7 +60,9 @@ pub struct Control {
     pub events: Events,
     /// Follows the configuration.
     pub access: watch::Receiver<Access>,
+    pub status: Status,
     captures: Captures,
+    snapshots: Snapshots,
     refusal_log: Arc<Mutex<Throttle>>,
 }
 
@@ -57,9 +71,18 @@ impl Control {
         switchboard: Switchboard,
         events: Events,
         access: watch::Receiver<Access>,
+        status: Status,
     ) -> Control {
         let refusal_log = Arc::new(Mutex::new(Throttle::new(REFUSAL_LOG)));
-        Control { switchboard, events, access, captures: Captures::default(), refusal_log }
+        Control {
+            switchboard,
+            events,
+            access,
+            status,
+            captures: Captures::default(),
+            snapshots: Snapshots::default(),
+            refusal_log,
+        }
     }
 
     /// A panic in another thread leaves it consistent, so poisoning is ignored.
@@ -74,7 +97,14 @@ impl Control {
             .route("/v1/calls/{id}/commands", post(calls::command))
             .route("/v1/calls/{id}/capture", get(capture::capture))
             .route("/v1/calls/next/capture", get(capture::capture_next))
+            .route("/v1/calls/{id}/listen", get(listen::listen))
             .route("/v1/events", get(events::events))
+            .route("/v1/live", get(feed::live))
+            .route("/v1/ended", get(ended::list))
+            .route("/v1/recordings/{id}", get(recordings::show))
+            .route("/v1/recordings/{id}/audio", get(recordings::audio))
+            .route("/v1/session", get(status::session))
+            .route("/v1/status", get(status::status))
             .route("/2010-04-01/Accounts/{account}/Calls.json", get(twilio::list))
             .route(
                 "/2010-04-01/Accounts/{account}/Calls/{call}",
@@ -89,6 +119,7 @@ impl Control {
                 post(twilio::update_recording),
             )
             .layer(from_fn_with_state(self.clone(), guard::guard))
+            .merge(page::routes().layer(from_fn_with_state(self.clone(), guard::guard_page)))
             .with_state(self)
     }
 }

@@ -1,8 +1,13 @@
 //! The tokens of the control API: who may read, give commands and capture calls.
 
+use std::sync::Arc;
+
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use crate::control::recordings::Recordings;
+use crate::stream::breaker::Breaker;
 
 /// A permission of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,16 +16,29 @@ pub enum Scope {
     Read,
     /// To give commands to calls.
     Control,
+    /// To see phone numbers in full.
+    Numbers,
+    /// To hear finished recordings.
+    Recordings,
+    /// To listen to live calls.
+    Listen,
     /// To capture calls, with what is said in them.
     Capture,
 }
 
 impl Scope {
+    /// The scopes of a token for which none are configured. Recordings and live audio are not among
+    /// them: whoever may hear callers is named.
+    pub const DEFAULT: [Scope; 3] = [Scope::Read, Scope::Control, Scope::Numbers];
+
     /// The word in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Scope::Read => "read",
             Scope::Control => "control",
+            Scope::Numbers => "numbers",
+            Scope::Recordings => "recordings",
+            Scope::Listen => "listen",
             Scope::Capture => "capture",
         }
     }
@@ -41,14 +59,20 @@ impl Token {
     }
 }
 
-/// Who may use the control API. A reload may change it.
-#[derive(Debug, Default)]
+/// Who may use the control API, and what it can show. A reload may change it.
+#[derive(Default)]
 pub struct Access {
     pub tokens: Vec<Token>,
     /// Names that a Host may have, besides addresses.
     pub hosts: Vec<String>,
     /// Secrets that no capture may contain. Those of live calls may be from before a reload.
     pub secrets: Vec<String>,
+    /// True if live calls may be listened to.
+    pub listen_in: bool,
+    /// The finished recordings; `None` if nothing is to be recorded.
+    pub recordings: Option<Recordings>,
+    /// The AIs, by what they are called.
+    pub ais: Vec<(String, Arc<Breaker>)>,
 }
 
 /// Returns the token with this text. Takes the same time for each text of the same length.

@@ -62,7 +62,7 @@ pub async fn list(
     let filters = filters(&query)?;
     let calls = calls.iter().filter(|call| call.account_sid == account);
     let suits = |call: &Value| filters.iter().all(|(member, value)| call[*member] == **value);
-    let calls: Vec<Value> = calls.map(|call| resource(call)).filter(suits).collect();
+    let calls: Vec<Value> = calls.map(|call| granted.shown(resource(call))).filter(suits).collect();
     Ok(json(
         StatusCode::OK,
         &json!({
@@ -108,7 +108,7 @@ pub async fn show(
 ) -> Answer {
     require(&granted, Scope::Read)?;
     let call = find(&control, &account, &name, &uri)?;
-    Ok(json(StatusCode::OK, &resource(&call)))
+    Ok(json(StatusCode::OK, &granted.shown(resource(&call))))
 }
 
 /// Ends a call (`Status=completed`, or `canceled` before its answer), or redirects it (`Twiml=`).
@@ -154,7 +154,7 @@ pub async fn update(
         Reply::Failed(failure) => return Err(refused(failure)),
         _ => {}
     }
-    let mut resource = resource(&call);
+    let mut resource = granted.shown(resource(&call));
     if ends {
         resource["status"] = status.into();
     }

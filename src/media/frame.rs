@@ -57,6 +57,19 @@ pub fn samples_in(duration: Duration) -> u64 {
     duration.as_secs() * RATE + u64::from(duration.subsec_nanos()) * RATE / 1_000_000_000
 }
 
+/// The loudest sample of a frame, as a magnitude from 0 to 32,767. Compares the companded samples,
+/// which is a few wide instructions, and decodes only the loudest.
+pub fn peak(law: Law, samples: &Samples) -> u16 {
+    // without the sign bit, and with the bits inverted as G.711 demands, the byte grows with the
+    // magnitude
+    let inverted = match law {
+        Law::Mu => 0x7f,
+        Law::A => 0x55,
+    };
+    let loudest = samples.iter().map(|s| (s ^ inverted) & 0x7f).max().unwrap_or(0);
+    law.decode((loudest ^ inverted) | 0x80).unsigned_abs()
+}
+
 /// The level (RMS) of mu-law audio in dBFS: 0 for a full-scale square wave, −∞ for digital silence.
 pub fn level_dbfs(samples: &[u8]) -> f64 {
     let energy: f64 = samples.iter().map(|s| f64::from(g711::decode(*s)).powi(2)).sum();
@@ -73,6 +86,19 @@ mod tests {
         assert_eq!(level_dbfs(&[SILENCE; 160]), f64::NEG_INFINITY);
         let loud = level_dbfs(&[0x80; 160]);
         assert!(loud > -0.5 && loud <= 0.0, "{loud}");
+    }
+
+    #[test]
+    fn the_peak_is_the_loudest_sample_of_either_sign() {
+        for law in [Law::Mu, Law::A] {
+            let mut samples = [law.silence(); FRAME_SAMPLES];
+            assert!(peak(law, &samples) <= 8);
+            for loudest in [300, -2000, 9000, -32_000] {
+                samples[7] = law.encode(loudest);
+                let expected = law.decode(law.encode(loudest)).unsigned_abs();
+                assert_eq!(peak(law, &samples), expected, "{law:?} {loudest}");
+            }
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! the file formats, [`layout`] the file names, [`notice`] the beep; these are all pure.
 //! [`writer`] and [`closer`] are the threads, [`health`] their state, and [`disk`] the files.
 //! [`repair`] finishes what a crash left behind, [`retention`] deletes old recordings and
-//! [`library`] finds one. [`outbox`] sends recordings by [`upload`] and [`webhook`].
+//! [`library`] finds one, [`player`] reads it for those who listen. [`outbox`] sends recordings by [`upload`] and [`webhook`].
 
 pub mod align;
 pub mod closer;
@@ -24,6 +24,7 @@ pub mod layout;
 pub mod library;
 pub mod notice;
 pub mod outbox;
+pub mod player;
 pub mod queue;
 pub mod recorder;
 pub mod recording;

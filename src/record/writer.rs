@@ -429,7 +429,7 @@ impl Writer {
         let (free, size) = self.root.space()?;
         counters::DISK_FREE.set(free);
         counters::DISK_SIZE.set(size);
-        let free = Some(100.0 * free as f64 / size.max(1) as f64).filter(|free| *free < floor)?;
+        let free = self.root.free_percent().filter(|free| *free < floor)?;
         Some(format!("only {free:.1} % of the disk is free, and keep_free_percent is {floor}"))
     }
 

@@ -216,7 +216,10 @@ fn http(answers: &Answers) -> Piece {
             _ => "http.conf",
         }),
         reload: Some("module reload http"),
-        check: ("http show status".to_owned(), "Server Enabled, and /ari/... in the list".to_owned()),
+        check: (
+            "http show status".to_owned(),
+            "Server Enabled, and /ari/... in the list".to_owned(),
+        ),
     }
 }
 
@@ -275,7 +278,8 @@ fn dialplan(answers: &Answers) -> Piece {
     text = text.replace("Stasis(trunkless,", &format!("Stasis({},", answers.app));
     text = with_humans(&text, &answers.humans);
     if let Some(phones) = &answers.phones {
-        text += &format!("\n; phones of this context may dial it\n[{phones}]\ninclude => trunkless\n");
+        text +=
+            &format!("\n; phones of this context may dial it\n[{phones}]\ninclude => trunkless\n");
     }
     let context = match answers.flavour {
         Flavour::Asterisk => answers.phones.as_deref().unwrap_or("trunkless"),
@@ -319,9 +323,8 @@ fn with_humans(text: &str, humans: &Humans) -> String {
     });
     let mut new = lines.collect::<Vec<_>>().join("\n") + "\n";
     if let Humans::Phones(phones) = humans {
-        new += &format!(
-            "\n[trunkless-humans]\nexten => s,1,Dial({phones},30)\n same => n,Hangup()\n"
-        );
+        new +=
+            &format!("\n[trunkless-humans]\nexten => s,1,Dial({phones},30)\n same => n,Hangup()\n");
     }
     new
 }

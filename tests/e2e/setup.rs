@@ -93,7 +93,8 @@ impl Pbx {
         for line in commands.iter().filter(for_pbx) {
             let output =
                 Command::new("sh").args(["-c", line]).env("PATH", &path).output().expect("sh runs");
-            let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            let text =
+                String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
             assert!(output.status.success(), "{line}: {text}");
             printed += &format!("$ {line}\n{text}");
         }
@@ -110,8 +111,7 @@ impl Pbx {
 
     /// Calls while trunkless does not run.
     async fn to_humans(&self, extension: &str) {
-        let mut caller =
-            Caller::dial("127.0.9.1", self.asterisk.sip_addr(), extension, 1, 0).await;
+        let mut caller = Caller::dial("127.0.9.1", self.asterisk.sip_addr(), extension, 1, 0).await;
         let answered = caller.until(2 * SECOND, |caller| caller.answered.is_some()).await;
         assert!(answered, "{extension}: no human: {:?}", caller.ended);
         caller.hang_up().await;
@@ -237,8 +237,7 @@ fn freepbx() {
             let ari = ["Read only?: No", "Goto(trunkless,8010,1)"];
             // 605 is a number that the lab's phones may dial
             pbx.append("extensions.conf", "[from-internal](+)\ninclude => services\n");
-            let (checks, ready) =
-                if mode == "sip" { (sip, REGISTERED) } else { (ari, EVENTS) };
+            let (checks, ready) = if mode == "sip" { (sip, REGISTERED) } else { (ari, EVENTS) };
             whole(&pbx, "8010", &flags, &checks, ready).await;
         }
     });
@@ -268,11 +267,21 @@ fn vicidial() {
             pbx.replace("page.conf", "");
             let at = address(&pbx, port);
             let ai = Ai::start(Plan { say: 100, ..Plan::default() }).await;
-            let commands = pbx.init(&ai.url, &[
-                &["--flavour", "vicidial", "--mode", mode, "--registrar-driver", driver][..],
-                &["--pbx", &at, "--in-group", "CLOSERS", "--vicidial-url", "http://127.0.0.1:9"],
-            ]
-            .concat());
+            let commands = pbx.init(
+                &ai.url,
+                &[
+                    &["--flavour", "vicidial", "--mode", mode, "--registrar-driver", driver][..],
+                    &[
+                        "--pbx",
+                        &at,
+                        "--in-group",
+                        "CLOSERS",
+                        "--vicidial-url",
+                        "http://127.0.0.1:9",
+                    ],
+                ]
+                .concat(),
+            );
             // what VICIdial does with its pages
             pbx.replace("page.conf", &pbx.written("pbx/custom_dialplan.conf"));
             let password = pbx.written("pbx.password");

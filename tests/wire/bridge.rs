@@ -13,7 +13,7 @@ use trunkless::app::App;
 use trunkless::app::reload::{Outcome, Reloads};
 use trunkless::call::OrderRequest;
 use trunkless::call::ended::Record;
-use trunkless::command::{Command, Order, RecordCommand, Sender, When};
+use trunkless::command::{Cause, Command, Order, RecordCommand, Sender, When};
 use trunkless::config::resolve::resolve;
 use trunkless::config::{Source, load};
 
@@ -161,6 +161,15 @@ impl Bridge {
         let order = Order { id: String::new(), by, when: When::Now, command };
         let request = OrderRequest { order, replies: mpsc::unbounded_channel().0 };
         assert_eq!(self.app.order(&calls[0], request), Ok(()));
+    }
+
+    /// Hangs up a live call.
+    pub fn hang_up(&self, call: &str) {
+        let (by, id) = (Sender::Http("test".to_owned()), String::new());
+        let command = Command::Hangup { cause: Cause::Normal, status: None };
+        let order = Order { id, by, when: When::Now, command };
+        let request = OrderRequest { order, replies: mpsc::unbounded_channel().0 };
+        assert_eq!(self.app.order(call, request), Ok(()));
     }
 
     /// Waits for the next call to end and returns the reason.

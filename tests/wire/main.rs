@@ -52,6 +52,7 @@ mod openapi;
 mod orders;
 #[path = "../fixtures/overlay.rs"]
 mod overlay;
+mod page;
 mod phone;
 mod recording;
 mod refused;

@@ -4,9 +4,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::call::core::Call;
+use crate::call::core::{Call, Phase};
+use crate::call::vitals::{AiState, Figures};
 use crate::call::words::Summary;
 use crate::media::frame::RATE;
+
+/// The AI counts as speaking until this long after its last frame.
+const SPOKEN: Duration = Duration::from_millis(400);
 
 impl Call {
     /// True if no RTP has arrived for long enough that the timeline is about to insert silence.
@@ -34,6 +38,42 @@ impl Call {
     /// The first payload type that arrived although another law was agreed.
     pub fn unagreed(&self) -> Option<u8> {
         self.hearing.receiver.unagreed()
+    }
+
+    /// Makes both sides' frames [`Output::Tap`]s, for those who listen in.
+    ///
+    /// [`Output::Tap`]: crate::call::words::Output::Tap
+    pub fn set_listened(&mut self, on: bool) {
+        self.listened = on;
+    }
+
+    /// The figures of a live call. The levels are those since the last call of this.
+    pub fn figures(&mut self, now: Instant) -> Figures {
+        let counts = self.hearing.receiver.counts();
+        let timeline = counts.timeline;
+        let ms = |samples: u64| samples * 1000 / RATE;
+        Figures {
+            ai: self.ai_state(now),
+            peaks: std::mem::take(&mut self.peaks),
+            packets_in: counts.sequence.received,
+            packets_out: self.playing.sender.packets(),
+            lost: counts.sequence.lost,
+            concealed_ms: ms(timeline.concealed_samples),
+            jitter_ms: self.hearing.receiver.reception().map(|(_, units)| ms(units.into())),
+            round_trip: self.rtcp.peer.and_then(|peer| peer.round_trip),
+            playout_floor_ms: ms(self.playout_floor_bytes()),
+        }
+    }
+
+    fn ai_state(&self, now: Instant) -> AiState {
+        let speaks = self.playing.played_at().is_some_and(|at| now < at + SPOKEN);
+        match self.phase {
+            Phase::Connecting if self.falling.is_some() => AiState::Failed,
+            Phase::Connecting => AiState::Dialling,
+            Phase::Talking if speaks => AiState::Speaking,
+            Phase::Talking => AiState::Listening,
+            Phase::Finishing { .. } | Phase::Leaving { .. } | Phase::Ended => AiState::Gone,
+        }
     }
 
     fn first_audio(&self) -> Option<Duration> {

@@ -32,7 +32,10 @@ pub fn live_call(offer: &Offer, config: &CallConfig) -> Arc<LiveCall> {
     let account = config.ais.first().map(|ai| ai.account_sid.clone()).unwrap_or_default();
     let ids = [offer.id.clone(), call_sid, account];
     let parties = [&offer.from_number, &offer.from_name, &offer.to_number].map(String::clone);
-    let call = LiveCall::new(ids, offer.pbx.clone(), parties, offer.native_id.clone());
+    let mut call = LiveCall::new(ids, offer.pbx.clone(), parties, offer.native_id.clone());
+    call.ais = config.ais.iter().map(|ai| ai.name.clone()).collect();
+    let extensions = config.transfers.extensions.iter().map(ToString::to_string);
+    call.targets = [config.transfers.targets.keys().cloned().collect(), extensions.collect()];
     call.update(|state| state.details = parameters::recorded(offer.added.entries()));
     Arc::new(call)
 }

@@ -15,3 +15,4 @@ mod rare_events;
 mod rate;
 pub mod task;
 mod token;
+mod watching;

@@ -30,6 +30,7 @@ use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
 use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
+use crate::call::worker::watching::Watching;
 use crate::call::{CallConfig, CallRequest, Offer, Signal, SourceRequest, counters, parameters};
 use crate::capture::tap::Tap;
 use crate::capture::{Direction, Kind};
@@ -96,6 +97,7 @@ pub(super) struct Running {
     recordings: CallRecordings,
     desk: Desk,
     observed: Observed,
+    watching: Watching,
     /// The AI's stream, while it is up.
     pub ai: Option<AiSocket>,
     /// A stream that the AI closed cleanly. The worker takes it to complete the close.
@@ -150,6 +152,7 @@ impl Running {
             early_replies: Some(Vec::new()),
             desk: Desk::new(&offer.id),
             observed,
+            watching: Watching::default(),
             info,
             call,
             offer,
@@ -196,6 +199,9 @@ impl Running {
             && let Poll::Ready(request) = commands.poll_recv(cx)
         {
             match request {
+                Some(CallRequest::Listen(listener)) => {
+                    self.watching.listen(&mut self.call, listener);
+                }
                 Some(CallRequest::Order(request)) => {
                     let (number, order) = self.desk.take_request(request);
                     self.call.handle(now, Input::Order { number, order });
@@ -314,6 +320,7 @@ impl Running {
                     }
                     Output::MissingRtp(missing) => self.lines.missing_rtp(&missing),
                     Output::Tap(tap) => {
+                        self.watching.pass(&mut self.call, &tap);
                         if self.recordings.tap(tap) {
                             self.call.handle(now, Input::RecordingLost);
                         }
@@ -402,6 +409,7 @@ impl Running {
         self.close_ai(now, scratch);
         self.early_replies = Some(Vec::new());
         self.current = next;
+        self.observed.call.update(|state| state.ai = next);
         if let Some(ai) = self.config.ais.get(next) {
             self.info = stream_info(&self.offer, ai);
             self.lines.dialled(ai.target.shown());
@@ -459,6 +467,7 @@ impl Running {
         }
         self.call.handle(now, Input::Timeout { unix: unix() });
         self.playout_floor.set(self.call.playout_floor_bytes());
+        self.watching.publish(now, &mut self.call, &self.observed.call);
         more
     }
 

@@ -219,8 +219,7 @@ fn rest(
         (Mode::Sip, false, _) => ("The name of trunkless' own extension", "ai"),
     };
     let given = flags.username.as_deref();
-    let username =
-        questions.decide(&ask("--username", text), given, Some(default), answers::name);
+    let username = questions.decide(&ask("--username", text), given, Some(default), answers::name);
     let usual = usual_extension(flavour, mode, driver);
     let question = ask("--extension", "The number that reaches the AI");
     let given = flags.extension.as_deref();
@@ -352,9 +351,9 @@ fn free_or_moved(
 ) -> Option<SocketAddr> {
     let found = probe::free(usual, udp);
     match found {
-        None => questions.mistakes.push(format!(
-            "{flag} is missing: {usual} and the ports after it are in use"
-        )),
+        None => questions
+            .mistakes
+            .push(format!("{flag} is missing: {usual} and the ports after it are in use")),
         Some(found) if found != usual => errln!(
             "  note: {usual} is in use, so {found} is entered; if trunkless itself uses it, give \
              {flag} {usual}"

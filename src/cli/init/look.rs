@@ -142,6 +142,8 @@ pub async fn ai(url: &str) {
     let Some((host, port)) = crate::setup::answers::ai_target(url) else { return };
     match probe::is_open(&host, port).await {
         true => found(&format!("something listens at {host}:{port}, for the AI")),
-        false => note(&format!("nothing listens at {host}:{port} yet; the AI may be started later")),
+        false => {
+            note(&format!("nothing listens at {host}:{port} yet; the AI may be started later"))
+        }
     }
 }

@@ -163,7 +163,8 @@ fn check(answers: &Answers, toml: &str) -> Result<(), String> {
         true => "password = \"on-its-way-to-a-file\"\n".to_owned(),
         false => format!("{line}\n"),
     };
-    let source = Source { name: answers.path(settings::NAME), text: toml.lines().map(line).collect() };
+    let source =
+        Source { name: answers.path(settings::NAME), text: toml.lines().map(line).collect() };
     let (_, report) = inspect(&source, &HashMap::new());
     for warning in &report.findings.warnings {
         errln!("  note: {warning}");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 use trunkless::call::end::EndReason;
+use trunkless::call::vitals::AiState;
 use trunkless::command::{Cause, Digits, Failure};
 use trunkless::stream::extension;
 
@@ -63,6 +64,13 @@ fn the_file_has_the_words_of_the_code() {
     let reasons = Failure::ALL.into_iter().filter(|failure| *failure != Failure::NoSuchCall);
     let reasons = reasons.map(|failure| failure.word().to_owned());
     assert_eq!(listed("Reason"), set(reasons.collect()));
+    assert_eq!(listed("AiState"), set(AiState::ALL.map(|state| state.word().to_owned()).to_vec()));
+    let words =
+        |text: &str| set(quoted(code(text), &["=> \""]).into_iter().map(str::to_owned).collect());
+    assert_eq!(listed("Scope"), words(include_str!("../../../src/control/tokens.rs")));
+    let status = include_str!("../../../src/control/status.rs");
+    let (states, _) = status.split_once("impl Finding {").expect("the words of states");
+    assert_eq!(listed("FindingState"), words(states));
     let commands = extension::NAMES.map(str::to_owned);
     let names: Vec<String> = commands.iter().cloned().chain(["redirect".to_owned()]).collect();
     assert_eq!(listed("CommandName"), set(names));
@@ -122,10 +130,13 @@ fn the_file_has_the_members_and_form_fields_that_are_read() {
     assert_eq!(words, read);
     let waits = code(include_str!("../../../src/control/calls.rs"));
     let waits = quoted(waits, &["strip_prefix(\""]).into_iter().map(|name| &name[..name.len() - 1]);
+    let limits = quoted(code(include_str!("../../../src/control/ended.rs")), &["strip_prefix(\""]);
+    let limits = limits.into_iter().map(|name| &name[..name.len() - 1]);
     let filters = quoted(filters, &["\n            \"", " | \""]);
     let captures = code(include_str!("../../../src/control/capture.rs"));
     let captures = quoted(captures, &["\n            \""]);
-    assert_eq!(queries, filters.into_iter().chain(waits).chain(captures).collect());
+    let known = filters.into_iter().chain(waits).chain(limits).chain(captures);
+    assert_eq!(queries, known.collect());
 }
 
 #[test]

@@ -62,7 +62,7 @@ pub struct Api {
     pub rig: Rig,
     pub address: SocketAddr,
     pub document: Document,
-    _recordings: tempfile::TempDir,
+    pub recordings: tempfile::TempDir,
 }
 
 impl Api {
@@ -71,9 +71,9 @@ impl Api {
         let address = crate::http::free(net.bridge());
         let recordings = tempfile::tempdir().unwrap();
         let config = format!(
-            "[control]\nlisten = \"{address}\"\n\
+            "[control]\nlisten = \"{address}\"\nlisten_in = true\n\
              [control.tokens.desk]\ntoken = \"{TOKEN}\"\n\
-             scopes = [\"read\", \"control\", \"capture\"]\n\
+             scopes = [\"read\", \"control\", \"numbers\", \"recordings\", \"listen\", \"capture\"]\n\
              [control.tokens.wall]\ntoken = \"{READER}\"\nscopes = [\"read\"]\n\
              [control.tokens.bot]\ntoken = \"{WRITER}\"\nscopes = [\"control\"]\n\
              [recording]\ndirectory = {:?}\nwhen = \"on_command\"\n\
@@ -83,7 +83,7 @@ impl Api {
         let pbx = crate::pbx::Pbx::udp(net.pbx()).await;
         let ai = crate::strict::Ai::start(net.ai()).await;
         let rig = Rig::with(net, pbx, ai, &config).await;
-        Api { rig, address, document: Document::read(), _recordings: recordings }
+        Api { rig, address, document: Document::read(), recordings }
     }
 
     /// Sends a request with these header fields and holds the response against the file.
@@ -108,7 +108,19 @@ impl Api {
     }
 
     pub async fn query(&mut self, path: &str, names: &Names, query: &str) -> (u16, Value) {
-        self.send(["GET", path, query], names, &bearer(TOKEN), "").await
+        self.get_with(path, query, names, "").await
+    }
+
+    /// The same with a query, and with further header fields.
+    pub async fn get_with(
+        &mut self,
+        path: &str,
+        query: &str,
+        names: &Names,
+        headers: &str,
+    ) -> (u16, Value) {
+        let headers = format!("{}{headers}", bearer(TOKEN));
+        self.send(["GET", path, query], names, &headers, "").await
     }
 
     /// Lists calls in Twilio's shape. Each parameter of the file is read, and no other.
@@ -227,8 +239,13 @@ impl Api {
 
     /// Opens a stream of events, which continues until it is dropped.
     pub async fn events(&mut self, token: &str) -> Events {
-        let operation = self.document.operation("GET", "/v1/events");
-        let (head, events) = Events::open(self.address, token).await;
+        self.stream("/v1/events", "", token).await
+    }
+
+    /// Opens another stream. `id`: that of the path.
+    pub async fn stream(&mut self, path: &str, id: &str, token: &str) -> Events {
+        let operation = self.document.operation("GET", path);
+        let (head, events) = Events::open(self.address, &path.replace("{id}", id), token).await;
         self.document.respond(&operation, 200, &head, &Value::Null);
         events
     }
@@ -236,8 +253,8 @@ impl Api {
 
 impl Document {
     /// Holds all events so far against the file.
-    pub fn check_events(&mut self, events: &Events) {
-        let at = self.operation("GET", "/v1/events").at;
+    pub fn check_events(&mut self, path: &str, events: &Events) {
+        let at = self.operation("GET", path).at;
         let at = format!("{at}/responses/200/content/text~1event-stream/x-events");
         for (name, data) in events.log.look(std::mem::take) {
             self.check(&format!("{at}/{name}"), &data);
@@ -261,9 +278,9 @@ impl Drop for Events {
 
 impl Events {
     /// Returns the head of the response, too.
-    pub async fn open(address: SocketAddr, token: &str) -> (String, Events) {
+    pub async fn open(address: SocketAddr, path: &str, token: &str) -> (String, Events) {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let text = format!("GET /v1/events HTTP/1.1\r\nHost: {address}\r\n{}\r\n", bearer(token));
+        let text = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{}\r\n", bearer(token));
         stream.write_all(text.as_bytes()).await.unwrap();
         let mut lines = BufReader::new(stream).lines();
         let mut head = String::new();

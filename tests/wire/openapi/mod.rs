@@ -8,11 +8,12 @@ mod document;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use trunkless::call::live::{EventKind, LiveCall};
 use trunkless::call::switchboard::Switchboard;
 use trunkless::control::events::Events as Sender;
-use trunkless::control::tokens::{Scope, Token};
+use trunkless::control::status::Status;
+use trunkless::control::tokens::{Access, Scope, Token};
 use trunkless::control::{Control, bind};
 use trunkless::sip::message::Message;
 
@@ -26,6 +27,10 @@ const CALLS: &str = "/v1/calls";
 const CALL: &str = "/v1/calls/{id}";
 const CAPTURE: &str = "/v1/calls/{id}/capture";
 const CAPTURE_NEXT: &str = "/v1/calls/next/capture";
+const LISTEN: &str = "/v1/calls/{id}/listen";
+const LIVE: &str = "/v1/live";
+const ENDED: &str = "/v1/ended";
+const AUDIO: &str = "/v1/recordings/{id}/audio";
 const TWILIO_CALLS: &str = "/2010-04-01/Accounts/{AccountSid}/Calls.json";
 const TWILIO_CALL: &str = "/2010-04-01/Accounts/{AccountSid}/Calls/{CallSid}.json";
 const START: &str = "/2010-04-01/Accounts/{AccountSid}/Calls/{CallSid}/Recordings.json";
@@ -38,12 +43,18 @@ async fn each_described_response_is_sent_and_no_other() {
     api.refuse().await;
     api.refuse_others().await;
     let events = api.events(TOKEN).await;
+    let live = api.stream(LIVE, "", TOKEN).await;
+    listen_in(&mut api, &live).await;
     talk(&mut api, &events).await;
     end_before_the_answer(&mut api).await;
     end_by_a_transfer(&mut api, &events).await;
     end_by_the_ai(&mut api).await;
     fill_up(&mut api).await;
-    api.document.check_events(&events);
+    live.until("live", |data| data["ended"] != json!([])).await;
+    api.document.check_events(LIVE, &live);
+    show_ended(&mut api).await;
+    show_recordings(&mut api).await;
+    api.document.check_events("/v1/events", &events);
     fall_behind(&mut api.document).await;
     api.document.was_all_seen();
 }
@@ -254,6 +265,58 @@ async fn end_by_the_ai(api: &mut Api) {
     shown_ended(api, &names, "completed").await;
 }
 
+/// Listens to a call, with as many others as may.
+async fn listen_in(api: &mut Api, live: &Events) {
+    let (mut call, stream) = api.rig.call().await;
+    let names = shown(api, "talking", "in-progress").await;
+    assert_eq!(api.get(LISTEN, &Names::unknown()).await.0, 404);
+    let mut open = Vec::new();
+    while open.len() < 4 {
+        open.push(api.stream(LISTEN, &names.id, TOKEN).await);
+    }
+    assert_eq!(api.get(LISTEN, &names).await.0, 503);
+    let heard = |data: &Value| data["figures"][&names.id]["listeners"] == 4;
+    live.until("live", heard).await;
+    drop(open);
+    call.bye().await;
+    stream.stopped().await;
+    shown_ended(api, &names, "completed").await;
+    live.until("live", |data| data["gone"] == json!([names.id])).await;
+    assert_eq!(api.get(LISTEN, &names).await.0, 409);
+    assert_eq!(api.get("/v1/session", &names).await.1["token"], "desk");
+    let (_, status) = api.get("/v1/status", &names).await;
+    assert_eq!(status["findings"][0]["state"], "ok", "{status}");
+}
+
+/// Lists the calls that have ended.
+async fn show_ended(api: &mut Api) {
+    let (_, list) = api.get(ENDED, &Names::unknown()).await;
+    let calls = list["calls"].as_array().expect("calls");
+    assert!(calls.len() > 3, "{list}");
+    let (_, one) = api.get_with(ENDED, "?limit=1", &Names::unknown(), "").await;
+    assert_eq!(one["calls"], json!([calls[0]]));
+    assert_eq!(api.get_with(ENDED, "?limit=0", &Names::unknown(), "").await.0, 400);
+}
+
+/// Shows recordings, of which one is damaged.
+async fn show_recordings(api: &mut Api) {
+    let (_, list) = api.get(ENDED, &Names::unknown()).await;
+    let calls = list["calls"].as_array().expect("calls").iter();
+    let id = calls.filter_map(|call| call["summary"]["recordings"][0].as_str()).next();
+    let named = |id: &str| Names { id: id.to_owned(), ..Names::unknown() };
+    let names = named(id.expect("a recording"));
+    for path in ["/v1/recordings/{id}", AUDIO] {
+        assert_eq!(api.get(path, &Names::unknown()).await.0, 404);
+        std::fs::write(api.recordings.path().join("damaged.json"), "{").unwrap();
+        assert_eq!(api.get(path, &named("damaged")).await.0, 500);
+        assert_eq!(api.get(path, &names).await.0, 200);
+    }
+    for (range, expected) in [("bytes=0-57", 206), ("bytes=999999999-", 416)] {
+        let range = format!("Range: {range}\r\n");
+        assert_eq!(api.get_with(AUDIO, "", &names, &range).await.0, expected, "{range}");
+    }
+}
+
 /// Fills the places of a token for streams of events; one is in use already. Those of other tokens
 /// and the places for commands that wait stay free.
 async fn fill_up(api: &mut Api) {
@@ -262,6 +325,11 @@ async fn fill_up(api: &mut Api) {
         open.push(api.events(TOKEN).await);
     }
     assert_eq!(api.get("/v1/events", &Names::unknown()).await.0, 503);
+    let mut others = Vec::new();
+    while others.len() < 15 {
+        others.push(api.stream(LIVE, "", TOKEN).await);
+    }
+    assert_eq!(api.get(LIVE, &Names::unknown()).await.0, 503);
     open.push(api.events(READER).await);
     let hold = json!({"command": "hold"});
     assert_eq!(api.command(&Names::unknown(), "?wait=1", hold).await.0, 404);
@@ -277,11 +345,11 @@ async fn fall_behind(document: &mut Document) {
     let sender = Sender::default();
     let access = Access { tokens: vec![token], ..Access::default() };
     let (_keep, access) = watch::channel(access);
-    let control = Control::new(Switchboard::default(), sender.clone(), access);
+    let control = Control::new(Switchboard::default(), sender.clone(), access, Status::default());
     let address = crate::http::free(Net::new().bridge());
     let server = bind(address, "[control] listen", control.routes()).await.unwrap();
     let server = tokio::spawn(server);
-    let (_, events) = Events::open(address, TOKEN).await;
+    let (_, events) = Events::open(address, "/v1/events", TOKEN).await;
     let ids = ["1".to_owned(), format!("CA{:032x}", 1), format!("AC{:032x}", 1)];
     let parties = ["1", "", "2"].map(str::to_owned);
     let call = LiveCall::new(ids, "main".into(), parties, "3".to_owned());
@@ -289,6 +357,6 @@ async fn fall_behind(document: &mut Document) {
         sender.send(&call, &EventKind::Started);
     }
     events.until("missed", |data| data["missed"] == 976).await;
-    document.check_events(&events);
+    document.check_events("/v1/events", &events);
     server.abort();
 }
