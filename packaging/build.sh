@@ -97,7 +97,7 @@ END
 fetch_cargo_deb() {
   local dir=$cache/cargo-deb
   cargo_deb_program=$dir/bin/cargo-deb
-  if [ "$("$cargo_deb_program" --version 2>/dev/null)" = $cargo_deb ]; then return; fi
+  if [ "$("$cargo_deb_program" --version 2>/dev/null)" = "cargo-deb $cargo_deb" ]; then return; fi
   mkdir -p "$dir"
   (
     exec 9>"$dir/.lock"; flock 9
