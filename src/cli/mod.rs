@@ -63,7 +63,7 @@ enum Command {
     PackageFiles(package_files::PackageFilesArguments),
 }
 
-/// The version with the commit: `0.1.0 (0123456789ab)`, `-modified` behind a commit that is not all.
+/// The version with the commit: `0.1.0 (0123456789ab)`; `-modified` if the sources differ from it.
 pub const VERSION: &str = env!("TRUNKLESS_VERSION");
 
 /// Exit code for a wrong configuration or command line.

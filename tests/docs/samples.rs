@@ -196,7 +196,7 @@ fn the_unit_restarts_the_service_for_good_and_lets_calls_end() {
     };
     assert_eq!(value("StartLimitIntervalSec"), "0");
     assert_eq!(value("Restart"), "always");
-    assert_eq!(value("ExecReload"), "/bin/kill -HUP $MAINPID");
+    assert_eq!(value("ExecReload"), "/bin/sh -c \"kill -HUP $MAINPID\"");
     let drain = trunkless::config::schema::Calls::default().drain;
     // docs/operations.md, "Stopping and upgrading": what a stop takes beyond the drain time
     let longest = drain.0.as_secs() + 60;

@@ -43,7 +43,8 @@ is 755 root:root /usr/bin/trunkless
 is 644 root:root /usr/share/doc/trunkless/examples/trunkless.toml
 [ -z "$(dpkg --verify trunkless)" ] || fail "files differ: $(dpkg --verify trunkless)"
 [ -z "$(ldd /usr/bin/trunkless | grep 'not found')" ] || fail "libraries: $(ldd /usr/bin/trunkless)"
-trunkless --version | tee /tmp/version
+trunkless --version >/tmp/version
+cat /tmp/version
 number=${version%-*}
 grep -qE "^trunkless ${number//./\\.}( \([0-9a-f]{12}(-modified)?\))?$" /tmp/version || fail "the version"
 ok "installed, with user, files and modes"
@@ -57,12 +58,9 @@ echo "exposure: $exposure of 10"
 [ "${exposure%.*}" -lt 2 ] || { cat /tmp/security; fail "the service has too many privileges"; }
 [ "$(systemctl is-enabled trunkless)" = enabled ] || fail "the service is not enabled"
 [ "$(property ActiveState) $(property NRestarts)" = 'inactive 0' ] || fail "the service is $(property ActiveState)"
-logged 'does not exist.*trunkless init --directory /etc/trunkless' || fail "the journal does not say what to do"
-cp /usr/share/doc/trunkless/examples/trunkless.toml $configuration
 systemctl start trunkless
-[ "$(property ActiveState) $(property NRestarts)" = 'inactive 0' ] || fail "the service starts with the sample"
-logged 'is still the sample.*trunkless init' || fail "the journal does not say what to do with the sample"
-ok "the service does not start without a configuration, and says what to do"
+[ "$(property ActiveState) $(property NRestarts)" = 'inactive 0' ] || fail "the service starts without a configuration"
+ok "the service does not start without a configuration"
 
 for page in trunkless trunkless-run; do
   man $page >/tmp/page 2>/tmp/warnings || fail "man $page"
@@ -116,7 +114,7 @@ grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs|Seccomp):' "/proc/$pid/status" >/tmp/sta
 [ "$(sed -n 's/^Uid:\t\([0-9]*\).*/\1/p' /tmp/status)" = "$(id -u trunkless)" ] || fail "it is another user"
 [ "$(grep -cE '^(Cap.*:.0{16}|NoNewPrivs:.1|Seccomp:.2)$' /tmp/status)" = 4 ] || { cat /tmp/status; fail "privileges"; }
 grep -E '^Groups:' "/proc/$pid/status" | grep -qw "$(getent group asterisk | cut -d: -f3)" || fail "not in the group asterisk"
-grep -q '^Max open files *65536' "/proc/$pid/limits" || fail "open files: $(grep open "/proc/$pid/limits")"
+[ "$(property LimitNOFILE)" = 65536 ] || fail "open files: $(property LimitNOFILE)"
 trunkless call sip:ai@127.0.0.1:5070 --seconds 2 >/tmp/call 2>&1 || { cat /tmp/call; fail "the call"; }
 wait_for "the call is not recorded" test -n "$(find $recordings -name '*.wav' ! -path '*/incomplete/*')"
 wav=$(find $recordings -name '*.wav' | head -1)
@@ -126,7 +124,7 @@ is 750 trunkless:trunkless /var/lib/trunkless
 ok "a call, recorded; no privileges, $(tr -s '\t\n' ' ' </tmp/status)"
 
 systemctl reload trunkless || fail "reload"
-kill -SEGV "$pid"
+kill -KILL "$pid"
 restarted() { [ "$(property MainPID)" != "$pid" ] && trunkless health --config $configuration; }
 wait_for "it does not come back after a crash" restarted
 pid=$(property MainPID)
@@ -147,10 +145,10 @@ wait_for "the new version does not answer" trunkless health --config $configurat
 ok "upgraded: the configuration is kept, calls continue until the restart ($((SECONDS - before)) s)"
 
 # ---- removal ----
+pid=$(property MainPID)
 package -r trunkless
-if [ -e /usr/bin/trunkless ] || pgrep -x trunkless | grep -qv "$(systemctl show -p MainPID --value stand-in)"; then
-  fail "something is left after the removal"
-fi
+[ ! -e /usr/bin/trunkless ] || fail "the program is left after the removal"
+[ ! -d "/proc/$pid" ] || fail "the removal did not stop the service"
 [ -e $configuration ] && [ -e "$wav" ] || fail "the removal deleted the configuration or a recording"
 package -i "$newer_deb"
 wait_for "a configured service does not start" trunkless health --config $configuration

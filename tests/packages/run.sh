@@ -20,7 +20,7 @@ export PATH="$PATH:/usr/sbin:/sbin:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
 cache=${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/trunkless}
 out=$PWD/target/packages
 build=(packaging/build.sh --no-image --profile release)
-container=''
+container='' jobs=()
 fail() { echo "FAILED: $*" >&2; exit 1; }
 cannot() { echo "NOT RUN: $*"; exit 77; }
 if [ "${1-}" = --no-build ]; then build+=(--no-build); shift; fi
@@ -53,6 +53,7 @@ finish() {
   local rc=$?
   set +e
   stop
+  for job in "${jobs[@]}"; do kill "$job" 2>/dev/null; done
   [ $rc = 0 ] || [ ! -s "$scratch/console" ] || tail -n 20 "$scratch/console" >&2
   rm -rf --one-file-system "$scratch"
 }
@@ -111,13 +112,14 @@ stop() {
   container=''
 }
 
-part "systems"
-for suite in "${suites[@]}"; do system "$suite" & done
-for job in $(jobs -p); do wait "$job" || cannot "debootstrap failed: $(tail -qn 2 "$scratch"/debootstrap-* | paste -sd' ')"; done
-du -sh "${suites[@]/#/$cache/debian-}"
-
-part "build"
+part "build, and meanwhile the systems"
+jobs=()
+for suite in "${suites[@]}"; do system "$suite" & jobs+=($!); done
 "${build[@]}" || fail "the packages cannot be built"
+for job in "${jobs[@]}"; do
+  wait "$job" || cannot "debootstrap failed: $(tail -qn 2 "$scratch"/debootstrap-* | paste -sd' ')"
+done
+du -sh "${suites[@]/#/$cache/debian-}"
 deb=$(ls "$out"/trunkless_*.deb)
 version=$(dpkg-deb -f "$deb" Version)
 # the same as a newer version, to upgrade to
