@@ -56,7 +56,6 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &[
             "cli",
             "app",
-            "ari",
             "bench",
             "config",
             "control",

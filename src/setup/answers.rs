@@ -220,9 +220,9 @@ pub fn http_url(text: &str) -> Result<String, String> {
     let host = rest.and_then(|rest| rest.split('/').next());
     match host.filter(|host| plain && !host.contains('@')).and_then(parse_host_port) {
         Some(_) => Ok(text.trim_end_matches('/').to_owned()),
-        None => {
-            Err(format!("\"{text}\" is not the URL of a web server; write http://HOST or https://…"))
-        }
+        None => Err(format!(
+            "\"{text}\" is not the URL of a web server; write http://HOST or https://…"
+        )),
     }
 }
 
@@ -346,7 +346,8 @@ mod tests {
         for good in ["ws://127.0.0.1:8080", "wss://ai.example.com/media?x=1", "ws://[::1]:9/"] {
             assert!(ai_url(good).is_ok(), "{good}");
         }
-        for bad in ["", "127.0.0.1:8080", "http://x", "ws://", "ws://u:p@x", "ws://x/\"", "ws://a b"]
+        for bad in
+            ["", "127.0.0.1:8080", "http://x", "ws://", "ws://u:p@x", "ws://x/\"", "ws://a b"]
         {
             assert!(ai_url(bad).is_err(), "{bad}");
         }

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::ari::rtp_range::RtpRange;
+pub use crate::ari::rtp_range::RtpRange;
 use crate::setup::answers::{Driver, Mode};
 use crate::setup::settings::PORTS;
 use crate::sip::header::find_param;
@@ -65,9 +65,9 @@ pub fn version(server: &str) -> Option<u32> {
 /// Returns what this version of Asterisk cannot do.
 pub fn version_trap(version: u32, mode: Mode, driver: Driver) -> Option<String> {
     match (mode, driver) {
-        (Mode::Sip, Driver::ChanSip) if version >= NO_CHAN_SIP => Some(format!(
-            "Asterisk {version} has no chan_sip; choose --registrar-driver pjsip"
-        )),
+        (Mode::Sip, Driver::ChanSip) if version >= NO_CHAN_SIP => {
+            Some(format!("Asterisk {version} has no chan_sip; choose --registrar-driver pjsip"))
+        }
         (Mode::Ari, _) if version < FIRST_ARI => Some(format!(
             "Asterisk {version} has no external media channel, which came with 16.6; choose \
              --mode sip"
@@ -205,15 +205,15 @@ mod tests {
         );
         assert_eq!(pjsip.driver, Some(Driver::Pjsip));
         assert_eq!(pjsip.seen_as, Some(IpAddr::from([192, 0, 2, 9])));
-        let chan_sip =
-            answer("Server: Asterisk PBX 16.28.0\r\nSupported: replaces, timer\r\n");
+        let chan_sip = answer("Server: Asterisk PBX 16.28.0\r\nSupported: replaces, timer\r\n");
         assert_eq!(chan_sip.driver, Some(Driver::ChanSip));
         assert_eq!(answer("Server: Kamailio\r\n").driver, None);
     }
 
     #[test]
     fn answers_of_the_http_server_are_read() {
-        let answer = HttpAnswer::parse("HTTP/1.1 401 No\r\nserver: Asterisk/22.1\r\n\r\nx").unwrap();
+        let answer =
+            HttpAnswer::parse("HTTP/1.1 401 No\r\nserver: Asterisk/22.1\r\n\r\nx").unwrap();
         assert_eq!((answer.status, version(&answer.server)), (401, Some(22)));
         assert_eq!(HttpAnswer::parse("SSH-2.0\r\n\r\n"), None);
         let body = "[{\"name\":\"chan_sip.so\",\"status\":\"Running\"},{\"name\":\"chan_rtp.so\",\

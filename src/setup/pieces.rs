@@ -1,5 +1,5 @@
-//! The files for the PBX: those of `asterisk/` and `dialplan/` with the answers filled in, each with
-//! the place where it goes, and the commands that load and check it.
+//! The files for the PBX: those of `asterisk/` and `dialplan/` with the answers filled in, each
+//! with the place where it goes, and the commands that load and check it.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::setup::answers::{ARI_PORT, Answers, Driver, Flavour, Humans, Mode, Secrets};
@@ -216,7 +216,10 @@ fn http(answers: &Answers) -> Piece {
             _ => "http.conf",
         }),
         reload: Some("module reload http"),
-        check: ("http show status".to_owned(), "Server Enabled, and /ari/... in the list".to_owned()),
+        check: (
+            "http show status".to_owned(),
+            "Server Enabled, and /ari/... in the list".to_owned(),
+        ),
     }
 }
 
@@ -275,7 +278,8 @@ fn dialplan(answers: &Answers) -> Piece {
     text = text.replace("Stasis(trunkless,", &format!("Stasis({},", answers.app));
     text = with_humans(&text, &answers.humans);
     if let Some(phones) = &answers.phones {
-        text += &format!("\n; phones of this context may dial it\n[{phones}]\ninclude => trunkless\n");
+        text +=
+            &format!("\n; phones of this context may dial it\n[{phones}]\ninclude => trunkless\n");
     }
     let context = match answers.flavour {
         Flavour::Asterisk => answers.phones.as_deref().unwrap_or("trunkless"),
@@ -296,9 +300,10 @@ fn dialplan(answers: &Answers) -> Piece {
         reload: (!vicidial).then_some("dialplan reload"),
         check: (
             format!("dialplan show {extension}@{context}"),
-            match answers.mode {
-                Mode::Ari => format!("a line with Stasis({}", answers.app),
-                Mode::Sip => "a line with Dial(".to_owned(),
+            match (answers.flavour, answers.mode) {
+                (Flavour::FreePbx, _) => format!("Goto(trunkless,{extension},1)"),
+                (_, Mode::Ari) => format!("a line with Stasis({}", answers.app),
+                (_, Mode::Sip) => "a line with Dial(".to_owned(),
             },
         ),
     }
@@ -319,9 +324,8 @@ fn with_humans(text: &str, humans: &Humans) -> String {
     });
     let mut new = lines.collect::<Vec<_>>().join("\n") + "\n";
     if let Humans::Phones(phones) = humans {
-        new += &format!(
-            "\n[trunkless-humans]\nexten => s,1,Dial({phones},30)\n same => n,Hangup()\n"
-        );
+        new +=
+            &format!("\n[trunkless-humans]\nexten => s,1,Dial({phones},30)\n same => n,Hangup()\n");
     }
     new
 }

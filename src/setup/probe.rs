@@ -85,9 +85,8 @@ pub async fn address(host: &Host) -> Result<IpAddr, String> {
 pub fn free(wanted: SocketAddr, udp: bool) -> Option<SocketAddr> {
     let step = if udp { 2 } else { 1 };
     let ports = (0..TRIES).filter_map(|n| wanted.port().checked_add(n * step));
-    let is_free = |to: &SocketAddr| {
-        TcpListener::bind(to).is_ok() && (!udp || UdpSocket::bind(to).is_ok())
-    };
+    let is_free =
+        |to: &SocketAddr| TcpListener::bind(to).is_ok() && (!udp || UdpSocket::bind(to).is_ok());
     ports.map(|port| SocketAddr::new(wanted.ip(), port)).find(is_free)
 }
 
@@ -126,9 +125,8 @@ pub async fn http(
         let both = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
         format!("Authorization: Basic {both}\r\n")
     });
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {to}\r\n{authorization}Connection: close\r\n\r\n"
-    );
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {to}\r\n{authorization}Connection: close\r\n\r\n");
     let ask = async {
         let mut stream = TcpStream::connect(to).await?;
         stream.write_all(request.as_bytes()).await?;

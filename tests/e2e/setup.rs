@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use crate::ai::{Ai, Plan};
 use crate::asterisk::Asterisk;
-use crate::block_on;
 use crate::bridge::Bridge;
 use crate::caller::Caller;
 use crate::dropin::to_the_ai;
 use crate::fixture::Number;
+use crate::{assert_eventually, block_on};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// The humans' number in the lab's dialplan: music.
@@ -93,7 +93,8 @@ impl Pbx {
         for line in commands.iter().filter(for_pbx) {
             let output =
                 Command::new("sh").args(["-c", line]).env("PATH", &path).output().expect("sh runs");
-            let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            let text =
+                String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
             assert!(output.status.success(), "{line}: {text}");
             printed += &format!("$ {line}\n{text}");
         }
@@ -101,17 +102,21 @@ impl Pbx {
         printed
     }
 
-    /// The configuration as it was written; a name for what must be in the log.
-    fn bridge(&self, ready: &str) -> Bridge {
-        let bridge = Bridge::run(&self.written("trunkless.toml"));
-        bridge.wait_for(ready, 10 * SECOND);
+    /// Runs this configuration until the PBX can send it calls.
+    fn bridge(&self, config: &str, ready: Ready) -> Bridge {
+        let Ready { log, console, shows } = ready;
+        let bridge = Bridge::run(config);
+        bridge.wait_for(log, 10 * SECOND);
+        assert_eventually(
+            || self.asterisk.cli(console).contains(shows),
+            || format!("{shows:?} in {}", self.asterisk.cli(console)),
+        );
         bridge
     }
 
     /// Calls while trunkless does not run.
     async fn to_humans(&self, extension: &str) {
-        let mut caller =
-            Caller::dial("127.0.9.1", self.asterisk.sip_addr(), extension, 1, 0).await;
+        let mut caller = Caller::dial("127.0.9.1", self.asterisk.sip_addr(), extension, 1, 0).await;
         let answered = caller.until(2 * SECOND, |caller| caller.answered.is_some()).await;
         assert!(answered, "{extension}: no human: {:?}", caller.ended);
         caller.hang_up().await;
@@ -124,11 +129,22 @@ impl Pbx {
     }
 }
 
+/// What shows that the PBX can send calls: a line of the log, and the output of a console command.
+#[derive(Clone, Copy)]
+struct Ready {
+    log: &'static str,
+    console: &'static str,
+    shows: &'static str,
+}
+
 const REGISTERED: &str = "registered pbx=\"main\"";
 const EVENTS: &str = "ARI events are open: calls are taken";
+const CHAN_SIP: Ready = Ready { log: REGISTERED, console: "sip show peer ai", shows: ": OK" };
+const PJSIP: Ready = Ready { log: REGISTERED, console: "pjsip show endpoint ai", shows: " Avail" };
+const ARI: Ready = Ready { log: EVENTS, console: "ari show apps", shows: "trunkless" };
 
 /// One path from nothing to a call. `checks` must be in what the commands print.
-async fn whole(pbx: &Pbx, extension: &str, flags: &[&str], checks: &[&str], ready: &str) {
+async fn whole(pbx: &Pbx, extension: &str, flags: &[&str], checks: &[&str], ready: Ready) {
     let before = pbx.asterisk.complaints();
     let ai = Ai::start(Plan { say: 100, ..Plan::default() }).await;
     let commands = pbx.init(&ai.url, flags);
@@ -145,7 +161,7 @@ async fn whole(pbx: &Pbx, extension: &str, flags: &[&str], checks: &[&str], read
     }
     pbx.no_complaints(&before);
     pbx.to_humans(extension).await;
-    let bridge = pbx.bridge(ready);
+    let bridge = pbx.bridge(&pbx.written("trunkless.toml"), ready);
     to_the_ai(&pbx.asterisk, extension, &ai, &bridge).await;
 }
 
@@ -154,13 +170,12 @@ fn address(pbx: &Pbx, port: u16) -> String {
 }
 
 /// Plain Asterisk in SIP mode; the driver is found.
-async fn sip(version: u8, port: u16, driver: &str, checks: &[&str]) {
+async fn sip(version: u8, port: u16, ready: Ready, dial: &str) {
     let pbx = Pbx::start(version);
     let at = address(&pbx, port);
     let flags = ["--pbx", &at, "--humans", HUMANS, "--phones-context", "from-carrier"];
-    whole(&pbx, "8010", &flags, checks, REGISTERED).await;
-    let dialplan = pbx.written("pbx/trunkless_extensions.conf");
-    assert!(dialplan.contains(driver), "{dialplan}");
+    let check = if port == 5060 { "rtp_timeout" } else { "Qualify Freq : 2000 ms" };
+    whole(&pbx, "8010", &flags, &[check, dial], ready).await;
     // and away with it
     let script = pbx.directory.path().join("pbx/install.sh");
     pbx.follow(&[
@@ -173,17 +188,17 @@ async fn sip(version: u8, port: u16, driver: &str, checks: &[&str]) {
 
 #[test]
 fn sip_mode_with_chan_sip_16() {
-    block_on(sip(16, 5160, "Dial(SIP/ai,", &["Qualify Freq : 2000 ms", "Dial(SIP/ai,10)"]));
+    block_on(sip(16, 5160, CHAN_SIP, "Dial(SIP/ai,10)"));
 }
 
 #[test]
 fn sip_mode_with_pjsip_16() {
-    block_on(sip(16, 5060, "Dial(PJSIP/ai,", &["rtp_timeout", "Dial(PJSIP/ai,10"]));
+    block_on(sip(16, 5060, PJSIP, "Dial(PJSIP/ai,10"));
 }
 
 #[test]
 fn sip_mode_with_pjsip_22() {
-    block_on(sip(22, 5060, "Dial(PJSIP/ai,", &["rtp_timeout", "Dial(PJSIP/ai,10"]));
+    block_on(sip(22, 5060, PJSIP, "Dial(PJSIP/ai,10"));
 }
 
 #[test]
@@ -197,7 +212,8 @@ fn ari_mode() {
                 &["--humans", HUMANS, "--phones-context", "from-carrier", "--extension", "8500"],
             ];
             let checks = ["Server Enabled", "/ari/", "Read only?: No", "Stasis(bot,"];
-            whole(&pbx, "8500", &flags.concat(), &checks, EVENTS).await;
+            let ready = Ready { shows: "bot", ..ARI };
+            whole(&pbx, "8500", &flags.concat(), &checks, ready).await;
         }
     });
 }
@@ -237,8 +253,7 @@ fn freepbx() {
             let ari = ["Read only?: No", "Goto(trunkless,8010,1)"];
             // 605 is a number that the lab's phones may dial
             pbx.append("extensions.conf", "[from-internal](+)\ninclude => services\n");
-            let (checks, ready) =
-                if mode == "sip" { (sip, REGISTERED) } else { (ari, EVENTS) };
+            let (checks, ready) = if mode == "sip" { (sip, PJSIP) } else { (ari, ARI) };
             whole(&pbx, "8010", &flags, &checks, ready).await;
         }
     });
@@ -268,11 +283,21 @@ fn vicidial() {
             pbx.replace("page.conf", "");
             let at = address(&pbx, port);
             let ai = Ai::start(Plan { say: 100, ..Plan::default() }).await;
-            let commands = pbx.init(&ai.url, &[
-                &["--flavour", "vicidial", "--mode", mode, "--registrar-driver", driver][..],
-                &["--pbx", &at, "--in-group", "CLOSERS", "--vicidial-url", "http://127.0.0.1:9"],
-            ]
-            .concat());
+            let commands = pbx.init(
+                &ai.url,
+                &[
+                    &["--flavour", "vicidial", "--mode", mode, "--registrar-driver", driver][..],
+                    &[
+                        "--pbx",
+                        &at,
+                        "--in-group",
+                        "CLOSERS",
+                        "--vicidial-url",
+                        "http://127.0.0.1:9",
+                    ],
+                ]
+                .concat(),
+            );
             // what VICIdial does with its pages
             pbx.replace("page.conf", &pbx.written("pbx/custom_dialplan.conf"));
             let password = pbx.written("pbx.password");
@@ -304,8 +329,12 @@ fn vicidial() {
             let begin = config.find("[pbx.main.vicidial]").expect("the table");
             let end = config[begin..].find("\n\n").map_or(config.len(), |end| begin + end);
             let config = format!("{}{}", &config[..begin], &config[end..]);
-            let bridge = Bridge::run(&config);
-            bridge.wait_for(if mode == "ari" { EVENTS } else { REGISTERED }, 10 * SECOND);
+            let ready = match (mode, driver) {
+                ("ari", _) => ARI,
+                (_, "chan_sip") => Ready { console: "sip show peer 8001", shows: ".2", ..CHAN_SIP },
+                _ => Ready { console: "pjsip show endpoint 8002", shows: "sip:8002@", ..PJSIP },
+            };
+            let bridge = pbx.bridge(&config, ready);
             let heard = to_the_ai(&pbx.asterisk, &extension, &ai, &bridge).await.parameters;
             assert_eq!(heard["vici_call_id"], "V1231456150000402027", "{mode} {driver}");
         }

@@ -37,20 +37,7 @@ pub async fn answers(
 ) -> Option<Answers> {
     let asterisk = &flags.asterisk_directory;
     let here = probe::flavour_here(asterisk);
-    let default = here.unwrap_or(Flavour::Asterisk).word();
-    let text = "What does the PBX run: asterisk, freepbx or vicidial?";
-    let flavour = questions.decide(
-        &ask("--flavour", text),
-        flags.flavour.as_deref(),
-        Some(default),
-        str::parse::<Flavour>,
-    )?;
-    let text = "sip (trunkless registers as an extension) or ari (the dialplan hands calls over, \
-                and they can return to it)?";
-    let default = if flavour == Flavour::FreePbx { "ari" } else { "sip" };
-    let question = ask("--mode", text);
-    let mode =
-        questions.decide(&question, flags.mode.as_deref(), Some(default), str::parse::<Mode>)?;
+    let (flavour, mode) = kind(flags, here, questions)?;
     let Some(address) = pbx_address(flags, mode, here.is_some(), questions).await else {
         // whatever else is missing is named at once
         let driver = driver(flags, flavour, mode, &Pbx::default(), questions)?;
@@ -104,6 +91,29 @@ pub async fn answers(
         directory,
         asterisk: flags.asterisk_directory.clone(),
     })
+}
+
+/// The kind of PBX, and the mode.
+fn kind(
+    flags: &InitArguments,
+    here: Option<Flavour>,
+    questions: &mut Questions,
+) -> Option<(Flavour, Mode)> {
+    let default = here.unwrap_or(Flavour::Asterisk).word();
+    let text = "What does the PBX run: asterisk, freepbx or vicidial?";
+    let flavour = questions.decide(
+        &ask("--flavour", text),
+        flags.flavour.as_deref(),
+        Some(default),
+        str::parse::<Flavour>,
+    )?;
+    let text = "sip (trunkless registers as an extension) or ari (the dialplan hands calls over, \
+                and they can return to it)?";
+    let default = if flavour == Flavour::FreePbx { "ari" } else { "sip" };
+    let question = ask("--mode", text);
+    let mode =
+        questions.decide(&question, flags.mode.as_deref(), Some(default), str::parse::<Mode>)?;
+    Some((flavour, mode))
 }
 
 /// The password in the variable, or of an earlier run.
@@ -219,8 +229,7 @@ fn rest(
         (Mode::Sip, false, _) => ("The name of trunkless' own extension", "ai"),
     };
     let given = flags.username.as_deref();
-    let username =
-        questions.decide(&ask("--username", text), given, Some(default), answers::name);
+    let username = questions.decide(&ask("--username", text), given, Some(default), answers::name);
     let usual = usual_extension(flavour, mode, driver);
     let question = ask("--extension", "The number that reaches the AI");
     let given = flags.extension.as_deref();
@@ -352,9 +361,9 @@ fn free_or_moved(
 ) -> Option<SocketAddr> {
     let found = probe::free(usual, udp);
     match found {
-        None => questions.mistakes.push(format!(
-            "{flag} is missing: {usual} and the ports after it are in use"
-        )),
+        None => questions
+            .mistakes
+            .push(format!("{flag} is missing: {usual} and the ports after it are in use")),
         Some(found) if found != usual => errln!(
             "  note: {usual} is in use, so {found} is entered; if trunkless itself uses it, give \
              {flag} {usual}"

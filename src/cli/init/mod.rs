@@ -1,5 +1,5 @@
-//! `trunkless init`: asks, looks around, and writes the configuration, the secrets and the files for
-//! the PBX, with a list of what remains to be done.
+//! `trunkless init`: asks, looks around, and writes the configuration, the secrets and the files
+//! for the PBX, with a list of what remains to be done. Owns the random bytes of passwords.
 
 mod arguments;
 mod interview;
@@ -163,7 +163,8 @@ fn check(answers: &Answers, toml: &str) -> Result<(), String> {
         true => "password = \"on-its-way-to-a-file\"\n".to_owned(),
         false => format!("{line}\n"),
     };
-    let source = Source { name: answers.path(settings::NAME), text: toml.lines().map(line).collect() };
+    let source =
+        Source { name: answers.path(settings::NAME), text: toml.lines().map(line).collect() };
     let (_, report) = inspect(&source, &HashMap::new());
     for warning in &report.findings.warnings {
         errln!("  note: {warning}");
