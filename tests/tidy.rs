@@ -60,7 +60,6 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &[
             "cli",
             "app",
-            "ari",
             "bench",
             "capture",
             "config",

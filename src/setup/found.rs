@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::ari::rtp_range::RtpRange;
+pub use crate::ari::rtp_range::RtpRange;
 use crate::setup::answers::{Driver, Mode};
 use crate::setup::settings::PORTS;
 use crate::sip::header::find_param;

@@ -1,7 +1,7 @@
 //! New passwords for the PBX, from random bytes.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-/// Length of a password. VICIdial's fields for passwords had room for 20 characters in old versions.
+/// Length of a password. In old versions, VICIdial's fields for them had room for 20 characters.
 const LENGTH: usize = 20;
 /// Letters and digits that are not mistaken for each other. Asterisk's files, FreePBX's and
 /// VICIdial's pages and its API take them unchanged, unlike `;`, `#`, `&` and others.

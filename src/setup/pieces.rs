@@ -1,5 +1,5 @@
-//! The files for the PBX: those of `asterisk/` and `dialplan/` with the answers filled in, each with
-//! the place where it goes, and the commands that load and check it.
+//! The files for the PBX: those of `asterisk/` and `dialplan/` with the answers filled in, each
+//! with the place where it goes, and the commands that load and check it.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::setup::answers::{ARI_PORT, Answers, Driver, Flavour, Humans, Mode, Secrets};
@@ -300,9 +300,10 @@ fn dialplan(answers: &Answers) -> Piece {
         reload: (!vicidial).then_some("dialplan reload"),
         check: (
             format!("dialplan show {extension}@{context}"),
-            match answers.mode {
-                Mode::Ari => format!("a line with Stasis({}", answers.app),
-                Mode::Sip => "a line with Dial(".to_owned(),
+            match (answers.flavour, answers.mode) {
+                (Flavour::FreePbx, _) => format!("Goto(trunkless,{extension},1)"),
+                (_, Mode::Ari) => format!("a line with Stasis({}", answers.app),
+                (_, Mode::Sip) => "a line with Dial(".to_owned(),
             },
         ),
     }

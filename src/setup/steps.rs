@@ -83,10 +83,10 @@ fn install(answers: &Answers, pieces: &[&Piece]) -> Step {
     if answers.same_host.is_some() {
         lines.push(command(format!("sh {}", shell(&answers.path(SCRIPT)))));
     } else {
-        let host = &answers.pbx.host;
-        let from = shell(&answers.path(FOLDER));
-        lines.push(command(format!("scp -r {from} root@{host}:trunkless-pbx")));
-        lines.push(command(format!("ssh root@{host} sh trunkless-pbx/install.sh")));
+        let (host, folder) = (&answers.pbx.host, shell(&answers.path("")));
+        lines.push(command(format!(
+            "tar -C {folder} -c {FOLDER} | ssh root@{host} 'tar -x && sh {SCRIPT}'"
+        )));
     }
     for piece in pieces {
         if let Place::Beside(main) = piece.place {
@@ -109,7 +109,7 @@ fn load(answers: &Answers, piece: &Piece) -> Step {
     }
     if piece.name == "trunkless_http.conf" && answers.flavour == Flavour::FreePbx {
         lines.push(text(
-            "Bind address: Settings > Advanced Settings. FreePBX's own, ::, is open to the network.",
+            "Bind address: Settings > Advanced Settings. Its default, ::, is open to the network.",
         ));
     }
     if piece.name == "trunkless_extensions.conf" {

@@ -3,9 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
-};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::setup::NewFile;
@@ -157,10 +155,7 @@ fn rename_all(pending: &mut [Pending<'_>]) -> Result<(), String> {
 /// Removes what only [`undo`] would need.
 fn finish(one: &Pending<'_>) {
     let Some(before) = &one.before else { return };
-    let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-    let is_same = fs::metadata(before)
-        .and_then(|old| Ok(same(&old, &fs::metadata(&one.target)?)))
-        .unwrap_or(false);
+    let is_same = fs::read(before).is_ok_and(|old| old == one.file.text.as_bytes());
     if one.file.path == NAME && !is_same {
         let _ = fs::rename(before, one.target.with_file_name(format!("{NAME}.old")));
     } else {
@@ -173,7 +168,8 @@ fn undo(one: &Pending<'_>) {
     // without a temporary file, the new one has the name already
     let renamed = fs::symlink_metadata(&one.new).is_err();
     match &one.before {
-        Some(before) => drop(fs::rename(before, &one.target)),
+        Some(before) if renamed => drop(fs::rename(before, &one.target)),
+        Some(before) => drop(fs::remove_file(before)),
         None if renamed => drop(fs::remove_file(&one.target)),
         None => {}
     }
@@ -204,6 +200,8 @@ mod tests {
         write(&folder, &files("one")).unwrap();
         assert!(differing(&folder, &files("one")).is_empty());
         assert_eq!(differing(&folder, &files("two")).len(), 2);
+        write(&folder, &files("one")).unwrap();
+        assert_eq!(names(&folder), ["pbx", NAME], "the same contents need no second file");
         write(&folder, &files("two")).unwrap();
         assert_eq!(names(&folder), ["pbx", NAME, "trunkless.toml.old"]);
         assert_eq!(fs::read_to_string(folder.join("trunkless.toml.old")).unwrap(), "one");

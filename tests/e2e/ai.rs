@@ -103,7 +103,12 @@ pub struct Ai {
 
 impl Ai {
     pub async fn start(plan: Plan) -> Ai {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Ai::start_at("127.0.0.1:0", plan).await
+    }
+
+    /// Like [`Ai::start`], at an address that is known before.
+    pub async fn start_at(address: &str, plan: Plan) -> Ai {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let url = format!("ws://{}", listener.local_addr().expect("an address"));
         let streams = Arc::new(Mutex::new(Vec::new()));
         let all = streams.clone();

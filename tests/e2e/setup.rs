@@ -3,6 +3,7 @@
 //! wrote is edited.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,11 +11,11 @@ use std::time::Duration;
 
 use crate::ai::{Ai, Plan};
 use crate::asterisk::Asterisk;
-use crate::block_on;
 use crate::bridge::Bridge;
 use crate::caller::Caller;
 use crate::dropin::to_the_ai;
 use crate::fixture::Number;
+use crate::{assert_eventually, block_on};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// The humans' number in the lab's dialplan: music.
@@ -60,11 +61,15 @@ impl Pbx {
         fs::read_to_string(&path).unwrap_or_else(|why| panic!("{name}: {why}"))
     }
 
-    /// Runs init, and returns the commands of its list.
-    fn init(&self, ai: &str, flags: &[&str]) -> Vec<String> {
+    /// Runs init, and returns the address of the AI, which starts later, and the commands of the
+    /// list.
+    fn init(&self, flags: &[&str]) -> (String, Vec<String>) {
         let n = self.number.n;
+        let place = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let ai = place.local_addr().expect("an address").to_string();
         let mut command = Command::new(env!("CARGO_BIN_EXE_trunkless"));
-        command.args(["init", "--ai-url", ai, "--directory"]).arg(self.directory.path());
+        command.args(["init", "--ai-url", &format!("ws://{ai}"), "--directory"]);
+        command.arg(self.directory.path());
         command.arg("--asterisk-directory").arg(self.etc()).args(flags);
         command.args(["--listen", &format!("127.0.{n}.2:5070")]);
         command.args(["--http", &format!("127.0.{n}.2:8071")]);
@@ -75,7 +80,7 @@ impl Pbx {
         println!("{flags:?}\n{found}");
         let steps = self.written("next-steps.txt");
         let commands = steps.lines().filter_map(|line| line.strip_prefix("       "));
-        commands.map(str::to_owned).collect()
+        (ai, commands.map(str::to_owned).collect())
     }
 
     /// Executes the commands for the PBX, with its console. Returns what they printed.
@@ -102,10 +107,15 @@ impl Pbx {
         printed
     }
 
-    /// The configuration as it was written; a name for what must be in the log.
-    fn bridge(&self, ready: &str) -> Bridge {
-        let bridge = Bridge::run(&self.written("trunkless.toml"));
-        bridge.wait_for(ready, 10 * SECOND);
+    /// Runs this configuration until the PBX can send it calls.
+    fn bridge(&self, config: &str, ready: Ready) -> Bridge {
+        let Ready { log, console, shows } = ready;
+        let bridge = Bridge::run(config);
+        bridge.wait_for(log, 10 * SECOND);
+        assert_eventually(
+            || self.asterisk.cli(console).contains(shows),
+            || format!("{shows:?} in {}", self.asterisk.cli(console)),
+        );
         bridge
     }
 
@@ -124,14 +134,24 @@ impl Pbx {
     }
 }
 
+/// The signs that the PBX can send calls: a line of the log, and the output of a console command.
+#[derive(Clone, Copy)]
+struct Ready {
+    log: &'static str,
+    console: &'static str,
+    shows: &'static str,
+}
+
 const REGISTERED: &str = "registered pbx=\"main\"";
 const EVENTS: &str = "ARI events are open: calls are taken";
+const CHAN_SIP: Ready = Ready { log: REGISTERED, console: "sip show peer ai", shows: ": OK" };
+const PJSIP: Ready = Ready { log: REGISTERED, console: "pjsip show endpoint ai", shows: " Avail" };
+const ARI: Ready = Ready { log: EVENTS, console: "ari show apps", shows: "trunkless" };
 
 /// One path from nothing to a call. `checks` must be in what the commands print.
-async fn whole(pbx: &Pbx, extension: &str, flags: &[&str], checks: &[&str], ready: &str) {
+async fn whole(pbx: &Pbx, extension: &str, flags: &[&str], checks: &[&str], ready: Ready) {
     let before = pbx.asterisk.complaints();
-    let ai = Ai::start(Plan { say: 100, ..Plan::default() }).await;
-    let commands = pbx.init(&ai.url, flags);
+    let (address, commands) = pbx.init(flags);
     let printed = pbx.follow(&commands);
     for check in checks {
         assert!(printed.contains(check), "{check:?} in {printed}");
@@ -145,7 +165,8 @@ async fn whole(pbx: &Pbx, extension: &str, flags: &[&str], checks: &[&str], read
     }
     pbx.no_complaints(&before);
     pbx.to_humans(extension).await;
-    let bridge = pbx.bridge(ready);
+    let ai = Ai::start_at(&address, Plan { say: 100, ..Plan::default() }).await;
+    let bridge = pbx.bridge(&pbx.written("trunkless.toml"), ready);
     to_the_ai(&pbx.asterisk, extension, &ai, &bridge).await;
 }
 
@@ -154,13 +175,12 @@ fn address(pbx: &Pbx, port: u16) -> String {
 }
 
 /// Plain Asterisk in SIP mode; the driver is found.
-async fn sip(version: u8, port: u16, driver: &str, checks: &[&str]) {
+async fn sip(version: u8, port: u16, ready: Ready, dial: &str) {
     let pbx = Pbx::start(version);
     let at = address(&pbx, port);
     let flags = ["--pbx", &at, "--humans", HUMANS, "--phones-context", "from-carrier"];
-    whole(&pbx, "8010", &flags, checks, REGISTERED).await;
-    let dialplan = pbx.written("pbx/trunkless_extensions.conf");
-    assert!(dialplan.contains(driver), "{dialplan}");
+    let check = if port == 5060 { "rtp_timeout" } else { "Qualify Freq : 2000 ms" };
+    whole(&pbx, "8010", &flags, &[check, dial], ready).await;
     // and away with it
     let script = pbx.directory.path().join("pbx/install.sh");
     pbx.follow(&[
@@ -173,17 +193,17 @@ async fn sip(version: u8, port: u16, driver: &str, checks: &[&str]) {
 
 #[test]
 fn sip_mode_with_chan_sip_16() {
-    block_on(sip(16, 5160, "Dial(SIP/ai,", &["Qualify Freq : 2000 ms", "Dial(SIP/ai,10)"]));
+    block_on(sip(16, 5160, CHAN_SIP, "Dial(SIP/ai,10)"));
 }
 
 #[test]
 fn sip_mode_with_pjsip_16() {
-    block_on(sip(16, 5060, "Dial(PJSIP/ai,", &["rtp_timeout", "Dial(PJSIP/ai,10"]));
+    block_on(sip(16, 5060, PJSIP, "Dial(PJSIP/ai,10"));
 }
 
 #[test]
 fn sip_mode_with_pjsip_22() {
-    block_on(sip(22, 5060, "Dial(PJSIP/ai,", &["rtp_timeout", "Dial(PJSIP/ai,10"]));
+    block_on(sip(22, 5060, PJSIP, "Dial(PJSIP/ai,10"));
 }
 
 #[test]
@@ -197,7 +217,8 @@ fn ari_mode() {
                 &["--humans", HUMANS, "--phones-context", "from-carrier", "--extension", "8500"],
             ];
             let checks = ["Server Enabled", "/ari/", "Read only?: No", "Stasis(bot,"];
-            whole(&pbx, "8500", &flags.concat(), &checks, EVENTS).await;
+            let ready = Ready { shows: "bot", ..ARI };
+            whole(&pbx, "8500", &flags.concat(), &checks, ready).await;
         }
     });
 }
@@ -237,86 +258,90 @@ fn freepbx() {
             let ari = ["Read only?: No", "Goto(trunkless,8010,1)"];
             // 605 is a number that the lab's phones may dial
             pbx.append("extensions.conf", "[from-internal](+)\ninclude => services\n");
-            let (checks, ready) = if mode == "sip" { (sip, REGISTERED) } else { (ari, EVENTS) };
+            let (checks, ready) = if mode == "sip" { (sip, PJSIP) } else { (ari, ARI) };
             whole(&pbx, "8010", &flags, &checks, ready).await;
         }
     });
 }
 
+/// The contexts that VICIdial generates, with a stand-in for the page of the dialplan. It ships no
+/// ari.conf.
+fn as_vicidial(pbx: &Pbx) {
+    fs::remove_file(pbx.etc().join("ari.conf")).expect("removed");
+    pbx.replace("page.conf", "");
+    pbx.append(
+        "extensions.conf",
+        "\n[default]\ninclude => vicidial-auto-server-custom\n\
+         exten => _90009.,1,Goto(services,605,1)\n\
+         [from-carrier](+)\nexten => _vd-X.,1,Answer()\n \
+         same => n,Set(CALLERID(name)=V1231456150000402027)\n \
+         same => n,Goto(default,${EXTEN:3},1)\n\
+         [vicidial-auto-server-custom]\n#include page.conf\n",
+    );
+}
+
+/// Does what the admin does in VICIdial's pages, and what VICIdial then does.
+fn fill_in_pages(pbx: &Pbx, driver: &str) {
+    pbx.replace("page.conf", &pbx.written("pbx/custom_dialplan.conf"));
+    let password = pbx.written("pbx.password");
+    let password = password.trim_end();
+    let chan_sip =
+        format!("\n[8001]\nsecret={password}\ncontext=default\ntype=friend\nhost=dynamic\n");
+    let pjsip = format!(
+        "\n[8002](ext)\nauth = 8002\naors = 8002\n[8002](pass)\nusername = 8002\n\
+         password = {password}\n[8002](reg)\n"
+    );
+    match driver {
+        "chan_sip" => pbx.append("sip.conf", &chan_sip),
+        _ => pbx.append("pjsip.conf", &pjsip),
+    }
+    for command in ["dialplan reload", "sip reload", "module reload res_pjsip.so"] {
+        pbx.asterisk.cli(command);
+    }
+}
+
 /// VICIdial: its phone has the password that was made, and the dialplan is pasted into its context.
+async fn vicidial_path(mode: &str, driver: &str, port: u16, extension: &str) {
+    let pbx = Pbx::start(16);
+    as_vicidial(&pbx);
+    let at = address(&pbx, port);
+    let flags = [
+        &["--flavour", "vicidial", "--mode", mode, "--registrar-driver", driver][..],
+        &["--pbx", &at, "--in-group", "CLOSERS", "--vicidial-url", "http://127.0.0.1:9"],
+    ];
+    let (ai_address, commands) = pbx.init(&flags.concat());
+    fill_in_pages(&pbx, driver);
+    let printed = pbx.follow(&commands);
+    assert!(printed.contains(if mode == "ari" { "Stasis(" } else { "Dial(" }), "{printed}");
+    let extension = format!("vd-{extension}");
+    pbx.to_humans(&extension).await;
+    // without VICIdial's API, which this lab does not have
+    let config = pbx.written("trunkless.toml");
+    let begin = config.find("[pbx.main.vicidial]").expect("the table");
+    let end = config[begin..].find("\n\n").map_or(config.len(), |end| begin + end);
+    let config = format!("{}{}", &config[..begin], &config[end..]);
+    let ready = match (mode, driver) {
+        ("ari", _) => ARI,
+        (_, "chan_sip") => Ready { console: "sip show peer 8001", shows: ": 127.", ..CHAN_SIP },
+        _ => Ready { console: "pjsip show endpoint 8002", shows: "sip:8002@", ..PJSIP },
+    };
+    let ai = Ai::start_at(&ai_address, Plan { say: 100, ..Plan::default() }).await;
+    let bridge = pbx.bridge(&config, ready);
+    let heard = to_the_ai(&pbx.asterisk, &extension, &ai, &bridge).await.parameters;
+    assert_eq!(heard["vici_call_id"], "V1231456150000402027", "{mode} {driver}");
+}
+
 #[test]
-fn vicidial() {
-    block_on(async {
-        for (mode, driver, port, extension) in [
-            ("sip", "chan_sip", 5160, "8011"),
-            ("sip", "pjsip", 5060, "8012"),
-            ("ari", "pjsip", 8088, "8010"),
-        ] {
-            let pbx = Pbx::start(16);
-            // VICIdial ships none
-            fs::remove_file(pbx.etc().join("ari.conf")).expect("removed");
-            pbx.append(
-                "extensions.conf",
-                "\n[default]\ninclude => vicidial-auto-server-custom\n\
-                 exten => _90009.,1,Goto(services,605,1)\n\
-                 [from-carrier](+)\nexten => _vd-X.,1,Answer()\n \
-                 same => n,Set(CALLERID(name)=V1231456150000402027)\n \
-                 same => n,Goto(default,${EXTEN:3},1)\n\
-                 [vicidial-auto-server-custom]\n#include page.conf\n",
-            );
-            pbx.replace("page.conf", "");
-            let at = address(&pbx, port);
-            let ai = Ai::start(Plan { say: 100, ..Plan::default() }).await;
-            let commands = pbx.init(
-                &ai.url,
-                &[
-                    &["--flavour", "vicidial", "--mode", mode, "--registrar-driver", driver][..],
-                    &[
-                        "--pbx",
-                        &at,
-                        "--in-group",
-                        "CLOSERS",
-                        "--vicidial-url",
-                        "http://127.0.0.1:9",
-                    ],
-                ]
-                .concat(),
-            );
-            // what VICIdial does with its pages
-            pbx.replace("page.conf", &pbx.written("pbx/custom_dialplan.conf"));
-            let password = pbx.written("pbx.password");
-            let password = password.trim_end();
-            match driver {
-                "chan_sip" => pbx.append(
-                    "sip.conf",
-                    &format!(
-                        "\n[8001]\nsecret={password}\ncontext=default\ntype=friend\nhost=dynamic\n"
-                    ),
-                ),
-                _ => pbx.append(
-                    "pjsip.conf",
-                    &format!(
-                        "\n[8002](ext)\nauth = 8002\naors = 8002\n[8002](pass)\nusername = 8002\n\
-                         password = {password}\n[8002](reg)\n"
-                    ),
-                ),
-            }
-            for command in ["dialplan reload", "sip reload", "module reload res_pjsip.so"] {
-                pbx.asterisk.cli(command);
-            }
-            let printed = pbx.follow(&commands);
-            assert!(printed.contains(if mode == "ari" { "Stasis(" } else { "Dial(" }), "{printed}");
-            let extension = format!("vd-{extension}");
-            pbx.to_humans(&extension).await;
-            // without VICIdial's API, which this lab does not have
-            let config = pbx.written("trunkless.toml");
-            let begin = config.find("[pbx.main.vicidial]").expect("the table");
-            let end = config[begin..].find("\n\n").map_or(config.len(), |end| begin + end);
-            let config = format!("{}{}", &config[..begin], &config[end..]);
-            let bridge = Bridge::run(&config);
-            bridge.wait_for(if mode == "ari" { EVENTS } else { REGISTERED }, 10 * SECOND);
-            let heard = to_the_ai(&pbx.asterisk, &extension, &ai, &bridge).await.parameters;
-            assert_eq!(heard["vici_call_id"], "V1231456150000402027", "{mode} {driver}");
-        }
-    });
+fn vicidial_with_chan_sip() {
+    block_on(vicidial_path("sip", "chan_sip", 5160, "8011"));
+}
+
+#[test]
+fn vicidial_with_pjsip() {
+    block_on(vicidial_path("sip", "pjsip", 5060, "8012"));
+}
+
+#[test]
+fn vicidial_with_ari() {
+    block_on(vicidial_path("ari", "pjsip", 8088, "8010"));
 }

@@ -6,19 +6,19 @@ use std::path::PathBuf;
 use clap::Args;
 
 /// The end of `--help`.
-const MORE: &str = "On a terminal, init asks for what is missing. Without one, everything that has no default must \
-                    be given: --pbx and --humans, and on plain Asterisk --phones-context; on VICIdial --pbx, \
-                    --in-group and --vicidial-url.
+const MORE: &str = "On a terminal, init asks for what is missing. Without
+one, everything that has no default must be given: --pbx and --humans, and on plain Asterisk
+--phones-context; on VICIdial --pbx, --in-group and --vicidial-url.
 
 Exit codes:
   0  written, or printed
-  1  the files cannot be written, or the answer to a question was no
+  1  the files cannot be written, or were not to be replaced
   2  something is missing or wrong, or a file exists already; nothing was written";
 
 #[derive(Debug, Args)]
 #[command(after_help = MORE)]
 pub struct InitArguments {
-    /// What the PBX runs. By default, what is found on this host, or asterisk.
+    /// The PBX: plain Asterisk, FreePBX or VICIdial. By default the one on this host, or asterisk.
     #[arg(long, value_parser = ["asterisk", "freepbx", "vicidial"])]
     pub flavour: Option<String>,
     /// How calls reach trunkless: as an extension (sip) or from the dialplan (ari). By default ari

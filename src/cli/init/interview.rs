@@ -37,20 +37,7 @@ pub async fn answers(
 ) -> Option<Answers> {
     let asterisk = &flags.asterisk_directory;
     let here = probe::flavour_here(asterisk);
-    let default = here.unwrap_or(Flavour::Asterisk).word();
-    let text = "What does the PBX run: asterisk, freepbx or vicidial?";
-    let flavour = questions.decide(
-        &ask("--flavour", text),
-        flags.flavour.as_deref(),
-        Some(default),
-        str::parse::<Flavour>,
-    )?;
-    let text = "sip (trunkless registers as an extension) or ari (the dialplan hands calls over, \
-                and they can return to it)?";
-    let default = if flavour == Flavour::FreePbx { "ari" } else { "sip" };
-    let question = ask("--mode", text);
-    let mode =
-        questions.decide(&question, flags.mode.as_deref(), Some(default), str::parse::<Mode>)?;
+    let (flavour, mode) = kind(flags, here, questions)?;
     let Some(address) = pbx_address(flags, mode, here.is_some(), questions).await else {
         // whatever else is missing is named at once
         let driver = driver(flags, flavour, mode, &Pbx::default(), questions)?;
@@ -104,6 +91,29 @@ pub async fn answers(
         directory,
         asterisk: flags.asterisk_directory.clone(),
     })
+}
+
+/// The kind of PBX, and the mode.
+fn kind(
+    flags: &InitArguments,
+    here: Option<Flavour>,
+    questions: &mut Questions,
+) -> Option<(Flavour, Mode)> {
+    let default = here.unwrap_or(Flavour::Asterisk).word();
+    let text = "What does the PBX run: asterisk, freepbx or vicidial?";
+    let flavour = questions.decide(
+        &ask("--flavour", text),
+        flags.flavour.as_deref(),
+        Some(default),
+        str::parse::<Flavour>,
+    )?;
+    let text = "sip (trunkless registers as an extension) or ari (the dialplan hands calls over, \
+                and they can return to it)?";
+    let default = if flavour == Flavour::FreePbx { "ari" } else { "sip" };
+    let question = ask("--mode", text);
+    let mode =
+        questions.decide(&question, flags.mode.as_deref(), Some(default), str::parse::<Mode>)?;
+    Some((flavour, mode))
 }
 
 /// The password in the variable, or of an earlier run.

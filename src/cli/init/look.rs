@@ -1,15 +1,14 @@
-//! What can be found without asking: about the PBX, this host and the AI. Prints it, so that the
-//! person who answers sees why a default is the default.
+//! Finds out about the PBX, this host and the AI without asking. Prints it, so that the person who
+//! answers sees why a default is the default.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use crate::ari::rtp_range::RtpRange;
-use crate::setup::answers::{ARI_PORT, Address, Driver, Mode};
-use crate::setup::found::{SipAnswer, missing_modules, modules, version};
+use crate::setup::answers::{ARI_PORT, Address, Driver, Mode, ai_target};
+use crate::setup::found::{RtpRange, SipAnswer, missing_modules, modules, version};
 use crate::setup::{probe, sip_probe};
 
-/// What was found about the PBX.
+/// The PBX as it was found.
 #[derive(Default)]
 pub struct Pbx {
     pub ip: Option<IpAddr>,
@@ -139,11 +138,9 @@ pub async fn ari(
 
 /// A hint about the AI, which may be started later.
 pub async fn ai(url: &str) {
-    let Some((host, port)) = crate::setup::answers::ai_target(url) else { return };
+    let Some((host, port)) = ai_target(url) else { return };
     match probe::is_open(&host, port).await {
         true => found(&format!("something listens at {host}:{port}, for the AI")),
-        false => {
-            note(&format!("nothing listens at {host}:{port} yet; the AI may be started later"))
-        }
+        false => note(&format!("nothing listens at {host}:{port} yet; start the AI later")),
     }
 }

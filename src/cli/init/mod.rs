@@ -1,5 +1,5 @@
-//! `trunkless init`: asks, looks around, and writes the configuration, the secrets and the files for
-//! the PBX, with a list of what remains to be done.
+//! `trunkless init`: asks, looks around, and writes the configuration, the secrets and the files
+//! for the PBX, with a list of what remains to be done. Owns the random bytes of passwords.
 
 mod arguments;
 mod interview;

@@ -14,7 +14,7 @@ pub struct Question<'a> {
 pub struct Questions {
     /// Ask, rather than take the defaults.
     asks: bool,
-    /// What is missing or wrong.
+    /// The flags that are missing or wrong, each with the reason.
     pub mistakes: Vec<String>,
 }
 

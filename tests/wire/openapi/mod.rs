@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use trunkless::call::live::{EventKind, LiveCall};
 use trunkless::call::switchboard::Switchboard;
 use trunkless::control::events::Events as Sender;
