@@ -1,5 +1,5 @@
-//! This host: clock, files, open files, and the ports of trunkless. Owns the reading of files, of the
-//! clock and of `/proc`, and sockets that are closed at once.
+//! This host: clock, files, open files, and the ports of trunkless. Owns the reading of files, of
+//! the clock and of `/proc`, and sockets that are closed at once.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -29,8 +29,8 @@ fn judge_clock(now: Duration) -> Finding {
     match now < EARLIEST {
         true => Finding::fault(
             "clock",
-            "this host's clock is years behind: certificates count as not valid yet, and recordings \
-             get wrong names",
+            "this host's clock is years behind: certificates count as not valid yet, and \
+             recordings get wrong names",
             "set it, and run chrony or systemd-timesyncd",
         ),
         false => Finding::ok("clock", "plausible"),
@@ -56,8 +56,8 @@ pub fn secrets(config: &Path, text: &str) -> Finding {
     }
 }
 
-/// Adds the files named by keys such as `password_file`. `inline` becomes true if a secret is in the
-/// text itself.
+/// Adds the files named by keys such as `password_file`. `inline` becomes true if a secret is in
+/// the text itself.
 fn collect_secrets(table: &toml::Table, files: &mut Vec<PathBuf>, inline: &mut bool) {
     for (key, value) in table {
         let is_secret = |name: &str| SECRETS.contains(&name);
@@ -92,7 +92,7 @@ fn judge_descriptors(limit: Option<u64>, calls: usize) -> Finding {
         Some(limit) if limit < wanted => Finding::fault(
             "descriptors",
             format!("{}: {limit} of {wanted} for {calls} calls", faults::DESCRIPTORS),
-            "raise LimitNOFILE in the service's unit (in a shell, ulimit -Hn), or lower [calls] max",
+            "raise LimitNOFILE in the service's unit (ulimit -Hn in a shell), or lower [calls] max",
         ),
         Some(limit) => Finding::ok("descriptors", format!("{limit} allowed, {wanted} needed")),
         None => Finding::ok("descriptors", "unlimited"),

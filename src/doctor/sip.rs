@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use secrecy::ExposeSecret as _;
+use tokio::time::{Instant, timeout};
 
 use crate::config::plan::SipPbx;
 use crate::doctor::asking::{Client, Reply};
@@ -24,6 +25,8 @@ use crate::sip::message::Message;
 use crate::sip::registration::Settings;
 use crate::sip::uri::escape_user;
 
+/// Time limit for DNS.
+const LOOKUP: Duration = Duration::from_secs(3);
 /// Time limit for OPTIONS.
 const OPTIONS: Duration = Duration::from_millis(2200);
 /// Time limit for each REGISTER.
@@ -42,6 +45,8 @@ pub struct Shared {
     pub media: (u16, u16),
     /// The extension that echoes.
     pub echo: Option<String>,
+    /// When the run ends.
+    pub end: Instant,
 }
 
 /// Runs the checks, in the order in which they depend on each other.
@@ -52,7 +57,9 @@ pub async fn check(pbx: &SipPbx, shared: &Shared, running: Option<&PbxState>) ->
         parts.iter().map(|part| Finding::skipped(step(part), why)).collect()
     };
     let mut findings = Vec::new();
-    let found = addresses(pbx, shared.listen.ip()).await;
+    let found = timeout(LOOKUP, addresses(pbx, shared.listen.ip())).await;
+    let found =
+        found.unwrap_or_else(|_| Err("cannot resolve the PBX's name: no answer".to_owned()));
     let routes = match found {
         Ok(routes) => routes,
         Err(why) => {
@@ -75,7 +82,14 @@ pub async fn check(pbx: &SipPbx, shared: &Shared, running: Option<&PbxState>) ->
     let asked = asked.swap_remove(best);
     let route = &routes[best];
     let register = asked.register.as_ref().map(|register| register.reaction);
-    findings.push(judge_sip::reachable(&step("sip"), route.remote, asked.options, register));
+    findings.push(match &asked.failed {
+        Some(why) => Finding::fault(
+            step("sip"),
+            format!("nothing can be sent to {}: {why}", route.remote),
+            "check this host's routes, and the address of [sip] listen",
+        ),
+        None => judge_sip::reachable(&step("sip"), route.remote, asked.options, register),
+    });
     if findings.last().is_some_and(Finding::is_fault) {
         findings.extend(rest(&["registration", "device", "address"], "needs SIP"));
         return findings;
@@ -109,7 +123,8 @@ pub async fn check(pbx: &SipPbx, shared: &Shared, running: Option<&PbxState>) ->
         findings.push(judge_sip::devices(&step("device"), &register.contacts, &own, running));
         echo_password = Some(settings.password.clone());
     }
-    let echo = match &shared.echo {
+    let has_time = Instant::now() + echo::LONGEST < shared.end;
+    let echo = match shared.echo.as_ref().filter(|_| has_time) {
         None => None,
         Some(extension) => {
             let call = echo::Call {
@@ -134,7 +149,11 @@ pub async fn check(pbx: &SipPbx, shared: &Shared, running: Option<&PbxState>) ->
             false => finding,
         });
     } else {
-        findings.push(Finding::skipped(step("echo"), "no test call: --echo EXTENSION places one"));
+        let why = match has_time {
+            true => "no test call: --echo EXTENSION places one",
+            false => "no test call: the PBX answers too slowly",
+        };
+        findings.push(Finding::skipped(step("echo"), why));
     }
     findings
 }
@@ -166,6 +185,8 @@ struct Asked {
     register: Option<Registered>,
     /// Our address as the PBX sees it.
     seen: Option<IpAddr>,
+    /// The kernel's reason why nothing can be sent.
+    failed: Option<String>,
 }
 
 impl Asked {
@@ -195,8 +216,14 @@ fn reaction(reply: &Reply) -> Reaction {
 }
 
 async fn ask(pbx: &SipPbx, route: &Route) -> Asked {
-    let unreachable =
-        |reply: &Reply| Asked { options: reaction(reply), register: None, seen: None };
+    let failed = |reply: &Reply| match reply {
+        Reply::Failed(why) => Some(why.clone()),
+        _ => None,
+    };
+    let unreachable = |reply: &Reply| {
+        let (options, failed) = (reaction(reply), failed(reply));
+        Asked { options, register: None, seen: None, failed }
+    };
     let mut client = match Client::open(route, pbx.account.transport).await {
         Ok(client) => client,
         Err(reply) => return unreachable(&reply),
@@ -215,7 +242,7 @@ async fn ask(pbx: &SipPbx, route: &Route) -> Asked {
         Some(settings) => Some(register(&mut client, &pbx.account.username, settings).await),
     };
     let seen = register.as_ref().and_then(|register| register.seen).or(seen);
-    Asked { options, register, seen }
+    Asked { options, register, seen, failed: failed(&reply) }
 }
 
 /// Asks for the contacts of our user, with the real credentials. Wrong ones are sent only once, so
