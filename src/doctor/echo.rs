@@ -179,6 +179,11 @@ pub fn judge(step: &str, call: &Outcome) -> Finding {
             "name an extension that runs Answer() and Echo()",
         );
     }
+    judge_audio(step, call)
+}
+
+/// Judges an answered call.
+fn judge_audio(step: &str, call: &Outcome) -> Finding {
     let address = |of: Option<SocketAddr>| of.map_or("?".to_owned(), |of| of.to_string());
     let (ours, theirs) = (address(call.our_rtp), address(call.pbx_rtp));
     if call.is_heard() {

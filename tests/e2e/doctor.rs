@@ -1,5 +1,5 @@
-//! `trunkless doctor` against real Asterisk: the faults that only a real PBX shows, and that nothing
-//! is disturbed. RTP is blocked by routing rules in a network namespace, which needs root.
+//! `trunkless doctor` against real Asterisk: the faults that only a real PBX shows, and that it
+//! disturbs nothing. RTP is blocked by routing rules in a network namespace, which needs root.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -158,15 +158,17 @@ fn in_namespace(test: &str, blocked: &str) {
     let script = "ip link set lo up && ip rule add pref 10 lookup local && ip rule del pref 0 && \
                   ip rule add pref 5 ipproto udp dport \"$0\" blackhole && exec \"$@\"";
     let program = std::env::current_exe().expect("this program");
+    // the instances of other tests cannot be reached there
+    let lab = std::env::temp_dir().join(format!("trunkless-lab-{}", std::process::id()));
     let output = Command::new("unshare")
         .args(["-n", "sh", "-c", script, blocked])
         .arg(program)
         .args([test, "--exact", "--nocapture"])
         .env(BLOCKED, blocked)
-        // the instances of the other tests are not visible there
-        .env("TRUNKLESS_LAB_RUN", format!("/tmp/trunkless-lab-{}", std::process::id()))
+        .env("TRUNKLESS_LAB_RUN", &lab)
         .output()
         .expect("unshare runs");
+    let _ = std::fs::remove_dir_all(&lab);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stdout));
 }

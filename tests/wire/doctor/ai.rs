@@ -249,9 +249,15 @@ async fn an_ai_that_closes_at_once() {
 #[tokio::test]
 async fn an_ai_whose_messages_are_not_understood() {
     let net = Net::new();
-    let ai = saying(net, "{\"event\":\"media\",\"media\":{\"payload\":\"//8=\"}}", false).await;
-    let wanted = Wanted::fault("ai.audio", &["messages are not understood", "streamSid"]);
-    talking("AI sends no streamSid", net, ai, wanted).await;
+    let ai = saying(
+        net,
+        "{\"event\":\"media\",\"streamSid\":\"MZ0\",\"media\":{\"payload\":\"//8=\"}}",
+        false,
+    )
+    .await;
+    let wanted =
+        Wanted::fault("ai.audio", &["messages are not understood", "streamSid of another stream"]);
+    talking("AI sends another streamSid", net, ai, wanted).await;
 }
 
 #[tokio::test]
