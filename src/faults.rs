@@ -1,5 +1,5 @@
-//! The names of faults and their remedies, for those that both the log and `trunkless doctor` report.
-//! A search for the words that one of them prints finds the other.
+//! The names of faults and their remedies, for those that both the log and `trunkless doctor`
+//! report. A search for the words that one of them prints finds the other.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::{IpAddr, SocketAddr};
@@ -24,21 +24,21 @@ pub const RTP_RANGES_OVERLAP: &str = "overlaps Asterisk's range";
 pub const ADDRESS_DIFFERS_CURE: &str = "set advertised to the address that the PBX sees, or remove \
                                         it if there is no NAT";
 
-/// What a refused REGISTER means, and what to check. `rejected`: the answer came to credentials.
+/// The meaning of a refused REGISTER, and what to check.
 pub fn registration_refused(code: u16, user: &str) -> String {
     match code {
         401 | 407 => format!(
-            "wrong password for user \"{user}\" (or the PBX does not know it): compare username and \
-             password with the PBX"
+            "wrong password for user \"{user}\" (or the PBX does not know it): compare username \
+             and password with the PBX"
         ),
         403 => format!(
-            "the PBX refuses user \"{user}\": check username and password (chan_sip answers 403 to a \
-             wrong one); with chan_pjsip, the ACLs, and max_contacts with remove_existing = yes in \
-             the aor"
+            "the PBX refuses user \"{user}\": check username and password (chan_sip answers 403 to \
+             a wrong one); with chan_pjsip, the ACLs, and max_contacts with remove_existing = yes \
+             in the aor"
         ),
         404 => format!(
-            "the PBX does not know user \"{user}\": check username; chan_pjsip needs an aor of that \
-             name"
+            "the PBX does not know user \"{user}\": check username; chan_pjsip needs an aor of \
+             that name"
         ),
         405 | 501 => "that address is not a registrar".to_owned(),
         _ => "check the registrar's address and user".to_owned(),
@@ -59,8 +59,8 @@ pub fn http_refused(address: SocketAddr) -> String {
 }
 
 /// Number of open files that this many calls need. A call has two RTP sockets, one to its AI and
-/// perhaps a recording; ARI mode also makes short-lived requests. There may be 64 connections to the
-/// HTTP server, and 256 for SIP over TCP.
+/// perhaps a recording; ARI mode also makes short-lived requests. There may be 64 connections to
+/// the HTTP server, and 256 for SIP over TCP.
 pub fn descriptors_for(calls: usize) -> u64 {
     calls as u64 * 5 + 500
 }

@@ -81,7 +81,7 @@ fn failed_step(error: &ConnectError) -> usize {
     }
 }
 
-/// What the AI did in the test stream.
+/// The AI's part of the test stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Heard {
     /// Time from the start of the stream to the first audio.
@@ -137,7 +137,7 @@ fn judge_barge_in(step: &str, heard: &Heard) -> Finding {
         ),
         (None, None) => Finding::skipped(
             step,
-            "no clear while the caller spoke: the AI cannot be interrupted, or its greeting was over",
+            "no clear while the caller spoke: it cannot be interrupted, or its greeting was over",
         ),
     }
 }

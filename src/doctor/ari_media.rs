@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
@@ -22,6 +23,8 @@ use crate::media::sender::Sender;
 use crate::sip::endpoint::resolve::local_ip;
 use crate::sip::random::Random;
 
+/// Time limit for creating everything.
+const SET_UP: Duration = Duration::from_secs(4);
 /// Time limit for the channels to enter our application.
 const ENTER: Duration = Duration::from_millis(1500);
 /// How long the tone is waited for, and any audio at all.
@@ -30,6 +33,8 @@ const AUDIO: Duration = Duration::from_millis(1200);
 const FRAMES: usize = 10;
 /// Time limit for removing what was created.
 const REMOVE: Duration = Duration::from_secs(3);
+/// A test takes no longer than this.
+pub const LONGEST: Duration = Duration::from_secs(10);
 /// A sound that every Asterisk can make.
 const SOUND: &str = "tone:dial";
 
@@ -45,7 +50,7 @@ pub struct Test<'a> {
     pub law: Law,
 }
 
-/// What happened.
+/// The course of the test.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Why it could not be made.
@@ -86,19 +91,18 @@ pub async fn run(test: &Test<'_>, link: &mut Link) -> Outcome {
     let mut outcome = Outcome::default();
     let ids = ["m1", "m2"].map(|part| format!("trunkless-doctor-{part}-{}", test.token));
     let bridge = format!("trunkless-doctor-b-{}", test.token);
-    match connect(test, link, &ids, &bridge, &mut outcome).await {
+    let connected = timeout(SET_UP, connect(test, link, &ids, &bridge, &mut outcome)).await;
+    match connected.unwrap_or_else(|_| Err(Stop::Refused("the PBX answers too slowly".to_owned())))
+    {
         Err(Stop::Failed(why)) => outcome.failed = Some(why),
         Err(Stop::Refused(why)) => outcome.refused = Some(why),
         Ok(mut ends) => listen(test, link, &mut ends, &mut outcome).await,
     }
     let rest = link.rest.clone();
-    let removed = async {
-        for channel in ids {
-            rest.run(&RestRequest::HangUp { channel, reason: NORMAL }).await;
-        }
-        rest.run(&RestRequest::DeleteBridge { id: bridge }).await;
-    };
-    let _ = timeout(REMOVE, removed).await;
+    let channels = ids.map(|channel| RestRequest::HangUp { channel, reason: NORMAL });
+    let bridge = RestRequest::DeleteBridge { id: bridge };
+    let requests = channels.iter().chain([&bridge]);
+    let _ = timeout(REMOVE, join_all(requests.map(|request| rest.run(request)))).await;
     outcome
 }
 
@@ -187,8 +191,8 @@ async fn entered(link: &mut Link, app: &str, ids: &[String; 2]) -> Result<(), St
     Ok(())
 }
 
-/// Sends the tone to one channel and counts what the other sends. If it sends nothing, the PBX makes
-/// a sound itself, which shows the direction that is blocked.
+/// Sends the tone to one channel and counts what the other sends. If it sends nothing, the PBX
+/// makes a sound itself, which shows the direction that is blocked.
 async fn listen(test: &Test<'_>, link: &Link, ends: &mut [End; 2], outcome: &mut Outcome) {
     let mut index = 0;
     exchange(test, ends, &mut index, outcome, |outcome| outcome.echoed >= FRAMES).await;

@@ -42,7 +42,6 @@ pub struct Client {
     socket: Socket,
     /// Our address.
     pub local: SocketAddr,
-    pub remote: SocketAddr,
     transport: Transport,
     pub random: Random,
     call_id: String,
@@ -80,8 +79,7 @@ impl Client {
         getrandom::fill(&mut key).map_err(|error| Reply::Failed(error.to_string()))?;
         let mut random = Random::new(key);
         let (call_id, tag) = (format!("{}@trunkless-doctor", random.token()), random.token());
-        let remote = route.remote;
-        Ok(Client { socket, local, remote, transport, random, call_id, tag, cseq: 0 })
+        Ok(Client { socket, local, transport, random, call_id, tag, cseq: 0 })
     }
 
     /// Returns a request outside of a call. `aor` is the address in From and To.

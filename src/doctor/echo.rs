@@ -24,6 +24,8 @@ const ANSWER: Duration = Duration::from_millis(3500);
 const AUDIO: Duration = Duration::from_millis(2500);
 /// How long the end of `Echo()` is waited for after the key.
 const KEY: Duration = Duration::from_millis(1500);
+/// A call takes no longer than this.
+pub const LONGEST: Duration = Duration::from_secs(9);
 /// This many frames with our tone prove that it came back.
 const FRAMES: usize = 10;
 
@@ -38,7 +40,7 @@ pub struct Call<'a> {
     pub ports: (u16, u16),
 }
 
-/// What happened in the call.
+/// The course of the call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub extension: String,
@@ -58,7 +60,7 @@ pub struct Outcome {
     pub packets: usize,
     /// Frames with our tone.
     pub echoed: usize,
-    /// Whether the PBX hung up after the key.
+    /// True if the PBX hung up after the key.
     pub key_ended_it: bool,
 }
 
@@ -177,6 +179,11 @@ pub fn judge(step: &str, call: &Outcome) -> Finding {
             "name an extension that runs Answer() and Echo()",
         );
     }
+    judge_audio(step, call)
+}
+
+/// Judges an answered call.
+fn judge_audio(step: &str, call: &Outcome) -> Finding {
     let address = |of: Option<SocketAddr>| of.map_or("?".to_owned(), |of| of.to_string());
     let (ours, theirs) = (address(call.our_rtp), address(call.pbx_rtp));
     if call.is_heard() {

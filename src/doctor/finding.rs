@@ -27,7 +27,7 @@ pub struct Finding {
     pub state: State,
     /// One sentence, without a line break.
     pub what: String,
-    /// What to do about it.
+    /// Remedy of a fault or warning.
     pub remedy: Option<String>,
 }
 

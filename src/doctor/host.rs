@@ -1,5 +1,5 @@
-//! This host: clock, files, open files, and the ports of trunkless. Owns the reading of files, of the
-//! clock and of `/proc`, and sockets that are closed at once.
+//! This host: clock, files, open files, and the ports of trunkless. Owns the reading of files, of
+//! the clock and of `/proc`, and sockets that are closed at once.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -29,8 +29,8 @@ fn judge_clock(now: Duration) -> Finding {
     match now < EARLIEST {
         true => Finding::fault(
             "clock",
-            "this host's clock is years behind: certificates count as not valid yet, and recordings \
-             get wrong names",
+            "this host's clock is years behind: certificates count as not valid yet, and \
+             recordings get wrong names",
             "set it, and run chrony or systemd-timesyncd",
         ),
         false => Finding::ok("clock", "plausible"),
@@ -56,8 +56,8 @@ pub fn secrets(config: &Path, text: &str) -> Finding {
     }
 }
 
-/// Adds the files named by keys such as `password_file`. `inline` becomes true if a secret is in the
-/// text itself.
+/// Adds the files named by keys such as `password_file`. `inline` becomes true if a secret is in
+/// the text itself.
 fn collect_secrets(table: &toml::Table, files: &mut Vec<PathBuf>, inline: &mut bool) {
     for (key, value) in table {
         let is_secret = |name: &str| SECRETS.contains(&name);
@@ -92,7 +92,7 @@ fn judge_descriptors(limit: Option<u64>, calls: usize) -> Finding {
         Some(limit) if limit < wanted => Finding::fault(
             "descriptors",
             format!("{}: {limit} of {wanted} for {calls} calls", faults::DESCRIPTORS),
-            "raise LimitNOFILE in the service's unit (in a shell, ulimit -Hn), or lower [calls] max",
+            "raise LimitNOFILE in the service's unit (ulimit -Hn in a shell), or lower [calls] max",
         ),
         Some(limit) => Finding::ok("descriptors", format!("{limit} allowed, {wanted} needed")),
         None => Finding::ok("descriptors", "unlimited"),
@@ -130,14 +130,8 @@ fn port(
     };
     match error.kind() {
         ErrorKind::AddrInUse => {
-            let owner = sockets::owner(listen.port());
-            let is_ours = running.answers() || owner.as_ref().is_some_and(Owner::is_trunkless);
-            if is_ours {
-                return Finding::ok(step, format!("{listen} is in use by the running trunkless"));
-            }
-            let by = owner.map_or_else(|| "another program".to_owned(), |owner| owner.to_string());
-            let remedy = format!("stop it, or change {key}");
-            Finding::fault(step, format!("cannot listen on {listen}: {by} uses the port"), remedy)
+            let owner = sockets::owner(listen.port()).unwrap_or_else(Owner::unknown);
+            judge_owner(step, key, listen, &owner, running.answers())
         }
         ErrorKind::AddrNotAvailable => Finding::fault(
             step,
@@ -154,6 +148,22 @@ fn port(
             format!("cannot listen on {listen}: {error}"),
             format!("change {key}"),
         ),
+    }
+}
+
+/// Judges the program that uses our port. `runs`: a trunkless with this configuration runs.
+fn judge_owner(step: &str, key: &str, listen: SocketAddr, owner: &Owner, runs: bool) -> Finding {
+    if runs || owner.is_trunkless() {
+        return Finding::ok(step, format!("{listen} is in use by the running trunkless"));
+    }
+    let what = format!("cannot listen on {listen}: {owner} uses the port");
+    match owner.is_unknown() {
+        true => Finding::warning(
+            step,
+            what,
+            format!("run doctor as root to see if it is trunkless; otherwise change {key}"),
+        ),
+        false => Finding::fault(step, what, format!("stop it, or change {key}")),
     }
 }
 
@@ -219,6 +229,16 @@ mod tests {
         assert!(judge_descriptors(Some(1024), 200).is_fault());
         assert_eq!(judge_descriptors(Some(1500), 200).state, State::Ok);
         assert_eq!(judge_descriptors(None, 1000).state, State::Ok);
+    }
+
+    #[test]
+    fn a_port_is_judged_by_its_owner() {
+        let listen = SocketAddr::from(([0, 0, 0, 0], 5060));
+        let judge = |owner, runs| judge_owner("p", "[sip] listen", listen, &owner, runs).state;
+        assert_eq!(judge(Owner::named(7, "asterisk"), false), State::Fault);
+        assert_eq!(judge(Owner::named(7, "trunkless"), false), State::Ok);
+        assert_eq!(judge(Owner::unknown(), true), State::Ok);
+        assert_eq!(judge(Owner::unknown(), false), State::Warning);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the answers of a PBX in SIP mode mean.
+//! The meaning of the answers of a PBX in SIP mode.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::net::{IpAddr, SocketAddr};
@@ -77,7 +77,7 @@ pub fn registration(step: &str, user: &str, reaction: Reaction, rejected: bool) 
         Reaction::Refused | Reaction::Silent => Finding::fault(
             step,
             format!(
-                "{} to REGISTER, although it answers OPTIONS: a packet filter or SIP helper drops it",
+                "{} to REGISTER, although it answers OPTIONS: a packet filter drops it",
                 faults::REGISTRAR_SILENT
             ),
             faults::REGISTRAR_SILENT_CURE,

@@ -1,9 +1,9 @@
-//! `trunkless doctor`: checks everything that a call needs, in the order in which the parts depend on
-//! each other, and names the step that fails with its remedy.
+//! `trunkless doctor`: checks everything that a call needs, in the order in which the parts depend
+//! on each other, and names the step that fails with its remedy.
 //!
-//! Each file checks one part: it asks (I/O), and judges the answers by functions without I/O. Nothing
-//! that runs is disturbed: ports are doctor's own, a registration is asked for and not changed, and
-//! what is created over ARI is removed. Owns the clock that limits the whole run.
+//! Each file checks one part: it asks (I/O), and judges the answers by functions without I/O.
+//! Nothing that runs is disturbed: ports are doctor's own, a registration is asked for and not
+//! changed, and what is created over ARI is removed. Owns the clock that limits the whole run.
 
 pub mod ai;
 mod ari;
@@ -40,7 +40,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// Longest wait for the AI's WebSocket.
 const AI_WAIT: Duration = Duration::from_secs(5);
 
-/// What to check, besides the configuration.
+/// Options of [`run`].
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Place a test call to this extension, which echoes.
@@ -76,7 +76,7 @@ pub async fn run(
     findings.push(host::secrets(Path::new(&source.name), &source.text));
     findings.push(host::descriptors(settings.calls.max));
     findings.extend(host::ports(settings, !plan.sip.is_empty(), &running));
-    let parts = parts(&plan, &running, options);
+    let parts = parts(&plan, &running, options, end);
     let parts = parts.into_iter().map(|(name, checks)| limited(end, name, checks));
     findings.extend(join_all(parts).await.into_iter().flatten());
     (Report { findings }, true)
@@ -95,13 +95,18 @@ fn parts<'a>(
     plan: &'a Plan,
     running: &'a Running,
     options: &'a Options,
+    end: Instant,
 ) -> Vec<(String, Checks<'a>)> {
     let settings = &plan.settings;
     let ports = (settings.media.ports.first, settings.media.ports.last);
     let mut parts: Vec<(String, Checks<'a>)> = Vec::new();
     for pbx in &plan.sip {
-        let shared =
-            sip::Shared { listen: settings.sip.listen, media: ports, echo: options.echo.clone() };
+        let shared = sip::Shared {
+            listen: settings.sip.listen,
+            media: ports,
+            echo: options.echo.clone(),
+            end,
+        };
         let name = &pbx.account.name;
         let state = running.pbx(name);
         let checks = async move { sip::check(pbx, &shared, state).await };
@@ -112,6 +117,7 @@ fn parts<'a>(
             bound: settings.sip.listen.ip(),
             media: ports,
             max_calls: settings.calls.max,
+            end,
         };
         let state = running.pbx(&pbx.name);
         let checks = async move { ari::check(pbx, &shared, state).await };

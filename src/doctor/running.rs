@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Time limit for the answer.
-const LIMIT: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(2);
 /// More than any answer has.
 const MAX_BYTES: u64 = 64 * 1024;
 
@@ -29,7 +29,7 @@ struct Answer {
     version: String,
 }
 
-/// What is known of a running program.
+/// The state of a running program, if one answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Running(Option<Answer>);
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use secrecy::ExposeSecret as _;
+use tokio::time::{Instant, timeout};
 
 use crate::config::plan::SipPbx;
 use crate::doctor::asking::{Client, Reply};
 use crate::doctor::echo;
-use crate::doctor::finding::{Finding, State};
+use crate::doctor::finding::Finding;
 use crate::doctor::judge_sip::{self, Own, Reaction};
 use crate::doctor::running::PbxState;
 use crate::sip::agent::Route;
@@ -24,6 +25,8 @@ use crate::sip::message::Message;
 use crate::sip::registration::Settings;
 use crate::sip::uri::escape_user;
 
+/// Time limit for DNS.
+const LOOKUP: Duration = Duration::from_secs(3);
 /// Time limit for OPTIONS.
 const OPTIONS: Duration = Duration::from_millis(2200);
 /// Time limit for each REGISTER.
@@ -42,101 +45,152 @@ pub struct Shared {
     pub media: (u16, u16),
     /// The extension that echoes.
     pub echo: Option<String>,
+    /// When the run ends.
+    pub end: Instant,
 }
+
+/// The steps after `dns`; those after a fault are skipped.
+const STEPS: [&str; 4] = ["sip", "registration", "device", "address"];
 
 /// Runs the checks, in the order in which they depend on each other.
 pub async fn check(pbx: &SipPbx, shared: &Shared, running: Option<&PbxState>) -> Vec<Finding> {
-    let name = &pbx.account.name;
-    let step = |part: &str| format!("pbx.{name}.{part}");
-    let rest = |parts: &[&str], why: &str| -> Vec<Finding> {
-        parts.iter().map(|part| Finding::skipped(step(part), why)).collect()
-    };
-    let mut findings = Vec::new();
-    let found = addresses(pbx, shared.listen.ip()).await;
-    let routes = match found {
-        Ok(routes) => routes,
-        Err(why) => {
-            findings.push(Finding::fault(
-                step("dns"),
-                why,
-                "check the name in registrar or peers, and this host's DNS",
-            ));
-            findings
-                .extend(rest(&["sip", "registration", "device", "address"], "needs an address"));
-            return findings;
-        }
-    };
-    let listed = routes.iter().map(|route| route.remote.to_string()).collect::<Vec<_>>();
-    findings.push(Finding::ok(step("dns"), listed.join(", ")));
-    let mut asked = join_all(routes.iter().map(|route| ask(pbx, route))).await;
-    // the first that answers, as trunkless uses it
-    let best = asked.iter().position(|a| matches!(a.options, Reaction::Answered(_)));
-    let best = best.or_else(|| asked.iter().position(Asked::registers)).unwrap_or(0);
-    let asked = asked.swap_remove(best);
-    let route = &routes[best];
-    let register = asked.register.as_ref().map(|register| register.reaction);
-    findings.push(judge_sip::reachable(&step("sip"), route.remote, asked.options, register));
-    if findings.last().is_some_and(Finding::is_fault) {
-        findings.extend(rest(&["registration", "device", "address"], "needs SIP"));
-        return findings;
+    let mut checks = Checks { pbx, shared, running, findings: Vec::new() };
+    if let Some((route, asked)) = checks.reach().await
+        && checks.account(&route, &asked)
+    {
+        checks.address_and_echo(&route, &asked).await;
     }
-    let user = &pbx.account.username;
-    let mut echo_password = None;
-    if let (Some(register), Some(settings)) = (&asked.register, &pbx.account.registration) {
-        findings.push(match &register.error {
+    checks.findings
+}
+
+struct Checks<'a> {
+    pbx: &'a SipPbx,
+    shared: &'a Shared,
+    running: Option<&'a PbxState>,
+    findings: Vec<Finding>,
+}
+
+impl Checks<'_> {
+    fn step(&self, part: &str) -> String {
+        format!("pbx.{}.{part}", self.pbx.account.name)
+    }
+
+    /// Adds a finding, and skips the other steps behind a fault. Returns true to continue.
+    fn add(&mut self, finding: Finding) -> bool {
+        let at = STEPS.iter().position(|part| finding.step.ends_with(&format!(".{part}")));
+        let is_fault = finding.is_fault();
+        self.findings.push(finding);
+        if is_fault {
+            let rest = STEPS[at.map_or(0, |at| at + 1)..].iter();
+            let rest = rest.map(|part| Finding::skipped(self.step(part), "needs the step before"));
+            let rest: Vec<Finding> = rest.collect();
+            self.findings.extend(rest);
+        }
+        !is_fault
+    }
+
+    /// Finds the address that answers, as trunkless uses it.
+    async fn reach(&mut self) -> Option<(Route, Asked)> {
+        let found = timeout(LOOKUP, addresses(self.pbx, self.shared.listen.ip())).await;
+        let found = found.unwrap_or_else(|_| Err("cannot resolve the PBX's name".to_owned()));
+        let mut routes = match found {
+            Ok(routes) => routes,
+            Err(why) => {
+                let remedy = "check the name in registrar or peers, and this host's DNS";
+                self.add(Finding::fault(self.step("dns"), why, remedy));
+                return None;
+            }
+        };
+        let listed = routes.iter().map(|route| route.remote.to_string()).collect::<Vec<_>>();
+        self.add(Finding::ok(self.step("dns"), listed.join(", ")));
+        let mut asked = join_all(routes.iter().map(|route| ask(self.pbx, route))).await;
+        let best = asked.iter().position(|a| matches!(a.options, Reaction::Answered(_)));
+        let best = best.or_else(|| asked.iter().position(Asked::registers)).unwrap_or(0);
+        let (asked, route) = (asked.swap_remove(best), routes.swap_remove(best));
+        let register = asked.register.as_ref().map(|register| register.reaction);
+        let finding = match &asked.failed {
             Some(why) => Finding::fault(
-                step("registration"),
+                self.step("sip"),
+                format!("nothing can be sent to {}: {why}", route.remote),
+                "check this host's routes, and the address of [sip] listen",
+            ),
+            None => judge_sip::reachable(&self.step("sip"), route.remote, asked.options, register),
+        };
+        self.add(finding).then_some((route, asked))
+    }
+
+    /// Judges the registration and the devices. Returns true to continue.
+    fn account(&mut self, route: &Route, asked: &Asked) -> bool {
+        let settings = self.pbx.account.registration.as_ref();
+        let Some((register, settings)) = asked.register.as_ref().zip(settings) else { return true };
+        let step = self.step("registration");
+        let finding = match &register.error {
+            Some(why) => Finding::fault(
+                step,
                 format!("registration refused: {why}"),
                 "check realm, and allow MD5 or SHA-256 digest on the PBX",
             ),
             None => {
-                let (to, rejected) = (register.reaction, register.rejected);
-                judge_sip::registration(
-                    &step("registration"),
-                    &settings.auth_username,
-                    to,
-                    rejected,
-                )
+                let (user, to) = (&settings.auth_username, register.reaction);
+                judge_sip::registration(&step, user, to, register.rejected)
             }
-        });
-        if findings.last().is_some_and(Finding::is_fault) {
-            findings.extend(rest(&["device", "address"], "needs the registration"));
-            return findings;
+        };
+        if !self.add(finding) {
+            return false;
         }
-        let announced = pbx.account.advertised.unwrap_or(route.local);
-        let own =
-            Own { contact: SocketAddr::new(announced, shared.listen.port()), seen: asked.seen };
-        findings.push(judge_sip::devices(&step("device"), &register.contacts, &own, running));
-        echo_password = Some(settings.password.clone());
+        let port = self.shared.listen.port();
+        let own = Own { contact: SocketAddr::new(self.announced(route), port), seen: asked.seen };
+        let step = self.step("device");
+        let finding = judge_sip::devices(&step, &register.contacts, &own, self.running);
+        // the other checks do not depend on it
+        self.findings.push(finding);
+        true
     }
-    let echo = match &shared.echo {
-        None => None,
-        Some(extension) => {
-            let call = echo::Call {
-                extension,
-                user,
-                password: echo_password,
-                route,
-                advertised: pbx.account.advertised,
-                ports: shared.media,
-            };
-            Some(echo::place(&call).await)
-        }
-    };
-    let heard = echo.as_ref().is_some_and(echo::Outcome::is_heard);
-    let announced = pbx.account.advertised.unwrap_or(route.local);
-    findings.push(judge_sip::address(&step("address"), announced, asked.seen, heard));
-    if let Some(outcome) = echo {
-        let is_explained = findings.last().is_some_and(Finding::is_fault);
-        let finding = echo::judge(&step("echo"), &outcome);
-        findings.push(match is_explained && finding.state == State::Fault {
-            true => Finding::skipped(step("echo"), "the address above explains why it fails"),
-            false => finding,
+
+    fn announced(&self, route: &Route) -> IpAddr {
+        self.pbx.account.advertised.unwrap_or(route.local)
+    }
+
+    async fn address_and_echo(&mut self, route: &Route, asked: &Asked) {
+        let outcome = self.echo(route).await;
+        let heard = outcome.as_ref().is_ok_and(echo::Outcome::is_heard);
+        let announced = self.announced(route);
+        let address = judge_sip::address(&self.step("address"), announced, asked.seen, heard);
+        let is_explained = address.is_fault();
+        self.findings.push(address);
+        let step = self.step("echo");
+        self.findings.push(match outcome {
+            Err(why) => Finding::skipped(step, format!("no test call: {why}")),
+            Ok(outcome) => match echo::judge(&step, &outcome) {
+                finding if is_explained && finding.is_fault() => {
+                    Finding::skipped(step, "the address above explains why it fails")
+                }
+                finding => finding,
+            },
         });
-    } else {
-        findings.push(Finding::skipped(step("echo"), "no test call: --echo EXTENSION places one"));
     }
-    findings
+
+    /// Places the test call, or returns why there is none.
+    async fn echo(&self, route: &Route) -> Result<echo::Outcome, &'static str> {
+        let account = &self.pbx.account;
+        let extension = self.shared.echo.as_ref().ok_or("--echo EXTENSION places one")?;
+        if Instant::now() + echo::LONGEST > self.shared.end {
+            return Err("the PBX answers too slowly");
+        }
+        let settings = account.registration.as_ref();
+        if settings.is_some_and(|settings| settings.auth_username != account.username) {
+            return Err("not possible with auth_username");
+        }
+        let call = echo::Call {
+            extension,
+            user: &account.username,
+            password: settings.map(|settings| settings.password.clone()),
+            route,
+            advertised: account.advertised,
+            ports: self.shared.media,
+        };
+        Ok(echo::place(&call).await)
+    }
 }
 
 /// Returns the routes to the registrar, or to the peers of a trunk.
@@ -166,6 +220,8 @@ struct Asked {
     register: Option<Registered>,
     /// Our address as the PBX sees it.
     seen: Option<IpAddr>,
+    /// The kernel's reason why nothing can be sent.
+    failed: Option<String>,
 }
 
 impl Asked {
@@ -195,8 +251,14 @@ fn reaction(reply: &Reply) -> Reaction {
 }
 
 async fn ask(pbx: &SipPbx, route: &Route) -> Asked {
-    let unreachable =
-        |reply: &Reply| Asked { options: reaction(reply), register: None, seen: None };
+    let failed = |reply: &Reply| match reply {
+        Reply::Failed(why) => Some(why.clone()),
+        _ => None,
+    };
+    let unreachable = |reply: &Reply| {
+        let (options, failed) = (reaction(reply), failed(reply));
+        Asked { options, register: None, seen: None, failed }
+    };
     let mut client = match Client::open(route, pbx.account.transport).await {
         Ok(client) => client,
         Err(reply) => return unreachable(&reply),
@@ -215,7 +277,7 @@ async fn ask(pbx: &SipPbx, route: &Route) -> Asked {
         Some(settings) => Some(register(&mut client, &pbx.account.username, settings).await),
     };
     let seen = register.as_ref().and_then(|register| register.seen).or(seen);
-    Asked { options, register, seen }
+    Asked { options, register, seen, failed: failed(&reply) }
 }
 
 /// Asks for the contacts of our user, with the real credentials. Wrong ones are sent only once, so

@@ -17,6 +17,7 @@ mod refusals;
 mod words;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
@@ -28,6 +29,7 @@ use crate::sip::digest::{Credentials, Signed};
 use crate::sip::header::{find_param, parse_number};
 use crate::sip::message::Message;
 use crate::sip::random::Random;
+use crate::sip::uri::Uri;
 
 pub use words::{Action, Settings, Status};
 
@@ -118,6 +120,8 @@ pub struct Registration {
     options_sent: Option<Instant>,
     /// Our address as the registrar sees it (`received` and `rport` of the Via).
     seen_as: Option<(String, String)>,
+    /// The address there that was last reported as another than ours.
+    reported: Option<IpAddr>,
 }
 
 impl Registration {
@@ -142,6 +146,7 @@ impl Registration {
             keepalive_at: None,
             options_sent: None,
             seen_as: None,
+            reported: None,
         }
     }
 
@@ -476,6 +481,21 @@ impl Registration {
         match foreign.or(replaced_by) {
             Some(contact) => self.change(Status::Conflict { contact }),
             None => self.change(Status::Registered { expires_s: granted }),
+        }
+        self.compare_address(contact);
+    }
+
+    /// Reports that calls may not reach the address in our contact.
+    fn compare_address(&mut self, contact: &str) {
+        let seen =
+            self.seen_as.as_ref().and_then(|(ip, _)| ip.trim_matches(['[', ']']).parse().ok());
+        let ours = Uri::parse(contact).ok().and_then(|uri| uri.host.ip());
+        if let (Some(seen), Some(ours)) = (seen, ours)
+            && seen != ours
+            && self.reported != Some(seen)
+        {
+            self.reported = Some(seen);
+            self.actions.push_back(Action::AddressDiffers { ours, seen });
         }
     }
 

@@ -60,7 +60,7 @@ impl ConnectError {
         if cure.is_empty() { self.to_string() } else { format!("{self}; {cure}") }
     }
 
-    /// What to do.
+    /// Returns the remedy.
     pub fn cure(&self) -> &'static str {
         match self {
             ConnectError::Dns(..) => "check the host in [ai] url, and this host's DNS",
@@ -125,8 +125,15 @@ fn fault(why: &CertificateError) -> String {
         C::Expired | C::ExpiredContext { .. } => "has expired".to_owned(),
         C::NotValidYet | C::NotValidYetContext { .. } => "is not valid yet".to_owned(),
         C::Revoked => "is revoked".to_owned(),
+        other if is_ca(other) => "is self-signed as a CA's".to_owned(),
         other => format!("is not accepted: {}", words(&format!("{other:?}"))),
     }
+}
+
+/// True for a CA's certificate in place of a server's, as `openssl req -x509` makes it. rustls has
+/// no variant for it.
+fn is_ca(why: &CertificateError) -> bool {
+    format!("{why:?}").contains("CaUsedAsEndEntity")
 }
 
 fn tls_cure(error: &io::Error) -> &'static str {

@@ -54,6 +54,22 @@ fn sources() -> Vec<(String, String)> {
     all
 }
 
+/// The texts of the constants in `src/faults.rs`, which messages have as `{NAME}`.
+fn constants() -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(root().join("src/faults.rs")).expect("a source file");
+    let all = text.split("pub const ").skip(1).map(|rest| {
+        let name = rest.split(':').next().unwrap_or_default();
+        (name.to_owned(), literal(rest).expect("a text"))
+    });
+    all.collect()
+}
+
+/// Puts the constants in place of their names.
+fn expanded(code: &str, constants: &[(String, String)]) -> String {
+    let all = constants.iter();
+    all.fold(code.to_owned(), |code, (name, text)| code.replace(&format!("{{{name}}}"), text))
+}
+
 /// The first string literal of `code`: its text, with escapes undone and `…` for `{placeholders}`.
 fn literal(code: &str) -> Option<String> {
     let mut chars = code[code.find('"')? + 1..].chars().peekable();
@@ -76,8 +92,9 @@ fn literal(code: &str) -> Option<String> {
 }
 
 fn messages() -> Vec<Message> {
-    let mut all = Vec::new();
+    let (mut all, constants) = (Vec::new(), constants());
     for (path, text) in sources() {
+        let text = expanded(&text, &constants);
         for (start, level) in MACROS {
             for (at, _) in text.match_indices(start) {
                 let rest = &text[at + start.len()..];
@@ -124,6 +141,7 @@ fn filled_in<'a>(message: &str, line: &'a str) -> Option<Vec<&'a str>> {
 /// The source as one line, in which texts that span several lines are whole.
 fn flat_source() -> String {
     let joined: String = sources().into_iter().map(|(_, text)| text + "\n").collect();
+    let joined = expanded(&joined, &constants());
     let mut lines = joined.split("\\\n");
     let first = lines.next().unwrap_or_default().to_owned();
     lines.fold(first, |all, line| all + line.trim_start())

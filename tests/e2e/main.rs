@@ -12,6 +12,7 @@ mod bystanders;
 #[allow(dead_code, reason = "the bench uses the rest")]
 mod caller;
 mod clients;
+mod doctor;
 mod dropin;
 mod examples;
 mod fixture;

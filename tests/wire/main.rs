@@ -30,6 +30,7 @@ mod control;
 mod control_bounds;
 mod control_cli;
 mod demo;
+mod doctor;
 mod dtmf;
 mod ends;
 mod frames;

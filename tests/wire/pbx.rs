@@ -119,6 +119,11 @@ impl Pbx {
         self.shared.inbox.wait(method, |inbox| take(inbox, wanted)).await
     }
 
+    /// Takes a request with this method out of the inbox, if there is one.
+    pub fn next_request(&self, method: &str) -> Option<Message> {
+        self.shared.inbox.look(|inbox| take(inbox, |m| m.method() == Some(method)))
+    }
+
     /// True if no request with this method arrives within `time`.
     pub async fn none_of(&self, method: &str, time: Duration) -> bool {
         let wanted = |m: &Message| m.method() == Some(method);

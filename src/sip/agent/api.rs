@@ -193,6 +193,12 @@ pub enum Event {
         remote: Option<SocketAddr>,
         status: Status,
     },
+    /// The registrar sees us at another address than that of our contact.
+    AddressDiffers {
+        account: AccountId,
+        ours: IpAddr,
+        seen: IpAddr,
+    },
     /// REGISTER is sent to this address from now on.
     Registrar {
         account: AccountId,

@@ -154,6 +154,9 @@ impl Agent {
                     self.report_silent(id);
                     self.next_target(id);
                 }
+                Action::AddressDiffers { ours, seen } => {
+                    self.event(Event::AddressDiffers { account: id, ours, seen });
+                }
                 Action::Changed(status) => {
                     if matches!(status, Status::Registered { .. } | Status::Conflict { .. }) {
                         self.accounts[id].silent.clear();

@@ -5,6 +5,7 @@ use std::time::Instant;
 use tracing::{debug, warn};
 
 use crate::call::{RemoteMedia, Signal};
+use crate::faults::ADDRESS_DIFFERS_CURE;
 use crate::sip::agent::{CallEnd, CallKey, Event};
 use crate::sip::endpoint::Endpoint;
 use crate::sip::endpoint::translate::end_reason;
@@ -29,6 +30,15 @@ impl Endpoint {
                 self.on_registration(account, remote, status);
             }
             Event::Peer { account, remote, answers } => self.on_peer(account, remote, answers),
+            Event::AddressDiffers { account, ours, seen } => {
+                let pbx = &*self.peers[account].name;
+                // as in `faults::address_differs`
+                warn!(
+                    pbx,
+                    "the PBX sees us at {seen}, but we announce {ours}: audio may go nowhere; \
+                     {ADDRESS_DIFFERS_CURE}"
+                );
+            }
             Event::Registrar { account, remote } => self.probe_port(account, remote),
             Event::Refused(refused) => self.on_refused(&refused),
             Event::Unreadable { source, why } => {

@@ -1,6 +1,7 @@
 //! The settings of a registration, and its outputs.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -78,4 +79,10 @@ pub enum Action {
     /// The address does not answer: report it, and use the next one.
     Silent,
     Changed(Status),
+    /// The registrar sees us at another address than that of our contact. Reported once per
+    /// address.
+    AddressDiffers {
+        ours: IpAddr,
+        seen: IpAddr,
+    },
 }
