@@ -100,6 +100,11 @@ pub fn begin(limits: Limits, redactor: Redactor, title: String) -> (Tap, Reader)
 }
 
 impl Reader {
+    /// Returns the id of the call, once there is one.
+    pub fn call(&self) -> Option<&str> {
+        self.queue.shared.call.get().map(String::as_str)
+    }
+
     /// Returns why the capture ended, once it has.
     pub fn end(&self) -> Option<End> {
         self.end

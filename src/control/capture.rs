@@ -1,7 +1,8 @@
-//! Packet captures: `GET /v1/calls/{id}/capture` and `GET /v1/calls/next/capture`. Owns connections.
+//! Packet captures: `GET /v1/calls/{id}/capture` and `GET /v1/calls/next/capture`. Owns
+//! connections.
 //!
-//! The response is the file, for as long as the capture lasts: it is made while the client reads it,
-//! and ends when the client closes the connection.
+//! The response is the file, for as long as the capture lasts: it is made while the client reads
+//! it, and ends when the client closes the connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -78,7 +79,8 @@ impl Drop for Running {
             .map_or("its client has closed the connection".to_owned(), |end| end.text());
         let [packets, messages] = figures.written;
         let dropped: u64 = figures.dropped.iter().sum();
-        let (call, by, bytes) = (&self.call, &self.by, figures.bytes);
+        let call = self.reader.call().unwrap_or(&self.call);
+        let (by, bytes) = (&self.by, figures.bytes);
         info!(call, by, packets, messages, dropped, bytes, "packet capture ended: {why}");
     }
 }

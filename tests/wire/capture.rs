@@ -1,5 +1,5 @@
-//! Packet captures over HTTP, read back with an independent reader: what is in them and what is not,
-//! their bounds, and who may have them.
+//! Packet captures over HTTP, read back with an independent reader: their contents, their bounds,
+//! and who may have them.
 
 use std::net::SocketAddr;
 use std::time::Duration;

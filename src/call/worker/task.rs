@@ -32,6 +32,8 @@ use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
 use crate::call::{CallConfig, CallRequest, Offer, Signal, SourceRequest, counters, parameters};
 use crate::capture::tap::Tap;
 use crate::capture::{Direction, Kind};
+use crate::command::RecordCommand;
+use crate::media::g711::Law;
 use crate::stream::closed::Closed;
 use crate::stream::connect::Socket;
 use crate::stream::scratch::Scratch;
@@ -301,11 +303,7 @@ impl Running {
                             self.call.handle(now, Input::RecordingLost);
                         }
                     }
-                    Output::Recording { command, index, law } => {
-                        self.recordings.command(command, index, law);
-                        let is_paused = self.recordings.is_paused();
-                        self.tap.iter().for_each(|tap| tap.set_private(is_paused));
-                    }
+                    Output::Recording { command, index, law } => self.record(command, index, law),
                     Output::Leaving => self.leave(),
                     Output::Ended(reason) => self.ended = Some(reason),
                 }
@@ -319,6 +317,12 @@ impl Running {
             }
         }
         self.ended
+    }
+
+    fn record(&mut self, command: RecordCommand, index: u64, law: Law) {
+        self.recordings.command(command, index, law);
+        let is_paused = self.recordings.is_paused();
+        self.tap.iter().for_each(|tap| tap.set_private(is_paused));
     }
 
     /// Starts a capture.
