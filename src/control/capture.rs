@@ -103,7 +103,7 @@ fn read(uri: &Uri, secrets: &[String]) -> Result<Wanted, String> {
         match &*name {
             "seconds" => seconds = number("seconds", &value, SECONDS.0)?,
             "megabytes" => megabytes = number("megabytes", &value, MEGABYTES.0)?,
-            "keys" => keys = value == "true",
+            "keys" => keys = value.parse().map_err(|_| "keys is not true or false")?,
             "pbx" => pbx = Some(value.into_owned()),
             other => return Err(format!("\"{}\" is not a parameter of a capture", clip(other))),
         }

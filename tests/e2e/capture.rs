@@ -150,10 +150,9 @@ fn tshark_reads_a_call_in_sip_mode() {
             let whole = tshark(&file, &["-Y", "sip || rtp", "-V"]);
             assert!(!whole.contains("bridgesecret"));
             assert!(whole.contains("Setup Method: SDP"), "RTP is not part of the call");
-            let malformed = tshark(
-                &file,
-                &["-Y", "_ws.malformed || ip.checksum.status == 0 || udp.checksum.status == 0"],
-            );
+            let is_wrong = "_ws.malformed || ip.checksum.status == 0 || udp.checksum.status == 0";
+            let check = ["-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE"];
+            let malformed = tshark(&file, &[&check[..], &["-Y", is_wrong]].concat());
             assert_eq!(malformed, "");
             let json = tshark(&file, &["-Y", "json", "-T", "fields", "-e", "frame.number"]);
             assert!(json.lines().count() > 100, "{json}");

@@ -467,6 +467,7 @@ async fn only_a_token_with_the_scope_may_capture() {
         (CAPTURER, "next/capture?pbx=nain".to_owned(), 404, "there is no [pbx.nain]"),
         (CAPTURER, format!("{own}?seconds=0"), 400, "seconds is not a number from 1 to 3600"),
         (CAPTURER, format!("{own}?megabytes=1001"), 400, "megabytes is not a number"),
+        (CAPTURER, format!("{own}?keys=yes"), 400, "keys is not true or false"),
         (CAPTURER, format!("{own}?minutes=1"), 400, "\\\"minutes\\\" is not a parameter"),
     ] {
         let (seen, body) = request(api, &get(&path), &bearer(token), "").await;
