@@ -124,6 +124,9 @@ pub async fn capture(
     granted.require(Scope::Capture)?;
     let wanted = read(&uri, &control.secrets).map_err(invalid)?;
     let call = control.switchboard.find(&id).ok_or_else(no_such_call)?;
+    if call.state().ended.is_some() {
+        return Err(conflict("ended", "the call has ended"));
+    }
     let place = place(&control, &lasting, &granted)?;
     let title = title(&format!("call {} on {}", call.id, call.pbx), &granted, &wanted);
     let (tap, reader) = reader::begin(wanted.limits, wanted.redactor, title);
