@@ -133,7 +133,7 @@ pub async fn capture(
     control.switchboard.capture(&call.id, tap).map_err(|why| match why {
         NotCaptured::NoSuchCall => conflict("ended", "the call has ended"),
         NotCaptured::Already => conflict("captured", "the call is being captured already"),
-        NotCaptured::Busy => conflict("queue_full", "too many commands are open in the call"),
+        NotCaptured::Busy => busy("too many commands are open in the call".to_owned()),
     })?;
     Ok(respond(reader, call.id.clone(), &granted, place))
 }
@@ -172,13 +172,16 @@ fn no_such_call() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", why)
 }
 
+fn busy(why: String) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", why)
+}
+
 fn conflict(code: &'static str, why: &str) -> Problem {
     Problem::new(StatusCode::CONFLICT, code, why)
 }
 
 /// Takes a place among the captures, and keeps the connection.
 fn place(control: &Control, lasting: &Lasting, granted: &Granted) -> Result<Place, Problem> {
-    let busy = |why: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", why);
     let place = control.captures.place().ok_or_else(|| {
         busy(format!("{MAX_CAPTURES} captures are running, which is the most; end one of them"))
     })?;

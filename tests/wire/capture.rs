@@ -7,6 +7,8 @@ use std::time::Duration;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use pcap_parser::{Block, PcapBlockOwned, PcapNGReader, traits::PcapReaderIterator};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use trunkless::command::RecordCommand;
 
@@ -36,8 +38,7 @@ async fn rig(pbx: Pbx, net: Net, more: &str) -> (Rig, SocketAddr) {
         "[control]\nlisten = \"{address}\"\n\
          [control.tokens.desk]\ntoken = \"{TOKEN}\"\n\
          [control.tokens.lab]\ntoken = \"{CAPTURER}\"\nscopes = [\"read\", \"capture\"]\n\
-         [pbx.main.sip]\npassword = \"canary-of-the-configuration\"\n\
-         x_headers = [\"X-Api-Token\", \"X-Lead-ID\", \"X-Copy\"]\n{more}\n"
+         [pbx.main.sip]\npassword = \"canary-of-the-configuration\"\n{more}\n"
     );
     let ai = Ai::start(net.ai()).await;
     (Rig::with(net, pbx, ai, &config).await, address)
@@ -54,6 +55,40 @@ async fn capture(api: SocketAddr, path: &str) -> reqwest::Response {
     let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
     let request = client.get(format!("http://{api}/v1/calls/{path}")).bearer_auth(CAPTURER);
     timeout(LIMIT, request.send()).await.expect("an answer").expect("an answer")
+}
+
+/// Starts a capture that is not read, over a connection that holds little.
+async fn slow_client(api: SocketAddr, path: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut client = socket.connect(api).await.unwrap();
+    let bearer = bearer(CAPTURER);
+    let text = format!("GET /v1/calls/{path} HTTP/1.1\r\nHost: {api}\r\n{bearer}\r\n");
+    client.write_all(text.as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    client.read_exact(&mut status).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200");
+    client
+}
+
+/// The body of a response that came in chunks.
+fn body(response: &[u8]) -> Vec<u8> {
+    let after = |data: &[u8], end: &[u8]| {
+        let found = data.windows(end.len()).position(|part| part == end);
+        found.expect("a whole response") + end.len()
+    };
+    let (mut body, mut rest) = (Vec::new(), &response[after(response, b"\r\n\r\n")..]);
+    loop {
+        let start = after(rest, b"\r\n");
+        let length = std::str::from_utf8(&rest[..start - 2]).expect("a length");
+        match usize::from_str_radix(length, 16).expect("a length") {
+            0 => return body,
+            length => {
+                body.extend_from_slice(&rest[start..start + length]);
+                rest = &rest[start + length + 2..];
+            }
+        }
+    }
 }
 
 /// Reads a capture to its end.
@@ -381,10 +416,10 @@ async fn a_capture_ends_at_its_limits() {
 async fn a_client_that_reads_slowly_loses_packets_and_the_call_loses_none() {
     let (rig, api) = plain().await;
     let (mut call, stream) = rig.call().await;
-    let response = capture(api, &format!("{}/capture", stream.call_sid)).await;
-    // far more than the queue and the buffers of the connection hold
-    let note = json!({"event": "note", "text": "x".repeat(900_000)});
-    for _ in 0..40 {
+    let mut client = slow_client(api, &format!("{}/capture", stream.call_sid)).await;
+    // more than the queue and the buffers of the connection hold
+    let note = json!({"event": "note", "text": "x".repeat(60_000)});
+    for _ in 0..200 {
         stream.say(&note).await;
     }
     stream.mark("read").await;
@@ -396,7 +431,10 @@ async fn a_client_that_reads_slowly_loses_packets_and_the_call_loses_none() {
     assert_eq!(call.media.numbered(crate::stream::AGENT, 25).await.len(), 25);
     call.bye().await;
     stream.until_stop().await;
-    let file = read(response).await;
+    let mut response = Vec::new();
+    let all = client.read_to_end(&mut response);
+    timeout(LIMIT, all).await.expect("an end").expect("a whole response");
+    let file = File::parse(body(&response));
     assert!(file.dropped > 0);
     let words = format!("{} packets and messages are missing", file.dropped);
     assert!(file.end.contains(&words), "{}", file.end);
