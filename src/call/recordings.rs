@@ -85,7 +85,7 @@ impl CallRecordings {
         }
     }
 
-    /// True while nothing is recorded because somebody is about to say or press what may not be.
+    /// True while the recording is paused, and before it starts if it will start paused.
     pub fn is_paused(&self) -> bool {
         self.current.as_ref().map_or(self.paused, Recording::is_paused)
     }

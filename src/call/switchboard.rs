@@ -183,6 +183,7 @@ impl Switchboard {
         let next = calls.awaited.iter().position(matches);
         let tap = next.map(|at| calls.awaited.remove(at).tap);
         if let Some(tap) = tap.clone() {
+            tap.belongs_to(&live.id);
             let _ = requests.try_send(CallRequest::Capture(tap));
         }
         calls.by_sid.insert(live.call_sid.clone(), live.id.clone());
@@ -281,6 +282,7 @@ impl Switchboard {
             TrySendError::Full(_) => NotCaptured::Busy,
             TrySendError::Closed(_) => NotCaptured::NoSuchCall,
         })?;
+        tap.belongs_to(&id);
         entry.tap = Some(tap);
         Ok(())
     }

@@ -31,7 +31,7 @@ impl Extractor {
     /// Takes a part of the file, and returns the blocks that are complete, and what is in them.
     ///
     /// # Errors
-    /// Returns an error if it is not a file of ours.
+    /// Returns an error if it is not a pcapng file as we write it.
     pub fn add(&mut self, part: &[u8]) -> Result<(Vec<u8>, Vec<Found>), &'static str> {
         self.held.extend_from_slice(part);
         let (mut found, mut at) = (Vec::new(), 0);

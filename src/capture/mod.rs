@@ -33,7 +33,7 @@ pub enum Kind {
     },
     Rtp,
     Rtcp,
-    /// A text message of the AI's stream.
+    /// A text message on the WebSocket of the AI.
     Ai,
     /// A message of ARI: an event, or one of our requests.
     Ari,
@@ -58,6 +58,7 @@ pub struct Captured {
     pub data: Vec<u8>,
     /// The length before a part was left out.
     pub length: usize,
-    /// True if the recording of the call was paused, so that audio and keys are left out.
+    /// True if audio and keys are left out in any case: the recording of the call was paused, or
+    /// may have been.
     pub is_private: bool,
 }

@@ -100,6 +100,11 @@ pub fn begin(limits: Limits, redactor: Redactor, title: String) -> (Tap, Reader)
 }
 
 impl Reader {
+    /// Returns the id of the call, once there is one.
+    pub fn call(&self) -> Option<&str> {
+        self.queue.shared.call.get().map(String::as_str)
+    }
+
     /// Returns why the capture ended, once it has.
     pub fn end(&self) -> Option<End> {
         self.end
@@ -134,6 +139,11 @@ impl Reader {
     /// Waits for packets and appends them.
     async fn collect(&mut self, out: &mut Vec<u8>) {
         let mut all = Vec::new();
+        // with a client that reads slowly, there is always something to read
+        if Instant::now() >= self.until {
+            self.end = Some(self.out_of_time());
+            return;
+        }
         match timeout_at(self.until, self.queue.wait(&mut all)).await {
             Ok(true) => {}
             Ok(false) => self.end = Some(End::CallEnded),

@@ -144,6 +144,12 @@ impl Redactor {
         match value {
             Value::Object(members) => {
                 let mut changed = false;
+                // a variable of the PBX, and its value beside it
+                let variable =
+                    members.get("variable").and_then(Value::as_str).is_some_and(is_secret);
+                if variable && let Some(value) = members.get_mut("value") {
+                    changed |= remove(value);
+                }
                 for (name, value) in members {
                     let is_text = value.is_string() || value.is_number();
                     let is_key = KEY_NAMES.contains(&name.as_str()) && is_text && hides_keys;
@@ -162,13 +168,12 @@ impl Redactor {
             Value::Array(values) => {
                 values.iter_mut().fold(false, |any, value| self.clean(value, is_private) | any)
             }
-            Value::String(text) => match without_url_secrets(text) {
-                Cow::Owned(clean) => {
-                    *text = clean;
-                    true
-                }
-                Cow::Borrowed(_) => false,
-            },
+            Value::String(text) => {
+                let clean = without_secret_pairs(&without_url_secrets(text));
+                let changed = clean != *text;
+                *text = clean;
+                changed
+            }
             Value::Null | Value::Bool(_) | Value::Number(_) => false,
         }
     }
@@ -288,6 +293,20 @@ fn without_url_secrets(text: &str) -> Cow<'_, str> {
         true => Cow::Borrowed(text),
         false => Cow::Owned(out),
     }
+}
+
+/// Returns a text without the values of secrets in it that are written as `name=value`, as the
+/// arguments of a dialplan application are.
+fn without_secret_pairs(text: &str) -> String {
+    let parts = text.split_inclusive([',', ';', '&', ' ']);
+    let clean = parts.map(|part| match part.split_once('=') {
+        Some((name, value)) if is_secret(name) => {
+            let end = value.trim_end_matches([',', ';', '&', ' ']).len();
+            format!("{name}={REMOVED}{}", &value[end..])
+        }
+        _ => part.to_owned(),
+    });
+    clean.collect()
 }
 
 /// Returns a word without the secrets of the URL in it.
@@ -434,5 +453,9 @@ mod tests {
             "no JSON: Bearer removed wss://h?removed"
         );
         assert!(!json(r#"{"a":"s3cr3t-of-the-ai"}"#, false).contains("s3cr3t"));
+        let ari = r#"{"args":["x","crm_token=canary"],"app_data":"ai,x,crm_token=canary,b=c","query":{"value":"canary","variable":"CRM_TOKEN"}}"#;
+        let clean = json(ari, false);
+        assert!(!clean.contains("canary"), "{clean}");
+        assert!(clean.contains(r#""ai,x,crm_token=removed,b=c""#), "{clean}");
     }
 }

@@ -2,8 +2,8 @@
 //! clock.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
@@ -29,6 +29,8 @@ pub(super) struct Shared {
     pub dropped: [AtomicU64; 2],
     /// True while the recording of the call is paused.
     is_private: AtomicBool,
+    /// The id of the call, once there is one.
+    pub call: OnceLock<String>,
 }
 
 /// The index of a kind in [`Shared::dropped`] and among the interfaces of the file.
@@ -96,6 +98,11 @@ impl Tap {
         !self.sender.is_closed()
     }
 
+    /// Notes the id of the call that is captured.
+    pub fn belongs_to(&self, call: &str) {
+        let _ = self.shared.call.set(call.to_owned());
+    }
+
     /// Leaves out audio and keys from now on, or no longer.
     pub fn set_private(&self, is_private: bool) {
         self.shared.is_private.store(is_private, Ordering::Relaxed);
@@ -126,13 +133,14 @@ impl Tap {
     ) -> bool {
         let length = text.len();
         let data = if length > MAX_MESSAGE { Vec::new() } else { text.to_vec() };
-        let is_private = self.shared.is_private.load(Ordering::Relaxed);
+        let is_private = false;
         self.add(Captured { at: unix(), kind, direction, between, data, length, is_private })
     }
 
     /// Adds what was captured. If the queue is full, it is dropped and counted. Returns false once
     /// the capture is over.
-    pub fn add(&self, captured: Captured) -> bool {
+    pub fn add(&self, mut captured: Captured) -> bool {
+        captured.is_private |= self.shared.is_private.load(Ordering::Relaxed);
         let (bytes, index) = (captured.data.len(), interface(captured.kind));
         let queued = self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let added = match queued + bytes > MAX_QUEUED_BYTES {

@@ -144,7 +144,7 @@ pub async fn run(
     Ok(if packets + messages > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What was saved.
+/// The numbers of packets and messages that were saved.
 #[derive(Default)]
 struct Saved {
     packets: u64,

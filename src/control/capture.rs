@@ -1,7 +1,8 @@
-//! Packet captures: `GET /v1/calls/{id}/capture` and `GET /v1/calls/next/capture`. Owns connections.
+//! Packet captures: `GET /v1/calls/{id}/capture` and `GET /v1/calls/next/capture`. Owns
+//! connections.
 //!
-//! The response is the file, for as long as the capture lasts: it is made while the client reads it,
-//! and ends when the client closes the connection.
+//! The response is the file, for as long as the capture lasts: it is made while the client reads
+//! it, and ends when the client closes the connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -78,7 +79,8 @@ impl Drop for Running {
             .map_or("its client has closed the connection".to_owned(), |end| end.text());
         let [packets, messages] = figures.written;
         let dropped: u64 = figures.dropped.iter().sum();
-        let (call, by, bytes) = (&self.call, &self.by, figures.bytes);
+        let call = self.reader.call().unwrap_or(&self.call);
+        let (by, bytes) = (&self.by, figures.bytes);
         info!(call, by, packets, messages, dropped, bytes, "packet capture ended: {why}");
     }
 }
@@ -101,7 +103,7 @@ fn read(uri: &Uri, secrets: &[String]) -> Result<Wanted, String> {
         match &*name {
             "seconds" => seconds = number("seconds", &value, SECONDS.0)?,
             "megabytes" => megabytes = number("megabytes", &value, MEGABYTES.0)?,
-            "keys" => keys = value == "true",
+            "keys" => keys = value.parse().map_err(|_| "keys is not true or false")?,
             "pbx" => pbx = Some(value.into_owned()),
             other => return Err(format!("\"{}\" is not a parameter of a capture", clip(other))),
         }
@@ -122,13 +124,16 @@ pub async fn capture(
     granted.require(Scope::Capture)?;
     let wanted = read(&uri, &control.access.borrow().secrets).map_err(invalid)?;
     let call = control.switchboard.find(&id).ok_or_else(no_such_call)?;
+    if call.state().ended.is_some() {
+        return Err(conflict("ended", "the call has ended"));
+    }
     let place = place(&control, &lasting, &granted)?;
     let title = title(&format!("call {} on {}", call.id, call.pbx), &granted, &wanted);
     let (tap, reader) = reader::begin(wanted.limits, wanted.redactor, title);
     control.switchboard.capture(&call.id, tap).map_err(|why| match why {
         NotCaptured::NoSuchCall => conflict("ended", "the call has ended"),
         NotCaptured::Already => conflict("captured", "the call is being captured already"),
-        NotCaptured::Busy => conflict("queue_full", "too many commands are open in the call"),
+        NotCaptured::Busy => busy("too many commands are open in the call".to_owned()),
     })?;
     Ok(respond(&control, reader, call.id.clone(), granted, place))
 }
@@ -167,13 +172,16 @@ fn no_such_call() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", why)
 }
 
+fn busy(why: String) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", why)
+}
+
 fn conflict(code: &'static str, why: &str) -> Problem {
     Problem::new(StatusCode::CONFLICT, code, why)
 }
 
 /// Takes a place among the captures, and keeps the connection.
 fn place(control: &Control, lasting: &Lasting, granted: &Granted) -> Result<Place, Problem> {
-    let busy = |why: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", why);
     let place = control.captures.place().ok_or_else(|| {
         busy(format!("{MAX_CAPTURES} captures are running, which is the most; end one of them"))
     })?;

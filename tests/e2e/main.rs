@@ -11,6 +11,7 @@ mod bridge;
 mod bystanders;
 #[allow(dead_code, reason = "the bench uses the rest")]
 mod caller;
+mod capture;
 mod clients;
 mod doctor;
 mod dropin;

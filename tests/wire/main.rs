@@ -24,6 +24,7 @@ mod answer;
 mod ari;
 mod audio;
 mod capture;
+mod capture_cli;
 mod closed_stdout;
 mod configuration;
 mod control;

@@ -8,13 +8,15 @@ use crate::ari::api::CallKey;
 use crate::ari::client::{CallLink, Source};
 use crate::ari::request::{Method, Outcome, RestRequest};
 use crate::capture::tap::Tap;
-use crate::capture::{Direction, Kind};
+use crate::capture::{Direction, Kind, redact};
 
 /// A capture of the call that a request belongs to, and the request's name.
 pub(super) struct Captured {
     tap: Tap,
     between: (SocketAddr, SocketAddr),
     name: String,
+    /// True if the response has the value of a secret variable.
+    is_secret: bool,
 }
 
 impl Source {
@@ -66,6 +68,8 @@ impl Source {
             Method::Put => "PUT",
             Method::Delete => "DELETE",
         };
+        let variable = wire.query.iter().find(|(name, _)| *name == "variable");
+        let is_secret = variable.is_some_and(|(_, value)| redact::is_secret(value));
         let query: serde_json::Map<String, Value> =
             wire.query.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
         let body = wire.body.and_then(|body| serde_json::from_str::<Value>(&body).ok());
@@ -74,7 +78,7 @@ impl Source {
         let between = self.between();
         let tap = self.captured_call(&text)?.tap.clone()?;
         tap.message(Kind::Ari, Direction::Sent, between, text.as_bytes());
-        Some(Captured { tap, between, name })
+        Some(Captured { tap, between, name, is_secret })
     }
 }
 
@@ -83,7 +87,10 @@ impl Captured {
     pub fn response(&self, outcome: &Outcome) {
         let text = match outcome {
             Outcome::Answered { status, body } => {
-                let body = serde_json::from_str::<Value>(body).unwrap_or_default();
+                let body = match self.is_secret {
+                    true => "removed".into(),
+                    false => serde_json::from_str::<Value>(body).unwrap_or_default(),
+                };
                 json!({ "response": self.name, "status": status, "body": body })
             }
             outcome => json!({ "response": self.name, "error": outcome.text() }),

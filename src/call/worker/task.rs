@@ -34,6 +34,8 @@ use crate::call::worker::watching::Watching;
 use crate::call::{CallConfig, CallRequest, Offer, Signal, SourceRequest, counters, parameters};
 use crate::capture::tap::Tap;
 use crate::capture::{Direction, Kind};
+use crate::command::RecordCommand;
+use crate::media::g711::Law;
 use crate::stream::closed::Closed;
 use crate::stream::connect::Socket;
 use crate::stream::scratch::Scratch;
@@ -325,11 +327,7 @@ impl Running {
                             self.call.handle(now, Input::RecordingLost);
                         }
                     }
-                    Output::Recording { command, index, law } => {
-                        self.recordings.command(command, index, law);
-                        let is_paused = self.recordings.is_paused();
-                        self.tap.iter().for_each(|tap| tap.set_private(is_paused));
-                    }
+                    Output::Recording { command, index, law } => self.record(command, index, law),
                     Output::Leaving => self.leave(),
                     Output::Ended(reason) => self.ended = Some(reason),
                 }
@@ -343,6 +341,12 @@ impl Running {
             }
         }
         self.ended
+    }
+
+    fn record(&mut self, command: RecordCommand, index: u64, law: Law) {
+        self.recordings.command(command, index, law);
+        let is_paused = self.recordings.is_paused();
+        self.tap.iter().for_each(|tap| tap.set_private(is_paused));
     }
 
     /// Starts a capture.

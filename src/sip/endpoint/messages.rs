@@ -1,5 +1,5 @@
-//! The SIP messages of each call, for packet captures: the first and the last ones are kept, so that
-//! a capture that begins in mid-call still has the INVITE and its answer.
+//! The SIP messages of each call, for packet captures: the first and the last ones are kept, so
+//! that a capture that begins in mid-call still has the INVITE and its answer.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use crate::sip::flow::{Flow, Transport};
 
 /// Of one call, at most this many messages are kept.
 const MAX_KEPT: usize = 16;
-/// So many of them are the first ones. Of the others, the last ones are kept.
+/// The first ones, up to this number, are kept. Of the others, the last ones are kept.
 const FIRST: usize = 8;
 /// At most this many bytes of one call are kept.
 const MAX_KEPT_BYTES: usize = 24 << 10;
@@ -62,7 +62,8 @@ impl CallMessages {
         }
         let Some(entry) = self.entries.get_mut(id) else { return };
         let kept = Kept { at, direction, flow, data: data.to_vec() };
-        let open = entry.tap.as_ref().is_some_and(|tap| tap.add(captured(&kept, entry.local)));
+        let open =
+            entry.tap.as_ref().is_some_and(|tap| tap.add(captured(&kept, entry.local, false)));
         if !open {
             entry.tap = None;
         }
@@ -83,7 +84,8 @@ impl CallMessages {
         let entry = self.by_call.get(&call).and_then(|id| self.entries.get_mut(id));
         let Some(entry) = entry else { return };
         for kept in &entry.kept {
-            tap.add(captured(kept, entry.local));
+            // whether the recording was paused then is not known
+            tap.add(captured(kept, entry.local, true));
         }
         entry.tap = Some(tap);
     }
@@ -120,7 +122,7 @@ impl Entry {
     }
 }
 
-fn captured(kept: &Kept, local: Option<SocketAddr>) -> Captured {
+fn captured(kept: &Kept, local: Option<SocketAddr>, is_private: bool) -> Captured {
     let Kept { at, direction, flow, data } = kept;
     let local = local.unwrap_or(SocketAddr::new([0, 0, 0, 0].into(), 0));
     Captured {
@@ -130,7 +132,7 @@ fn captured(kept: &Kept, local: Option<SocketAddr>) -> Captured {
         between: (local, flow.remote),
         data: data.clone(),
         length: data.len(),
-        is_private: false,
+        is_private,
     }
 }
 
