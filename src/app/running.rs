@@ -129,7 +129,7 @@ impl Running {
             true => Some(self.hook.prepare(plan.notices.take()).context("[webhook] directory")?),
             false => None,
         };
-        let agents = self.vicidials.start(&plan.vicidials).context("VICIdial")?;
+        self.vicidials.start(&plan.vicidials).context("VICIdial")?;
         let sources = self.sources.prepare(&plan).await?;
         if !self.has_control && !plan.tokens.is_empty() {
             let listen = plan.settings.control.listen;
@@ -167,7 +167,7 @@ impl Running {
         let (vicidials, wanted) = (self.vicidials.clone(), plan.vicidials.clone());
         tokio::spawn(async move { vicidials.retain(&wanted).await });
         self.watch_ais();
-        self.follow_health(agents);
+        self.follow_health(self.vicidials.change(&plan.vicidials));
         self.in_effect = now_in_effect(&self.in_effect, &plan.keys, &started);
         let need_restart = need_restart(&self.in_effect, &plan.keys);
         self.keys = plan.keys;
@@ -179,9 +179,9 @@ impl Running {
     fn with_former(&self, mut configs: CallConfigs) -> CallConfigs {
         let before = self.configs.borrow();
         let of_before = |name: &str| self.sources.statuses.all().iter().any(|s| s.name == name);
-        let former = before.iter().filter(|(name, _)| {
-            of_before(name) && !configs.iter().any(|(other, _)| other == name)
-        });
+        let former = before
+            .iter()
+            .filter(|(name, _)| of_before(name) && !configs.iter().any(|(other, _)| other == name));
         let former: Vec<_> = former.cloned().collect();
         configs.extend(former);
         configs

@@ -116,8 +116,7 @@ impl Admission {
         let log = Throttle::with_burst(LOG_INTERVAL.0, LOG_INTERVAL.1);
         let limit = Arc::new(Limit::new("[calls]".to_owned()));
         let beyond = Arc::new(Semaphore::new(MAX_BEYOND));
-        let admission =
-            Admission { all: limit, pbxs: Arc::default(), beyond, ports, offers, log };
+        let admission = Admission { all: limit, pbxs: Arc::default(), beyond, ports, offers, log };
         admission.set_limits(all, pbxs);
         admission
     }

@@ -82,8 +82,13 @@ impl Recorder {
         let encoding = settings.encoding.unwrap_or(law.into());
         encoding.label().clone_into(&mut sidecar.audio.format);
         let unwritten_ms = Arc::<AtomicU64>::default();
-        let begin =
-            Begin { sidecar: sidecar.clone(), path, law, encoding, unwritten_ms: unwritten_ms.clone() };
+        let begin = Begin {
+            sidecar: sidecar.clone(),
+            path,
+            law,
+            encoding,
+            unwritten_ms: unwritten_ms.clone(),
+        };
         self.queue.send(Job::Begin { key, begin: Box::new(begin) });
         Recording::new(key, self.queue.clone(), sidecar, law, first, unwritten_ms)
     }

@@ -1,8 +1,8 @@
 //! The circuit breaker of an AI: after several failures in a row, calls are not offered to it until
 //! a handshake succeeds again. Owns a task while it is open.
 
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::select_all;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use trunkless::call::end::EndReason;
 use trunkless::call::ports::PortPool;
 use trunkless::config::{Source, load, resolve::resolve};

@@ -57,8 +57,7 @@ impl Source {
         if (own.max_media, &own.rtp_conf) != (pbx.max_media, &pbx.rtp_conf) {
             (own.max_media, own.rtp_conf) = (pbx.max_media, pbx.rtp_conf.clone());
             let conf = own.rtp_conf.as_deref();
-            (self.rtp_capacity, self.max_media) =
-                RtpCapacity::new(&self.name, conf, own.max_media);
+            (self.rtp_capacity, self.max_media) = RtpCapacity::new(&self.name, conf, own.max_media);
         }
         // with https, the CAs may be others
         match own.target.is_same(&pbx.target) && pbx.target.tls.is_none() {

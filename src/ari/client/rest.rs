@@ -35,7 +35,9 @@ pub struct Target {
 impl Target {
     /// True if it is the same server with the same user and password; the CAs are not compared.
     pub fn is_same(&self, other: &Target) -> bool {
-        let of = |t: &Target| (t.base.clone(), t.username.clone(), t.password.expose_secret().to_owned());
+        let of = |t: &Target| {
+            (t.base.clone(), t.username.clone(), t.password.expose_secret().to_owned())
+        };
         of(self) == of(other)
     }
 }

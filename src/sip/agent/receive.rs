@@ -291,8 +291,7 @@ impl Agent {
         let key = *self.dialogs.get(&(request.call_id().to_owned(), tag))?;
         let call = self.calls.get(&key)?;
         let ip = flow.remote.ip();
-        let same = call.flow.remote.ip() == ip
-            || call.account.is_some_and(|id| self.is_of(id, ip));
+        let same = call.flow.remote.ip() == ip || call.account.is_some_and(|id| self.is_of(id, ip));
         same.then_some(key)
     }
 }

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::json;
+use tokio::sync::watch;
 use trunkless::call::live::{EventKind, LiveCall};
 use trunkless::call::switchboard::Switchboard;
 use trunkless::control::events::Events as Sender;
-use trunkless::control::tokens::{Scope, Token};
+use trunkless::control::tokens::{Access, Scope, Token};
 use trunkless::control::{Control, bind};
 use trunkless::sip::message::Message;
 
