@@ -139,7 +139,9 @@ impl Running {
         }
         // what cannot
         let settings = &plan.settings;
-        if let Err(why) = telemetry::set_level(&settings.log.level) {
+        if difference.touches(&["log.level"])
+            && let Err(why) = telemetry::set_level(&settings.log.level)
+        {
             warn!("{why}");
         }
         raise_file_limit(settings.calls.max);
