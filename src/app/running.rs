@@ -150,7 +150,7 @@ impl Running {
         let hosts = settings.control.hosts.clone().unwrap_or_default();
         self.access.send_replace(Access { tokens, hosts });
         if let Some(hook) = hook {
-            let _ = timeout(FLUSH, self.hook.apply(hook)).await;
+            self.hook.apply(hook);
         }
         let (all, own) = limits(&plan);
         self.admission.set_limits(&all, own);
