@@ -91,7 +91,9 @@ fn the_program_reloads_on_request_on_a_signal_and_by_itself() {
     assert!(code == Some(0) && text.contains("nothing has changed"), "{code:?} {text}");
     program.until(" reloaded: nothing has changed", 1);
     // the level of the log changes at once, so that this reload is not logged
-    program.write("[log]\nlevel = \"error\"\n[reload]\nwatch = true\n[media]\nports = \"30000-30999\"");
+    program.write(
+        "[log]\nlevel = \"error\"\n[reload]\nwatch = true\n[media]\nports = \"30000-30999\"",
+    );
     let (code, text) = reload(&file, &[]);
     assert_eq!(code, Some(0), "{text}");
     for line in ["changed: log.level", "changed: reload.watch", "needs a restart: media.ports"] {
