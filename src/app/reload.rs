@@ -249,12 +249,14 @@ async fn watch_file(file: PathBuf, running: Arc<Mutex<Running>>, reloads: Reload
     let mut last = loaded.clone();
     loop {
         sleep(LOOK).await;
-        let is_on = running.lock().await.watch_file;
-        let now = digest(&file).await;
+        if !running.lock().await.watch_file {
+            loaded = None;
+            continue;
+        }
         // while the file is being replaced, there may be none
-        let Some(content) = now.filter(|_| is_on) else { continue };
-        let is_new = Some(&content) != loaded.as_ref();
-        if is_new && Some(&content) == last.as_ref() {
+        let Some(content) = digest(&file).await else { continue };
+        let is_new = *loaded.get_or_insert_with(|| content.clone()) != content;
+        if is_new && last.as_ref() == Some(&content) {
             loaded = Some(content.clone());
             reloads.ask();
         }

@@ -137,7 +137,7 @@ impl Running {
             true => Some(self.hook.prepare(plan.notices.take()).context("[webhook] directory")?),
             false => None,
         };
-        let agents = self.vicidials.start(&plan.vicidials).context("VICIdial")?;
+        self.vicidials.start(&plan.vicidials).context("VICIdial")?;
         let sources = self.sources.prepare(&plan).await?;
         if !self.has_control && !plan.tokens.is_empty() {
             let listen = plan.settings.control.listen;
@@ -147,13 +147,15 @@ impl Running {
         }
         // what cannot
         let settings = &plan.settings;
-        if let Err(why) = telemetry::set_level(&settings.log.level) {
+        if difference.touches(&["log.level"])
+            && let Err(why) = telemetry::set_level(&settings.log.level)
+        {
             warn!("{why}");
         }
         raise_file_limit(settings.calls.max);
         (self.drain, self.watch_file) = (settings.calls.drain.0, settings.reload.watch);
         if let Some(hook) = hook {
-            let _ = timeout(FLUSH, self.hook.apply(hook)).await;
+            self.hook.apply(hook);
         }
         let (all, own) = limits(&plan);
         self.admission.set_limits(&all, own);
@@ -174,7 +176,7 @@ impl Running {
         let (vicidials, wanted) = (self.vicidials.clone(), plan.vicidials.clone());
         tokio::spawn(async move { vicidials.retain(&wanted).await });
         self.watch_ais();
-        self.follow_health(agents);
+        self.follow_health(self.vicidials.change(&plan.vicidials));
         self.in_effect = now_in_effect(&self.in_effect, &plan.keys, &started);
         let need_restart = need_restart(&self.in_effect, &plan.keys);
         self.keys = plan.keys;

@@ -1,4 +1,4 @@
-//! The webhook for the events of calls, which a reload may replace.
+//! The webhook for the events of calls, which a reload may replace. Owns tasks.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,10 +39,10 @@ impl Hook {
         settings.map(Notices::start).transpose().map(Prepared)
     }
 
-    /// Uses what has been prepared, and ends the one from before once its events are on disk.
-    pub(super) async fn apply(&self, prepared: Prepared) {
+    /// Uses what has been prepared. The one from before ends once its events are on disk.
+    pub(super) fn apply(&self, prepared: Prepared) {
         let before = std::mem::replace(&mut *self.lock(), prepared.0);
-        end(before).await;
+        tokio::spawn(end(before));
     }
 
     pub(super) async fn close(&self) {

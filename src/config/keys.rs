@@ -16,16 +16,18 @@ pub type Keys = BTreeMap<String, String>;
 /// Last parts of keys whose values name files.
 const FILES: [&str; 3] = ["announce", "prompt", "rtp_conf"];
 
-/// Reads all keys of the file. Those that a variable sets are left out, because the variables of a
-/// process do not change.
+/// Reads all keys of the file and of the variables, which override it. The variables of a process do
+/// not change, but a file that one names may.
 pub fn read(source: &Source, environment: &HashMap<String, String>) -> Keys {
     let mut keys = Keys::new();
     if let Ok(table) = source.text.parse::<Table>() {
         add(&mut keys, "", &table);
     }
-    for name in Variables::new(source, environment).keys.keys() {
+    for (name, value) in Variables::new(source, environment).keys {
         let key = name.trim_start_matches(ENV_PREFIX).trim_start_matches('_');
-        keys.remove(&key.to_lowercase().replace("__", "."));
+        let key = key.to_lowercase().replace("__", ".");
+        let digest = digest(&key, &Value::String(value));
+        keys.insert(key, digest);
     }
     keys
 }
@@ -93,16 +95,20 @@ mod tests {
     fn a_key_that_a_variable_sets_does_not_count() {
         let text = "[ai]\nurl = 'ws://a'\n[log]\nlevel = 'info'\n";
         let variables = [("TRUNKLESS_AI__URL", "ws://b"), ("PATH", "/bin")];
-        let keys = of(text, &variables);
-        assert!(!keys.contains_key("ai.url") && keys.contains_key("log.level"));
+        let (keys, other) = (of(text, &variables), of(&text.replace("//a", "//c"), &variables));
+        assert_eq!(keys, other);
+        assert_ne!(keys, of(text, &[]));
     }
 
     #[test]
     fn the_content_of_a_file_counts() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let text = format!("[control.tokens.desk]\ntoken_file = {:?}\n", file.path());
-        let before = of(&text, &[]);
+        let path = file.path().display().to_string();
+        let variables = [("TRUNKLESS_PBX__MAIN__SIP__PASSWORD_FILE", path.as_str())];
+        let before = [of(&text, &[]), of("", &variables)];
         std::fs::write(file.path(), "rotated").unwrap();
-        assert_ne!(of(&text, &[]), before);
+        assert_ne!(of(&text, &[]), before[0]);
+        assert_ne!(of("", &variables), before[1]);
     }
 }

@@ -58,7 +58,7 @@ struct Unit {
     api: Api,
     desk: Arc<Desk>,
     keeper: Keeper,
-    /// `None` also once the PBX was removed.
+    /// They follow the health of the PBX, if there are some, until it is removed.
     agents: Option<RemoteAgents>,
     /// Stops the thread that keeps the calls when it is dropped.
     _stop: oneshot::Sender<()>,
@@ -73,40 +73,42 @@ pub struct Vicidials {
 }
 
 impl Vicidials {
-    /// Starts to keep the calls of the VICIdials that are new, and takes the other settings of the
-    /// rest for new calls. `settings`: by PBX name. Returns the remote agents of the new ones.
+    /// Starts to keep the calls of the VICIdials that are new. `settings`: by PBX name.
     ///
     /// # Errors
     /// Returns an error if the directory or an HTTP client cannot be set up.
-    pub fn start(
-        &self,
-        settings: &BTreeMap<String, VicidialSettings>,
-    ) -> io::Result<Vec<RemoteAgents>> {
-        let mut started = Vec::new();
+    pub fn start(&self, settings: &BTreeMap<String, VicidialSettings>) -> io::Result<()> {
         for (name, vicidial) in settings {
-            if let Some(unit) = self.units().get_mut(name) {
-                unit.desk.change(vicidial.desk.clone());
-                let user = vicidial.remote_agent.clone().filter(|_| unit.agents.is_none());
-                unit.agents = unit.agents.take().or_else(|| {
-                    let new = RemoteAgents::new(name.clone(), unit.api.clone(), user?);
-                    started.push(new.clone());
-                    Some(new)
-                });
-                continue;
+            if self.desk(name).is_none() {
+                let unit = self.unit(name, vicidial.clone())?;
+                self.units().insert(name.clone(), unit);
             }
-            let unit = self.unit(name, vicidial.clone())?;
-            started.extend(unit.agents.clone());
-            self.units().insert(name.clone(), unit);
         }
-        Ok(started)
+        Ok(())
+    }
+
+    /// Takes these settings for new calls. Returns the remote agents that are to follow the health
+    /// of their PBX from now on.
+    pub fn change(&self, settings: &BTreeMap<String, VicidialSettings>) -> Vec<RemoteAgents> {
+        let mut started = Vec::new();
+        for (name, unit) in &mut *self.units() {
+            let Some(vicidial) = settings.get(name) else { continue };
+            unit.desk.change(vicidial.desk.clone());
+            if unit.agents.is_none()
+                && let Some(user) = vicidial.remote_agent.clone()
+            {
+                let new = RemoteAgents::new(name.clone(), unit.api.clone(), user);
+                started.push(new.clone());
+                unit.agents = Some(new);
+            }
+        }
+        started
     }
 
     fn unit(&self, name: &str, settings: VicidialSettings) -> io::Result<Unit> {
         let VicidialSettings { api, desk, remote_agent, directory, ari } = settings;
         let api = self.api(api)?;
-        let agents = Agents::new(api.clone(), remote_agent.clone());
-        let of = |user| RemoteAgents::new(name.to_owned(), api.clone(), user);
-        let remote = remote_agent.map(of);
+        let agents = Agents::new(api.clone(), remote_agent);
         // for a thread of its own
         let apart = api.apart().map_err(io::Error::other)?;
         let repairs = Repairs {
@@ -124,7 +126,7 @@ impl Vicidials {
         };
         let (keeper, stop) = Keeper::start(folder.clone(), repairs).map_err(failed)?;
         let desk = Arc::new(Desk::new(api.clone(), agents, desk, Some(keeper.clone())));
-        Ok(Unit { api, desk, keeper, agents: remote, _stop: stop })
+        Ok(Unit { api, desk, keeper, agents: None, _stop: stop })
     }
 
     /// Returns the HTTP client, the same for all PBXs of one VICIdial.

@@ -9,6 +9,7 @@ mod judging;
 #[cfg(feature = "fault-points")]
 mod panics;
 mod process;
+mod reload;
 mod rig;
 mod self_test;
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use toml::{Table, Value};
+use trunkless::app::difference::AT_START;
 use trunkless::config::plan::Plan;
 use trunkless::config::resolve::resolve;
 use trunkless::config::schema::Settings;
@@ -158,6 +159,15 @@ fn every_key_is_documented_and_no_other() {
     let unknown = found.difference(&wanted).map(|key| format!("does not exist: {key}"));
     report(PAGE, &missing.chain(unknown).collect::<Vec<_>>());
     assert_eq!(documented().len(), found.len(), "a key is listed twice");
+}
+
+#[test]
+fn keys_that_need_a_restart_are_those_of_the_program() {
+    let rows = page(PAGE).rows("needs a restart");
+    let cells = rows.iter().map(|row| row.cells[0].clone()).collect::<Vec<_>>();
+    let listed: BTreeSet<&str> = cells.iter().flat_map(|cell| spans(cell)).collect();
+    let named: Vec<String> = AT_START.iter().map(|key| key.replace('*', "NAME")).collect();
+    assert_eq!(listed, named.iter().map(String::as_str).collect());
 }
 
 /// The words of a key that takes one of several, as the parser lists them.

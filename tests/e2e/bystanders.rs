@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
+use toml::Table;
 use trunkless::peer::phone::PhoneCommand;
 
+use crate::ai::{Ai, Plan};
 use crate::fixture::Lab;
-use crate::rig::{Bystanders, Dial, Rig, Site, fault_pbx, pass};
+use crate::rig::{Bystanders, Dial, Rig, Site, fault_pbx, pass, until};
 use crate::{Pbx, block_on};
 
 /// Asterisk reads and writes its packets in turns of 20 ms too.
@@ -71,4 +73,50 @@ fn no_call_notices_the_resets_of_another_ai() {
             Bystanders::new(site(&lab)).repeated().during(an_ai_that_resets).await;
         }
     });
+}
+
+/// A second PBX comes, has a call with an AI of its own, and goes while its call is up. The file has
+/// a mistake in between.
+#[test]
+fn no_call_notices_a_reload() {
+    block_on(async {
+        for pbx in Pbx::ALL {
+            let (lab, other) = (Arc::new(Lab::start(pbx)), Lab::start(pbx));
+            let fault = async |rig: &Rig| reload(rig, &other).await;
+            println!("{pbx:?}");
+            Bystanders::new(site(&lab)).calls(50).during(fault).await;
+        }
+    });
+}
+
+async fn reload(rig: &Rig, other: &Lab) {
+    let ai = Ai::start(Plan { say: 25, ..Plan::default() }).await;
+    let before = rig.configuration();
+    let theirs: Table = other.setup(&ai.url).config().parse().expect("TOML");
+    let (code, text) = rig
+        .reload(|tables| {
+            let mut second = theirs["pbx"]["main"].clone();
+            let own = Table::from_iter([("url".to_owned(), ai.url.clone().into())]);
+            second.as_table_mut().expect("a PBX").insert("ai".to_owned(), own.into());
+            tables["pbx"].as_table_mut().expect("PBXs").insert("second".to_owned(), second);
+        })
+        .await;
+    assert!(code == Some(0) && text.contains("PBX added: second"), "{code:?} {text}");
+    let registered = || rig.log().contains("registered pbx=\"second\"");
+    assert!(until(Duration::from_secs(5), registered).await, "{}", rig.log());
+    let mut caller = other.dial(25).await;
+    caller.answered().await;
+    let (code, text) = rig.reload_text(&format!("{before}\n[nonsense]\n")).await;
+    assert!(code == Some(2) && text.contains("trunkless.toml:"), "{code:?} {text}");
+    let (code, text) = rig.reload_text(&before).await;
+    assert!(code == Some(0) && text.contains("PBX removed: second"), "{code:?} {text}");
+    let gone = || rig.log().contains("unregistered pbx=\"second\"");
+    assert!(until(Duration::from_secs(5), gone).await, "{}", rig.log());
+    // its call goes on, and the PBX has no way to send another
+    assert!(caller.until(Duration::from_secs(5), |c| c.heard_last(1, 25)).await, "cut off");
+    assert!(caller.ended.is_none(), "{:?}", caller.ended);
+    let mut late = other.dial(0).await;
+    assert!(late.until(Duration::from_secs(5), |c| c.ended.is_some()).await, "taken");
+    assert!(late.answered.is_none());
+    caller.hang_up().await;
 }

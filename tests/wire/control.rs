@@ -65,6 +65,23 @@ pub async fn command(to: SocketAddr, call: &str, body: Value) -> (u16, Value) {
     request(to, &head, &bearer(TOKEN), &body.to_string()).await
 }
 
+/// Opens the stream of events.
+pub async fn listen(api: SocketAddr, token: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(api).await.unwrap();
+    let text = format!("GET /v1/events HTTP/1.1\r\nHost: {api}\r\n{}\r\n", bearer(token));
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    stream
+}
+
+/// Waits until the server ends the stream.
+pub async fn until_closed(stream: &mut TcpStream) {
+    let read = async { while stream.read(&mut [0; 1024]).await.is_ok_and(|n| n > 0) {} };
+    timeout(Duration::from_secs(10), read).await.expect("the stream ends");
+}
+
 #[tokio::test]
 async fn calls_are_listed_and_commanded() {
     let (rig, api) = rig("").await;

@@ -46,6 +46,14 @@ impl Lines {
         self.0.wait(part, has).await
     }
 
+    /// Waits until this many lines contain `part`.
+    pub async fn until_count(&self, part: &str, count: usize) {
+        let enough = |lines: &mut Vec<String>| {
+            (lines.iter().filter(|line| line.contains(part)).count() >= count).then_some(())
+        };
+        self.0.wait(part, enough).await;
+    }
+
     /// The lines so far that contain `part`.
     pub fn with(&self, part: &str) -> Vec<String> {
         self.0.look(|lines| lines.iter().filter(|l| l.contains(part)).cloned().collect())

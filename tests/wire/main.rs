@@ -60,6 +60,7 @@ mod recording;
 mod refused;
 mod registration;
 mod reload;
+mod reload_program;
 mod secrets;
 mod signalling;
 mod transfers;

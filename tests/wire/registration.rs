@@ -33,6 +33,12 @@ fn hash(sha256: bool, text: &str) -> String {
     if sha256 { hex(&Sha256::digest(text)) } else { hex(&Md5::digest(text)) }
 }
 
+/// The answer to the challenge of `nonce1`, without qop.
+pub fn answer(password: &str, uri: &str) -> String {
+    let (one, two) = (format!("ai:asterisk:{password}"), format!("REGISTER:{uri}"));
+    hash(false, &format!("{}:nonce1:{}", hash(false, &one), hash(false, &two)))
+}
+
 /// True if `authorization` answers the challenge; computed independently of the code under test.
 fn is_right(kind: Kind, authorization: &str, uri: &str, nonce: &str) -> bool {
     let fields = authorization.strip_prefix("Digest ").unwrap_or("");

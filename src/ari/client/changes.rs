@@ -1,6 +1,7 @@
-//! Changes of the configuration while the client of a PBX runs. Owns tasks.
+//! Changes of the configuration while the client of a PBX runs. Owns tasks and the clock.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -9,7 +10,7 @@ use crate::ari::api::Input;
 use crate::ari::client::link::{LinkError, try_credentials};
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::client::rtp_capacity::RtpCapacity;
-use crate::ari::client::{AriHandle, AriPbx, Internal, Source};
+use crate::ari::client::{AriHandle, AriPbx, Internal, Socket, Source};
 use crate::call::Owner;
 use crate::call::ladder::Overflow;
 use crate::telemetry::PbxStatus;
@@ -93,6 +94,9 @@ impl Source {
                 self.wanted = None;
                 self.rest = rest;
                 self.config.pbx.target = target;
+                if matches!(self.socket, Socket::Waiting(_)) {
+                    self.socket = Socket::Waiting(Instant::now());
+                }
             }
             Err(error) => warn!(
                 pbx = &*self.name,

@@ -329,6 +329,12 @@ impl Source {
     fn on_open(&mut self, link: Box<Link>) {
         self.pbx_ip = link.pbx;
         self.rest = link.rest.clone();
+        // the credentials may have changed since the attempt began
+        if !self.rest.is_with(&self.config.pbx.target)
+            && let Ok(rest) = self.rest.with(self.config.pbx.target.clone())
+        {
+            self.rest = rest;
+        }
         self.app_lock = Some(link.lock.clone());
         info!(
             pbx = &*self.name,

@@ -89,6 +89,11 @@ impl Rest {
         Ok(Rest { client, target, ..self.clone() })
     }
 
+    /// True if it uses this user and password.
+    pub fn is_with(&self, target: &Target) -> bool {
+        self.target.is_same(target)
+    }
+
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }

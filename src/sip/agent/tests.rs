@@ -3,6 +3,7 @@
 mod accounts;
 mod assignment;
 mod calls;
+mod changing;
 mod direction;
 mod limits;
 mod monitor;

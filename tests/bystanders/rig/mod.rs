@@ -34,6 +34,8 @@ pub mod judge;
 #[path = "../../fixtures/overlay.rs"]
 mod overlay;
 mod program;
+#[allow(dead_code, reason = "not every test of the rig reloads")]
+mod reloading;
 mod site;
 mod wait;
 

@@ -3,6 +3,7 @@
 
 mod calls;
 mod link;
+mod reload;
 mod rest;
 mod safety;
 
