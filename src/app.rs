@@ -46,6 +46,7 @@ use crate::stream::breaker;
 use crate::telemetry::counter::{self, Counters, Labelled};
 use crate::telemetry::histogram::Histogram;
 use crate::telemetry::{self, PbxStatus};
+use crate::traces::{self, Traces};
 use crate::vicidial::{self, Vicidials};
 
 /// Time limit for unregistering.
@@ -83,6 +84,8 @@ pub struct App {
     outbox: Option<oneshot::Sender<()>>,
     /// Takes the events of calls for the webhook, and stops its thread when dropped.
     notices: Option<(Notices, oneshot::Sender<()>)>,
+    /// Takes the ends of calls for the collector of traces.
+    traces: Option<Traces>,
     vicidials: Vicidials,
     /// Address of the SIP sockets; `None` if no PBX is in SIP mode.
     pub address: Option<SocketAddr>,
@@ -100,6 +103,7 @@ pub static COUNTERS: Counters = &[
     vicidial::repair::ALL,
     breaker::ALL,
     telemetry::ALL,
+    traces::ALL,
 ];
 
 /// The histograms of all parts.
@@ -159,7 +163,9 @@ impl App {
         let notices = notices.context("[webhook] directory")?;
         let owners = vicidials.clone();
         let hook = notices.as_ref().map(|(notices, _)| notices.clone());
-        let events = sink(events, hook, owners);
+        let traces = plan.traces.take().map(Traces::start).transpose();
+        let traces = traces.context("[telemetry] otlp_endpoint")?;
+        let events = sink(events, hook, owners, traces.clone());
         let starter = CallStarter { configs, stopped, records, workers, events };
         let (broken, faults) = watch::channel(false);
         let calls = switchboard.clone().start_calls(starter, incoming);
@@ -182,6 +188,7 @@ impl App {
             recorder,
             outbox,
             notices,
+            traces,
             vicidials,
             address,
         };
@@ -280,6 +287,9 @@ impl App {
         if let Some((notices, _stop)) = &self.notices {
             let _ = timeout(FLUSH, notices.flush()).await;
         }
+        if let Some(traces) = &self.traces {
+            let _ = timeout(FLUSH, traces.flush()).await;
+        }
         let _ = timeout(FLUSH, self.vicidials.flush()).await;
         drop((self.outbox, self.notices, self.vicidials));
         if let Some(recorder) = self.recorder {
@@ -320,10 +330,16 @@ async fn guarded(part: impl Future<Output = ()>, broken: watch::Sender<bool>) {
 }
 
 /// Returns the receiver of the events of all calls.
-fn sink(events: Events, hook: Option<Notices>, owners: Vicidials) -> EventSink {
+fn sink(
+    events: Events,
+    hook: Option<Notices>,
+    owners: Vicidials,
+    traces: Option<Traces>,
+) -> EventSink {
     Arc::new(move |call, event| {
         events.send(call, event);
         hook.iter().for_each(|hook| hook.send(call, event));
+        traces.iter().for_each(|traces| traces.send(call, event));
         owners.on_event(call, event);
     })
 }

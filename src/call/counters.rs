@@ -12,6 +12,7 @@ use crate::call::words::Summary;
 use crate::command::Failure;
 use crate::media::frame::FRAME_SAMPLES;
 use crate::media::quality::Quality;
+use crate::stream::unreachable::ConnectError;
 use crate::telemetry::counter::{Counter, Labelled, counters};
 use crate::telemetry::histogram::Histogram;
 
@@ -94,8 +95,12 @@ static MOS: Histogram = Histogram::scores(
 );
 static AI_CONNECT: Histogram =
     Histogram::new("ai_connect_seconds", "Time from dialling an AI to its open WebSocket.");
-static AI_FAILURES: Labelled =
-    Labelled::new("ai_connect_failures", "AIs that could not be reached, by cause.", &["kind"]);
+static AI_FAILURES: Labelled = Labelled::with_known(
+    "ai_connect_failures",
+    "AIs that could not be reached, by cause.",
+    &["kind"],
+    &ConnectError::KINDS,
+);
 static TRANSFERS: Labelled =
     Labelled::new("transfers", "Transfers by their result: done, or why they failed.", &["result"]);
 /// All counters of calls that have labels.

@@ -4,6 +4,7 @@ pub mod counter;
 pub mod histogram;
 mod log_writer;
 pub mod process;
+mod terminal;
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -15,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::telemetry::counter::counters;
 use crate::telemetry::log_writer::LogWriter;
+use crate::telemetry::terminal::Terminal;
 
 counters! {
     total PANICS = "panics", "Internal errors (panics).";
@@ -115,7 +117,7 @@ pub fn count_panics() {
 }
 
 /// Starts logging to standard error, on a thread of its own. `level`: a level name or a tracing
-/// filter; `json`: one object per line.
+/// filter; `json`: one object per line. On a terminal, lines are wrapped.
 ///
 /// # Errors
 /// Returns an error if the filter cannot be parsed, or the thread cannot be started.
@@ -131,6 +133,7 @@ pub fn init(level: &str, json: bool) -> Result<(), String> {
     std::panic::set_hook(Box::new(|info| error!("internal error (panic): {info}")));
     let result = match json {
         true => builder.json().flatten_event(true).try_init(),
+        false if std::io::stderr().is_terminal() => builder.event_format(Terminal).try_init(),
         false => builder.with_target(false).try_init(),
     };
     // fails if logging is already set up, as in tests

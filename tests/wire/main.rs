@@ -56,6 +56,9 @@ mod refused;
 mod registration;
 mod secrets;
 mod signalling;
+#[cfg(feature = "otel")]
+mod traces;
 mod transfers;
+mod turns;
 mod twilio;
 mod webhook;
