@@ -159,13 +159,9 @@ impl App {
         let http = start_http(&plan, watched, &switchboard, &events).await?;
         info!(listen = address.map(tracing::field::display), pbxs, max_calls, "trunkless is up");
         let workers = Arc::new(Workers::start().context("cannot start the call threads")?);
-        let notices = plan.notices.take().map(Notices::start).transpose();
-        let notices = notices.context("[webhook] directory")?;
-        let owners = vicidials.clone();
+        let (notices, traces) = start_reports(&mut plan)?;
         let hook = notices.as_ref().map(|(notices, _)| notices.clone());
-        let traces = plan.traces.take().map(Traces::start).transpose();
-        let traces = traces.context("[telemetry] otlp_endpoint")?;
-        let events = sink(events, hook, owners, traces.clone());
+        let events = sink(events, hook, vicidials.clone(), traces.clone());
         let starter = CallStarter { configs, stopped, records, workers, events };
         let (broken, faults) = watch::channel(false);
         let calls = switchboard.clone().start_calls(starter, incoming);
@@ -297,6 +293,16 @@ impl App {
         }
         log_totals_now();
     }
+}
+
+/// Starts what reports the events and the ends of calls to others: the webhook and the traces.
+fn start_reports(
+    plan: &mut Plan,
+) -> Result<(Option<(Notices, oneshot::Sender<()>)>, Option<Traces>)> {
+    let notices = plan.notices.take().map(Notices::start).transpose();
+    let traces = plan.traces.take().map(Traces::start).transpose();
+    let notices = notices.context("[webhook] directory")?;
+    Ok((notices, traces.context("[telemetry] otlp_endpoint")?))
 }
 
 /// Closes the recorder on a thread of its own, not behind others that block.

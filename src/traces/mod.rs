@@ -32,7 +32,7 @@ pub struct TracesSettings {
     pub tls: Option<rustls::ClientConfig>,
 }
 
-/// What takes the place of [`export`] without the feature. The configuration has no collector then.
+/// The place of [`export`] without the feature. The configuration has no collector then.
 #[cfg(not(feature = "otel"))]
 mod without {
     use crate::call::live::{EventKind, LiveCall};

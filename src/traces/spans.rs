@@ -8,7 +8,7 @@
 //!     transfer                             ──────
 //! ```
 //!
-//! The trace's id is the hexadecimal part of the `callSid`, so that a call's trace can be looked up.
+//! The trace's id is the hexadecimal part of the `callSid`, by which it can be looked up.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::borrow::Cow;

@@ -1,6 +1,6 @@
 //! Monitoring against a real Prometheus: the format of `/metrics`, the alert rules, and each query
-//! of the dashboard while calls are made. Needs `prometheus` and `promtool`; `tests/run.sh` installs
-//! them.
+//! of the dashboard while calls are made. Needs `prometheus` and `promtool`, which `tests/run.sh`
+//! installs.
 
 mod bot;
 
@@ -105,7 +105,8 @@ fn prometheus(folder: &Path) -> Running {
     let config = format!(
         "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
          rule_files: [\"{}\"]\n\
-         scrape_configs:\n  - job_name: trunkless\n    static_configs: [{{targets: [\"{HTTP}\"]}}]\n",
+         scrape_configs:\n  - job_name: trunkless\n    static_configs:\n\
+         \x20     - targets: [\"{HTTP}\"]\n",
         root().join("docs/monitoring/alerts.yml").display()
     );
     fs::write(&file, config).expect("a folder");
@@ -132,6 +133,8 @@ struct Client(reqwest::Client);
 
 impl Client {
     fn new() -> Client {
+        // reqwest comes without a crypto provider
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().tls_certs_only([]).no_proxy().build();
         Client(client.expect("a client"))
     }

@@ -264,10 +264,7 @@ impl Running {
                 match output {
                     Output::Request(request) => (self.offer.requests)(request),
                     Output::Step(rung) => self.lines.step(&rung, &self.config.ais),
-                    Output::Answered => {
-                        self.lines.answered(&self.call.summary(now));
-                        self.observed.event(&EventKind::Answered);
-                    }
+                    Output::Answered => self.answered(now),
                     Output::Rtp { to, packet } => self.offer.leg.send(Channel::Rtp, to, &packet),
                     Output::Rtcp { to, packet } => self.offer.leg.send(Channel::Rtcp, to, &packet),
                     Output::AiStart { burst } => {
@@ -302,10 +299,7 @@ impl Running {
                     Output::Held(on) => self.observed.event(&EventKind::Held(on)),
                     Output::Ai(message) => self.send(now, message, scratch),
                     Output::Turn(turn) => self.count_turn(now, &turn),
-                    Output::Report => {
-                        let dropped = self.ai_counts.dropped_audio;
-                        self.traffic.report(&self.call.summary(now), dropped);
-                    }
+                    Output::Report => self.count_traffic(now),
                     Output::MissingRtp(missing) => self.lines.missing_rtp(&missing),
                     Output::Tap(tap) => {
                         if self.recordings.tap(tap) {
@@ -337,6 +331,16 @@ impl Running {
             let at = began.saturating_duration_since(self.begun);
             self.dialled.push(Dialled { at, took, failure });
         }
+    }
+
+    fn answered(&mut self, now: Instant) {
+        self.lines.answered(&self.call.summary(now));
+        self.observed.event(&EventKind::Answered);
+    }
+
+    fn count_traffic(&mut self, now: Instant) {
+        let dropped = self.ai_counts.dropped_audio;
+        self.traffic.report(&self.call.summary(now), dropped);
     }
 
     fn count_turn(&mut self, now: Instant, turn: &Turn) {
