@@ -49,12 +49,15 @@ use crate::stream::breaker;
 use crate::telemetry;
 use crate::telemetry::counter::{self, Counters, Labelled};
 use crate::telemetry::histogram::Histogram;
+use crate::traces::{self, Traces};
 use crate::vicidial::{self, Vicidials};
 
 /// Time limit for the calls that shutdown ends: the time on the ladder, and some more.
 const END_CALLS: Duration = Duration::from_secs(13);
 /// More of it where VICIdial has to take the customers away.
 const END_BY_OWNER: Duration = Duration::from_secs(5);
+/// Time limit for sending the last traces.
+const FLUSH: Duration = Duration::from_secs(2);
 /// Interval between log lines with the totals.
 const TOTALS: Duration = Duration::from_secs(60);
 /// Queues have room for this many calls at least, because a reload may raise the limit.
@@ -73,6 +76,8 @@ pub struct App {
     faults: watch::Receiver<bool>,
     /// Counts the configurations.
     changes: watch::Sender<u64>,
+    /// Takes the ends of calls for the collector of traces.
+    traces: Option<Traces>,
     /// Address of the SIP sockets; `None` if no PBX was in SIP mode at the start.
     pub address: Option<SocketAddr>,
 }
@@ -91,6 +96,7 @@ pub static COUNTERS: Counters = &[
     breaker::ALL,
     reload::ALL,
     telemetry::ALL,
+    traces::ALL,
 ];
 
 /// The histograms of all parts.
@@ -107,7 +113,10 @@ impl App {
     /// # Errors
     /// Returns an error if a socket cannot be bound or a thread cannot be started. For a socket, it
     /// names the key to change.
-    pub async fn start(plan: Plan, records: Option<mpsc::UnboundedSender<Record>>) -> Result<App> {
+    pub async fn start(
+        mut plan: Plan,
+        records: Option<mpsc::UnboundedSender<Record>>,
+    ) -> Result<App> {
         telemetry::count_panics();
         telemetry::process::started();
         dns::start();
@@ -138,8 +147,10 @@ impl App {
         };
         running.begin(&plan, watched).await?;
         let workers = Arc::new(Workers::start().context("cannot start the call threads")?);
+        let traces = plan.traces.take().map(Traces::start).transpose();
+        let traces = traces.context("[telemetry] otlp_endpoint")?;
         let (events, hook) = (running.events.clone(), running.hook.clone());
-        let events = sink(events, hook, running.vicidials.clone());
+        let events = sink(events, hook, running.vicidials.clone(), traces.clone());
         let configs = running.configs.subscribe();
         let starter = CallStarter { configs, stopped, records, workers, events };
         serve(switchboard.clone().start_calls(starter, incoming), &broken);
@@ -155,6 +166,7 @@ impl App {
             stopping,
             faults,
             changes: watch::Sender::new(0),
+            traces,
             address,
         })
     }
@@ -236,16 +248,20 @@ impl App {
         let extra = if running.vicidials.is_empty() { Duration::ZERO } else { END_BY_OWNER };
         let _ = timeout(END_CALLS + extra, self.switchboard.wait()).await;
         running.sources.close().await;
+        if let Some(traces) = &self.traces {
+            let _ = timeout(FLUSH, traces.flush()).await;
+        }
         running.close().await;
         log_totals_now();
     }
 }
 
 /// Returns the receiver of the events of all calls.
-fn sink(events: Events, hook: Hook, owners: Vicidials) -> EventSink {
+fn sink(events: Events, hook: Hook, owners: Vicidials, traces: Option<Traces>) -> EventSink {
     Arc::new(move |call, event| {
         events.send(call, event);
         hook.send(call, event);
+        traces.iter().for_each(|traces| traces.send(call, event));
         owners.on_event(call, event);
     })
 }

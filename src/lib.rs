@@ -30,6 +30,7 @@ pub mod sip;
 pub mod stream;
 pub mod telemetry;
 pub mod tls;
+pub mod traces;
 pub mod user_pattern;
 pub mod vicidial;
 

@@ -103,7 +103,7 @@ done
 # ---- Debian packages: only what is missing ----
 missing() {
   local p
-  for p in gcc:gcc g++:g++ make:make ss:iproute2 unshare:util-linux nsenter:util-linux flock:util-linux sipp:sip-tester strace:strace tshark:tshark chromium:chromium; do
+  for p in gcc:gcc g++:g++ make:make ss:iproute2 unshare:util-linux nsenter:util-linux flock:util-linux sipp:sip-tester strace:strace tshark:tshark chromium:chromium prometheus:prometheus promtool:prometheus; do
     command -v "${p%%:*}" >/dev/null || echo "${p#*:}"
   done | sort -u
   ls /usr/share/keyrings/debian-archive-keyring.* >/dev/null 2>&1 || echo debian-archive-keyring
@@ -162,9 +162,10 @@ e2e() { # -- [ARGUMENTS OF THE TESTS]
 step "format" cargo fmt --check
 # --all-targets leaves out targets with "test = false", such as e2e
 step "clippy" cargo clippy --all-targets -- -D warnings
-step "clippy, end-to-end tests" cargo clippy --test e2e --test page -- -D warnings
+step "clippy, end-to-end tests" cargo clippy --test e2e --test page --test monitoring -- -D warnings
+step "clippy, traces" cargo clippy --all-targets --features otel -- -D warnings
 grep -q '^0*1 ' /proc/net/if_inet6 2>/dev/null || export TESTS_WITHOUT_IPV6=1
-step "tests" by_the_clock cargo test --no-fail-fast --features fault-points --
+step "tests" by_the_clock cargo test --no-fail-fast --features fault-points,otel --
 if [ -n "${TESTS_WITHOUT_IPV6:-}" ]; then without "a call over IPv6" "this machine has no IPv6"; fi
 corpora=${TRUNKLESS_CORPORA:-../shared/corpora}
 for rfc in rfc4475 rfc5118; do
@@ -174,6 +175,14 @@ step "release build" cargo build --release
 # the optimised program is held to a third of the delay
 step "calls beside a fault, release build" \
   by_the_clock cargo test --release --test bystanders --
+# Grafana is not in Debian: its dashboard's queries are run against Prometheus
+no_prometheus=
+for t in prometheus promtool; do command -v $t >/dev/null || no_prometheus="no Prometheus"; done
+if [ -z "$no_prometheus" ]; then
+  step "monitoring with Prometheus" kept cargo test --release --test monitoring
+else
+  skip "monitoring with Prometheus" "$no_prometheus"
+fi
 if [ -z "$no_e2e" ]; then
   step "end-to-end tests with Asterisk and S3" \
     by_the_clock e2e --

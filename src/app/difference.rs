@@ -9,6 +9,11 @@ use crate::config::keys::Keys;
 /// them.
 pub const AT_START: &[&str] = &[
     "log.json",
+    "telemetry.otlp_endpoint",
+    "telemetry.otlp_headers",
+    "telemetry.otlp_headers_env",
+    "telemetry.otlp_headers_file",
+    "telemetry.otlp_ca_file",
     "sip.listen",
     "media.ports",
     "http.listen",

@@ -38,7 +38,7 @@ pub fn command(
             }
             let mut command = Command::new(binary);
             let ours = |name: &OsString| name.to_string_lossy().starts_with("TRUNKLESS_");
-            if config.is_none() {
+            if config.is_none() && !options.environment {
                 // environment variables must not override a generated configuration
                 let names = std::env::vars_os().map(|(name, _)| name).filter(ours);
                 names.for_each(|name| {

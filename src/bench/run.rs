@@ -93,6 +93,8 @@ pub struct Options {
     pub ai_jitter_ms: u32,
     /// True if some of the AIs stop reading from time to time.
     pub slow_reader: bool,
+    /// True if variables of the environment may override the bridge's settings.
+    pub environment: bool,
 }
 
 impl Options {

@@ -12,6 +12,7 @@ use crate::call::words::Summary;
 use crate::command::Failure;
 use crate::media::frame::FRAME_SAMPLES;
 use crate::media::quality::Quality;
+use crate::stream::unreachable::ConnectError;
 use crate::telemetry::counter::{Counter, Labelled, counters};
 use crate::telemetry::histogram::Histogram;
 
@@ -49,7 +50,7 @@ static FIRST_AUDIO: Histogram = Histogram::new(
 /// From the end of what the caller said to the AI's answer, and its two parts.
 static TURN: Histogram = Histogram::new(
     "turn_latency_seconds",
-    "Time from the end of what the caller said to the first RTP of the AI's answer.",
+    "Time from the end of what the caller said to the first RTP of the answer.",
 );
 static TURN_AI: Histogram = Histogram::new(
     "turn_ai_seconds",
@@ -75,8 +76,8 @@ pub static HISTOGRAMS: &[&Histogram] = &[
 ];
 
 const ADDED: &str = "added_latency_seconds";
-const ADDED_HELP: &str = "Delay of audio within trunkless, of one frame in 64: from its arrival, or from the time at \
-     which it is due, to its departure.";
+const ADDED_HELP: &str =
+    "Delay within trunkless, of one frame in 64: from arriving, or being due, to departing.";
 static ADDED_TO_AI: Histogram =
     Histogram::short(ADDED, ADDED_HELP).labelled("direction=\"to_ai\",");
 static ADDED_TO_CALLER: Histogram =
@@ -94,8 +95,12 @@ static MOS: Histogram = Histogram::scores(
 );
 static AI_CONNECT: Histogram =
     Histogram::new("ai_connect_seconds", "Time from dialling an AI to its open WebSocket.");
-static AI_FAILURES: Labelled =
-    Labelled::new("ai_connect_failures", "AIs that could not be reached, by cause.", &["kind"]);
+static AI_FAILURES: Labelled = Labelled::with_known(
+    "ai_connect_failures",
+    "AIs that could not be reached, by cause.",
+    &["kind"],
+    &ConnectError::KINDS,
+);
 static TRANSFERS: Labelled =
     Labelled::new("transfers", "Transfers by their result: done, or why they failed.", &["result"]);
 /// All counters of calls that have labels.

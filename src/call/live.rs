@@ -131,6 +131,22 @@ impl LiveCall {
         self.lock().clone()
     }
 
+    /// Returns a copy of the call as it is now.
+    pub fn snapshot(&self) -> LiveCall {
+        LiveCall {
+            id: self.id.clone(),
+            call_sid: self.call_sid.clone(),
+            account_sid: self.account_sid.clone(),
+            pbx: self.pbx.clone(),
+            from_number: self.from_number.clone(),
+            from_name: self.from_name.clone(),
+            to_number: self.to_number.clone(),
+            native_id: self.native_id.clone(),
+            started: self.started,
+            state: Mutex::new(self.state()),
+        }
+    }
+
     pub fn update(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.lock());
     }

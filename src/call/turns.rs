@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::media::voice::Voice;
 
-/// So many frames of voice, 120 ms, are speech. Less is a click or a breath.
+/// This many frames of voice, 120 ms, are speech. Less is a click or a breath.
 const MIN_SPEECH: u32 = 6;
 /// The caller has stopped speaking when this many frames, 200 ms, have no voice.
 const MAX_PAUSE: u32 = 10;
@@ -35,7 +35,7 @@ pub const MAX_TURNS: usize = 1000;
 pub struct Turn {
     /// The end of the caller's last audible frame.
     pub caller_stopped: Duration,
-    /// Arrival of the AI's first audio after that.
+    /// Arrival of the first audio of the answer.
     pub ai_first_audio: Duration,
     /// When the beginning of that audio was sent to the caller.
     pub first_rtp: Duration,
@@ -89,7 +89,7 @@ pub struct Turns {
     pause: u32,
     /// The end of the caller's last audible frame, if the AI has not answered what was said.
     spoke: Option<Instant>,
-    /// True if the AI went on with an older utterance after that.
+    /// True if the AI continued an older utterance after that.
     interrupted: bool,
     /// The AI's answer, until it is certain that the caller has stopped.
     answer: Option<Answer>,
@@ -169,7 +169,7 @@ impl Turns {
         }
     }
 
-    /// A frame of the AI's was sent. `passed`: all audio of the AI up to its end.
+    /// A frame from the AI was sent. `passed`: all audio of the AI up to its end.
     pub fn ai_sent(&mut self, now: Instant, energy: u64, passed: u64) {
         self.ai_level = energy.max(self.ai_level / 8 * 7);
         let is_audible = is_audible(energy);
@@ -196,7 +196,7 @@ impl Turns {
         }
     }
 
-    /// What the caller said until now gets no answer that could be measured.
+    /// Ends the wait for an answer, because it could not be measured any more.
     pub fn dismiss(&mut self) {
         (self.spoke, self.answer, self.interrupted, self.voiced) = (None, None, false, 0);
     }

@@ -79,6 +79,9 @@ pub struct BenchArguments {
     /// Configuration file of the bridge; an environment variable overrides its AI URL.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Let TRUNKLESS_ variables override the settings that the bench makes for the bridge.
+    #[arg(long)]
+    environment: bool,
     /// Another program to measure instead of trunkless, run by `sh -c`. It receives its settings in
     /// BENCH_AI_URL, BENCH_REGISTRAR (BENCH_ARI_URL with --source ari), BENCH_USERNAME,
     /// BENCH_PASSWORD, BENCH_SIP_LISTEN and BENCH_CALLS; with --tls, BENCH_AI_CA is the PEM file of
@@ -136,6 +139,7 @@ fn options(arguments: &BenchArguments) -> Result<Options> {
         tls: arguments.tls,
         ai_jitter_ms: arguments.ai_jitter,
         slow_reader: arguments.slow_reader,
+        environment: arguments.environment,
     })
 }
 

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod recording;
 pub mod resolve;
 pub mod schema;
+mod telemetry;
 mod twins;
 pub mod values;
 pub mod vicidial;

@@ -18,6 +18,7 @@ use crate::notices::NoticesSettings;
 use crate::sip::agent::AccountConfig;
 use crate::stream::connect::Target;
 use crate::stream::dialect::Extensions;
+use crate::traces::TracesSettings;
 use crate::vicidial::VicidialSettings;
 
 /// The settings of one PBX in SIP mode.
@@ -62,6 +63,8 @@ pub struct Plan {
     pub endpoints: Vec<(String, AiPlan)>,
     /// The webhook for the events of calls.
     pub notices: Option<NoticesSettings>,
+    /// Where traces of calls go.
+    pub traces: Option<TracesSettings>,
     /// The tokens of the control API; none if it is not served.
     pub tokens: Vec<Token>,
     pub recording: Option<RecordingPlan>,

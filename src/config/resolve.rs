@@ -121,6 +121,7 @@ fn build(
     }
     let (notices, tokens) =
         (resolver.notices(&settings, findings), resolver.tokens(&settings, findings));
+    let traces = resolver.traces(&settings, findings);
     let recording = findings.keep(resolver.recording(&settings));
     check::settings(source, &settings, findings);
     let rtp_confs = ari.iter().map(|(pbx, _)| pbx.rtp_conf.clone()).collect();
@@ -132,6 +133,7 @@ fn build(
         ari,
         ladders,
         notices,
+        traces,
         endpoints,
         prompts,
         tokens,

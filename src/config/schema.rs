@@ -56,6 +56,13 @@ pub struct Log {
 pub struct TelemetryTable {
     /// Measure how long callers wait for the AI's answers.
     pub turn_latency: bool,
+    /// The collector that gets a trace of each call.
+    pub otlp_endpoint: Option<String>,
+    /// Header fields of the requests to it: `name=value,name=value`.
+    pub otlp_headers: Option<SecretString>,
+    pub otlp_headers_env: Option<String>,
+    pub otlp_headers_file: Option<String>,
+    pub otlp_ca_file: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -410,7 +417,14 @@ impl Default for PbxVicidial {
 
 impl Default for TelemetryTable {
     fn default() -> Self {
-        TelemetryTable { turn_latency: true }
+        TelemetryTable {
+            turn_latency: true,
+            otlp_endpoint: None,
+            otlp_headers: None,
+            otlp_headers_env: None,
+            otlp_headers_file: None,
+            otlp_ca_file: None,
+        }
     }
 }
 

@@ -25,6 +25,9 @@ static LINEAR: LazyLock<[i16; 256]> =
 /// A-law to 16-bit linear.
 static LINEAR_A: LazyLock<[i16; 256]> =
     LazyLock::new(|| std::array::from_fn(|i| decode_alaw(i as u8)));
+/// The squares of the 16-bit values, for levels.
+static SQUARES: LazyLock<[u32; 256]> = LazyLock::new(|| squares(Law::Mu));
+static SQUARES_A: LazyLock<[u32; 256]> = LazyLock::new(|| squares(Law::A));
 
 impl Law {
     /// The byte for silence. A-law has no zero, so its quietest value is used.
@@ -40,6 +43,14 @@ impl Law {
         match self {
             Law::Mu => decode(sample),
             Law::A => LINEAR_A[usize::from(sample)],
+        }
+    }
+
+    /// The squares of all 16-bit values that a byte can stand for, by that byte.
+    pub fn squares(self) -> &'static [u32; 256] {
+        match self {
+            Law::Mu => &SQUARES,
+            Law::A => &SQUARES_A,
         }
     }
 
@@ -59,6 +70,10 @@ impl Law {
             _ => {}
         }
     }
+}
+
+fn squares(law: Law) -> [u32; 256] {
+    std::array::from_fn(|i| u32::from(law.decode(i as u8).unsigned_abs()).pow(2))
 }
 
 fn table(convert: fn(u8) -> u8) -> [u8; 256] {

@@ -237,7 +237,7 @@ impl Playout {
         !self.audio.is_empty()
     }
 
-    /// All audio that has left the queue so far, in bytes.
+    /// All audio that was taken out of the queue so far, in bytes.
     pub fn passed(&self) -> u64 {
         self.passed
     }

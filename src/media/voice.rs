@@ -76,6 +76,30 @@ mod tests {
         assert!(!voice.hears(energy(900)));
     }
 
+    /// Recorded speech, with silence before and after it, at several levels of noise.
+    #[test]
+    fn the_end_of_recorded_speech_is_found() {
+        let speech = include_bytes!("../cli/assets/greeting.ulaw");
+        for noise in [0i32, 30, 100, 300] {
+            let (mut voice, mut seed, mut last) = (Voice::default(), 1u32, None);
+            let silence = [[0xff; FRAME_SAMPLES]; 100];
+            let words = speech.as_chunks::<FRAME_SAMPLES>().0;
+            for (n, frame) in silence.iter().chain(words).chain(&silence).enumerate() {
+                let samples = frame.map(|sample| {
+                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let noise = (seed >> 16) as i32 % (noise * 2 + 1) - noise;
+                    i32::from(crate::media::g711::decode(sample)) + noise
+                });
+                let energy = samples.iter().map(|s| u64::from(s.unsigned_abs()).pow(2)).sum();
+                if voice.hears(energy) && n >= 100 {
+                    last = Some(n - 100);
+                }
+            }
+            // the last word ends at frame 428 of 434
+            assert!(last.is_some_and(|last| (424..=430).contains(&last)), "{noise}: {last:?}");
+        }
+    }
+
     #[test]
     fn fluent_speech_stays_voice() {
         let mut voice = Voice::default();

@@ -147,7 +147,7 @@ pub struct Outcome {
 pub struct TurnInfo {
     /// The caller stopped speaking.
     pub caller_stopped_ms: u64,
-    /// The first audio of the AI's answer arrived.
+    /// The first audio of the answer arrived.
     pub ai_first_audio_ms: u64,
     /// Its beginning was sent to the caller.
     pub first_rtp_ms: u64,

@@ -31,6 +31,10 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// All that [`ConnectError::kind`] returns.
+    pub const KINDS: [&'static str; 8] =
+        ["dns", "tcp", "tls", "status", "handshake", "timeout", "breaker_open", "internal"];
+
     /// Returns true if another attempt may succeed, and false for a lasting refusal.
     pub(super) fn may_pass(&self) -> bool {
         match self {

@@ -78,6 +78,8 @@ pub struct Labelled {
     pub name: &'static str,
     pub help: &'static str,
     pub labels: &'static [&'static str],
+    /// Values of the only label that are shown from the start, so that a first one is an increase.
+    known: &'static [&'static str],
     counts: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -87,7 +89,17 @@ impl Labelled {
         help: &'static str,
         labels: &'static [&'static str],
     ) -> Labelled {
-        Labelled { name, help, labels, counts: Mutex::new(BTreeMap::new()) }
+        Labelled { name, help, labels, known: &[], counts: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// With one label, whose `known` values are shown from the start.
+    pub const fn with_known(
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str; 1],
+        known: &'static [&'static str],
+    ) -> Labelled {
+        Labelled { name, help, labels, known, counts: Mutex::new(BTreeMap::new()) }
     }
 
     /// Counts one for these values of the labels. Only the program's own texts may be passed,
@@ -102,7 +114,11 @@ impl Labelled {
 
     /// Every combination, as on the metrics page, with its count.
     pub fn get(&self) -> BTreeMap<String, u64> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (value, label) in self.known.iter().zip(self.labels.iter().cycle()) {
+            counts.entry(format!("{label}=\"{value}\"")).or_default();
+        }
+        counts
     }
 }
 

@@ -4,6 +4,7 @@ pub mod counter;
 pub mod histogram;
 mod log_writer;
 pub mod process;
+mod terminal;
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -15,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::telemetry::counter::counters;
 use crate::telemetry::log_writer::LogWriter;
+use crate::telemetry::terminal::Terminal;
 
 counters! {
     total PANICS = "panics", "Internal errors (panics).";
@@ -146,7 +148,7 @@ pub fn count_panics() {
 }
 
 /// Starts logging to standard error, on a thread of its own. `level`: a level name or a tracing
-/// filter; `json`: one object per line.
+/// filter; `json`: one object per line. On a terminal, lines are wrapped.
 ///
 /// # Errors
 /// Returns an error if the filter cannot be parsed, or the thread cannot be started.
@@ -161,6 +163,12 @@ pub fn init(level: &str, json: bool) -> Result<(), String> {
     let (set, result): (SetFilter, _) = match json {
         true => {
             let builder = builder.json().flatten_event(true);
+            let builder = builder.with_env_filter(filter).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (Box::new(move |filter| drop(handle.reload(filter))), builder.try_init())
+        }
+        false if std::io::stderr().is_terminal() => {
+            let builder = builder.event_format(Terminal);
             let builder = builder.with_env_filter(filter).with_filter_reloading();
             let handle = builder.reload_handle();
             (Box::new(move |filter| drop(handle.reload(filter))), builder.try_init())

@@ -1,5 +1,5 @@
 //! The resources that this process uses, for `/metrics`, with the names that Prometheus' own client
-//! libraries use. Reads `/proc` and the clock.
+//! libraries use. Owns reading `/proc` and the clock.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -98,7 +98,7 @@ fn a_quick_answer_counts_unless_the_caller_goes_on() {
     pass(&mut world, 2000);
     assert_turn(&world, 2000, 100);
 
-    // it breaks into a pause between two words, and is no answer to the rest
+    // it breaks into a pause between two words, and does not answer the rest
     let mut world = conversation();
     speak(&mut world, 1000);
     pass(&mut world, 100);
@@ -133,7 +133,7 @@ fn the_rest_of_an_interrupted_utterance_is_not_an_answer() {
     answer(&mut world, 250);
     pass(&mut world, 1000);
     speak(&mut world, 500);
-    // it goes on to its end, and the AI takes no notice
+    // it continues to its end, and the AI takes no notice
     pass(&mut world, 6000);
     answer(&mut world, 50);
     pass(&mut world, 2000);

@@ -63,6 +63,9 @@ mod reload;
 mod reload_program;
 mod secrets;
 mod signalling;
+#[cfg(feature = "otel")]
+mod traces;
 mod transfers;
+mod turns;
 mod twilio;
 mod webhook;

@@ -56,7 +56,7 @@ impl Call {
         }
     }
 
-    /// What the caller has said until now gets no answer that could be measured.
+    /// Ends the wait for an answer, because it could not be measured any more.
     pub(super) fn turn_over(&mut self) {
         self.turns.iter_mut().for_each(|turns| turns.dismiss());
     }

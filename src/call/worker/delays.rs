@@ -30,8 +30,7 @@ impl Delays {
         self.events == 0
     }
 
-    /// An event has been handled that began at `began`, `late` after the time for which the caller's
-    /// audio was planned.
+    /// Counts an event that was handled from `began` on, `late` after it was due.
     pub fn handled(direction: Direction, began: Instant, late: Duration) {
         match direction {
             Direction::ToAi => delayed_to_ai(began.elapsed()),

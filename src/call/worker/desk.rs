@@ -1,5 +1,5 @@
-//! The orders of one call: who gave each one, and who gets its replies. Owns no I/O but the log, the
-//! clock and the channels of the replies.
+//! The orders of one call: who gave each one, and who gets its replies. Owns no I/O but the log,
+//! the clock and the channels of the replies.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -278,10 +278,7 @@ impl Running {
                 match output {
                     Output::Request(request) => (self.offer.requests)(request),
                     Output::Step(rung) => self.lines.step(&rung, &self.config.ais),
-                    Output::Answered => {
-                        self.lines.answered(&self.call.summary(now));
-                        self.observed.event(&EventKind::Answered);
-                    }
+                    Output::Answered => self.answered(now),
                     Output::Rtp { to, packet } => self.send_packet(Channel::Rtp, to, &packet),
                     Output::Rtcp { to, packet } => self.send_packet(Channel::Rtcp, to, &packet),
                     Output::AiStart { burst } => {
@@ -316,10 +313,7 @@ impl Running {
                     Output::Held(on) => self.observed.event(&EventKind::Held(on)),
                     Output::Ai(message) => self.send(now, message, scratch),
                     Output::Turn(turn) => self.count_turn(now, &turn),
-                    Output::Report => {
-                        let dropped = self.ai_counts.dropped_audio;
-                        self.traffic.report(&self.call.summary(now), dropped);
-                    }
+                    Output::Report => self.count_traffic(now),
                     Output::MissingRtp(missing) => self.lines.missing_rtp(&missing),
                     Output::Tap(tap) => {
                         self.watching.pass(&mut self.call, &tap);
@@ -384,6 +378,16 @@ impl Running {
             let at = began.saturating_duration_since(self.begun);
             self.dialled.push(Dialled { at, took, failure });
         }
+    }
+
+    fn answered(&mut self, now: Instant) {
+        self.lines.answered(&self.call.summary(now));
+        self.observed.event(&EventKind::Answered);
+    }
+
+    fn count_traffic(&mut self, now: Instant) {
+        let dropped = self.ai_counts.dropped_audio;
+        self.traffic.report(&self.call.summary(now), dropped);
     }
 
     fn count_turn(&mut self, now: Instant, turn: &Turn) {
