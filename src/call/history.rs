@@ -1,4 +1,4 @@
-//! What happened in a call, in order, and its figures at the end: the part of a call that is still
+//! The events of a call, in order, and its figures at the end: the part of a call that is still
 //! shown after it.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 

@@ -31,6 +31,7 @@ use crate::call::worker::pool::Workers;
 use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
 use crate::call::worker::watching::Watching;
 use crate::call::{CallConfig, CallRequest, Offer, Signal, counters, parameters};
+use crate::record::recording::Tap;
 use crate::stream::closed::Closed;
 use crate::stream::connect::Socket;
 use crate::stream::scratch::Scratch;
@@ -296,12 +297,7 @@ impl Running {
                     Output::Held(on) => self.observed.event(&EventKind::Held(on)),
                     Output::Ai(message) => self.send(now, message, scratch),
                     Output::MissingRtp(missing) => self.lines.missing_rtp(&missing),
-                    Output::Tap(tap) => {
-                        self.watching.pass(&mut self.call, &tap);
-                        if self.recordings.tap(tap) {
-                            self.call.handle(now, Input::RecordingLost);
-                        }
-                    }
+                    Output::Tap(tap) => self.tap(now, tap),
                     Output::Recording { command, index, law } => {
                         self.recordings.command(command, index, law);
                     }
@@ -318,6 +314,14 @@ impl Running {
             }
         }
         self.ended
+    }
+
+    /// Passes a frame, key or mark to the listeners and the recording.
+    fn tap(&mut self, now: Instant, tap: Tap) {
+        self.watching.pass(&mut self.call, &tap);
+        if self.recordings.tap(tap) {
+            self.call.handle(now, Input::RecordingLost);
+        }
     }
 
     /// The call takes no place of others any more, unless it is beyond the limits.
