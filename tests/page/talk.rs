@@ -52,6 +52,15 @@ impl Drop for Talk {
     }
 }
 
+/// Keeps a call in which nothing is said.
+pub fn keep(call: Call, stream: Stream) -> Talk {
+    let task = tokio::spawn(async move {
+        std::future::pending::<()>().await;
+        drop((call, stream));
+    });
+    Talk { task }
+}
+
 /// Lets both sides of a call talk, from its beginning. Every `skip`th packet of the caller is lost.
 pub fn talk(mut call: Call, stream: Stream, seed: u32, skip: Option<u32>) -> Talk {
     let task = tokio::spawn(async move {
