@@ -1,4 +1,4 @@
-//! What happened in a call, in order, and its figures at the end: the part of a call that is still
+//! The events of a call, in order, and its figures at the end: the part of a call that is still
 //! shown after it.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -10,15 +10,16 @@ use crate::call::live::{EventKind, reply_json};
 use crate::command::Reply;
 
 /// A call keeps this many moments; later ones but its end are counted only.
-const MAX_MOMENTS: usize = 100;
+const MAX_MOMENTS: usize = 50;
 
-/// The moments of a call, and its summary once it has ended.
+/// The moments of a call, and its summary once it has ended. Both are kept as text, because many
+/// ended calls are kept.
 #[derive(Debug, Clone, Default)]
 pub struct History {
-    moments: Vec<Value>,
+    moments: Vec<String>,
     /// Moments beyond [`MAX_MOMENTS`].
     left_out: u64,
-    summary: Option<Value>,
+    summary: Option<String>,
 }
 
 impl History {
@@ -36,20 +37,21 @@ impl History {
             }
             _ => {}
         }
-        if summary.is_some() {
-            self.summary = summary;
+        if let Some(summary) = summary {
+            self.summary = Some(summary.to_string());
         } else if self.moments.len() >= MAX_MOMENTS {
             self.left_out += 1;
             return;
         }
-        self.moments.push(moment);
+        self.moments.push(moment.to_string());
     }
 
     /// Returns the members `summary`, `timeline` and `timeline_left_out`.
     pub fn json(&self) -> Value {
+        let read = |text: &String| serde_json::from_str::<Value>(text).unwrap_or_default();
         json!({
-            "summary": self.summary,
-            "timeline": self.moments,
+            "summary": self.summary.as_ref().map(read),
+            "timeline": self.moments.iter().map(read).collect::<Vec<_>>(),
             "timeline_left_out": self.left_out,
         })
     }
@@ -80,9 +82,9 @@ mod tests {
         }
         history.note(Duration::from_secs(9), &EventKind::Answered, Some(json!({"a": 1})));
         let shown = history.json();
-        assert_eq!(shown["timeline_left_out"], 101);
+        assert_eq!(shown["timeline_left_out"], 51);
         assert_eq!(
-            (&shown["timeline"][100]["at_ms"], &shown["summary"]["a"]),
+            (&shown["timeline"][50]["at_ms"], &shown["summary"]["a"]),
             (&json!(9000), &json!(1))
         );
     }

@@ -166,7 +166,7 @@ impl LiveCall {
         self.listeners.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// What happened in the call, and its summary once it has ended.
+    /// The events of the call, and its summary once it has ended.
     pub fn history(&self) -> History {
         self.history.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

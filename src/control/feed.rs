@@ -96,7 +96,7 @@ fn figures(of: &Figures, listeners: usize) -> Value {
     })
 }
 
-/// What one reader has got so far.
+/// The contents that one reader has got so far.
 #[derive(Default)]
 struct Known {
     /// The hashes of the calls.

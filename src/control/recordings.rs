@@ -117,6 +117,8 @@ pub async fn audio(
 ) -> Result<Response, Problem> {
     let recordings = recordings(&control, &granted)?;
     let range = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
+    // other units are ignored, as RFC 9110 §14.2 demands
+    let range = range.filter(|range| range.starts_with("bytes="));
     let (wanted, by) = (range.map(str::to_owned), Sender::Http(granted.name().to_owned()));
     let recording = id.clone();
     let work = move |player: &Player| {

@@ -23,12 +23,12 @@ use crate::telemetry::{PbxStatus, PbxStatuses};
 /// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What was checked.
+    /// The part that was checked.
     pub step: String,
     pub state: FindingState,
-    /// What was found.
+    /// The result in words.
     pub what: String,
-    /// What to do about it; empty if nothing.
+    /// The cure; empty if nothing is wrong.
     pub remedy: String,
 }
 
@@ -151,7 +151,7 @@ pub async fn status(
     Ok(json(StatusCode::OK, &control.status.json(&control.access.borrow().ais)))
 }
 
-/// What the token may do.
+/// Shows the token and its scopes.
 pub async fn session(
     State(control): State<Control>,
     Extension(granted): Extension<Granted>,

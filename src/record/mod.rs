@@ -11,8 +11,9 @@
 //! side by side, and [`align`] keeps them in step when clocks drift. [`wav`] and [`sidecar`] are
 //! the file formats, [`layout`] the file names, [`notice`] the beep; these are all pure.
 //! [`writer`] and [`closer`] are the threads, [`health`] their state, and [`disk`] the files.
-//! [`repair`] finishes what a crash left behind, [`retention`] deletes old recordings and
-//! [`library`] finds one, [`player`] reads it for those who listen. [`outbox`] sends recordings by [`upload`] and [`webhook`].
+//! [`repair`] finishes what a crash left behind, [`retention`] deletes old recordings,
+//! [`library`] finds one and [`player`] reads it for those who listen. [`outbox`] sends recordings
+//! by [`upload`] and [`webhook`].
 
 pub mod align;
 pub mod closer;

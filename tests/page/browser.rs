@@ -162,8 +162,9 @@ impl Browser {
             key => key.trim_start_matches("Shift+"),
         };
         for kind in ["keyDown", "keyUp"] {
+            let typed = if kind == "keyDown" { text } else { "" };
             let params = json!({"type": kind, "key": name, "code": code, "modifiers": modifiers,
-                "windowsVirtualKeyCode": number, "text": if kind == "keyDown" { text } else { "" }});
+                "windowsVirtualKeyCode": number, "text": typed});
             self.call("Input.dispatchKeyEvent", params).await;
         }
     }
@@ -206,13 +207,7 @@ impl Browser {
 
     /// Fails if the page can be scrolled sideways.
     pub async fn fits(&mut self) {
-        let widths = self
-            .js("[document.documentElement.scrollWidth, innerWidth,
-                 document.getElementById('detail').open ? document.getElementById('detail').scrollWidth : 0,
-                 [...document.querySelectorAll('main *, dialog *')].filter((e) => e.offsetParent
-                   && e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('thead'))
-                   .map((e) => e.className + ' ' + e.innerText).slice(0, 5)]")
-            .await;
+        let widths = self.js(WIDTHS).await;
         let wide =
             widths[0].as_i64() > widths[1].as_i64() || widths[2].as_i64() > widths[1].as_i64();
         assert!(!wide, "wider than the window: {widths}");
@@ -268,29 +263,9 @@ impl Browser {
 }
 
 /// Texts whose contrast is below 4.5, or 3 if they are large.
-const CONTRAST: &str = "(() => {
-  const parse = (c) => { const n = c.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
-  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
-    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
-  const behind = (e) => { for (; e; e = e.parentElement) {
-    const c = parse(getComputedStyle(e).backgroundColor); if (c[3] === 1) return c; }
-    return matchMedia('(prefers-color-scheme: dark)').matches ? [0, 0, 0] : [255, 255, 255]; };
-  const poor = new Set();
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const e = walker.currentNode.parentElement;
-    if (!walker.currentNode.textContent.trim() || !e.checkVisibility() || e.closest('option, noscript')) continue;
-    const style = getComputedStyle(e);
-    const [a, b] = [light(parse(style.color)), light(behind(e))].sort((x, y) => y - x);
-    const size = parseFloat(style.fontSize);
-    const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
-    const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < (large ? 3 : 4.5)) poor.add(e.tagName + '.' + e.className + ' ' + ratio.toFixed(2)
-      + ' ' + walker.currentNode.textContent.slice(0, 30));
-  }
-  return [...poor];
-})()";
+const CONTRAST: &str = include_str!("contrast.js");
+/// The widths of the page, of the window and of the dialog, and what is outside of the window.
+const WIDTHS: &str = include_str!("widths.js");
 
 /// Starts the browser and returns it with the address of its DevTools.
 fn launch(profile: &tempfile::TempDir) -> (Child, String) {

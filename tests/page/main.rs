@@ -69,6 +69,7 @@ impl Site {
              scopes = [\"read\", \"control\", \"numbers\", \"recordings\", \"listen\"]\n\
              [control.tokens.wall]\ntoken = \"{WALL}\"\nscopes = [\"read\"]\n\
              [recording]\ndirectory = {:?}\nwhen = \"on_command\"\n\
+             [calls]\nmedia_timeout = \"0s\"\n\
              [pbx.main.transfer]\ntargets = {{ humans = \"1001\" }}\nextensions = [\"20XX\"]\n",
             recordings.path()
         );

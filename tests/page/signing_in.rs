@@ -93,7 +93,8 @@ async fn the_policy_stops_scripts_that_are_made_of_text() {
     browser.has_no_faults().await;
     for attack in [
         "document.body.innerHTML = '<img src=x onerror=\"window.owned = 1\">'",
-        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.owned = 1'}))",
+        "const script = document.createElement('script'); script.textContent = 'window.owned = 1';
+         document.body.append(script)",
         "document.body.setAttribute('onclick', 'window.owned = 1'); document.body.click()",
         "eval('window.owned = 1')",
         "fetch('http://127.0.0.1:9/')",

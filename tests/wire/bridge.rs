@@ -164,6 +164,7 @@ impl Bridge {
     }
 
     /// Hangs up a live call.
+    #[allow(dead_code, reason = "the tests of the page use it")]
     pub fn hang_up(&self, call: &str) {
         let (by, id) = (Sender::Http("test".to_owned()), String::new());
         let command = Command::Hangup { cause: Cause::Normal, status: None };

@@ -1,5 +1,5 @@
-//! What the page needs from the server: its files, live audio, and parts of recordings. The tests in
-//! tests/page have the page itself.
+//! The server side of the page: its files, live audio, and parts of recordings. The page itself is
+//! tested in tests/page.
 
 use std::net::SocketAddr;
 

@@ -11,6 +11,8 @@ use crate::media::frame::RATE;
 
 /// The AI counts as speaking until this long after its last frame.
 const SPOKEN: Duration = Duration::from_millis(400);
+/// Audio of an AI that speaks has a peak of at least this: -50 dBFS.
+const AUDIBLE: u16 = 104;
 
 impl Call {
     /// True if no RTP has arrived for long enough that the timeline is about to insert silence.
@@ -52,9 +54,10 @@ impl Call {
         let counts = self.hearing.receiver.counts();
         let timeline = counts.timeline;
         let ms = |samples: u64| samples * 1000 / RATE;
+        let peaks = std::mem::take(&mut self.peaks);
         Figures {
-            ai: self.ai_state(now),
-            peaks: std::mem::take(&mut self.peaks),
+            ai: self.ai_state(now, peaks.ai),
+            peaks,
             packets_in: counts.sequence.received,
             packets_out: self.playing.sender.packets(),
             lost: counts.sequence.lost,
@@ -65,8 +68,10 @@ impl Call {
         }
     }
 
-    fn ai_state(&self, now: Instant) -> AiState {
-        let speaks = self.playing.played_at().is_some_and(|at| now < at + SPOKEN);
+    /// `peak`: the level of the last second. Some AIs send silence when they do not speak.
+    fn ai_state(&self, now: Instant, peak: u16) -> AiState {
+        let played = self.playing.played_at().is_some_and(|at| now < at + SPOKEN);
+        let speaks = played && peak >= AUDIBLE;
         match self.phase {
             Phase::Connecting if self.falling.is_some() => AiState::Failed,
             Phase::Connecting => AiState::Dialling,

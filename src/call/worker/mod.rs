@@ -4,6 +4,7 @@
 //! there: its packets, its AI's messages and its timers; [`desk`] has its orders, and [`described`]
 //! shows it to others.
 
+mod capturing;
 mod delays;
 pub mod described;
 pub mod desk;

@@ -31,11 +31,10 @@ use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
 use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
 use crate::call::worker::watching::Watching;
-use crate::call::{CallConfig, CallRequest, Offer, Signal, SourceRequest, counters, parameters};
-use crate::capture::tap::Tap;
-use crate::capture::{Direction, Kind};
-use crate::command::RecordCommand;
-use crate::media::g711::Law;
+use crate::call::{CallConfig, CallRequest, Offer, Signal, counters, parameters};
+use crate::capture;
+use crate::capture::Direction;
+use crate::record::recording::Tap;
 use crate::stream::closed::Closed;
 use crate::stream::connect::Socket;
 use crate::stream::scratch::Scratch;
@@ -96,7 +95,7 @@ pub(super) struct Running {
     early_replies: Option<Vec<ToAi>>,
     info: StreamInfo,
     call: Call,
-    recordings: CallRecordings,
+    pub(super) recordings: CallRecordings,
     desk: Desk,
     observed: Observed,
     watching: Watching,
@@ -128,7 +127,7 @@ pub(super) struct Running {
     /// The end reason, once there is one.
     ended: Option<EndReason>,
     /// Copies packets to a capture, while there is one.
-    tap: Option<Tap>,
+    pub(super) tap: Option<capture::tap::Tap>,
 }
 
 impl Running {
@@ -315,12 +314,7 @@ impl Running {
                     Output::Turn(turn) => self.count_turn(now, &turn),
                     Output::Report => self.count_traffic(now),
                     Output::MissingRtp(missing) => self.lines.missing_rtp(&missing),
-                    Output::Tap(tap) => {
-                        self.watching.pass(&mut self.call, &tap);
-                        if self.recordings.tap(tap) {
-                            self.call.handle(now, Input::RecordingLost);
-                        }
-                    }
+                    Output::Tap(tap) => self.tap(now, tap),
                     Output::Recording { command, index, law } => self.record(command, index, law),
                     Output::Leaving => self.leave(),
                     Output::Ended(reason) => self.ended = Some(reason),
@@ -337,38 +331,12 @@ impl Running {
         self.ended
     }
 
-    fn record(&mut self, command: RecordCommand, index: u64, law: Law) {
-        self.recordings.command(command, index, law);
-        let is_paused = self.recordings.is_paused();
-        self.tap.iter().for_each(|tap| tap.set_private(is_paused));
-    }
-
-    /// Starts a capture.
-    fn capture(&mut self, tap: Tap) {
-        tap.set_private(self.recordings.is_paused());
-        self.ai.iter_mut().for_each(|ai| ai.capture(tap.clone()));
-        (self.offer.requests)(SourceRequest::Capture(tap.clone()));
-        self.tap = Some(tap);
-    }
-
-    fn send_packet(&mut self, channel: Channel, to: SocketAddr, packet: &[u8]) {
-        self.offer.leg.send(channel, to, packet);
-        if self.tap.is_some() {
-            self.tap_packet(channel, Direction::Sent, to, packet);
+    /// Passes a frame, key or mark to the listeners and the recording.
+    fn tap(&mut self, now: Instant, tap: Tap) {
+        self.watching.pass(&mut self.call, &tap);
+        if self.recordings.tap(tap) {
+            self.call.handle(now, Input::RecordingLost);
         }
-    }
-
-    /// Copies a packet to the capture.
-    fn tap_packet(
-        &mut self,
-        channel: Channel,
-        direction: Direction,
-        peer: SocketAddr,
-        data: &[u8],
-    ) {
-        let kind = if channel == Channel::Rtp { Kind::Rtp } else { Kind::Rtcp };
-        let between = (self.offer.leg.address_of(channel), peer);
-        self.tap = self.tap.take().filter(|tap| tap.packet(kind, direction, between, data));
     }
 
     fn note_dialled(&mut self, now: Instant, began: Instant, failure: Option<&'static str>) {

@@ -1,5 +1,5 @@
-//! What a running call publishes for those who watch: its figures, once a second, and its audio for
-//! those who listen in.
+//! The publications of a running call: its figures, once a second, and its audio for those who
+//! listen in.
 
 use std::time::Instant;
 

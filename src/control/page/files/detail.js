@@ -224,8 +224,23 @@ const WORDS = {
   "call.resumed": "Off hold",
   "call.transferred": "Transferred",
 };
-const COMMANDS = { hangup: "Hang up", transfer: "Transfer", sendDigits: "Press keys", doNotCall: "Do not call",
-  setVariables: "Set variables", updateLead: "Update lead" };
+const COMMANDS = {
+  hangup: "Hang up",
+  transfer: "Transfer",
+  redirect: "Redirect",
+  sendDigits: "Press keys",
+  hold: "Hold",
+  unhold: "Off hold",
+  mute: "Mute",
+  unmute: "Unmute",
+  record: "Record",
+  play: "Play a prompt",
+  setVariables: "Set variables",
+  disposition: "Disposition",
+  callback: "Call back",
+  doNotCall: "Do not call",
+  updateLead: "Update the lead",
+};
 
 function moment({ at_ms, type, command: given }, call, summary) {
   let [text, kind] = [WORDS[type] ?? type, "plain"];

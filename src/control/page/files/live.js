@@ -141,6 +141,14 @@ function neighbour(row) {
   return by("live-title");
 }
 
+function remove(id) {
+  const row = calls.get(id)?.view.row;
+  if (!row) return;
+  if (row.contains(document.activeElement)) neighbour(row).focus();
+  row.remove();
+  calls.delete(id);
+}
+
 /** Takes over an event of `v1/live`. */
 export function update(data, onOpen) {
   for (const call of data.calls) {
@@ -154,14 +162,7 @@ export function update(data, onOpen) {
       by("live-rows").append(added.view.row);
     }
   }
-  for (const id of data.gone) {
-    const entry = calls.get(id);
-    if (!entry) continue;
-    const { row } = entry.view;
-    if (row.contains(document.activeElement)) neighbour(row).focus();
-    row.remove();
-    calls.delete(id);
-  }
+  for (const id of data.gone) remove(id);
   for (const [id, figures] of Object.entries(data.figures)) {
     const entry = calls.get(id);
     if (!entry) continue;
@@ -176,11 +177,7 @@ export function update(data, onOpen) {
 
 /** Forgets the calls that are not among `present`, as after a lost connection. */
 export function keepOnly(present) {
-  for (const [id, { view }] of calls) {
-    if (id in present) continue;
-    view.row.remove();
-    calls.delete(id);
-  }
+  for (const id of [...calls.keys()]) if (!(id in present)) remove(id);
 }
 
 export const clear = () => keepOnly({});

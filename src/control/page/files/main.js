@@ -10,7 +10,7 @@ import * as live from "./live.js";
 const VIEWS = ["live", "ended", "health"];
 const TITLES = { live: "Live calls", ended: "Last calls", health: "Health" };
 /** Without an event for this long, the connection is made again. */
-const SILENCE = 6000;
+const SILENCE = 10_000;
 const MAX_PAUSE = 10_000;
 
 /** Ends what is being followed. */
