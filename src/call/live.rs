@@ -131,19 +131,14 @@ impl LiveCall {
         self.lock().clone()
     }
 
-    /// Returns a copy of the call as it is now.
+    /// Returns a copy of the call as it is now, without its figures and history.
     pub fn snapshot(&self) -> LiveCall {
+        let ids = [&self.id, &self.call_sid, &self.account_sid].map(String::clone);
+        let parties = [&self.from_number, &self.from_name, &self.to_number].map(String::clone);
         LiveCall {
-            id: self.id.clone(),
-            call_sid: self.call_sid.clone(),
-            account_sid: self.account_sid.clone(),
-            pbx: self.pbx.clone(),
-            from_number: self.from_number.clone(),
-            from_name: self.from_name.clone(),
-            to_number: self.to_number.clone(),
-            native_id: self.native_id.clone(),
             started: self.started,
             state: Mutex::new(self.state()),
+            ..LiveCall::new(ids, self.pbx.clone(), parties, self.native_id.clone())
         }
     }
 

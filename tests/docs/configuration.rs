@@ -163,7 +163,8 @@ fn every_key_is_documented_and_no_other() {
 
 #[test]
 fn keys_that_need_a_restart_are_those_of_the_program() {
-    let rows = page(PAGE).rows("needs a restart");
+    let page = page(PAGE);
+    let rows = page.rows("needs a restart");
     let cells = rows.iter().map(|row| row.cells[0].clone()).collect::<Vec<_>>();
     let listed: BTreeSet<&str> = cells.iter().flat_map(|cell| spans(cell)).collect();
     let named: Vec<String> = AT_START.iter().map(|key| key.replace('*', "NAME")).collect();
