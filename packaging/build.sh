@@ -45,7 +45,7 @@ export SOURCE_DATE_EPOCH
 # Cargo passes these options to the last link only, so a target folder of the same profile is reused.
 # -B and -L come before gcc's own folders, in which it looks even with --sysroot.
 compile() {
-  local sysroot lib option=()
+  local sysroot lib option
   sysroot=$(packaging/unpack.sh bullseye "$cache/sysroot-bullseye" libc6 libc6-dev libgcc-s1)
   lib=$(gcc -dumpmachine)
   for option in "--sysroot=$sysroot" "-B$sysroot/usr/lib/$lib" "-L$sysroot/usr/lib/$lib" \
