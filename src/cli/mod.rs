@@ -35,7 +35,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Write a first configuration, and the files for the PBX.
-    Init(init::InitArguments),
+    Init(Box<init::InitArguments>),
     /// Take calls from the PBXs and connect them to the AI.
     Run(run::RunArguments),
     /// Run a complete call on this machine, with no PBX and no account.

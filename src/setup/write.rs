@@ -110,10 +110,9 @@ fn prepare<'a>(
     let write = || -> io::Result<()> {
         let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
         out.write_all(file.text.as_bytes())?;
-        if file.for_service && rustix::process::geteuid().is_root() {
-            if let Some((user, group)) = service_user() {
-                std::os::unix::fs::fchown(&out, Some(user), Some(group))?;
-            }
+        let is_root = rustix::process::geteuid().is_root();
+        if let Some((user, group)) = service_user().filter(|_| file.for_service && is_root) {
+            std::os::unix::fs::fchown(&out, Some(user), Some(group))?;
         }
         out.set_permissions(Permissions::from_mode(file.mode))?;
         out.sync_all()
