@@ -25,7 +25,7 @@ const BEFORE_INTERRUPTION: Duration = Duration::from_millis(300);
 /// An AI that streams as it speaks has stopped if nothing arrives for this long.
 const STOPPED: Duration = Duration::from_millis(600);
 /// The name of the parameter that marks the test stream.
-const PARAMETER: &str = "trunkless_doctor";
+const PARAMETER: &str = "doctor";
 
 /// One AI to check.
 pub struct Ai<'a> {

@@ -177,7 +177,7 @@ fn media(settings: &Settings, running: &Running) -> Finding {
 fn judge_media((first, last): (u16, u16), taken: &[(u16, Owner)], runs: bool) -> Finding {
     let others: Vec<&(u16, Owner)> = taken
         .iter()
-        .filter(|(_, owner)| !owner.is_trunkless() && !(runs && owner.is_unknown()))
+        .filter(|(_, owner)| !(owner.is_trunkless() || runs && owner.is_unknown()))
         .collect();
     let Some((port, owner)) = others.first() else {
         return Finding::ok("ports.media", format!("UDP {first}-{last} is free"));
