@@ -187,10 +187,10 @@ fn tshark_reads_a_call_in_ari_mode() {
         let lines = std::fs::read_to_string(file.with_extension("jsonl")).expect("the file");
         for wanted in [
             "\"what\":\"ari_request\"",
-            "\"request\":\"POST /channels/externalMedia\"",
-            "\"response\":\"POST /channels/externalMedia\"",
+            "\"request\":\"POST /bridges/",
+            "\"response\":\"POST /bridges/",
             "\"what\":\"ari_event\"",
-            "\"type\":\"ChannelDestroyed\"",
+            "StasisEnd",
         ] {
             assert!(lines.contains(wanted), "{wanted}:\n{lines:.2000}");
         }
