@@ -1,4 +1,4 @@
-//! What a reload changes: the comparison of two configurations, key by key (pure).
+//! The difference that a reload makes: two configurations, compared key by key (pure).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeSet;

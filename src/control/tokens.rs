@@ -38,7 +38,7 @@ impl Token {
     }
 }
 
-/// Who may use the control API. A reload may change it.
+/// The clients that may use the control API. A reload may change them.
 #[derive(Debug, Default)]
 pub struct Access {
     pub tokens: Vec<Token>,

@@ -112,7 +112,7 @@ async fn reload(rig: &Rig, other: &Lab) {
     assert!(code == Some(0) && text.contains("PBX removed: second"), "{code:?} {text}");
     let gone = || rig.log().contains("unregistered pbx=\"second\"");
     assert!(until(Duration::from_secs(5), gone).await, "{}", rig.log());
-    // its call goes on, and the PBX has no way to send another
+    // its call continues, and the PBX has no way to send another
     assert!(caller.until(Duration::from_secs(5), |c| c.heard_last(1, 25)).await, "cut off");
     assert!(caller.ended.is_none(), "{:?}", caller.ended);
     let mut late = other.dial(0).await;
