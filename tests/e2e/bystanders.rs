@@ -75,8 +75,8 @@ fn no_call_notices_the_resets_of_another_ai() {
     });
 }
 
-/// A second PBX comes, has a call with an AI of its own, and goes while its call is up. The file has
-/// a mistake in between.
+/// A second PBX comes, has a call with an AI of its own, and goes while its call is up. In between,
+/// the file has a mistake.
 #[test]
 fn no_call_notices_a_reload() {
     block_on(async {
