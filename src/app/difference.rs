@@ -159,7 +159,9 @@ mod tests {
     #[test]
     fn changed_keys_and_pbxs_are_found() {
         type Change<'a> = &'a [(&'a str, Option<&'a str>)];
-        let table: &[(Change<'_>, &[&str], &[&str], &[&str])] = &[
+        type Names<'a> = &'a [&'a str];
+        type Row<'a> = (Change<'a>, Names<'a>, Names<'a>, Names<'a>);
+        let table: &[Row<'_>] = &[
             (&[], &[], &[], &[]),
             (&[("ai.url", Some("2"))], &["ai.url"], &[], &[]),
             (&[("ai.url", None), ("ai.ping", Some("1"))], &["ai.ping", "ai.url"], &[], &[]),
