@@ -17,7 +17,7 @@ use crate::stream::connect::Target;
 use crate::stream::dialect::sid;
 use crate::vicidial::Vicidials;
 
-/// What the calls before and after a reload have in common.
+/// The parts that the calls before and after a reload share.
 pub(super) struct Common {
     budget: Budget,
     /// The breakers of all AIs. Several PBXs may use one AI.

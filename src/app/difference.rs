@@ -1,4 +1,4 @@
-//! What a reload changes: the comparison of two configurations, key by key (pure).
+//! The difference that a reload makes: two configurations, compared key by key (pure).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeSet;
@@ -164,7 +164,9 @@ mod tests {
     #[test]
     fn changed_keys_and_pbxs_are_found() {
         type Change<'a> = &'a [(&'a str, Option<&'a str>)];
-        let table: &[(Change<'_>, &[&str], &[&str], &[&str])] = &[
+        type Names<'a> = &'a [&'a str];
+        type Row<'a> = (Change<'a>, Names<'a>, Names<'a>, Names<'a>);
+        let table: &[Row<'_>] = &[
             (&[], &[], &[], &[]),
             (&[("ai.url", Some("2"))], &["ai.url"], &[], &[]),
             (&[("ai.url", None), ("ai.ping", Some("1"))], &["ai.ping", "ai.url"], &[], &[]),

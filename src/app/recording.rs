@@ -16,7 +16,7 @@ use crate::record::upload::Uploader;
 /// Where recordings are: the directory, and whether it must be on a mounted disk.
 type Place = (std::path::PathBuf, bool);
 
-/// What has been prepared for a configuration, and cannot fail any more.
+/// The parts prepared for a configuration, which cannot fail any more.
 pub(super) struct Prepared {
     recorder: Option<(Place, Recorder)>,
     outbox: Option<Outbox>,

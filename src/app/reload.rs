@@ -1,6 +1,6 @@
 //! Reloads the configuration: on SIGHUP, for `trunkless reload` and, if that is configured, when
 //! the file changes. One reload at a time; requests that come while one is running share the next.
-//! Owns tasks and file reading.
+//! Owns tasks, file reading and the clock.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;

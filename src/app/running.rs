@@ -68,7 +68,7 @@ pub(super) struct Running {
     in_effect: Keys,
 }
 
-/// What a change of the configuration has done.
+/// The effects of a change of the configuration.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
     pub difference: Difference,

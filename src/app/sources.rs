@@ -31,7 +31,7 @@ const UNREGISTER: Duration = Duration::from_secs(2);
 /// Time limit for the answers to the last BYEs, and for cleaning up over ARI.
 const BYES: Duration = Duration::from_secs(2);
 
-/// What a registration is known by at the PBX. If any of it changes, the old one has to be removed.
+/// The PBX knows a registration by this. If any of it changes, the old one has to be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
     /// The registrar and the user; `None` for a trunk.
@@ -89,7 +89,7 @@ impl Stage {
     }
 }
 
-/// What has been prepared for a configuration, and cannot fail any more.
+/// The parts prepared for a configuration, which cannot fail any more.
 #[derive(Default)]
 pub(super) struct Prepared {
     endpoint: Option<(Endpoint, EndpointHandle)>,

@@ -11,7 +11,7 @@ use crate::notices::{Notices, NoticesSettings};
 /// Takes the events, and stops the thread when the second value is dropped.
 type Running = (Notices, oneshot::Sender<()>);
 
-/// What has been prepared for a configuration, and cannot fail any more.
+/// The parts prepared for a configuration, which cannot fail any more.
 pub(super) struct Prepared(Option<Running>);
 
 /// The webhook, if there is one. Clones share it.

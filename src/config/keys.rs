@@ -16,8 +16,8 @@ pub type Keys = BTreeMap<String, String>;
 /// Last parts of keys whose values name files.
 const FILES: [&str; 3] = ["announce", "prompt", "rtp_conf"];
 
-/// Reads all keys of the file and of the variables, which override it. The variables of a process do
-/// not change, but a file that one names may.
+/// Reads all keys of the file and of the variables, which override it. The variables of a process
+/// do not change, but a file that one names may.
 pub fn read(source: &Source, environment: &HashMap<String, String>) -> Keys {
     let mut keys = Keys::new();
     if let Ok(table) = source.text.parse::<Table>() {

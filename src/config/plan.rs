@@ -70,6 +70,6 @@ pub struct Plan {
     pub recording: Option<RecordingPlan>,
     /// Recording settings by PBX name. The calls of a PBX that is not listed are not recorded.
     pub record: BTreeMap<String, RecordPlan>,
-    /// What each key is set to, for the comparison at a reload.
+    /// A digest of the value of each key, for the comparison at a reload.
     pub keys: Keys,
 }

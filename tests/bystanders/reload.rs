@@ -14,8 +14,8 @@ fn table(text: &str) -> toml::Value {
     text.parse::<Table>().expect("TOML").into()
 }
 
-/// Another AI for the bystanders' PBX, other limits, another PBX; a mistake; a storm of signals; and
-/// everything as before.
+/// Another AI for the bystanders' PBX, other limits, another PBX; a mistake; a storm of signals;
+/// and everything as before.
 async fn reloads(rig: &Rig) {
     let before = rig.configuration();
     let (code, text) = rig

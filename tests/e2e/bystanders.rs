@@ -75,8 +75,8 @@ fn no_call_notices_the_resets_of_another_ai() {
     });
 }
 
-/// A second PBX comes, has a call with an AI of its own, and goes while its call is up. The file has
-/// a mistake in between.
+/// A second PBX comes, has a call with an AI of its own, and goes while its call is up. In between,
+/// the file has a mistake.
 #[test]
 fn no_call_notices_a_reload() {
     block_on(async {
@@ -112,7 +112,7 @@ async fn reload(rig: &Rig, other: &Lab) {
     assert!(code == Some(0) && text.contains("PBX removed: second"), "{code:?} {text}");
     let gone = || rig.log().contains("unregistered pbx=\"second\"");
     assert!(until(Duration::from_secs(5), gone).await, "{}", rig.log());
-    // its call goes on, and the PBX has no way to send another
+    // its call continues, and the PBX has no way to send another
     assert!(caller.until(Duration::from_secs(5), |c| c.heard_last(1, 25)).await, "cut off");
     assert!(caller.ended.is_none(), "{:?}", caller.ended);
     let mut late = other.dial(0).await;

@@ -198,7 +198,7 @@ async fn pbxs_are_added_and_removed_without_touching_the_others() {
     let outcome = rig.bridge.reload_without("pbx", "second").await;
     assert_eq!(outcome.removed, ["second"]);
     assert_eq!(second.registered().await.get("Expires"), Some("0"));
-    // its call goes on, and a new one is not taken
+    // its call continues, and a new one is not taken
     added.on().await;
     let mut late = second.call(&rig.bridge).await;
     late.invite().await;

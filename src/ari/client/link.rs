@@ -63,9 +63,9 @@ pub enum LinkError {
     #[error("user \"{0}\" has no write permission (403): set read_only = no in ari.conf")]
     ReadOnly(String),
     #[error(
-        "another trunkless on this host serves application \"{0}\" of this PBX, or calls from before \
-         a reload still use it: waiting for their end; to run two, give each its own [pbx.NAME.ari] \
-         app"
+        "another trunkless on this host serves application \"{0}\" of this PBX, or calls from \
+         before a reload still use it: waiting for their end; to run two, give each its own \
+         [pbx.NAME.ari] app"
     )]
     Held(String),
     #[error("no ARI at {0} (404): check that res_ari is loaded and enabled in ari.conf")]

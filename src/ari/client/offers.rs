@@ -48,6 +48,9 @@ impl Source {
         self.admission.count();
         let refused = refused_call(&self.name, channel);
         let (reason, why) = match why {
+            NotTaken::Stopping if self.leaving.is_some() => {
+                (EndReason::Drain, "the PBX was removed from the configuration".to_owned())
+            }
             NotTaken::Stopping => (EndReason::Drain, "trunkless is shutting down".to_owned()),
             NotTaken::Full => {
                 (EndReason::Overload, format!("max_media = {} is reached", self.max_media))

@@ -10,7 +10,7 @@ use crate::sip::endpoint::{Endpoint, EndpointHandle, Internal, Peer};
 pub(super) enum Change {
     Add(Box<Peer>, oneshot::Sender<AccountId>),
     /// The PBX keeps its registrar, user, transport and own address.
-    Change(AccountId, Box<Peer>),
+    Settings(AccountId, Box<Peer>),
     /// Completes when the PBX is unregistered.
     Remove(AccountId, oneshot::Sender<()>),
     Limits {
@@ -30,7 +30,7 @@ impl EndpointHandle {
     /// Takes other settings of a PBX that keeps its registrar, user, transport and own address. The
     /// status in `peer` is not used.
     pub async fn change(&self, account: AccountId, peer: Peer) {
-        self.change_to(Change::Change(account, Box::new(peer))).await;
+        self.change_to(Change::Settings(account, Box::new(peer))).await;
     }
 
     /// Takes no more calls from a PBX, and returns once it is unregistered. Its calls continue.
@@ -59,7 +59,7 @@ impl Endpoint {
                 self.command(Command::Add(Box::new(peer.account)));
                 let _ = done.send(account);
             }
-            Change::Change(account, peer) => {
+            Change::Settings(account, peer) => {
                 let Some(state) = self.peers.get_mut(account) else { return };
                 state.change(&peer);
                 self.command(Command::Change { account, config: Box::new(peer.account) });

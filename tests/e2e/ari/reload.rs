@@ -30,7 +30,7 @@ async fn reloads(rig: &Rig) {
     assert_eq!(code, Some(0), "{text}");
 }
 
-/// The calls go on while their PBX is not in the configuration, and end cleanly when it is back.
+/// The calls continue while their PBX is not in the configuration, and end cleanly when it is back.
 async fn leaves(rig: &Rig, target: std::net::SocketAddr) {
     let before = rig.configuration();
     let (code, text) = rig.reload(|t| drop(t["pbx"].as_table_mut().unwrap().remove("main"))).await;
