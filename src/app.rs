@@ -83,7 +83,7 @@ pub struct App {
     /// Stops the outbox thread when dropped.
     outbox: Option<oneshot::Sender<()>>,
     /// Takes the events of calls for the webhook, and stops its thread when dropped.
-    notices: Option<(Notices, oneshot::Sender<()>)>,
+    notices: Option<RunningNotices>,
     /// Takes the ends of calls for the collector of traces.
     traces: Option<Traces>,
     vicidials: Vicidials,
@@ -295,10 +295,11 @@ impl App {
     }
 }
 
+/// The events of calls on their way to the webhook, and the end of their thread.
+type RunningNotices = (Notices, oneshot::Sender<()>);
+
 /// Starts what reports the events and the ends of calls to others: the webhook and the traces.
-fn start_reports(
-    plan: &mut Plan,
-) -> Result<(Option<(Notices, oneshot::Sender<()>)>, Option<Traces>)> {
+fn start_reports(plan: &mut Plan) -> Result<(Option<RunningNotices>, Option<Traces>)> {
     let notices = plan.notices.take().map(Notices::start).transpose();
     let traces = plan.traces.take().map(Traces::start).transpose();
     let notices = notices.context("[webhook] directory")?;
