@@ -242,7 +242,7 @@ impl Source {
 
     /// True for tests that need real time, which may therefore sleep.
     fn is_e2e_or_bench(&self) -> bool {
-        ["e2e/", "bench/"].iter().any(|folder| self.path.starts_with(folder))
+        ["e2e/", "bench/", "monitoring/"].iter().any(|folder| self.path.starts_with(folder))
     }
 
     fn is(&self, list: &[&str]) -> bool {

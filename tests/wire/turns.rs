@@ -6,6 +6,18 @@ use trunkless::record::library;
 
 use crate::control::{READER, bearer, request, rig};
 
+/// The members of a turn latency in docs/openapi.yaml, sorted.
+fn described() -> Vec<String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.yaml");
+    let text = std::fs::read_to_string(path).unwrap();
+    let file: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    let members = &file["components"]["schemas"]["TurnLatency"]["required"];
+    let members = members.as_array().unwrap().iter();
+    let mut names: Vec<String> = members.map(|m| m.as_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
 #[tokio::test]
 async fn a_turn_is_in_the_call_its_record_and_its_sidecar() {
     let directory = tempfile::tempdir().unwrap();
@@ -27,6 +39,9 @@ async fn a_turn_is_in_the_call_its_record_and_its_sidecar() {
     let (last, ai, bridge) = (figure("last_ms"), figure("last_ai_ms"), figure("last_bridge_ms"));
     assert!(last.abs_diff(ai + bridge) <= 1 && bridge < 200, "{latency}");
     assert_eq!((figure("median_ms"), figure("p95_ms")), (last, last));
+    let mut names: Vec<String> = latency.as_object().unwrap().keys().cloned().collect();
+    names.sort();
+    assert_eq!(names, described());
 
     call.bye().await;
     stream.stopped().await;
