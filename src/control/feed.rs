@@ -43,10 +43,12 @@ struct Shown {
 }
 
 type Snapshot = Arc<Vec<Shown>>;
+/// A snapshot, and when it was taken.
+type Kept = Option<(Instant, Snapshot)>;
 
 /// The last snapshots, with and without phone numbers.
 #[derive(Clone, Default)]
-pub struct Snapshots(Arc<Mutex<[Option<(Instant, Snapshot)>; 2]>>);
+pub struct Snapshots(Arc<Mutex<[Kept; 2]>>);
 
 impl Snapshots {
     /// Returns the live calls as they were less than a second ago.
