@@ -43,10 +43,12 @@ struct Shown {
 }
 
 type Snapshot = Arc<Vec<Shown>>;
+/// A snapshot, and when it was taken.
+type Kept = Option<(Instant, Snapshot)>;
 
 /// The last snapshots, with and without phone numbers.
 #[derive(Clone, Default)]
-pub struct Snapshots(Arc<Mutex<[Option<(Instant, Snapshot)>; 2]>>);
+pub struct Snapshots(Arc<Mutex<[Kept; 2]>>);
 
 impl Snapshots {
     /// Returns the live calls as they were less than a second ago.
@@ -69,11 +71,12 @@ impl Snapshots {
 
 fn shown(call: &LiveCall, granted: &Granted) -> Shown {
     let state = call.state();
-    let mut value = call.json();
-    value["ai"] = call.ais.get(state.ai).cloned().unwrap_or_default().into();
-    let [targets, extensions] = &call.targets;
-    value["targets"] = json!({ "names": targets, "extensions": extensions });
-    let value = granted.shown(value);
+    let [names, extensions] = &call.targets;
+    let value = granted.shown(json!({
+        "call": call.json(),
+        "ai": call.ais.get(state.ai),
+        "targets": { "names": names, "extensions": extensions },
+    }));
     let mut hasher = DefaultHasher::new();
     value.to_string().hash(&mut hasher);
     let figures = figures(&call.vitals.get(), call.listeners());

@@ -91,7 +91,7 @@ impl Control {
     }
 
     pub fn routes(self) -> Router {
-        Router::new()
+        let api = Router::new()
             .route("/v1/calls", get(calls::list))
             .route("/v1/calls/{id}", get(calls::show))
             .route("/v1/calls/{id}/commands", post(calls::command))
@@ -118,9 +118,10 @@ impl Control {
                 "/2010-04-01/Accounts/{account}/Calls/{call}/Recordings/{recording}",
                 post(twilio::update_recording),
             )
-            .layer(from_fn_with_state(self.clone(), guard::guard))
-            .merge(page::routes().layer(from_fn_with_state(self.clone(), guard::guard_page)))
-            .with_state(self)
+            .layer(from_fn_with_state(self.clone(), guard::guard));
+        let page = page::routes().route_layer(from_fn_with_state(self.clone(), guard::guard_page));
+        // the API's answer to other paths remains, because it is merged last
+        page.merge(api).with_state(self)
     }
 }
 

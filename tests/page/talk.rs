@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
-use trunkless::media::frame::Samples;
+use trunkless::media::frame::{FRAME_SAMPLES, SILENCE, Samples};
 use trunkless::media::g711;
 
 use crate::bridge::Rig;
@@ -52,9 +52,11 @@ impl Drop for Talk {
     }
 }
 
-/// Keeps a call in which nothing is said.
+/// Keeps a call in which nothing is said after one frame: an AI that never sends anything is given
+/// up.
 pub fn keep(call: Call, stream: Stream) -> Talk {
     let task = tokio::spawn(async move {
+        stream.play(&[SILENCE; FRAME_SAMPLES]).await;
         std::future::pending::<()>().await;
         drop((call, stream));
     });

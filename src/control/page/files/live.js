@@ -151,7 +151,8 @@ function remove(id) {
 
 /** Takes over an event of `v1/live`. */
 export function update(data, onOpen) {
-  for (const call of data.calls) {
+  for (const { call, ai, targets } of data.calls) {
+    Object.assign(call, { ai, targets });
     const entry = calls.get(call.id);
     if (entry) {
       entry.call = call;
