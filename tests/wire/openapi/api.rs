@@ -291,8 +291,10 @@ impl Events {
         let shared = log.clone();
         let reader = tokio::spawn(async move {
             let mut name = String::new();
-            while let Ok(Some(line)) = lines.next_line().await {
-                match line.split_once(": ") {
+            // audio is not text
+            let mut lines = lines.into_inner().split(b'\n');
+            while let Ok(Some(line)) = lines.next_segment().await {
+                match String::from_utf8_lossy(&line).trim_end().split_once(": ") {
                     Some(("event", text)) => name = text.to_owned(),
                     Some(("data", text)) => {
                         let data = serde_json::from_str(text).expect("JSON in one line");
