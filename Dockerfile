@@ -27,7 +27,11 @@ RUN for file in src/main.rs src/lib.rs $(sed -n 's/^path = "\(.*\)"$/\1/p' Cargo
 # Builds the program. Cargo decides by file times what to rebuild, and COPY keeps those times, so
 # touch is needed. The commit that --version shows is passed on, because git's files are not:
 # --build-arg COMMIT=$(git rev-parse HEAD). Source archives have it in packaging/commit.
+# `trunkless init` has the sample configuration and the files for PBXs in it.
 COPY packaging/commit packaging/
+COPY trunkless.toml ./
+COPY asterisk asterisk
+COPY dialplan dialplan
 COPY src src
 ARG COMMIT
 RUN touch src/main.rs src/lib.rs build.rs \

@@ -140,16 +140,18 @@ step "Python for the example bots" python
 for t in sipp ss unshare nsenter strace tshark; do command -v $t >/dev/null || no_e2e+="${no_e2e:+, }no $t"; done
 
 # ---- the tests ----
+# all builds have the features of the packages, so that each profile is compiled once
+with="--features packages"
 # Runs the end-to-end tests in two groups side by side, each one test at a time. Those in the first
 # share addresses, above all Asterisk's HTTP port; the others have addresses of their own. The load
 # tests need the machine to themselves. The example bots are a step of their own, which needs Python.
 e2e() { # -- [ARGUMENTS OF THE TESTS]
-  local run=(cargo test --release --test e2e -- --test-threads=1)
+  local run=(cargo test --release $with --test e2e -- --test-threads=1)
   local shared=(ari:: capture::tshark_reads_a_call_in_ari_mode dropin:: recording::pbx transfers:: verbs:: vicidial::)
   local first rc=0 skipped=()
   shift
   if [ $# != 0 ]; then "${run[@]}" "$@"; return; fi
-  cargo test --release --test e2e --no-run || return
+  cargo test --release $with --test e2e --no-run || return
   for name in "${shared[@]}" load:: examples:: clients::; do skipped+=(--skip "$name"); done
   "${run[@]}" "${shared[@]}" >"$log.first" 2>&1 &
   first=$!
@@ -161,25 +163,25 @@ e2e() { # -- [ARGUMENTS OF THE TESTS]
 }
 step "format" cargo fmt --check
 # --all-targets leaves out targets with "test = false", such as e2e
-step "clippy" cargo clippy --all-targets -- -D warnings
-step "clippy, end-to-end tests" cargo clippy --test e2e --test page --test monitoring -- -D warnings
-step "clippy, traces" cargo clippy --all-targets --features otel -- -D warnings
+step "clippy" cargo clippy $with --all-targets -- -D warnings
+step "clippy, end-to-end tests" cargo clippy $with --test e2e --test page --test monitoring -- -D warnings
+step "clippy, without features" cargo clippy --lib --bins -- -D warnings
 grep -q '^0*1 ' /proc/net/if_inet6 2>/dev/null || export TESTS_WITHOUT_IPV6=1
-step "tests" by_the_clock cargo test --no-fail-fast --features fault-points,otel --
+step "tests" by_the_clock cargo test --no-fail-fast --features fault-points,packages --
 if [ -n "${TESTS_WITHOUT_IPV6:-}" ]; then without "a call over IPv6" "this machine has no IPv6"; fi
 corpora=${TRUNKLESS_CORPORA:-../shared/corpora}
 for rfc in rfc4475 rfc5118; do
   [ -d "$corpora/$rfc" ] || without "the messages of $rfc itself" "not in $corpora"
 done
-step "release build" cargo build --release
+step "release build" cargo build --release $with
 # the optimised program is held to a third of the delay
 step "calls beside a fault, release build" \
-  by_the_clock cargo test --release --test bystanders --
+  by_the_clock cargo test --release $with --test bystanders --
 # Grafana is not in Debian: its dashboard's queries are run against Prometheus
 no_prometheus=
 for t in prometheus promtool; do command -v $t >/dev/null || no_prometheus="no Prometheus"; done
 if [ -z "$no_prometheus" ]; then
-  step "monitoring with Prometheus" kept cargo test --release --test monitoring
+  step "monitoring with Prometheus" kept cargo test --release $with --test monitoring
 else
   skip "monitoring with Prometheus" "$no_prometheus"
 fi
@@ -190,14 +192,14 @@ else
   skip "end-to-end tests with Asterisk and S3" "$no_e2e"
 fi
 if command -v chromium >/dev/null; then
-  step "page in Chromium" by_the_clock cargo test --release --test page -- --test-threads=1
+  step "page in Chromium" by_the_clock cargo test --release $with --test page -- --test-threads=1
 else
   skip "page in Chromium" "no chromium"
 fi
 no_examples=$no_e2e${no_e2e:+${no_python:+, }}$no_python
 if [ -z "$no_examples" ]; then
   step "end-to-end tests of the example bots" \
-    by_the_clock cargo test --release --test e2e -- --test-threads=1 examples:: clients::
+    by_the_clock cargo test --release $with --test e2e -- --test-threads=1 examples:: clients::
 else
   skip "end-to-end tests of the example bots" "$no_examples"
 fi
@@ -253,14 +255,14 @@ step "containers" containers
 rm -f "$containers_log"
 [ -z "$no_containers" ] || skip "containers" "$no_containers"
 
-step "demo" timeout 300 cargo run --release -- demo
+step "demo" timeout 300 cargo run --release $with -- demo
 # figures from a machine that builds and tests mean little: these runs fail only on loss
 step "bench, 100 calls, recorded" \
-  measured cargo bench --bench calls -- --calls 100 --seconds 10 --through direct --record
+  measured cargo bench $with --bench calls -- --calls 100 --seconds 10 --through direct --record
 [ -n "$no_e2e" ] || step "bench, 50 calls through Asterisk 22" \
-  measured cargo bench --bench calls -- --calls 50 --seconds 10 --through 22
+  measured cargo bench $with --bench calls -- --calls 50 --seconds 10 --through 22
 [ -n "$no_e2e" ] || step "bench, 50 calls in ARI mode" \
-  measured cargo bench --bench calls -- --calls 50 --seconds 10 --through ari22
+  measured cargo bench $with --bench calls -- --calls 50 --seconds 10 --through ari22
 
 # ---- summary ----
 printf '\n== summary, %d s\n' $SECONDS
