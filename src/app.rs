@@ -38,10 +38,14 @@ use crate::call::worker::pool::Workers;
 use crate::call::{self, OrderRequest};
 use crate::capture;
 use crate::command::Failure;
+use crate::config::Source;
 use crate::config::plan::Plan;
+use crate::control::doctor::{Checkup, Doctor};
 use crate::control::events::Events;
 use crate::control::health::Watched;
 use crate::dns;
+use crate::doctor;
+use crate::doctor::finding::{Finding, Report};
 use crate::notices;
 use crate::record;
 use crate::sip::endpoint;
@@ -76,6 +80,8 @@ pub struct App {
     faults: watch::Receiver<bool>,
     /// Counts the configurations.
     changes: watch::Sender<u64>,
+    /// The checks that the control API runs.
+    doctor: Doctor,
     /// Takes the ends of calls for the collector of traces.
     traces: Option<Traces>,
     /// Address of the SIP sockets; `None` if no PBX was in SIP mode at the start.
@@ -156,7 +162,7 @@ impl App {
         serve(switchboard.clone().start_calls(starter, incoming), &broken);
         running.apply(plan).await?;
         tokio::spawn(log_totals());
-        let address = running.sources.address;
+        let (address, doctor) = (running.sources.address, running.doctor.clone());
         let (version, listen) = (env!("TRUNKLESS_VERSION"), address.map(tracing::field::display));
         info!(version, listen, pbxs, max_calls, "trunkless is up");
         Ok(App {
@@ -166,6 +172,7 @@ impl App {
             stopping,
             faults,
             changes: watch::Sender::new(0),
+            doctor,
             traces,
             address,
         })
@@ -173,6 +180,7 @@ impl App {
 
     /// Lets the configuration be reloaded from this file.
     pub fn follow(&self, file: PathBuf, environment: HashMap<String, String>) -> Reloads {
+        self.doctor.set(checkup(file.clone(), environment.clone()));
         let (running, stopping) = (self.running.clone(), self.stopping.clone());
         Reloader { file, environment, running, stopping, changes: self.changes.clone() }.start()
     }
@@ -254,6 +262,30 @@ impl App {
         running.close().await;
         log_totals_now();
     }
+}
+
+/// Returns the checks of `trunkless doctor`, with the configuration file as it is then.
+fn checkup(file: PathBuf, environment: HashMap<String, String>) -> Checkup {
+    Box::new(move || {
+        let (file, environment) = (file.clone(), environment.clone());
+        Box::pin(async move {
+            let read = tokio::task::spawn_blocking(move || Source::read(&file)).await;
+            let report = match read {
+                Ok(Ok(source)) => {
+                    let options = doctor::Options::default();
+                    doctor::run(&source, &environment, &options).await.0
+                }
+                Ok(Err(error)) => unreadable(error.to_string()),
+                Err(error) => unreadable(error.to_string()),
+            };
+            report.value()
+        })
+    })
+}
+
+fn unreadable(why: String) -> Report {
+    let remedy = "make the configuration file readable for the user of trunkless";
+    Report { findings: vec![Finding::fault("configuration", why, remedy)] }
 }
 
 /// Returns the receiver of the events of all calls.

@@ -24,6 +24,7 @@ use crate::call::admission::{Admission, CallLimits};
 use crate::call::switchboard::{CallConfigs, Switchboard};
 use crate::config::keys::Keys;
 use crate::config::plan::Plan;
+use crate::control::doctor::Doctor;
 use crate::control::events::Events;
 use crate::control::health::{self, Watched};
 use crate::control::status::Status;
@@ -56,6 +57,8 @@ pub(super) struct Running {
     has_control: bool,
     /// True once shutdown has begun.
     stopping: Arc<AtomicBool>,
+    /// The checks that the control API runs.
+    pub doctor: Doctor,
     /// They show each PBX in SIP mode whether an AI can be reached.
     ai_watches: Vec<AbortHandle>,
     /// Calls may continue for this long after shutdown has begun.
@@ -99,6 +102,7 @@ impl Running {
             http: Vec::new(),
             has_control: false,
             stopping,
+            doctor: Doctor::default(),
             ai_watches: Vec::new(),
             drain: Duration::ZERO,
             watch_file: false,
@@ -201,7 +205,7 @@ impl Running {
             pbxs: self.sources.statuses.clone(),
             recorder: self.recordings.shown(),
             stopping: self.stopping.clone(),
-            more: None,
+            doctor: self.doctor.clone(),
         };
         let (switchboard, events) = (self.switchboard.clone(), self.events.clone());
         Control::new(switchboard, events, self.access.subscribe(), status).routes()

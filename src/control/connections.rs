@@ -57,6 +57,8 @@ pub enum Purpose {
     Events,
     /// It waits for the outcome of a command.
     Outcome,
+    /// It waits for the checks of doctor.
+    Doctor,
     /// It reads a packet capture.
     Capture,
     /// It follows the live calls.

@@ -5,12 +5,13 @@
 //! [`twilio`] the same in the shape of Twilio's API, [`events`] the stream of events.
 //! [`capture`] has the packet captures. [`feed`] has the live calls once a second, [`ended`] the
 //! last calls, [`listen`] and [`recordings`] their audio, [`status`] the state of the bridge: all
-//! that the [`page`] for people shows. [`masks`] hides phone numbers, and [`connections`] bounds
+//! that the [`page`] for people shows, with the findings of [`doctor`]. [`masks`] hides phone numbers, and [`connections`] bounds
 //! what clients may use.
 
 mod calls;
 mod capture;
 mod connections;
+pub mod doctor;
 mod ended;
 pub mod events;
 mod feed;
@@ -105,6 +106,7 @@ impl Control {
             .route("/v1/recordings/{id}/audio", get(recordings::audio))
             .route("/v1/session", get(status::session))
             .route("/v1/status", get(status::status))
+            .route("/v1/doctor", post(doctor::doctor))
             .route("/2010-04-01/Accounts/{account}/Calls.json", get(twilio::list))
             .route(
                 "/2010-04-01/Accounts/{account}/Calls/{call}",

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::control::Control;
 use crate::control::calls::json;
+use crate::control::doctor::Doctor;
 use crate::control::guard::Granted;
 use crate::control::problem::Problem;
 use crate::control::tokens::Scope;
@@ -35,7 +36,6 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FindingState {
     Ok,
-    Warning,
     Failed,
 }
 
@@ -43,7 +43,6 @@ impl FindingState {
     fn word(self) -> &'static str {
         match self {
             FindingState::Ok => "ok",
-            FindingState::Warning => "warning",
             FindingState::Failed => "failed",
         }
     }
@@ -60,9 +59,6 @@ impl Finding {
     }
 }
 
-/// Returns the results of checks that were made elsewhere.
-pub type MoreFindings = Arc<dyn Fn() -> Vec<Finding> + Send + Sync>;
-
 /// The parts whose state is shown.
 #[derive(Clone)]
 pub struct Status {
@@ -71,7 +67,8 @@ pub struct Status {
     pub recorder: watch::Receiver<Option<Recorder>>,
     /// True once the program is shutting down.
     pub stopping: Arc<AtomicBool>,
-    pub more: Option<MoreFindings>,
+    /// The checks of `trunkless doctor`.
+    pub doctor: Doctor,
 }
 
 impl Default for Status {
@@ -80,7 +77,7 @@ impl Default for Status {
             pbxs: PbxStatuses::default(),
             recorder: watch::channel(None).1,
             stopping: Arc::default(),
-            more: None,
+            doctor: Doctor::default(),
         }
     }
 }
@@ -91,8 +88,7 @@ impl Status {
         let ais = ais.iter().map(|(name, breaker)| of_ai(name, breaker.is_open()));
         let recorder = self.recorder.borrow().clone();
         let recording = recorder.iter().map(|recorder| of_recorder(recorder.trouble()));
-        let more = self.more.iter().flat_map(|more| more());
-        pbxs.into_iter().chain(ais).chain(recording).chain(more).collect()
+        pbxs.into_iter().chain(ais).chain(recording).collect()
     }
 
     pub fn json(&self, ais: &[(String, Arc<Breaker>)]) -> Value {
@@ -175,15 +171,7 @@ mod tests {
     #[test]
     fn what_is_wrong_comes_with_a_remedy() {
         let ais = [("AI".to_owned(), Arc::<Breaker>::default())];
-        let more: MoreFindings = Arc::new(|| {
-            vec![Finding {
-                step: "clock".to_owned(),
-                state: FindingState::Warning,
-                what: "is off by 3 s".to_owned(),
-                remedy: "start chrony".to_owned(),
-            }]
-        });
-        let status = Status { more: Some(more), ..Status::default() };
+        let status = Status::default();
         let pbx = status.pbxs.add("main", "ari");
         let shown = status.json(&ais);
         let of = |n: usize| (&shown["findings"][n]["step"], &shown["findings"][n]["state"]);
@@ -192,7 +180,6 @@ mod tests {
             shown["findings"][0]["remedy"].as_str().is_some_and(|r| r.contains("[pbx.main.ari]"))
         );
         assert_eq!(of(1), (&json!("AI"), &json!("ok")));
-        assert_eq!(of(2), (&json!("clock"), &json!("warning")));
         pbx.set(true, "ready");
         assert_eq!(status.json(&ais)["findings"][0]["remedy"], "");
         assert_eq!(of_recorder(Some("the disk is full".to_owned())).what, "the disk is full");

@@ -83,6 +83,16 @@ impl Report {
         self.findings.iter().filter(|finding| finding.state == state).count()
     }
 
+    /// The findings and their number, as JSON.
+    pub fn value(&self) -> serde_json::Value {
+        serde_json::json!({
+            "result": self.result(),
+            "faults": self.count(State::Fault),
+            "warnings": self.count(State::Warning),
+            "findings": self.findings,
+        })
+    }
+
     /// The worst state: a fault, a warning, or ok.
     pub fn result(&self) -> State {
         match (self.count(State::Fault), self.count(State::Warning)) {
@@ -128,15 +138,10 @@ pub fn text(report: &Report) -> String {
 
 /// The report for programs. The shape is documented in docs/doctor.md.
 pub fn json(report: &Report, config: &str) -> String {
-    let value = serde_json::json!({
-        "format": FORMAT,
-        "version": env!("CARGO_PKG_VERSION"),
-        "config": config,
-        "result": report.result(),
-        "faults": report.count(State::Fault),
-        "warnings": report.count(State::Warning),
-        "findings": report.findings,
-    });
+    let mut value = report.value();
+    value["format"] = FORMAT.into();
+    value["version"] = env!("CARGO_PKG_VERSION").into();
+    value["config"] = config.into();
     format!("{value:#}")
 }
 

@@ -9,18 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use trunkless::call::live::{EventKind, LiveCall};
 use trunkless::call::switchboard::Switchboard;
 use trunkless::control::events::Events as Sender;
 use trunkless::control::status::Status;
 use trunkless::control::tokens::{Access, Scope, Token};
 use trunkless::control::{Control, bind};
+use trunkless::doctor::finding::{Finding, Report};
 use trunkless::sip::message::Message;
 
 use crate::bridge::Net;
 use crate::call::{Call, sdp};
-use crate::openapi::api::{Api, Events, Names, READER, TOKEN};
+use crate::control::exchange;
+use crate::openapi::api::{Api, Events, Names, READER, TOKEN, bearer};
 use crate::openapi::document::Document;
 use crate::pbx::accept;
 
@@ -37,6 +39,49 @@ const TWILIO_CALL: &str = "/2010-04-01/Accounts/{AccountSid}/Calls/{CallSid}.jso
 const START: &str = "/2010-04-01/Accounts/{AccountSid}/Calls/{CallSid}/Recordings.json";
 const RECORDING: &str =
     "/2010-04-01/Accounts/{AccountSid}/Calls/{CallSid}/Recordings/{RecordingSid}.json";
+
+/// Has the checks of doctor run, by an API whose checks take as long as the test wants.
+async fn run_doctor(document: &mut Document) {
+    let token =
+        Token { name: "desk".to_owned(), secret: TOKEN.into(), scopes: vec![Scope::Control] };
+    let access = Access { tokens: vec![token], ..Access::default() };
+    let (_keep, access) = watch::channel(access);
+    let status = Status::default();
+    let doctor = status.doctor.clone();
+    let control = Control::new(Switchboard::default(), Sender::default(), access, status);
+    let address = crate::http::free(Net::new().bridge());
+    let server = bind(address, "[control] listen", control.routes()).await.unwrap();
+    let server = tokio::spawn(server);
+    let operation = document.operation("POST", "/v1/doctor");
+    let run = async || exchange(address, "POST /v1/doctor", &bearer(TOKEN), "").await;
+    let mut check = |(status, head, body): (u16, String, Value)| {
+        document.respond(&operation, status, &head.to_ascii_lowercase(), &body);
+        (status, body)
+    };
+    assert_eq!(check(run().await).0, 404);
+    let (begun, may_end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begins, ends) = (begun.clone(), may_end.clone());
+    doctor.set(Box::new(move || {
+        let (begins, ends) = (begins.clone(), ends.clone());
+        Box::pin(async move {
+            begins.notify_one();
+            ends.notified().await;
+            let finding = Finding::fault("ai", "it is not there", "start it");
+            Report { findings: vec![finding] }.value()
+        })
+    }));
+    let second = async {
+        begun.notified().await;
+        let second = run().await;
+        may_end.notify_one();
+        second
+    };
+    let (first, second) = tokio::join!(run(), second);
+    assert_eq!(check(second).0, 409);
+    let (status, body) = check(first);
+    assert_eq!((status, &body["findings"][0]["state"]), (200, &json!("fault")), "{body}");
+    server.abort();
+}
 
 #[tokio::test]
 async fn each_described_response_is_sent_and_no_other() {
@@ -57,6 +102,7 @@ async fn each_described_response_is_sent_and_no_other() {
     show_recordings(&mut api).await;
     api.document.check_events("/v1/events", &events);
     fall_behind(&mut api.document).await;
+    run_doctor(&mut api.document).await;
     api.document.was_all_seen();
 }
 

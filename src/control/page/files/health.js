@@ -1,9 +1,12 @@
 // The state of the bridge and of what it depends on: a list of findings, each with its remedy.
 
+import { json } from "./api.js";
 import { announce, by, el, setText } from "./dom.js";
 
-const WORDS = { ok: "OK", warning: "Warning", failed: "Failed" };
-const KINDS = { ok: "good", warning: "warn", failed: "bad" };
+const WORDS = { ok: "OK", warning: "Warning", failed: "Failed", fault: "Fault", skipped: "Not checked" };
+const KINDS = { ok: "good", warning: "warn", failed: "bad", fault: "bad" };
+// the faults of doctor first
+const DOCTOR_ORDER = ["fault", "warning", "ok", "skipped"];
 const ORDER = ["failed", "warning", "ok"];
 
 let before = null;
@@ -34,6 +37,37 @@ export function update(status) {
   before = names;
 }
 
+/** Runs the checks of doctor, and shows what they find. */
+async function check() {
+  const [button, line] = [by("doctor-run"), by("doctor-state")];
+  button.disabled = true;
+  setText(line, "Checking: this takes up to 15 s …");
+  try {
+    const { findings } = await json("v1/doctor", { method: "POST" });
+    findings.sort((a, b) => DOCTOR_ORDER.indexOf(a.state) - DOCTOR_ORDER.indexOf(b.state));
+    by("doctor-findings").replaceChildren(...findings.map(finding));
+    const count = (wanted) => findings.filter(({ state }) => state === wanted).length;
+    const [faults, warnings] = [count("fault"), count("warning")];
+    const found = `${faults} ${faults === 1 ? "fault" : "faults"}, ${warnings} ${warnings === 1 ? "warning" : "warnings"}`;
+    setText(line, `Checked at ${new Date().toLocaleTimeString()}: ${found}.`);
+    announce(`Doctor: ${found}`);
+  } catch (error) {
+    setText(line, error.message);
+    announce(error.message, true);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+/** Shows the button to those who may use it. */
+export function allow(may) {
+  const button = by("doctor-run");
+  button.hidden = !may;
+  button.onclick = check;
+}
+
 export function clear() {
   before = null;
+  by("doctor-findings").replaceChildren();
+  setText(by("doctor-state"), "Checks all that a call needs, as trunkless doctor does.");
 }

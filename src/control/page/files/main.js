@@ -61,6 +61,7 @@ async function signIn() {
     throw new Error("this token may not see calls: it lacks the scope read");
   }
   detail.setSession(me);
+  health.allow(me.scopes.includes("control"));
   setText(by("who"), me.token);
   setText(by("version"), `trunkless ${me.version}`);
   by("sign-in").hidden = true;
