@@ -25,6 +25,7 @@ use crate::control::exchange;
 use crate::openapi::api::{Api, Events, Names, READER, TOKEN, bearer};
 use crate::openapi::document::Document;
 use crate::pbx::accept;
+use crate::stream::Stream;
 
 const CALLS: &str = "/v1/calls";
 const CALL: &str = "/v1/calls/{id}";
@@ -141,7 +142,7 @@ async fn talk(api: &mut Api, events: &Events) {
     stream.play_frames(0..10).await;
     give_commands(api, &names).await;
     redirect_wrongly(api, &names).await;
-    record(api, &names).await;
+    record(api, &names, &stream).await;
 
     let transfer = json!({"command": "transfer", "to": "humans", "type": "attended", "id": 7});
     let (status, reply) = api.command(&names, "?wait=1", transfer.clone()).await;
@@ -252,8 +253,10 @@ async fn redirect_wrongly(api: &mut Api, names: &Names) {
     }
 }
 
-async fn record(api: &mut Api, names: &Names) {
+async fn record(api: &mut Api, names: &Names, stream: &Stream) {
     assert_eq!(api.form(START, names, "").await.0, 201);
+    stream.mark("recorded").await;
+    stream.marked("recorded").await;
     let (status, again) = api.form(START, names, "").await;
     assert_eq!((status, &again["code"]), (400, &json!(21220)));
     let mut recording = names.clone();
