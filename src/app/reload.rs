@@ -245,7 +245,8 @@ impl Reloader {
 /// content is compared: a notification by the kernel would be lost when a file that is mounted into
 /// a container is replaced.
 async fn watch_file(file: PathBuf, running: Arc<Mutex<Running>>, reloads: Reloads) {
-    let mut loaded = digest(&file).await;
+    let watches = running.lock().await.watch_file;
+    let mut loaded = if watches { digest(&file).await } else { None };
     let mut last = loaded.clone();
     loop {
         sleep(LOOK).await;

@@ -203,7 +203,7 @@ mod tests {
             (
                 TlsFailure::InvalidCertificate(CertificateError::UnknownIssuer),
                 "TLS failed: the AI's certificate is signed by an unknown CA; set [ai] ca_file to \
-                 that CA's certificate",
+                 that CA's certificate, or to the AI's own if it is self-signed",
             ),
             (
                 TlsFailure::InvalidCertificate(CertificateError::NotValidForName),
