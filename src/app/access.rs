@@ -1,4 +1,4 @@
-//! Who may use the control API, and what it can show, as a configuration says.
+//! The access to the control API, and what it can show, made of a configuration.
 
 use std::sync::Arc;
 

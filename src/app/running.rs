@@ -154,7 +154,7 @@ impl Running {
         if difference.touches(&["log.level"])
             && let Err(why) = telemetry::set_level(&settings.log.level)
         {
-            warn!("{why}");
+            warn!("the log level stays as it was: {why}");
         }
         raise_file_limit(settings.calls.max);
         (self.drain, self.watch_file) = (settings.calls.drain.0, settings.reload.watch);

@@ -143,7 +143,7 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
     Ok(all.into())
 }
 
-/// Returns once a reload has taken this scope from the token. For responses that last.
+/// Returns once a reload took this scope from the token. For responses that last.
 pub async fn revoked(access: &mut watch::Receiver<Access>, granted: &Granted, scope: Scope) {
     if access.wait_for(|access| !granted.is_valid(access, scope)).await.is_err() {
         std::future::pending::<()>().await;

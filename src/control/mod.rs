@@ -4,9 +4,9 @@
 //! Each request to the control API passes [`guard`]. [`calls`] has the calls and their commands,
 //! [`twilio`] the same in the shape of Twilio's API, [`events`] the stream of events.
 //! [`capture`] has the packet captures. [`feed`] has the live calls once a second, [`ended`] the
-//! last calls, [`listen`] and [`recordings`] their audio, [`status`] the state of the bridge: all
-//! that the [`page`] for people shows, with the findings of [`doctor`]. [`masks`] hides phone numbers, and [`connections`] bounds
-//! what clients may use.
+//! last calls, [`listen`] and [`recordings`] their audio, [`status`] the state of the bridge, and
+//! [`doctor`] its findings: all that the [`page`] for people shows. [`masks`] hides phone numbers,
+//! and [`connections`] bounds what clients may use.
 
 mod calls;
 mod capture;

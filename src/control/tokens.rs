@@ -59,7 +59,7 @@ impl Token {
     }
 }
 
-/// Who may use the control API, and what it can show. A reload may change it.
+/// The users of the control API, and what it can show. A reload may change it.
 #[derive(Default)]
 pub struct Access {
     pub tokens: Vec<Token>,

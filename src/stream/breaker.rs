@@ -40,8 +40,8 @@ impl Watch {
     }
 
     /// Returns the present state at first: true if all breakers are open. Then it returns true once
-    /// all have opened, and false once one of them has closed. Returns `None` when there are no more
-    /// calls.
+    /// all have opened, and false once one of them has closed. Returns `None` when there are no
+    /// more calls.
     pub async fn changed(&mut self) -> Option<bool> {
         loop {
             let down = self.breakers.iter_mut().all(|open| *open.borrow_and_update());

@@ -65,7 +65,7 @@ impl Program {
         while self.count(text) < count {
             let log = || std::fs::read_to_string(self.folder.path().join("log")).unwrap();
             assert!(begin.elapsed() < LIMIT, "not {count} times \"{text}\" in:\n{}", log());
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::park_timeout(Duration::from_millis(20));
         }
     }
 

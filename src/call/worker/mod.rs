@@ -5,6 +5,7 @@
 //! shows it to others.
 
 mod capturing;
+mod counting;
 mod delays;
 pub mod described;
 pub mod desk;

@@ -22,7 +22,6 @@ use crate::call::ended::{Dialled, Record};
 use crate::call::leg::Channel;
 use crate::call::live::{EventKind, State as LiveState};
 use crate::call::recordings::CallRecordings;
-use crate::call::turns::Turn;
 use crate::call::words::{Input, Output, Seeds};
 use crate::call::worker::described::{Observed, outcome, stream_info};
 use crate::call::worker::desk::Desk;
@@ -77,8 +76,6 @@ pub async fn run(
     }
 }
 
-/// Attempts to connect with an AI that are kept for the record of the call.
-const MAX_DIALLED: usize = 32;
 /// Replies that are kept until the AI's stream has started.
 const MAX_EARLY_REPLIES: usize = 100;
 
@@ -94,20 +91,20 @@ pub(super) struct Running {
     /// Replies for the AI from before the start of its stream; `None` after that.
     early_replies: Option<Vec<ToAi>>,
     info: StreamInfo,
-    call: Call,
+    pub(super) call: Call,
     pub(super) recordings: CallRecordings,
     desk: Desk,
-    observed: Observed,
+    pub(super) observed: Observed,
     watching: Watching,
     /// The AI's stream, while it is up.
     pub ai: Option<AiSocket>,
     /// A stream that the AI closed cleanly. The worker takes it to complete the close.
     pub closing: Option<Box<AiSocket>>,
     /// A copy of the stream's counts, because the stream may end before the call.
-    ai_counts: Counts,
+    pub(super) ai_counts: Counts,
     /// See [`Record::ai_end`].
     ai_end: Option<String>,
-    lines: Lines,
+    pub(super) lines: Lines,
     /// The Q.850 cause with which the PBX hung up.
     hangup_cause: Option<u16>,
     /// True once an ignored message from the AI has been logged.
@@ -117,11 +114,11 @@ pub(super) struct Running {
     /// True once RTP with another law than the agreed one has been logged.
     unagreed_logged: bool,
     playout_floor: PlayoutFloor,
-    traffic: Traffic,
+    pub(super) traffic: Traffic,
     /// When the call was offered.
-    begun: Instant,
+    pub(super) begun: Instant,
     /// The attempts to connect with an AI.
-    dialled: Vec<Dialled>,
+    pub(super) dialled: Vec<Dialled>,
     /// When a socket was last readable.
     last_readable: Option<Instant>,
     /// The end reason, once there is one.
@@ -337,31 +334,6 @@ impl Running {
         if self.recordings.tap(tap) {
             self.call.handle(now, Input::RecordingLost);
         }
-    }
-
-    fn note_dialled(&mut self, now: Instant, began: Instant, failure: Option<&'static str>) {
-        let took = now.saturating_duration_since(began);
-        counters::ai_dialled(took, failure);
-        if self.dialled.len() < MAX_DIALLED {
-            let at = began.saturating_duration_since(self.begun);
-            self.dialled.push(Dialled { at, took, failure });
-        }
-    }
-
-    fn answered(&mut self, now: Instant) {
-        self.lines.answered(&self.call.summary(now));
-        self.observed.event(&EventKind::Answered);
-    }
-
-    fn count_traffic(&mut self, now: Instant) {
-        let dropped = self.ai_counts.dropped_audio;
-        self.traffic.report(&self.call.summary(now), dropped);
-    }
-
-    fn count_turn(&mut self, now: Instant, turn: &Turn) {
-        counters::turn(turn);
-        let latency = self.call.summary(now).turn_latency;
-        self.observed.call.update(|state| state.turn_latency = latency);
     }
 
     /// The call takes no place of others any more, unless it is beyond the limits.

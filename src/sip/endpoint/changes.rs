@@ -1,4 +1,5 @@
-//! PBXs that are added, changed and removed while the endpoint runs.
+//! PBXs that are added, changed and removed while the endpoint runs. Owns the channel of these
+//! changes.
 
 use tokio::sync::oneshot;
 
@@ -6,7 +7,7 @@ use crate::sip::agent::{AccountId, Command};
 use crate::sip::endpoint::peers::PeerState;
 use crate::sip::endpoint::{Endpoint, EndpointHandle, Internal, Peer};
 
-/// A change of the configuration. The senders are notified when it has taken effect.
+/// A change of the configuration. The senders are notified when it takes effect.
 pub(super) enum Change {
     Add(Box<Peer>, oneshot::Sender<AccountId>),
     /// The PBX keeps its registrar, user, transport and own address.

@@ -73,7 +73,8 @@ impl Api {
         let config = format!(
             "[control]\nlisten = \"{address}\"\nlisten_in = true\n\
              [control.tokens.desk]\ntoken = \"{TOKEN}\"\n\
-             scopes = [\"read\", \"control\", \"numbers\", \"recordings\", \"listen\", \"capture\"]\n\
+             scopes = [\"read\", \"control\", \"numbers\", \"recordings\", \"listen\", \
+             \"capture\"]\n\
              [control.tokens.wall]\ntoken = \"{READER}\"\nscopes = [\"read\"]\n\
              [control.tokens.bot]\ntoken = \"{WRITER}\"\nscopes = [\"control\"]\n\
              [recording]\ndirectory = {:?}\nwhen = \"on_command\"\n\
