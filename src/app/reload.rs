@@ -182,9 +182,10 @@ impl Reloader {
         }
         let (file, environment) = (self.file.clone(), self.environment.clone());
         let read = spawn_blocking(move || {
-            Source::read(&file).map(|source| inspect(&source, &environment))
+            Source::read(&file)
+                .map(|source| (digest_of(source.text.as_bytes()), inspect(&source, &environment)))
         });
-        let (plan, report) = match timeout(READ_LIMIT, read).await {
+        let (digest, (plan, report)) = match timeout(READ_LIMIT, read).await {
             Ok(Ok(Ok(read))) => read,
             Ok(Ok(Err(error))) => return Outcome::refused(vec![error.to_string()]),
             Ok(Err(_)) => {
@@ -200,11 +201,13 @@ impl Reloader {
         let texts = |all: Vec<crate::config::ConfigError>| -> Vec<String> {
             all.iter().map(ToString::to_string).collect()
         };
-        let Some(plan) = plan else { return Outcome::refused(texts(report.findings.errors)) };
         let mut running = self.running.lock().await;
         if self.is_stopping() {
             return stopping();
         }
+        // a refused file is not read again by itself until it changes
+        running.loaded = Some(digest);
+        let Some(plan) = plan else { return Outcome::refused(texts(report.findings.errors)) };
         match running.apply(plan).await {
             Ok(applied) => Outcome::applied(applied, texts(report.findings.warnings)),
             Err(error) => Outcome::refused(vec![format!("{error:#}")]),
@@ -245,20 +248,20 @@ impl Reloader {
 /// content is compared: a notification by the kernel would be lost when a file that is mounted into
 /// a container is replaced.
 async fn watch_file(file: PathBuf, running: Arc<Mutex<Running>>, reloads: Reloads) {
-    let watches = running.lock().await.watch_file;
-    let mut loaded = if watches { digest(&file).await } else { None };
-    let mut last = loaded.clone();
+    if running.lock().await.watch_file {
+        let content = digest(&file).await;
+        running.lock().await.loaded = content;
+    }
+    let mut last = None;
     loop {
         sleep(LOOK).await;
         if !running.lock().await.watch_file {
-            loaded = None;
             continue;
         }
         // while the file is being replaced, there may be none
         let Some(content) = digest(&file).await else { continue };
-        let is_new = *loaded.get_or_insert_with(|| content.clone()) != content;
+        let is_new = running.lock().await.loaded.as_ref() != Some(&content);
         if is_new && last.as_ref() == Some(&content) {
-            loaded = Some(content.clone());
             reloads.ask();
         }
         last = Some(content);
@@ -268,7 +271,11 @@ async fn watch_file(file: PathBuf, running: Arc<Mutex<Running>>, reloads: Reload
 async fn digest(file: &Path) -> Option<Vec<u8>> {
     let file = file.to_owned();
     let read = spawn_blocking(move || std::fs::read(file).ok());
-    read.await.ok().flatten().map(|content| Sha256::digest(content).to_vec())
+    read.await.ok().flatten().map(|content| digest_of(&content))
+}
+
+fn digest_of(content: &[u8]) -> Vec<u8> {
+    Sha256::digest(content).to_vec()
 }
 
 fn unix_time() -> u64 {

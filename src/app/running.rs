@@ -65,6 +65,8 @@ pub(super) struct Running {
     pub drain: Duration,
     /// Reload when the file changes.
     pub watch_file: bool,
+    /// The digest of the file that was read last; `None` before that.
+    pub loaded: Option<Vec<u8>>,
     /// The keys of the configuration.
     keys: Keys,
     /// The keys that the parts have been started with.
@@ -106,6 +108,7 @@ impl Running {
             ai_watches: Vec::new(),
             drain: Duration::ZERO,
             watch_file: false,
+            loaded: None,
             keys: Keys::new(),
             in_effect: Keys::new(),
         }
