@@ -31,7 +31,7 @@ fn main() {
         None if debug => format!("{version} (debug build)"),
         None => version,
     };
-    println!("cargo::rustc-env=TRUNKLESS_VERSION={version}");
+    println!("cargo::rustc-env=BUILD_VERSION={version}");
 }
 
 /// Returns the commit from the environment.

@@ -163,7 +163,7 @@ impl App {
         running.apply(plan).await?;
         tokio::spawn(log_totals());
         let (address, doctor) = (running.sources.address, running.doctor.clone());
-        let (version, listen) = (env!("TRUNKLESS_VERSION"), address.map(tracing::field::display));
+        let (version, listen) = (env!("BUILD_VERSION"), address.map(tracing::field::display));
         info!(version, listen, pbxs, max_calls, "trunkless is up");
         Ok(App {
             running: Arc::new(Mutex::new(running)),

@@ -64,7 +64,7 @@ enum Command {
 }
 
 /// The version with the commit: `0.1.0 (0123456789ab)`; `-modified` if the sources differ from it.
-pub const VERSION: &str = env!("TRUNKLESS_VERSION");
+pub const VERSION: &str = env!("BUILD_VERSION");
 
 /// Exit code for a wrong configuration or command line.
 pub const EXIT_CONFIG: u8 = 2;
