@@ -197,7 +197,8 @@ fn start(answers: &Answers, service: bool) -> Step {
         lines.push(text("trunkless itself:"));
     }
     if service && answers.directory == Path::new(SERVICE_FOLDER) {
-        lines.push(command("systemctl enable --now trunkless"));
+        lines.push(command("systemctl enable trunkless"));
+        lines.push(command("systemctl restart trunkless"));
         lines.push(command("journalctl -u trunkless -n 20"));
     } else {
         lines.push(command(format!("trunkless run --config {}", shell(&answers.path(NAME)))));

@@ -43,6 +43,7 @@ is 755 root:root /etc/trunkless
 is 750 root:trunkless /etc/trunkless/secrets
 is 755 root:root /usr/bin/trunkless
 is 644 root:root /usr/share/doc/trunkless/examples/trunkless.toml
+is 644 root:root /usr/share/doc/trunkless/docs/monitoring/alerts.yml
 [ -z "$(dpkg --verify trunkless)" ] || fail "files differ: $(dpkg --verify trunkless)"
 [ -z "$(ldd /usr/bin/trunkless | grep 'not found')" ] || fail "libraries: $(ldd /usr/bin/trunkless)"
 trunkless --version >/tmp/version
