@@ -15,11 +15,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
@@ -268,17 +269,26 @@ impl App {
 fn checkup(file: PathBuf, environment: HashMap<String, String>) -> Checkup {
     Box::new(move || {
         let (file, environment) = (file.clone(), environment.clone());
-        Box::pin(async move {
-            let read = tokio::task::spawn_blocking(move || Source::read(&file)).await;
-            let report = match read {
-                Ok(Ok(source)) => {
+        let (done, wait) = oneshot::channel();
+        // on a thread of its own: a disk that hangs would hold up the PBXs' tasks
+        let work = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let report = match (Source::read(&file), runtime) {
+                (Ok(source), Ok(runtime)) => {
                     let options = doctor::Options::default();
-                    doctor::run(&source, &environment, &options).await.0
+                    runtime.block_on(doctor::run(&source, &environment, &options)).0
                 }
-                Ok(Err(error)) => unreadable(error.to_string()),
-                Err(error) => unreadable(error.to_string()),
+                (Err(error), _) => unreadable(error.to_string()),
+                (_, Err(error)) => unreadable(error.to_string()),
             };
-            report.value()
+            let _ = done.send(report.value());
+        };
+        let begun = thread::Builder::new().name("doctor".to_owned()).spawn(work);
+        Box::pin(async move {
+            match begun {
+                Ok(_) => wait.await.unwrap_or_default(),
+                Err(error) => unreadable(error.to_string()).value(),
+            }
         })
     })
 }

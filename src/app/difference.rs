@@ -18,6 +18,8 @@ pub const AT_START: &[&str] = &[
     "media.ports",
     "http.listen",
     "control.listen",
+    "recording.directory",
+    "recording.require_mount",
     "pbx.*.ari.format",
     "pbx.*.vicidial.url",
     "pbx.*.vicidial.user",

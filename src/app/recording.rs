@@ -1,12 +1,11 @@
 //! The recorder and the outbox behind it, and what a reload does with them. Owns tasks and threads.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result};
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::call::CallConfig;
 use crate::config::recording::RecordingPlan;
 use crate::record::disk;
 use crate::record::outbox::Outbox;
@@ -35,8 +34,8 @@ pub(super) struct Recordings {
     current: Option<(Place, Recorder)>,
     /// The same, for others to follow.
     shown: watch::Sender<Option<Recorder>>,
-    /// Recorders of other directories, with the calls that may still use them.
-    former: Vec<(Recorder, Vec<Weak<CallConfig>>)>,
+    /// The recorders from before recording was turned off, which live calls may still use.
+    former: Vec<(Place, Recorder)>,
     /// Stops the outbox thread when dropped.
     outbox: Option<oneshot::Sender<()>>,
     /// Notified when a recording is finished.
@@ -69,6 +68,11 @@ impl Recordings {
         let Some(mut plan) = plan else {
             return Ok(Prepared { recorder: None, outbox: None, plan: None });
         };
+        // recordings of live calls, and those that wait to be sent, are in this directory
+        if let Some(((directory, require_mount), _)) = &self.current {
+            plan.settings.directory.clone_from(directory);
+            plan.settings.require_mount = *require_mount;
+        }
         let place = (plan.settings.directory.clone(), plan.settings.require_mount);
         let uploader = plan.upload.as_ref().map(Uploader::new).transpose();
         let uploader = uploader.context("[recording.upload] url")?;
@@ -79,7 +83,8 @@ impl Recordings {
             delete_after: plan.delete_after,
             added: self.added.clone(),
         });
-        let recorder = match self.current.as_ref().filter(|(known, _)| *known == place) {
+        let known = self.current.iter().chain(&self.former).find(|(known, _)| *known == place);
+        let recorder = match known {
             Some((_, recorder)) => recorder.clone(),
             None => {
                 let added = self.added.clone();
@@ -90,28 +95,23 @@ impl Recordings {
         Ok(Prepared { recorder: Some((place, recorder)), outbox, plan: Some(plan) })
     }
 
-    /// Uses what has been prepared. `earlier` are the settings of the calls so far. `is_new`: the
-    /// settings of the outbox may have changed.
+    /// True while no directory is in use.
+    pub(super) fn is_off(&self) -> bool {
+        self.current.is_none()
+    }
+
+    /// Uses what has been prepared. `is_new`: the settings of the outbox may have changed.
     ///
     /// # Errors
     /// Returns an error if the outbox thread cannot be started. The rest has changed all the same.
-    pub(super) fn apply(
-        &mut self,
-        prepared: Prepared,
-        earlier: &[(Arc<str>, Arc<CallConfig>)],
-        is_new: bool,
-    ) -> Result<()> {
+    pub(super) fn apply(&mut self, prepared: Prepared, is_new: bool) -> Result<()> {
         let Prepared { recorder, outbox, plan } = prepared;
         if let (Some((_, recorder)), Some(plan)) = (&recorder, plan) {
             recorder.change(plan.settings);
         }
-        self.former.retain(|(_, calls)| calls.iter().any(|call| call.strong_count() > 0));
-        let place = recorder.as_ref().map(|(place, _)| place);
-        if let Some((before, old)) = self.current.take()
-            && Some(&before) != place
-        {
-            let calls = earlier.iter().map(|(_, config)| Arc::downgrade(config));
-            self.former.push((old, calls.collect()));
+        self.former.extend(self.current.take());
+        if let Some((place, _)) = &recorder {
+            self.former.retain(|(former, _)| former != place);
         }
         self.shown.send_replace(recorder.as_ref().map(|(_, recorder)| recorder.clone()));
         self.current = recorder;
@@ -126,7 +126,7 @@ impl Recordings {
     /// Stops the outbox, and writes what is left of all recordings.
     pub(super) async fn close(&mut self) {
         self.outbox = None;
-        let former = self.former.drain(..).map(|(recorder, _)| recorder);
+        let former = self.former.drain(..).map(|(_, recorder)| recorder);
         let all = self.current.take().map(|(_, recorder)| recorder).into_iter().chain(former);
         for recorder in all.collect::<Vec<_>>() {
             close(recorder).await;

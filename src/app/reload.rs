@@ -262,6 +262,8 @@ async fn watch_file(file: PathBuf, running: Arc<Mutex<Running>>, reloads: Reload
         let Some(content) = digest(&file).await else { continue };
         let is_new = running.lock().await.loaded.as_ref() != Some(&content);
         if is_new && last.as_ref() == Some(&content) {
+            // once, even if it cannot be read as a configuration
+            running.lock().await.loaded = Some(content.clone());
             reloads.ask();
         }
         last = Some(content);

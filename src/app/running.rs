@@ -174,9 +174,14 @@ impl Running {
         let new = call_configs(&plan, &mut self.common, recorder, &self.vicidials);
         let new_access = access(&mut plan, &self.access.borrow(), recorder, &new);
         self.access.send_replace(new_access);
-        let earlier = self.configs.send_replace(self.with_former(new));
+        self.configs.send_replace(self.with_former(new));
         let outbox = is_new(&["recording"]);
-        if let Err(why) = self.recordings.apply(recordings, &earlier, outbox) {
+        if self.recordings.is_off() {
+            for key in ["recording.directory", "recording.require_mount"] {
+                set(&mut self.in_effect, &plan.keys, key);
+            }
+        }
+        if let Err(why) = self.recordings.apply(recordings, outbox) {
             error!("finished recordings are not sent until a restart: {why:#}");
         }
         let started = self.sources.apply(&plan, sources).await;

@@ -64,6 +64,8 @@ struct SipSide {
 
 /// The client of one PBX in ARI mode.
 struct AriSide {
+    /// The PBX, for its calls.
+    name: String,
     handle: AriHandle,
     task: JoinHandle<()>,
     /// Its URL and application.
@@ -148,7 +150,7 @@ impl Sources {
         }
         for (pbx, _) in &plan.ari {
             let stays = self.ari.get(&pbx.name).is_some_and(|side| side.place == place(pbx));
-            if stays || self.returning(pbx).is_some() {
+            if stays {
                 continue;
             }
             let client = Source::new(AriConfig {
@@ -236,20 +238,22 @@ impl Sources {
         }
         let mut started = Vec::new();
         for (pbx, _) in &plan.ari {
-            if let Some((mut source, handle)) = clients.remove(&pbx.name) {
+            let former = match self.ari.contains_key(&pbx.name) {
+                true => None,
+                false => self.returning(pbx),
+            };
+            if let Some(found) = former {
+                let side = self.former.remove(found);
+                self.ari.insert(pbx.name.clone(), side);
+            } else if let Some((mut source, handle)) = clients.remove(&pbx.name) {
                 source.show_in(self.statuses.add(&pbx.name, "ari"));
                 let task = serve(source.run(), &self.broken);
                 let stage = Arc::new(Stage(AtomicU8::new(TAKING)));
-                let side = AriSide { handle, task, place: place(pbx), stage };
+                let name = pbx.name.clone();
+                let side = AriSide { name, handle, task, place: place(pbx), stage };
                 self.ari.insert(pbx.name.clone(), side);
                 started.push(pbx.name.clone());
                 continue;
-            }
-            if !self.ari.contains_key(&pbx.name)
-                && let Some(found) = self.returning(pbx)
-            {
-                let side = self.former.remove(found);
-                self.ari.insert(pbx.name.clone(), side);
             }
             let Some(side) = self.ari.get(&pbx.name) else { continue };
             let is_back = side.stage.change(LEAVING, TAKING);
@@ -266,7 +270,10 @@ impl Sources {
 
     /// The place in `former` of a client that can take calls of this PBX again.
     fn returning(&self, pbx: &AriPbx) -> Option<usize> {
-        let same = |side: &AriSide| side.place == place(pbx) && side.stage.is(LEAVING);
+        // its calls have its name
+        let same = |side: &AriSide| {
+            side.name == pbx.name && side.place == place(pbx) && side.stage.is(LEAVING)
+        };
         self.former.iter().position(same)
     }
 

@@ -31,7 +31,7 @@ pub struct Doctor(Arc<Inner>);
 struct Inner {
     checkup: OnceLock<Checkup>,
     /// Held while the checks run.
-    running: Mutex<()>,
+    running: Arc<Mutex<()>>,
 }
 
 impl Doctor {
@@ -51,14 +51,21 @@ pub async fn doctor(
         let why = "trunkless runs without a configuration file";
         return Err(Problem::new(StatusCode::NOT_FOUND, "not_found", why));
     };
-    let Ok(_running) = control.status.doctor.0.running.try_lock() else {
+    let Ok(running) = control.status.doctor.0.running.clone().try_lock_owned() else {
         let why = "the checks are running already; wait for their end";
         return Err(Problem::new(StatusCode::CONFLICT, "busy", why));
     };
     // never refused: there is one at a time
     let _ = lasting.keep(Purpose::Doctor, granted.name());
     let by = Sender::Http(granted.name().to_owned());
-    let report = checkup().await;
+    let checks = checkup();
+    // they are carried to their end even if the client goes away: what they created on the PBX is
+    // removed last
+    let checks = tokio::spawn(async move {
+        let _running = running;
+        checks.await
+    });
+    let report = checks.await.unwrap_or_default();
     let count = |name: &str| report[name].as_u64().unwrap_or_default();
     info!(%by, faults = count("faults"), warnings = count("warnings"), "doctor has checked");
     Ok(json(StatusCode::OK, &json!({ "findings": report["findings"] })))

@@ -54,11 +54,13 @@ put() { # FILE MAIN
   elif [ ! -e "$main.before-trunkless" ]; then
     cp -p "$main" "$main.before-trunkless"
   fi
-  # complete before Asterisk can see it
-  like "$model" "$new.new"
-  cat "$here/$1" >"$new.new"
-  case $1 in *_http.conf) without_own "$new.new" ;; esac
-  mv "$new.new" "$new"
+  # complete before Asterisk can see it, and made where only root can write
+  made=$(mktemp -d)
+  like "$model" "$made/new"
+  cat "$here/$1" >"$made/new"
+  case $1 in *_http.conf) without_own "$made/new" ;; esac
+  mv -T "$made/new" "$new"
+  rmdir "$made"
   grep -qxF "#include $1" "$main" || printf '\n#include %s\n' "$1" >>"$main"
   echo "$new, included in $main"
 }

@@ -23,6 +23,8 @@ struct Pending<'a> {
     new: PathBuf,
     /// A second name of the file that is replaced.
     before: Option<PathBuf>,
+    /// True once the new file has the name.
+    renamed: bool,
 }
 
 /// Returns the paths of files that exist and have other contents.
@@ -118,7 +120,7 @@ fn prepare<'a>(
         out.sync_all()
     };
     let written = write().map_err(failed(&target));
-    pending.push(Pending { file, target, new, before: None });
+    pending.push(Pending { file, target, new, before: None, renamed: false });
     written
 }
 
@@ -147,6 +149,7 @@ fn rename_all(pending: &mut [Pending<'_>]) -> Result<(), String> {
             one.before = Some(before);
         }
         fs::rename(&one.new, &one.target).map_err(failed(&one.target))?;
+        one.renamed = true;
     }
     Ok(())
 }
@@ -164,8 +167,7 @@ fn finish(one: &Pending<'_>) {
 
 /// Puts back what was there before.
 fn undo(one: &Pending<'_>) {
-    // without a temporary file, the new one has the name already
-    let renamed = fs::symlink_metadata(&one.new).is_err();
+    let renamed = one.renamed;
     match &one.before {
         Some(before) if renamed => drop(fs::rename(before, &one.target)),
         Some(before) => drop(fs::remove_file(before)),

@@ -32,6 +32,9 @@ impl Agent {
     /// Shows the PBX, in the way that is configured, that no AI can be reached, or one can again.
     pub(super) fn on_ai_down(&mut self, now: Instant, id: AccountId, down: bool) {
         self.accounts[id].ai_down = down;
+        if self.accounts[id].retired {
+            return;
+        }
         if self.accounts[id].config.ai_down != AiDown::Unregister || self.stopping {
             return;
         }
