@@ -37,9 +37,6 @@ out=$PWD/target/packages files=$PWD/target/packages/files program=$PWD/target/pa
 mkdir -p "$out"
 version=$(cargo pkgid | sed 's/.*[#@]//')
 architecture=$(dpkg --print-architecture)
-# the time in archives: that of the commit, so that equal sources give equal packages
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.lock)}
-export SOURCE_DATE_EPOCH
 
 # ---- the program ----
 # Cargo passes these options to the last link only, so a target folder of the same profile is reused.
@@ -62,6 +59,10 @@ compile() {
 options=()
 if [ "$build" ]; then compile; fi
 [ -x "$program" ] || fail "$program does not exist: build it first"
+
+# the time in archives: that of the commit, so that equal sources give equal packages
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.lock)}
+export SOURCE_DATE_EPOCH
 
 # Fails if the program needs symbols of a newer C library, or libraries that are not always there.
 check_libraries() {

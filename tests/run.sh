@@ -227,20 +227,6 @@ else
   done
 fi
 
-# exit code 77 and the reason, as below
-packages_step() {
-  local rc=0
-  tests/packages/run.sh >"$packages_log" 2>&1 || rc=$?
-  cat "$packages_log"
-  [ $rc != 77 ] || { no_packages=$(sed -n 's/^NOT RUN: //p' "$packages_log" | tail -1); rc=0; }
-  return $rc
-}
-no_packages=
-packages_log=$(mktemp)
-step "packages in Debian 11 and 12" packages_step
-rm -f "$packages_log"
-[ -z "$no_packages" ] || skip "packages in Debian 11 and 12" "$no_packages"
-
 # In a container or without root, docker may be impossible: exit code 77, and the reason
 containers() {
   local rc=0
@@ -263,6 +249,21 @@ step "bench, 100 calls, recorded" \
   measured cargo bench $with --bench calls -- --calls 50 --seconds 10 --through 22
 [ -n "$no_e2e" ] || step "bench, 50 calls in ARI mode" \
   measured cargo bench $with --bench calls -- --calls 50 --seconds 10 --through ari22
+
+# last, because it may compile again
+# exit code 77 and the reason, as above
+packages_step() {
+  local rc=0
+  tests/packages/run.sh >"$packages_log" 2>&1 || rc=$?
+  cat "$packages_log"
+  [ $rc != 77 ] || { no_packages=$(sed -n 's/^NOT RUN: //p' "$packages_log" | tail -1); rc=0; }
+  return $rc
+}
+no_packages=
+packages_log=$(mktemp)
+step "packages in Debian 11 and 12" packages_step
+rm -f "$packages_log"
+[ -z "$no_packages" ] || skip "packages in Debian 11 and 12" "$no_packages"
 
 # ---- summary ----
 printf '\n== summary, %d s\n' $SECONDS

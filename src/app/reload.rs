@@ -145,7 +145,7 @@ impl Reloader {
             }
             Err(error) => warn!(
                 %error,
-                "`trunkless reload` cannot reach this program: another one may run with the same \
+                "trunkless reload cannot reach this program: another one may run with the same \
                  file; SIGHUP reloads it all the same"
             ),
         }

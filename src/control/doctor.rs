@@ -1,5 +1,5 @@
 //! `POST /v1/doctor`: runs the checks of `trunkless doctor` in this process, for the page. One run
-//! at a time.
+//! at a time. Owns tasks.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};

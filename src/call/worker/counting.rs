@@ -1,4 +1,4 @@
-//! What a call adds to the metrics while it lasts, and to its record.
+//! The share of one call in the metrics, counted while it lasts.
 
 use std::time::Instant;
 

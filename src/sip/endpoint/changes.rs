@@ -1,5 +1,5 @@
-//! PBXs that are added, changed and removed while the endpoint runs. Owns the channel of these
-//! changes.
+//! PBXs that are added, changed and removed while the endpoint runs.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use tokio::sync::oneshot;
 
