@@ -277,7 +277,9 @@ async fn recording_begins_and_ends_with_new_calls() {
     let second = Talk::new(rig.call().await);
     assert_eq!((recorded(first).await, recorded(second).await), (1, 1));
     let off = "[pbx.main.recording]\nwhen = \"never\"";
-    took_effect(&rig.bridge.reload(off).await, &["pbx.main.recording.when"]);
+    let outcome = rig.bridge.reload(off).await;
+    assert_eq!(outcome.changed, ["pbx.main.recording.when"]);
+    assert_eq!(outcome.needs_restart, ["recording.directory"], "it is still another one");
     let last = Talk::new(rig.call().await);
     assert_eq!(recorded(last).await, 0);
     rig.bridge.shutdown().await;

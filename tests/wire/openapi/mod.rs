@@ -67,8 +67,13 @@ async fn run_doctor(document: &mut Document) {
         Box::pin(async move {
             begins.notify_one();
             ends.notified().await;
-            let finding = Finding::fault("ai", "it is not there", "start it");
-            Report { findings: vec![finding] }.value()
+            let findings = vec![
+                Finding::fault("ai", "it is not there", "start it"),
+                Finding::warning("clock", "it is odd", "set it"),
+                Finding::ok("ports", "they are free"),
+                Finding::skipped("running", "nothing runs"),
+            ];
+            Report { findings }.value()
         })
     }));
     let second = async {
