@@ -119,7 +119,8 @@ grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs|Seccomp):' "/proc/$pid/status" >/tmp/sta
 grep -E '^Groups:' "/proc/$pid/status" | grep -qw "$(getent group asterisk | cut -d: -f3)" || fail "not in the group asterisk"
 [ "$(property LimitNOFILE)" = 65536 ] || fail "open files: $(property LimitNOFILE)"
 trunkless call sip:ai@127.0.0.1:5070 --seconds 2 >/tmp/call 2>&1 || { cat /tmp/call; fail "the call"; }
-wait_for "the call is not recorded" test -n "$(find $recordings -name '*.wav' ! -path '*/incomplete/*')"
+recorded() { find $recordings -name '*.wav' ! -path '*/incomplete/*' | grep -q .; }
+wait_for "the call is not recorded" recorded
 wav=$(find $recordings -name '*.wav' | head -1)
 [ "$(stat -c %U "$wav")" = trunkless ] || fail "the recording belongs to $(stat -c %U "$wav")"
 case $(stat -c %a "$wav") in *0) ;; *) fail "anyone may read the recording: $(stat -c %a "$wav")" ;; esac
