@@ -67,6 +67,6 @@ pub async fn doctor(
     });
     let report = checks.await.unwrap_or_default();
     let count = |name: &str| report[name].as_u64().unwrap_or_default();
-    info!(%by, faults = count("faults"), warnings = count("warnings"), "doctor has checked");
+    info!(%by, faults = count("faults"), warnings = count("warnings"), "doctor ended");
     Ok(json(StatusCode::OK, &json!({ "findings": report["findings"] })))
 }

@@ -35,7 +35,7 @@ use crate::config::{self, Source};
 use crate::doctor::finding::{Finding, Report};
 use crate::doctor::running::Running;
 
-/// Time limit for everything. Each check has limits that add up to less.
+/// Time limit of the whole run. The limits of the checks add up to less.
 const LIMIT: Duration = Duration::from_secs(15);
 /// Longest wait for the AI's WebSocket.
 const AI_WAIT: Duration = Duration::from_secs(5);

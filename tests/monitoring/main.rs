@@ -22,7 +22,7 @@ const HTTP: &str = "127.19.83.1:8071";
 const DEAD: &str = "127.19.83.5";
 /// Queries that have no value here, because the phone sends no RTCP: part of each.
 const NO_VALUE: &[&str] = &["rtp_round_trip_seconds"];
-/// Time limit for everything to be seen.
+/// Longest wait for Prometheus to have the data.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn root() -> &'static Path {
