@@ -6,6 +6,7 @@
 #
 #   --profile NAME  the cargo profile; default: dist. "release" builds faster
 #   --no-build      packs the program that the last run has built
+#   --program       builds only the program, target/packages/trunkless
 #   --no-image      leaves out the image
 #
 # Needs Debian or Ubuntu, Rust, gcc and binutils; root is not needed. Builds for the architecture of
@@ -18,12 +19,13 @@ export PATH="$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
 cache=${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/trunkless}
 glibc=2.31
 cargo_deb=3.8.0
-profile=dist build=yes image=yes
+profile=dist build=yes image=yes program_only=
 fail() { echo "build.sh: $*" >&2; exit 1; }
 while [ $# != 0 ]; do
   case $1 in
     --profile) profile=${2-}; shift ;;
     --no-build) build='' ;;
+    --program) program_only=yes ;;
     --no-image) image='' ;;
     *) fail "unknown option $1" ;;
   esac
@@ -82,6 +84,7 @@ check_libraries() {
 }
 check_libraries
 "$program" --version
+if [ "$program_only" ]; then exit; fi
 
 # ---- man pages, completions, changelog ----
 rm -rf "$files"
@@ -105,7 +108,9 @@ fetch_cargo_deb() {
     # away from the checkout's settings and target folder
     cd "$dir"
     unset CARGO_TARGET_DIR CARGO_BUILD_TARGET RUSTFLAGS
-    cargo install cargo-deb --version "=$cargo_deb" --locked --root "$dir" --force >"$dir/log" 2>&1 9>&- ||
+    # it packs one file, so a short build matters more than its speed
+    CARGO_PROFILE_DEV_DEBUG=false CARGO_PROFILE_DEV_OPT_LEVEL=0 \
+      cargo install cargo-deb --version "=$cargo_deb" --locked --root "$dir" --force --debug >"$dir/log" 2>&1 9>&- ||
       { tail -20 "$dir/log" >&2; exit 1; }
   ) || fail "cargo-deb $cargo_deb cannot be built"
 }

@@ -33,7 +33,7 @@ root=$work/root
 # a suite newer than this machine's debootstrap is unpacked like sid
 script=/usr/share/debootstrap/scripts/$suite
 [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
-include=()
+include=(--include=ca-certificates)
 if [ "$kind" = rust ]; then include=("--include=gcc,libc6-dev,ca-certificates"); fi
 debootstrap --variant=minbase --merged-usr --keyring="$key" "${include[@]}" \
   "$suite" "$root" "$mirror" "$script" >"$work/log" 2>&1 || {
@@ -44,8 +44,8 @@ mkdir -p "$root/usr/local/share/ca-certificates"
 cp /usr/local/share/ca-certificates/*.crt "$root/usr/local/share/ca-certificates/" \
   2>/dev/null || true
 change=(--change 'CMD ["bash"]')
+chroot "$root" update-ca-certificates >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 if [ "$kind" = rust ]; then
-  chroot "$root" update-ca-certificates >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
   host=$(rustc -vV | sed -n 's/^host: //p')
   from=$(rustc --print sysroot)
   mkdir -p "$root/usr/local/lib/rustlib" "$root/usr/local/bin"
