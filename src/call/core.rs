@@ -238,6 +238,7 @@ impl Call {
             }
             Input::AiOpen => {
                 self.ai_open = true;
+                self.playing.stream_opens();
                 if self.phase != Phase::Connecting {
                     // it was dialled before the call went elsewhere
                     return self.out.push_back(Output::CloseAi);
@@ -409,14 +410,15 @@ impl Call {
                     && self.playing.marks_waiting() >= MAX_EARLY_MARKS => {}
             FromAi::Mark(name) => self.playing.push_cue(now, Cue::Mark(name)),
             FromAi::Clear => {
+                let at = self.playing.stream_position();
                 let (played, discarded) = self.playing.clear(now);
                 self.turns.iter_mut().for_each(|turns| turns.cleared());
                 if self.phase == Phase::Talking {
-                    self.out.push_back(Output::Ai(ToAi::Cleared { played, discarded }));
+                    self.out.push_back(Output::Ai(ToAi::Cleared { played, discarded, at }));
                 }
             }
-            // the worker numbers orders
-            FromAi::Order(_) | FromAi::Ignored(_) => {}
+            // the worker numbers orders and has tools called; the socket ends a stream that failed
+            FromAi::Order(_) | FromAi::Tool(_) | FromAi::Failed(_) | FromAi::Ignored(_) => {}
         }
         self.tap_marks();
         self.take_cues(now);

@@ -107,6 +107,8 @@ pub(super) struct Playing {
     acknowledged: Option<Instant>,
     /// Since when audio has been held back, after that.
     held_audio_since: Option<Instant>,
+    /// Position in the playout at which the AI's present stream was opened, in bytes.
+    stream_began: u64,
 }
 
 impl Playing {
@@ -133,6 +135,7 @@ impl Playing {
             held_until: None,
             acknowledged: None,
             held_audio_since: None,
+            stream_began: 0,
         }
     }
 
@@ -258,6 +261,16 @@ impl Playing {
             // the AI's audio is played after our own
             false => self.push_cue(now, Cue::Order(order)),
         }
+    }
+
+    /// Notes that a stream of the AI is open: positions in its audio count from here.
+    pub fn stream_opens(&mut self) {
+        self.stream_began = self.playout.end();
+    }
+
+    /// Returns how many bytes of the stream's audio have left the queue.
+    pub fn stream_position(&self) -> u64 {
+        self.playout.passed().saturating_sub(self.stream_began)
     }
 
     /// Discards the AI's queued audio; all cues come due (Twilio's `clear`). Returns how long the

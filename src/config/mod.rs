@@ -5,6 +5,7 @@
 //! [`values`] parses their values; [`check`] finds values that cannot work; [`resolve`] builds the
 //! [`plan`], the settings of each part of the program.
 
+mod ai;
 mod ari;
 pub mod check;
 mod control;

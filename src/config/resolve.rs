@@ -16,13 +16,12 @@ use crate::call::transfers::TransferRules;
 use crate::call::variables::VariableRules;
 use crate::call::{AnswerWhen, Prompts};
 use crate::config::check::{self, Findings};
-use crate::config::headers::x_headers;
 use crate::config::plan::{AiPlan, Plan, SipPbx};
 use crate::config::schema::{
     Ai, Answer, Mode, OnAiClose, PbxSip, PbxTransfer, Settings, TransportWord,
 };
 use crate::config::twins::twins;
-use crate::config::values::{HostPort, PeerWord, Span};
+use crate::config::values::{HostPort, PeerWord};
 use crate::config::{ConfigError, ENV_PREFIX, Source, keys, ladder};
 use crate::faults::{PLACEHOLDER, RTP_RANGES_OVERLAP};
 use crate::record::wav;
@@ -30,8 +29,6 @@ use crate::sip::agent::AccountConfig;
 use crate::sip::flow::Transport;
 use crate::sip::network::Network;
 use crate::sip::registration;
-use crate::stream::connect::{Target, TargetError, TargetOptions};
-use crate::tls::TlsError;
 
 /// Asterisk's settings of RTP, unless `rtp_conf` names another file.
 const RTP_CONF: &str = "/etc/asterisk/rtp.conf";
@@ -277,8 +274,6 @@ impl OnAiClose {
     }
 }
 
-type Table = BTreeMap<String, String>;
-
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// The hosts and the networks in `peers`.
@@ -384,76 +379,6 @@ impl Resolver<'_> {
             findings.warnings.push(self.source.error(&key, PLACEHOLDER));
         }
         Some(password)
-    }
-
-    /// Combines `[pbx.NAME.ai]` with `[ai]`: the PBX's own keys take precedence, and tables are
-    /// merged.
-    fn ai(&self, name: &str, common: &Ai, own: &Ai) -> Result<AiPlan, ConfigError> {
-        let key = |rest: &str, own_has: bool| match own_has {
-            true => format!("pbx.{name}.ai.{rest}"),
-            false => format!("ai.{rest}"),
-        };
-        let pick = |own: &Option<String>, common: &Option<String>| own.clone().or(common.clone());
-        let Some(url) = pick(&own.url, &common.url) else {
-            let message = "is missing; set the AI's WebSocket URL, such as \"ws://127.0.0.1:8080\"";
-            return Err(self.source.error("ai.url", message));
-        };
-        let own_token = [
-            &own.auth_token.as_ref().map(|p| p.expose_secret().to_owned()),
-            &own.auth_token_env,
-            &own.auth_token_file,
-        ];
-        let common_token = [
-            &common.auth_token.as_ref().map(|p| p.expose_secret().to_owned()),
-            &common.auth_token_env,
-            &common.auth_token_file,
-        ];
-        let token = match self.secret(&format!("pbx.{name}.ai.auth_token"), own_token)? {
-            Some(token) => Some(token),
-            None => self.secret("ai.auth_token", common_token)?,
-        };
-        let merged = |own: &Option<Table>, common: &Option<Table>| {
-            let mut all = common.clone().unwrap_or_default();
-            all.extend(own.clone().unwrap_or_default());
-            all.into_iter().collect::<Vec<(String, String)>>()
-        };
-        let options = TargetOptions {
-            dialect: own.dialect.or(common.dialect).unwrap_or_default(),
-            headers: merged(&own.headers, &common.headers),
-            auth_token: token.map(|t| t.expose_secret().to_owned()),
-            ca_file: pick(&own.ca_file, &common.ca_file),
-            tls_server_name: pick(&own.tls_server_name, &common.tls_server_name),
-        };
-        let target = Target::new(&url, &options).map_err(|error| {
-            let (part, own_has) = match &error {
-                TargetError::Tls(TlsError::CaFile { .. }) => ("ca_file", own.ca_file.is_some()),
-                TargetError::Header(_) => ("headers", own.headers.is_some()),
-                TargetError::ServerName(_) => ("tls_server_name", own.tls_server_name.is_some()),
-                _ => ("url", own.url.is_some()),
-            };
-            let part = key(part, own_has);
-            self.source.error(&part, error.to_string())
-        })?;
-        let parameters = merged(&own.parameters, &common.parameters);
-        let limit = options.dialect.max_parameter();
-        let length = |text: &str| text.chars().count();
-        let long = parameters.iter().find(|(n, v)| length(n).max(length(v)) > limit);
-        if let Some((long, _)) = long {
-            let part = format!("{}.{long}", key("parameters", own.parameters.is_some()));
-            let message = format!("is too long; names and values have at most {limit} characters");
-            return Err(self.source.error(&part, message));
-        }
-        let silent = own.silent_timeout.or(common.silent_timeout);
-        Ok(AiPlan {
-            target,
-            extensions: own.extensions.or(common.extensions).unwrap_or_default(),
-            account_sid: pick(&own.account_sid, &common.account_sid),
-            parameters,
-            x_headers: x_headers(common, own),
-            sip_headers: self.sip_headers(name, common, own)?,
-            silent_timeout: silent.unwrap_or(Span(Duration::from_secs(15))).0,
-            ping: own.ping.or(common.ping).unwrap_or(Span(Duration::from_secs(10))).0,
-        })
     }
 
     /// Fetches a secret from at most one of: the value itself, an environment variable, a file.

@@ -139,6 +139,13 @@ pub struct Ai {
     /// Further header fields of the INVITE that become parameters.
     #[serde(deserialize_with = "words")]
     pub sip_headers: Option<Vec<String>>,
+    /// The session of a model, passed to it as it is.
+    pub session: Option<serde_json::Value>,
+    /// What a model says first.
+    pub greeting: Option<String>,
+    /// The tools for call control that a model is offered.
+    #[serde(deserialize_with = "words")]
+    pub tools: Option<Vec<String>>,
     pub silent_timeout: Option<Span>,
     /// Quiet time after which the AI is sent a ping.
     pub ping: Option<Span>,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::tungstenite;
 
 use crate::config::plan::AiPlan;
 use crate::doctor::ari_media::token;
@@ -12,12 +12,14 @@ use crate::doctor::finding::Finding;
 use crate::media::frame::{FRAME_TIME, SILENCE, Samples};
 use crate::peer::ai::GREETING;
 use crate::stream::connect::Socket;
-use crate::stream::dialect::sid;
+use crate::stream::dialect::{Form, sid};
 use crate::stream::unreachable::ConnectError;
-use crate::stream::{FromAi, StreamInfo, ToAi};
+use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi};
 
 /// How long the AI may stay silent before we speak.
 const GREETING_WAIT: Duration = Duration::from_millis(2500);
+/// How long a model may take to accept its session.
+const READY_WAIT: Duration = Duration::from_secs(5);
 /// How long we speak, and wait for a reaction.
 const SPEECH: Duration = Duration::from_millis(2500);
 /// Pause between the AI's first audio and our interruption.
@@ -171,10 +173,11 @@ impl Conversation {
             call_sid: sid("CA", &id),
             stream_sid: sid("MZ", &id),
             parameters,
+            targets: Vec::new(),
         };
         Conversation {
             socket,
-            codec: plan.target.dialect.codec(info, plan.extensions),
+            codec: plan.target.codec(info, plan.extensions),
             start: Instant::now(),
             speaking: None,
             spoken: 0,
@@ -186,11 +189,19 @@ impl Conversation {
     }
 
     async fn run(mut self) -> Heard {
-        for text in self.codec.opening() {
-            self.send(text);
-        }
         let mut ticks = interval(FRAME_TIME);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.codec.hello().into_iter().for_each(|message| self.send(message));
+        while !self.codec.is_ready() && self.heard.closed.is_none() {
+            ticks.tick().await;
+            self.read();
+            if self.start.elapsed() > READY_WAIT {
+                self.close(format!("its session was not ready after {READY_WAIT:?}"));
+                return self.heard;
+            }
+        }
+        self.start = Instant::now();
+        self.codec.opening().into_iter().for_each(|message| self.send(message));
         let mut t_ms = 0;
         while !self.is_over() {
             ticks.tick().await;
@@ -243,14 +254,28 @@ impl Conversation {
 
     fn encode(&mut self, message: &ToAi) {
         let mut out = BytesMut::new();
-        self.codec.encode(message, &mut out);
+        let form = self.codec.encode(message, &mut out);
         if !out.is_empty() {
-            self.send(String::from_utf8_lossy(&out).into_owned());
+            self.send(match form {
+                Form::Text => Message::Text(String::from_utf8_lossy(&out).into_owned()),
+                Form::Binary => Message::Binary(out.to_vec()),
+            });
+        }
+        self.send_further();
+    }
+
+    /// Sends what the dialect adds by itself.
+    fn send_further(&mut self) {
+        while let Some(message) = self.codec.next_message() {
+            self.send(message);
         }
     }
 
-    fn send(&mut self, text: String) {
-        let _ = self.socket.write(Message::text(text));
+    fn send(&mut self, message: Message) {
+        let _ = self.socket.write(match message {
+            Message::Text(text) => tungstenite::Message::text(text),
+            Message::Binary(data) => tungstenite::Message::binary(data),
+        });
         match self.socket.flush() {
             Err(error) if !would_block(&error) => self.close(error.to_string()),
             _ => {}
@@ -266,8 +291,9 @@ impl Conversation {
         self.socket.get_mut().readable_at_length();
         loop {
             match self.socket.read() {
-                Ok(Message::Text(text)) => self.take(text.as_str()),
-                Ok(Message::Close(frame)) => {
+                Ok(tungstenite::Message::Text(text)) => self.take(Received::Text(&text)),
+                Ok(tungstenite::Message::Binary(data)) => self.take(Received::Binary(&data)),
+                Ok(tungstenite::Message::Close(frame)) => {
                     let code = frame.map_or("no code".to_owned(), |f| format!("code {}", f.code));
                     return self.close(format!("closed with {code}"));
                 }
@@ -283,31 +309,37 @@ impl Conversation {
         }
     }
 
-    fn take(&mut self, text: &str) {
+    fn take(&mut self, message: Received<'_>) {
         let now = Instant::now();
-        let mut audio = Vec::new();
-        let mark = match self.codec.decode(text, &mut audio) {
+        let (mut audio, mut marks) = (Vec::new(), Vec::new());
+        let Conversation { codec, heard, speaking, interrupting, .. } = self;
+        let (mut last_audio, mut frames, mut failed) = (self.last_audio, 0, None);
+        codec.decode(message, &mut audio, &mut |message| match message {
             FromAi::Audio(_) => {
-                self.heard.first_audio.get_or_insert(now - self.start);
-                self.last_audio = Some(now);
-                self.after_interruption += usize::from(self.interrupting);
-                return;
+                heard.first_audio.get_or_insert(now - self.start);
+                last_audio = Some(now);
+                frames += usize::from(*interrupting);
             }
             FromAi::Clear => {
-                let began = self.speaking.filter(|_| self.interrupting);
-                self.heard.cleared = self.heard.cleared.or(began.map(|at| now - at));
-                return;
+                let began = speaking.filter(|_| *interrupting);
+                heard.cleared = heard.cleared.or(began.map(|at| now - at));
             }
-            FromAi::Ignored(why) => {
-                self.heard.ignored = Some(why);
-                return;
-            }
-            FromAi::Mark(name) => name,
-            FromAi::Order(_) => return,
-        };
+            FromAi::Ignored(why) => heard.ignored = Some(why),
+            FromAi::Mark(name) => marks.push(name),
+            FromAi::Failed(why) => failed = Some(why),
+            FromAi::Order(_) | FromAi::Tool(_) => {}
+        });
+        self.last_audio = last_audio;
+        self.after_interruption += frames;
+        if let Some(why) = failed {
+            self.close(why);
+        }
+        self.send_further();
         // the greeting counts as still being played, so that it can be interrupted
         if self.interrupting || self.heard.first_audio.is_none() {
-            self.encode(&ToAi::Mark { name: mark, cleared: false });
+            for name in marks {
+                self.encode(&ToAi::Mark { name, cleared: false });
+            }
         }
     }
 }

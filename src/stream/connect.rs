@@ -18,7 +18,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, error::UrlError};
 
 use crate::dns::lookup;
-use crate::stream::dialect::Dialect;
+use crate::stream::StreamInfo;
+use crate::stream::dialect::{Codec, Dialect, Extensions, Session};
 use crate::stream::unreachable::ConnectError;
 use crate::stream::wire::Wire;
 use crate::tls::{TlsError, client_config};
@@ -71,6 +72,8 @@ pub enum TargetError {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TargetOptions {
     pub dialect: Dialect,
+    /// The session of a model.
+    pub session: Session,
     pub headers: Vec<(String, String)>,
     /// Signs the handshake, where the dialect has a signature.
     pub auth_token: Option<String>,
@@ -130,6 +133,11 @@ impl Target {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Creates the codec of a new stream.
+    pub fn codec(&self, info: StreamInfo, extensions: Extensions) -> Box<dyn Codec> {
+        self.dialect.codec(info, extensions, &self.options.session)
     }
 
     /// Returns what may be secret: the values of headers and of the URL's query, and the token.

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use bytes::BytesMut;
 use md5::{Digest, Md5};
 
-use crate::stream::{FromAi, StreamInfo, ToAi, twilio};
+use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, twilio};
 
 /// A supported dialect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,26 +30,90 @@ pub enum Extensions {
     Off,
 }
 
+/// The settings of a model's session, in dialects that have one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Session {
+    /// Passed to the model as it is, apart from placeholders such as `{from_number}`.
+    pub settings: Option<serde_json::Value>,
+    /// What the model says first.
+    pub greeting: Option<String>,
+    /// Our tools that are offered to the model; `None` = all.
+    pub tools: Option<Vec<String>>,
+}
+
+/// How an encoded message is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Text,
+    Binary,
+}
+
 /// Writes and reads the messages of one stream.
+///
+/// The order: [`Codec::hello`], until [`Codec::is_ready`]; then, when the caller is connected,
+/// [`Codec::opening`], and after that [`Codec::encode`] for each message to the AI.
+/// [`Codec::next_message`] is asked for more after each message in either direction.
 pub trait Codec: Send {
+    /// Returns the messages that are sent as soon as the WebSocket is open, while the caller still
+    /// waits. By default there are none.
+    fn hello(&mut self) -> Vec<Message> {
+        Vec::new()
+    }
+
+    /// True once the AI can take the call. Until then, the WebSocket does not count as open.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
     /// Returns the messages that open the stream, in the order in which they are sent.
-    fn opening(&mut self) -> Vec<String>;
+    fn opening(&mut self) -> Vec<Message>;
 
     /// Adds parameters, before the messages that open the stream.
     fn add_parameters(&mut self, parameters: Vec<(String, String)>);
 
-    /// Appends the text of one message to `out`; nothing if the AI does not expect such a message.
-    fn encode(&mut self, message: &ToAi, out: &mut BytesMut);
+    /// Appends one message to `out`; nothing if the AI does not expect such a message.
+    fn encode(&mut self, message: &ToAi, out: &mut BytesMut) -> Form;
 
-    /// Decodes a text message. Its audio replaces the contents of `audio`.
-    fn decode<'a>(&mut self, text: &str, audio: &'a mut Vec<u8>) -> FromAi<'a>;
+    /// Decodes a message, and calls `each` with what it says: mostly one thing, which may be
+    /// [`FromAi::Ignored`]. `audio` is a buffer for decoded audio; what it contained is lost.
+    fn decode(
+        &mut self,
+        message: Received<'_>,
+        audio: &mut Vec<u8>,
+        each: &mut dyn FnMut(FromAi<'_>),
+    );
+
+    /// Returns a further message that is to be sent, such as an answer to a ping of the dialect.
+    fn next_message(&mut self) -> Option<Message> {
+        None
+    }
 }
 
 impl Dialect {
     /// Creates the codec for a new stream.
-    pub fn codec(self, info: StreamInfo, extensions: Extensions) -> Box<dyn Codec> {
+    pub fn codec(
+        self,
+        info: StreamInfo,
+        extensions: Extensions,
+        _session: &Session,
+    ) -> Box<dyn Codec> {
         match self {
             Dialect::Twilio => Box::new(twilio::Encoder::new(info, extensions)),
+        }
+    }
+
+    /// Returns the URL of the AI, made of the configured one and the session's settings. `None` if
+    /// the dialect has no usual one.
+    pub fn url(self, configured: Option<&str>, _session: &Session) -> Option<String> {
+        match self {
+            Dialect::Twilio => configured.map(str::to_owned),
+        }
+    }
+
+    /// True if the AI is a model with a session of its own: `[ai.session]`, a greeting and tools.
+    pub fn has_session(self) -> bool {
+        match self {
+            Dialect::Twilio => false,
         }
     }
 

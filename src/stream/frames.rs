@@ -1,5 +1,5 @@
 //! WebSocket frames (RFC 6455 §5.2), as far as the fast path of a stream needs them: finds the end
-//! of a frame, recognizes whole text messages, and writes our own. All other frames are passed on
+//! of a frame, recognizes whole messages, and writes our own. All other frames are passed on
 //! whole to the WebSocket library.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -18,8 +18,8 @@ const MAX_CONTROL_BYTES: u64 = 125;
 /// The first frame of the received bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next<'a> {
-    /// A text message in a single frame; `taken` is the length of the frame.
-    Text { payload: &'a [u8], taken: usize },
+    /// A message in a single frame; `taken` is the length of the frame.
+    Whole { binary: bool, payload: &'a [u8], taken: usize },
     /// Any other frame, including a fragment of a message.
     Frame { taken: usize },
     /// An incomplete frame: more bytes are needed.
@@ -80,9 +80,10 @@ impl Frames {
         if bytes.len() < taken {
             return Next::Partial;
         }
-        if first == FIN | TEXT && !self.in_parts {
+        if fin && matches!(opcode, TEXT | BINARY) && !self.in_parts {
             self.messages += 1;
-            return Next::Text { payload: &bytes[head..taken], taken };
+            let payload = &bytes[head..taken];
+            return Next::Whole { binary: opcode == BINARY, payload, taken };
         }
         match (opcode, fin) {
             (TEXT | BINARY, false) => self.in_parts = true,
@@ -100,10 +101,10 @@ pub fn write_ping(mask: [u8; 4], out: &mut Vec<u8>) {
     out.extend_from_slice(&mask);
 }
 
-/// Appends a client's text message in a single frame (§5.3: every client masks).
-pub fn write_text(text: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
-    out.push(FIN | TEXT);
-    match text.len() {
+/// Appends a client's message in a single frame (§5.3: every client masks).
+pub fn write_message(binary: bool, data: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
+    out.push(FIN | if binary { BINARY } else { TEXT });
+    match data.len() {
         short @ ..126 => out.push(MASKED | short as u8),
         middle @ 126..=0xffff => {
             out.push(MASKED | 126);
@@ -116,7 +117,7 @@ pub fn write_text(text: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
     }
     out.extend_from_slice(&mask);
     let from = out.len();
-    out.extend_from_slice(text);
+    out.extend_from_slice(data);
     // eight bytes at a time; the compiler makes it even more
     let [a, b, c, d] = mask;
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
@@ -147,7 +148,11 @@ mod tests {
             let mut frames = Frames::new(70_000);
             let whole = frames.next(&bytes);
             let taken = bytes.len();
-            assert_eq!(whole, Next::Text { payload: text.as_bytes(), taken }, "{length}");
+            assert_eq!(
+                whole,
+                Next::Whole { binary: false, payload: text.as_bytes(), taken },
+                "{length}"
+            );
             for cut in [0, 1, 2, 3, 5, 9, taken / 2, taken - 1].into_iter().filter(|c| *c < taken) {
                 assert_eq!(frames.next(&bytes[..cut]), Next::Partial, "{length}, {cut}");
             }
@@ -163,8 +168,10 @@ mod tests {
     #[test]
     fn other_frames_are_left_to_the_library() {
         let mut frames = Frames::new(1000);
+        let bytes = written(Role::Server, &[Message::Binary(b"1".as_slice().into())]);
+        let taken = bytes.len();
+        assert_eq!(frames.next(&bytes), Next::Whole { binary: true, payload: b"1", taken });
         for message in [
-            Message::Binary(b"1".as_slice().into()),
             Message::Ping(b"1".as_slice().into()),
             Message::Pong(b"".as_slice().into()),
             Message::Close(None),
@@ -189,7 +196,7 @@ mod tests {
             (&[0x81, 1, b'e'], true),
         ] {
             let next = frames.next(bytes);
-            assert_eq!(matches!(next, Next::Text { .. }), text, "{bytes:?}: {next:?}");
+            assert_eq!(matches!(next, Next::Whole { .. }), text, "{bytes:?}: {next:?}");
         }
     }
 
@@ -198,7 +205,7 @@ mod tests {
         let mut out = Vec::new();
         let texts = [0, 1, 5, 125, 126, 127, 331, 0xffff, 0x1_0000].map(|n| "é".repeat(n / 2));
         for (text, n) in texts.iter().zip(1u8..) {
-            write_text(text.as_bytes(), [n, 0xff, 0, n.wrapping_mul(77)], &mut out);
+            write_message(false, text.as_bytes(), [n, 0xff, 0, n.wrapping_mul(77)], &mut out);
         }
         write_ping([1, 2, 3, 4], &mut out);
         let mut socket = WebSocket::from_raw_socket(std::io::Cursor::new(out), Role::Server, None);
@@ -218,7 +225,7 @@ mod tests {
         for _ in 0..100_000 {
             let bytes: Vec<u8> = (0..byte() % 20).map(|_| byte()).collect();
             let mut frames = Frames::new(1000);
-            if let Next::Text { taken, .. } | Next::Frame { taken } = frames.next(&bytes) {
+            if let Next::Whole { taken, .. } | Next::Frame { taken } = frames.next(&bytes) {
                 assert!((2..=bytes.len()).contains(&taken));
             }
         }

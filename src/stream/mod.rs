@@ -10,6 +10,7 @@ mod frames;
 mod head;
 mod json;
 mod liveness;
+pub mod model;
 mod queue;
 pub mod scratch;
 pub mod socket;
@@ -40,9 +41,14 @@ pub enum ToAi {
     Cleared {
         played: Duration,
         discarded: Duration,
+        /// Bytes of the stream's audio that had left the queue before, played or left out: the
+        /// position in all that the AI has sent since the stream started.
+        at: u64,
     },
     /// An answer to an order of the AI.
     Reply(Box<OrderReply>),
+    /// The result of a tool that the AI has called.
+    ToolResult(Box<ToolResult>),
     /// A change of the caller's state.
     State(CallState),
     /// Parameters that became known after the start of the stream: names and values.
@@ -59,8 +65,46 @@ pub enum FromAi<'a> {
     Clear,
     /// A command, or the reason why it cannot be carried out.
     Order(Box<Result<Order, Unusable>>),
+    /// A call of a tool that is not one of ours.
+    Tool(Box<ToolCall>),
+    /// The AI cannot continue, with the reason: it has failed.
+    Failed(String),
     /// Not usable, with the reason. The call continues.
     Ignored(&'static str),
+}
+
+/// A message on the WebSocket, to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    Text(String),
+    Binary(Vec<u8>),
+}
+
+/// A message on the WebSocket, as received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received<'a> {
+    Text(&'a str),
+    Binary(&'a [u8]),
+}
+
+/// A tool that a model calls: a function of its user's, not of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCall {
+    pub id: String,
+    pub name: String,
+    /// JSON, as the model wrote it.
+    pub arguments: String,
+}
+
+/// The result of a tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolResult {
+    /// The id of the [`ToolCall`].
+    pub id: String,
+    pub name: String,
+    /// What the model reads: JSON, or plain text.
+    pub output: String,
+    pub failed: bool,
 }
 
 /// An order that cannot be carried out as it is written.
@@ -102,4 +146,6 @@ pub struct StreamInfo {
     pub stream_sid: String,
     /// `customParameters`: names and values.
     pub parameters: Vec<(String, String)>,
+    /// Names of the targets that the caller may be transferred to.
+    pub targets: Vec<String>,
 }

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use crate::stream::ToAi;
+use crate::stream::{Message, ToAi};
 
 /// Audio frames (1 s) that may wait for a slow AI; then the oldest is dropped.
 const MAX_AUDIO: usize = 50;
@@ -12,14 +12,16 @@ const MAX_AUDIO: usize = 50;
 const MAX_BURST: usize = 150;
 /// Marks, key presses and replies that may wait.
 const MAX_CONTROL: usize = 20_000;
+/// Messages of the dialect's own that may wait.
+const MAX_OWN: usize = 1000;
 /// Bytes of the texts of the AI in them, such as names of marks.
 const MAX_CONTROL_BYTES: usize = 16 * 1024 * 1024;
 
 /// A message taken from the queue.
 #[derive(Debug)]
 pub(super) enum Queued {
-    /// One of the dialect's opening messages.
-    Opening(String),
+    /// One of the dialect's own messages, such as those that open the stream.
+    Own(Message),
     Message(ToAi),
 }
 
@@ -27,8 +29,8 @@ pub(super) enum Queued {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     messages: VecDeque<ToAi>,
-    /// The dialect's opening messages, sent before the others.
-    opening: VecDeque<String>,
+    /// The dialect's own messages, sent before the others.
+    own: VecDeque<Message>,
     /// Audio messages in `messages`.
     audio: usize,
     /// Bytes of texts from the AI in `messages`.
@@ -42,9 +44,17 @@ pub(super) struct Queue {
 
 impl Queue {
     /// Adds the opening messages; `burst` frames of audio follow at once.
-    pub fn start(&mut self, opening: Vec<String>, burst: usize) {
-        self.opening.extend(opening);
+    pub fn start(&mut self, opening: Vec<Message>, burst: usize) {
+        self.own.extend(opening);
         self.burst = burst;
+    }
+
+    /// Adds a message of the dialect's own. If too many wait, it is dropped and counted.
+    pub fn push_own(&mut self, message: Message) {
+        match self.own.len() < MAX_OWN {
+            true => self.own.push_back(message),
+            false => self.dropped_control += 1,
+        }
     }
 
     /// Allows for `frames` of audio at once, which arrived during a standstill of this process.
@@ -52,13 +62,13 @@ impl Queue {
         self.burst = self.burst.max(frames.min(MAX_BURST));
     }
 
-    /// True if no message waits. The opening messages do not count.
+    /// True if no message waits. The dialect's own do not count.
     pub fn has_no_messages(&self) -> bool {
         self.messages.is_empty()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty() && self.opening.is_empty()
+        self.messages.is_empty() && self.own.is_empty()
     }
 
     pub fn push(&mut self, message: ToAi) {
@@ -85,8 +95,8 @@ impl Queue {
 
     /// Takes the next message.
     pub fn pop(&mut self) -> Option<Queued> {
-        if let Some(text) = self.opening.pop_front() {
-            return Some(Queued::Opening(text));
+        if let Some(message) = self.own.pop_front() {
+            return Some(Queued::Own(message));
         }
         let Some(message) = self.messages.pop_front() else {
             self.messages.clear(); // starts over at its first slot, which is in the cache
@@ -105,7 +115,7 @@ impl Queue {
 
     pub fn clear(&mut self) {
         self.messages.clear();
-        self.opening.clear();
+        self.own.clear();
         (self.audio, self.text_bytes) = (0, 0);
     }
 
@@ -125,6 +135,7 @@ fn text_bytes(message: &ToAi) -> usize {
     match message {
         ToAi::Mark { name, .. } => name.len(),
         ToAi::Reply(reply) => reply.id.len() + reply.why.as_ref().map_or(0, String::len),
+        ToAi::ToolResult(result) => result.id.len() + result.output.len(),
         _ => 0,
     }
 }

@@ -3,6 +3,7 @@
 
 use bytes::BytesMut;
 
+use crate::stream::dialect::Form;
 use crate::stream::frames;
 
 /// Bytes read at once.
@@ -12,7 +13,7 @@ const INPUT_BYTES: usize = 16 * 1024;
 /// cache; separate buffers of a thousand streams would not. They hold no data from one turn of a
 /// stream to the next.
 pub struct Scratch {
-    /// The text of the message being encoded.
+    /// The message being encoded.
     pub(super) text: BytesMut,
     /// Frames to be sent by the next `AiSocket::pump`.
     pub(super) frames: Vec<u8>,
@@ -51,10 +52,10 @@ impl Scratch {
         *self.masks[self.masks_left..].first_chunk().unwrap_or(&[0; 4])
     }
 
-    /// Appends a text message to the frames.
-    pub(super) fn write(&mut self, text: &[u8]) {
+    /// Appends a message to the frames.
+    pub(super) fn write(&mut self, form: Form, data: &[u8]) {
         let mask = self.mask();
-        frames::write_text(text, mask, &mut self.frames);
+        frames::write_message(form == Form::Binary, data, mask, &mut self.frames);
     }
 
     /// Appends an empty ping to the frames.

@@ -2,8 +2,7 @@
 //! Nothing here blocks: [`AiSocket::pump`] sends what the kernel accepts, [`AiSocket::read`] reads
 //! what has arrived. Owns I/O.
 //!
-//! Text messages in a single frame, which is all that streams consist of, are written and read
-//! here, in memory shared by all streams of a worker. Anything else, and the end of the stream, is
+//! Messages in a single frame, which is all that streams consist of, are written and read here, in memory shared by all streams of a worker. Anything else, and the end of the stream, is
 //! left to the WebSocket library.
 
 use std::io;
@@ -11,25 +10,30 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::net::{SocketAddrAny, getpeername, getsockname};
+use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::Message as Library;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::capture::tap::Tap;
 use crate::capture::{Direction, Kind};
 use crate::media::frame::FRAME_TIME;
 use crate::stream::closed::{Closed, close_kind, closed};
 use crate::stream::connect::{MAX_MESSAGE_BYTES, Socket};
-use crate::stream::dialect::Codec;
+use crate::stream::dialect::{Codec, Form};
 use crate::stream::frames::{Frames, Next};
 use crate::stream::liveness::{Liveness, Unfinished};
 use crate::stream::queue::{Queue, Queued};
 use crate::stream::scratch::Scratch;
-use crate::stream::{FromAi, ToAi};
+use crate::stream::{FromAi, Message, Received, ToAi};
 
 /// Give up an AI that has accepted nothing for this long.
 const STALLED: Duration = Duration::from_secs(5);
+/// An AI that takes longer to accept its session has failed.
+const READY_WAIT: Duration = Duration::from_secs(5);
 /// Time limit for closing a stream.
 pub const FAREWELL: Duration = Duration::from_secs(2);
 /// Bytes passed to the kernel at once, exceeded by at most one message. The limit is low because
@@ -82,6 +86,8 @@ pub struct AiSocket {
     /// True if data from before that is still to be flushed.
     unflushed: bool,
     farewell: Farewell,
+    /// When the AI has to be ready for the call, until it is.
+    ready_by: Option<Instant>,
     /// Messages that were not understood.
     ignored: u64,
     /// Copies messages to a capture, while there is one; with our address and the AI's.
@@ -104,15 +110,18 @@ impl AiSocket {
     pub fn new(
         now: Instant,
         mut socket: Socket,
-        codec: Box<dyn Codec>,
+        mut codec: Box<dyn Codec>,
         ping: Duration,
     ) -> AiSocket {
+        let mut queue = Queue::default();
+        codec.hello().into_iter().for_each(|message| queue.push_own(message));
         AiSocket {
             held: socket.get_mut().begin(),
             socket,
             frames: Frames::new(MAX_MESSAGE_BYTES),
+            ready_by: (!codec.is_ready()).then(|| now + READY_WAIT),
             codec,
-            queue: Queue::default(),
+            queue,
             progress: now,
             liveness: Liveness::new(now, ping),
             unfinished: Unfinished::default(),
@@ -144,10 +153,23 @@ impl AiSocket {
         self.tap = Some((tap, between));
     }
 
-    /// Copies a message to the capture.
-    fn tap_message(&mut self, direction: Direction, text: &[u8]) {
+    /// Copies a message to the capture. Binary ones become JSON there.
+    fn tap_message(&mut self, direction: Direction, message: Received<'_>) {
         let tap = self.tap.take();
-        self.tap = tap.filter(|(tap, between)| tap.message(Kind::Ai, direction, *between, text));
+        self.tap = tap.filter(|(tap, between)| {
+            let add = |text: &[u8]| tap.message(Kind::Ai, direction, *between, text);
+            match message {
+                Received::Text(text) => add(text.as_bytes()),
+                Received::Binary(data) => {
+                    add(format!(r#"{{"binary":"{}"}}"#, BASE64.encode(data)).as_bytes())
+                }
+            }
+        });
+    }
+
+    /// True once the AI can take the call: the session that the dialect has set up is accepted.
+    pub fn is_ready(&self) -> bool {
+        self.codec.is_ready()
     }
 
     /// Adds parameters, before [`AiSocket::start`].
@@ -179,7 +201,7 @@ impl AiSocket {
     /// Returns when the AI is to be given up unless it accepts something first, or when a ping, its
     /// answer or the rest of a message is due.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let unfinished = self.unfinished.next_timeout();
+        let unfinished = self.unfinished.next_timeout().into_iter().chain(self.ready_by).min();
         self.stalls_at().into_iter().chain(self.liveness.next_timeout()).chain(unfinished).min()
     }
 
@@ -196,6 +218,9 @@ impl AiSocket {
         if self.unfinished.next_timeout().is_some_and(|at| at <= now) {
             return Some(Closed::Protocol("a message was not complete after 10 s".into()));
         }
+        if self.ready_by.is_some_and(|at| at <= now) {
+            return Some(Closed::Failed(format!("its session was not ready after {READY_WAIT:?}")));
+        }
         self.ping_waits |= self.liveness.takes_ping(now);
         self.liveness.is_dead(now).then_some(Closed::Unanswered)
     }
@@ -203,6 +228,7 @@ impl AiSocket {
     /// Notes that this process stood still for `time`, in which the AI may have been well.
     pub fn stood_still(&mut self, now: Instant, time: Duration) {
         self.progress = now.min(self.progress + time);
+        self.ready_by = self.ready_by.map(|at| at + time);
         self.queue.expect_burst((time.as_millis() / FRAME_TIME.as_millis()) as usize);
         self.liveness.stood_still(now, time);
         self.unfinished.stood_still(now, time);
@@ -234,6 +260,10 @@ impl AiSocket {
         let stop = self.read_messages(scratch, limit, each);
         if self.socket.get_mut().takes_received() {
             self.liveness.on_data(now);
+        }
+        self.ready_by = self.ready_by.filter(|_| !self.codec.is_ready());
+        while let Some(message) = self.codec.next_message() {
+            self.queue.push_own(message);
         }
         // after it took over, the library only reads the end of the stream
         let partial = !self.held.is_empty() || self.frames.is_in_parts();
@@ -309,14 +339,16 @@ impl AiSocket {
         while *left > 0 {
             let rest = &bytes[at..];
             let taken = match self.frames.next(rest) {
-                Next::Text { payload, taken } => match str::from_utf8(payload) {
-                    Ok(text) => {
+                Next::Whole { binary, payload, taken } => match received(binary, payload) {
+                    Some(message) => {
                         *left -= 1;
-                        self.on_text(text, audio, each);
                         at += taken;
+                        if let Some(stop) = self.on_message(message, audio, each) {
+                            return (at, Some(stop));
+                        }
                         continue;
                     }
-                    Err(_) => taken,
+                    None => taken,
                 },
                 Next::Frame { taken } => taken,
                 Next::Partial => return (at, None),
@@ -346,13 +378,18 @@ impl AiSocket {
         while *left > 0 {
             *left -= 1;
             match self.socket.read() {
-                Ok(Message::Text(text)) => self.on_text(&text, audio, each),
-                Ok(Message::Binary(_)) => {
-                    self.ignored += 1;
-                    each(FromAi::Ignored("binary message"));
+                Ok(Library::Text(text)) => {
+                    if let Some(stop) = self.on_message(Received::Text(&text), audio, each) {
+                        return stop;
+                    }
                 }
-                Ok(Message::Close(frame)) => return Stop::Closed(close_kind(frame.as_ref())),
-                Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
+                Ok(Library::Binary(data)) => {
+                    if let Some(stop) = self.on_message(Received::Binary(&data), audio, each) {
+                        return stop;
+                    }
+                }
+                Ok(Library::Close(frame)) => return Stop::Closed(close_kind(frame.as_ref())),
+                Ok(Library::Ping(_) | Library::Pong(_) | Library::Frame(_)) => {
                     let _ = self.flush();
                 }
                 Err(error) if would_block(&error) => return self.pause(),
@@ -365,13 +402,26 @@ impl AiSocket {
         Stop::Turn
     }
 
-    fn on_text(&mut self, text: &str, audio: &mut Vec<u8>, each: &mut dyn FnMut(FromAi<'_>)) {
+    /// Passes on what a message says. Returns the end of the stream if the AI cannot continue.
+    fn on_message(
+        &mut self,
+        message: Received<'_>,
+        audio: &mut Vec<u8>,
+        each: &mut dyn FnMut(FromAi<'_>),
+    ) -> Option<Stop> {
         if self.tap.is_some() {
-            self.tap_message(Direction::Received, text.as_bytes());
+            self.tap_message(Direction::Received, message);
         }
-        let message = self.codec.decode(text, audio);
-        self.ignored += u64::from(matches!(message, FromAi::Ignored(_)));
-        each(message);
+        let (mut ignored, mut failed) = (0, None);
+        self.codec.decode(message, audio, &mut |message| match message {
+            FromAi::Failed(why) => failed = Some(why),
+            message => {
+                ignored += u64::from(matches!(message, FromAi::Ignored(_)));
+                each(message);
+            }
+        });
+        self.ignored += ignored;
+        failed.map(|why| Stop::Closed(Closed::Failed(why)))
     }
 
     /// Answers the AI's close frame, if there was one. Nothing is sent after that.
@@ -425,10 +475,7 @@ impl AiSocket {
         while self.is_open() && !self.blocked && sent_bytes < TURN_BYTES {
             while scratch.frames.len() < CHUNK_BYTES {
                 match self.queue.pop() {
-                    Some(Queued::Opening(text)) => {
-                        self.tap_message(Direction::Sent, text.as_bytes());
-                        scratch.write(text.as_bytes());
-                    }
+                    Some(Queued::Own(message)) => self.write_own(&message, scratch),
                     Some(Queued::Message(message)) => self.encode(&message, scratch),
                     None => break,
                 }
@@ -452,14 +499,33 @@ impl AiSocket {
     fn encode(&mut self, message: &ToAi, scratch: &mut Scratch) {
         let mut text = std::mem::take(&mut scratch.text);
         text.clear();
-        self.codec.encode(message, &mut text);
+        let form = self.codec.encode(message, &mut text);
         if !text.is_empty() {
-            if self.tap.is_some() {
-                self.tap_message(Direction::Sent, &text);
+            if self.tap.is_some()
+                && let Some(message) = received(form == Form::Binary, &text)
+            {
+                self.tap_message(Direction::Sent, message);
             }
-            scratch.write(&text);
+            scratch.write(form, &text);
         }
         scratch.text = text;
+        while let Some(message) = self.codec.next_message() {
+            self.write_own(&message, scratch);
+        }
+    }
+
+    /// Appends the frame of a message of the dialect's own.
+    fn write_own(&mut self, message: &Message, scratch: &mut Scratch) {
+        match message {
+            Message::Text(text) => {
+                self.tap_message(Direction::Sent, Received::Text(text));
+                scratch.write(Form::Text, text.as_bytes());
+            }
+            Message::Binary(data) => {
+                self.tap_message(Direction::Sent, Received::Binary(data));
+                scratch.write(Form::Binary, data);
+            }
+        }
     }
 
     fn block(&mut self) {
@@ -504,7 +570,7 @@ impl AiSocket {
         }
         while matches!(self.farewell, Farewell::Sending | Farewell::Waiting) {
             match self.socket.read() {
-                Ok(Message::Close(_)) => self.answer_close(),
+                Ok(Library::Close(_)) => self.answer_close(),
                 // a pong may be due
                 Ok(_) => drop(self.flush()),
                 Err(error) if would_block(&error) => break,
@@ -518,6 +584,14 @@ impl AiSocket {
 impl AsFd for AiSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.get_ref().as_fd()
+    }
+}
+
+/// Returns a message as the dialect reads it; `None` if a text is not UTF-8.
+fn received(binary: bool, payload: &[u8]) -> Option<Received<'_>> {
+    match binary {
+        true => Some(Received::Binary(payload)),
+        false => str::from_utf8(payload).ok().map(Received::Text),
     }
 }
 

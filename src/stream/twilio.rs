@@ -17,10 +17,10 @@ use sha1::Sha1;
 
 use crate::command::Order;
 use crate::media::frame::Samples;
-use crate::stream::dialect::{Codec, Extensions};
+use crate::stream::dialect::{Codec, Extensions, Form};
 use crate::stream::extension;
 use crate::stream::json::Cursor;
-use crate::stream::{CallState, FromAi, StreamInfo, ToAi, Unusable};
+use crate::stream::{CallState, FromAi, Message, Received, StreamInfo, ToAi, Unusable};
 
 /// Base64 with SIMD instructions, if the processor has them.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -111,7 +111,7 @@ impl Encoder {
     /// Returns the `start` message.
     pub fn start(&mut self) -> String {
         self.sequence += 1;
-        let StreamInfo { account_sid, call_sid, stream_sid, parameters } = &self.info;
+        let StreamInfo { account_sid, call_sid, stream_sid, parameters, .. } = &self.info;
         let cut = |text: &str| text.chars().take(MAX_PARAMETER).collect::<String>();
         let parameters =
             parameters.iter().map(|(name, value)| (cut(name), cut(value).into())).collect();
@@ -133,34 +133,43 @@ impl Encoder {
 
 impl Codec for Encoder {
     /// `connected` and `start`, which Twilio sends back to back.
-    fn opening(&mut self) -> Vec<String> {
-        vec![CONNECTED.to_owned(), self.start()]
+    fn opening(&mut self) -> Vec<Message> {
+        vec![Message::Text(CONNECTED.to_owned()), Message::Text(self.start())]
     }
 
     fn add_parameters(&mut self, parameters: Vec<(String, String)>) {
         self.info.parameters.extend(parameters);
     }
 
-    fn decode<'a>(&mut self, text: &str, audio: &'a mut Vec<u8>) -> FromAi<'a> {
+    fn decode(
+        &mut self,
+        message: Received<'_>,
+        audio: &mut Vec<u8>,
+        each: &mut dyn FnMut(FromAi<'_>),
+    ) {
+        let Received::Text(text) = message else {
+            return each(FromAi::Ignored("binary message"));
+        };
         let decoded = decode(text, &self.info.stream_sid, audio);
         if decoded == FromAi::Ignored(UNKNOWN)
             && self.extensions != Extensions::Off
             && let Some(order) = order(text)
         {
             self.extended = true;
-            return FromAi::Order(Box::new(order));
+            return each(FromAi::Order(Box::new(order)));
         }
-        decoded
+        each(decoded);
     }
 
     /// Messages are numbered when they are encoded, so messages dropped before that leave no gap.
-    fn encode(&mut self, message: &ToAi, out: &mut BytesMut) {
+    fn encode(&mut self, message: &ToAi, out: &mut BytesMut) -> Form {
         let own = matches!(
             message,
             ToAi::Cleared { .. } | ToAi::Reply(_) | ToAi::State(_) | ToAi::Parameters(_)
         );
-        if own && !self.extended {
-            return;
+        // Twilio has no tools
+        if own && !self.extended || matches!(message, ToAi::ToolResult(_)) {
+            return Form::Text;
         }
         self.sequence += 1;
         let (sequence, sid) = (self.sequence, &self.info.stream_sid);
@@ -186,7 +195,7 @@ impl Codec for Encoder {
                     r#"{{"event":"mark","sequenceNumber":"{sequence}","streamSid":"{sid}","mark":{{"name":{name}{fate}}}}}"#
                 )
             }
-            ToAi::Cleared { played, discarded } => {
+            ToAi::Cleared { played, discarded, .. } => {
                 let (played, discarded) = (played.as_millis(), discarded.as_millis());
                 write!(
                     out,
@@ -222,7 +231,9 @@ impl Codec for Encoder {
                     r#"{{"event":"stop","sequenceNumber":"{sequence}","stop":{{"accountSid":"{account_sid}","callSid":"{call_sid}"}},"streamSid":"{sid}"}}"#
                 )
             }
+            ToAi::ToolResult(_) => Ok(()),
         };
+        Form::Text
     }
 }
 
@@ -381,6 +392,7 @@ mod tests {
             call_sid: "CA1".into(),
             stream_sid: "MZ1".into(),
             parameters: vec![("from_number".into(), "1\"5".into())],
+            targets: Vec::new(),
         };
         Encoder::new(info, extensions)
     }

@@ -70,6 +70,7 @@ impl FramePath {
             call_sid: "CA0".into(),
             stream_sid: SID.into(),
             parameters: Vec::new(),
+            targets: Vec::new(),
         };
         let mut path = FramePath {
             call,

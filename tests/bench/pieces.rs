@@ -102,6 +102,7 @@ fn stream(criterion: &mut Criterion) {
         call_sid: "CA0".into(),
         stream_sid: SID.into(),
         parameters: Vec::new(),
+        targets: Vec::new(),
     };
     let mut encoder = Encoder::new(info, Extensions::Off);
     let (message, mut text) = (ToAi::Audio { samples: [0x55; 160], t_ms: 20 }, BytesMut::new());

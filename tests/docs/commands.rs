@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use serde_json::{Map, Value, json};
 use trunkless::command::{Failure, Order, Reply};
-use trunkless::stream::dialect::{Dialect, Extensions};
+use trunkless::stream::dialect::{Dialect, Extensions, Session};
 use trunkless::stream::extension::{self, NAMES};
 use trunkless::stream::{CallState, OrderReply, StreamInfo, ToAi, Unusable};
 
@@ -116,7 +116,7 @@ fn the_replies_are_those_of_the_program() {
 /// Encodes a message as on the AI's WebSocket.
 fn encoded(message: &ToAi) -> Value {
     let info = StreamInfo { stream_sid: "MZ…".into(), ..StreamInfo::default() };
-    let mut codec = Dialect::Twilio.codec(info, Extensions::Always);
+    let mut codec = Dialect::Twilio.codec(info, Extensions::Always, &Session::default());
     let mut out = BytesMut::new();
     codec.encode(message, &mut out);
     let mut value: Value = serde_json::from_slice(&out).expect("JSON");
@@ -137,7 +137,7 @@ fn the_messages_to_the_ai_are_those_of_the_program() {
         (&events["call"], ToAi::State(CallState::TransferFailed(Failure::Busy))),
         (&events["mark_played"], mark(false)),
         (&events["mark_cleared"], mark(true)),
-        (&events["cleared"], ToAi::Cleared { played, discarded }),
+        (&events["cleared"], ToAi::Cleared { played, discarded, at: 0 }),
         (&events["parameters"], ToAi::Parameters(Box::new(vec![("user".into(), "7001".into())]))),
     ] {
         let mut listed = listed.clone();

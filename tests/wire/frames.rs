@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio_tungstenite::tungstenite::WebSocket;
 use tokio_tungstenite::tungstenite::protocol::Role;
-use trunkless::stream::dialect::{Dialect, Extensions};
+use trunkless::stream::dialect::{Dialect, Extensions, Session};
 use trunkless::stream::scratch::Scratch;
 use trunkless::stream::socket::{AiSocket, Stop};
 use trunkless::stream::wire::Wire;
@@ -40,7 +40,9 @@ fn said(message: &FromAi<'_>) -> Said {
         FromAi::Audio(audio) => Said::Audio(audio.to_vec()),
         FromAi::Mark(name) => Said::Mark(name.clone()),
         FromAi::Clear => Said::Clear,
-        FromAi::Order(_) | FromAi::Ignored(_) => Said::Ignored,
+        FromAi::Order(_) | FromAi::Tool(_) | FromAi::Failed(_) | FromAi::Ignored(_) => {
+            Said::Ignored
+        }
     }
 }
 
@@ -147,11 +149,12 @@ impl Stream {
             call_sid: "CA".into(),
             stream_sid: "MZ".into(),
             parameters: Vec::new(),
+            targets: Vec::new(),
         };
         let ai = AiSocket::new(
             Instant::now(),
             socket,
-            Dialect::Twilio.codec(info, Extensions::Off),
+            Dialect::Twilio.codec(info, Extensions::Off, &Session::default()),
             Duration::ZERO,
         );
         // from here on nothing blocks

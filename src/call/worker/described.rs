@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::call::ended::Given;
 use crate::call::live::{EventKind, EventSink, LiveCall};
+use crate::call::transfers::TransferRules;
 use crate::call::turns::Turn;
 use crate::call::{Ai, CallConfig, Offer, parameters};
 use crate::command::Disposition;
@@ -69,7 +70,7 @@ pub(super) fn outcome(
     }
 }
 
-pub(super) fn stream_info(offer: &Offer, ai: &Ai) -> StreamInfo {
+pub(super) fn stream_info(offer: &Offer, ai: &Ai, transfers: &TransferRules) -> StreamInfo {
     let ours: [(&str, &str); 5] = [
         ("from_number", &offer.from_number),
         ("from_name", &offer.from_name),
@@ -82,5 +83,6 @@ pub(super) fn stream_info(offer: &Offer, ai: &Ai) -> StreamInfo {
         call_sid: sid("CA", &offer.sid_seed),
         stream_sid: sid("MZ", &offer.sid_seed),
         parameters: parameters::all(&ours, &offer.added, &ai.parameters),
+        targets: transfers.targets.keys().cloned().collect(),
     }
 }

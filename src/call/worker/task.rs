@@ -98,6 +98,8 @@ pub(super) struct Running {
     watching: Watching,
     /// The AI's stream, while it is up.
     pub ai: Option<AiSocket>,
+    /// True while its session is being set up.
+    ai_prepares: bool,
     /// A stream that the AI closed cleanly. The worker takes it to complete the close.
     pub closing: Option<Box<AiSocket>>,
     /// A copy of the stream's counts, because the stream may end before the call.
@@ -129,7 +131,8 @@ pub(super) struct Running {
 
 impl Running {
     fn new(offer: Offer, config: &Arc<CallConfig>, observed: Observed) -> Running {
-        let info = config.ais.first().map(|ai| stream_info(&offer, ai)).unwrap_or_default();
+        let info = config.ais.first().map(|ai| stream_info(&offer, ai, &config.transfers));
+        let info = info.unwrap_or_default();
         let url = config.ais.first().map(|ai| ai.target.shown()).unwrap_or_default();
         let lines = Lines::new(&offer, url);
         lines.offered(&offer, &info);
@@ -155,6 +158,7 @@ impl Running {
             call,
             offer,
             ai: None,
+            ai_prepares: false,
             closing: None,
             ai_counts: Counts::default(),
             ai_end: None,
@@ -359,7 +363,7 @@ impl Running {
         self.current = next;
         self.observed.call.update(|state| state.ai = next);
         if let Some(ai) = self.config.ais.get(next) {
-            self.info = stream_info(&self.offer, ai);
+            self.info = stream_info(&self.offer, ai, &self.config.transfers);
             self.lines.dialled(ai.target.shown());
         }
     }
@@ -466,17 +470,26 @@ impl Running {
         match connected {
             Ok(socket) => {
                 let Some(ai) = self.config.ais.get(self.current) else { return };
-                let codec = ai.target.dialect.codec(self.info.clone(), ai.extensions);
+                let codec = ai.target.codec(self.info.clone(), ai.extensions);
                 let mut socket = AiSocket::new(now, socket, codec, ai.ping);
                 self.tap.iter().for_each(|tap| socket.capture(tap.clone()));
                 self.ai = Some(socket);
-                self.call.handle(now, Input::AiOpen);
+                self.ai_prepares = true;
+                self.prepared(now);
             }
             Err(error) => {
                 self.lines.ai_unreachable(&error.advice());
                 self.ai_end = Some(error.to_string());
                 self.call.handle(now, Input::AiFailed);
             }
+        }
+    }
+
+    /// Tells the call once the AI can take it.
+    fn prepared(&mut self, now: Instant) {
+        if self.ai_prepares && self.ai.as_ref().is_some_and(AiSocket::is_ready) {
+            self.ai_prepares = false;
+            self.call.handle(now, Input::AiOpen);
         }
     }
 
@@ -490,13 +503,17 @@ impl Running {
             {
                 warn!(call = offer.id, "AI message ignored: {why} (logged once per call)");
             }
-            let FromAi::Order(order) = message else {
-                return call.handle(now, Input::Ai(message));
-            };
-            if let Some((number, order)) = desk.take(now, *order) {
-                call.handle(now, Input::Order { number, order });
+            match message {
+                FromAi::Order(order) => {
+                    if let Some((number, order)) = desk.take(now, *order) {
+                        call.handle(now, Input::Order { number, order });
+                    }
+                }
+                FromAi::Tool(tool) => desk.refuse_tool(*tool),
+                _ => call.handle(now, Input::Ai(message)),
             }
         });
+        self.prepared(now);
         match stop {
             Stop::Empty => false,
             Stop::Turn => true,
@@ -514,13 +531,20 @@ impl Running {
 
     pub fn on_closed(&mut self, now: Instant, closed: Closed) {
         let Some(ai) = self.ai.take() else { return };
-        self.lines.ai_closed(&closed);
+        let prepares = std::mem::take(&mut self.ai_prepares);
+        match prepares {
+            true => self.lines.ai_unreachable(&closed.to_string()),
+            false => self.lines.ai_closed(&closed),
+        }
         // a broken stream is dropped; a cleanly closed one has had its close frame answered, and is
         // kept until its connection ends
         self.ai_counts = ai.counts();
         self.ai_end = Some(closed.to_string());
         self.closing = closed.is_ordinary().then(|| Box::new(ai));
-        self.call.handle(now, Input::AiClosed(&closed));
+        match prepares {
+            true => self.call.handle(now, Input::AiFailed),
+            false => self.call.handle(now, Input::AiClosed(&closed)),
+        }
     }
 
     /// Logs the end of the call and frees its ports and its permit. Returns the record, and the

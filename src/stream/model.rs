@@ -1,0 +1,229 @@
+//! What the dialects of speech-to-speech models have in common: placeholders in their settings, and
+//! call control as tools that the model may call.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use serde_json::{Map, Value, json};
+
+use crate::command::{Order, Reply};
+use crate::stream::{OrderReply, StreamInfo, Unusable, extension};
+
+/// The tools of call control, by the names under which models know them.
+pub const TOOLS: [&str; 4] = ["hang_up", "transfer_call", "send_dtmf", "set_disposition"];
+/// Models that write more than this as the arguments of a tool of ours have lost their way.
+const MAX_ARGUMENTS: usize = 64 * 1024;
+
+/// A tool that is offered to a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tool {
+    pub name: &'static str,
+    /// For the model: when to call it.
+    pub description: &'static str,
+    /// JSON schema of its arguments.
+    pub parameters: Value,
+}
+
+/// Returns the tools for a call: those of `allowed` (`None` = all). The transfer is among them only
+/// if there are targets.
+pub fn tools(allowed: Option<&[String]>, targets: &[String]) -> Vec<Tool> {
+    let offered = |name: &&str| {
+        let listed = allowed.is_none_or(|allowed| allowed.iter().any(|word| word == name));
+        listed && (*name != "transfer_call" || !targets.is_empty())
+    };
+    TOOLS.into_iter().filter(offered).map(|name| tool(name, targets)).collect()
+}
+
+fn tool(name: &'static str, targets: &[String]) -> Tool {
+    let (description, properties, required) = match name {
+        "hang_up" => (
+            "Ends the call. Say goodbye first: the caller hears it to its end.",
+            json!({}),
+            json!([]),
+        ),
+        "transfer_call" => (
+            "Transfers the caller to someone else. Announce it first: the caller hears that to its \
+             end. If it fails, the caller is back with you.",
+            json!({"target": {"type": "string", "enum": targets}}),
+            json!(["target"]),
+        ),
+        "send_dtmf" => (
+            "Presses keys on the telephone, such as in a menu.",
+            json!({"digits": {
+                "type": "string",
+                "description": "0-9, *, #, A-D, and w for a pause of half a second"
+            }}),
+            json!(["digits"]),
+        ),
+        _ => (
+            "Notes the result of the call.",
+            json!({"status": {"type": "string", "description": "a short code, such as SALE"}}),
+            json!(["status"]),
+        ),
+    };
+    let parameters = json!({"type": "object", "properties": properties, "required": required});
+    Tool { name, description, parameters }
+}
+
+/// Reads the call of a tool of ours; `None` if it is another one. `arguments` is JSON. What the
+/// caller should still hear comes first: the order waits for the audio that is queued.
+///
+/// # Errors
+/// Returns the reason if the order cannot be carried out as it is written.
+pub fn order(id: &str, name: &str, arguments: &str) -> Option<Result<Order, Unusable>> {
+    let (event, renamed, waits) = match name {
+        "hang_up" => ("hangup", ("", ""), true),
+        "transfer_call" => ("transfer", ("target", "to"), true),
+        "send_dtmf" => ("sendDigits", ("", ""), true),
+        "set_disposition" => ("disposition", ("", ""), false),
+        _ => return None,
+    };
+    let read = || -> Result<Map<String, Value>, String> {
+        if arguments.len() > MAX_ARGUMENTS {
+            return Err("the arguments are too long".to_owned());
+        }
+        match serde_json::from_str(arguments) {
+            Ok(Value::Object(body)) => Ok(body),
+            Ok(Value::Null) => Ok(Map::new()),
+            _ if arguments.trim().is_empty() => Ok(Map::new()),
+            _ => Err("the arguments are not a JSON object".to_owned()),
+        }
+    };
+    let mut body = match read() {
+        Ok(body) => body,
+        Err(why) => return Some(Err(Unusable { id: id.to_owned(), command: event, why })),
+    };
+    if let Some(value) = body.remove(renamed.0) {
+        body.insert(renamed.1.to_owned(), value);
+    }
+    if waits {
+        body.entry("when").or_insert("after_audio".into());
+    }
+    let message = Map::from_iter([("id".to_owned(), Value::from(id))]);
+    extension::read(event, Some(&body), &message)
+}
+
+/// Returns what a model reads as the result of a tool of ours; `None` if it is not final.
+pub fn output(reply: &OrderReply) -> Option<Value> {
+    match &reply.reply {
+        Reply::Accepted | Reply::Progress(_) => None,
+        Reply::Done | Reply::Failed(_) => {
+            let mut result = extension::result(reply);
+            result.as_object_mut()?.remove("command");
+            Some(result)
+        }
+    }
+}
+
+/// Replaces placeholders such as `{from_number}` in all texts of `value` by the parameters of the
+/// stream. Unknown ones stay as they are, because braces have other uses, too.
+pub fn filled(value: &Value, info: &StreamInfo) -> Value {
+    match value {
+        Value::String(text) => Value::String(filled_text(text, info)),
+        Value::Array(all) => all.iter().map(|value| filled(value, info)).collect(),
+        Value::Object(all) => {
+            let members = all.iter().map(|(name, value)| (name.clone(), filled(value, info)));
+            Value::Object(members.collect())
+        }
+        other => other.clone(),
+    }
+}
+
+/// Same as [`filled`], for one text.
+pub fn filled_text(text: &str, info: &StreamInfo) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(open) = rest.find('{') {
+        out.push_str(&rest[..open]);
+        rest = &rest[open..];
+        let name = rest[1..].find(['}', '{']).map(|end| &rest[1..=end]);
+        let known = name.filter(|name| rest[1 + name.len()..].starts_with('}'));
+        let value = known.and_then(|name| {
+            let found = info.parameters.iter().find(|(known, _)| known == name);
+            Some((name, found.map(|(_, value)| value.as_str())?))
+        });
+        match value {
+            Some((name, value)) => {
+                out.push_str(value);
+                rest = &rest[name.len() + 2..];
+            }
+            None => {
+                out.push('{');
+                rest = &rest[1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Command, Failure, When};
+
+    fn info() -> StreamInfo {
+        let pairs = [("from_number", "+49"), ("lead_id", "7{from_number}")];
+        let parameters = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        StreamInfo { parameters: parameters.into(), ..StreamInfo::default() }
+    }
+
+    #[test]
+    fn placeholders_are_filled_once() {
+        for (text, expected) in [
+            ("call {from_number}.", "call +49."),
+            ("{lead_id}{from_number}", "7{from_number}+49"),
+            ("{unknown} {{from_number}} {", "{unknown} {+49} {"),
+            ("{é{from_number}}é", "{é+49}é"),
+            ("{}{", "{}{"),
+        ] {
+            assert_eq!(filled_text(text, &info()), expected, "{text}");
+        }
+        let value = json!({"a": ["{lead_id}", 5], "{from_number}": null});
+        assert_eq!(
+            filled(&value, &info()),
+            json!({"a": ["7{from_number}", 5], "{from_number}": null})
+        );
+    }
+
+    #[test]
+    fn tools_become_orders() {
+        let Some(Ok(order)) = order("c1", "hang_up", "") else { panic!("not an order") };
+        assert_eq!((order.id.as_str(), order.when), ("c1", When::AfterAudio));
+        let text = r#"{"target":"sales"}"#;
+        let Some(Ok(order)) = super::order("c2", "transfer_call", text) else { panic!("no order") };
+        let Command::Transfer(transfer) = order.command else { panic!("no transfer") };
+        assert_eq!((transfer.to.as_str(), order.when), ("sales", When::AfterAudio));
+        let Some(Ok(order)) = super::order("c3", "set_disposition", r#"{"status":"SALE"}"#) else {
+            panic!("no order")
+        };
+        assert_eq!(order.when, When::Now);
+        for (name, arguments, why) in [
+            ("transfer_call", "{}", "transfer.to is missing"),
+            ("send_dtmf", "{\"digits\":\"x\"}", "may have 0-9"),
+            ("hang_up", "[]", "not a JSON object"),
+        ] {
+            let unusable = super::order("c", name, arguments).unwrap().unwrap_err();
+            assert!(unusable.why.contains(why), "{}", unusable.why);
+        }
+        assert_eq!(super::order("c", "look_up", "{}"), None);
+    }
+
+    #[test]
+    fn transfers_are_offered_only_with_targets() {
+        let names = |tools: Vec<Tool>| tools.into_iter().map(|tool| tool.name).collect::<Vec<_>>();
+        assert_eq!(names(tools(None, &[])), ["hang_up", "send_dtmf", "set_disposition"]);
+        let targets = ["sales".to_owned()];
+        let allowed = ["transfer_call".to_owned()];
+        let offered = tools(Some(&allowed), &targets);
+        assert_eq!(offered[0].parameters["properties"]["target"]["enum"], json!(["sales"]));
+        assert_eq!(names(offered), ["transfer_call"]);
+    }
+
+    #[test]
+    fn only_final_replies_are_results() {
+        let reply = |reply| OrderReply { id: "1".into(), command: "transfer", reply, why: None };
+        assert_eq!(output(&reply(Reply::Accepted)), None);
+        assert_eq!(output(&reply(Reply::Done)), Some(json!({"status": "ok"})));
+        let failed = output(&reply(Reply::Failed(Failure::Busy))).unwrap();
+        assert_eq!((&failed["status"], &failed["reason"]), (&json!("failed"), &json!("busy")));
+    }
+}
