@@ -165,9 +165,20 @@ step "format" cargo fmt --check
 # --all-targets leaves out targets with "test = false", such as e2e
 step "clippy" cargo clippy $with --all-targets -- -D warnings
 step "clippy, end-to-end tests" cargo clippy $with --test e2e --test page --test monitoring -- -D warnings
-step "clippy, without features" cargo clippy --lib --bins -- -D warnings
 grep -q '^0*1 ' /proc/net/if_inet6 2>/dev/null || export TESTS_WITHOUT_IPV6=1
-step "tests" by_the_clock cargo test --no-fail-fast --features fault-points,packages --
+# All tests of `cargo test`, but of the calls beside a fault only those that need the fault points:
+# the others run on the optimised program below.
+targets=()
+for file in tests/*.rs tests/*/main.rs; do
+  file=${file#tests/} file=${file%/main.rs}
+  case ${file%.rs} in
+    bystanders | e2e | monitoring | page) ;;
+    *) targets+=(--test "${file%.rs}") ;;
+  esac
+done
+debug=(cargo test --no-fail-fast --features fault-points,packages)
+step "tests" by_the_clock "${debug[@]}" --lib --bins "${targets[@]}" --
+step "calls beside a panic" by_the_clock "${debug[@]}" --test bystanders -- panics::
 if [ -n "${TESTS_WITHOUT_IPV6:-}" ]; then without "a call over IPv6" "this machine has no IPv6"; fi
 corpora=${TRUNKLESS_CORPORA:-../shared/corpora}
 for rfc in rfc4475 rfc5118; do
@@ -204,6 +215,7 @@ else
   skip "end-to-end tests of the example bots" "$no_examples"
 fi
 
+# The fuzz targets are also the build without features.
 # -s none, because stable has no sanitizers. The triple is given because a cargo-fuzz built for musl
 # would use its own.
 no_fuzz=

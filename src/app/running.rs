@@ -144,7 +144,7 @@ impl Running {
             true => Some(self.hook.prepare(plan.notices.take()).context("[webhook] directory")?),
             false => None,
         };
-        self.vicidials.start(&plan.vicidials).context("VICIdial")?;
+        let vicidials = self.vicidials.start(&plan.vicidials).context("VICIdial")?;
         let sources = self.sources.prepare(&plan).await?;
         if !self.has_control && !plan.tokens.is_empty() {
             let listen = plan.settings.control.listen;
@@ -153,6 +153,7 @@ impl Running {
             set(&mut self.in_effect, &plan.keys, "control.listen");
         }
         // what cannot
+        vicidials.keep();
         let settings = &plan.settings;
         if difference.touches(&["log.level"])
             && let Err(why) = telemetry::set_level(&settings.log.level)

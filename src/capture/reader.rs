@@ -105,6 +105,13 @@ impl Reader {
         self.queue.shared.call.get().map(String::as_str)
     }
 
+    /// Removes these secrets from what follows.
+    pub fn hide(&mut self, secrets: &[String]) {
+        if self.redactor.secrets != secrets {
+            self.redactor.secrets = secrets.to_vec();
+        }
+    }
+
     /// Returns why the capture ended, once it has.
     pub fn end(&self) -> Option<End> {
         self.end

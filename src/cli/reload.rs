@@ -46,10 +46,15 @@ pub fn main(arguments: &ReloadArguments) -> ExitCode {
     })
 }
 
+/// A line of the other program, without control characters for the terminal.
+fn shown(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
+}
+
 fn print(file: &str, outcome: &Outcome) {
     let Outcome { ok, changed, added, removed, needs_restart, warnings, errors } = outcome;
     for error in errors {
-        errln!("error: {error}");
+        errln!("error: {}", shown(error));
     }
     if !ok {
         errln!("{file}: not reloaded; the configuration from before stays");
@@ -62,7 +67,7 @@ fn print(file: &str, outcome: &Outcome) {
         ("PBX removed", removed),
         ("needs a restart", needs_restart),
     ] {
-        all.iter().for_each(|line| outln!("{word}: {line}"));
+        all.iter().for_each(|line| outln!("{word}: {}", shown(line)));
     }
     let is_same = changed.is_empty() && added.is_empty() && removed.is_empty();
     outln!("{file}: {}", if is_same { "nothing has changed" } else { "reloaded, for new calls" });

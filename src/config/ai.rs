@@ -119,17 +119,14 @@ impl Resolver<'_> {
             return Err(self.source.error(&key("tools", own.tools.is_some()), message));
         }
         let settings = match (&own.session, &common.session) {
-            (Some(Value::Object(own)), Some(Value::Object(common))) => {
+            (Some(own), Some(common)) => {
                 let mut all = common.clone();
                 all.extend(own.clone());
-                Some(Value::Object(all))
+                Some(all)
             }
             (own, common) => own.clone().or(common.clone()),
         };
-        if settings.as_ref().is_some_and(|settings| !settings.is_object()) {
-            let message = "is not a table; write it as [ai.session]";
-            return Err(self.source.error(&key("session", own.session.is_some()), message));
-        }
+        let settings = settings.map(Value::Object);
         let greeting = own.greeting.clone().or(common.greeting.clone());
         Ok(Session { settings, greeting, tools })
     }

@@ -210,6 +210,8 @@ fn respond(
     let running = Running { reader, call, by, _place: place };
     let state = (running, control.access.clone(), granted);
     let parts = stream::unfold(state, |(mut running, mut access, granted)| async {
+        // a reload may have brought others
+        running.reader.hide(&access.borrow().secrets);
         let part = tokio::select! {
             part = running.reader.part() => part?,
             () = revoked(&mut access, &granted, Scope::Capture) => return None,

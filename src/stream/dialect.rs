@@ -35,7 +35,7 @@ pub enum Extensions {
 pub struct Session {
     /// Passed to the model as it is, apart from placeholders such as `{from_number}`.
     pub settings: Option<serde_json::Value>,
-    /// What the model says first.
+    /// The first words of the model.
     pub greeting: Option<String>,
     /// Our tools that are offered to the model; `None` = all.
     pub tools: Option<Vec<String>>,

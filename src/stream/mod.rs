@@ -65,7 +65,7 @@ pub enum FromAi<'a> {
     Clear,
     /// A command, or the reason why it cannot be carried out.
     Order(Box<Result<Order, Unusable>>),
-    /// A call of a tool that is not one of ours.
+    /// A call of a tool of the user's own.
     Tool(Box<ToolCall>),
     /// The AI cannot continue, with the reason: it has failed.
     Failed(String),

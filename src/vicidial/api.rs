@@ -138,6 +138,11 @@ pub struct Turn {
 type Fields<'a> = [(&'a str, &'a str)];
 
 impl Api {
+    #[cfg(test)]
+    pub(super) fn is_same(&self, other: &Api) -> bool {
+        Arc::ptr_eq(&self.settings, &other.settings)
+    }
+
     /// # Errors
     /// Returns an error if the HTTP client cannot be set up.
     pub fn new(settings: ApiSettings) -> Result<Api, reqwest::Error> {

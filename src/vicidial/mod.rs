@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::oneshot;
 
 use crate::call::Owner;
@@ -68,23 +69,44 @@ struct Unit {
 #[derive(Clone, Default)]
 pub struct Vicidials {
     units: Arc<Mutex<BTreeMap<String, Unit>>>,
-    /// One login for all PBXs of one VICIdial, by its URL and user.
-    apis: Arc<Mutex<HashMap<(String, String), Api>>>,
+    /// One login for all PBXs of one VICIdial, by its URL and user; with its password.
+    apis: Arc<Mutex<HashMap<(String, String), (SecretString, Api)>>>,
+}
+
+/// VICIdials that have been started. They are stopped again unless they are kept.
+pub struct Started {
+    all: Vicidials,
+    names: Vec<String>,
+}
+
+impl Started {
+    pub fn keep(mut self) {
+        self.names.clear();
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let mut units = self.all.units();
+        self.names.iter().for_each(|name| drop(units.remove(name)));
+    }
 }
 
 impl Vicidials {
     /// Starts to keep the calls of the VICIdials that are new. `settings`: by PBX name.
     ///
     /// # Errors
-    /// Returns an error if the directory or an HTTP client cannot be set up.
-    pub fn start(&self, settings: &BTreeMap<String, VicidialSettings>) -> io::Result<()> {
+    /// Returns an error if the directory or an HTTP client cannot be set up. Then none is started.
+    pub fn start(&self, settings: &BTreeMap<String, VicidialSettings>) -> io::Result<Started> {
+        let mut started = Started { all: self.clone(), names: Vec::new() };
         for (name, vicidial) in settings {
             if self.desk(name).is_none() {
                 let unit = self.unit(name, vicidial.clone())?;
                 self.units().insert(name.clone(), unit);
+                started.names.push(name.clone());
             }
         }
-        Ok(())
+        Ok(started)
     }
 
     /// Takes these settings for new calls. Returns the remote agents that are to follow the health
@@ -133,11 +155,14 @@ impl Vicidials {
     fn api(&self, settings: ApiSettings) -> io::Result<Api> {
         let mut apis = self.apis.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (settings.url.clone(), settings.user.clone());
-        if let Some(known) = apis.get(&key) {
-            return Ok(known.clone());
+        let password = settings.password.clone();
+        if let Some((known, api)) = apis.get(&key)
+            && known.expose_secret() == password.expose_secret()
+        {
+            return Ok(api.clone());
         }
         let api = Api::new(settings).map_err(io::Error::other)?;
-        apis.insert(key, api.clone());
+        apis.insert(key, (password, api.clone()));
         Ok(api)
     }
 
@@ -193,5 +218,61 @@ impl Vicidials {
     pub async fn flush(&self) {
         let keepers: Vec<Keeper> = self.units().values().map(|unit| unit.keeper.clone()).collect();
         join_all(keepers.iter().map(Keeper::flush)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vicidial::statuses::Statuses;
+
+    fn settings(directory: PathBuf, password: &str) -> VicidialSettings {
+        VicidialSettings {
+            api: ApiSettings {
+                pbx: "main".to_owned(),
+                url: "http://127.0.0.1:9".to_owned(),
+                user: "api".to_owned(),
+                password: password.to_owned().into(),
+                tls: None,
+            },
+            desk: DeskSettings {
+                wait_for_lead: Duration::ZERO,
+                fields: Vec::new(),
+                custom_fields: Vec::new(),
+                in_group: None,
+                statuses: Statuses::default(),
+            },
+            remote_agent: None,
+            directory,
+            ari: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_configuration_that_is_refused_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("written");
+        let all = Vicidials::default();
+        let good = || settings(folder.path().to_owned(), "a");
+        let both =
+            [("a".to_owned(), good()), ("b".to_owned(), settings(file, "a"))].into_iter().collect();
+        assert!(all.start(&both).is_err(), "a file is no directory");
+        assert!(all.is_empty());
+        // another part was refused
+        let one = BTreeMap::from([("a".to_owned(), good())]);
+        drop(all.start(&one).expect("started"));
+        assert!(all.is_empty());
+        all.start(&one).expect("started").keep();
+        assert!(all.owner("a").is_some());
+    }
+
+    #[tokio::test]
+    async fn another_password_is_another_login() {
+        let (folder, all) = (tempfile::tempdir().expect("a directory"), Vicidials::default());
+        let api = |password| settings(folder.path().to_owned(), password).api;
+        let first = all.api(api("a")).expect("a client");
+        assert!(first.is_same(&all.api(api("a")).expect("a client")));
+        assert!(!first.is_same(&all.api(api("b")).expect("a client")));
     }
 }

@@ -85,7 +85,7 @@ impl Desk {
         None
     }
 
-    /// Refuses a tool that is not one of ours.
+    /// Refuses a tool that this program does not have.
     pub fn refuse_tool(&mut self, tool: ToolCall) {
         let output = r#"{"status":"failed","reason":"there is no such tool"}"#.to_owned();
         let ToolCall { id, name, .. } = tool;

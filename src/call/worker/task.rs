@@ -485,7 +485,7 @@ impl Running {
         }
     }
 
-    /// Tells the call once the AI can take it.
+    /// Reports to the call once the AI can take it.
     fn prepared(&mut self, now: Instant) {
         if self.ai_prepares && self.ai.as_ref().is_some_and(AiSocket::is_ready) {
             self.ai_prepares = false;
