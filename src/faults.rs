@@ -20,6 +20,9 @@ pub const DESCRIPTORS: &str = "open file limit is too low for [calls] max: raise
 pub const PLACEHOLDER: &str = "is the placeholder of the samples; choose one, here and in the PBX";
 /// Our RTP ports against those of an Asterisk on this host. A range follows.
 pub const RTP_RANGES_OVERLAP: &str = "overlaps Asterisk's range";
+/// The cure of a registration that was refused, once the PBX would accept it.
+pub const NOT_TRIED_AGAIN_CURE: &str = "trunkless reload (or restart it) has it try again at once; \
+                                        by itself it does after the pause that its log names";
 /// The cure of [`address_differs`].
 pub const ADDRESS_DIFFERS_CURE: &str = "set advertised to the address that the PBX sees, or remove \
                                         it if there is no NAT";
@@ -29,16 +32,16 @@ pub fn registration_refused(code: u16, user: &str) -> String {
     match code {
         401 | 407 => format!(
             "wrong password for user \"{user}\" (or the PBX does not know it): compare username \
-             and password with the PBX"
+             and password with the PBX, and reload the PBX's file if it is new"
         ),
         403 => format!(
             "the PBX refuses user \"{user}\": check username and password (chan_sip answers 403 to \
              a wrong one); with chan_pjsip, the ACLs, and max_contacts with remove_existing = yes \
-             in the aor"
+             in the aor. Reload the PBX's file if it is new"
         ),
         404 => format!(
             "the PBX does not know user \"{user}\": check username; chan_pjsip needs an aor of \
-             that name"
+             that name. Reload the PBX's file if it is new"
         ),
         405 | 501 => "that address is not a registrar".to_owned(),
         _ => "check the registrar's address and user".to_owned(),
@@ -54,7 +57,8 @@ pub fn address_differs(ours: IpAddr, seen: IpAddr) -> String {
 pub fn http_refused(address: SocketAddr) -> String {
     format!(
         "{address}: connection refused: Asterisk is down or its HTTP server is off; set enabled = \
-         yes and bindaddr in http.conf, and compare bindport with url"
+         yes and bindaddr in http.conf, compare bindport with url, and load the file: module reload \
+         http"
     )
 }
 

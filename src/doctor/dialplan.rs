@@ -41,7 +41,7 @@ fn applications(text: &str) -> BTreeSet<String> {
 
 fn judge(step: &str, app: &str, file: &str, found: &BTreeSet<String>) -> Finding {
     if found.contains(app) {
-        return Finding::ok(step, format!("{file} calls Stasis({app})"));
+        return Finding::ok(step, format!("{file} calls Stasis({app}), if it has been loaded"));
     }
     let listed = found.iter().map(|name| format!("Stasis({name})")).collect::<Vec<_>>().join(", ");
     if found.iter().any(|name| name.contains("${")) {

@@ -166,7 +166,10 @@ pub fn judge(step: &str, call: &Outcome) -> Finding {
         let remedy = match code {
             401 | 407 => "compare username and password with the PBX",
             403 => "check the ACLs, and that the endpoint may place calls",
-            404 | 484 => "check the extension, and the context of the endpoint",
+            404 | 484 => {
+                "put the extension into the context of trunkless' own endpoint, which has none by \
+                 default: exten => NUMBER,1,Answer() and same => n,Echo()"
+            }
             _ => "look at the PBX's own log",
         };
         let what = format!("the PBX refuses the call to {extension} with {code}");

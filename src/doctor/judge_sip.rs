@@ -112,6 +112,16 @@ pub fn devices(step: &str, contacts: &[String], own: &Own, running: Option<&PbxS
                 "trunkless is registered, but the PBX lists no contact for its user",
                 "restart trunkless, and look at the contacts on the PBX",
             ),
+            (state, 0) if state.starts_with(faults::REGISTRATION_REFUSED) => Finding::fault(
+                step,
+                "the PBX would accept the running trunkless now, but has refused it before",
+                faults::NOT_TRIED_AGAIN_CURE,
+            ),
+            (state, 0) if running.is_some() => Finding::warning(
+                step,
+                format!("the running trunkless is not registered: {state}"),
+                "look at its log",
+            ),
             (_, 0) => Finding::ok(step, "no device is registered as this user"),
             _ => Finding::ok(step, "only trunkless is registered as this user"),
         };

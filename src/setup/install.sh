@@ -27,6 +27,11 @@ like() { # MODEL NEW
   rm -f "$2"; cp -p "$1" "$2"; : >"$2"
 }
 
+# Hides the passwords from everyone else.
+hide() { # FILE
+  case $1 in *_ari.conf | *_sip.conf | *_pjsip.conf) chmod o= "$2" ;; esac
+}
+
 # Leaves out settings of the HTTP server that the PBX's own files have already.
 without_own() { # FILE
   for key in bindaddr bindport sessionlimit; do
@@ -57,6 +62,7 @@ put() { # FILE MAIN
   # complete before Asterisk can see it, and made where only root can write
   made=$(mktemp -d)
   like "$model" "$made/new"
+  hide "$1" "$made/new"
   cat "$here/$1" >"$made/new"
   case $1 in *_http.conf) without_own "$made/new" ;; esac
   mv -T "$made/new" "$new"

@@ -72,7 +72,11 @@ pub fn steps(answers: &Answers, pieces: &[Piece], service: bool) -> Vec<Step> {
         });
     }
     all.push(check(answers));
-    all.push(start(answers, service));
+    let is_service = service && answers.directory == Path::new(SERVICE_FOLDER);
+    if is_service && answers.mode == Mode::Ari && answers.same_host.is_some() {
+        all.push(rtp_range(answers));
+    }
+    all.push(start(answers, is_service));
     all.extend(calls(answers));
     all
 }
@@ -189,6 +193,22 @@ fn local_ai(url: &str) -> Option<&str> {
     (is_local && host.contains(':')).then_some(host)
 }
 
+/// Debian's rtp.conf can be read only by Asterisk's group.
+fn rtp_range(answers: &Answers) -> Step {
+    let file = answers.asterisk.join("rtp.conf");
+    let lines = vec![
+        command(format!("ls -l {}", shell(&file.display().to_string()))),
+        text("If others may not read it (-rw-r-----), the service needs Asterisk's group:"),
+        command("install -d /etc/systemd/system/trunkless.service.d"),
+        command(
+            "printf '[Service]\\nSupplementaryGroups=asterisk\\n' \
+             >/etc/systemd/system/trunkless.service.d/asterisk.conf",
+        ),
+        command("systemctl daemon-reload"),
+    ];
+    step("Let the service read Asterisk's RTP range:", lines)
+}
+
 fn start(answers: &Answers, service: bool) -> Step {
     let mut lines = Vec::new();
     if let Some(host) = local_ai(&answers.ai_url) {
@@ -196,10 +216,10 @@ fn start(answers: &Answers, service: bool) -> Step {
         lines.push(command(format!("trunkless echo-agent --listen {host}")));
         lines.push(text("trunkless itself:"));
     }
-    if service && answers.directory == Path::new(SERVICE_FOLDER) {
+    if service {
         lines.push(command("systemctl enable trunkless"));
         lines.push(command("systemctl restart trunkless"));
-        lines.push(command("journalctl -u trunkless -n 20"));
+        lines.push(command("sleep 3; journalctl -u trunkless -n 20"));
     } else {
         lines.push(command(format!("trunkless run --config {}", shell(&answers.path(NAME)))));
     }

@@ -234,6 +234,11 @@ impl Registration {
         }
     }
 
+    /// True if the registrar has refused the last attempt.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.status, Some(Status::Refused { .. }))
+    }
+
     /// Registers again after [`Registration::stop`].
     pub fn resume(&mut self) {
         match self.state {
@@ -532,8 +537,11 @@ impl Registration {
     /// Reports a new status.
     fn change(&mut self, status: Status) {
         let same = match (&self.status, &status) {
-            // one log line is enough for repeated attempts
-            (Some(Status::Refused { code: a, .. }), Status::Refused { code: b, .. }) => a == b,
+            // one log line per pause is enough for repeated attempts
+            (
+                Some(Status::Refused { code: a, retry: before, .. }),
+                Status::Refused { code: b, retry, .. },
+            ) => a == b && before == retry,
             (Some(Status::Registered { .. }), Status::Registered { .. }) => true,
             (Some(before), after) => before == after,
             (None, _) => false,

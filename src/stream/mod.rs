@@ -87,7 +87,7 @@ pub enum Received<'a> {
     Binary(&'a [u8]),
 }
 
-/// A tool that a model calls: a function of its user's, not of ours.
+/// The call of a tool: a function of the user's own that a model may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolCall {
     pub id: String,
@@ -102,7 +102,7 @@ pub struct ToolResult {
     /// The id of the [`ToolCall`].
     pub id: String,
     pub name: String,
-    /// What the model reads: JSON, or plain text.
+    /// For the model: JSON, or plain text.
     pub output: String,
     pub failed: bool,
 }

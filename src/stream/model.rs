@@ -9,7 +9,7 @@ use crate::stream::{OrderReply, StreamInfo, Unusable, extension};
 
 /// The tools of call control, by the names under which models know them.
 pub const TOOLS: [&str; 4] = ["hang_up", "transfer_call", "send_dtmf", "set_disposition"];
-/// Models that write more than this as the arguments of a tool of ours have lost their way.
+/// Models that write more arguments than this for one of our tools have lost their way.
 const MAX_ARGUMENTS: usize = 64 * 1024;
 
 /// A tool that is offered to a model.

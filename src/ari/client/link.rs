@@ -57,7 +57,8 @@ pub enum LinkError {
     #[error("{0}")]
     Away(String),
     #[error(
-        "the PBX refused user \"{0}\" or its password (401): compare [pbx.NAME.ari] with ari.conf"
+        "the PBX refused user \"{0}\" or its password (401): compare [pbx.NAME.ari] with \
+         ari.conf, and load the file if it is new: module reload res_ari.so"
     )]
     Password(String),
     #[error("user \"{0}\" has no write permission (403): set read_only = no in ari.conf")]

@@ -39,8 +39,12 @@ impl Agent {
         account.config = config;
         self.keep_addresses_of_calls(id);
         let account = &mut self.accounts[id];
-        let current = account.registration.as_ref().map(Registration::settings);
-        let changed = wanted.filter(|wanted| current.is_some_and(|now| !now.is_same(wanted)));
+        // after a refusal, the fault may have been on the PBX
+        let is_due = |registration: &Registration, wanted: &_| {
+            !registration.settings().is_same(wanted) || registration.is_refused()
+        };
+        let current = account.registration.as_ref();
+        let changed = wanted.filter(|wanted| current.is_some_and(|now| is_due(now, wanted)));
         if let Some(settings) = changed {
             // a response to these would be taken for one to the new credentials
             for branch in std::mem::take(&mut account.register_branches) {

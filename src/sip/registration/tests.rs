@@ -125,12 +125,16 @@ fn a_wrong_password_is_tried_twice_then_once_a_minute() {
     assert!(actions.iter().any(refused) && actions.contains(&Action::NextAddress));
     assert!(rig.step() >= 60.0);
     assert_eq!(rig.actions(), [Action::Resolve]);
-    // the next cycle reports no change
+    // the next cycle reports the longer pause
     rig.registration.on_resolved(rig.now, &mut rig.random);
     for _ in 0..3 {
         rig.challenge(false);
     }
-    assert!(!rig.actions().iter().any(|a| matches!(a, Action::Changed(_))));
+    let longer = |a: &Action| match a {
+        Action::Changed(Status::Refused { retry, .. }) => retry.as_secs() == 180,
+        _ => false,
+    };
+    assert!(rig.actions().iter().any(longer));
 }
 
 #[test]
