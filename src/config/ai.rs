@@ -80,7 +80,10 @@ impl Resolver<'_> {
             let message = format!("is too long; names and values have at most {limit} characters");
             return Err(self.source.error(&part, message));
         }
+        // a model without a greeting says nothing before the caller does
+        let waits = dialect.has_session() && options.session.greeting.is_none();
         let silent = own.silent_timeout.or(common.silent_timeout);
+        let usual = Duration::from_secs(if waits { 0 } else { 15 });
         Ok(AiPlan {
             target,
             extensions: own.extensions.or(common.extensions).unwrap_or_default(),
@@ -88,7 +91,7 @@ impl Resolver<'_> {
             parameters,
             x_headers: x_headers(common, own),
             sip_headers: self.sip_headers(name, common, own)?,
-            silent_timeout: silent.unwrap_or(Span(Duration::from_secs(15))).0,
+            silent_timeout: silent.unwrap_or(Span(usual)).0,
             ping: own.ping.or(common.ping).unwrap_or(Span(Duration::from_secs(10))).0,
         })
     }
@@ -131,6 +134,11 @@ impl Resolver<'_> {
             return Err(self.source.error(&key("session", own.session.is_some()), message));
         }
         let greeting = own.greeting.clone().or(common.greeting.clone());
-        Ok(Session { settings, greeting, tools })
+        let session = Session { settings, greeting, tools };
+        dialect.check(&session).map_err(|(part, why)| {
+            let key = key("session", own.session.is_some());
+            self.source.error(&format!("{key}.{part}"), why)
+        })?;
+        Ok(session)
     }
 }

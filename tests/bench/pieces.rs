@@ -103,6 +103,7 @@ fn stream(criterion: &mut Criterion) {
         stream_sid: SID.into(),
         parameters: Vec::new(),
         targets: Vec::new(),
+        resumed: false,
     };
     let mut encoder = Encoder::new(info, Extensions::Off);
     let (message, mut text) = (ToAi::Audio { samples: [0x55; 160], t_ms: 20 }, BytesMut::new());

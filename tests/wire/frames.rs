@@ -150,6 +150,7 @@ impl Stream {
             stream_sid: "MZ".into(),
             parameters: Vec::new(),
             targets: Vec::new(),
+            resumed: false,
         };
         let ai = AiSocket::new(
             Instant::now(),
