@@ -29,6 +29,7 @@ use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
 use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
+use crate::call::worker::tools::Tools;
 use crate::call::worker::watching::Watching;
 use crate::call::{CallConfig, CallRequest, Offer, Signal, counters, parameters};
 use crate::capture;
@@ -89,7 +90,7 @@ pub(super) struct Running {
     /// The AI that was dialled last.
     current: usize,
     pub redial: Option<Redial>,
-    /// Messages about the call that the owner sent after the AI's stream started.
+    /// Outputs of tools, and what the owner sent about the call after the AI's stream started.
     late: Vec<ToAi>,
     /// Replies for the AI from before the start of its stream; `None` after that.
     early_replies: Option<Vec<ToAi>>,
@@ -97,6 +98,7 @@ pub(super) struct Running {
     pub(super) call: Call,
     pub(super) recordings: CallRecordings,
     desk: Desk,
+    tools: Tools,
     pub(super) observed: Observed,
     watching: Watching,
     /// The AI's stream, while it is up.
@@ -157,6 +159,7 @@ impl Running {
             late: Vec::new(),
             early_replies: Some(Vec::new()),
             desk: Desk::new(&offer.id),
+            tools: Tools::new(&offer.id),
             observed,
             watching: Watching::default(),
             info,
@@ -217,6 +220,9 @@ impl Running {
                 Some(CallRequest::Capture(tap)) => self.capture(tap),
                 None => rare_events.commands = None,
             }
+        }
+        while let Poll::Ready(result) = self.tools.poll(cx) {
+            self.late.extend(result.map(|result| ToAi::ToolResult(Box::new(result))));
         }
         self.learn(now, cx);
         if let Some(connecting) = &mut rare_events.connecting
@@ -367,6 +373,7 @@ impl Running {
     fn leave_ai(&mut self, now: Instant, next: usize, again: bool, scratch: &mut Scratch) {
         self.close_ai(now, scratch);
         self.early_replies = Some(Vec::new());
+        self.tools.change_ai();
         self.current = next;
         self.observed.call.update(|state| state.ai = next);
         if let Some(ai) = self.config.ais.get(next) {
@@ -503,7 +510,20 @@ impl Running {
 
     /// Handles up to `limit` messages from the AI. Returns true if more may be waiting.
     pub fn take_messages(&mut self, now: Instant, limit: usize, scratch: &mut Scratch) -> bool {
-        let Running { ai, call, offer, ignored_logged, desk, warnings, .. } = self;
+        let Running {
+            ai,
+            call,
+            offer,
+            ignored_logged,
+            desk,
+            warnings,
+            tools,
+            late,
+            config,
+            current,
+            info,
+            ..
+        } = self;
         let Some(ai) = ai else { return false };
         let stop = ai.read(now, scratch, limit, &mut |message| {
             if let FromAi::Ignored(why) = message
@@ -517,7 +537,11 @@ impl Running {
                         call.handle(now, Input::Order { number, order });
                     }
                 }
-                FromAi::Tool(tool) => desk.refuse_tool(*tool),
+                FromAi::Tool(tool) => {
+                    let server = config.ais.get(*current).and_then(|ai| ai.tools.as_ref());
+                    let refused = tools.call(server, info, *tool);
+                    late.extend(refused.map(|refused| ToAi::ToolResult(Box::new(refused))));
+                }
                 FromAi::Warning(why) => {
                     if warnings.admits(now) {
                         warn!(call = offer.id, "AI reports a problem: {why}");

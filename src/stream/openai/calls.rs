@@ -12,7 +12,7 @@ use crate::stream::{ToolCall, model};
 const MAX_OPEN: usize = 64;
 /// Calls that are remembered, so that none is carried out twice.
 const MAX_SEEN: usize = 256;
-/// Maximum length of the id of a call, in bytes.
+/// Maximum length of the id of a call, and of the name of its tool, in bytes.
 const MAX_ID: usize = 256;
 
 /// A call of a tool, as the model has written it.
@@ -33,7 +33,7 @@ impl FunctionCall {
         }
         let (id, name) = (text("call_id")?.to_owned(), text("name")?.to_owned());
         let arguments = text("arguments").unwrap_or_default().to_owned();
-        (id.len() <= MAX_ID).then_some(FunctionCall { id, name, arguments })
+        (id.len().max(name.len()) <= MAX_ID).then_some(FunctionCall { id, name, arguments })
     }
 }
 
