@@ -23,7 +23,7 @@ need=1.95
 
 summary=() failed=() not_run=()
 log=$(mktemp) || exit 1
-trap 'rm -f "$log" "$log.first" "$log.panics"' EXIT
+trap 'rm -f "$log" "$log.first" "$log.panics" "$log.realtime"' EXIT
 step() { # NAME COMMAND...
   local name=$1 t0=$SECONDS rc=0 word=ok; shift
   printf '\n== %s\n' "$name"
@@ -167,6 +167,8 @@ step "clippy" cargo clippy $with --all-targets -- -D warnings
 step "clippy, end-to-end tests" cargo clippy $with --test e2e --test page --test monitoring -- -D warnings
 step "clippy, without features" cargo clippy --lib --bins -- -D warnings
 grep -q '^0*1 ' /proc/net/if_inet6 2>/dev/null || export TESTS_WITHOUT_IPV6=1
+# the events of the tests, for a check below
+export REALTIME_EVENTS=$log.realtime
 step "tests" by_the_clock cargo test --no-fail-fast --features fault-points,packages --
 if [ -n "${TESTS_WITHOUT_IPV6:-}" ]; then without "a call over IPv6" "this machine has no IPv6"; fi
 corpora=${TRUNKLESS_CORPORA:-../shared/corpora}
@@ -195,6 +197,14 @@ if command -v chromium >/dev/null; then
   step "page in Chromium" by_the_clock cargo test --release $with --test page -- --test-threads=1
 else
   skip "page in Chromium" "no chromium"
+fi
+unset REALTIME_EVENTS
+cache=${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/trunkless}
+if [ -z "$no_python" ]; then
+  step "events of the Realtime API against OpenAI's types" \
+    "$cache/python-examples/bin/python" tests/models/realtime_events.py "$log.realtime"
+else
+  skip "events of the Realtime API against OpenAI's types" "$no_python"
 fi
 no_examples=$no_e2e${no_e2e:+${no_python:+, }}$no_python
 if [ -z "$no_examples" ]; then

@@ -91,7 +91,7 @@ impl<'a> Cursor<'a> {
     pub fn number(&mut self) -> Option<u64> {
         self.space();
         let rest = self.rest;
-        let number = matches!(self.peek()?, b'0'..=b'9').then(|| self.skip()).flatten();
+        let number = self.peek()?.is_ascii_digit().then(|| self.skip()).flatten();
         number.and_then(|()| rest[..rest.len() - self.rest.len()].parse().ok())
     }
 

@@ -11,6 +11,8 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod calls;
+mod delta;
+mod errors;
 mod items;
 mod responses;
 mod session;
@@ -25,8 +27,9 @@ use serde_json::{Value, json};
 
 use crate::command::Reply;
 use crate::stream::dialect::{Codec, Form, Session};
-use crate::stream::json::Cursor;
 use crate::stream::openai::calls::{Calls, FunctionCall};
+use crate::stream::openai::delta::{DELTA, Delta};
+use crate::stream::openai::errors::{is_fatal, reason, shown};
 use crate::stream::openai::items::{Items, Truncation};
 use crate::stream::openai::responses::Responses;
 use crate::stream::twilio::{BASE64, PAYLOAD_BYTES};
@@ -34,29 +37,23 @@ use crate::stream::{FromAi, Message, OrderReply, Received, StreamInfo, ToAi, Too
 
 pub use session::{check, url};
 
-/// The event with a piece of the model's audio.
-const DELTA: &str = "response.output_audio.delta";
-/// The errors after which no session of this key and model can continue.
-const FATAL: [&str; 8] = [
-    "insufficient_quota",
-    "invalid_api_key",
-    "authentication_error",
-    "permission_error",
-    "permission_denied",
-    "account_deactivated",
-    "billing_hard_limit_reached",
-    "model_not_found",
+/// The events that matter here.
+const EVENTS: [&str; 9] = [
+    DELTA,
+    "session.updated",
+    "input_audio_buffer.speech_started",
+    "input_audio_buffer.speech_stopped",
+    "response.created",
+    "response.output_item.done",
+    "response.done",
+    "conversation.item.added",
+    "error",
 ];
 /// The caller's keys are passed on after this many frames without another one (1.5 s), after `#`,
 /// and if there are this many.
 const KEYS_END: (u32, usize) = (75, 64);
 /// Events wait for their turn; a model that makes us say more than this has lost its way.
 const MAX_WAITING: usize = 500;
-/// Maximum length of an error's text, in characters.
-const MAX_WHY: usize = 300;
-/// Words of this length with a digit in them may be keys, and are not shown.
-const SECRET_LENGTH: usize = 20;
-
 /// Returns the header fields of the handshake.
 pub fn handshake_headers(key: Option<&str>) -> Vec<(&'static str, String)> {
     let agent = concat!("trunkless/", env!("CARGO_PKG_VERSION")).to_owned();
@@ -239,6 +236,9 @@ impl Realtime {
         audio: &mut Vec<u8>,
         each: &mut dyn FnMut(FromAi<'_>),
     ) {
+        if !EVENTS.contains(&kind) {
+            return;
+        }
         let Ok(event) = serde_json::from_str::<Value>(text) else { return };
         match kind {
             DELTA => {
@@ -267,7 +267,7 @@ impl Realtime {
                 }
             }
             "response.done" => self.on_done(&event["response"], each),
-            "conversation.item.added" | "conversation.item.created" => {
+            "conversation.item.added" => {
                 let item = &event["item"];
                 let typed = item["content"][0]["type"] == "input_text" && item["role"] == "user";
                 if typed || item["type"] == "function_call_output" {
@@ -473,70 +473,6 @@ impl Codec for Realtime {
 struct Kind<'a> {
     #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
-}
-
-/// A piece of audio.
-struct Delta<'a> {
-    response_id: &'a str,
-    item_id: &'a str,
-    content_index: u64,
-    /// Base64.
-    payload: &'a str,
-}
-
-impl<'a> Delta<'a> {
-    /// Reads a piece of audio as the API writes it: the type first, and no escapes. `None` only
-    /// means that the event needs the full parser.
-    fn read(text: &'a str) -> Option<Delta<'a>> {
-        let (mut is_audio, mut content_index) = (false, 0);
-        let (mut response_id, mut item_id, mut payload) = (None, None, None);
-        let once =
-            |place: &mut Option<&'a str>, value| place.replace(value).is_none().then_some(());
-        Cursor::read(text, &mut |cursor, key| {
-            match key {
-                "type" => is_audio = cursor.string()? == DELTA,
-                "response_id" => once(&mut response_id, cursor.string()?)?,
-                "item_id" => once(&mut item_id, cursor.string()?)?,
-                "content_index" => content_index = cursor.number()?,
-                "delta" => once(&mut payload, cursor.string()?)?,
-                _ => cursor.skip()?,
-            }
-            is_audio.then_some(())
-        })?;
-        let (response_id, item_id, payload) = (response_id?, item_id?, payload?);
-        Some(Delta { response_id, item_id, content_index, payload })
-    }
-}
-
-fn is_fatal(error: &Value) -> bool {
-    ["code", "type"].iter().any(|name| error[name].as_str().is_some_and(|w| FATAL.contains(&w)))
-}
-
-/// Returns an error's text for the log.
-fn reason(error: &Value) -> String {
-    let word = |name: &str| error[name].as_str().filter(|word| !word.is_empty());
-    let message = word("message").or(word("code")).or(word("type"));
-    match (message, word("code")) {
-        (Some(message), Some(code)) if message != code => shown(&format!("{message} ({code})")),
-        (Some(message), _) => shown(message),
-        _ => "it gives no reason".to_owned(),
-    }
-}
-
-/// Returns a text of the server on one line, of limited length, without anything that may be a key.
-fn shown(text: &str) -> String {
-    let may_be_secret = |word: &&str| {
-        let secret = |c: char| c.is_ascii_alphanumeric() || "-_*.".contains(c);
-        word.chars().filter(|c| secret(*c)).count() >= SECRET_LENGTH
-            && word.chars().any(|c| c.is_ascii_digit() || c == '*')
-            && !word.starts_with("http")
-    };
-    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
-    let words = words.filter(|word| !word.is_empty()).map(|word| match may_be_secret(&word) {
-        true => "…",
-        false => word,
-    });
-    words.collect::<Vec<_>>().join(" ").chars().take(MAX_WHY).collect()
 }
 
 #[cfg(test)]

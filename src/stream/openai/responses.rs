@@ -13,6 +13,8 @@ const MAX_FAILURES: u32 = 2;
 pub(super) struct Responses {
     /// The response that the model is giving.
     active: Option<String>,
+    /// The last response that has ended.
+    ended: Option<String>,
     /// True from our request until the response begins.
     asked: bool,
     caller_speaks: bool,
@@ -77,7 +79,8 @@ impl Responses {
 
     /// Notes audio of a response. Runs for each piece, and allocates for the first one only.
     pub fn speaks(&mut self, id: &str) {
-        if self.active.as_deref() != Some(id) {
+        let is = |of: &Option<String>| of.as_deref() == Some(id);
+        if !is(&self.active) && !is(&self.ended) {
             self.active = Some(id.to_owned());
         }
     }
@@ -85,6 +88,7 @@ impl Responses {
     pub fn done(&mut self, id: Option<&str>) {
         let other = |active: &String| id.is_some_and(|id| id != active && !active.is_empty());
         self.active = self.active.take().filter(other);
+        self.ended = id.map(str::to_owned);
     }
 
     pub fn succeeded(&mut self) {
@@ -128,6 +132,8 @@ mod tests {
         // it still speaks, and then one of its tools is not answered
         assert!(!responses.wants_answer(true));
         responses.done(Some("r1"));
+        // late audio
+        responses.speaks("r1");
         assert!(!responses.wants_answer(false) && responses.wants_answer(true));
         responses.asked();
         assert!(!responses.wants_answer(true));

@@ -155,7 +155,9 @@ async fn what_nobody_heard_is_forgotten_and_what_all_was_heard_is_kept() {
     session.begin().await;
     say_frames(&session, "item_4", 300..310).await;
     call.media
-        .until("the next answer", |h| !h.is_silence() && indices(&[h.clone()], AGENT) == [309])
+        .until("the next answer", |h| {
+            !h.is_silence() && indices(std::slice::from_ref(h), AGENT) == [309]
+        })
         .await;
     call.bye().await;
     session.closed().await;
