@@ -8,6 +8,7 @@ pub mod reload;
 mod running;
 mod secrets;
 mod sources;
+mod tools;
 mod webhook;
 
 use std::collections::HashMap;

@@ -5,8 +5,44 @@ mod frame_path;
 
 use std::alloc::System;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::BytesMut;
 use frame_path::FramePath;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use trunkless::stream::dialect::{Codec as _, Session};
+use trunkless::stream::openai::Realtime;
+use trunkless::stream::{FromAi, Received, StreamInfo, ToAi};
+
+/// The dialect of a model, with the same audio in both directions.
+struct Model {
+    codec: Realtime,
+    text: BytesMut,
+    said: String,
+    audio: Vec<u8>,
+}
+
+impl Model {
+    fn new() -> Model {
+        let said = format!(
+            "{{\"type\":\"response.output_audio.delta\",\"event_id\":\"e\",\"response_id\":\"r\",\
+             \"item_id\":\"i\",\"output_index\":0,\"content_index\":0,\"delta\":\"{}\"}}",
+            STANDARD.encode([0x55; 160])
+        );
+        let codec = Realtime::new(StreamInfo::default(), Session::default());
+        Model { codec, text: BytesMut::new(), said, audio: Vec::new() }
+    }
+
+    fn tick(&mut self) {
+        self.text.clear();
+        self.codec.encode(&ToAi::Audio { samples: [0x55; 160], t_ms: 0 }, &mut self.text);
+        let mut played = 0;
+        self.codec.decode(Received::Text(&self.said), &mut self.audio, &mut |message| {
+            played += usize::from(matches!(message, FromAi::Audio(_)));
+        });
+        assert!(played == 1 && self.codec.next_message().is_none());
+    }
+}
 
 #[global_allocator]
 static COUNTING: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -31,6 +67,13 @@ fn the_frame_path_does_not_allocate() {
         }
     }
     assert!(seconds >= 10, "{seconds}");
+    let mut model = Model::new();
+    (0..10).for_each(|_| model.tick());
+    let region = Region::new(COUNTING);
+    (0..50).for_each(|_| model.tick());
+    let allocated = region.change();
+    assert_eq!((allocated.allocations, allocated.reallocations), (0, 0), "{allocated:?}");
+    assert_eq!(model.audio, [0x55; 160]);
     // check that an allocation does show up in the counts
     let region = Region::new(COUNTING);
     std::hint::black_box(Vec::<u8>::with_capacity(160));

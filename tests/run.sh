@@ -23,7 +23,7 @@ need=1.95
 
 summary=() failed=() not_run=()
 log=$(mktemp) || exit 1
-trap 'rm -f "$log" "$log.first" "$log.panics"' EXIT
+trap 'rm -f "$log" "$log.first" "$log.panics" "$log.realtime"' EXIT
 step() { # NAME COMMAND...
   local name=$1 t0=$SECONDS rc=0 word=ok; shift
   printf '\n== %s\n' "$name"
@@ -176,6 +176,8 @@ for file in tests/*.rs tests/*/main.rs; do
     *) targets+=(--test "${file%.rs}") ;;
   esac
 done
+# the events of the tests, for a check below
+export REALTIME_EVENTS=$log.realtime
 debug=(cargo test --no-fail-fast --features fault-points,packages)
 step "tests" by_the_clock "${debug[@]}" --lib --bins "${targets[@]}" --
 step "calls beside a panic" by_the_clock "${debug[@]}" --test bystanders -- panics::
@@ -206,6 +208,14 @@ if command -v chromium >/dev/null; then
   step "page in Chromium" by_the_clock cargo test --release $with --test page -- --test-threads=1
 else
   skip "page in Chromium" "no chromium"
+fi
+unset REALTIME_EVENTS
+cache=${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/trunkless}
+if [ -z "$no_python" ]; then
+  step "events of the Realtime API against OpenAI's types" \
+    "$cache/python-examples/bin/python" tests/models/realtime_events.py "$log.realtime"
+else
+  skip "events of the Realtime API against OpenAI's types" "$no_python"
 fi
 no_examples=$no_e2e${no_e2e:+${no_python:+, }}$no_python
 if [ -z "$no_examples" ]; then

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::app::tools;
 use crate::call;
 use crate::call::departure::DeparturePolicy;
 use crate::call::ladder::Overflow;
@@ -150,5 +151,6 @@ fn call_ai(name: &str, ai: &AiPlan, account: &str, breakers: &mut Breakers) -> c
         parameters: ai.parameters.clone(),
         silent_timeout: ai.silent_timeout,
         ping: ai.ping,
+        tools: ai.tool_webhook.clone().map(tools::server),
     }
 }

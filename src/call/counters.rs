@@ -103,8 +103,19 @@ static AI_FAILURES: Labelled = Labelled::with_known(
 );
 static TRANSFERS: Labelled =
     Labelled::new("transfers", "Transfers by their result: done, or why they failed.", &["result"]);
+static TOOLS: Labelled = Labelled::with_known(
+    "ai_tools",
+    "Tools called by models, other than call control, by result.",
+    &["result"],
+    &["done", "failed", "refused"],
+);
 /// All counters of calls that have labels.
-pub static LABELLED: &[&Labelled] = &[&AI_FAILURES, &TRANSFERS];
+pub static LABELLED: &[&Labelled] = &[&AI_FAILURES, &TRANSFERS, &TOOLS];
+
+/// Counts a tool by its result.
+pub fn tool_called(result: &'static str) {
+    TOOLS.add(&[result]);
+}
 
 /// Counts an attempt to connect a call with its AI: how long it took, and the kind of its failure.
 pub fn ai_dialled(took: Duration, failure: Option<&'static str>) {

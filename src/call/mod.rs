@@ -37,6 +37,7 @@ pub mod worker;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,7 @@ use crate::media::playout::Budget;
 use crate::media::receiver::Format;
 use crate::record::When;
 use crate::record::recorder::Recorder;
+use crate::stream::ToolCall;
 use crate::stream::breaker::Breaker;
 use crate::stream::connect::Target;
 use crate::stream::dialect::Extensions;
@@ -267,6 +269,19 @@ pub enum AnswerWhen {
     AtOnce,
 }
 
+/// Has a tool called by its user's server. Returns its output, or why there is none.
+pub type ToolServer = Arc<dyn Fn(ToolRequest) -> ToolOutput + Send + Sync>;
+pub type ToolOutput = Pin<Box<dyn Future<Output = Result<String, String>> + Send>>;
+
+/// A tool that the AI of a call has called.
+#[derive(Debug, Clone)]
+pub struct ToolRequest {
+    pub call_sid: String,
+    pub tool: ToolCall,
+    /// The parameters of the call's stream: names and values.
+    pub parameters: Vec<(String, String)>,
+}
+
 /// One AI.
 #[derive(Clone)]
 pub struct Ai {
@@ -282,6 +297,8 @@ pub struct Ai {
     pub silent_timeout: Duration,
     /// It is sent a ping after this long without data from it; zero = never.
     pub ping: Duration,
+    /// Calls the tools of a model's user; without it they are refused.
+    pub tools: Option<ToolServer>,
 }
 
 /// Settings for the calls of one PBX.

@@ -1,6 +1,7 @@
 //! The AI of one PBX, or one of `[endpoint.NAME]`: `[pbx.NAME.ai]` combined with `[ai]`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
@@ -12,10 +13,11 @@ use crate::config::plan::AiPlan;
 use crate::config::resolve::Resolver;
 use crate::config::schema::Ai;
 use crate::config::values::Span;
+use crate::outbox::webhook::{Webhook, WebhookError};
 use crate::stream::connect::{Target, TargetError, TargetOptions};
 use crate::stream::dialect::{Dialect, Session};
 use crate::stream::model;
-use crate::tls::TlsError;
+use crate::tls::{TlsError, client_config};
 
 type Table = BTreeMap<String, String>;
 
@@ -80,7 +82,10 @@ impl Resolver<'_> {
             let message = format!("is too long; names and values have at most {limit} characters");
             return Err(self.source.error(&part, message));
         }
+        // a model without a greeting says nothing before the caller does
+        let waits = dialect.has_session() && options.session.greeting.is_none();
         let silent = own.silent_timeout.or(common.silent_timeout);
+        let usual = Duration::from_secs(if waits { 0 } else { 15 });
         Ok(AiPlan {
             target,
             extensions: own.extensions.or(common.extensions).unwrap_or_default(),
@@ -88,9 +93,49 @@ impl Resolver<'_> {
             parameters,
             x_headers: x_headers(common, own),
             sip_headers: self.sip_headers(name, common, own)?,
-            silent_timeout: silent.unwrap_or(Span(Duration::from_secs(15))).0,
+            silent_timeout: silent.unwrap_or(Span(usual)).0,
             ping: own.ping.or(common.ping).unwrap_or(Span(Duration::from_secs(10))).0,
+            tool_webhook: self.tool_webhook(name, &key, common, own)?,
         })
+    }
+
+    /// Returns the webhook for the tools of a model.
+    fn tool_webhook(
+        &self,
+        name: &str,
+        key: &dyn Fn(&str, bool) -> String,
+        common: &Ai,
+        own: &Ai,
+    ) -> Result<Option<Arc<Webhook>>, ConfigError> {
+        let Some(url) = own.tool_webhook.as_ref().or(common.tool_webhook.as_ref()) else {
+            return Ok(None);
+        };
+        let secret = |of: &Ai, table: String| {
+            let value = of.tool_webhook_secret.as_ref().map(|s| s.expose_secret().to_owned());
+            let forms = [&value, &of.tool_webhook_secret_env, &of.tool_webhook_secret_file];
+            self.secret(&format!("{table}.tool_webhook_secret"), forms)
+        };
+        let secret = match secret(own, format!("pbx.{name}.ai"))? {
+            Some(secret) => Some(secret),
+            None => secret(common, "ai".to_owned())?,
+        };
+        let url_key = key("tool_webhook", own.tool_webhook.is_some());
+        let tls = match url.starts_with("https://") {
+            false => None,
+            true => {
+                Some(client_config(None).map_err(|e| self.source.error(&url_key, e.to_string()))?)
+            }
+        };
+        let webhook = Webhook::new(url, secret.as_ref(), tls).map_err(|why| match why {
+            WebhookError::Secret => {
+                let forms = [&own.tool_webhook_secret_env, &own.tool_webhook_secret_file];
+                let own_has =
+                    own.tool_webhook_secret.is_some() || forms.iter().any(|f| f.is_some());
+                self.source.error(&key("tool_webhook_secret", own_has), why.to_string())
+            }
+            _ => self.source.error(&url_key, why.to_string()),
+        })?;
+        Ok(Some(Arc::new(webhook)))
     }
 
     /// Returns the session of a model.
@@ -105,6 +150,7 @@ impl Resolver<'_> {
             ("session", own.session.is_some(), common.session.is_some()),
             ("greeting", own.greeting.is_some(), common.greeting.is_some()),
             ("tools", own.tools.is_some(), common.tools.is_some()),
+            ("tool_webhook", own.tool_webhook.is_some(), common.tool_webhook.is_some()),
         ];
         if !dialect.has_session()
             && let Some((name, own_has, _)) = given.into_iter().find(|(_, own, all)| *own || *all)
@@ -128,6 +174,11 @@ impl Resolver<'_> {
         };
         let settings = settings.map(Value::Object);
         let greeting = own.greeting.clone().or(common.greeting.clone());
-        Ok(Session { settings, greeting, tools })
+        let session = Session { settings, greeting, tools };
+        dialect.check(&session).map_err(|(part, why)| {
+            let key = key("session", own.session.is_some());
+            self.source.error(&format!("{key}.{part}"), why)
+        })?;
+        Ok(session)
     }
 }

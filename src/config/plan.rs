@@ -2,6 +2,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ari::client::AriPbx;
@@ -15,6 +16,7 @@ use crate::config::schema::Settings;
 use crate::config::values::HostPort;
 use crate::control::tokens::Token;
 use crate::notices::NoticesSettings;
+use crate::outbox::webhook::Webhook;
 use crate::sip::agent::AccountConfig;
 use crate::stream::connect::Target;
 use crate::stream::dialect::Extensions;
@@ -43,6 +45,8 @@ pub struct AiPlan {
     pub sip_headers: Vec<String>,
     pub silent_timeout: Duration,
     pub ping: Duration,
+    /// Calls the tools of a model's user.
+    pub tool_webhook: Option<Arc<Webhook>>,
 }
 
 /// The whole configuration, checked.

@@ -146,6 +146,11 @@ pub struct Ai {
     /// The tools for call control that a model is offered.
     #[serde(deserialize_with = "words")]
     pub tools: Option<Vec<String>>,
+    /// Calls a model's other tools.
+    pub tool_webhook: Option<String>,
+    pub tool_webhook_secret: Option<SecretString>,
+    pub tool_webhook_secret_env: Option<String>,
+    pub tool_webhook_secret_file: Option<String>,
     pub silent_timeout: Option<Span>,
     /// Quiet time after which the AI is sent a ping.
     pub ping: Option<Span>,

@@ -174,6 +174,7 @@ impl Conversation {
             stream_sid: sid("MZ", &id),
             parameters,
             targets: Vec::new(),
+            resumed: false,
         };
         Conversation {
             socket,
@@ -326,8 +327,8 @@ impl Conversation {
             }
             FromAi::Ignored(why) => heard.ignored = Some(why),
             FromAi::Mark(name) => marks.push(name),
-            FromAi::Failed(why) => failed = Some(why),
-            FromAi::Order(_) | FromAi::Tool(_) => {}
+            FromAi::Failed(why) | FromAi::SessionEnded(why) => failed = Some(why),
+            FromAi::Order(_) | FromAi::Tool(_) | FromAi::Warning(_) => {}
         });
         self.last_audio = last_audio;
         self.after_interruption += frames;

@@ -18,8 +18,15 @@ use crate::faults;
 /// No clock is earlier: the beginning of 2026.
 const EARLIEST: Duration = Duration::from_secs(1_767_225_600);
 /// Keys whose values are secrets.
-const SECRETS: [&str; 6] =
-    ["password", "auth_token", "secret", "secret_access_key", "token", "otlp_headers"];
+const SECRETS: [&str; 7] = [
+    "password",
+    "auth_token",
+    "secret",
+    "secret_access_key",
+    "token",
+    "otlp_headers",
+    "tool_webhook_secret",
+];
 
 pub fn clock() -> Finding {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

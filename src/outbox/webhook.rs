@@ -31,6 +31,10 @@ pub enum WebhookError {
     /// 410: the server refuses further attempts.
     #[error("the server answered 410 Gone: no more attempts")]
     Gone,
+    #[error("the answer is longer than {0} bytes")]
+    TooLong(usize),
+    #[error("the answer is not text")]
+    NotText,
 }
 
 /// A webhook's address and signing key.
@@ -78,6 +82,38 @@ impl Webhook {
     /// Returns an error if the request failed. It can be repeated, except after
     /// [`WebhookError::Gone`].
     pub async fn send(&self, id: &str, body: &str, unix: Duration) -> Result<(), WebhookError> {
+        self.post(id, body, unix).await.map(drop)
+    }
+
+    /// Sends a question, and returns the body of the answer, of at most `max` bytes.
+    ///
+    /// # Errors
+    /// Returns an error if the request failed, or the answer is not a text of that length.
+    pub async fn ask(
+        &self,
+        id: &str,
+        body: &str,
+        unix: Duration,
+        max: usize,
+    ) -> Result<String, WebhookError> {
+        let mut answer = self.post(id, body, unix).await?;
+        let mut text = Vec::new();
+        let broken = |e: reqwest::Error| WebhookError::Http(chain(&e.without_url()));
+        while let Some(part) = answer.chunk().await.map_err(broken)? {
+            if text.len() + part.len() > max {
+                return Err(WebhookError::TooLong(max));
+            }
+            text.extend_from_slice(&part);
+        }
+        String::from_utf8(text).map_err(|_| WebhookError::NotText)
+    }
+
+    async fn post(
+        &self,
+        id: &str,
+        body: &str,
+        unix: Duration,
+    ) -> Result<reqwest::Response, WebhookError> {
         let seconds = unix.as_secs().to_string();
         let mut request = self
             .client
@@ -93,7 +129,7 @@ impl Webhook {
         let answer = answer.map_err(|e| WebhookError::Http(chain(&e.without_url())))?;
         match answer.status() {
             StatusCode::GONE => Err(WebhookError::Gone),
-            status if status.is_success() => Ok(()),
+            status if status.is_success() => Ok(answer),
             status => Err(WebhookError::Status(status)),
         }
     }

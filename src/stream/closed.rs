@@ -17,6 +17,8 @@ pub enum Closed {
     Orderly(String),
     /// A close frame with [`HAND_OVER`].
     HandOver,
+    /// The session of a model is over, although nothing has ended the call.
+    SessionEnded(String),
     /// A reset, an end of file, or a close frame with any other code.
     Failed(String),
     /// The received data is not valid WebSocket, or a message took too long.
@@ -30,7 +32,7 @@ pub enum Closed {
 impl Closed {
     /// True if the AI closed the stream on purpose.
     pub fn is_ordinary(&self) -> bool {
-        matches!(self, Closed::Orderly(_) | Closed::HandOver)
+        matches!(self, Closed::Orderly(_) | Closed::HandOver | Closed::SessionEnded(_))
     }
 }
 
@@ -38,6 +40,7 @@ impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Closed::Orderly(how) | Closed::Failed(how) | Closed::Protocol(how) => f.write_str(how),
+            Closed::SessionEnded(why) => f.write_str(why),
             Closed::HandOver => write!(f, "close frame {HAND_OVER}"),
             Closed::Stalled => f.write_str("no data accepted for 5 s"),
             Closed::Unanswered => f.write_str("nothing received, and a ping not answered in 10 s"),

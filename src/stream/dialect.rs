@@ -10,13 +10,15 @@ use std::fmt::Write as _;
 use bytes::BytesMut;
 use md5::{Digest, Md5};
 
-use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, twilio};
+use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, openai, twilio};
 
 /// A supported dialect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Dialect {
     #[default]
     Twilio,
+    /// OpenAI's Realtime API, and servers of the same shape.
+    OpenAiRealtime,
 }
 
 /// When trunkless' own messages are exchanged with the AI, besides those of the dialect.
@@ -83,6 +85,12 @@ pub trait Codec: Send {
         each: &mut dyn FnMut(FromAi<'_>),
     );
 
+    /// True if the AI ends the call by closing its stream with an ordinary code. Otherwise its
+    /// session is over then, which counts as a failure unless it is dialled again.
+    fn hangs_up_by_closing(&self) -> bool {
+        true
+    }
+
     /// Returns a further message that is to be sent, such as an answer to a ping of the dialect.
     fn next_message(&mut self) -> Option<Message> {
         None
@@ -95,18 +103,31 @@ impl Dialect {
         self,
         info: StreamInfo,
         extensions: Extensions,
-        _session: &Session,
+        session: &Session,
     ) -> Box<dyn Codec> {
         match self {
             Dialect::Twilio => Box::new(twilio::Encoder::new(info, extensions)),
+            Dialect::OpenAiRealtime => Box::new(openai::Realtime::new(info, session.clone())),
         }
     }
 
     /// Returns the URL of the AI, made of the configured one and the session's settings. `None` if
     /// the dialect has no usual one.
-    pub fn url(self, configured: Option<&str>, _session: &Session) -> Option<String> {
+    pub fn url(self, configured: Option<&str>, session: &Session) -> Option<String> {
         match self {
             Dialect::Twilio => configured.map(str::to_owned),
+            Dialect::OpenAiRealtime => Some(openai::url(configured, session)),
+        }
+    }
+
+    /// Checks the settings of a session.
+    ///
+    /// # Errors
+    /// Returns the key below `session` that cannot work, and the reason.
+    pub fn check(self, session: &Session) -> Result<(), (&'static str, String)> {
+        match self {
+            Dialect::Twilio => Ok(()),
+            Dialect::OpenAiRealtime => openai::check(session),
         }
     }
 
@@ -114,6 +135,7 @@ impl Dialect {
     pub fn has_session(self) -> bool {
         match self {
             Dialect::Twilio => false,
+            Dialect::OpenAiRealtime => true,
         }
     }
 
@@ -125,13 +147,15 @@ impl Dialect {
     ) -> Vec<(&'static str, String)> {
         match self {
             Dialect::Twilio => twilio::handshake_headers(url, auth_token),
+            Dialect::OpenAiRealtime => openai::handshake_headers(auth_token),
         }
     }
 
     /// The maximum length of a parameter's name, and of its value, in characters.
     pub fn max_parameter(self) -> usize {
         match self {
-            Dialect::Twilio => twilio::MAX_PARAMETER,
+            // placeholders have the same bounds
+            Dialect::Twilio | Dialect::OpenAiRealtime => twilio::MAX_PARAMETER,
         }
     }
 }

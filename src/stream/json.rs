@@ -87,6 +87,14 @@ impl<'a> Cursor<'a> {
         Some(text)
     }
 
+    /// Reads a whole number from 0 on.
+    pub fn number(&mut self) -> Option<u64> {
+        self.space();
+        let rest = self.rest;
+        let number = self.peek()?.is_ascii_digit().then(|| self.skip()).flatten();
+        number.and_then(|()| rest[..rest.len() - self.rest.len()].parse().ok())
+    }
+
     /// Skips a value. Arrays, negative numbers, fractions and exponents are not supported.
     pub fn skip(&mut self) -> Option<()> {
         self.space();
@@ -137,6 +145,23 @@ mod tests {
             ])
         );
         assert_eq!(keys("{}"), Some(vec![]));
+    }
+
+    #[test]
+    fn whole_numbers_are_read() {
+        let number = |text: &str| {
+            let mut found = None;
+            Cursor::read(text, &mut |cursor, _| {
+                found = Some(cursor.number()?);
+                Some(())
+            })?;
+            found
+        };
+        assert_eq!(number("{\"a\": 0}"), Some(0));
+        assert_eq!(number("{\"a\":120}"), Some(120));
+        for bad in ["-1", "1.5", "01", "1e3", "\"1\"", "null", "99999999999999999999999"] {
+            assert_eq!(number(&format!("{{\"a\":{bad}}}")), None, "{bad}");
+        }
     }
 
     /// Every text that is accepted is valid JSON for a full parser too.

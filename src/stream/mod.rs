@@ -11,6 +11,7 @@ mod head;
 mod json;
 mod liveness;
 pub mod model;
+pub mod openai;
 mod queue;
 pub mod scratch;
 pub mod socket;
@@ -69,6 +70,11 @@ pub enum FromAi<'a> {
     Tool(Box<ToolCall>),
     /// The AI cannot continue, with the reason: it has failed.
     Failed(String),
+    /// The AI's session is over, with the reason, although the call is not. Another session may be
+    /// possible.
+    SessionEnded(String),
+    /// A problem that the AI reports. The call continues.
+    Warning(String),
     /// Not usable, with the reason. The call continues.
     Ignored(&'static str),
 }
@@ -148,4 +154,6 @@ pub struct StreamInfo {
     pub parameters: Vec<(String, String)>,
     /// Names of the targets that the caller may be transferred to.
     pub targets: Vec<String>,
+    /// True if the AI was dialled again in the middle of the call, after its stream had ended.
+    pub resumed: bool,
 }

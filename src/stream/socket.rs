@@ -258,7 +258,12 @@ impl AiSocket {
         limit: usize,
         each: &mut dyn FnMut(FromAi<'_>),
     ) -> Stop {
-        let stop = self.read_messages(scratch, limit, each);
+        let stop = match self.read_messages(scratch, limit, each) {
+            Stop::Closed(Closed::Orderly(how)) if !self.codec.hangs_up_by_closing() => {
+                Stop::Closed(Closed::SessionEnded(format!("the AI ended its session: {how}")))
+            }
+            stop => stop,
+        };
         if self.socket.get_mut().takes_received() {
             self.liveness.on_data(now);
         }
@@ -413,16 +418,17 @@ impl AiSocket {
         if self.tap.is_some() {
             self.tap_message(Direction::Received, message);
         }
-        let (mut ignored, mut failed) = (0, None);
+        let (mut ignored, mut closed) = (0, None);
         self.codec.decode(message, audio, &mut |message| match message {
-            FromAi::Failed(why) => failed = Some(why),
+            FromAi::Failed(why) => closed = Some(Closed::Failed(why)),
+            FromAi::SessionEnded(why) => closed = Some(Closed::SessionEnded(why)),
             message => {
                 ignored += u64::from(matches!(message, FromAi::Ignored(_)));
                 each(message);
             }
         });
         self.ignored += ignored;
-        failed.map(|why| Stop::Closed(Closed::Failed(why)))
+        closed.map(Stop::Closed)
     }
 
     /// Answers the AI's close frame, if there was one. Nothing is sent after that.

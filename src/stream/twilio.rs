@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use base64::Engine as _;
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-use base64::engine::general_purpose::STANDARD as BASE64;
+pub(super) use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::BytesMut;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ use crate::stream::{CallState, FromAi, Message, Received, StreamInfo, ToAi, Unus
 
 /// Base64 with SIMD instructions, if the processor has them.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-static BASE64: LazyLock<base64::engine::simd::Simd> =
+pub(super) static BASE64: LazyLock<base64::engine::simd::Simd> =
     LazyLock::new(|| base64::engine::simd::Simd::standard(base64::engine::general_purpose::PAD));
 
 /// The User-Agent of Twilio's media servers.
@@ -32,7 +32,7 @@ const USER_AGENT: &str = "Twilio.TmeWs/1.0";
 /// The first message of every stream.
 pub const CONNECTED: &str = r#"{"event":"connected","protocol":"Call","version":"1.0.0"}"#;
 /// Length of a frame in base64.
-const PAYLOAD_BYTES: usize = size_of::<Samples>().div_ceil(3) * 4;
+pub(super) const PAYLOAD_BYTES: usize = size_of::<Samples>().div_ceil(3) * 4;
 /// Maximum length of a mark's name, in bytes.
 const MAX_MARK: usize = 64 * 1024;
 /// Maximum length of a parameter's name, and of its value, in characters.
@@ -393,6 +393,7 @@ mod tests {
             stream_sid: "MZ1".into(),
             parameters: vec![("from_number".into(), "1\"5".into())],
             targets: Vec::new(),
+            resumed: false,
         };
         Encoder::new(info, extensions)
     }

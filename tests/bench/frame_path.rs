@@ -71,6 +71,7 @@ impl FramePath {
             stream_sid: SID.into(),
             parameters: Vec::new(),
             targets: Vec::new(),
+            resumed: false,
         };
         let mut path = FramePath {
             call,

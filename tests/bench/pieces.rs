@@ -9,6 +9,8 @@ mod frame_path;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
 use criterion::Criterion;
 use frame_path::{FramePath, media_from_ai};
@@ -22,9 +24,10 @@ use trunkless::media::rtp::Packet;
 use trunkless::media::sender::Sender;
 use trunkless::sip::message::Message;
 use trunkless::stream::dialect::Codec as _;
-use trunkless::stream::dialect::Extensions;
+use trunkless::stream::dialect::{Extensions, Session};
+use trunkless::stream::openai::Realtime;
 use trunkless::stream::twilio::{Encoder, decode};
-use trunkless::stream::{StreamInfo, ToAi};
+use trunkless::stream::{Received, StreamInfo, ToAi};
 
 const SID: &str = "MZ0123456789abcdef0123456789abcdef";
 
@@ -51,6 +54,7 @@ fn main() {
         .configure_from_args();
     media(&mut criterion);
     stream(&mut criterion);
+    model(&mut criterion);
     sip(&mut criterion);
     let mut path = FramePath::new();
     criterion.bench_function("a frame each way, all together", |b| b.iter(|| path.tick()));
@@ -103,6 +107,7 @@ fn stream(criterion: &mut Criterion) {
         stream_sid: SID.into(),
         parameters: Vec::new(),
         targets: Vec::new(),
+        resumed: false,
     };
     let mut encoder = Encoder::new(info, Extensions::Off);
     let (message, mut text) = (ToAi::Audio { samples: [0x55; 160], t_ms: 20 }, BytesMut::new());
@@ -125,6 +130,34 @@ fn stream(criterion: &mut Criterion) {
             black_box(decode(black_box(&odd), SID, &mut audio));
         });
     });
+}
+
+fn model(criterion: &mut Criterion) {
+    let mut codec = Realtime::new(StreamInfo::default(), Session::default());
+    let (message, mut text) = (ToAi::Audio { samples: [0x55; 160], t_ms: 20 }, BytesMut::new());
+    criterion.bench_function("OpenAI: encode a frame", |b| {
+        b.iter(|| {
+            text.clear();
+            codec.encode(black_box(&message), &mut text);
+        });
+    });
+    // of one length each: a frame, and what the API sends at once
+    for (name, bytes) in [("a frame", 160), ("200 ms", 1600)] {
+        let said = format!(
+            "{{\"type\":\"response.output_audio.delta\",\"event_id\":\"event_CbN4xQyVXyXEJ4Tz2ZJqR\",\
+             \"response_id\":\"resp_CbN4x0R3mnqBCKyyKFEmx\",\"item_id\":\"item_CbN4xDGsOvzDlzB6iHZFB\",\
+             \"output_index\":0,\"content_index\":0,\"delta\":\"{}\"}}",
+            STANDARD.encode(vec![0x55; bytes])
+        );
+        let mut audio = Vec::new();
+        criterion.bench_function(&format!("OpenAI: decode {name}"), |b| {
+            b.iter(|| {
+                codec.decode(Received::Text(black_box(&said)), &mut audio, &mut |message| {
+                    black_box(message);
+                });
+            });
+        });
+    }
 }
 
 fn sip(criterion: &mut Criterion) {

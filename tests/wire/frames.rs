@@ -40,9 +40,8 @@ fn said(message: &FromAi<'_>) -> Said {
         FromAi::Audio(audio) => Said::Audio(audio.to_vec()),
         FromAi::Mark(name) => Said::Mark(name.clone()),
         FromAi::Clear => Said::Clear,
-        FromAi::Order(_) | FromAi::Tool(_) | FromAi::Failed(_) | FromAi::Ignored(_) => {
-            Said::Ignored
-        }
+        FromAi::Order(_) | FromAi::Tool(_) | FromAi::Failed(_) => Said::Ignored,
+        FromAi::SessionEnded(_) | FromAi::Warning(_) | FromAi::Ignored(_) => Said::Ignored,
     }
 }
 
@@ -150,6 +149,7 @@ impl Stream {
             stream_sid: "MZ".into(),
             parameters: Vec::new(),
             targets: Vec::new(),
+            resumed: false,
         };
         let ai = AiSocket::new(
             Instant::now(),

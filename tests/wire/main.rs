@@ -50,6 +50,7 @@ mod liveness;
 mod marks;
 mod missing;
 mod network;
+mod openai;
 mod openapi;
 mod orders;
 #[path = "../fixtures/overlay.rs"]

@@ -13,7 +13,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 use crate::bridge::Rig;
 use crate::stream::Stream;
 
-const KEY: &[u8] = b"a key of thirty-two bytes, yes it";
+pub const KEY: &[u8] = b"a key of thirty-two bytes, yes it";
 
 async fn server(status: u16) -> MockServer {
     let server = MockServer::start().await;
@@ -40,7 +40,7 @@ fn header<'a>(request: &'a Request, name: &str) -> &'a str {
 }
 
 /// Checks the signature as <https://www.standardwebhooks.com> describes it.
-fn assert_signed(request: &Request) {
+pub fn assert_signed(request: &Request) {
     let mut mac = Hmac::<Sha256>::new_from_slice(KEY).expect("a key");
     let head =
         format!("{}.{}.", header(request, "webhook-id"), header(request, "webhook-timestamp"));

@@ -25,9 +25,19 @@ impl Call {
                 };
                 self.on_orderly_close(now, closed, reason);
             }
+            Closed::SessionEnded(_) => self.on_session_end(now),
             Closed::Failed(_) => self.ai_failed(now, EndReason::AiClosed),
             Closed::Protocol(_) => self.ai_failed(now, EndReason::AiProtocol),
             Closed::Stalled | Closed::Unanswered => self.ai_failed(now, EndReason::AiTimeout),
+        }
+    }
+
+    /// The session of a model is over. Only another one continues the call.
+    fn on_session_end(&mut self, now: Instant) {
+        let again = self.reconnect && self.phase == Phase::Talking;
+        match again && !self.orders.transfer() && !self.orders.decide() {
+            true => self.dial_again(now),
+            false => self.ai_failed(now, EndReason::AiClosed),
         }
     }
 

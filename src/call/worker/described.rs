@@ -84,5 +84,6 @@ pub(super) fn stream_info(offer: &Offer, ai: &Ai, transfers: &TransferRules) -> 
         stream_sid: sid("MZ", &offer.sid_seed),
         parameters: parameters::all(&ours, &offer.added, &ai.parameters),
         targets: transfers.targets.keys().cloned().collect(),
+        resumed: false,
     }
 }

@@ -13,7 +13,7 @@ use crate::call::ended::Given;
 use crate::call::live::EventKind;
 use crate::call::worker::described::Observed;
 use crate::command::{Command, Failure, Order, Reply, Sender, Then};
-use crate::stream::{OrderReply, ToAi, ToolCall, ToolResult, Unusable, extension};
+use crate::stream::{OrderReply, ToAi, Unusable, extension};
 
 /// The record of a call lists this many orders at most. Beyond that, the oldest of the AI are left
 /// out, or else the oldest.
@@ -83,14 +83,6 @@ impl Desk {
         let reply = OrderReply { id, command, reply: Reply::Failed(failure), why };
         self.unusable.push(ToAi::Reply(Box::new(reply)));
         None
-    }
-
-    /// Refuses a tool that this program does not have.
-    pub fn refuse_tool(&mut self, tool: ToolCall) {
-        let output = r#"{"status":"failed","reason":"there is no such tool"}"#.to_owned();
-        let ToolCall { id, name, .. } = tool;
-        let result = ToolResult { id, name, output, failed: true };
-        self.unusable.push(ToAi::ToolResult(Box::new(result)));
     }
 
     /// Numbers an order of the control API.

@@ -132,7 +132,7 @@ impl Lines {
         let (call, pbx, url) = (&self.call, &*self.pbx, &self.url);
         match closed {
             Closed::Orderly(_) | Closed::HandOver => debug!(call, "AI stream closed: {closed}"),
-            Closed::Failed(why) | Closed::Protocol(why) => {
+            Closed::Failed(why) | Closed::Protocol(why) | Closed::SessionEnded(why) => {
                 warn!(call, pbx, url, "AI stream lost: {why}");
             }
             Closed::Stalled => {

@@ -17,4 +17,5 @@ mod rare_events;
 mod rate;
 pub mod task;
 mod token;
+mod tools;
 mod watching;

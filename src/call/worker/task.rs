@@ -29,6 +29,7 @@ use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
 use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
+use crate::call::worker::tools::Tools;
 use crate::call::worker::watching::Watching;
 use crate::call::{CallConfig, CallRequest, Offer, Signal, counters, parameters};
 use crate::capture;
@@ -40,6 +41,7 @@ use crate::stream::scratch::Scratch;
 use crate::stream::socket::{AiSocket, Counts, Stop};
 use crate::stream::unreachable::ConnectError;
 use crate::stream::{FromAi, StreamInfo, ToAi};
+use crate::telemetry::Throttle;
 
 /// Datagrams read at once when a backlog is likely, for example after a stall of this process.
 const BURST: usize = 16;
@@ -78,6 +80,8 @@ pub async fn run(
 
 /// Replies that are kept until the AI's stream has started.
 const MAX_EARLY_REPLIES: usize = 100;
+/// Problems reported by the AI of one call that are logged: one per interval, and this many at once.
+const WARNINGS: (Duration, u32) = (Duration::from_secs(30), 5);
 
 /// A running call, with its sockets.
 pub(super) struct Running {
@@ -86,7 +90,7 @@ pub(super) struct Running {
     /// The AI that was dialled last.
     current: usize,
     pub redial: Option<Redial>,
-    /// Messages about the call that the owner sent after the AI's stream started.
+    /// Outputs of tools, and what the owner sent about the call after the AI's stream started.
     late: Vec<ToAi>,
     /// Replies for the AI from before the start of its stream; `None` after that.
     early_replies: Option<Vec<ToAi>>,
@@ -94,6 +98,7 @@ pub(super) struct Running {
     pub(super) call: Call,
     pub(super) recordings: CallRecordings,
     desk: Desk,
+    tools: Tools,
     pub(super) observed: Observed,
     watching: Watching,
     /// The AI's stream, while it is up.
@@ -111,6 +116,8 @@ pub(super) struct Running {
     hangup_cause: Option<u16>,
     /// True once an ignored message from the AI has been logged.
     ignored_logged: bool,
+    /// Limits the log lines about problems that the AI reports.
+    warnings: Throttle,
     /// True once RTP from an unannounced address has been logged.
     misdirected_logged: bool,
     /// True once RTP with another law than the agreed one has been logged.
@@ -152,6 +159,7 @@ impl Running {
             late: Vec::new(),
             early_replies: Some(Vec::new()),
             desk: Desk::new(&offer.id),
+            tools: Tools::new(&offer.id),
             observed,
             watching: Watching::default(),
             info,
@@ -165,6 +173,7 @@ impl Running {
             lines,
             hangup_cause: None,
             ignored_logged: false,
+            warnings: Throttle::with_burst(WARNINGS.0, WARNINGS.1),
             misdirected_logged: false,
             unagreed_logged: false,
             playout_floor: PlayoutFloor::default(),
@@ -211,6 +220,9 @@ impl Running {
                 Some(CallRequest::Capture(tap)) => self.capture(tap),
                 None => rare_events.commands = None,
             }
+        }
+        while let Poll::Ready(result) = self.tools.poll(cx) {
+            self.late.extend(result.map(|result| ToAi::ToolResult(Box::new(result))));
         }
         self.learn(now, cx);
         if let Some(connecting) = &mut rare_events.connecting
@@ -308,7 +320,7 @@ impl Running {
                         if again.is_none() {
                             self.desk.change_ai();
                         }
-                        self.leave_ai(now, ai, scratch);
+                        self.leave_ai(now, ai, again.is_some(), scratch);
                     }
                     Output::Held(on) => self.observed.event(&EventKind::Held(on)),
                     Output::Ai(message) => self.send(now, message, scratch),
@@ -356,14 +368,17 @@ impl Running {
         }
     }
 
-    /// Closes the stream of an AI that has failed, before another one is dialled.
-    fn leave_ai(&mut self, now: Instant, next: usize, scratch: &mut Scratch) {
+    /// Closes the stream of an AI that has failed, before another one is dialled. `again`: it is
+    /// the same one.
+    fn leave_ai(&mut self, now: Instant, next: usize, again: bool, scratch: &mut Scratch) {
         self.close_ai(now, scratch);
         self.early_replies = Some(Vec::new());
+        self.tools.change_ai();
         self.current = next;
         self.observed.call.update(|state| state.ai = next);
         if let Some(ai) = self.config.ais.get(next) {
             self.info = stream_info(&self.offer, ai, &self.config.transfers);
+            self.info.resumed = again;
             self.lines.dialled(ai.target.shown());
         }
     }
@@ -495,7 +510,20 @@ impl Running {
 
     /// Handles up to `limit` messages from the AI. Returns true if more may be waiting.
     pub fn take_messages(&mut self, now: Instant, limit: usize, scratch: &mut Scratch) -> bool {
-        let Running { ai, call, offer, ignored_logged, desk, .. } = self;
+        let Running {
+            ai,
+            call,
+            offer,
+            ignored_logged,
+            desk,
+            warnings,
+            tools,
+            late,
+            config,
+            current,
+            info,
+            ..
+        } = self;
         let Some(ai) = ai else { return false };
         let stop = ai.read(now, scratch, limit, &mut |message| {
             if let FromAi::Ignored(why) = message
@@ -509,7 +537,16 @@ impl Running {
                         call.handle(now, Input::Order { number, order });
                     }
                 }
-                FromAi::Tool(tool) => desk.refuse_tool(*tool),
+                FromAi::Tool(tool) => {
+                    let server = config.ais.get(*current).and_then(|ai| ai.tools.as_ref());
+                    let refused = tools.call(server, info, *tool);
+                    late.extend(refused.map(|refused| ToAi::ToolResult(Box::new(refused))));
+                }
+                FromAi::Warning(why) => {
+                    if warnings.admits(now) {
+                        warn!(call = offer.id, "AI reports a problem: {why}");
+                    }
+                }
                 _ => call.handle(now, Input::Ai(message)),
             }
         });
