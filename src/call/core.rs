@@ -418,7 +418,11 @@ impl Call {
                 }
             }
             // the worker numbers orders and has tools called; the socket ends a stream that failed
-            FromAi::Order(_) | FromAi::Tool(_) | FromAi::Failed(_) | FromAi::Ignored(_) => {}
+            FromAi::Order(_)
+            | FromAi::Tool(_)
+            | FromAi::Failed(_)
+            | FromAi::Done(_)
+            | FromAi::Ignored(_) => {}
         }
         self.tap_marks();
         self.take_cues(now);

@@ -53,9 +53,16 @@ impl Resolver<'_> {
             all.extend(own.clone().unwrap_or_default());
             all.into_iter().collect::<Vec<(String, String)>>()
         };
+        // a token for another dialect may be in [ai]
+        let own_token = own_token.iter().any(|token| token.is_some());
+        if token.is_some() && !dialect.has_token() && (own_token || own.dialect.is_none()) {
+            let message = "has no effect in this dialect; set Authorization in headers instead";
+            return Err(self.source.error("ai.auth_token", message));
+        }
         let options = TargetOptions {
             dialect,
             session,
+            subprotocol: pick(&own.subprotocol, &common.subprotocol),
             headers: merged(&own.headers, &common.headers),
             auth_token: token.map(|t| t.expose_secret().to_owned()),
             ca_file: pick(&own.ca_file, &common.ca_file),
@@ -65,6 +72,7 @@ impl Resolver<'_> {
             let (part, own_has) = match &error {
                 TargetError::Tls(TlsError::CaFile { .. }) => ("ca_file", own.ca_file.is_some()),
                 TargetError::Header(_) => ("headers", own.headers.is_some()),
+                TargetError::Subprotocol(_) => ("subprotocol", own.subprotocol.is_some()),
                 TargetError::ServerName(_) => ("tls_server_name", own.tls_server_name.is_some()),
                 _ => ("url", own.url.is_some()),
             };
@@ -131,6 +139,31 @@ impl Resolver<'_> {
             return Err(self.source.error(&key("session", own.session.is_some()), message));
         }
         let greeting = own.greeting.clone().or(common.greeting.clone());
-        Ok(Session { settings, greeting, tools })
+        let sample_rate = self.sample_rate(key, dialect, common, own)?;
+        Ok(Session { settings, greeting, tools, sample_rate })
+    }
+
+    /// Returns the sample rate of linear audio, if one is set.
+    fn sample_rate(
+        &self,
+        key: &dyn Fn(&str, bool) -> String,
+        dialect: Dialect,
+        common: &Ai,
+        own: &Ai,
+    ) -> Result<Option<u32>, ConfigError> {
+        let known = dialect.sample_rates();
+        // a rate for another dialect may be in [ai]
+        let common_rate = common.sample_rate;
+        let common_rate = common_rate.filter(|rate| own.dialect.is_none() || known.contains(rate));
+        let Some(rate) = own.sample_rate.or(common_rate) else { return Ok(None) };
+        if known.contains(&rate) {
+            return Ok(Some(rate));
+        }
+        let words: Vec<String> = known.iter().map(u32::to_string).collect();
+        let message = match known {
+            [] => "cannot be set in this dialect, which has a single one; remove it".to_owned(),
+            _ => format!("{rate} is not one of: {}", words.join(", ")),
+        };
+        Err(self.source.error(&key("sample_rate", own.sample_rate.is_some()), message))
     }
 }

@@ -10,6 +10,12 @@ use std::fmt::Write as _;
 use bytes::BytesMut;
 use md5::{Digest, Md5};
 
+use crate::stream::carrier::Carrier;
+use crate::stream::exotel::{self, Exotel};
+use crate::stream::jambonz::Jambonz;
+use crate::stream::l16::L16;
+use crate::stream::plivo::Plivo;
+use crate::stream::telnyx::{self, Telnyx};
 use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, twilio};
 
 /// A supported dialect.
@@ -17,7 +23,15 @@ use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, twilio};
 pub enum Dialect {
     #[default]
     Twilio,
+    L16,
+    Jambonz,
+    Telnyx,
+    Plivo,
+    Exotel,
 }
+
+/// The sample rate of a call, in Hz, and of every dialect unless another one is set.
+const CALL_RATE: u32 = 8000;
 
 /// When trunkless' own messages are exchanged with the AI, besides those of the dialect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,6 +53,8 @@ pub struct Session {
     pub greeting: Option<String>,
     /// Our tools that are offered to the model; `None` = all.
     pub tools: Option<Vec<String>>,
+    /// The sample rate of linear audio in both directions, in Hz, in dialects that have a choice.
+    pub sample_rate: Option<u32>,
 }
 
 /// How an encoded message is sent.
@@ -95,26 +111,58 @@ impl Dialect {
         self,
         info: StreamInfo,
         extensions: Extensions,
-        _session: &Session,
+        session: &Session,
     ) -> Box<dyn Codec> {
+        let rate = session.sample_rate.unwrap_or(CALL_RATE);
         match self {
             Dialect::Twilio => Box::new(twilio::Encoder::new(info, extensions)),
+            Dialect::L16 => Box::new(L16::new(info, extensions, rate)),
+            Dialect::Jambonz => Box::new(Jambonz::new(info, extensions, rate)),
+            Dialect::Telnyx => Box::new(Carrier::<Telnyx>::new(info, extensions, rate)),
+            Dialect::Plivo => Box::new(Carrier::<Plivo>::new(info, extensions, rate)),
+            Dialect::Exotel => Box::new(Carrier::<Exotel>::new(info, extensions, rate)),
         }
     }
 
     /// Returns the URL of the AI, made of the configured one and the session's settings. `None` if
     /// the dialect has no usual one.
-    pub fn url(self, configured: Option<&str>, _session: &Session) -> Option<String> {
+    pub fn url(self, configured: Option<&str>, session: &Session) -> Option<String> {
         match self {
-            Dialect::Twilio => configured.map(str::to_owned),
+            Dialect::Twilio
+            | Dialect::L16
+            | Dialect::Jambonz
+            | Dialect::Telnyx
+            | Dialect::Plivo => configured.map(str::to_owned),
+            Dialect::Exotel => configured.map(|url| exotel::url(url, session.sample_rate)),
         }
     }
 
     /// True if the AI is a model with a session of its own: `[ai.session]`, a greeting and tools.
     pub fn has_session(self) -> bool {
         match self {
-            Dialect::Twilio => false,
+            Dialect::Twilio
+            | Dialect::L16
+            | Dialect::Jambonz
+            | Dialect::Telnyx
+            | Dialect::Plivo
+            | Dialect::Exotel => false,
         }
+    }
+
+    /// The sample rates that can be set. In a dialect with a single one, it is not set.
+    pub fn sample_rates(self) -> &'static [u32] {
+        match self {
+            Dialect::L16 | Dialect::Exotel => &[8000, 16_000, 24_000],
+            Dialect::Jambonz => &[8000, 16_000, 24_000, 32_000, 48_000],
+            Dialect::Plivo => &[8000, 16_000],
+            _ => &[],
+        }
+    }
+
+    /// True if the dialect has a place for `auth_token`. Otherwise, the AI may be given a token in
+    /// `headers`.
+    pub fn has_token(self) -> bool {
+        !matches!(self, Dialect::L16 | Dialect::Jambonz | Dialect::Plivo | Dialect::Exotel)
     }
 
     /// Returns the extra headers for a handshake with `url`, signed if there is an `auth_token`.
@@ -125,13 +173,20 @@ impl Dialect {
     ) -> Vec<(&'static str, String)> {
         match self {
             Dialect::Twilio => twilio::handshake_headers(url, auth_token),
+            Dialect::Telnyx => telnyx::handshake_headers(auth_token),
+            Dialect::L16 | Dialect::Jambonz | Dialect::Plivo | Dialect::Exotel => Vec::new(),
         }
     }
 
     /// The maximum length of a parameter's name, and of its value, in characters.
     pub fn max_parameter(self) -> usize {
         match self {
-            Dialect::Twilio => twilio::MAX_PARAMETER,
+            Dialect::Twilio
+            | Dialect::L16
+            | Dialect::Jambonz
+            | Dialect::Telnyx
+            | Dialect::Plivo
+            | Dialect::Exotel => twilio::MAX_PARAMETER,
         }
     }
 }

@@ -87,6 +87,17 @@ impl<'a> Cursor<'a> {
         Some(text)
     }
 
+    /// Reads a number that is not negative, without a fraction or an exponent.
+    pub fn number(&mut self) -> Option<u32> {
+        self.space();
+        let digits =
+            self.rest.len() - self.rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, rest) = self.rest.split_at(digits);
+        let plain = number == "0" || !number.starts_with('0');
+        self.rest = rest;
+        number.parse().ok().filter(|_| plain && !rest.starts_with(['.', 'e', 'E']))
+    }
+
     /// Skips a value. Arrays, negative numbers, fractions and exponents are not supported.
     pub fn skip(&mut self) -> Option<()> {
         self.space();

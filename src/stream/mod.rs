@@ -2,18 +2,26 @@
 //! connection below. [`dialect`] selects the protocol spoken on it, with one file per dialect.
 
 pub mod breaker;
+mod carrier;
 pub mod closed;
 pub mod connect;
 pub mod dialect;
+mod exotel;
 pub mod extension;
 mod frames;
 mod head;
+mod jambonz;
 mod json;
+mod l16;
+mod linear;
 mod liveness;
 pub mod model;
+mod own;
+mod plivo;
 mod queue;
 pub mod scratch;
 pub mod socket;
+mod telnyx;
 pub mod twilio;
 pub mod unreachable;
 pub mod wire;
@@ -69,6 +77,8 @@ pub enum FromAi<'a> {
     Tool(Box<ToolCall>),
     /// The AI cannot continue, with the reason: it has failed.
     Failed(String),
+    /// The AI asks for the end of the stream, with the message that says so: the same as a close.
+    Done(&'static str),
     /// Not usable, with the reason. The call continues.
     Ignored(&'static str),
 }

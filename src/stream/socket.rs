@@ -86,6 +86,8 @@ pub struct AiSocket {
     /// True if data from before that is still to be flushed.
     unflushed: bool,
     farewell: Farewell,
+    /// True if the AI asked for the end of the stream in a message, not with a close frame.
+    asked_to_close: bool,
     /// When the AI has to be ready for the call, until it is.
     ready_by: Option<Instant>,
     /// Messages that were not understood.
@@ -129,6 +131,7 @@ impl AiSocket {
             blocked: false,
             unflushed: false,
             farewell: Farewell::No,
+            asked_to_close: false,
             ignored: 0,
             tap: None,
         }
@@ -412,22 +415,27 @@ impl AiSocket {
         if self.tap.is_some() {
             self.tap_message(Direction::Received, message);
         }
-        let (mut ignored, mut failed) = (0, None);
+        let (mut ignored, mut end) = (0, None);
         self.codec.decode(message, audio, &mut |message| match message {
-            FromAi::Failed(why) => failed = Some(why),
+            FromAi::Failed(why) => end = Some(Closed::Failed(why)),
+            FromAi::Done(how) => end = Some(Closed::Orderly(how.to_owned())),
             message => {
                 ignored += u64::from(matches!(message, FromAi::Ignored(_)));
                 each(message);
             }
         });
         self.ignored += ignored;
-        failed.map(|why| Stop::Closed(Closed::Failed(why)))
+        // the close frame is then ours to send
+        self.asked_to_close |= matches!(end, Some(Closed::Orderly(_)));
+        end.map(Stop::Closed)
     }
 
     /// Answers the AI's close frame, if there was one. Nothing is sent after that.
     pub fn answer_close(&mut self) {
         let _ = self.flush();
-        self.give_up();
+        if !self.asked_to_close {
+            self.give_up();
+        }
     }
 
     /// Clears the queue, because nothing more can be sent.
@@ -570,7 +578,10 @@ impl AiSocket {
         }
         while matches!(self.farewell, Farewell::Sending | Farewell::Waiting) {
             match self.socket.read() {
-                Ok(Library::Close(_)) => self.answer_close(),
+                Ok(Library::Close(_)) => {
+                    self.asked_to_close = false;
+                    self.answer_close();
+                }
                 // a pong may be due
                 Ok(_) => drop(self.flush()),
                 Err(error) if would_block(&error) => break,
