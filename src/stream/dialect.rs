@@ -211,4 +211,102 @@ mod tests {
         assert_eq!(sid.len(), 34);
         assert!(sid.starts_with("MZ") && sid[2..].bytes().all(|b| b.is_ascii_hexdigit()));
     }
+
+    /// Messages made of pieces of all dialects' messages, and bytes at random.
+    #[test]
+    fn junk_never_panics() {
+        let pieces = [
+            "{",
+            "}",
+            "[",
+            "\"",
+            ":",
+            ",",
+            "\\",
+            "\\u0065",
+            " ",
+            "0",
+            "16000",
+            "-1",
+            "null",
+            "true",
+            "\"event\":",
+            "\"type\":",
+            "\"action\":",
+            "\"media\"",
+            "\"payload\":",
+            "\"AQID\"",
+            "\"AAE=\"",
+            "\"mark\"",
+            "\"name\"",
+            "\"data\":",
+            "\"clear\"",
+            "\"playAudio\"",
+            "\"contentType\":\"audio/x-l16\"",
+            "\"sampleRate\":",
+            "\"streamId\":\"MZ1\"",
+            "\"killAudio\"",
+            "\"clearMarks\"",
+            "\"notify\"",
+            "\"hangup\"",
+            "\"checkpoint\"",
+            "é",
+            "{\"event\":\"media\",\"media\":{",
+            "{\"event\":\"playAudio\",\"media\":{",
+        ];
+        let whole = [
+            r#"{"event":"media","media":{"payload":"AQID"}}"#,
+            r#"{"event":"playAudio","media":{"contentType":"audio/x-l16","sampleRate":16000,"payload":"AAECAw=="}}"#,
+            r#"{"event":"mark","mark":{"name":"é"}}"#,
+            r#"{"event":"clear"}"#,
+            r#"{"action":"notify","payload":{"a":[1.5e300]}}"#,
+            r#"{"type":"mark","data":{"name":"a"}}"#,
+            r#"{"type":"clearMarks"}"#,
+        ];
+        let mut state = 5u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize
+        };
+        let dialects = [
+            (Dialect::L16, 24_000),
+            (Dialect::Jambonz, 48_000),
+            (Dialect::Telnyx, 8000),
+            (Dialect::Plivo, 16_000),
+            (Dialect::Exotel, 8000),
+        ];
+        for (dialect, rate) in dialects {
+            let session = Session { sample_rate: Some(rate), ..Session::default() };
+            let info = StreamInfo { stream_sid: "MZ1".into(), ..StreamInfo::default() };
+            let mut codec = dialect.codec(info, Extensions::OnUse, &session);
+            let (mut audio, mut out, mut taken) = (Vec::new(), BytesMut::new(), 0);
+            for _ in 0..2000 {
+                let mut text: String =
+                    (0..next() % 14).map(|_| pieces[next() % pieces.len()]).collect();
+                if next() % 2 == 0 {
+                    // a message that is right but for one piece
+                    text = whole[next() % whole.len()].to_owned();
+                    let piece = pieces[next() % pieces.len()];
+                    let places: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+                    text.insert_str(places[next() % places.len()], piece);
+                }
+                let bytes: Vec<u8> = (0..next() % 40).map(|_| next() as u8).collect();
+                let mut said = Vec::new();
+                for message in [Received::Text(&text), Received::Binary(&bytes)] {
+                    codec.decode(message, &mut audio, &mut |message| match message {
+                        FromAi::Mark(name) => said.push(ToAi::Mark { name, cleared: false }),
+                        FromAi::Ignored(_) => {}
+                        _ => taken += 1,
+                    });
+                }
+                said.push(ToAi::Audio { samples: [next() as u8; 160], t_ms: 20 });
+                for message in said {
+                    codec.encode(&message, &mut out);
+                }
+                while codec.next_message().is_some() {}
+                out.clear();
+            }
+            assert!(taken > 0, "{dialect:?}: nothing was understood");
+        }
+    }
 }

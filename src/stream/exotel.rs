@@ -73,3 +73,67 @@ pub(super) fn url(configured: &str, rate: Option<u32>) -> String {
         Some(rate) => format!("{path}?{query}&{RATE_PARAMETER}{rate}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::carrier::Carrier;
+    use crate::stream::dialect::{Codec as _, Extensions};
+    use crate::stream::testing::{audio_of, info, opening, text};
+    use crate::stream::{FromAi, Received, ToAi};
+
+    #[test]
+    fn messages_have_exotels_names() {
+        let mut codec = Carrier::<Exotel>::new(info(), Extensions::OnUse, 24_000);
+        let opened = opening(&mut codec);
+        assert_eq!(opened[0], json!({"event": "connected"}));
+        assert_eq!(
+            opened[1],
+            json!({"event": "start", "sequence_number": "1", "stream_sid": "MZ1", "start": {
+                "stream_sid": "MZ1", "call_sid": "CA1", "account_sid": "AC1", "from": "+1\"5",
+                "to": "8010", "custom_parameters": {"from_number": "+1\"5", "to_number": "8010"},
+                "media_format": {"encoding": "audio/x-raw", "sample_rate": "24000", "bit_rate": "16"}
+            }})
+        );
+        let media = text(&mut codec, &ToAi::Audio { samples: [0x55; 160], t_ms: 20 });
+        assert_eq!(audio_of(&media).len(), 960);
+        for (message, expected) in [
+            (
+                ToAi::Digit('5'),
+                json!({"event": "dtmf", "sequence_number": "3", "stream_sid": "MZ1",
+                "dtmf": {"digit": "5", "duration": "100"}}),
+            ),
+            (
+                ToAi::Mark { name: "a".into(), cleared: true },
+                json!({"event": "mark",
+                "sequence_number": "4", "stream_sid": "MZ1", "mark": {"name": "a"}}),
+            ),
+            (
+                ToAi::Stop,
+                json!({"event": "stop", "sequence_number": "5", "stream_sid": "MZ1",
+                "stop": {"call_sid": "CA1", "account_sid": "AC1", "reason": "callended"}}),
+            ),
+        ] {
+            let text = text(&mut codec, &message);
+            assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
+        }
+        let mut audio = Vec::new();
+        let silence = r#"{"event":"media","stream_sid":"MZ1","media":{"payload":"AAAAAA=="}}"#;
+        let mut codec = Carrier::<Exotel>::new(info(), Extensions::OnUse, 8000);
+        codec.decode(Received::Text(silence), &mut audio, &mut |said| {
+            assert_eq!(said, FromAi::Audio(&[255, 255]));
+        });
+    }
+
+    #[test]
+    fn the_url_names_the_sample_rate() {
+        for (configured, rate, expected) in [
+            ("wss://a/b", None, "wss://a/b"),
+            ("wss://a/b", Some(16_000), "wss://a/b?sample-rate=16000"),
+            ("wss://a/b?c=d", Some(8000), "wss://a/b?c=d&sample-rate=8000"),
+            ("wss://a/b?sample-rate=8000", Some(16_000), "wss://a/b?sample-rate=8000"),
+        ] {
+            assert_eq!(url(configured, rate), expected);
+        }
+    }
+}

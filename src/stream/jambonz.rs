@@ -196,3 +196,91 @@ impl Codec for Jambonz {
         self.answers.pop_front()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::testing::{all, info, said, text};
+
+    fn codec() -> Jambonz {
+        Jambonz::new(info(), Extensions::OnUse, 8000)
+    }
+
+    #[test]
+    fn messages_have_jambonzs_names() {
+        let mut codec = codec();
+        let Message::Text(opening) = &codec.opening()[0] else { panic!("not text") };
+        let opening: Value = serde_json::from_str(opening).unwrap();
+        for (name, value) in [
+            ("callSid", "CA1"),
+            ("from", "+1\"5"),
+            ("to", "8010"),
+            ("mixType", "mono"),
+            ("from_number", "+1\"5"),
+        ] {
+            assert_eq!(opening[name], value, "{opening}");
+        }
+        assert_eq!(opening["sampleRate"], 8000);
+        let mut out = BytesMut::new();
+        let audio = ToAi::Audio { samples: [0x80; 160], t_ms: 0 };
+        assert_eq!((codec.encode(&audio, &mut out), out.len()), (Form::Binary, 320));
+        let mark = |cleared| ToAi::Mark { name: "a\"".into(), cleared };
+        for (message, expected) in [
+            (ToAi::Digit('5'), r#"{"event":"dtmf","dtmf":"5","duration":"100"}"#),
+            (mark(false), r#"{"type":"mark","data":{"name":"a\"","event":"playout"}}"#),
+            (mark(true), r#"{"type":"mark","data":{"name":"a\"","event":"cleared"}}"#),
+            (all().cleared, ""),
+            (ToAi::Stop, ""),
+        ] {
+            assert_eq!(text(&mut codec, &message), expected);
+        }
+    }
+
+    #[test]
+    fn messages_of_the_ai_are_read() {
+        for (message, expected) in [
+            (r#"{"type":"killAudio"}"#, FromAi::Clear),
+            (r#"{"type":"mark","data":{"name":"x\u0041"}}"#, FromAi::Mark("xA".into())),
+            (r#"{"type":"disconnect"}"#, FromAi::Done("disconnect")),
+            (r#"{"type":"mark","data":{}}"#, FromAi::Ignored("mark without a name")),
+            (r#"{"type":"json"}"#, FromAi::Ignored(UNKNOWN)),
+            (r#"{"type":7}"#, FromAi::Ignored("not a JSON message in jambonz' format")),
+        ] {
+            assert_eq!(said(&mut codec(), Received::Text(message)), [expected], "{message}");
+        }
+        let play = r#"{"type":"playAudio","data":{"audioContent":"AAAA"}}"#;
+        assert!(matches!(&said(&mut codec(), Received::Text(play))[..], [FromAi::Ignored(_)]));
+    }
+
+    #[test]
+    fn cleared_marks_are_reported_once() {
+        let mut codec = codec();
+        let set = |codec: &mut Jambonz, name: &str| {
+            let message = format!(r#"{{"type":"mark","data":{{"name":"{name}"}}}}"#);
+            said(codec, Received::Text(&message)).len()
+        };
+        let back = |codec: &mut Jambonz, name: &str| {
+            !text(codec, &ToAi::Mark { name: name.into(), cleared: false }).is_empty()
+        };
+        for name in ["a", "b", "c"] {
+            assert_eq!(set(&mut codec, name), 1);
+        }
+        assert!(back(&mut codec, "a"));
+        let clear = Received::Text(r#"{"type":"clearMarks"}"#);
+        assert_eq!(said(&mut codec, clear), []);
+        let answers: Vec<Message> = std::iter::from_fn(|| codec.next_message()).collect();
+        assert_eq!(answers, ["b", "c"].map(|name| Message::Text(mark(name, true))));
+        set(&mut codec, "b");
+        // again: only the new one
+        assert_eq!(said(&mut codec, clear), []);
+        assert_eq!(std::iter::from_fn(|| codec.next_message()).count(), 1);
+        set(&mut codec, "d");
+        let came = ["b", "c", "b", "d"].map(|name| back(&mut codec, name));
+        assert_eq!(came, [false, false, false, true]);
+        for n in 0..=MAX_MARKS {
+            let message = format!(r#"{{"type":"mark","data":{{"name":"{n}"}}}}"#);
+            let kept = matches!(&said(&mut codec, Received::Text(&message))[..], [FromAi::Mark(_)]);
+            assert_eq!(kept, n < MAX_MARKS);
+        }
+    }
+}

@@ -123,3 +123,76 @@ impl Codec for L16 {
         Form::Text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::testing::{all, info, said, text};
+
+    fn codec(extensions: Extensions) -> L16 {
+        L16::new(info(), extensions, 16_000)
+    }
+
+    #[test]
+    fn messages_have_vonages_names() {
+        let mut codec = codec(Extensions::OnUse);
+        let Message::Text(opening) = &codec.opening()[0] else { panic!("not text") };
+        assert_eq!(
+            serde_json::from_str::<Value>(opening).unwrap(),
+            serde_json::json!({
+                "event": "websocket:connected", "content-type": "audio/l16;rate=16000",
+                "from_number": "+1\"5", "to_number": "8010", "call_sid": "CA1"
+            })
+        );
+        let mut out = BytesMut::new();
+        let audio = ToAi::Audio { samples: [0x80; 160], t_ms: 0 };
+        assert_eq!((codec.encode(&audio, &mut out), out.len()), (Form::Binary, 640));
+        let notify = ToAi::Mark { name: r#"{"a":[1]}"#.into(), cleared: false };
+        let gone = ToAi::Mark { name: "1".into(), cleared: true };
+        for (message, expected) in [
+            (ToAi::Digit('#'), r##"{"event":"websocket:dtmf","digit":"#","duration":100}"##),
+            (notify, r#"{"event":"websocket:notify","payload":{"a":[1]}}"#),
+            (gone, ""),
+            (all().cleared, r#"{"event":"websocket:cleared"}"#),
+            (ToAi::Stop, ""),
+            (all().reply, ""),
+        ] {
+            assert_eq!(text(&mut codec, &message), expected);
+        }
+    }
+
+    #[test]
+    fn messages_of_the_ai_are_read() {
+        let mut codec = codec(Extensions::OnUse);
+        for (message, expected) in [
+            (r#"{"action":"clear"}"#, FromAi::Clear),
+            (
+                r#"{"action":"notify","payload":{ "b":2, "a":1 }}"#,
+                FromAi::Mark(r#"{ "b":2, "a":1 }"#.into()),
+            ),
+            (r#"{"action":"notify"}"#, FromAi::Mark("null".into())),
+            (r#"{"action":"x"}"#, FromAi::Ignored(UNKNOWN)),
+            ("{]", FromAi::Ignored("not a JSON message in Vonage's format")),
+        ] {
+            assert_eq!(said(&mut codec, Received::Text(message)), [expected], "{message}");
+        }
+        let long = format!(r#"{{"action":"notify","payload":"{}"}}"#, "x".repeat(MAX_MARK));
+        assert!(matches!(&said(&mut codec, Received::Text(&long))[..], [FromAi::Ignored(_)]));
+    }
+
+    #[test]
+    fn our_own_messages_follow_the_ais() {
+        let hang_up = r#"{"event":"hangup","id":"7"}"#;
+        let mut off = codec(Extensions::Off);
+        assert_eq!(said(&mut off, Received::Text(hang_up)), [FromAi::Ignored(UNKNOWN)]);
+        let mut on = codec(Extensions::OnUse);
+        assert!(matches!(&said(&mut on, Received::Text(hang_up))[..], [FromAi::Order(_)]));
+        assert_eq!(
+            text(&mut on, &all().reply),
+            r#"{"event":"result","id":"7","result":{"command":"hold","status":"done"}}"#
+        );
+        let mut always = codec(Extensions::Always);
+        let Message::Text(opening) = &always.opening()[0] else { panic!("not text") };
+        assert!(opening.contains(r#""bridge_control":"1 hangup,transfer"#), "{opening}");
+    }
+}

@@ -136,9 +136,9 @@ mod tests {
                 (f64::from(n) * 1000.0 * std::f64::consts::TAU / f64::from(rate)).sin() * 9000.0
             };
             let audio: Vec<u8> =
-                (0..rate).flat_map(|n| (tone(n).round() as i16).to_le_bytes()).collect();
+                (0..rate / 8).flat_map(|n| (tone(n).round() as i16).to_le_bytes()).collect();
             let whole = decoded(&mut Linear::new(rate), &audio, &[audio.len()]);
-            assert_eq!(whole.len(), 8000);
+            assert_eq!(whole.len(), 1000);
             for lengths in [&[1][..], &[641, 3], &[3200, 7, 77]] {
                 assert_eq!(decoded(&mut Linear::new(rate), &audio, lengths), whole, "{lengths:?}");
             }

@@ -22,6 +22,8 @@ mod queue;
 pub mod scratch;
 pub mod socket;
 mod telnyx;
+#[cfg(test)]
+mod testing;
 pub mod twilio;
 pub mod unreachable;
 pub mod wire;

@@ -70,3 +70,97 @@ impl Shape for Plivo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::carrier::Carrier;
+    use crate::stream::dialect::{Codec as _, Extensions};
+    use crate::stream::testing::{all, audio_of, info, opening, text};
+    use crate::stream::{FromAi, Received, ToAi};
+
+    #[test]
+    fn messages_have_plivos_names() {
+        for (rate, encoding, length) in [(8000, MU_LAW, 160), (16_000, LINEAR, 640)] {
+            let mut codec = Carrier::<Plivo>::new(info(), Extensions::OnUse, rate);
+            let opened = opening(&mut codec);
+            assert_eq!(
+                opened,
+                [json!({"event": "start", "sequenceNumber": 0, "streamId": "MZ1", "start": {
+                    "callId": "CA1", "streamId": "MZ1", "accountId": "AC1", "tracks": ["inbound"],
+                    "mediaFormat": {"encoding": encoding, "sampleRate": rate}
+                }, "extra_headers": r#"{"from_number":"+1\"5","to_number":"8010"}"#})]
+            );
+            let media = text(&mut codec, &ToAi::Audio { samples: [0x55; 160], t_ms: 20 });
+            assert_eq!(audio_of(&media).len(), length);
+            let media: Value = serde_json::from_str(&media).unwrap();
+            assert_eq!(
+                (&media["sequenceNumber"], &media["media"]["chunk"]),
+                (&json!(1), &json!(1))
+            );
+            for (message, expected) in [
+                (
+                    ToAi::Digit('5'),
+                    json!({"event": "dtmf", "sequenceNumber": 2, "streamId": "MZ1",
+                    "dtmf": {"track": "inbound", "digit": "5", "timestamp": "20"}}),
+                ),
+                (
+                    ToAi::Mark { name: "a".into(), cleared: false },
+                    json!({"event": "playedStream",
+                    "sequenceNumber": 3, "streamId": "MZ1", "name": "a"}),
+                ),
+                (
+                    all().cleared,
+                    json!({"event": "clearedAudio", "sequenceNumber": 4,
+                    "streamId": "MZ1"}),
+                ),
+            ] {
+                let text = text(&mut codec, &message);
+                assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
+            }
+            assert_eq!(text(&mut codec, &ToAi::Mark { name: "a".into(), cleared: true }), "");
+            assert_eq!(text(&mut codec, &ToAi::Stop), "");
+        }
+    }
+
+    #[test]
+    fn each_message_of_the_ai_names_its_format() {
+        let mut codec = Carrier::<Plivo>::new(info(), Extensions::OnUse, 8000);
+        let play = |media: &str| format!(r#"{{"event":"playAudio","media":{{{media}}}}}"#);
+        let unsupported = FromAi::Ignored("media.contentType or sampleRate not supported");
+        for (message, expected) in [
+            (
+                play(r#""contentType":"audio/x-mulaw","sampleRate":8000,"payload":"AQID""#),
+                FromAi::Audio(&[1, 2, 3]),
+            ),
+            (
+                play(r#""contentType":"audio\/x-mulaw","sampleRate":8000,"payload":"AQID""#),
+                FromAi::Audio(&[1, 2, 3]),
+            ),
+            (play(r#""payload":"AQID""#), FromAi::Audio(&[1, 2, 3])),
+            // two samples of zero
+            (
+                play(r#""contentType":"audio/x-l16","sampleRate":8000,"payload":"AAAAAA==""#),
+                FromAi::Audio(&[255, 255]),
+            ),
+            (
+                play(r#""contentType":"audio/x-l16","sampleRate":44100,"payload":"AAAAAA==""#),
+                unsupported.clone(),
+            ),
+            (
+                play(r#""contentType":"audio/x-mulaw","sampleRate":16000,"payload":"AQID""#),
+                unsupported,
+            ),
+            (
+                r#"{"event":"checkpoint","streamId":"MZ1","name":"a"}"#.to_owned(),
+                FromAi::Mark("a".into()),
+            ),
+            (r#"{"event":"clearAudio","streamId":"MZ1"}"#.to_owned(), FromAi::Clear),
+        ] {
+            let mut audio = Vec::new();
+            codec.decode(Received::Text(&message), &mut audio, &mut |said| {
+                assert_eq!(said, expected, "{message}");
+            });
+        }
+    }
+}
