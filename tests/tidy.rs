@@ -137,6 +137,7 @@ const PURE: &[&str] = &[
     "call/worker/rate.rs",
     "call/worker/token.rs",
     "stream/carrier.rs",
+    "stream/clip.rs",
     "stream/closed.rs",
     "traces/spans.rs",
     "stream/dialect.rs",

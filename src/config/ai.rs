@@ -13,7 +13,7 @@ use crate::config::resolve::Resolver;
 use crate::config::schema::Ai;
 use crate::config::values::Span;
 use crate::stream::connect::{Target, TargetError, TargetOptions};
-use crate::stream::dialect::{Dialect, Session};
+use crate::stream::dialect::{CALL_RATE, Dialect, Session};
 use crate::stream::model;
 use crate::tls::TlsError;
 
@@ -57,7 +57,7 @@ impl Resolver<'_> {
         let own_token = own_token.iter().any(|token| token.is_some());
         if token.is_some() && !dialect.has_token() && (own_token || own.dialect.is_none()) {
             let message = "has no effect in this dialect; set Authorization in headers instead";
-            return Err(self.source.error("ai.auth_token", message));
+            return Err(self.source.error(&key("auth_token", own_token), message));
         }
         let options = TargetOptions {
             dialect,
@@ -159,9 +159,12 @@ impl Resolver<'_> {
         if known.contains(&rate) {
             return Ok(Some(rate));
         }
+        if rate == CALL_RATE {
+            return Ok(None);
+        }
         let words: Vec<String> = known.iter().map(u32::to_string).collect();
         let message = match known {
-            [] => "cannot be set in this dialect, which has a single one; remove it".to_owned(),
+            [] => "cannot be set in this dialect, which has 8000 only; remove it".to_owned(),
             _ => format!("{rate} is not one of: {}", words.join(", ")),
         };
         Err(self.source.error(&key("sample_rate", own.sample_rate.is_some()), message))

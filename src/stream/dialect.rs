@@ -31,7 +31,7 @@ pub enum Dialect {
 }
 
 /// The sample rate of a call, in Hz, and of every dialect unless another one is set.
-const CALL_RATE: u32 = 8000;
+pub const CALL_RATE: u32 = 8000;
 
 /// When trunkless' own messages are exchanged with the AI, besides those of the dialect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -149,7 +149,7 @@ impl Dialect {
         }
     }
 
-    /// The sample rates that can be set. In a dialect with a single one, it is not set.
+    /// The sample rates that can be set; none if there is only that of calls.
     pub fn sample_rates(self) -> &'static [u32] {
         match self {
             Dialect::L16 | Dialect::Exotel => &[8000, 16_000, 24_000],
@@ -212,86 +212,53 @@ mod tests {
         assert!(sid.starts_with("MZ") && sid[2..].bytes().all(|b| b.is_ascii_hexdigit()));
     }
 
-    /// Messages made of pieces of all dialects' messages, and bytes at random.
+    /// Pieces of all dialects' messages.
+    const PIECES: &str = r#"{ } [ " : , \ \u0065 0 16000 -1 null true é
+        "event": "type": "action": "media" "payload": "AQID" "AAE=" "mark" "name" "data": "clear"
+        "playAudio" "contentType":"audio/x-l16" "sampleRate": "streamId":"MZ1" "killAudio"
+        "clearMarks" "notify" "hangup" "checkpoint" "audioContent": "wav" "queuePlay":true
+        {"event":"media","media":{ {"event":"playAudio","media":{ {"type":"playAudio","data":{"#;
+    /// Valid messages.
+    const WHOLE: [&str; 8] = [
+        r#"{"event":"media","media":{"payload":"AQID"}}"#,
+        r#"{"event":"playAudio","media":{"contentType":"audio/x-l16","sampleRate":16000,"payload":"AAE="}}"#,
+        r#"{"event":"mark","mark":{"name":"é"}}"#,
+        r#"{"event":"clear"}"#,
+        r#"{"action":"notify","payload":{"a":[1.5e300]}}"#,
+        r#"{"type":"mark","data":{"name":"a"}}"#,
+        r#"{"type":"playAudio","data":{"audioContent":"AAAAAA==","sampleRate":16000}}"#,
+        r#"{"type":"clearMarks"}"#,
+    ];
+
+    /// Messages made of pieces, valid ones with a piece too much, and bytes at random.
     #[test]
     fn junk_never_panics() {
-        let pieces = [
-            "{",
-            "}",
-            "[",
-            "\"",
-            ":",
-            ",",
-            "\\",
-            "\\u0065",
-            " ",
-            "0",
-            "16000",
-            "-1",
-            "null",
-            "true",
-            "\"event\":",
-            "\"type\":",
-            "\"action\":",
-            "\"media\"",
-            "\"payload\":",
-            "\"AQID\"",
-            "\"AAE=\"",
-            "\"mark\"",
-            "\"name\"",
-            "\"data\":",
-            "\"clear\"",
-            "\"playAudio\"",
-            "\"contentType\":\"audio/x-l16\"",
-            "\"sampleRate\":",
-            "\"streamId\":\"MZ1\"",
-            "\"killAudio\"",
-            "\"clearMarks\"",
-            "\"notify\"",
-            "\"hangup\"",
-            "\"checkpoint\"",
-            "é",
-            "{\"event\":\"media\",\"media\":{",
-            "{\"event\":\"playAudio\",\"media\":{",
-        ];
-        let whole = [
-            r#"{"event":"media","media":{"payload":"AQID"}}"#,
-            r#"{"event":"playAudio","media":{"contentType":"audio/x-l16","sampleRate":16000,"payload":"AAECAw=="}}"#,
-            r#"{"event":"mark","mark":{"name":"é"}}"#,
-            r#"{"event":"clear"}"#,
-            r#"{"action":"notify","payload":{"a":[1.5e300]}}"#,
-            r#"{"type":"mark","data":{"name":"a"}}"#,
-            r#"{"type":"clearMarks"}"#,
-        ];
+        let pieces: Vec<&str> = PIECES.split_whitespace().collect();
         let mut state = 5u64;
-        let mut next = || {
+        let mut next = |below: usize| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 33) as usize
+            (state >> 33) as usize % below
         };
-        let dialects = [
+        for (dialect, rate) in [
             (Dialect::L16, 24_000),
             (Dialect::Jambonz, 48_000),
             (Dialect::Telnyx, 8000),
             (Dialect::Plivo, 16_000),
             (Dialect::Exotel, 8000),
-        ];
-        for (dialect, rate) in dialects {
+        ] {
             let session = Session { sample_rate: Some(rate), ..Session::default() };
             let info = StreamInfo { stream_sid: "MZ1".into(), ..StreamInfo::default() };
             let mut codec = dialect.codec(info, Extensions::OnUse, &session);
             let (mut audio, mut out, mut taken) = (Vec::new(), BytesMut::new(), 0);
-            for _ in 0..2000 {
-                let mut text: String =
-                    (0..next() % 14).map(|_| pieces[next() % pieces.len()]).collect();
-                if next() % 2 == 0 {
-                    // a message that is right but for one piece
-                    text = whole[next() % whole.len()].to_owned();
-                    let piece = pieces[next() % pieces.len()];
+            for round in 0..2000 {
+                let mut text: String = (0..next(14)).map(|_| pieces[next(pieces.len())]).collect();
+                if round % 2 == 0 {
+                    text = WHOLE[next(WHOLE.len())].to_owned();
                     let places: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
-                    text.insert_str(places[next() % places.len()], piece);
+                    text.insert_str(places[next(places.len())], pieces[next(pieces.len())]);
                 }
-                let bytes: Vec<u8> = (0..next() % 40).map(|_| next() as u8).collect();
-                let mut said = Vec::new();
+                let bytes: Vec<u8> = (0..next(40)).map(|_| next(256) as u8).collect();
+                let mut said = vec![ToAi::Audio { samples: [next(256) as u8; 160], t_ms: 20 }];
                 for message in [Received::Text(&text), Received::Binary(&bytes)] {
                     codec.decode(message, &mut audio, &mut |message| match message {
                         FromAi::Mark(name) => said.push(ToAi::Mark { name, cleared: false }),
@@ -299,10 +266,7 @@ mod tests {
                         _ => taken += 1,
                     });
                 }
-                said.push(ToAi::Audio { samples: [next() as u8; 160], t_ms: 20 });
-                for message in said {
-                    codec.encode(&message, &mut out);
-                }
+                said.iter().for_each(|message| drop(codec.encode(message, &mut out)));
                 while codec.next_message().is_some() {}
                 out.clear();
             }

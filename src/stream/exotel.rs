@@ -92,7 +92,8 @@ mod tests {
             json!({"event": "start", "sequence_number": "1", "stream_sid": "MZ1", "start": {
                 "stream_sid": "MZ1", "call_sid": "CA1", "account_sid": "AC1", "from": "+1\"5",
                 "to": "8010", "custom_parameters": {"from_number": "+1\"5", "to_number": "8010"},
-                "media_format": {"encoding": "audio/x-raw", "sample_rate": "24000", "bit_rate": "16"}
+                "media_format":
+                    {"encoding": "audio/x-raw", "sample_rate": "24000", "bit_rate": "16"}
             }})
         );
         let media = text(&mut codec, &ToAi::Audio { samples: [0x55; 160], t_ms: 20 });

@@ -7,15 +7,17 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 
+use base64::Engine as _;
 use bytes::BytesMut;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::stream::clip;
 use crate::stream::dialect::{Codec, Extensions, Form};
 use crate::stream::l16::KEY_MS;
 use crate::stream::linear::{Linear, MAX_FRAME_BYTES};
 use crate::stream::own::{Own, flatten, parameter};
-use crate::stream::twilio::MAX_MARK;
+use crate::stream::twilio::{BASE64, MAX_MARK};
 use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi};
 
 /// At most this many marks may wait; jambonz itself takes 30.
@@ -28,10 +30,8 @@ pub(super) struct Jambonz {
     rate: u32,
     linear: Linear,
     own: Own,
-    /// The names of the marks that have not been returned, in order.
-    marks: VecDeque<String>,
-    /// How many of the next marks that come back were reported as cleared before.
-    reported: usize,
+    /// The marks that have not been returned, in order, and the ends of clips.
+    waiting: VecDeque<Waiting>,
     /// Messages that answer `clearMarks`.
     answers: VecDeque<Message>,
 }
@@ -39,63 +39,95 @@ pub(super) struct Jambonz {
 impl Jambonz {
     pub fn new(mut info: StreamInfo, extensions: Extensions, rate: u32) -> Jambonz {
         let own = Own::new(extensions, &mut info);
-        let (marks, answers) = (VecDeque::new(), VecDeque::new());
-        Jambonz { info, rate, linear: Linear::new(rate), own, marks, reported: 0, answers }
+        let (waiting, answers) = (VecDeque::new(), VecDeque::new());
+        Jambonz { info, rate, linear: Linear::new(rate), own, waiting, answers }
     }
 
-    /// Returns what a message says; `None` if it is already dealt with.
-    fn read(&mut self, text: &str) -> Option<FromAi<'static>> {
+    /// Passes on what a message in JSON says.
+    fn read(&mut self, text: &str, audio: &mut Vec<u8>, each: &mut dyn FnMut(FromAi<'_>)) {
         let Ok(incoming) = serde_json::from_str::<Incoming<'_>>(text) else {
-            return Some(FromAi::Ignored("not a JSON message in jambonz' format"));
+            return each(FromAi::Ignored("not a JSON message in jambonz' format"));
         };
-        let name = incoming.data.and_then(|data| data.name);
-        Some(match (incoming.kind.as_deref(), name) {
+        let data = incoming.data.unwrap_or_default();
+        match (incoming.kind.as_deref(), &data.name) {
             (Some("killAudio"), _) => {
                 self.linear.clear();
-                FromAi::Clear
+                each(FromAi::Clear);
             }
-            (Some("mark"), Some(name)) => self.mark(name.into_owned()),
-            (Some("mark"), None) => FromAi::Ignored("mark without a name"),
-            (Some("clearMarks"), _) => {
-                self.clear_marks();
-                return None;
-            }
-            (Some("disconnect"), _) => FromAi::Done("disconnect"),
-            (Some("playAudio"), _) => {
-                FromAi::Ignored("playAudio: send the audio in binary messages instead")
-            }
-            _ => self.own.read(text, UNKNOWN),
-        })
+            (Some("mark"), Some(name)) => each(self.wait(name.to_string(), None)),
+            (Some("mark"), None) => each(FromAi::Ignored("mark without a name")),
+            (Some("clearMarks"), _) => self.clear_marks(),
+            (Some("disconnect"), _) => each(FromAi::Done("disconnect")),
+            (Some("playAudio"), _) => self.play(data, audio, each),
+            _ => each(self.own.read(text, UNKNOWN)),
+        }
     }
 
-    fn mark(&mut self, name: String) -> FromAi<'static> {
+    /// Plays a clip, at once or behind the audio that waits.
+    fn play(&mut self, data: Data<'_>, audio: &mut Vec<u8>, each: &mut dyn FnMut(FromAi<'_>)) {
+        audio.clear();
+        let content = data.audio_content.unwrap_or_default();
+        if BASE64.decode_vec(&*content, audio).is_err() {
+            return each(FromAi::Ignored("playAudio: audioContent is not valid base64"));
+        }
+        let converted = match data.audio_content_type.as_deref() {
+            Some("wav" | "wave") => clip::wav(audio),
+            _ => clip::raw(audio, data.sample_rate.unwrap_or(self.rate)),
+        };
+        if let Err(why) = converted {
+            return each(FromAi::Ignored(why));
+        }
+        if !data.queue_play.unwrap_or_default() {
+            self.linear.clear();
+            each(FromAi::Clear);
+        }
+        each(FromAi::Audio(audio));
+        let id = data.id.unwrap_or(Value::Null);
+        each(self.wait(format!("playAudio {id}"), Some(id)));
+    }
+
+    /// Sets a mark: one that the AI named, or the end of a clip with an id.
+    fn wait(&mut self, name: String, clip: Option<Value>) -> FromAi<'static> {
         if name.len() > MAX_MARK {
             return FromAi::Ignored("mark name longer than 64 KiB");
         }
-        if self.marks.len() >= MAX_MARKS {
+        if self.waiting.len() >= MAX_MARKS {
             return FromAi::Ignored("more than 1000 marks are waiting");
         }
-        self.marks.push_back(name.clone());
+        self.waiting.push_back(Waiting { name: name.clone(), clip, reported: false });
         FromAi::Mark(name)
     }
 
     /// Reports all marks that wait as cleared; their audio is played all the same.
     fn clear_marks(&mut self) {
-        for name in self.marks.iter().skip(self.reported) {
-            self.answers.push_back(Message::Text(mark(name, true)));
+        let marks = self.waiting.iter_mut().filter(|mark| mark.clip.is_none() && !mark.reported);
+        for waiting in marks {
+            waiting.reported = true;
+            self.answers.push_back(Message::Text(mark(&waiting.name, true)));
         }
-        self.reported = self.marks.len();
     }
 
-    /// Notes that a mark has come back. Returns false if it was reported before.
-    fn takes(&mut self, name: &str) -> bool {
+    /// Returns the message for a mark that has come back; none if it was reported before.
+    fn came_back(&mut self, name: &str, cleared: bool) -> Option<String> {
+        let at = self.waiting.iter().position(|waiting| waiting.name == name);
+        let Some(at) = at else { return Some(mark(name, cleared)) };
         // marks before it were lost with the messages of an AI that was too slow
-        let Some(at) = self.marks.iter().position(|known| known == name) else { return true };
-        self.marks.drain(..=at);
-        let reported = at < self.reported;
-        self.reported = self.reported.saturating_sub(at + 1);
-        !reported
+        let waiting = self.waiting.drain(..=at).next_back()?;
+        match waiting.clip {
+            Some(Value::Null) => Some(r#"{"type":"playDone","data":{}}"#.to_owned()),
+            Some(id) => Some(format!(r#"{{"type":"playDone","data":{{"id":{id}}}}}"#)),
+            None => (!waiting.reported).then(|| mark(name, cleared)),
+        }
     }
+}
+
+/// A mark that has not come back.
+struct Waiting {
+    name: String,
+    /// At the end of a clip: its id.
+    clip: Option<Value>,
+    /// True if it was reported as cleared.
+    reported: bool,
 }
 
 /// Returns the message for a mark.
@@ -113,10 +145,18 @@ struct Incoming<'a> {
     data: Option<Data<'a>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct Data<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     name: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    audio_content: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    audio_content_type: Option<Cow<'a, str>>,
+    sample_rate: Option<u32>,
+    id: Option<Value>,
+    queue_play: Option<bool>,
 }
 
 impl Codec for Jambonz {
@@ -159,11 +199,7 @@ impl Codec for Jambonz {
                 self.linear.decode(audio);
                 each(FromAi::Audio(audio));
             }
-            Received::Text(text) => {
-                if let Some(message) = self.read(text) {
-                    each(message);
-                }
-            }
+            Received::Text(text) => self.read(text, audio, each),
         }
     }
 
@@ -178,10 +214,9 @@ impl Codec for Jambonz {
             ToAi::Digit(digit) => {
                 write!(out, r#"{{"event":"dtmf","dtmf":"{digit}","duration":"{KEY_MS}"}}"#)
             }
-            ToAi::Mark { name, cleared } => match self.takes(name) {
-                true => out.write_str(&mark(name, *cleared)),
-                false => Ok(()),
-            },
+            ToAi::Mark { name, cleared } => {
+                out.write_str(&self.came_back(name, *cleared).unwrap_or_default())
+            }
             // the close frame ends the stream
             ToAi::Stop | ToAi::ToolResult(_) => Ok(()),
             ToAi::Cleared { .. } | ToAi::Reply(_) | ToAi::State(_) | ToAi::Parameters(_) => {
@@ -248,8 +283,41 @@ mod tests {
         ] {
             assert_eq!(said(&mut codec(), Received::Text(message)), [expected], "{message}");
         }
-        let play = r#"{"type":"playAudio","data":{"audioContent":"AAAA"}}"#;
-        assert!(matches!(&said(&mut codec(), Received::Text(play))[..], [FromAi::Ignored(_)]));
+    }
+
+    #[test]
+    fn clips_are_played_and_reported() {
+        let mut codec = codec();
+        let mut play = |members: &str| {
+            let text = format!(r#"{{"type":"playAudio","data":{{{members}}}}}"#);
+            let (mut audio, mut found) = (Vec::new(), Vec::new());
+            codec.decode(Received::Text(&text), &mut audio, &mut |said| {
+                found.push(match said {
+                    FromAi::Audio(audio) => format!("{} bytes", audio.len()),
+                    other => format!("{other:?}"),
+                });
+            });
+            found
+        };
+        let raw = r#""audioContent":"AAAAAA==","audioContentType":"raw","sampleRate":8000"#;
+        assert_eq!(
+            play(&format!(r#"{raw},"id":"a","queuePlay":true"#)),
+            ["2 bytes", r#"Mark("playAudio \"a\"")"#]
+        );
+        assert_eq!(play(raw), ["Clear", "2 bytes", r#"Mark("playAudio null")"#]);
+        for refused in [
+            r#""audioContent":"!""#,
+            r#""audioContent":"AAAA","sampleRate":11025"#,
+            r#""audioContent":"AAAA","audioContentType":"wav""#,
+        ] {
+            assert!(play(refused)[0].starts_with("Ignored(\"playAudio: "), "{refused}");
+        }
+        let done = |name: &str| ToAi::Mark { name: name.into(), cleared: true };
+        assert_eq!(
+            text(&mut codec, &done(r#"playAudio "a""#)),
+            r#"{"type":"playDone","data":{"id":"a"}}"#
+        );
+        assert_eq!(text(&mut codec, &done("playAudio null")), r#"{"type":"playDone","data":{}}"#);
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Codec for L16 {
                 write!(out, r#"{{"event":"websocket:notify","payload":{name}}}"#)
             }
             ToAi::Cleared { .. } => out.write_str(r#"{"event":"websocket:cleared"}"#),
-            // the notice of cleared audio is for all that was in it; the close frame ends the stream
+            // the notice of cleared audio is for its marks too; the close frame ends the stream
             ToAi::Mark { .. } | ToAi::Stop | ToAi::ToolResult(_) => Ok(()),
             ToAi::Reply(_) | ToAi::State(_) | ToAi::Parameters(_) => {
                 self.own.write(message, out);

@@ -3,6 +3,7 @@
 
 pub mod breaker;
 mod carrier;
+mod clip;
 pub mod closed;
 pub mod connect;
 pub mod dialect;
@@ -79,7 +80,7 @@ pub enum FromAi<'a> {
     Tool(Box<ToolCall>),
     /// The AI cannot continue, with the reason: it has failed.
     Failed(String),
-    /// The AI asks for the end of the stream, with the message that says so: the same as a close.
+    /// The AI asks for the end of the stream, with the word for it. It is the same as a close.
     Done(&'static str),
     /// Not usable, with the reason. The call continues.
     Ignored(&'static str),

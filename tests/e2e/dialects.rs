@@ -49,7 +49,7 @@ async fn call(lab: &Lab, bot: &Program, dialect: &str, lines: &str, keys: &[(cha
         printed(&mut caller, bot, expected).await;
     }
     assert!(caller.until(2 * SECOND, |c| c.ended.is_some()).await, "{dialect}: still up");
-    assert_eq!(bridge.lines("reason=\"ai_closed\"").len(), 1, "{}", bridge.log());
+    assert_eq!(bridge.lines("reason=\"ai_hangup\"").len(), 1, "{}", bridge.log());
 }
 
 #[test]

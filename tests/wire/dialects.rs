@@ -30,18 +30,15 @@ struct Words {
     dialect: &'static str,
     /// 0 for mu-law.
     rate: u32,
-    /// Audio is in binary messages.
-    binary: bool,
     /// The member with the stream's id.
     stream: &'static str,
     /// Messages before the audio.
     opening: usize,
 }
 
-const L16: Words = Words { dialect: "l16", rate: 8000, binary: true, stream: "", opening: 1 };
+const L16: Words = Words { dialect: "l16", rate: 8000, stream: "", opening: 1 };
 const JAMBONZ: Words = Words { dialect: "jambonz", ..L16 };
-const TELNYX: Words =
-    Words { dialect: "telnyx", rate: 0, binary: false, stream: "stream_id", opening: 2 };
+const TELNYX: Words = Words { dialect: "telnyx", rate: 0, stream: "stream_id", opening: 2 };
 const PLIVO: Words = Words { dialect: "plivo", stream: "streamId", opening: 1, ..TELNYX };
 const EXOTEL: Words = Words { dialect: "exotel", rate: 8000, stream: "stream_sid", ..TELNYX };
 
@@ -108,7 +105,7 @@ impl Words {
         Message::text(text.to_string())
     }
 
-    /// What the AI gets once the audio before a mark has been played.
+    /// The message to the AI once the audio before a mark has been played.
     fn marked(&self, name: &str) -> Value {
         match self.dialect {
             "l16" => json!({"event": "websocket:notify", "payload": {"name": name}}),
@@ -118,7 +115,7 @@ impl Words {
         }
     }
 
-    /// What the AI gets once the audio before a mark has been cleared.
+    /// The message to the AI once the audio before a mark has been cleared.
     fn cleared(&self, name: &str) -> Value {
         match self.dialect {
             "l16" => json!({"event": "websocket:cleared"}),
@@ -454,7 +451,7 @@ async fn disconnect_ends_the_stream_as_a_close_does() {
     let record = rig.bridge.record().await;
     assert_eq!(
         (record.reason.label(), record.ai_end.as_deref()),
-        ("ai_closed", Some("disconnect"))
+        ("ai_hangup", Some("disconnect"))
     );
 }
 

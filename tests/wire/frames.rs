@@ -40,9 +40,11 @@ fn said(message: &FromAi<'_>) -> Said {
         FromAi::Audio(audio) => Said::Audio(audio.to_vec()),
         FromAi::Mark(name) => Said::Mark(name.clone()),
         FromAi::Clear => Said::Clear,
-        FromAi::Order(_) | FromAi::Tool(_) | FromAi::Failed(_) | FromAi::Ignored(_) => {
-            Said::Ignored
-        }
+        FromAi::Order(_)
+        | FromAi::Tool(_)
+        | FromAi::Failed(_)
+        | FromAi::Done(_)
+        | FromAi::Ignored(_) => Said::Ignored,
     }
 }
 
