@@ -255,7 +255,9 @@ mod tests {
                 if round % 2 == 0 {
                     text = WHOLE[next(WHOLE.len())].to_owned();
                     let places: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
-                    text.insert_str(places[next(places.len())], pieces[next(pieces.len())]);
+                    if next(4) > 0 {
+                        text.insert_str(places[next(places.len())], pieces[next(pieces.len())]);
+                    }
                 }
                 let bytes: Vec<u8> = (0..next(40)).map(|_| next(256) as u8).collect();
                 let mut said = vec![ToAi::Audio { samples: [next(256) as u8; 160], t_ms: 20 }];

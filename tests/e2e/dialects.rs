@@ -38,7 +38,7 @@ async fn call(lab: &Lab, bot: &Program, dialect: &str, lines: &str, keys: &[(cha
     let bridge = Bridge::registered(&setup);
     let mut caller = lab.dial(u32::MAX).await;
     caller.answered().await;
-    let enough = |caller: &Caller| caller.numbers(1).len() >= 40;
+    let enough = |caller: &Caller| caller.numbers(1).len() >= 25;
     assert!(caller.until(8 * SECOND, enough).await, "{dialect}: {:?}", caller.numbers(1));
     let heard = caller.numbers(1);
     let all = heard[0]..=heard[heard.len() - 1];
