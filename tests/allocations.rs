@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
 use frame_path::FramePath;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use trunkless::stream::dialect::{Codec as _, Session};
+use trunkless::stream::dialect::{Codec as _, Dialect, Extensions, Form, Session};
 use trunkless::stream::openai::Realtime;
 use trunkless::stream::{FromAi, Received, StreamInfo, ToAi};
 
@@ -47,6 +47,37 @@ impl Model {
 #[global_allocator]
 static COUNTING: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
+/// Returns the allocations and reallocations of a dialect in 50 frames each way.
+fn allocated_by(dialect: Dialect, rate: u32) -> (usize, usize) {
+    let session = Session { sample_rate: Some(rate), ..Session::default() };
+    let mut codec = dialect.codec(StreamInfo::default(), Extensions::Off, &session);
+    let linear = "AAEA".repeat(rate as usize / 50 * 2 / 3);
+    let said = match dialect {
+        Dialect::Plivo => format!(
+            r#"{{"event":"playAudio","media":{{"contentType":"audio/x-l16","sampleRate":{rate},"payload":"{linear}"}}}}"#
+        ),
+        _ => format!(r#"{{"event":"media","media":{{"payload":"{linear}"}}}}"#),
+    };
+    let (mut out, mut audio, mut heard) = (BytesMut::new(), Vec::new(), 0);
+    let binary = vec![1; rate as usize / 50 * 2];
+    let mut frame = |t_ms| {
+        out.clear();
+        let form = codec.encode(&ToAi::Audio { samples: [0x55; 160], t_ms }, &mut out);
+        let message = match form {
+            Form::Binary => Received::Binary(&binary),
+            Form::Text => Received::Text(&said),
+        };
+        codec.decode(message, &mut audio, &mut |_| heard += 1);
+    };
+    // the buffers reach their size
+    (0..5).for_each(&mut frame);
+    let region = Region::new(COUNTING);
+    (5..55).for_each(&mut frame);
+    let allocated = region.change();
+    assert_eq!(heard, 55);
+    (allocated.allocations, allocated.reallocations)
+}
+
 /// The only test in this program, so that no other test adds to the counts.
 #[test]
 fn the_frame_path_does_not_allocate() {
@@ -74,6 +105,17 @@ fn the_frame_path_does_not_allocate() {
     let allocated = region.change();
     assert_eq!((allocated.allocations, allocated.reallocations), (0, 0), "{allocated:?}");
     assert_eq!(model.audio, [0x55; 160]);
+    for (dialect, rate) in [
+        (Dialect::L16, 8000),
+        (Dialect::L16, 24_000),
+        (Dialect::Jambonz, 16_000),
+        (Dialect::Telnyx, 8000),
+        (Dialect::Plivo, 16_000),
+        (Dialect::Exotel, 16_000),
+    ] {
+        let allocated = allocated_by(dialect, rate);
+        assert_eq!(allocated, (0, 0), "{dialect:?} at {rate} Hz");
+    }
     // check that an allocation does show up in the counts
     let region = Region::new(COUNTING);
     std::hint::black_box(Vec::<u8>::with_capacity(160));

@@ -137,6 +137,10 @@ step "S3 server" s3
 python() { tests/e2e/lab/fetch-python.sh || no_python="no Python environment"; }
 no_python=
 step "Python for the example bots" python
+# ---- Node for the SDK of jambonz ----
+node_packages() { tests/e2e/lab/fetch-node.sh || no_node="no Node packages"; }
+no_node=
+step "Node for the SDK of jambonz" node_packages
 for t in sipp ss unshare nsenter strace tshark; do command -v $t >/dev/null || no_e2e+="${no_e2e:+, }no $t"; done
 
 # ---- the tests ----
@@ -152,7 +156,7 @@ e2e() { # -- [ARGUMENTS OF THE TESTS]
   shift
   if [ $# != 0 ]; then "${run[@]}" "$@"; return; fi
   cargo test --release $with --test e2e --no-run || return
-  for name in "${shared[@]}" load:: examples:: clients::; do skipped+=(--skip "$name"); done
+  for name in "${shared[@]}" load:: examples:: clients:: dialects::; do skipped+=(--skip "$name"); done
   "${run[@]}" "${shared[@]}" >"$log.first" 2>&1 &
   first=$!
   "${run[@]}" "${skipped[@]}" || rc=$?
@@ -219,8 +223,11 @@ else
 fi
 no_examples=$no_e2e${no_e2e:+${no_python:+, }}$no_python
 if [ -z "$no_examples" ]; then
+  bots=(examples:: clients:: dialects::)
+  [ -z "$no_node" ] || bots+=(--skip dialects::jambonz)
   step "end-to-end tests of the example bots" \
-    by_the_clock cargo test --release $with --test e2e -- --test-threads=1 examples:: clients::
+    by_the_clock cargo test --release $with --test e2e -- --test-threads=1 "${bots[@]}"
+  [ -z "$no_node" ] || skip "end-to-end test of jambonz' SDK" "$no_node"
 else
   skip "end-to-end tests of the example bots" "$no_examples"
 fi

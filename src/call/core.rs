@@ -419,7 +419,7 @@ impl Call {
             }
             // the worker numbers orders and has tools called; the socket ends a stream that failed
             FromAi::Order(_) | FromAi::Tool(_) | FromAi::Failed(_) | FromAi::SessionEnded(_) => {}
-            FromAi::Warning(_) | FromAi::Ignored(_) => {}
+            FromAi::Done(_) | FromAi::Warning(_) | FromAi::Ignored(_) => {}
         }
         self.tap_marks();
         self.take_cues(now);

@@ -15,7 +15,7 @@ use crate::config::schema::Ai;
 use crate::config::values::Span;
 use crate::outbox::webhook::{Webhook, WebhookError};
 use crate::stream::connect::{Target, TargetError, TargetOptions};
-use crate::stream::dialect::{Dialect, Session};
+use crate::stream::dialect::{CALL_RATE, Dialect, MAX_PARAMETER, Session};
 use crate::stream::model;
 use crate::tls::{TlsError, client_config};
 
@@ -55,9 +55,16 @@ impl Resolver<'_> {
             all.extend(own.clone().unwrap_or_default());
             all.into_iter().collect::<Vec<(String, String)>>()
         };
+        // a token for another dialect may be in [ai]
+        let own_token = own_token.iter().any(|token| token.is_some());
+        if token.is_some() && !dialect.has_token() && (own_token || own.dialect.is_none()) {
+            let message = "has no effect in this dialect; set Authorization in headers instead";
+            return Err(self.source.error(&key("auth_token", own_token), message));
+        }
         let options = TargetOptions {
             dialect,
             session,
+            subprotocol: pick(&own.subprotocol, &common.subprotocol),
             headers: merged(&own.headers, &common.headers),
             auth_token: token.map(|t| t.expose_secret().to_owned()),
             ca_file: pick(&own.ca_file, &common.ca_file),
@@ -67,6 +74,7 @@ impl Resolver<'_> {
             let (part, own_has) = match &error {
                 TargetError::Tls(TlsError::CaFile { .. }) => ("ca_file", own.ca_file.is_some()),
                 TargetError::Header(_) => ("headers", own.headers.is_some()),
+                TargetError::Subprotocol(_) => ("subprotocol", own.subprotocol.is_some()),
                 TargetError::ServerName(_) => ("tls_server_name", own.tls_server_name.is_some()),
                 _ => ("url", own.url.is_some()),
             };
@@ -74,7 +82,7 @@ impl Resolver<'_> {
             self.source.error(&part, error.to_string())
         })?;
         let parameters = merged(&own.parameters, &common.parameters);
-        let limit = options.dialect.max_parameter();
+        let limit = MAX_PARAMETER;
         let length = |text: &str| text.chars().count();
         let long = parameters.iter().find(|(n, v)| length(n).max(length(v)) > limit);
         if let Some((long, _)) = long {
@@ -174,11 +182,39 @@ impl Resolver<'_> {
         };
         let settings = settings.map(Value::Object);
         let greeting = own.greeting.clone().or(common.greeting.clone());
-        let session = Session { settings, greeting, tools };
+        let sample_rate = self.sample_rate(key, dialect, common, own)?;
+        let session = Session { settings, greeting, tools, sample_rate };
         dialect.check(&session).map_err(|(part, why)| {
             let key = key("session", own.session.is_some());
             self.source.error(&format!("{key}.{part}"), why)
         })?;
         Ok(session)
+    }
+
+    /// Returns the sample rate of linear audio, if one is set.
+    fn sample_rate(
+        &self,
+        key: &dyn Fn(&str, bool) -> String,
+        dialect: Dialect,
+        common: &Ai,
+        own: &Ai,
+    ) -> Result<Option<u32>, ConfigError> {
+        let known = dialect.sample_rates();
+        // a rate for another dialect may be in [ai]
+        let common_rate = common.sample_rate;
+        let common_rate = common_rate.filter(|rate| own.dialect.is_none() || known.contains(rate));
+        let Some(rate) = own.sample_rate.or(common_rate) else { return Ok(None) };
+        if known.contains(&rate) {
+            return Ok(Some(rate));
+        }
+        if rate == CALL_RATE {
+            return Ok(None);
+        }
+        let words: Vec<String> = known.iter().map(u32::to_string).collect();
+        let message = match known {
+            [] => "cannot be set in this dialect, which has 8000 only; remove it".to_owned(),
+            _ => format!("{rate} is not one of: {}", words.join(", ")),
+        };
+        Err(self.source.error(&key("sample_rate", own.sample_rate.is_some()), message))
     }
 }

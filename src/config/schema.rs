@@ -123,6 +123,10 @@ impl Media {
 pub struct Ai {
     pub url: Option<String>,
     pub dialect: Option<Dialect>,
+    /// The sample rate of linear audio, in Hz, in dialects that have a choice.
+    pub sample_rate: Option<u32>,
+    /// The WebSocket subprotocol that is requested.
+    pub subprotocol: Option<String>,
     /// When our own messages are exchanged with the AI.
     pub extensions: Option<Extensions>,
     pub headers: Option<BTreeMap<String, String>>,

@@ -328,6 +328,7 @@ impl Conversation {
             FromAi::Ignored(why) => heard.ignored = Some(why),
             FromAi::Mark(name) => marks.push(name),
             FromAi::Failed(why) | FromAi::SessionEnded(why) => failed = Some(why),
+            FromAi::Done(how) => failed = Some(how.to_owned()),
             FromAi::Order(_) | FromAi::Tool(_) | FromAi::Warning(_) => {}
         });
         self.last_audio = last_audio;

@@ -62,6 +62,8 @@ pub enum TargetError {
     Credentials,
     #[error("\"{0}\" is not a valid header name or value")]
     Header(String),
+    #[error("\"{0}\" is not the name of a WebSocket subprotocol")]
+    Subprotocol(String),
     #[error("\"{0}\" is not a valid TLS server name")]
     ServerName(String),
     #[error(transparent)]
@@ -75,6 +77,8 @@ pub struct TargetOptions {
     /// The session of a model.
     pub session: Session,
     pub headers: Vec<(String, String)>,
+    /// The subprotocol that is requested; the server may ignore it.
+    pub subprotocol: Option<String>,
     /// Signs the handshake, where the dialect has a signature.
     pub auth_token: Option<String>,
     /// PEM file with the only trusted CA; by default, the system's CAs are trusted.
@@ -233,6 +237,7 @@ impl Target {
         let watched = stream.try_clone().and_then(TcpStream::from_std).map_err(failed)?;
         let invalid = |e| ConnectError::Tls(io::Error::new(io::ErrorKind::InvalidInput, e));
         let mut wire = Wire::new(stream, self.tls.as_ref()).map_err(invalid)?;
+        wire.requests(self.options.subprotocol.as_deref());
         while let Err(error) = wire.shake_hands() {
             if error.kind() != io::ErrorKind::WouldBlock {
                 return Err(ConnectError::Tls(error));
@@ -295,6 +300,13 @@ fn request(url: &str, options: &TargetOptions) -> Result<Request, TargetError> {
     for (name, value) in options.dialect.handshake_headers(url, options.auth_token.as_deref()) {
         let value = HeaderValue::from_str(&value);
         headers.insert(name, value.map_err(|_| TargetError::Header(url.to_owned()))?);
+    }
+    if let Some(name) = &options.subprotocol {
+        let error = || TargetError::Subprotocol(name.clone());
+        // a token (RFC 6455 §4.1): a list of several could not be told from the one selected
+        let known = HeaderName::from_bytes(name.as_bytes()).is_ok();
+        let value = HeaderValue::from_str(name).ok().filter(|_| known).ok_or_else(error)?;
+        headers.insert("Sec-WebSocket-Protocol", value);
     }
     for (name, value) in &options.headers {
         let error = || TargetError::Header(name.clone());

@@ -10,6 +10,12 @@ use std::fmt::Write as _;
 use bytes::BytesMut;
 use md5::{Digest, Md5};
 
+use crate::stream::carrier::Carrier;
+use crate::stream::exotel::{self, Exotel};
+use crate::stream::jambonz::Jambonz;
+use crate::stream::l16::L16;
+use crate::stream::plivo::Plivo;
+use crate::stream::telnyx::{self, Telnyx};
 use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, openai, twilio};
 
 /// A supported dialect.
@@ -19,7 +25,17 @@ pub enum Dialect {
     Twilio,
     /// OpenAI's Realtime API, and servers of the same shape.
     OpenAiRealtime,
+    L16,
+    Jambonz,
+    Telnyx,
+    Plivo,
+    Exotel,
 }
+
+/// The maximum length of a parameter's name, and of its value, in characters. It is Twilio's.
+pub const MAX_PARAMETER: usize = twilio::MAX_PARAMETER;
+/// The sample rate of a call, in Hz, and of every dialect unless another one is set.
+pub const CALL_RATE: u32 = 8000;
 
 /// When trunkless' own messages are exchanged with the AI, besides those of the dialect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +57,8 @@ pub struct Session {
     pub greeting: Option<String>,
     /// Our tools that are offered to the model; `None` = all.
     pub tools: Option<Vec<String>>,
+    /// The sample rate of linear audio in both directions, in Hz, in dialects that have a choice.
+    pub sample_rate: Option<u32>,
 }
 
 /// How an encoded message is sent.
@@ -105,9 +123,15 @@ impl Dialect {
         extensions: Extensions,
         session: &Session,
     ) -> Box<dyn Codec> {
+        let rate = session.sample_rate.unwrap_or(CALL_RATE);
         match self {
             Dialect::Twilio => Box::new(twilio::Encoder::new(info, extensions)),
             Dialect::OpenAiRealtime => Box::new(openai::Realtime::new(info, session.clone())),
+            Dialect::L16 => Box::new(L16::new(info, extensions, rate)),
+            Dialect::Jambonz => Box::new(Jambonz::new(info, extensions, rate)),
+            Dialect::Telnyx => Box::new(Carrier::<Telnyx>::new(info, extensions, rate)),
+            Dialect::Plivo => Box::new(Carrier::<Plivo>::new(info, extensions, rate)),
+            Dialect::Exotel => Box::new(Carrier::<Exotel>::new(info, extensions, rate)),
         }
     }
 
@@ -115,8 +139,9 @@ impl Dialect {
     /// the dialect has no usual one.
     pub fn url(self, configured: Option<&str>, session: &Session) -> Option<String> {
         match self {
-            Dialect::Twilio => configured.map(str::to_owned),
             Dialect::OpenAiRealtime => Some(openai::url(configured, session)),
+            Dialect::Exotel => configured.map(|url| exotel::url(url, session.sample_rate)),
+            _ => configured.map(str::to_owned),
         }
     }
 
@@ -126,17 +151,30 @@ impl Dialect {
     /// Returns the key below `session` that cannot work, and the reason.
     pub fn check(self, session: &Session) -> Result<(), (&'static str, String)> {
         match self {
-            Dialect::Twilio => Ok(()),
             Dialect::OpenAiRealtime => openai::check(session),
+            _ => Ok(()),
         }
     }
 
     /// True if the AI is a model with a session of its own: `[ai.session]`, a greeting and tools.
     pub fn has_session(self) -> bool {
+        matches!(self, Dialect::OpenAiRealtime)
+    }
+
+    /// The sample rates that can be set; none if there is only that of calls.
+    pub fn sample_rates(self) -> &'static [u32] {
         match self {
-            Dialect::Twilio => false,
-            Dialect::OpenAiRealtime => true,
+            Dialect::L16 | Dialect::Exotel => &[8000, 16_000, 24_000],
+            Dialect::Jambonz => &[8000, 16_000, 24_000, 32_000, 48_000],
+            Dialect::Plivo => &[8000, 16_000],
+            _ => &[],
         }
+    }
+
+    /// True if the dialect has a place for `auth_token`. Otherwise, the AI may be given a token in
+    /// `headers`.
+    pub fn has_token(self) -> bool {
+        !matches!(self, Dialect::L16 | Dialect::Jambonz | Dialect::Plivo | Dialect::Exotel)
     }
 
     /// Returns the extra headers for a handshake with `url`, signed if there is an `auth_token`.
@@ -148,14 +186,8 @@ impl Dialect {
         match self {
             Dialect::Twilio => twilio::handshake_headers(url, auth_token),
             Dialect::OpenAiRealtime => openai::handshake_headers(auth_token),
-        }
-    }
-
-    /// The maximum length of a parameter's name, and of its value, in characters.
-    pub fn max_parameter(self) -> usize {
-        match self {
-            // placeholders have the same bounds
-            Dialect::Twilio | Dialect::OpenAiRealtime => twilio::MAX_PARAMETER,
+            Dialect::Telnyx => telnyx::handshake_headers(auth_token),
+            Dialect::L16 | Dialect::Jambonz | Dialect::Plivo | Dialect::Exotel => Vec::new(),
         }
     }
 }
@@ -179,5 +211,71 @@ mod tests {
         let sid = sid("MZ", "call-1@pbx");
         assert_eq!(sid.len(), 34);
         assert!(sid.starts_with("MZ") && sid[2..].bytes().all(|b| b.is_ascii_hexdigit()));
+    }
+
+    /// Pieces of all dialects' messages.
+    const PIECES: &str = r#"{ } [ " : , \ \u0065 0 16000 -1 null true é
+        "event": "type": "action": "media" "payload": "AQID" "AAE=" "mark" "name" "data": "clear"
+        "playAudio" "contentType":"audio/x-l16" "sampleRate": "streamId":"MZ1" "killAudio"
+        "clearMarks" "notify" "hangup" "checkpoint" "audioContent": "wav" "queuePlay":true
+        {"event":"media","media":{ {"event":"playAudio","media":{ {"type":"playAudio","data":{"#;
+    /// Valid messages.
+    const WHOLE: [&str; 8] = [
+        r#"{"event":"media","media":{"payload":"AQID"}}"#,
+        r#"{"event":"playAudio","media":{"contentType":"audio/x-l16","sampleRate":16000,"payload":"AAE="}}"#,
+        r#"{"event":"mark","mark":{"name":"é"}}"#,
+        r#"{"event":"clear"}"#,
+        r#"{"action":"notify","payload":{"a":[1.5e300]}}"#,
+        r#"{"type":"mark","data":{"name":"a"}}"#,
+        r#"{"type":"playAudio","data":{"audioContent":"AAAAAA==","sampleRate":16000}}"#,
+        r#"{"type":"clearMarks"}"#,
+    ];
+
+    /// Messages made of pieces, valid ones with a piece too much, and bytes at random.
+    #[test]
+    fn junk_never_panics() {
+        let pieces: Vec<&str> = PIECES.split_whitespace().collect();
+        let mut state = 5u64;
+        let mut next = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % below
+        };
+        for (dialect, rate) in [
+            (Dialect::L16, 24_000),
+            (Dialect::Jambonz, 48_000),
+            (Dialect::Telnyx, 8000),
+            (Dialect::Plivo, 16_000),
+            (Dialect::Exotel, 8000),
+        ] {
+            let session = Session { sample_rate: Some(rate), ..Session::default() };
+            let info = StreamInfo { stream_sid: "MZ1".into(), ..StreamInfo::default() };
+            let mut codec = dialect.codec(info, Extensions::OnUse, &session);
+            let (mut audio, mut out, mut taken) = (Vec::new(), BytesMut::new(), 0);
+            for round in 0..2000 {
+                let mut text: String = (0..next(14)).map(|_| pieces[next(pieces.len())]).collect();
+                if round % 2 == 0 {
+                    text = WHOLE[next(WHOLE.len())].to_owned();
+                    let places: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+                    if next(4) > 0 {
+                        text.insert_str(places[next(places.len())], pieces[next(pieces.len())]);
+                    }
+                }
+                let bytes: Vec<u8> = (0..next(40)).map(|_| next(256) as u8).collect();
+                let mut said = vec![ToAi::Audio { samples: [next(256) as u8; 160], t_ms: 20 }];
+                for message in [Received::Text(&text), Received::Binary(&bytes)] {
+                    codec.decode(message, &mut audio, &mut |message| match message {
+                        FromAi::Mark(name) => said.push(ToAi::Mark { name, cleared: false }),
+                        FromAi::Ignored(_) => {}
+                        _ => taken += 1,
+                    });
+                }
+                for message in &said {
+                    codec.encode(message, &mut out);
+                }
+                while codec.next_message().is_some() {}
+                out.clear();
+            }
+            assert!(taken > 0, "{dialect:?}: nothing was understood");
+        }
     }
 }

@@ -2,6 +2,9 @@
 //! WebSocket library reads too strictly.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+/// The field with the subprotocol that a server has selected.
+const SUBPROTOCOL: &str = "Sec-WebSocket-Protocol";
+
 /// Parser state within a head, which ends with an empty line. Lines end with LF or CR LF, as for
 /// the library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +35,10 @@ impl Head {
 /// Returns the head of a 101 with a single `Connection: Upgrade`, if `Upgrade` is among the tokens
 /// of its Connection fields. The field is a list (RFC 6455 §4.1, RFC 9110 §7.6.1), to which proxies
 /// add `keep-alive`; the library accepts only the one word. Any other head is returned as it is.
-pub(super) fn normalized(head: Vec<u8>) -> Vec<u8> {
+///
+/// A server need not select the `subprotocol` that was requested (RFC 6455 §4.2.2), but the library
+/// insists on it, so it is added if there is none.
+pub(super) fn normalized(head: Vec<u8>, subprotocol: Option<&str>) -> Vec<u8> {
     let lines = || head.split_inclusive(|byte| *byte == b'\n');
     let status = lines().find(|line| !line.trim_ascii().is_empty());
     let switching = status.and_then(|line| line.split(|b| *b == b' ').nth(1));
@@ -43,13 +49,17 @@ pub(super) fn normalized(head: Vec<u8>) -> Vec<u8> {
     if switching.is_none_or(|status| status.trim_ascii() != b"101") || !upgrades {
         return head;
     }
-    let mut out = Vec::with_capacity(head.len() + 32);
+    let mut out = Vec::with_capacity(head.len() + 96);
     let mut written = false;
+    let missing = subprotocol.filter(|_| lines().all(|line| value(line, SUBPROTOCOL).is_none()));
     for line in lines() {
         if connection(line).is_none() {
             out.extend_from_slice(line);
         } else if !std::mem::replace(&mut written, true) {
             out.extend_from_slice(b"Connection: Upgrade\r\n");
+            if let Some(name) = missing {
+                out.extend_from_slice(format!("{SUBPROTOCOL}: {name}\r\n").as_bytes());
+            }
         }
     }
     out
@@ -57,9 +67,14 @@ pub(super) fn normalized(head: Vec<u8>) -> Vec<u8> {
 
 /// Returns the value of a Connection field.
 fn connection(line: &[u8]) -> Option<&[u8]> {
+    value(line, "Connection")
+}
+
+/// Returns the value of the field in `line`, if it has this name.
+fn value<'a>(line: &'a [u8], field: &str) -> Option<&'a [u8]> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let (name, value) = line.split_at(colon);
-    name.eq_ignore_ascii_case(b"connection").then(|| value[1..].trim_ascii())
+    name.eq_ignore_ascii_case(field.as_bytes()).then(|| value[1..].trim_ascii())
 }
 
 #[cfg(test)]
@@ -95,7 +110,7 @@ mod tests {
             "Connection: keep-alive\r\nConnection: upgrade\r\n",
         ] {
             let head = format!("HTTP/1.1 101 X\r\n{fields}a: b\r\n\r\n");
-            assert_eq!(normalized(head.into_bytes()), plain.as_bytes(), "{fields:?}");
+            assert_eq!(normalized(head.into_bytes(), None), plain.as_bytes(), "{fields:?}");
         }
     }
 
@@ -110,7 +125,19 @@ mod tests {
             "\r\n\r\n",
             "",
         ] {
-            assert_eq!(normalized(head.as_bytes().to_vec()), head.as_bytes());
+            assert_eq!(normalized(head.as_bytes().to_vec(), Some("a")), head.as_bytes());
         }
+    }
+
+    #[test]
+    fn a_subprotocol_that_was_not_selected_is_added() {
+        let text = |head: &str| {
+            String::from_utf8(normalized(head.as_bytes().to_vec(), Some("a.example"))).unwrap()
+        };
+        let plain = "HTTP/1.1 101 X\r\nConnection: Upgrade\r\n\r\n";
+        let selected = plain.replace("\r\n\r\n", "\r\nSec-WebSocket-Protocol: a.example\r\n\r\n");
+        assert_eq!(text(plain), selected);
+        let other = plain.replace("\r\n\r\n", "\r\nsec-websocket-protocol: other\r\n\r\n");
+        assert_eq!(text(&other), other);
     }
 }

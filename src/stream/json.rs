@@ -87,12 +87,15 @@ impl<'a> Cursor<'a> {
         Some(text)
     }
 
-    /// Reads a whole number from 0 on.
+    /// Reads a number that is not negative, without a fraction or an exponent.
     pub fn number(&mut self) -> Option<u64> {
         self.space();
-        let rest = self.rest;
-        let number = self.peek()?.is_ascii_digit().then(|| self.skip()).flatten();
-        number.and_then(|()| rest[..rest.len() - self.rest.len()].parse().ok())
+        let digits =
+            self.rest.len() - self.rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, rest) = self.rest.split_at(digits);
+        let plain = number == "0" || !number.starts_with('0');
+        self.rest = rest;
+        number.parse().ok().filter(|_| plain && !rest.starts_with(['.', 'e', 'E']))
     }
 
     /// Skips a value. Arrays, negative numbers, fractions and exponents are not supported.

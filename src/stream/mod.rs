@@ -2,19 +2,30 @@
 //! connection below. [`dialect`] selects the protocol spoken on it, with one file per dialect.
 
 pub mod breaker;
+mod carrier;
+mod clip;
 pub mod closed;
 pub mod connect;
 pub mod dialect;
+mod exotel;
 pub mod extension;
 mod frames;
 mod head;
+mod jambonz;
 mod json;
+mod l16;
+mod linear;
 mod liveness;
 pub mod model;
 pub mod openai;
+mod own;
+mod plivo;
 mod queue;
 pub mod scratch;
 pub mod socket;
+mod telnyx;
+#[cfg(test)]
+mod testing;
 pub mod twilio;
 pub mod unreachable;
 pub mod wire;
@@ -75,6 +86,8 @@ pub enum FromAi<'a> {
     SessionEnded(String),
     /// A problem that the AI reports. The call continues.
     Warning(String),
+    /// The AI asks for the end of the stream, with the word for it. It is the same as a close.
+    Done(&'static str),
     /// Not usable, with the reason. The call continues.
     Ignored(&'static str),
 }

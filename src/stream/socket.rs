@@ -87,6 +87,8 @@ pub struct AiSocket {
     /// True if data from before that is still to be flushed.
     unflushed: bool,
     farewell: Farewell,
+    /// True if the AI asked for the end of the stream in a message, not with a close frame.
+    asked_to_close: bool,
     /// When the AI has to be ready for the call, until it is.
     ready_by: Option<Instant>,
     /// Messages that were not understood.
@@ -130,6 +132,7 @@ impl AiSocket {
             blocked: false,
             unflushed: false,
             farewell: Farewell::No,
+            asked_to_close: false,
             ignored: 0,
             tap: None,
         }
@@ -422,19 +425,24 @@ impl AiSocket {
         self.codec.decode(message, audio, &mut |message| match message {
             FromAi::Failed(why) => closed = Some(Closed::Failed(why)),
             FromAi::SessionEnded(why) => closed = Some(Closed::SessionEnded(why)),
+            FromAi::Done(how) => closed = Some(Closed::Orderly(how.to_owned())),
             message => {
                 ignored += u64::from(matches!(message, FromAi::Ignored(_)));
                 each(message);
             }
         });
         self.ignored += ignored;
+        // the close frame is then ours to send
+        self.asked_to_close |= matches!(closed, Some(Closed::Orderly(_)));
         closed.map(Stop::Closed)
     }
 
     /// Answers the AI's close frame, if there was one. Nothing is sent after that.
     pub fn answer_close(&mut self) {
         let _ = self.flush();
-        self.give_up();
+        if !self.asked_to_close {
+            self.give_up();
+        }
     }
 
     /// Clears the queue, because nothing more can be sent.
@@ -577,7 +585,10 @@ impl AiSocket {
         }
         while matches!(self.farewell, Farewell::Sending | Farewell::Waiting) {
             match self.socket.read() {
-                Ok(Library::Close(_)) => self.answer_close(),
+                Ok(Library::Close(_)) => {
+                    self.asked_to_close = false;
+                    self.answer_close();
+                }
                 // a pong may be due
                 Ok(_) => drop(self.flush()),
                 Err(error) if would_block(&error) => break,

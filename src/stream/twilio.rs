@@ -34,7 +34,7 @@ pub const CONNECTED: &str = r#"{"event":"connected","protocol":"Call","version":
 /// Length of a frame in base64.
 pub(super) const PAYLOAD_BYTES: usize = size_of::<Samples>().div_ceil(3) * 4;
 /// Maximum length of a mark's name, in bytes.
-const MAX_MARK: usize = 64 * 1024;
+pub(super) const MAX_MARK: usize = 64 * 1024;
 /// Maximum length of a parameter's name, and of its value, in characters.
 pub const MAX_PARAMETER: usize = 499;
 
@@ -80,7 +80,7 @@ struct MediaFormat {
 }
 
 /// The parameter that announces our own messages, and its value before the list of commands.
-const ANNOUNCED: (&str, &str) = ("bridge_control", "1 ");
+pub(super) const ANNOUNCED: (&str, &str) = ("bridge_control", "1 ");
 /// Twilio's servers and clients do not know this event.
 const UNKNOWN: &str = "unknown event";
 
@@ -238,13 +238,13 @@ impl Codec for Encoder {
 }
 
 /// Names and values as a JSON object.
-fn object(pairs: &[(String, String)]) -> serde_json::Value {
+pub(super) fn object(pairs: &[(String, String)]) -> serde_json::Value {
     let all = pairs.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
     serde_json::Value::Object(all.collect())
 }
 
 /// The member with the reason of a state, if it has one.
-fn reason(state: CallState) -> String {
+pub(super) fn reason(state: CallState) -> String {
     match state {
         CallState::TransferFailed(why) => format!(r#","reason":"{}""#, why.word()),
         _ => String::new(),
@@ -274,7 +274,7 @@ impl Encoder {
 }
 
 /// Appends a number in decimal.
-fn decimal(mut number: u64, out: &mut BytesMut) {
+pub(super) fn decimal(mut number: u64, out: &mut BytesMut) {
     let mut digits = [0u8; 20];
     let mut first = digits.len();
     loop {
@@ -341,7 +341,7 @@ pub fn decode<'a>(text: &str, stream_sid: &str, audio: &'a mut Vec<u8>) -> FromA
 }
 
 /// Reads one of our own events.
-fn order(text: &str) -> Option<Result<Order, Unusable>> {
+pub(super) fn order(text: &str) -> Option<Result<Order, Unusable>> {
     let message: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
     let event = message.get("event")?.as_str()?;
     extension::read(event, message.get(event).and_then(serde_json::Value::as_object), &message)

@@ -110,6 +110,8 @@ pub struct Wire {
     reads: Reads,
     /// The head so far; the library reads it once it is complete.
     head: VecDeque<u8>,
+    /// The subprotocol that the handshake requests.
+    subprotocol: Option<Box<str>>,
     /// Bytes for the library to read; at the end of the handshake, the bytes received behind it.
     given: VecDeque<u8>,
     /// The rest of frames that were sent in part. It goes out before anything else.
@@ -144,9 +146,15 @@ impl Wire {
             way,
             reads: Reads::Head(Head::Before),
             head: VecDeque::new(),
+            subprotocol: None,
             given: VecDeque::new(),
             rest: Vec::new(),
         })
+    }
+
+    /// Notes the subprotocol that the handshake requests, before it begins.
+    pub fn requests(&mut self, subprotocol: Option<&str>) {
+        self.subprotocol = subprotocol.map(Box::from);
     }
 
     /// Ends the handshake, and returns the bytes received behind it.
@@ -223,7 +231,8 @@ impl Wire {
             }
         }
         self.reads = Reads::Given;
-        self.head = normalized(std::mem::take(&mut self.head).into()).into();
+        let head = std::mem::take(&mut self.head).into();
+        self.head = normalized(head, self.subprotocol.take().as_deref()).into();
         self.head.read(buffer)
     }
 

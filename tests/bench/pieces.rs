@@ -24,7 +24,7 @@ use trunkless::media::rtp::Packet;
 use trunkless::media::sender::Sender;
 use trunkless::sip::message::Message;
 use trunkless::stream::dialect::Codec as _;
-use trunkless::stream::dialect::{Extensions, Session};
+use trunkless::stream::dialect::{Dialect, Extensions, Session};
 use trunkless::stream::openai::Realtime;
 use trunkless::stream::twilio::{Encoder, decode};
 use trunkless::stream::{Received, StreamInfo, ToAi};
@@ -123,6 +123,39 @@ fn stream(criterion: &mut Criterion) {
             black_box(decode(black_box(&said), SID, &mut audio));
         });
     });
+    for (name, dialect, rate) in [
+        ("l16 at 8 kHz", Dialect::L16, 8000),
+        ("l16 at 16 kHz", Dialect::L16, 16_000),
+        ("l16 at 24 kHz", Dialect::L16, 24_000),
+        ("exotel at 8 kHz", Dialect::Exotel, 8000),
+        ("telnyx", Dialect::Telnyx, 8000),
+    ] {
+        let session = Session { sample_rate: Some(rate), ..Session::default() };
+        let info = StreamInfo { stream_sid: SID.into(), ..StreamInfo::default() };
+        let mut codec = dialect.codec(info, Extensions::Off, &session);
+        criterion.bench_function(&format!("{name}: encode a frame"), |b| {
+            b.iter(|| {
+                text.clear();
+                codec.encode(black_box(&message), &mut text);
+            });
+        });
+        // a frame of the AI is as long as one of ours
+        let said = match dialect {
+            Dialect::L16 => text.to_vec(),
+            _ => media_of_a_carrier(&text),
+        };
+        criterion.bench_function(&format!("{name}: decode a frame"), |b| {
+            b.iter(|| {
+                let message = match dialect {
+                    Dialect::L16 => Received::Binary(&said),
+                    _ => Received::Text(str::from_utf8(&said).expect("JSON")),
+                };
+                codec.decode(black_box(message), &mut audio, &mut |message| {
+                    black_box(message);
+                });
+            });
+        });
+    }
     // a message that the fast parser leaves to the general one
     let odd = said.replacen("\"media\"", "\"m\\u0065dia\"", 1);
     criterion.bench_function("Twilio: decode a frame with escapes", |b| {
@@ -158,6 +191,13 @@ fn model(criterion: &mut Criterion) {
             });
         });
     }
+}
+
+/// A `media` message of the AI with the same audio as ours.
+fn media_of_a_carrier(ours: &[u8]) -> Vec<u8> {
+    let ours: serde_json::Value = serde_json::from_slice(ours).expect("JSON");
+    let payload = &ours["media"]["payload"];
+    format!(r#"{{"event":"media","media":{{"payload":{payload}}}}}"#).into_bytes()
 }
 
 fn sip(criterion: &mut Criterion) {

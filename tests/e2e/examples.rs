@@ -29,7 +29,7 @@ const PAUSE: usize = 20;
 const START: Duration = Duration::from_secs(90);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A Python program with its output in a file; dropping it kills it.
+/// A program in Python or Node with its output in a file; dropping it kills it.
 pub struct Program {
     child: Child,
     directory: tempfile::TempDir,
@@ -45,10 +45,22 @@ impl Program {
             "no Python environment in {}: run tests/e2e/lab/fetch-python.sh",
             python.display()
         );
+        let mut command = Command::new(python);
+        command.arg("-u");
+        Program::run(command, script, environment)
+    }
+
+    /// The same for Node. The environment has the path of this package as SDK.
+    pub fn node(script: &str, package: &str) -> Program {
+        let sdk = cache().join("node/node_modules").join(package);
+        assert!(sdk.exists(), "no {}: run tests/e2e/lab/fetch-node.sh", sdk.display());
+        Program::run(Command::new("node"), script, &[("SDK", sdk.display().to_string())])
+    }
+
+    fn run(mut command: Command, script: &str, environment: &[(&str, String)]) -> Program {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let output = File::create(directory.path().join("log")).expect("the log can be made");
-        let child = Command::new(python)
-            .arg("-u")
+        let child = command
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(script))
             .env("PORT", "0")
             .envs(environment.iter().cloned())
@@ -56,7 +68,7 @@ impl Program {
             .stdout(output.try_clone().expect("a second handle"))
             .stderr(output)
             .spawn()
-            .expect("Python starts");
+            .expect("it starts");
         let mut program = Program { child, directory, address: String::new() };
         let begin = Instant::now();
         while program.address.is_empty() {

@@ -42,6 +42,13 @@ fn text(output: &Output) -> String {
 
 /// Lines, and words of the message.
 const REFUSED: &[(&str, &str)] = &[
+    ("ai.sample_rate = 16000", "ai.sample_rate: cannot be set in this dialect"),
+    ("ai.dialect = 'l16'\nai.sample_rate = 44100", "44100 is not one of: 8000, 16000, 24000"),
+    ("ai.dialect = 'l16'\nai.auth_token = 'x'", "ai.auth_token: has no effect in this dialect"),
+    (
+        "ai.dialect = 'jambonz'\nai.subprotocol = 'a, b'",
+        "is not the name of a WebSocket subprotocol",
+    ),
     ("pbx.main.sip.username = ''", "pbx.main.sip.username: is empty"),
     ("pbx.main.sip.username = '8001@pbx'", "only the part before the @"),
     ("pbx.main.sip.username = 'sip:8001'", "only the part before the @"),

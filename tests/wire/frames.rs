@@ -41,7 +41,8 @@ fn said(message: &FromAi<'_>) -> Said {
         FromAi::Mark(name) => Said::Mark(name.clone()),
         FromAi::Clear => Said::Clear,
         FromAi::Order(_) | FromAi::Tool(_) | FromAi::Failed(_) => Said::Ignored,
-        FromAi::SessionEnded(_) | FromAi::Warning(_) | FromAi::Ignored(_) => Said::Ignored,
+        FromAi::Done(_) | FromAi::SessionEnded(_) => Said::Ignored,
+        FromAi::Warning(_) | FromAi::Ignored(_) => Said::Ignored,
     }
 }
 

@@ -57,7 +57,7 @@ impl Ai {
         let (mut tcp, _) = self.listener.accept().await.unwrap();
         tcp.set_nodelay(true).unwrap();
         let text = read_head(&mut tcp).await?;
-        Some(Handshake { tcp, text, allowed: Vec::new() })
+        Some(Handshake { tcp, text, allowed: Vec::new(), selected: None })
     }
 
     /// Accepts the next stream and waits for `connected` and `start`.
@@ -77,6 +77,8 @@ pub struct Handshake {
     pub text: String,
     /// Header fields besides Twilio's that this test expects, in lower case.
     allowed: Vec<&'static str>,
+    /// The subprotocol that the answer selects.
+    selected: Option<String>,
 }
 
 impl Handshake {
@@ -154,9 +156,19 @@ impl Handshake {
         self.into_stream(Checker::default()).await
     }
 
-    /// Answers 101 with these bytes right behind it, in one segment.
+    /// Has the answer select a subprotocol.
+    pub fn select(mut self, subprotocol: &str) -> Handshake {
+        self.selected = Some(subprotocol.to_owned());
+        self
+    }
+
+    /// Answers 101 with these bytes right behind it, in one segment. The request is not checked.
     pub async fn open_with_behind(mut self, behind: &[u8]) -> TcpStream {
-        let bytes = [switching(&self.text).as_bytes(), behind].concat();
+        let mut head = switching(&self.text);
+        if let Some(name) = &self.selected {
+            head = head.replace("\r\n\r\n", &format!("\r\nSec-WebSocket-Protocol: {name}\r\n\r\n"));
+        }
+        let bytes = [head.as_bytes(), behind].concat();
         self.tcp.write_all(&bytes).await.unwrap();
         self.tcp
     }

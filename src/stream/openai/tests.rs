@@ -66,6 +66,7 @@ impl Rig {
                 FromAi::Warning(why) => Got::Warning(why),
                 FromAi::Ignored(why) => Got::Ignored(why),
                 FromAi::Mark(name) => panic!("mark {name}"),
+                FromAi::Done(how) => panic!("{how}"),
             });
         });
         got
