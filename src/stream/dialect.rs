@@ -268,7 +268,9 @@ mod tests {
                         _ => taken += 1,
                     });
                 }
-                said.iter().for_each(|message| drop(codec.encode(message, &mut out)));
+                for message in &said {
+                    codec.encode(message, &mut out);
+                }
                 while codec.next_message().is_some() {}
                 out.clear();
             }
