@@ -36,37 +36,18 @@ impl Resolver<'_> {
             let message = "is missing; set the AI's WebSocket URL, such as \"ws://127.0.0.1:8080\"";
             return Err(self.source.error("ai.url", message));
         };
-        let own_token = [
-            &own.auth_token.as_ref().map(|p| p.expose_secret().to_owned()),
-            &own.auth_token_env,
-            &own.auth_token_file,
-        ];
-        let common_token = [
-            &common.auth_token.as_ref().map(|p| p.expose_secret().to_owned()),
-            &common.auth_token_env,
-            &common.auth_token_file,
-        ];
-        let token = match self.secret(&format!("pbx.{name}.ai.auth_token"), own_token)? {
-            Some(token) => Some(token),
-            None => self.secret("ai.auth_token", common_token)?,
-        };
+        let token = self.token(name, dialect, common, own)?;
         let merged = |own: &Option<Table>, common: &Option<Table>| {
             let mut all = common.clone().unwrap_or_default();
             all.extend(own.clone().unwrap_or_default());
             all.into_iter().collect::<Vec<(String, String)>>()
         };
-        // a token for another dialect may be in [ai]
-        let own_token = own_token.iter().any(|token| token.is_some());
-        if token.is_some() && !dialect.has_token() && (own_token || own.dialect.is_none()) {
-            let message = "has no effect in this dialect; set Authorization in headers instead";
-            return Err(self.source.error(&key("auth_token", own_token), message));
-        }
         let options = TargetOptions {
             dialect,
             session,
             subprotocol: pick(&own.subprotocol, &common.subprotocol),
             headers: merged(&own.headers, &common.headers),
-            auth_token: token.map(|t| t.expose_secret().to_owned()),
+            auth_token: token,
             ca_file: pick(&own.ca_file, &common.ca_file),
             tls_server_name: pick(&own.tls_server_name, &common.tls_server_name),
         };
@@ -144,6 +125,35 @@ impl Resolver<'_> {
             _ => self.source.error(&url_key, why.to_string()),
         })?;
         Ok(Some(Arc::new(webhook)))
+    }
+
+    /// Returns the token for the handshake.
+    fn token(
+        &self,
+        name: &str,
+        dialect: Dialect,
+        common: &Ai,
+        own: &Ai,
+    ) -> Result<Option<String>, ConfigError> {
+        let plain = |ai: &Ai| ai.auth_token.as_ref().map(|p| p.expose_secret().to_owned());
+        let (own_part, common_part) = (format!("pbx.{name}.ai.auth_token"), "ai.auth_token");
+        let own_token =
+            self.secret(&own_part, [&plain(own), &own.auth_token_env, &own.auth_token_file])?;
+        let part = if own_token.is_some() { own_part.as_str() } else { common_part };
+        let token = match own_token {
+            Some(token) => Some(token),
+            None => {
+                let ways = [&plain(common), &common.auth_token_env, &common.auth_token_file];
+                self.secret(common_part, ways)?
+            }
+        };
+        // a token for another dialect may be in [ai]
+        let meant = part != common_part || own.dialect.is_none();
+        if token.is_some() && !dialect.has_token() && meant {
+            let message = "has no effect in this dialect; set Authorization in headers instead";
+            return Err(self.source.error(part, message));
+        }
+        Ok(token.map(|token| token.expose_secret().to_owned()))
     }
 
     /// Returns the session of a model.

@@ -1,4 +1,4 @@
-//! What the dialects of carriers have in common whose messages are Twilio's with other names:
+//! The common part of the dialects of carriers whose messages are Twilio's with other names:
 //! numbered messages in JSON, with audio in base64. Each has a file with its [`Shape`].
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -313,8 +313,8 @@ struct IncomingMark<'a> {
     name: Cow<'a, str>,
 }
 
-/// A message with audio, if it is written as almost all are: no escapes, no duplicate members, no
-/// members of other events. `None` only means that the message needs the full parser.
+/// A message with audio, written as almost all are: without escapes, duplicate members and members
+/// of other events.
 struct Plain<'a> {
     payload: &'a str,
     content_type: Option<&'a str>,
@@ -322,6 +322,7 @@ struct Plain<'a> {
 }
 
 impl<'a> Plain<'a> {
+    /// Returns `None` if the message needs the full parser.
     fn read(text: &'a str, event: &str, id_name: &str, id: &str) -> Option<Plain<'a>> {
         fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
             place.replace(value).is_none().then_some(())

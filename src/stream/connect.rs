@@ -148,7 +148,9 @@ impl Target {
     pub fn secrets(&self) -> Vec<String> {
         let headers = self.options.headers.iter().map(|(_, value)| value.as_str());
         let query = self.request.uri().query().unwrap_or_default().split('&');
-        let query = query.filter_map(|pair| pair.split_once('=')).map(|(_, value)| value);
+        let query = query.filter_map(|pair| pair.split_once('='));
+        // a sample rate would be hidden wherever that number occurs
+        let query = query.filter(|(name, _)| *name != "sample-rate").map(|(_, value)| value);
         let token = self.options.auth_token.as_deref();
         headers.chain(query).chain(token).map(str::to_owned).collect()
     }
@@ -303,7 +305,7 @@ fn request(url: &str, options: &TargetOptions) -> Result<Request, TargetError> {
     }
     if let Some(name) = &options.subprotocol {
         let error = || TargetError::Subprotocol(name.clone());
-        // a token (RFC 6455 §4.1): a list of several could not be told from the one selected
+        // one token (RFC 6455 §4.1), not a list of several
         let known = HeaderName::from_bytes(name.as_bytes()).is_ok();
         let value = HeaderValue::from_str(name).ok().filter(|_| known).ok_or_else(error)?;
         headers.insert("Sec-WebSocket-Protocol", value);

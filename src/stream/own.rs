@@ -50,7 +50,7 @@ impl Own {
         }
     }
 
-    /// Appends a message of ours, once such messages may be sent. Does nothing for others.
+    /// Appends one of our own messages, once these may be sent. Does nothing for others.
     pub fn write(&self, message: &ToAi, out: &mut BytesMut) {
         if !self.extended {
             return;

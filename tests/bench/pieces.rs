@@ -139,7 +139,7 @@ fn stream(criterion: &mut Criterion) {
                 codec.encode(black_box(&message), &mut text);
             });
         });
-        // a frame of the AI is as long as one of ours
+        // the AI's frame is as long as our own
         let said = match dialect {
             Dialect::L16 => text.to_vec(),
             _ => media_of_a_carrier(&text),
