@@ -134,6 +134,7 @@ impl Source {
             permit: admitted.permit,
             owned: None,
             refused: None,
+            outgoing: None,
         };
         Ok((offer, host))
     }

@@ -23,14 +23,16 @@ use crate::call::leg::Channel;
 use crate::call::live::{EventKind, State as LiveState};
 use crate::call::recordings::CallRecordings;
 use crate::call::words::{Input, Output, Seeds};
-use crate::call::worker::described::{Observed, outcome, stream_info};
+use crate::call::worker::described::{Observed, first_ai, outcome, stream_info};
 use crate::call::worker::desk::Desk;
 use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
 use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
 use crate::call::worker::watching::Watching;
-use crate::call::{CallConfig, CallRequest, Offer, Signal, counters, parameters};
+use crate::call::{
+    CallConfig, CallRequest, Offer, Signal, SourceRequest, counters, parameters,
+};
 use crate::capture;
 use crate::capture::Direction;
 use crate::record::recording::Tap;
@@ -63,7 +65,8 @@ pub async fn run(
     refused: Option<EndReason>,
 ) -> Record {
     let dialler = Dialler { config: config.clone(), runtime: Handle::current() };
-    let connecting = refused.is_none().then(|| dialler.dial(0, None));
+    let first = first_ai(&offer, &config);
+    let connecting = refused.is_none().then(|| dialler.dial(first, None));
     let (done, record) = oneshot::channel();
     let mut running = Running::new(offer, &config, observed);
     refused.iter().for_each(|reason| running.call.refuse(Instant::now(), *reason));
@@ -131,9 +134,10 @@ pub(super) struct Running {
 
 impl Running {
     fn new(offer: Offer, config: &Arc<CallConfig>, observed: Observed) -> Running {
-        let info = config.ais.first().map(|ai| stream_info(&offer, ai, &config.transfers));
-        let info = info.unwrap_or_default();
-        let url = config.ais.first().map(|ai| ai.target.shown()).unwrap_or_default();
+        let first = first_ai(&offer, config);
+        let ai = config.ais.get(first);
+        let info = ai.map(|ai| stream_info(&offer, ai, &config.transfers)).unwrap_or_default();
+        let url = ai.map(|ai| ai.target.shown()).unwrap_or_default();
         let lines = Lines::new(&offer, url);
         lines.offered(&offer, &info);
         observed.event(&EventKind::Started);
@@ -141,13 +145,16 @@ impl Running {
         let (signalling, remote) = (offer.leg.signalling, offer.remote);
         let (now, can_continue) = (Instant::now(), offer.can_continue);
         let mut call = Call::new(now, config, signalling, remote, can_continue, seeds(), cname);
+        if let Some(outgoing) = &offer.outgoing {
+            call.place(outgoing.ring, first, outgoing.record);
+        }
         if let Some(owned) = &offer.owned {
             call.own((!owned.wait.is_zero()).then(|| now + owned.wait), owned.max_status);
         }
         Running {
             recordings: CallRecordings::new(config.recorder.clone(), &offer, &info),
             config: config.clone(),
-            current: 0,
+            current: first,
             redial: None,
             late: Vec::new(),
             early_replies: Some(Vec::new()),
@@ -191,6 +198,10 @@ impl Running {
             if let Signal::HangupCause(cause) = signal {
                 self.hangup_cause = Some(cause);
                 self.lines.hangup_cause(cause, self.call.announced());
+            }
+            if let Signal::Unanswered { reason, code } = signal {
+                self.lines.unanswered(reason, code);
+                self.observed.call.update(|state| state.refused_code = code);
             }
             self.call.handle(now, Input::Signal(signal));
             if ended {
@@ -276,7 +287,8 @@ impl Running {
             }
             while let Some(output) = self.call.poll() {
                 match output {
-                    Output::Request(request) => (self.offer.requests)(request),
+                    Output::Request(request) => self.request(request),
+                    Output::Ringing => self.observed.event(&EventKind::Ringing),
                     Output::Step(rung) => self.lines.step(&rung, &self.config.ais),
                     Output::Answered => self.answered(now),
                     Output::Rtp { to, packet } => self.send_packet(Channel::Rtp, to, &packet),
@@ -330,6 +342,13 @@ impl Running {
             }
         }
         self.ended
+    }
+
+    fn request(&self, request: SourceRequest) {
+        if request == SourceRequest::Answer && self.offer.outgoing.is_some() {
+            self.observed.event(&EventKind::Dialling);
+        }
+        (self.offer.requests)(request);
     }
 
     /// Passes a frame, key or mark to the listeners and the recording.

@@ -195,6 +195,7 @@ impl Endpoint {
             permit: admitted.permit,
             owned: None,
             refused,
+            outgoing: None,
         }
     }
 }
