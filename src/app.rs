@@ -2,6 +2,7 @@
 
 mod access;
 mod calls;
+mod dial;
 pub mod difference;
 mod recording;
 pub mod reload;

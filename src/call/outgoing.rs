@@ -165,7 +165,11 @@ mod tests {
         assert_eq!(status(&state, true), "ringing");
         let state = State { answered: Some(Duration::ZERO), ..state };
         assert_eq!(status(&state, true), "in-progress");
-        let over = |reason, answered| State { ended: Some((Duration::ZERO, reason)), answered, ..State::default() };
+        let over = |reason, answered| State {
+            ended: Some((Duration::ZERO, reason)),
+            answered,
+            ..State::default()
+        };
         assert_eq!(status(&over(EndReason::CallerHangup, Some(Duration::ZERO)), true), "completed");
         assert_eq!(status(&over(EndReason::ApiHangup, None), true), "canceled");
         assert_eq!(status(&over(EndReason::ApiHangup, None), false), "failed");

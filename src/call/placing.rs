@@ -33,6 +33,8 @@ pub struct DialRules {
     pub from: Vec<UserPattern>,
     /// The number that is shown unless the request names another.
     pub caller_id: Option<String>,
+    /// The context in which numbers are dialled, for a source that needs one.
+    pub context: Option<String>,
     /// Calls per second, which may all come at once.
     pub per_second: u32,
     /// Calls per day, counted in UTC and from the start of the program.
@@ -65,6 +67,8 @@ pub struct CallWish {
 pub struct NewCall {
     pub to: String,
     pub from: String,
+    /// See [`DialRules::context`].
+    pub context: Option<String>,
     pub outgoing: Outgoing,
 }
 
@@ -165,7 +169,10 @@ impl fmt::Display for Refused {
             }
             Refused::RingTime(max) => {
                 let seconds = max.as_secs();
-                write!(f, "the phone may ring for at most {seconds} s; see [pbx.NAME.dial] max_ring")
+                write!(
+                    f,
+                    "the phone may ring for at most {seconds} s; see [pbx.NAME.dial] max_ring"
+                )
             }
             Refused::CallbackHost(host) => write!(
                 f,
@@ -304,7 +311,8 @@ impl Placer {
                 outcome: Some(outcome),
                 place,
             };
-            (NewCall { to: wish.to, from, outgoing }, line.submit.clone())
+            let context = line.rules.context.clone();
+            (NewCall { to: wish.to, from, context, outgoing }, line.submit.clone())
         };
         let busy = || Refused::Busy("trunkless is overloaded or shutting down".to_owned());
         let result = match submit(new) {
@@ -372,7 +380,8 @@ pub fn host_of(url: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://")?;
     let known = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
     let host = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
-    let plain = !host.is_empty() && !host.contains('@') && host.bytes().all(|b| b.is_ascii_graphic());
+    let plain =
+        !host.is_empty() && !host.contains('@') && host.bytes().all(|b| b.is_ascii_graphic());
     (known && plain).then(|| host.to_ascii_lowercase())
 }
 
@@ -387,6 +396,7 @@ mod tests {
             allow: patterns(&["_+4930.", "1XX"]),
             from: patterns(&["_+49301234X"]),
             caller_id: Some("+49301".to_owned()),
+            context: None,
             per_second: 2,
             per_day: 3,
             max: Some(5),
@@ -438,14 +448,18 @@ mod tests {
         assert_eq!(word(from("")), Err("caller_id_not_allowed"));
         for (ai, found) in [("second", Ok("second")), ("ws://b/", Ok("second")), ("x", Err(()))] {
             let checked = checked(CallWish { ai: ai.to_owned(), ..wish("101") });
-            assert_eq!(checked.map(|(_, ai)| ai), found.map(str::to_owned).map_err(|()| Refused::NoSuchAi));
+            assert_eq!(
+                checked.map(|(_, ai)| ai),
+                found.map(str::to_owned).map_err(|()| Refused::NoSuchAi)
+            );
         }
         assert_eq!(word(CallWish { record: true, ..wish("101") }), Err("not_recorded"));
         let ring = Duration::from_secs(61);
         assert_eq!(word(CallWish { ring, ..wish("101") }), Err("ring_time"));
         let callback = |url: &str| {
             let events = vec![CallbackEvent::Completed];
-            let callback = StatusCallback { url: url.to_owned(), get: false, events, token: "x".into() };
+            let callback =
+                StatusCallback { url: url.to_owned(), get: false, events, token: "x".into() };
             word(CallWish { callback: Some(callback), ..wish("101") })
         };
         assert!(callback("https://App.example.com/status?x=1").is_ok());

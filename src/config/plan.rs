@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::ari::client::AriPbx;
 use crate::call::ladder::Rung;
+use crate::call::placing::DialRules;
 use crate::call::transfers::TransferRules;
 use crate::call::variables::VariableRules;
 use crate::call::{Prompts, RecordPlan};
@@ -53,6 +54,8 @@ pub struct Plan {
     pub prompts: Prompts,
     /// Where callers may be transferred to, by PBX name.
     pub transfers: BTreeMap<String, TransferRules>,
+    /// Who may be called, by PBX name. Through a PBX that is not listed, no calls are placed.
+    pub dials: BTreeMap<String, DialRules>,
     /// Channel variables that may be set, by PBX name.
     pub variables: BTreeMap<String, VariableRules>,
     /// The steps to try when the AI fails, by PBX name.

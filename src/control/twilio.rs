@@ -11,8 +11,8 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use crate::call::end::EndReason;
 use crate::call::live::LiveCall;
+use crate::call::outgoing::status;
 use crate::command::{Cause, Command, Failure, Order, RecordCommand, Reply, Sender, When};
 use crate::control::calls::{give, json, log_refused};
 use crate::control::guard::{Granted, clip};
@@ -231,15 +231,9 @@ async fn order(
 }
 
 /// Twilio's form of a call.
-fn resource(call: &LiveCall) -> Value {
+pub(super) fn resource(call: &LiveCall) -> Value {
     let state = call.state();
-    let status = match (state.ended, state.answered) {
-        (Some(_), Some(_)) => "completed",
-        (Some((_, EndReason::Cancelled)), None) => "canceled",
-        (Some(_), None) => "failed",
-        (None, Some(_)) => "in-progress",
-        (None, None) => "ringing",
-    };
+    let status = status(&state, call.outgoing);
     let duration = state.answered.zip(state.ended);
     let duration = duration.map(|(from, (to, _))| to.saturating_sub(from).as_secs().to_string());
     let path = format!("/2010-04-01/Accounts/{}/Calls/{}", call.account_sid, call.call_sid);
@@ -252,7 +246,7 @@ fn resource(call: &LiveCall) -> Value {
         "caller_name": call.from_name,
         "to": call.to_number,
         "to_formatted": call.to_number,
-        "direction": "inbound",
+        "direction": if call.outgoing { "outbound-api" } else { "inbound" },
         "status": status,
         "date_created": rfc2822(call.started),
         "date_updated": rfc2822(state.ended.map_or(call.started, |(at, _)| at)),
@@ -310,11 +304,11 @@ fn rfc2822(unix: Duration) -> String {
 }
 
 /// Reads a form, or a query.
-fn form(body: &[u8]) -> Vec<(String, String)> {
+pub(super) fn form(body: &[u8]) -> Vec<(String, String)> {
     form_urlencoded::parse(body).into_owned().collect()
 }
 
-fn value<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
+pub(super) fn value<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
     fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 

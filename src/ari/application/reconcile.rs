@@ -130,6 +130,13 @@ impl Application {
                 return vec![];
             }
             match channels.get(bridging.channel.as_str()) {
+                None if bridging.has_callee_since(since) => {
+                    return bridging.on_callee_gone(0, names);
+                }
+                Some(c) if bridging.is_dialling() && c.is_up() && c.is_in(&names.app) => {
+                    return bridging.on_callee_started(now, names);
+                }
+                _ if bridging.is_dialling() => {}
                 None => return bridging.leave(Cause::CallerHangup, names),
                 Some(c) if !c.is_in(&names.app) => {
                     return bridging.leave(Cause::Transferred, names);

@@ -30,9 +30,7 @@ use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
 use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
 use crate::call::worker::watching::Watching;
-use crate::call::{
-    CallConfig, CallRequest, Offer, Signal, SourceRequest, counters, parameters,
-};
+use crate::call::{CallConfig, CallRequest, Offer, Signal, SourceRequest, counters, parameters};
 use crate::capture;
 use crate::capture::Direction;
 use crate::record::recording::Tap;
