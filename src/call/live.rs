@@ -361,6 +361,32 @@ fn add_turns(out: &mut Value, latency: Option<&TurnLatency>) {
     });
 }
 
-fn unix() -> Duration {
+/// The time since 1970.
+pub fn unix() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The time as Twilio writes it: `Sun, 29 Nov 2026 20:00:00 +0000`.
+pub fn rfc2822(unix: Duration) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let at = std::time::UNIX_EPOCH + Duration::from_secs(unix.as_secs());
+    // 2026-11-29T20:00:00Z
+    let text = humantime::format_rfc3339_seconds(at).to_string();
+    let day = DAYS[(unix.as_secs() / 86_400 % 7) as usize];
+    let month = text[5..7].parse::<usize>().unwrap_or(1);
+    let month = MONTHS.get(month - 1).copied().unwrap_or("Jan");
+    format!("{day}, {} {month} {} {} +0000", &text[8..10], &text[..4], &text[11..19])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_twilio_does() {
+        assert_eq!(rfc2822(Duration::ZERO), "Thu, 01 Jan 1970 00:00:00 +0000");
+        assert_eq!(rfc2822(Duration::from_secs(1_795_982_625)), "Sun, 29 Nov 2026 20:03:45 +0000");
+    }
 }

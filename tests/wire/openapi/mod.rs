@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use trunkless::call::live::{EventKind, LiveCall};
+use trunkless::call::placing::Placer;
 use trunkless::call::switchboard::Switchboard;
 use trunkless::control::events::Events as Sender;
 use trunkless::control::status::Status;
@@ -49,7 +50,8 @@ async fn run_doctor(document: &mut Document) {
     let (_keep, access) = watch::channel(access);
     let status = Status::default();
     let doctor = status.doctor.clone();
-    let control = Control::new(Switchboard::default(), Sender::default(), access, status);
+    let control =
+        Control::new(Switchboard::default(), Placer::default(), Sender::default(), access, status);
     let address = crate::http::free(Net::new().bridge());
     let server = bind(address, "[control] listen", control.routes()).await.unwrap();
     let server = tokio::spawn(server);
@@ -400,7 +402,13 @@ async fn fall_behind(document: &mut Document) {
     let sender = Sender::default();
     let access = Access { tokens: vec![token], ..Access::default() };
     let (_keep, access) = watch::channel(access);
-    let control = Control::new(Switchboard::default(), sender.clone(), access, Status::default());
+    let control = Control::new(
+        Switchboard::default(),
+        Placer::default(),
+        sender.clone(),
+        access,
+        Status::default(),
+    );
     let address = crate::http::free(Net::new().bridge());
     let server = bind(address, "[control] listen", control.routes()).await.unwrap();
     let server = tokio::spawn(server);
