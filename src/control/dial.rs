@@ -58,6 +58,10 @@ pub async fn place(
         Some(pbx) => pbx,
         None => only(&control.placer.lines()).map_err(invalid)?,
     };
+    if !control.placer.lines().iter().any(|(name, _)| *name == pbx) {
+        let why = "no calls may be placed through this PBX; set allow in its [pbx.NAME.dial]";
+        return Err(invalid(why.to_owned()));
+    }
     let call = control.placer.place(&pbx, wish).await.map_err(|refused| {
         let status = match refused {
             Refused::NotAllowed(_) | Refused::CallerId(_) | Refused::CallbackHost(_) => {
@@ -67,7 +71,8 @@ pub async fn place(
             Refused::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         };
-        Problem::new(status, refused.word(), refused.to_string())
+        let code = if status == StatusCode::BAD_REQUEST { "invalid" } else { refused.word() };
+        Problem::new(status, code, refused.to_string())
     })?;
     Ok(json(StatusCode::CREATED, &granted.shown(call.json())))
 }

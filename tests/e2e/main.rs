@@ -13,6 +13,7 @@ mod bystanders;
 mod caller;
 mod capture;
 mod clients;
+mod dialout;
 mod doctor;
 mod dropin;
 mod examples;

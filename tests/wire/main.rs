@@ -31,6 +31,7 @@ mod control;
 mod control_bounds;
 mod control_cli;
 mod demo;
+mod dialout;
 mod doctor;
 mod dtmf;
 mod ends;
