@@ -123,7 +123,8 @@ pub enum Signal {
     NotTaken,
     /// The callee's phone rings.
     Ringing,
-    /// The callee has not answered a call that we placed. `code`: the SIP status or the Q.850 cause.
+    /// The callee has not answered a call that we placed. `code`: the SIP status or the Q.850
+    /// cause.
     Unanswered {
         reason: EndReason,
         code: Option<u16>,

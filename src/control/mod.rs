@@ -2,7 +2,8 @@
 //! control calls. Owns I/O.
 //!
 //! Each request to the control API passes [`guard`]. [`calls`] has the calls and their commands,
-//! [`twilio`] the same in the shape of Twilio's API, [`dial`] the calls out of both, [`events`] the stream of events.
+//! [`twilio`] the same in the shape of Twilio's API, [`dial`] the calls out of both, [`events`] the
+//! stream of events.
 //! [`capture`] has the packet captures. [`feed`] has the live calls once a second, [`ended`] the
 //! last calls, [`listen`] and [`recordings`] their audio, [`status`] the state of the bridge, and
 //! [`doctor`] its findings: all that the [`page`] for people shows. [`masks`] hides phone numbers,

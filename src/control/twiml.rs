@@ -290,7 +290,8 @@ mod tests {
     #[test]
     fn a_call_is_placed_for_a_stream_only() {
         let of = |body: &str| stream_of(&format!("<Response>{body}</Response>"));
-        let body = "<Connect>\n<Stream url=\" wss://b/x \"><Parameter name=\"a\" value=\"1&amp;2\"/>\
+        let body = "<Connect>\n<Stream url=\" wss://b/x \">\
+                    <Parameter name=\"a\" value=\"1&amp;2\"/>\
                     <Parameter name=\"b\"/></Stream></Connect>";
         let pairs = [("a", "1&2"), ("b", "")].map(|(n, v)| (n.to_owned(), v.to_owned()));
         assert_eq!(of(body), Ok(("wss://b/x".to_owned(), pairs.to_vec())));

@@ -169,7 +169,9 @@ fn signed_form(request: &Request) -> BTreeMap<String, String> {
     let form: BTreeMap<String, String> =
         form_urlencoded::parse(&request.body).into_owned().collect();
     let mut mac = Hmac::<Sha1>::new_from_slice(TOKEN.as_bytes()).unwrap();
-    mac.update(request.url.as_str().as_bytes());
+    let (host, url) = (request.headers["host"].to_str().unwrap(), &request.url);
+    let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+    mac.update(format!("http://{host}{}{query}", url.path()).as_bytes());
     form.iter().for_each(|(name, value)| mac.update(format!("{name}{value}").as_bytes()));
     let signature = STANDARD.encode(mac.finalize().into_bytes());
     assert_eq!(request.headers["x-twilio-signature"], signature.as_str());

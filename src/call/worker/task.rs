@@ -30,7 +30,7 @@ use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
 use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
 use crate::call::worker::watching::Watching;
-use crate::call::{CallConfig, CallRequest, Offer, Signal, SourceRequest, counters, parameters};
+use crate::call::{CallConfig, CallRequest, Offer, Signal, counters};
 use crate::capture;
 use crate::capture::Direction;
 use crate::record::recording::Tap;
@@ -88,10 +88,10 @@ pub(super) struct Running {
     current: usize,
     pub redial: Option<Redial>,
     /// Messages about the call that the owner sent after the AI's stream started.
-    late: Vec<ToAi>,
+    pub(super) late: Vec<ToAi>,
     /// Replies for the AI from before the start of its stream; `None` after that.
-    early_replies: Option<Vec<ToAi>>,
-    info: StreamInfo,
+    pub(super) early_replies: Option<Vec<ToAi>>,
+    pub(super) info: StreamInfo,
     pub(super) call: Call,
     pub(super) recordings: CallRecordings,
     desk: Desk,
@@ -239,43 +239,6 @@ impl Running {
         }
     }
 
-    /// Takes the reports of the call's owner. Until the AI's stream starts they become parameters;
-    /// after that the AI gets them in a message of its own.
-    fn learn(&mut self, now: Instant, cx: &mut Context<'_>) {
-        while let Some(owned) = &mut self.offer.owned
-            && let Poll::Ready(known) = owned.known.poll_recv(cx)
-        {
-            let Some(known) = known else {
-                // nothing else will arrive
-                self.offer.owned = None;
-                return self.call.handle(now, Input::Known);
-            };
-            if known.is_empty() {
-                // nothing else is worth waiting for
-                self.call.handle(now, Input::Known);
-            }
-            for (name, value) in &known {
-                // for another AI
-                self.offer.added.detail(name, value);
-            }
-            let new = known.into_iter().filter(|(name, value)| {
-                !value.is_empty() && !self.info.parameters.iter().any(|(known, _)| known == name)
-            });
-            let new: Vec<(String, String)> = new.collect();
-            self.info.parameters.extend(new.iter().cloned());
-            self.recordings.learn(&self.info.parameters);
-            let details = parameters::recorded(&self.info.parameters);
-            self.observed.call.update(|state| state.details = details);
-            match &mut self.ai {
-                Some(ai) if self.early_replies.is_some() => ai.add_parameters(new),
-                Some(_) if !new.is_empty() => {
-                    self.late.push(ToAi::Parameters(Box::new(new)));
-                }
-                _ => {}
-            }
-        }
-    }
-
     /// Carries out what the call has decided. Returns the end reason if the call is over.
     pub fn act(&mut self, now: Instant, scratch: &mut Scratch) -> Option<EndReason> {
         loop {
@@ -340,13 +303,6 @@ impl Running {
             }
         }
         self.ended
-    }
-
-    fn request(&self, request: SourceRequest) {
-        if request == SourceRequest::Answer && self.offer.outgoing.is_some() {
-            self.observed.event(&EventKind::Dialling);
-        }
-        (self.offer.requests)(request);
     }
 
     /// Passes a frame, key or mark to the listeners and the recording.

@@ -14,7 +14,7 @@ use crate::call::outgoing::by_sip_status;
 use crate::call::parameters::Added;
 use crate::call::placing::{NewCall, Refused};
 use crate::call::{Offer, Signal, SourceRequest};
-use crate::sip::agent::{AccountId, CallKey, Command, NO_RESPONSE, Place};
+use crate::sip::agent::{AccountId, CallKey, Command, NO_RESPONSE, Place, Route};
 use crate::sip::endpoint::translate::short_id;
 use crate::sip::endpoint::{CallLink, Endpoint, EndpointHandle, Internal};
 use crate::sip::sdp::Remote;
@@ -55,13 +55,8 @@ impl Endpoint {
         }
     }
 
-    /// Reserves what the call needs, and makes an offer of it. The callee is called later.
-    fn outgoing_offer(
-        &mut self,
-        account: AccountId,
-        new: NewCall,
-    ) -> Result<(CallKey, Offer), String> {
-        let now = Instant::now();
+    /// Checks that calls can be placed through a PBX now. Returns the way to it.
+    fn may_place(&self, account: AccountId) -> Result<Route, String> {
         if self.draining {
             return Err("trunkless is shutting down".to_owned());
         }
@@ -72,11 +67,19 @@ impl Endpoint {
         if !ready {
             return Err(format!("no calls can be placed through the PBX now: {state}"));
         }
-        let Some(way) = self.agent.way_to(account) else {
-            return Err("the address of the PBX is not known yet".to_owned());
-        };
-        let name = peer.name.clone();
-        let admitted = self.admission.admit(&name, now)?;
+        let way = self.agent.way_to(account);
+        way.ok_or_else(|| "the address of the PBX is not known yet".to_owned())
+    }
+
+    /// Reserves what the call needs, and makes an offer of it. The callee is called later.
+    fn outgoing_offer(
+        &mut self,
+        account: AccountId,
+        new: NewCall,
+    ) -> Result<(CallKey, Offer), String> {
+        let way = self.may_place(account)?;
+        let name = self.peers[account].name.clone();
+        let admitted = self.admission.admit(&name, Instant::now())?;
         let (call, call_id) = (self.agent.new_call_key(), self.agent.new_call_id());
         let leg = Leg::new(admitted.ports, way.local, way.remote.ip());
         let NewCall { to, from, outgoing, .. } = new;
@@ -140,8 +143,16 @@ impl Endpoint {
     /// Carries out the requests that mean something else for a call that we place. Returns false if
     /// this is not one.
     pub(super) fn on_outgoing_request(&mut self, call: CallKey, request: &SourceRequest) -> bool {
+        let draining = self.draining;
         let Some(link) = self.calls.get_mut(&call) else { return true };
         match (request, link.dial.take()) {
+            // nobody is called for a program that is about to end
+            (SourceRequest::Answer, Some(_)) if draining => {
+                let reason = EndReason::Drain;
+                self.signal(call, Signal::Unanswered { reason, code: None });
+                self.forget(call);
+                true
+            }
             (SourceRequest::Answer, Some(place)) => {
                 // from now on, the call ends with a CANCEL or a BYE
                 link.answered = true;

@@ -279,8 +279,8 @@ async fn record(api: &mut Api, names: &Names, stream: &Stream) {
     }
 }
 
-/// Calls that are placed, and those that are refused.
-async fn dial_out(api: &mut Api, events: &Events) {
+/// A call to be placed, in both shapes, and the account.
+fn new_call(api: &Api) -> (Value, String, Names) {
     let url = format!("ws://{}/media", api.rig.ai.address);
     let twiml = format!("<Response><Connect><Stream url=\"{url}\"/></Connect></Response>");
     let encoded: String = twiml.bytes().map(|b| format!("%{b:02X}")).collect();
@@ -288,6 +288,12 @@ async fn dial_out(api: &mut Api, events: &Events) {
     let body = json!({"to": "+491", "from": "+301"});
     let names =
         Names { account: trunkless::stream::dialect::sid("AC", "main"), ..Names::unknown() };
+    (body, form, names)
+}
+
+/// Calls that are refused for what they are.
+async fn dial_wrongly(api: &mut Api) {
+    let (_, form, names) = new_call(api);
     let callback =
         |url: &str| json!({"to": "+491", "from": "+301", "status_callback": {"url": url}});
     for (body, status, code) in [
@@ -314,7 +320,12 @@ async fn dial_out(api: &mut Api, events: &Events) {
         assert_eq!(answer["code"], code, "{form}");
     }
     assert_eq!(api.form(TWILIO_CALLS, &Names::unknown(), &form).await.0, 404);
+}
 
+/// Calls that are placed, and those that are refused because of a limit.
+async fn dial_out(api: &mut Api, events: &Events) {
+    dial_wrongly(api).await;
+    let (body, form, names) = new_call(api);
     api.rig.pbx.answer_with(|request| match request.method() {
         Some("INVITE") => Some(Message::response(request, 180, "Ringing", "pbx")),
         _ => accept(request),
