@@ -377,9 +377,13 @@ fn is_number(text: &str) -> bool {
 
 /// Returns the host of an http or https URL without credentials; with its port, if it has one.
 pub fn host_of(url: &str) -> Option<String> {
+    // what parsers of URLs read in different ways
+    if url.contains(|c: char| c == '\\' || c.is_whitespace() || c.is_control()) {
+        return None;
+    }
     let (scheme, rest) = url.split_once("://")?;
     let known = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
-    let host = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let plain =
         !host.is_empty() && !host.contains('@') && host.bytes().all(|b| b.is_ascii_graphic());
     (known && plain).then(|| host.to_ascii_lowercase())
