@@ -72,7 +72,7 @@ impl StatusCallbacks {
             .user_agent(concat!("trunkless/", env!("CARGO_PKG_VERSION")));
         let builder = match tls::client_config(None) {
             Ok(tls) => builder.tls_backend_preconfigured(tls),
-            // https is not possible then, and the first request says so
+            // https is not possible then: each request fails, and is logged
             Err(_) => builder.tls_certs_only([]),
         };
         let client = builder.build()?;

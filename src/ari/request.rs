@@ -68,6 +68,8 @@ pub enum RestRequest {
         originator: Option<String>,
         /// The number that the callee is to see.
         caller_id: Option<String>,
+        /// The format of the audio; by default that of the originator.
+        format: Option<&'static str>,
     },
     /// `reason`: one of ARI's words, such as `normal` or `busy`.
     HangUp {
@@ -361,6 +363,7 @@ impl RestRequest {
                 timeout_s,
                 originator,
                 caller_id,
+                format,
             } => {
                 let purpose = if originator.is_some() { "transfer" } else { "outgoing" };
                 let query = vec![
@@ -373,7 +376,8 @@ impl RestRequest {
                 ];
                 let originator = originator.iter().map(|id| ("originator", id.clone()));
                 let caller_id = caller_id.iter().map(|id| ("callerId", id.clone()));
-                query.into_iter().chain(originator).chain(caller_id).collect()
+                let format = format.iter().map(|name| ("formats", (*name).to_owned()));
+                query.into_iter().chain(originator).chain(caller_id).chain(format).collect()
             }
             RestRequest::HangUp { reason, .. } => vec![("reason", (*reason).to_owned())],
             RestRequest::Digits { digits, .. } => vec![("dtmf", digits.clone())],
@@ -431,6 +435,7 @@ mod tests {
             timeout_s: 20,
             originator: Some("1.1".into()),
             caller_id: None,
+            format: None,
         };
         let query = originate.wire().query;
         assert!(query.contains(&("channelId", "trunkless-a-t-1".to_owned())));

@@ -59,7 +59,7 @@ pub struct CallWish {
     pub ring: Duration,
     pub record: bool,
     pub callback: Option<StatusCallback>,
-    /// Who wants it, for the log.
+    /// The sender of the request, for the log.
     pub by: String,
 }
 

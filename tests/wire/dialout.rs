@@ -289,7 +289,7 @@ async fn each_refusal_has_its_status() {
 }
 
 #[tokio::test]
-async fn a_phone_that_nobody_answers_stops_ringing() {
+async fn a_phone_that_is_not_answered_stops_ringing() {
     let dialout = rig("", "").await;
     let (id, _opened, invite) = dialout.rings(json!({"timeout": 1})).await;
     let cancel = dialout.rig.pbx.request("CANCEL").await;
@@ -303,7 +303,7 @@ async fn a_phone_that_nobody_answers_stops_ringing() {
 #[tokio::test]
 async fn a_call_is_cancelled_at_each_stage() {
     let dialout = rig("", "").await;
-    // before the AI is there: nobody is called
+    // before the AI is there: no callee is called
     let (id, _) = dialout.placed(json!({})).await;
     let handshake = dialout.rig.ai.handshake().await;
     dialout.hang_up(&id).await;
@@ -335,7 +335,7 @@ async fn a_call_is_cancelled_at_each_stage() {
 }
 
 #[tokio::test]
-async fn without_an_ai_nobody_is_called() {
+async fn without_an_ai_no_callee_is_called() {
     let net = Net::new();
     let backup = Ai::start(net.host(5)).await;
     let more = format!(

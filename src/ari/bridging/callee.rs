@@ -76,6 +76,8 @@ impl Bridging {
             timeout_s: wish.timeout_s.max(1),
             originator: None,
             caller_id: Some(wish.caller_id),
+            // otherwise Asterisk would transcode to signed linear and back
+            format: Some(names.format),
         };
         Some(Action::Send(Step::Callee, request))
     }

@@ -170,6 +170,7 @@ impl Bridging {
             timeout_s: wish.timeout.as_secs().max(1),
             originator: Some(self.channel.clone()),
             caller_id: None,
+            format: None,
         };
         vec![Action::Send(Step::Extra, music), self.send(TransferStep::Target, originate)]
     }

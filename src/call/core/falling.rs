@@ -137,7 +137,7 @@ impl Call {
                         return self.out.push_back(Output::Step(rung));
                     }
                 }
-                // nobody is called for an announcement
+                // no callee is called for an announcement
                 Rung::Play(_) | Rung::Transfer(_) if self.outgoing.is_some() => {}
                 // these need the caller
                 Rung::Play(_) | Rung::Transfer(_) => {

@@ -1,5 +1,5 @@
-//! A call that we place: the callee is called once the AI is there, so that nobody who answers
-//! hears silence. The answer of the callee is time 0.
+//! A call that we place: the callee is called once the AI is there, so that whoever answers hears
+//! it at once. The answer of the callee is time 0.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;

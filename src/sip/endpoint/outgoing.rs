@@ -146,7 +146,7 @@ impl Endpoint {
         let draining = self.draining;
         let Some(link) = self.calls.get_mut(&call) else { return true };
         match (request, link.dial.take()) {
-            // nobody is called for a program that is about to end
+            // no callee is called for a program that is about to end
             (SourceRequest::Answer, Some(_)) if draining => {
                 let reason = EndReason::Drain;
                 self.signal(call, Signal::Unanswered { reason, code: None });

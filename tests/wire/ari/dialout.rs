@@ -76,8 +76,9 @@ async fn the_callee_is_called_once_ai_and_media_are_there_and_hears_the_ai_at_on
     let asked = dialout.rig.fake.asked(Verb::Originate, "", 1).await;
     let ask = asked.ask;
     assert_eq!(dialout.rig.fake.count(Verb::AddMedia, ""), 1);
-    let given = ["endpoint", "callerId", "app", "timeout"].map(|name| ask.get(name).to_owned());
-    assert_eq!(given, ["Local/+4930123456@out/n", "+49301", APP, "65"]);
+    let given =
+        ["endpoint", "callerId", "app", "timeout", "formats"].map(|name| ask.get(name).to_owned());
+    assert_eq!(given, ["Local/+4930123456@out/n", "+49301", APP, "65", "ulaw"]);
     let callee = ask.id.clone();
     dialout.rig.fake.world().dial(&callee, "RINGING");
     dialout.rig.fake.world().callee_answers(&callee);
@@ -147,7 +148,7 @@ async fn a_call_is_given_up_at_each_stage() {
     dialout.rig.fake.is_clean(APP).await;
     drop(opened);
 
-    // because nobody answers
+    // because there is no answer
     let (_, opened, _) = dialout.calls(2, json!({"timeout": 1})).await;
     assert_eq!(dialout.rig.bridge.end().await, "no_answer");
     dialout.rig.fake.is_clean(APP).await;
@@ -162,7 +163,7 @@ async fn a_call_is_given_up_at_each_stage() {
 }
 
 #[tokio::test]
-async fn without_an_ai_nobody_is_called() {
+async fn without_an_ai_no_callee_is_called() {
     let dialout = rig("").await;
     dialout.placed(json!({})).await;
     dialout.rig.ai.handshake().await.refuse("401 Unauthorized").await;

@@ -291,12 +291,6 @@ impl World {
         self.emit(&app, "ChannelDestroyed", event);
     }
 
-    /// The only callee.
-    pub fn callee(&self) -> Option<String> {
-        let mut all = self.channels.iter().filter(|(_, c)| c.originated.is_some());
-        all.next().map(|(id, _)| id.clone())
-    }
-
     /// Takes a channel out of its application; it continues in the dialplan.
     pub fn leave(&mut self, id: &str) {
         self.leave_bridge(id);

@@ -325,6 +325,8 @@ async fn dial_wrongly(api: &mut Api) {
 /// Calls that are placed, and those that are refused because of a limit.
 async fn dial_out(api: &mut Api, events: &Events) {
     dial_wrongly(api).await;
+    // those of earlier calls
+    while api.rig.pbx.next_request("INVITE").is_some() {}
     let (body, form, names) = new_call(api);
     api.rig.pbx.answer_with(|request| match request.method() {
         Some("INVITE") => Some(Message::response(request, 180, "Ringing", "pbx")),

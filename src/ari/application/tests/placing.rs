@@ -51,7 +51,7 @@ fn the_callee_is_called_once_the_media_are_in_the_bridge() {
             pbx.requests.iter().any(|(_, r)| matches!(r, RestRequest::Originate { .. }))
         };
         while !originate(&pbx) {
-            assert!(pbx.step(), "seed {seed}: nobody is called");
+            assert!(pbx.step(), "seed {seed}: no callee is called");
         }
         let media = pbx.bridges.values().next().expect("a bridge");
         assert_eq!(media.len(), 1, "seed {seed}");
@@ -92,7 +92,7 @@ fn a_callee_who_does_not_answer_is_reported_with_the_cause() {
     }
 }
 
-/// Given up at any moment, whatever the PBX is doing then: no phone goes on ringing.
+/// Given up at any moment, whatever the PBX is doing then: no phone keeps ringing.
 #[test]
 fn a_call_that_is_given_up_leaves_nothing() {
     for seed in 0..600 {
