@@ -31,6 +31,8 @@ const MAX_CALLS: usize = 4096;
 const MAX_REPORTS: usize = 8;
 /// Time limit of a request.
 const LIMIT: Duration = Duration::from_secs(5);
+/// A call that is quiet for this long is forgotten: the report of its end was lost.
+const QUIET: Duration = Duration::from_secs(24 * 3600);
 /// The pause before a request is repeated, once.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -124,7 +126,7 @@ async fn distribute(
     let mut calls: HashMap<String, mpsc::Sender<Report>> = HashMap::new();
     while let Some(report) = reports.recv().await {
         if calls.len() >= MAX_CALLS {
-            // those that have nothing to send any more
+            // those of calls that were forgotten
             calls.retain(|_, queue| !queue.is_closed());
         }
         let (call, last) = (report.call.clone(), report.last);
@@ -150,7 +152,7 @@ async fn distribute(
 /// Sends the reports of one call.
 async fn send_all(client: reqwest::Client, mut reports: mpsc::Receiver<Report>) {
     let mut number = 0;
-    while let Some(report) = reports.recv().await {
+    while let Ok(Some(report)) = timeout(QUIET, reports.recv()).await {
         let Some(mut form) = report.form else { continue };
         form.push(("SequenceNumber", number.to_string()));
         number += 1;

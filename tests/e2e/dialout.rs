@@ -122,9 +122,9 @@ fn a_callee_answers_is_busy_does_not_answer_does_not_exist_or_is_given_up() {
     });
 }
 
-/// How long calls are placed; more by hand: `SECONDS=60`.
+/// How long calls are placed; more by hand: `DIAL_SECONDS=60`.
 fn seconds() -> u32 {
-    std::env::var("SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(3)
+    std::env::var("DIAL_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(3)
 }
 
 #[test]

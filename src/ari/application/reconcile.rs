@@ -122,7 +122,11 @@ impl Application {
     ) {
         let live = self.calls.get(&call).filter(|c| !c.bridging.is_ending() && c.asking.is_none());
         let here = live.and_then(|c| channels.get(c.bridging.channel.as_str()));
-        if here.is_some_and(|c| c.is_in(&self.names.app)) {
+        // a callee who has not answered is not in our application yet
+        let dials = live.is_some_and(|c| {
+            c.bridging.is_dialling() && (here.is_some() || !c.bridging.has_callee_since(since))
+        });
+        if dials || here.is_some_and(|c| c.is_in(&self.names.app)) {
             self.out.push_back(Output::Tell(call, Tell::Back));
         }
         self.bridging(now, call, |bridging, names| {

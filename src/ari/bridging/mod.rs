@@ -345,7 +345,8 @@ impl Bridging {
                 self.media_joined = Join::In;
                 // until the call asks for an answer, the call's own time limits apply
                 let complete = self.caller_joined == Join::In || self.is_consulting();
-                if self.caller == Caller::Waiting || complete {
+                let rings = self.callee.is_some() && self.caller == Caller::Answering;
+                if self.caller == Caller::Waiting || complete || rings {
                     self.deadline = None;
                 }
             }
