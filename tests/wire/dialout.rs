@@ -481,3 +481,32 @@ async fn twilios_form_is_carried_out_or_refused() {
     call.bye().await;
     stream.stopped().await;
 }
+
+#[tokio::test]
+async fn the_command_line_places_calls() {
+    let dialout = rig("", "").await;
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    std::fs::write(&token, TOKEN).unwrap();
+    let url = format!("http://{}", dialout.api);
+    let run = async |to: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_trunkless"));
+        command.args(["calls", "dial", to, "--parameter", "lead=42", "--timeout", "9"]);
+        command.args(["--url", &url, "--token-file"]).arg(&token);
+        tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
+    };
+    let output = run(NUMBER).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let id = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    assert_eq!(dialout.show(&id).await["to_number"], NUMBER);
+    let opened = dialout.rig.ai.handshake().await.open().await;
+    let invite = dialout.rig.pbx.request("INVITE").await;
+    let mut call = dialout.answers(&invite).await;
+    let stream = opened.started().await;
+    assert_eq!(stream.parameters["lead"], "42");
+    call.bye().await;
+    stream.stopped().await;
+    let refused = run("+1900555").await;
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(1) && error.contains("may not be called"), "{error}");
+}
