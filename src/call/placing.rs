@@ -20,6 +20,8 @@ use crate::user_pattern::UserPattern;
 
 /// The longest number, in characters.
 const MAX_NUMBER: usize = 40;
+/// How long a phone rings, unless the request says otherwise. Twilio's default.
+const RING: Duration = Duration::from_secs(60);
 /// How long a source may take to admit a call.
 const ADMIT: Duration = Duration::from_secs(5);
 const DAY: u64 = 86_400;
@@ -56,7 +58,8 @@ pub struct CallWish {
     /// The AI's name or URL; empty for the PBX's own.
     pub ai: String,
     pub parameters: Vec<(String, String)>,
-    pub ring: Duration,
+    /// How long the phone may ring; `None` for the usual time.
+    pub ring: Option<Duration>,
     pub record: bool,
     pub callback: Option<StatusCallback>,
     /// The sender of the request, for the log.
@@ -304,7 +307,7 @@ impl Placer {
             let place = usage.take(Instant::now(), unix, pbx, &line.rules)?;
             let outgoing = Outgoing {
                 ai,
-                ring: wish.ring,
+                ring: wish.ring.unwrap_or(RING.min(line.rules.max_ring)),
                 parameters: wish.parameters,
                 record: wish.record,
                 callback: wish.callback.map(Arc::new),
@@ -356,7 +359,7 @@ fn check(pbx: &str, line: &Line, wish: &CallWish) -> Result<(String, String), Re
     if wish.record && !line.records {
         return Err(Refused::NotRecorded);
     }
-    if wish.ring > rules.max_ring {
+    if wish.ring.is_some_and(|ring| ring > rules.max_ring) {
         return Err(Refused::RingTime(rules.max_ring));
     }
     if let Some(callback) = &wish.callback {
@@ -426,7 +429,7 @@ mod tests {
             from: None,
             ai: String::new(),
             parameters: Vec::new(),
-            ring: Duration::from_secs(60),
+            ring: None,
             record: false,
             callback: None,
             by: "test".to_owned(),
@@ -458,8 +461,9 @@ mod tests {
             );
         }
         assert_eq!(word(CallWish { record: true, ..wish("101") }), Err("not_recorded"));
-        let ring = Duration::from_secs(61);
-        assert_eq!(word(CallWish { ring, ..wish("101") }), Err("ring_time"));
+        let ring = |seconds| CallWish { ring: Some(Duration::from_secs(seconds)), ..wish("101") };
+        assert!(word(ring(60)).is_ok());
+        assert_eq!(word(ring(61)), Err("ring_time"));
         let callback = |url: &str| {
             let events = vec![CallbackEvent::Completed];
             let callback =

@@ -94,9 +94,9 @@ enum Command {
         /// A parameter for the AI.
         #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = parameter)]
         parameters: Vec<(String, String)>,
-        /// How many seconds the phone may ring.
-        #[arg(long, default_value_t = 60)]
-        timeout: u64,
+        /// How many seconds the phone may ring, in place of 60.
+        #[arg(long)]
+        timeout: Option<u64>,
         /// Record the call.
         #[arg(long)]
         record: bool,
@@ -226,7 +226,10 @@ async fn run(api: &Api, command: &Command, as_json: bool) -> anyhow::Result<Exit
             order(api, call, &body, timeout.saturating_add(15).min(120), as_json).await
         }
         Command::Dial { to, from, pbx, ai, parameters, timeout, record } => {
-            let mut body = json!({ "to": to, "timeout": timeout, "record": record });
+            let mut body = json!({ "to": to, "record": record });
+            if let Some(timeout) = timeout {
+                body["timeout"] = (*timeout).into();
+            }
             for (name, value) in [("from", from), ("pbx", pbx), ("ai", ai)] {
                 if let Some(value) = value {
                     body[name] = value.as_str().into();

@@ -20,8 +20,6 @@ use crate::control::tokens::Scope;
 use crate::control::twilio::{form, resource, value};
 use crate::control::{Control, twiml};
 
-/// How long a phone rings, unless the request says otherwise. Twilio's default.
-const RING: Duration = Duration::from_secs(60);
 /// At most this many parameters for the AI.
 const MAX_PARAMETERS: usize = 50;
 /// The longest name and value of a parameter, in characters. Twilio's limit is for both together.
@@ -101,7 +99,7 @@ fn read(body: &[u8], granted: &Granted) -> Result<(Option<String>, CallWish), St
             "from" => wish.from = Some(text(name, value)?),
             "pbx" => pbx = Some(text(name, value)?),
             "ai" => wish.ai = text(name, value)?,
-            "timeout" => wish.ring = seconds(value.as_u64())?,
+            "timeout" => wish.ring = Some(seconds(value.as_u64())?),
             "record" => {
                 wish.record =
                     value.as_bool().ok_or_else(|| "\"record\" is not true or false".to_owned())?;
@@ -150,7 +148,7 @@ fn wish(granted: &Granted) -> CallWish {
         from: None,
         ai: String::new(),
         parameters: Vec::new(),
-        ring: RING,
+        ring: None,
         record: false,
         callback: None,
         by: Sender::Http(granted.name().to_owned()).to_string(),
@@ -272,7 +270,7 @@ fn read_form(fields: &[(String, String)], granted: &Granted) -> Result<CallWish,
     (wish.ai, wish.parameters) = twiml::stream_of(text).map_err(|why| bad(12100, why))?;
     check_parameters(&wish.parameters).map_err(|why| bad(12100, why))?;
     if let Some(timeout) = get("Timeout") {
-        wish.ring = seconds(timeout.parse().ok()).map_err(plain)?;
+        wish.ring = Some(seconds(timeout.parse().ok()).map_err(plain)?);
     }
     wish.record = match get("Record") {
         None | Some("false") => false,
