@@ -2,6 +2,7 @@
 
 mod access;
 mod calls;
+mod dial;
 pub mod difference;
 mod recording;
 pub mod reload;
@@ -51,6 +52,7 @@ use crate::doctor::finding::{Finding, Report};
 use crate::notices;
 use crate::record;
 use crate::sip::endpoint;
+use crate::status_callbacks::{self, StatusCallbacks};
 use crate::stream::breaker;
 use crate::telemetry;
 use crate::telemetry::counter::{self, Counters, Labelled};
@@ -62,7 +64,7 @@ use crate::vicidial::{self, Vicidials};
 const END_CALLS: Duration = Duration::from_secs(13);
 /// More of it where VICIdial has to take the customers away.
 const END_BY_OWNER: Duration = Duration::from_secs(5);
-/// Time limit for sending the last traces.
+/// Time limit for sending the last traces, and the last status callbacks.
 const FLUSH: Duration = Duration::from_secs(2);
 /// Interval between log lines with the totals.
 const TOTALS: Duration = Duration::from_secs(60);
@@ -86,6 +88,7 @@ pub struct App {
     doctor: Doctor,
     /// Takes the ends of calls for the collector of traces.
     traces: Option<Traces>,
+    callbacks: StatusCallbacks,
     /// Address of the SIP sockets; `None` if no PBX was in SIP mode at the start.
     pub address: Option<SocketAddr>,
 }
@@ -98,6 +101,7 @@ pub static COUNTERS: Counters = &[
     endpoint::counters::ALL,
     record::counters::ALL,
     notices::ALL,
+    status_callbacks::ALL,
     vicidial::api::ALL,
     vicidial::keeper::ALL,
     vicidial::repair::ALL,
@@ -158,7 +162,9 @@ impl App {
         let traces = plan.traces.take().map(Traces::start).transpose();
         let traces = traces.context("[telemetry] otlp_endpoint")?;
         let (events, hook) = (running.events.clone(), running.hook.clone());
-        let events = sink(events, hook, running.vicidials.clone(), traces.clone());
+        let callbacks = StatusCallbacks::start().context("status callbacks")?;
+        let owners = running.vicidials.clone();
+        let events = sink(events, hook, callbacks.clone(), owners, traces.clone());
         let configs = running.configs.subscribe();
         let starter = CallStarter { configs, stopped, records, workers, events };
         serve(switchboard.clone().start_calls(starter, incoming), &broken);
@@ -176,6 +182,7 @@ impl App {
             changes: watch::Sender::new(0),
             doctor,
             traces,
+            callbacks,
             address,
         })
     }
@@ -261,6 +268,7 @@ impl App {
         if let Some(traces) = &self.traces {
             let _ = timeout(FLUSH, traces.flush()).await;
         }
+        self.callbacks.flush(FLUSH).await;
         running.close().await;
         log_totals_now();
     }
@@ -300,10 +308,17 @@ fn unreadable(why: String) -> Report {
 }
 
 /// Returns the receiver of the events of all calls.
-fn sink(events: Events, hook: Hook, owners: Vicidials, traces: Option<Traces>) -> EventSink {
+fn sink(
+    events: Events,
+    hook: Hook,
+    callbacks: StatusCallbacks,
+    owners: Vicidials,
+    traces: Option<Traces>,
+) -> EventSink {
     Arc::new(move |call, event| {
         events.send(call, event);
         hook.send(call, event);
+        callbacks.send(call, event);
         traces.iter().for_each(|traces| traces.send(call, event));
         owners.on_event(call, event);
     })

@@ -27,6 +27,7 @@ pub mod peer;
 pub mod record;
 pub mod setup;
 pub mod sip;
+pub mod status_callbacks;
 pub mod stream;
 pub mod telemetry;
 pub mod tls;

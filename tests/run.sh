@@ -151,7 +151,7 @@ with="--features packages"
 # tests need the machine to themselves. The example bots are a step of their own, which needs Python.
 e2e() { # -- [ARGUMENTS OF THE TESTS]
   local run=(cargo test --release $with --test e2e -- --test-threads=1)
-  local shared=(ari:: capture::tshark_reads_a_call_in_ari_mode dropin:: recording::pbx transfers:: verbs:: vicidial::)
+  local shared=(ari:: capture::tshark_reads_a_call_in_ari_mode dialout:: dropin:: recording::pbx transfers:: verbs:: vicidial::)
   local first rc=0 skipped=()
   shift
   if [ $# != 0 ]; then "${run[@]}" "$@"; return; fi

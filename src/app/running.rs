@@ -16,11 +16,13 @@ use tracing::{error, warn};
 
 use crate::app::access::access;
 use crate::app::calls::{Common, call_configs};
+use crate::app::dial::lines;
 use crate::app::difference::{Difference, need_restart, now_in_effect};
 use crate::app::recording::Recordings;
 use crate::app::sources::Sources;
 use crate::app::webhook::Hook;
 use crate::call::admission::{Admission, CallLimits};
+use crate::call::placing::Placer;
 use crate::call::switchboard::{CallConfigs, Switchboard};
 use crate::config::keys::Keys;
 use crate::config::plan::Plan;
@@ -43,6 +45,8 @@ const FLUSH: Duration = Duration::from_secs(2);
 pub(super) struct Running {
     pub admission: Admission,
     pub switchboard: Switchboard,
+    /// Places calls.
+    pub placer: Placer,
     pub events: Events,
     pub vicidials: Vicidials,
     pub hook: Hook,
@@ -93,6 +97,7 @@ impl Running {
         Running {
             admission,
             switchboard,
+            placer: Placer::default(),
             events: Events::default(),
             vicidials,
             hook: Hook::default(),
@@ -188,6 +193,8 @@ impl Running {
         let started = self.sources.apply(&plan, sources).await;
         let (vicidials, wanted) = (self.vicidials.clone(), plan.vicidials.clone());
         tokio::spawn(async move { vicidials.retain(&wanted).await });
+        let lines = lines(&plan, &self.configs.borrow(), &self.sources);
+        self.placer.set(lines);
         self.watch_ais();
         self.follow_health(self.vicidials.change(&plan.vicidials));
         self.in_effect = now_in_effect(&self.in_effect, &plan.keys, &started);
@@ -217,7 +224,8 @@ impl Running {
             doctor: self.doctor.clone(),
         };
         let (switchboard, events) = (self.switchboard.clone(), self.events.clone());
-        Control::new(switchboard, events, self.access.subscribe(), status).routes()
+        let placer = self.placer.clone();
+        Control::new(switchboard, placer, events, self.access.subscribe(), status).routes()
     }
 
     async fn serve_http(&mut self, listen: SocketAddr, key: &str, routes: Router) -> Result<()> {

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use crate::app::calls::{overflow, owner};
 use crate::ari::client::{AriChange, AriConfig, AriHandle, AriPbx, Source};
 use crate::call::admission::Admission;
+use crate::call::placing::Submit;
 use crate::config::plan::{Plan, SipPbx};
 use crate::config::values::HostPort;
 use crate::sip::agent::AccountId;
@@ -286,6 +287,18 @@ impl Sources {
             side.accounts.iter().map(of)
         });
         all.collect()
+    }
+
+    /// The way to place calls through a PBX; `None` if it has no source.
+    pub(super) fn submit(&self, pbx: &str) -> Option<Submit> {
+        if let Some(side) = &self.sip
+            && let Some(account) = side.accounts.get(pbx)
+        {
+            let (handle, id) = (side.handle.clone(), account.id);
+            return Some(Arc::new(move |new| handle.place(id, new)));
+        }
+        let handle = self.ari.get(pbx)?.handle.clone();
+        Some(Arc::new(move |new| handle.place(new)))
     }
 
     /// The clients of the PBXs in ARI mode; `None` if there is one in SIP mode.

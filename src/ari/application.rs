@@ -9,6 +9,7 @@ mod arrivals;
 mod events;
 mod music;
 mod orders;
+mod placing;
 mod reconcile;
 mod requests;
 #[cfg(test)]

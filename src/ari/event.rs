@@ -25,6 +25,8 @@ pub enum Event {
     },
     Destroyed {
         channel: String,
+        /// The Q.850 cause; 0 if the PBX gives none.
+        cause: u16,
     },
     Digit {
         channel: String,
@@ -159,14 +161,12 @@ pub fn parse(text: &str, app: &str) -> Result<Event, serde_json::Error> {
     if about_channel && channel.id.is_empty() {
         return Ok(Event::Other);
     }
+    let cause = raw.cause.as_u64().and_then(|cause| u16::try_from(cause).ok()).unwrap_or(0);
     Ok(match raw.r#type.as_str() {
         "StasisStart" => Event::StasisStart { channel: Box::new(channel), args: raw.args },
         "StasisEnd" => Event::StasisEnd { channel: channel.id },
-        "ChannelHangupRequest" => {
-            let cause = raw.cause.as_u64().and_then(|cause| u16::try_from(cause).ok());
-            Event::HangupRequest { channel: channel.id, cause: cause.unwrap_or(0) }
-        }
-        "ChannelDestroyed" => Event::Destroyed { channel: channel.id },
+        "ChannelHangupRequest" => Event::HangupRequest { channel: channel.id, cause },
+        "ChannelDestroyed" => Event::Destroyed { channel: channel.id, cause },
         "ChannelDtmfReceived" => match raw.digit.chars().next() {
             Some(digit) => Event::Digit { channel: channel.id, digit },
             None => Event::Other,

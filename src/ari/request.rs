@@ -64,8 +64,12 @@ pub enum RestRequest {
         app: String,
         endpoint: String,
         timeout_s: u64,
-        /// The caller's channel.
-        originator: String,
+        /// The caller's channel; `None` if we place the call.
+        originator: Option<String>,
+        /// The number that the callee is to see.
+        caller_id: Option<String>,
+        /// The format of the audio; by default that of the originator.
+        format: Option<&'static str>,
     },
     /// `reason`: one of ARI's words, such as `normal` or `busy`.
     HangUp {
@@ -351,15 +355,30 @@ impl RestRequest {
                 ("extension", extension.clone()),
                 ("priority", priority.to_string()),
             ],
-            RestRequest::Originate { id, other_id, app, endpoint, timeout_s, originator } => vec![
-                ("endpoint", endpoint.clone()),
-                ("app", app.clone()),
-                ("appArgs", "transfer".to_owned()),
-                ("channelId", id.clone()),
-                ("otherChannelId", other_id.clone()),
-                ("timeout", timeout_s.to_string()),
-                ("originator", originator.clone()),
-            ],
+            RestRequest::Originate {
+                id,
+                other_id,
+                app,
+                endpoint,
+                timeout_s,
+                originator,
+                caller_id,
+                format,
+            } => {
+                let purpose = if originator.is_some() { "transfer" } else { "outgoing" };
+                let query = vec![
+                    ("endpoint", endpoint.clone()),
+                    ("app", app.clone()),
+                    ("appArgs", purpose.to_owned()),
+                    ("channelId", id.clone()),
+                    ("otherChannelId", other_id.clone()),
+                    ("timeout", timeout_s.to_string()),
+                ];
+                let originator = originator.iter().map(|id| ("originator", id.clone()));
+                let caller_id = caller_id.iter().map(|id| ("callerId", id.clone()));
+                let format = format.iter().map(|name| ("formats", (*name).to_owned()));
+                query.into_iter().chain(originator).chain(caller_id).chain(format).collect()
+            }
             RestRequest::HangUp { reason, .. } => vec![("reason", (*reason).to_owned())],
             RestRequest::Digits { digits, .. } => vec![("dtmf", digits.clone())],
             RestRequest::Play { media, .. } => vec![("media", media.clone())],
@@ -414,7 +433,9 @@ mod tests {
             app: "a".into(),
             endpoint: "Local/600@services".into(),
             timeout_s: 20,
-            originator: "1.1".into(),
+            originator: Some("1.1".into()),
+            caller_id: None,
+            format: None,
         };
         let query = originate.wire().query;
         assert!(query.contains(&("channelId", "trunkless-a-t-1".to_owned())));

@@ -125,7 +125,12 @@ impl Sweep {
         let callers = channels.iter().filter(|c| c.is_in(app) && !ours(&c.id) && !is_tool(c));
         // the target of a transfer that is complete has our name, but is the dialplan's
         let joined = |id: &str| channels.iter().any(|c| c.is_joined_with(id));
-        let media = channels.iter().filter(|c| ours(&c.id) && !joined(&c.id));
+        // so has a callee who was transferred
+        let sent_off = |c: &Channel| {
+            let is_callee = c.id.strip_prefix(prefix).is_some_and(|rest| rest.starts_with("c-"));
+            is_callee && c.is_up() && !c.is_in(app)
+        };
+        let media = channels.iter().filter(|c| ours(&c.id) && !joined(&c.id) && !sent_off(c));
         let mut found: Vec<(Kind, &str)> = Vec::new();
         found.extend(callers.filter(|c| free(&c.id.as_str())).map(|c| {
             match spared(&c.caller.name) {
@@ -177,11 +182,12 @@ enum Kind {
 }
 
 /// True for an id of the form that [`crate::ari::bridging`] assigns: `PREFIXm-SECONDS-HEX` for a
-/// channel, with `b` for a bridge, and `PREFIXt-SECONDS-HEX-NUMBER` for the target of a transfer.
+/// channel, with `b` for a bridge and `c` for a callee, and `PREFIXt-SECONDS-HEX-NUMBER` for the
+/// target of a transfer.
 /// If another application's name begins with ours, its ids do not match.
 pub fn is_ours(prefix: &str, id: &str) -> bool {
     let rest = id.strip_prefix(prefix);
-    let kinds = ["m-", "b-", "t-"];
+    let kinds = ["m-", "b-", "t-", "c-"];
     let Some(rest) = rest.and_then(|r| kinds.iter().find_map(|kind| r.strip_prefix(kind))) else {
         return false;
     };

@@ -18,6 +18,7 @@ mod falling;
 mod figures;
 mod leaving;
 mod orders;
+mod outgoing;
 mod redirect;
 mod state;
 mod transfers;
@@ -99,6 +100,8 @@ pub struct Call {
     ladder: Arc<[Rung]>,
     /// The way down it, once it has failed.
     falling: Option<Falling>,
+    /// Set if we place the call.
+    outgoing: Option<outgoing::OutgoingCall>,
     /// True if the recording is required, and lacks audio.
     unrecorded: bool,
     /// When the call ends at the latest, because all calls have to.
@@ -167,6 +170,7 @@ impl Call {
             owned: None,
             ladder: config.ladder.clone(),
             falling: None,
+            outgoing: None,
             unrecorded: false,
             leave_by: None,
             ai: 0,
@@ -222,6 +226,8 @@ impl Call {
             return;
         }
         match input {
+            // early media of the callee's network
+            Input::Rtp { .. } if self.is_dialling() => {}
             Input::Rtp { from, data } => {
                 self.hearing.receiver.on_packet(now, from, data);
                 // the first packet may arrive before the source reports the connection
@@ -472,6 +478,8 @@ impl Call {
             Signal::PbxConfirms => (self.past.pbx_lost, self.past.pbx_back) = (None, None),
             Signal::HangupCause(_) => {}
             Signal::NotTaken => self.not_taken(now),
+            Signal::Ringing => self.rings(),
+            Signal::Unanswered { reason, .. } => self.end_with(reason, None),
             Signal::Ended(EndReason::CallerHangup) if self.past.answered.is_none() => {
                 self.end(EndReason::Cancelled);
             }

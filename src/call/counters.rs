@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::call::end::EndReason;
 use crate::call::ended::Given;
+use crate::call::placing::Refused;
 use crate::call::turns::Turn;
 use crate::call::words::Summary;
 use crate::command::Failure;
@@ -109,12 +110,23 @@ static TOOLS: Labelled = Labelled::with_known(
     &["result"],
     &["done", "failed", "refused"],
 );
-/// All counters of calls that have labels.
-pub static LABELLED: &[&Labelled] = &[&AI_FAILURES, &TRANSFERS, &TOOLS];
-
 /// Counts a tool by its result.
 pub fn tool_called(result: &'static str) {
     TOOLS.add(&[result]);
+}
+
+static NOT_PLACED: Labelled = Labelled::with_known(
+    "calls_not_placed",
+    "Calls out that were refused before the callee was called, by reason.",
+    &["reason"],
+    &Refused::WORDS,
+);
+/// All counters of calls that have labels.
+pub static LABELLED: &[&Labelled] = &[&AI_FAILURES, &TRANSFERS, &TOOLS, &NOT_PLACED];
+
+/// Counts a call out that was refused.
+pub fn not_placed(reason: &'static str) {
+    NOT_PLACED.add(&[reason]);
 }
 
 /// Counts an attempt to connect a call with its AI: how long it took, and the kind of its failure.

@@ -37,6 +37,16 @@ pub enum EndReason {
     BadMedia,
     MaxDuration,
     Overload,
+    /// The callee of a call that we placed is busy.
+    Busy,
+    /// The callee did not answer in time.
+    NoAnswer,
+    /// The callee declined the call.
+    Rejected,
+    /// The PBX does not know the number.
+    InvalidNumber,
+    /// The PBX did not place the call.
+    DialFailed,
     /// Recording is mandatory, and the call could not be recorded.
     NotRecorded,
     /// trunkless is shutting down.
@@ -74,7 +84,7 @@ pub struct EndRow {
 }
 
 impl EndReason {
-    pub const ALL: [EndReason; 22] = [
+    pub const ALL: [EndReason; 27] = [
         EndReason::CallerHangup,
         EndReason::Cancelled,
         EndReason::AiHangup,
@@ -94,6 +104,11 @@ impl EndReason {
         EndReason::BadMedia,
         EndReason::MaxDuration,
         EndReason::Overload,
+        EndReason::Busy,
+        EndReason::NoAnswer,
+        EndReason::Rejected,
+        EndReason::InvalidNumber,
+        EndReason::DialFailed,
         EndReason::NotRecorded,
         EndReason::Drain,
         EndReason::Internal,
@@ -104,6 +119,7 @@ impl EndReason {
         const INFO: Level = Level::INFO;
         const WARN: Level = Level::WARN;
         const BUSY: &str = "Service Unavailable";
+        const UNAVAILABLE: &str = "Temporarily Unavailable";
         const TERMINATED: &str = "Request Terminated";
         let (label, sip_status, sip_reason, q850, level, caller) = match self {
             EndReason::CallerHangup => ("caller_hangup", 487, TERMINATED, 16, INFO, Gone),
@@ -125,6 +141,11 @@ impl EndReason {
             EndReason::BadMedia => ("bad_media", 488, "Not Acceptable Here", 88, WARN, Gone),
             EndReason::MaxDuration => ("max_duration", 503, BUSY, 16, INFO, HungUp),
             EndReason::Overload => ("overload", 503, BUSY, 42, WARN, Continues),
+            EndReason::Busy => ("busy", 486, "Busy Here", 17, INFO, HungUp),
+            EndReason::NoAnswer => ("no_answer", 480, UNAVAILABLE, 19, INFO, HungUp),
+            EndReason::Rejected => ("rejected", 603, "Decline", 21, INFO, HungUp),
+            EndReason::InvalidNumber => ("invalid_number", 404, "Not Found", 1, WARN, HungUp),
+            EndReason::DialFailed => ("dial_failed", 503, BUSY, 38, WARN, HungUp),
             EndReason::NotRecorded => ("not_recorded", 503, BUSY, 41, WARN, Continues),
             EndReason::Drain => ("drain", 503, BUSY, 31, INFO, Continues),
             EndReason::Internal => {

@@ -59,6 +59,8 @@ pub struct Limits {
     /// That of the AI that was dialled last.
     pub silent_timeout: Duration,
     media_timeout: Duration,
+    /// The longest time that the callee's phone rings, if we place the call.
+    pub ring: Option<Duration>,
 }
 
 impl Limits {
@@ -68,6 +70,7 @@ impl Limits {
             max_duration: config.max_duration,
             silent_timeout: config.ais.first().map_or(Duration::ZERO, |ai| ai.silent_timeout),
             media_timeout: config.media_timeout,
+            ring: None,
         }
     }
 
@@ -86,6 +89,10 @@ impl Limits {
         let lost_after = if past.pbx_gone { GONE_AFTER } else { LOST_AFTER };
         let back = past.pbx_back.filter(|_| lost.is_some());
         let unconnected = past.answer_wanted.filter(|_| past.answered.is_none());
+        let (connect, unanswered) = match self.ring {
+            Some(ring) => (ring, EndReason::NoAnswer),
+            None => (CONNECT_LIMIT, EndReason::PbxError),
+        };
         let times = [
             state.finish_by,
             after(
@@ -95,7 +102,7 @@ impl Limits {
             ),
             after(lost, lost_after, EndReason::PbxLost),
             after(back, GONE_AFTER, EndReason::PbxLost),
-            after(unconnected, CONNECT_LIMIT, EndReason::PbxError),
+            after(unconnected, connect, unanswered),
             after(expected, self.media_timeout, EndReason::MediaTimeout),
             after(silent, self.silent_timeout, EndReason::AiTimeout),
         ];

@@ -12,6 +12,7 @@ use crate::call::end::EndReason;
 use crate::call::ended::{Given, Record};
 use crate::call::history::History;
 use crate::call::listening::MAX_LISTENERS;
+use crate::call::outgoing::StatusCallback;
 use crate::call::turns::TurnLatency;
 use crate::call::vitals::Vitals;
 use crate::command::{Disposition, Reply, Sender};
@@ -36,6 +37,10 @@ pub struct LiveCall {
     /// The names of the targets to which the caller may be transferred, and the patterns of
     /// extensions.
     pub targets: [Vec<String>; 2],
+    /// True if we placed the call.
+    pub outgoing: bool,
+    /// Where its progress is reported, if we placed it.
+    pub callback: Option<Arc<StatusCallback>>,
     /// The figures of the live call.
     pub vitals: Vitals,
     listeners: AtomicUsize,
@@ -46,6 +51,10 @@ pub struct LiveCall {
 /// The part that changes during a call. Times are since 1970.
 #[derive(Debug, Clone, Default)]
 pub struct State {
+    /// When the callee's phone began to ring.
+    pub ringing: Option<Duration>,
+    /// The SIP status or the Q.850 cause with which a callee did not answer.
+    pub refused_code: Option<u16>,
     pub answered: Option<Duration>,
     pub held: bool,
     pub ended: Option<(Duration, EndReason)>,
@@ -58,6 +67,9 @@ pub struct State {
     pub ai: usize,
 }
 
+/// The directions of calls.
+pub const INBOUND: &str = "inbound";
+pub const OUTBOUND: &str = "outbound";
 /// The states of a call in progress.
 pub const STATES: [&str; 3] = ["connecting", "talking", "held"];
 
@@ -76,6 +88,10 @@ impl State {
 /// Something that has happened in a call.
 pub enum EventKind<'a> {
     Started,
+    /// The PBX is asked to call the callee.
+    Dialling,
+    /// The callee's phone rings.
+    Ringing,
     Answered,
     /// The caller was put on hold, or is back.
     Held(bool),
@@ -115,6 +131,8 @@ impl LiveCall {
             started: unix(),
             ais: Vec::new(),
             targets: Default::default(),
+            outgoing: false,
+            callback: None,
             vitals: Vitals::default(),
             listeners: AtomicUsize::new(0),
             state: Mutex::default(),
@@ -137,6 +155,8 @@ impl LiveCall {
         let parties = [&self.from_number, &self.from_name, &self.to_number].map(String::clone);
         LiveCall {
             started: self.started,
+            outgoing: self.outgoing,
+            callback: self.callback.clone(),
             state: Mutex::new(self.state()),
             ..LiveCall::new(ids, self.pbx.clone(), parties, self.native_id.clone())
         }
@@ -177,16 +197,25 @@ impl LiveCall {
         history.note(now.saturating_sub(self.started), event, ended);
         drop(history);
         self.update(|state| match event {
+            EventKind::Ringing => state.ringing = Some(now),
             EventKind::Answered => state.answered = Some(now),
             EventKind::Held(on) => state.held = *on,
             EventKind::Ended(record) => state.ended = Some((now, record.reason)),
-            EventKind::Started | EventKind::Transferred | EventKind::Command { .. } => {}
+            EventKind::Started
+            | EventKind::Dialling
+            | EventKind::Transferred
+            | EventKind::Command { .. } => {}
         });
     }
 
     /// The call's state in a word: one of [`STATES`], or `ended`.
     pub fn word(&self) -> &'static str {
         self.lock().word()
+    }
+
+    /// The direction in a word.
+    pub fn direction(&self) -> &'static str {
+        if self.outgoing { OUTBOUND } else { INBOUND }
     }
 
     pub fn json(&self) -> Value {
@@ -197,6 +226,7 @@ impl LiveCall {
             "call_sid": self.call_sid,
             "account_sid": self.account_sid,
             "pbx": &*self.pbx,
+            "direction": self.direction(),
             "from_number": self.from_number,
             "from_name": self.from_name,
             "to_number": self.to_number,
@@ -204,6 +234,7 @@ impl LiveCall {
             "details": state.details,
             "state": word,
             "started_at": rfc3339(self.started),
+            "ringing_at": state.ringing.map(rfc3339),
             "answered_at": state.answered.map(rfc3339),
             "ended_at": state.ended.map(|(at, _)| rfc3339(at)),
             "end_reason": state.ended.map(|(_, reason)| reason.label()),
@@ -218,13 +249,15 @@ impl EventKind<'_> {
     /// True for the events that a webhook gets: they are few in each call.
     pub fn is_for_webhook(&self) -> bool {
         matches!(self, EventKind::Started | EventKind::Answered | EventKind::Ended(_))
-            || matches!(self, EventKind::Transferred)
+            || matches!(self, EventKind::Transferred | EventKind::Dialling | EventKind::Ringing)
     }
 
     /// The event's name.
     pub fn name(&self) -> &'static str {
         match self {
             EventKind::Started => "call.started",
+            EventKind::Dialling => "call.dialling",
+            EventKind::Ringing => "call.ringing",
             EventKind::Answered => "call.answered",
             EventKind::Held(true) => "call.held",
             EventKind::Held(false) => "call.resumed",
@@ -240,6 +273,8 @@ impl EventKind<'_> {
         data.insert("call".to_owned(), call.json());
         match self {
             EventKind::Started
+            | EventKind::Dialling
+            | EventKind::Ringing
             | EventKind::Answered
             | EventKind::Held(_)
             | EventKind::Transferred => {}
@@ -326,6 +361,32 @@ fn add_turns(out: &mut Value, latency: Option<&TurnLatency>) {
     });
 }
 
-fn unix() -> Duration {
+/// The time since 1970.
+pub fn unix() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The time as Twilio writes it: `Sun, 29 Nov 2026 20:00:00 +0000`.
+pub fn rfc2822(unix: Duration) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let at = std::time::UNIX_EPOCH + Duration::from_secs(unix.as_secs());
+    // 2026-11-29T20:00:00Z
+    let text = humantime::format_rfc3339_seconds(at).to_string();
+    let day = DAYS[(unix.as_secs() / 86_400 % 7) as usize];
+    let month = text[5..7].parse::<usize>().unwrap_or(1);
+    let month = MONTHS.get(month - 1).copied().unwrap_or("Jan");
+    format!("{day}, {} {month} {} {} +0000", &text[8..10], &text[..4], &text[11..19])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_twilio_does() {
+        assert_eq!(rfc2822(Duration::ZERO), "Thu, 01 Jan 1970 00:00:00 +0000");
+        assert_eq!(rfc2822(Duration::from_secs(1_795_982_625)), "Sun, 29 Nov 2026 20:03:45 +0000");
+    }
 }

@@ -23,7 +23,9 @@ pub mod leg;
 pub mod limits;
 pub mod listening;
 pub mod live;
+pub mod outgoing;
 pub mod parameters;
+pub mod placing;
 mod playing;
 pub mod ports;
 pub mod recordings;
@@ -60,6 +62,7 @@ use departure::{Departure, DeparturePolicy};
 use end::EndReason;
 use ladder::Rung;
 use leg::Leg;
+use outgoing::Outgoing;
 use transfers::TransferRules;
 
 /// The PBX's side of the media, as agreed during signalling.
@@ -120,6 +123,14 @@ pub enum Signal {
     HangupCause(u16),
     /// The owner has not taken the caller of a call that was not answered.
     NotTaken,
+    /// The callee's phone rings.
+    Ringing,
+    /// The callee has not answered a call that we placed. `code`: the SIP status or the Q.850
+    /// cause.
+    Unanswered {
+        reason: EndReason,
+        code: Option<u16>,
+    },
     Ended(EndReason),
 }
 
@@ -127,6 +138,7 @@ pub enum Signal {
 /// reported as [`Signal::Replied`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceRequest {
+    /// Answer the caller, or call the callee of a call that we place.
     Answer,
     Ringing,
     /// End the call. If it was not answered yet, the source refuses it.
@@ -232,6 +244,8 @@ pub struct Offer {
     pub owned: Option<Owned>,
     /// Why the call may not go to its AI, if so: the caller goes down the ladder.
     pub refused: Option<EndReason>,
+    /// Set if we place the call: the other party is the callee.
+    pub outgoing: Option<Outgoing>,
 }
 
 /// The link of a call to its owner.

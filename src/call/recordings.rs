@@ -2,6 +2,7 @@
 
 use crate::call::Offer;
 use crate::call::end::EndReason;
+use crate::call::live::OUTBOUND;
 use crate::call::parameters::recorded;
 use crate::call::words::Summary;
 use crate::command::RecordCommand;
@@ -47,6 +48,7 @@ impl CallRecordings {
             from_name: offer.from_name.clone(),
             details: recorded(&info.parameters),
             to_number: offer.to_number.clone(),
+            direction: offer.outgoing.as_ref().map_or("", |_| OUTBOUND).to_owned(),
         };
         CallRecordings {
             required: recorder.as_ref().is_some_and(Recorder::is_required),

@@ -142,6 +142,11 @@ impl Switchboard {
         let observed = Observed { call: live_call(&offer, &config), sink: starter.events.clone() };
         let (live, sink) = (observed.call.clone(), observed.sink.clone());
         let orders = self.add(live.clone());
+        let outcome = offer.outgoing.as_mut().and_then(|outgoing| outgoing.outcome.take());
+        if let Some(outcome) = outcome {
+            // the request may be gone, and the call lasts
+            let _ = outcome.send(Ok(live.clone()));
+        }
         let (departure, can_continue) = (config.departure, offer.can_continue);
         self.tasks.spawn(async move {
             let call = run(&workers, offer, config, orders, stopped, observed, refused);

@@ -55,6 +55,8 @@ pub enum Input<'a> {
 #[derive(Debug, PartialEq)]
 pub enum Output {
     Request(SourceRequest),
+    /// The callee's phone rings.
+    Ringing,
     /// The caller has been connected.
     Answered,
     Rtp {

@@ -78,6 +78,29 @@ enum Command {
         #[arg(long)]
         status: Option<String>,
     },
+    /// Call a number, and connect whoever answers with an AI.
+    Dial {
+        /// The number, which [pbx.NAME.dial] has to allow.
+        to: String,
+        /// The number that the callee sees.
+        #[arg(long)]
+        from: Option<String>,
+        /// The PBX, if there are several.
+        #[arg(long)]
+        pbx: Option<String>,
+        /// The AI's name or URL, if it is not the PBX's own.
+        #[arg(long)]
+        ai: Option<String>,
+        /// A parameter for the AI.
+        #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = parameter)]
+        parameters: Vec<(String, String)>,
+        /// How many seconds the phone may ring, in place of 60.
+        #[arg(long)]
+        timeout: Option<u64>,
+        /// Record the call.
+        #[arg(long)]
+        record: bool,
+    },
     /// Save the SIP, the RTP and the AI's messages of a call as a pcapng file for Wireshark. It
     /// contains what is said.
     Capture(CaptureArguments),
@@ -106,9 +129,16 @@ impl Command {
         match self {
             Command::Ls | Command::Show { .. } | Command::Watch => Scope::Read,
             Command::Hangup { .. } | Command::Transfer { .. } => Scope::Control,
+            Command::Dial { .. } => Scope::Dial,
             Command::Capture(_) => Scope::Capture,
         }
     }
+}
+
+/// Reads a parameter.
+fn parameter(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn word(value: impl ValueEnum) -> String {
@@ -194,6 +224,25 @@ async fn run(api: &Api, command: &Command, as_json: bool) -> anyhow::Result<Exit
                 "status": status,
             });
             order(api, call, &body, timeout.saturating_add(15).min(120), as_json).await
+        }
+        Command::Dial { to, from, pbx, ai, parameters, timeout, record } => {
+            let mut body = json!({ "to": to, "record": record });
+            if let Some(timeout) = timeout {
+                body["timeout"] = (*timeout).into();
+            }
+            for (name, value) in [("from", from), ("pbx", pbx), ("ai", ai)] {
+                if let Some(value) = value {
+                    body[name] = value.as_str().into();
+                }
+            }
+            let parameters = parameters.iter().map(|(name, value)| (name.clone(), value.as_str()));
+            body["parameters"] = parameters.map(|(n, v)| (n, Value::from(v))).collect();
+            let call = api.ask(Method::POST, "/v1/calls", Some(&body), LIMIT).await?;
+            match as_json {
+                true => outln!("{call}"),
+                false => outln!("{}", call["id"].as_str().unwrap_or_default()),
+            }
+            Ok(ExitCode::SUCCESS)
         }
         Command::Capture(arguments) => capture::run(api, arguments, as_json).await,
         Command::Watch => watch(api, as_json).await,

@@ -9,6 +9,7 @@ mod ai;
 mod ari;
 pub mod check;
 mod control;
+mod dial;
 mod environment;
 mod headers;
 pub mod keys;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::ari::client::AriPbx;
 use crate::call::ladder::Rung;
+use crate::call::placing::DialRules;
 use crate::call::transfers::TransferRules;
 use crate::call::variables::VariableRules;
 use crate::call::{Prompts, RecordPlan};
@@ -57,6 +58,8 @@ pub struct Plan {
     pub prompts: Prompts,
     /// Where callers may be transferred to, by PBX name.
     pub transfers: BTreeMap<String, TransferRules>,
+    /// The numbers that may be called, by PBX name. Through a PBX that is not listed, no calls are placed.
+    pub dials: BTreeMap<String, DialRules>,
     /// Channel variables that may be set, by PBX name.
     pub variables: BTreeMap<String, VariableRules>,
     /// The steps to try when the AI fails, by PBX name.

@@ -87,6 +87,7 @@ fn build(
     let (mut sip, mut ari, mut record) = (Vec::new(), Vec::new(), BTreeMap::new());
     let (transfers, variables) = rules(&settings);
     let vicidials = resolver.vicidials(&settings, findings);
+    let dials = resolver.dials(&settings, findings);
     for (name, pbx) in &settings.pbx {
         let ai = findings.keep(resolver.ai(&name.0, &settings.ai, &pbx.ai));
         let plan = resolver.record_plan(&name.0, &settings.recording, &pbx.recording);
@@ -135,6 +136,7 @@ fn build(
         prompts,
         tokens,
         transfers,
+        dials,
         variables,
         vicidials,
         recording: recording?,

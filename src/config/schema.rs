@@ -289,6 +289,8 @@ pub struct Pbx {
     pub transfer: PbxTransfer,
     #[serde(default)]
     pub calls: PbxCalls,
+    #[serde(default)]
+    pub dial: PbxDial,
     pub vicidial: Option<PbxVicidial>,
 }
 
@@ -333,6 +335,31 @@ impl PbxCalls {
     pub fn limits(&self) -> CallLimits {
         CallLimits { max: self.max, per_second: self.per_second }
     }
+}
+
+/// The calls that are placed through one PBX; by default none.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PbxDial {
+    /// Patterns of numbers that may be called.
+    #[serde(deserialize_with = "parsed_words")]
+    pub allow: Option<Vec<UserPattern>>,
+    /// Patterns of numbers that may be shown to callees.
+    #[serde(deserialize_with = "parsed_words")]
+    pub from: Option<Vec<UserPattern>>,
+    /// The number that is shown unless the request names another.
+    pub caller_id: Option<String>,
+    /// The context in which numbers are dialled (ARI mode).
+    pub context: Option<String>,
+    pub per_second: u32,
+    pub per_day: u32,
+    /// Calls at the same time.
+    pub max: Option<usize>,
+    /// The longest time that a phone may ring.
+    pub max_ring: Span,
+    /// Hosts that may get status callbacks, and that documents may be fetched from.
+    #[serde(deserialize_with = "words")]
+    pub callback_hosts: Option<Vec<String>>,
 }
 
 /// Where the calls of one PBX may be transferred to; by default nowhere.
@@ -409,6 +436,22 @@ pub enum MediaFormat {
 pub enum TransportWord {
     Udp,
     Tcp,
+}
+
+impl Default for PbxDial {
+    fn default() -> Self {
+        PbxDial {
+            allow: None,
+            from: None,
+            caller_id: None,
+            context: None,
+            per_second: 1,
+            per_day: 500,
+            max: None,
+            max_ring: Span(Duration::from_secs(120)),
+            callback_hosts: None,
+        }
+    }
 }
 
 impl Default for PbxVicidial {

@@ -243,7 +243,8 @@ words_of!(Extensions: "on_use" => OnUse, "always" => Always, "off" => Off);
 words_of!(Answer: "when_ai_ready" => WhenAiReady, "at_once" => AtOnce);
 words_of!(OnAiClose: "hangup" => Hangup, "continue" => Continue, "reconnect" => Reconnect);
 words_of!(Scope: "read" => Read, "control" => Control, "numbers" => Numbers,
-    "recordings" => Recordings, "listen" => Listen, "capture" => Capture);
+    "recordings" => Recordings, "listen" => Listen, "capture" => Capture,
+    "dial" => Dial);
 words_of!(LateAudio: "keep" => Keep, "drop" => Drop);
 words_of!(MediaFormat: "ulaw" => Ulaw, "alaw" => Alaw);
 words_of!(Mode: "sip" => Sip, "ari" => Ari);

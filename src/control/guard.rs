@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::sync::watch;
 use tracing::warn;
@@ -41,6 +41,11 @@ impl Granted {
     /// The token's name.
     pub fn name(&self) -> &str {
         &self.token.name
+    }
+
+    /// The token's text, to sign what its owner asks for.
+    pub fn secret(&self) -> SecretString {
+        self.token.secret.clone()
     }
 
     /// True if the present configuration has the token, with this scope.
@@ -112,7 +117,7 @@ pub async fn guard(
 
 impl Control {
     /// Counts a request that is refused, and logs it.
-    fn note_refused(&self, path: Option<&str>, why: &str) {
+    pub fn note_refused(&self, path: Option<&str>, why: &str) {
         CONTROL_REFUSED.add(1);
         if self.refusal_log().admits(std::time::Instant::now()) {
             warn!(path = path.map(clip), "control request refused: {why}");

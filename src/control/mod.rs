@@ -2,7 +2,8 @@
 //! control calls. Owns I/O.
 //!
 //! Each request to the control API passes [`guard`]. [`calls`] has the calls and their commands,
-//! [`twilio`] the same in the shape of Twilio's API, [`events`] the stream of events.
+//! [`twilio`] the same in the shape of Twilio's API, [`dial`] the calls out of both, [`events`] the
+//! stream of events.
 //! [`capture`] has the packet captures. [`feed`] has the live calls once a second, [`ended`] the
 //! last calls, [`listen`] and [`recordings`] their audio, [`status`] the state of the bridge, and
 //! [`doctor`] its findings: all that the [`page`] for people shows. [`masks`] hides phone numbers,
@@ -11,6 +12,7 @@
 mod calls;
 mod capture;
 mod connections;
+mod dial;
 pub mod doctor;
 mod ended;
 pub mod events;
@@ -42,6 +44,7 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::call::placing::Placer;
 use crate::call::switchboard::Switchboard;
 use crate::control::capture::Captures;
 use crate::control::connections::{Bounded, Lasting};
@@ -58,6 +61,7 @@ const REFUSAL_LOG: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Control {
     pub switchboard: Switchboard,
+    pub placer: Placer,
     pub events: Events,
     /// Follows the configuration.
     pub access: watch::Receiver<Access>,
@@ -70,6 +74,7 @@ pub struct Control {
 impl Control {
     pub fn new(
         switchboard: Switchboard,
+        placer: Placer,
         events: Events,
         access: watch::Receiver<Access>,
         status: Status,
@@ -77,6 +82,7 @@ impl Control {
         let refusal_log = Arc::new(Mutex::new(Throttle::new(REFUSAL_LOG)));
         Control {
             switchboard,
+            placer,
             events,
             access,
             status,
@@ -93,7 +99,7 @@ impl Control {
 
     pub fn routes(self) -> Router {
         let api = Router::new()
-            .route("/v1/calls", get(calls::list))
+            .route("/v1/calls", get(calls::list).post(dial::place))
             .route("/v1/calls/{id}", get(calls::show))
             .route("/v1/calls/{id}/commands", post(calls::command))
             .route("/v1/calls/{id}/capture", get(capture::capture))
@@ -107,7 +113,10 @@ impl Control {
             .route("/v1/session", get(status::session))
             .route("/v1/status", get(status::status))
             .route("/v1/doctor", post(doctor::doctor))
-            .route("/2010-04-01/Accounts/{account}/Calls.json", get(twilio::list))
+            .route(
+                "/2010-04-01/Accounts/{account}/Calls.json",
+                get(twilio::list).post(dial::create),
+            )
             .route(
                 "/2010-04-01/Accounts/{account}/Calls/{call}",
                 get(twilio::show).post(twilio::update),

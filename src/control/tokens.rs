@@ -24,11 +24,13 @@ pub enum Scope {
     Listen,
     /// To capture calls, with what is said in them.
     Capture,
+    /// To place calls.
+    Dial,
 }
 
 impl Scope {
     /// The scopes of a token for which none are configured. Recordings and live audio are not among
-    /// them: whoever may hear callers is named.
+    /// them: whoever may hear callers is named. Nor are calls out, which cost money.
     pub const DEFAULT: [Scope; 3] = [Scope::Read, Scope::Control, Scope::Numbers];
 
     /// The word in the configuration.
@@ -40,6 +42,7 @@ impl Scope {
             Scope::Recordings => "recordings",
             Scope::Listen => "listen",
             Scope::Capture => "capture",
+            Scope::Dial => "dial",
         }
     }
 }

@@ -11,8 +11,8 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use crate::call::end::EndReason;
-use crate::call::live::LiveCall;
+use crate::call::live::{LiveCall, rfc2822};
+use crate::call::outgoing::status;
 use crate::command::{Cause, Command, Failure, Order, RecordCommand, Reply, Sender, When};
 use crate::control::calls::{give, json, log_refused};
 use crate::control::guard::{Granted, clip};
@@ -231,15 +231,9 @@ async fn order(
 }
 
 /// Twilio's form of a call.
-fn resource(call: &LiveCall) -> Value {
+pub(super) fn resource(call: &LiveCall) -> Value {
     let state = call.state();
-    let status = match (state.ended, state.answered) {
-        (Some(_), Some(_)) => "completed",
-        (Some((_, EndReason::Cancelled)), None) => "canceled",
-        (Some(_), None) => "failed",
-        (None, Some(_)) => "in-progress",
-        (None, None) => "ringing",
-    };
+    let status = status(&state, call.outgoing);
     let duration = state.answered.zip(state.ended);
     let duration = duration.map(|(from, (to, _))| to.saturating_sub(from).as_secs().to_string());
     let path = format!("/2010-04-01/Accounts/{}/Calls/{}", call.account_sid, call.call_sid);
@@ -252,7 +246,7 @@ fn resource(call: &LiveCall) -> Value {
         "caller_name": call.from_name,
         "to": call.to_number,
         "to_formatted": call.to_number,
-        "direction": "inbound",
+        "direction": if call.outgoing { "outbound-api" } else { "inbound" },
         "status": status,
         "date_created": rfc2822(call.started),
         "date_updated": rfc2822(state.ended.map_or(call.started, |(at, _)| at)),
@@ -295,26 +289,12 @@ fn recording(call: &LiveCall, status: &str) -> Value {
     })
 }
 
-/// The time as Twilio writes it: `Sun, 29 Nov 2026 20:00:00 +0000`.
-fn rfc2822(unix: Duration) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let at = std::time::UNIX_EPOCH + Duration::from_secs(unix.as_secs());
-    // 2026-11-29T20:00:00Z
-    let text = humantime::format_rfc3339_seconds(at).to_string();
-    let day = DAYS[(unix.as_secs() / 86_400 % 7) as usize];
-    let month = text[5..7].parse::<usize>().unwrap_or(1);
-    let month = MONTHS.get(month - 1).copied().unwrap_or("Jan");
-    format!("{day}, {} {month} {} {} +0000", &text[8..10], &text[..4], &text[11..19])
-}
-
 /// Reads a form, or a query.
-fn form(body: &[u8]) -> Vec<(String, String)> {
+pub(super) fn form(body: &[u8]) -> Vec<(String, String)> {
     form_urlencoded::parse(body).into_owned().collect()
 }
 
-fn value<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
+pub(super) fn value<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
     fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
@@ -331,11 +311,5 @@ mod tests {
             assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{bad}");
             assert!(refused.message.contains("is not supported"), "{bad}");
         }
-    }
-
-    #[test]
-    fn times_are_written_as_twilio_does() {
-        assert_eq!(rfc2822(Duration::ZERO), "Thu, 01 Jan 1970 00:00:00 +0000");
-        assert_eq!(rfc2822(Duration::from_secs(1_795_982_625)), "Sun, 29 Nov 2026 20:03:45 +0000");
     }
 }

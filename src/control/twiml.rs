@@ -80,6 +80,52 @@ pub fn read(text: &str) -> Result<Redirect, String> {
     Ok(Redirect { keys: pressed(&keys)?, then })
 }
 
+/// Reads the document of a call that is to be placed: `Connect Stream` only, with its URL and its
+/// parameters.
+///
+/// # Errors
+/// Returns what is wrong, or not supported.
+pub fn stream_of(text: &str) -> Result<(String, Vec<(String, String)>), String> {
+    const USE: &str = "use <Response><Connect><Stream url=\"...\"><Parameter name=\"...\" \
+                       value=\"...\"/></Stream></Connect></Response>";
+    if text.len() > MAX_BYTES {
+        return Err(format!("the TwiML is longer than {MAX_BYTES} bytes"));
+    }
+    let document = Document::parse(text).map_err(|why| format!("the TwiML is not XML: {why}"))?;
+    let mut node = document.root_element();
+    if node.tag_name().name() != "Response" {
+        return Err(format!("the TwiML has no <Response>; {USE}"));
+    }
+    for name in ["Connect", "Stream"] {
+        let mut children = node.children().filter(Node::is_element);
+        let (first, second) = (children.next(), children.next());
+        node = match first.filter(|first| first.tag_name().name() == name && second.is_none()) {
+            Some(first) => first,
+            None => return Err(format!("a call is placed for one <{name}> only; {USE}")),
+        };
+        let known = |attribute: &str| name == "Stream" && attribute == "url";
+        if let Some(other) = node.attributes().find(|one| !known(one.name())) {
+            return Err(format!("the attribute {} of <{name}> is not supported", other.name()));
+        }
+    }
+    let url = node.attribute("url").unwrap_or_default().trim();
+    if url.is_empty() {
+        return Err(format!("<Stream> has no url; {USE}"));
+    }
+    let mut parameters = Vec::new();
+    for child in node.children().filter(Node::is_element) {
+        let (name, value) = (child.attribute("name"), child.attribute("value"));
+        match (child.tag_name().name(), name) {
+            ("Parameter", Some(name)) if !name.is_empty() => {
+                parameters.push((name.to_owned(), value.unwrap_or_default().to_owned()));
+            }
+            ("Parameter", _) => return Err(format!("<Parameter> has no name; {USE}")),
+            (other, _) => return Err(format!("<{other}> in <Stream> is not supported")),
+        }
+    }
+    Ok((url.to_owned(), parameters))
+}
+
 /// Refuses what is not carried out: nothing of a document is left out without an error.
 fn check(node: &Node<'_, '_>, forms: &[Form]) -> Result<(), String> {
     let name = node.tag_name().name();
@@ -239,6 +285,32 @@ mod tests {
         }
         let stream = response("<Connect><Stream url=\"wss://b.example/x\"/></Connect>").unwrap();
         assert_eq!(stream.then, Then::Ai("wss://b.example/x".into()));
+    }
+
+    #[test]
+    fn a_call_is_placed_for_a_stream_only() {
+        let of = |body: &str| stream_of(&format!("<Response>{body}</Response>"));
+        let body = "<Connect>\n<Stream url=\" wss://b/x \">\
+                    <Parameter name=\"a\" value=\"1&amp;2\"/>\
+                    <Parameter name=\"b\"/></Stream></Connect>";
+        let pairs = [("a", "1&2"), ("b", "")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        assert_eq!(of(body), Ok(("wss://b/x".to_owned(), pairs.to_vec())));
+        for (body, why) in [
+            ("", "one <Connect>"),
+            ("<Say>x</Say>", "one <Connect>"),
+            ("<Connect/>", "one <Stream>"),
+            ("<Connect><Stream url=\"wss://b\"/></Connect><Hangup/>", "one <Connect>"),
+            ("<Connect><Stream/></Connect>", "no url"),
+            ("<Connect action=\"/x\"><Stream url=\"wss://b\"/></Connect>", "action of <Connect>"),
+            ("<Connect><Stream url=\"wss://b\" track=\"x\"/></Connect>", "track of <Stream>"),
+            ("<Connect><Stream url=\"wss://b\"><Parameter/></Stream></Connect>", "no name"),
+            ("<Connect><Stream url=\"wss://b\"><Say/></Stream></Connect>", "<Say> in <Stream>"),
+            ("<Connect>", "not XML"),
+        ] {
+            let error = of(body).unwrap_err();
+            assert!(error.contains(why), "{body}: {error}");
+        }
+        assert!(stream_of("<x/>").is_err());
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub struct CallInfo {
     #[serde(default)]
     pub from_name: String,
     pub to_number: String,
+    /// `outbound` for a call that we placed; otherwise empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub direction: String,
     /// How a dialler knows the call: its ids there, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub details: BTreeMap<String, String>,

@@ -1,11 +1,16 @@
 //! Released client libraries act on calls through a real Asterisk: Twilio's SDK and Pipecat.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use trunkless::stream::dialect::sid;
+
+use crate::ai::Plan;
 use crate::bridge::Bridge;
 use crate::caller::Caller;
+use crate::dialout;
 use crate::examples::Program;
 use crate::fixture::Lab;
+use crate::transfers::Mode;
 use crate::{Pbx, assert_no_channels, block_on};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -67,5 +72,41 @@ fn twilios_sdk_and_pipecat_end_and_transfer_calls() {
             assert_eq!(bot.log().matches(text).count(), count, "{text}:\n{}", bot.log());
         }
         assert_no_channels(&lab.asterisk);
+    });
+}
+
+#[test]
+fn twilios_sdk_places_a_call_and_accepts_its_status_callbacks() {
+    block_on(async {
+        let mode = Mode::Sip(Pbx::Pjsip22);
+        let (api, callbacks) = (dialout::api(), dialout::api());
+        let more = format!("callback_hosts = [\"{callbacks}\"]");
+        let scene = mode.scene_with(Plan::default(), &dialout::tables(api, mode, &more)).await;
+        let environment = [
+            ("API", format!("http://{api}")),
+            ("TOKEN", dialout::TOKEN.to_owned()),
+            ("ACCOUNT", sid("AC", "main")),
+            ("STREAM", scene.ai.url.clone()),
+            ("PORT", callbacks.port().to_string()),
+        ];
+        let program = Program::start("tests/e2e/examples/calls_create.py", &environment);
+        let expected = [
+            "premium 403 21215",
+            "machine 400 20001",
+            "created queued outbound-api 610",
+            "callback initiated True 610",
+            "callback ringing True 610",
+            "callback in-progress True 610",
+            "updated completed",
+            "callback completed True 610",
+        ];
+        let begin = Instant::now();
+        while !expected.iter().all(|line| program.log().contains(line)) {
+            let late = begin.elapsed() > 15 * SECOND;
+            assert!(!late, "{}\n{}", program.log(), scene.bridge.log());
+            tokio::time::sleep(SECOND / 20).await;
+        }
+        assert_eq!(scene.ai.streams()[0].parameters["lead"], "7");
+        assert_no_channels(&scene.asterisk);
     });
 }

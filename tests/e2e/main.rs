@@ -14,6 +14,7 @@ mod caller;
 mod capture;
 mod clients;
 mod dialects;
+mod dialout;
 mod doctor;
 mod dropin;
 mod examples;

@@ -32,6 +32,7 @@ mod control_bounds;
 mod control_cli;
 mod demo;
 mod dialects;
+mod dialout;
 mod doctor;
 mod dtmf;
 mod ends;

@@ -17,7 +17,9 @@ impl Application {
         if is_ours(&self.names.prefix, &channel.id) {
             return match self.channels.get(&channel.id).copied() {
                 Some(call) => self.bridging(now, call, |bridging, names| {
-                    if bridging.media_id(names) == channel.id {
+                    if bridging.channel == channel.id {
+                        bridging.on_callee_started(now, names)
+                    } else if bridging.media_id(names) == channel.id {
                         bridging.on_media_started(names)
                     } else if bridging.target_id(names) == channel.id {
                         bridging.on_target_started(now, names)
@@ -79,7 +81,7 @@ impl Application {
     }
 
     /// Number of external media channels that exist or may exist.
-    fn media(&self) -> usize {
+    pub(super) fn media(&self) -> usize {
         // a refused caller has none, and may wait for the owner of the calls
         let holds = |c: &&Call| !c.refused && (c.bridging.holds_media() || c.asking.is_some());
         self.calls.values().filter(holds).count() + self.sweep.media

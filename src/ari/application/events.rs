@@ -13,9 +13,8 @@ impl Application {
     pub(super) fn on_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::StasisStart { channel, args } => self.on_start(now, *channel, args),
-            Event::StasisEnd { channel } | Event::Destroyed { channel } => {
-                self.on_end(now, &channel);
-            }
+            Event::StasisEnd { channel } => self.on_end(now, &channel, 0),
+            Event::Destroyed { channel, cause } => self.on_end(now, &channel, cause),
             Event::HangupRequest { channel, cause } => {
                 if cause != 0 {
                     self.tell_caller(&channel, Tell::HangupCause(cause));
@@ -30,9 +29,12 @@ impl Application {
             Event::Dial { channel, status } => {
                 if let Some(call) = self.channels.get(&channel).copied() {
                     self.bridging(now, call, |bridging, names| {
-                        match bridging.target_id(names) == channel {
-                            true => bridging.on_dial(&status),
-                            false => vec![],
+                        if bridging.channel == channel {
+                            bridging.on_callee_dial(&status)
+                        } else if bridging.target_id(names) == channel {
+                            bridging.on_dial(&status)
+                        } else {
+                            vec![]
                         }
                     });
                 }
@@ -57,11 +59,13 @@ impl Application {
         }
     }
 
-    fn on_end(&mut self, now: Instant, channel: &str) {
+    fn on_end(&mut self, now: Instant, channel: &str, cause: u16) {
         self.early.retain(|(c, _)| c.id != channel);
         let Some(call) = self.channels.get(channel).copied() else { return };
         self.bridging(now, call, |bridging, names| {
-            if bridging.channel == channel {
+            if bridging.channel == channel && bridging.is_dialling() {
+                bridging.on_callee_gone(cause, names)
+            } else if bridging.channel == channel {
                 bridging.on_caller_left(names)
             } else if bridging.media_id(names) == channel {
                 bridging.on_media_lost(now, names)

@@ -122,7 +122,11 @@ impl Application {
     ) {
         let live = self.calls.get(&call).filter(|c| !c.bridging.is_ending() && c.asking.is_none());
         let here = live.and_then(|c| channels.get(c.bridging.channel.as_str()));
-        if here.is_some_and(|c| c.is_in(&self.names.app)) {
+        // a callee who has not answered is not in our application yet
+        let dials = live.is_some_and(|c| {
+            c.bridging.is_dialling() && (here.is_some() || !c.bridging.has_callee_since(since))
+        });
+        if dials || here.is_some_and(|c| c.is_in(&self.names.app)) {
             self.out.push_back(Output::Tell(call, Tell::Back));
         }
         self.bridging(now, call, |bridging, names| {
@@ -130,6 +134,13 @@ impl Application {
                 return vec![];
             }
             match channels.get(bridging.channel.as_str()) {
+                None if bridging.has_callee_since(since) => {
+                    return bridging.on_callee_gone(0, names);
+                }
+                Some(c) if bridging.is_dialling() && c.is_up() && c.is_in(&names.app) => {
+                    return bridging.on_callee_started(now, names);
+                }
+                _ if bridging.is_dialling() => {}
                 None => return bridging.leave(Cause::CallerHangup, names),
                 Some(c) if !c.is_in(&names.app) => {
                     return bridging.leave(Cause::Transferred, names);

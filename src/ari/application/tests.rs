@@ -1,6 +1,7 @@
 //! Tests the application against a simulated Asterisk in virtual time.
 
 mod pbx;
+mod placing;
 mod transfers;
 
 use std::collections::BTreeSet;

@@ -13,6 +13,7 @@
 //! requests the difference, during teardown too. At most two requests are in flight.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod callee;
 mod consultation;
 mod setup;
 mod teardown;
@@ -22,6 +23,7 @@ pub mod words;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::ari::bridging::callee::Callee;
 use crate::ari::bridging::transfer::Transfer;
 use crate::ari::bridging::words::{Action, After, Cause, Names, Step, Tell};
 use crate::ari::request::{NORMAL, Outcome, RestRequest};
@@ -80,6 +82,8 @@ pub struct Bridging {
     media_again: bool,
     /// True once a lost bridge has been deleted; its replacement has another id.
     bridge_again: bool,
+    /// Set if we place the call.
+    callee: Option<Callee>,
     /// True if the caller was already answered on entering the application.
     up: bool,
     caller: Caller,
@@ -124,6 +128,7 @@ impl Bridging {
             generation: 0,
             media_again: false,
             bridge_again: false,
+            callee: None,
             up,
             caller: Caller::Waiting,
             hangup_seen: false,
@@ -340,7 +345,8 @@ impl Bridging {
                 self.media_joined = Join::In;
                 // until the call asks for an answer, the call's own time limits apply
                 let complete = self.caller_joined == Join::In || self.is_consulting();
-                if self.caller == Caller::Waiting || complete {
+                let rings = self.callee.is_some() && self.caller == Caller::Answering;
+                if self.caller == Caller::Waiting || complete || rings {
                     self.deadline = None;
                 }
             }
@@ -349,6 +355,7 @@ impl Bridging {
                 self.caller = Caller::Answered;
             }
             Step::JoinMedia | Step::JoinCaller | Step::Answer => {}
+            Step::Callee => return self.on_callee_made(now, outcome, names),
             Step::LeaveCaller => return self.on_caller_removed(outcome, names),
             Step::Transfer(number, step) => {
                 return self.on_transfer_step(now, number, step, outcome, names);

@@ -96,7 +96,14 @@ impl Bridging {
         if self.caller == Caller::AnswerWanted && self.up {
             self.caller = Caller::Answered;
         }
-        if self.caller == Caller::AnswerWanted && made {
+        if self.caller == Caller::AnswerWanted && self.callee.is_some() {
+            // the AI is heard as soon as the callee answers
+            if self.media_joined == Join::In
+                && let Some(Action::Send(step, request)) = self.call_callee(names)
+            {
+                send(step, request);
+            }
+        } else if self.caller == Caller::AnswerWanted && made {
             self.caller = Caller::Answering;
             send(Step::Answer, RestRequest::Answer { channel: self.channel.clone() });
         }

@@ -100,7 +100,7 @@ impl Bridging {
     }
 
     /// ARI's word for the reason of the hang-up.
-    fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> &'static str {
         match self.after {
             Some(After::HangUp(reason)) => reason,
             _ => NORMAL,
@@ -110,7 +110,17 @@ impl Bridging {
     /// Releases the caller first: with the bridge gone, the caller would hear silence.
     pub(super) fn tear_down(&mut self, names: &Names, actions: &mut Vec<Action>) {
         let channel = self.channel.clone();
-        match (&self.after, self.caller) {
+        let unanswered = !matches!(self.caller, Caller::Left | Caller::Released);
+        if unanswered && self.give_up_callee(actions) && self.caller != Caller::Left {
+            return;
+        }
+        let hang_up = Some(After::HangUp(NORMAL)).filter(|_| self.callee.is_some());
+        let after = match (&self.after, hang_up) {
+            // a callee has no dialplan to return to
+            (Some(After::Continue(_)), Some(hang_up)) => Some(hang_up),
+            (after, _) => after.clone(),
+        };
+        match (&after, self.caller) {
             (_, Caller::Left) => {}
             (_, Caller::Releasing | Caller::Released) => return,
             (Some(after), _) => {

@@ -168,7 +168,9 @@ impl Bridging {
             app: names.app.clone(),
             endpoint: format!("Local/{exten}@{context}"),
             timeout_s: wish.timeout.as_secs().max(1),
-            originator: self.channel.clone(),
+            originator: Some(self.channel.clone()),
+            caller_id: None,
+            format: None,
         };
         vec![Action::Send(Step::Extra, music), self.send(TransferStep::Target, originate)]
     }

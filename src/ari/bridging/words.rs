@@ -25,6 +25,8 @@ pub enum After {
 pub enum Tell {
     /// The PBX now accepts RTP at this address.
     Media(SocketAddr),
+    /// The callee's phone rings.
+    Ringing,
     /// The caller and the external media channel are in the bridge.
     Connected,
     Digit(char),
@@ -46,6 +48,12 @@ pub enum Tell {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
     CallerHangup,
+    /// The callee has not answered. `cause`: the Q.850 cause, if the channel existed; `dial`: the
+    /// last state of the call, if it began.
+    Unanswered {
+        cause: Option<u16>,
+        dial: Option<String>,
+    },
     /// The PBX moved the caller out of our application.
     Transferred,
     /// Set-up timed out, a request failed, or an object was lost twice.
@@ -72,6 +80,8 @@ pub enum Step {
     Bridge,
     JoinMedia,
     Answer,
+    /// Calls the callee.
+    Callee,
     JoinCaller,
     /// Removes the caller from the bridge for a consultation.
     LeaveCaller,

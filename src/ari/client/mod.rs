@@ -9,6 +9,7 @@ mod changes;
 pub mod counters;
 pub mod link;
 mod offers;
+mod outgoing;
 mod recovery;
 pub mod rest;
 pub mod rtp_capacity;
@@ -45,6 +46,7 @@ use crate::call::departure::Departure;
 use crate::call::end::EndReason;
 use crate::call::fault_point::fault_point_of_message;
 use crate::call::ladder::Overflow;
+use crate::call::placing::NewCall;
 use crate::call::{RemoteMedia, Signal, SourceRequest};
 use crate::capture::tap::Tap;
 use crate::media::g711::Law;
@@ -85,6 +87,7 @@ pub struct AriConfig {
 
 /// A message to the task, from a call, an [`AriHandle`] or the closing of the socket.
 enum Internal {
+    Place(Box<NewCall>),
     /// The owner has not taken away the caller of a call that could not be started.
     Left(CallKey, After),
     Request(CallKey, SourceRequest),
@@ -413,6 +416,7 @@ impl Source {
 
     fn on_internal(&mut self, internal: Internal) {
         match internal {
+            Internal::Place(new) => self.on_place(*new),
             Internal::Left(call, after) => self.feed(Input::End(call, after)),
             Internal::Request(call, SourceRequest::Answer) => self.feed(Input::Answer(call)),
             Internal::Request(call, SourceRequest::Ringing) => self.feed(Input::Ring(call)),

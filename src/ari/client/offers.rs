@@ -18,7 +18,7 @@ use crate::call::fault_point::fault_point;
 use crate::call::ladder::Overflow;
 use crate::call::leg::Leg;
 use crate::call::parameters::Added;
-use crate::call::{Offer, SourceRequest};
+use crate::call::{Offer, RequestSender, SourceRequest};
 use crate::command::Cause;
 
 /// The outcome for a refused caller, for the log.
@@ -82,20 +82,43 @@ impl Source {
         self.feed(Input::End(call, after));
     }
 
+    /// Checks that the PBX has RTP ports for another call.
+    pub(super) fn check_rtp_ports(&mut self) -> Result<(), String> {
+        let starting = self.calls.values().filter(|c| c.remote.is_none()).count();
+        match self.rtp_capacity.admits(self.pbx_ip, starting) {
+            true => Ok(()),
+            false => {
+                Err("the PBX is nearly out of RTP ports: widen the range in its rtp.conf"
+                    .to_owned())
+            }
+        }
+    }
+
+    /// Our address, as the PBX is to send RTP to.
+    pub(super) fn own_ip(&self) -> Result<IpAddr, String> {
+        let bound = Some(self.admission.ports().ip()).filter(|ip| !ip.is_unspecified());
+        match self.config.pbx.advertised.or(bound) {
+            Some(ip) => Ok(ip),
+            None => local_ip(self.pbx_ip).map_err(|e| format!("no route to the PBX: {e}")),
+        }
+    }
+
+    /// Returns the function by which a call sends its requests. `id` is for the log.
+    pub(super) fn requests_of(&self, call: CallKey, id: String) -> RequestSender {
+        let internal = self.internal_tx.clone();
+        Box::new(move |request: SourceRequest| {
+            if let Err(error) = internal.try_send(Internal::Request(call, request))
+                && let Internal::Request(_, request) = error.into_inner()
+            {
+                warn!(call = id, ?request, "ARI client dropped a request: queue full or closed");
+            }
+        })
+    }
+
     fn make_offer(&mut self, new: NewCall) -> Result<(Offer, SocketAddr), String> {
         let admitted = self.admission.admit(&self.name, Instant::now())?;
-        let starting = self.calls.values().filter(|c| c.remote.is_none()).count();
-        if !self.rtp_capacity.admits(self.pbx_ip, starting) {
-            return Err(
-                "the PBX is nearly out of RTP ports: widen the range in its rtp.conf".to_owned()
-            );
-        }
-        let bound = Some(self.admission.ports().ip()).filter(|ip| !ip.is_unspecified());
-        let ip = match self.config.pbx.advertised.or(bound) {
-            Some(ip) => ip,
-            None => local_ip(self.pbx_ip).map_err(|e| format!("no route to the PBX: {e}"))?,
-        };
-        let leg = Leg::new(admitted.ports, ip, self.pbx_ip);
+        self.check_rtp_ports()?;
+        let leg = Leg::new(admitted.ports, self.own_ip()?, self.pbx_ip);
         let host = leg.address();
         let id = new.id.clone();
         let link = CallLink {
@@ -109,14 +132,6 @@ impl Source {
         self.calls.insert(new.call, link);
         let added = added(&new);
         fault_point("source", added.entries());
-        let (internal, call) = (self.internal_tx.clone(), new.call);
-        let requests = Box::new(move |request: SourceRequest| {
-            if let Err(error) = internal.try_send(Internal::Request(call, request))
-                && let Internal::Request(_, request) = error.into_inner()
-            {
-                warn!(call = id, ?request, "ARI client dropped a request: queue full or closed");
-            }
-        });
         let offer = Offer {
             id: new.id.clone(),
             pbx: self.name.clone(),
@@ -128,12 +143,13 @@ impl Source {
             added,
             remote: None,
             leg,
-            requests,
+            requests: self.requests_of(new.call, new.id.clone()),
             signals: admitted.signals,
             can_continue: true,
             permit: admitted.permit,
             owned: None,
             refused: None,
+            outgoing: None,
         };
         Ok((offer, host))
     }

@@ -6,6 +6,7 @@ use crate::ari::api::CallKey;
 use crate::ari::bridging::words::{Cause, Tell};
 use crate::ari::client::Source;
 use crate::call::end::EndReason;
+use crate::call::outgoing::by_cause;
 use crate::call::{RemoteMedia, Signal};
 use crate::media::g711::Law;
 use crate::media::receiver::Format;
@@ -38,14 +39,24 @@ impl Source {
             }
             Tell::Replied(order, result) => Signal::Replied { order, result },
             Tell::Progress(order, state) => Signal::Progress { order, state },
+            Tell::Ringing => Signal::Ringing,
             Tell::Connected => Signal::Connected,
+            Tell::Ended(Cause::Unanswered { cause, dial }) => {
+                let reason = match (cause, &dial) {
+                    (None, _) => EndReason::DialFailed,
+                    // the dialplan has no such extension
+                    (Some(_), None) => EndReason::InvalidNumber,
+                    (Some(cause), Some(dial)) => by_cause(cause, dial),
+                };
+                Signal::Unanswered { reason, code: cause.filter(|cause| *cause != 0) }
+            }
             Tell::Digit(digit) => Signal::Digit(digit),
             Tell::HangupCause(cause) => Signal::HangupCause(cause),
             // a link that only falls silent is given up after 10 s
             Tell::Lost => Signal::PbxLost { gone: true },
             Tell::Back => Signal::PbxConfirms,
             Tell::Ended(cause) => Signal::Ended(match cause {
-                Cause::CallerHangup => EndReason::CallerHangup,
+                Cause::CallerHangup | Cause::Unanswered { .. } => EndReason::CallerHangup,
                 Cause::Transferred => EndReason::Transferred,
                 Cause::Restarted => EndReason::PbxLost,
                 Cause::Failed(why) => {

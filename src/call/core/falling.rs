@@ -137,6 +137,8 @@ impl Call {
                         return self.out.push_back(Output::Step(rung));
                     }
                 }
+                // no callee is called for an announcement
+                Rung::Play(_) | Rung::Transfer(_) if self.outgoing.is_some() => {}
                 // these need the caller
                 Rung::Play(_) | Rung::Transfer(_) => {
                     self.falling.iter_mut().for_each(|f| f.rungs.push_front(rung.clone()));

@@ -37,8 +37,21 @@ pub fn live_call(offer: &Offer, config: &CallConfig) -> Arc<LiveCall> {
     call.ais = config.ais.iter().map(|ai| ai.name.clone()).collect();
     let extensions = config.transfers.extensions.iter().map(ToString::to_string);
     call.targets = [config.transfers.targets.keys().cloned().collect(), extensions.collect()];
-    call.update(|state| state.details = parameters::recorded(offer.added.entries()));
+    if let Some(outgoing) = &offer.outgoing {
+        (call.outgoing, call.callback) = (true, outgoing.callback.clone());
+    }
+    let ai = first_ai(offer, config);
+    call.update(|state| {
+        (state.details, state.ai) = (parameters::recorded(offer.added.entries()), ai);
+    });
     Arc::new(call)
+}
+
+/// Returns the place of the AI that a call begins with.
+pub(super) fn first_ai(offer: &Offer, config: &CallConfig) -> usize {
+    let Some(outgoing) = &offer.outgoing else { return 0 };
+    let named = |ai: &Ai| ai.name == outgoing.ai || ai.target.url() == outgoing.ai;
+    config.ais.iter().position(named).unwrap_or(0)
 }
 
 /// Returns the orders and turns of a call for the sidecars of its recordings.
@@ -78,11 +91,17 @@ pub(super) fn stream_info(offer: &Offer, ai: &Ai, transfers: &TransferRules) -> 
         ("pbx", &offer.pbx),
         ("sip_call_id", &offer.native_id),
     ];
+    // those of the request to place a call replace configured ones
+    let own = offer.outgoing.iter().flat_map(|outgoing| &outgoing.parameters);
+    let own: Vec<(String, String)> = own.cloned().collect();
+    let is_new = |name: &str| !own.iter().any(|(known, _)| known == name);
+    let others = ai.parameters.iter().filter(|(name, _)| is_new(name)).cloned();
+    let configured: Vec<(String, String)> = own.iter().cloned().chain(others).collect();
     StreamInfo {
         account_sid: ai.account_sid.clone(),
         call_sid: sid("CA", &offer.sid_seed),
         stream_sid: sid("MZ", &offer.sid_seed),
-        parameters: parameters::all(&ours, &offer.added, &ai.parameters),
+        parameters: parameters::all(&ours, &offer.added, &configured),
         targets: transfers.targets.keys().cloned().collect(),
         resumed: false,
     }

@@ -52,6 +52,17 @@ impl Lines {
     }
 
     pub fn offered(&self, offer: &Offer, info: &StreamInfo) {
+        if offer.outgoing.is_some() {
+            return info!(
+                call = self.call,
+                pbx = &*self.pbx,
+                from = offer.from_number,
+                to = %Masked(&offer.to_number),
+                call_sid = info.call_sid,
+                native_id = offer.native_id,
+                "call out begins: the callee is called once the AI is connected"
+            );
+        }
         info!(
             call = self.call,
             pbx = &*self.pbx,
@@ -61,6 +72,11 @@ impl Lines {
             native_id = offer.native_id,
             "call offered"
         );
+    }
+
+    pub fn unanswered(&self, reason: EndReason, code: Option<u16>) {
+        let (call, pbx, reason) = (&self.call, &*self.pbx, reason.label());
+        info!(call, pbx, reason, code, "the callee did not answer");
     }
 
     pub fn answered(&self, summary: &Summary) {

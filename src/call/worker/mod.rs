@@ -15,6 +15,7 @@ mod lines;
 pub mod pool;
 mod rare_events;
 mod rate;
+mod source;
 pub mod task;
 mod token;
 mod tools;

@@ -23,7 +23,7 @@ use crate::call::leg::Channel;
 use crate::call::live::{EventKind, State as LiveState};
 use crate::call::recordings::CallRecordings;
 use crate::call::words::{Input, Output, Seeds};
-use crate::call::worker::described::{Observed, outcome, stream_info};
+use crate::call::worker::described::{Observed, first_ai, outcome, stream_info};
 use crate::call::worker::desk::Desk;
 use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::lines::Lines;
@@ -31,7 +31,7 @@ use crate::call::worker::pool::Workers;
 use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
 use crate::call::worker::tools::Tools;
 use crate::call::worker::watching::Watching;
-use crate::call::{CallConfig, CallRequest, Offer, Signal, counters, parameters};
+use crate::call::{CallConfig, CallRequest, Offer, Signal, counters};
 use crate::capture;
 use crate::capture::Direction;
 use crate::record::recording::Tap;
@@ -65,7 +65,8 @@ pub async fn run(
     refused: Option<EndReason>,
 ) -> Record {
     let dialler = Dialler { config: config.clone(), runtime: Handle::current() };
-    let connecting = refused.is_none().then(|| dialler.dial(0, None));
+    let first = first_ai(&offer, &config);
+    let connecting = refused.is_none().then(|| dialler.dial(first, None));
     let (done, record) = oneshot::channel();
     let mut running = Running::new(offer, &config, observed);
     refused.iter().for_each(|reason| running.call.refuse(Instant::now(), *reason));
@@ -91,10 +92,10 @@ pub(super) struct Running {
     current: usize,
     pub redial: Option<Redial>,
     /// Outputs of tools, and what the owner sent about the call after the AI's stream started.
-    late: Vec<ToAi>,
+    pub(super) late: Vec<ToAi>,
     /// Replies for the AI from before the start of its stream; `None` after that.
-    early_replies: Option<Vec<ToAi>>,
-    info: StreamInfo,
+    pub(super) early_replies: Option<Vec<ToAi>>,
+    pub(super) info: StreamInfo,
     pub(super) call: Call,
     pub(super) recordings: CallRecordings,
     desk: Desk,
@@ -138,9 +139,10 @@ pub(super) struct Running {
 
 impl Running {
     fn new(offer: Offer, config: &Arc<CallConfig>, observed: Observed) -> Running {
-        let info = config.ais.first().map(|ai| stream_info(&offer, ai, &config.transfers));
-        let info = info.unwrap_or_default();
-        let url = config.ais.first().map(|ai| ai.target.shown()).unwrap_or_default();
+        let first = first_ai(&offer, config);
+        let ai = config.ais.get(first);
+        let info = ai.map(|ai| stream_info(&offer, ai, &config.transfers)).unwrap_or_default();
+        let url = ai.map(|ai| ai.target.shown()).unwrap_or_default();
         let lines = Lines::new(&offer, url);
         lines.offered(&offer, &info);
         observed.event(&EventKind::Started);
@@ -148,13 +150,16 @@ impl Running {
         let (signalling, remote) = (offer.leg.signalling, offer.remote);
         let (now, can_continue) = (Instant::now(), offer.can_continue);
         let mut call = Call::new(now, config, signalling, remote, can_continue, seeds(), cname);
+        if let Some(outgoing) = &offer.outgoing {
+            call.place(outgoing.ring, first, outgoing.record);
+        }
         if let Some(owned) = &offer.owned {
             call.own((!owned.wait.is_zero()).then(|| now + owned.wait), owned.max_status);
         }
         Running {
             recordings: CallRecordings::new(config.recorder.clone(), &offer, &info),
             config: config.clone(),
-            current: 0,
+            current: first,
             redial: None,
             late: Vec::new(),
             early_replies: Some(Vec::new()),
@@ -201,6 +206,10 @@ impl Running {
                 self.hangup_cause = Some(cause);
                 self.lines.hangup_cause(cause, self.call.announced());
             }
+            if let Signal::Unanswered { reason, code } = signal {
+                self.lines.unanswered(reason, code);
+                self.observed.call.update(|state| state.refused_code = code);
+            }
             self.call.handle(now, Input::Signal(signal));
             if ended {
                 break;
@@ -242,43 +251,6 @@ impl Running {
         }
     }
 
-    /// Takes the reports of the call's owner. Until the AI's stream starts they become parameters;
-    /// after that the AI gets them in a message of its own.
-    fn learn(&mut self, now: Instant, cx: &mut Context<'_>) {
-        while let Some(owned) = &mut self.offer.owned
-            && let Poll::Ready(known) = owned.known.poll_recv(cx)
-        {
-            let Some(known) = known else {
-                // nothing else will arrive
-                self.offer.owned = None;
-                return self.call.handle(now, Input::Known);
-            };
-            if known.is_empty() {
-                // nothing else is worth waiting for
-                self.call.handle(now, Input::Known);
-            }
-            for (name, value) in &known {
-                // for another AI
-                self.offer.added.detail(name, value);
-            }
-            let new = known.into_iter().filter(|(name, value)| {
-                !value.is_empty() && !self.info.parameters.iter().any(|(known, _)| known == name)
-            });
-            let new: Vec<(String, String)> = new.collect();
-            self.info.parameters.extend(new.iter().cloned());
-            self.recordings.learn(&self.info.parameters);
-            let details = parameters::recorded(&self.info.parameters);
-            self.observed.call.update(|state| state.details = details);
-            match &mut self.ai {
-                Some(ai) if self.early_replies.is_some() => ai.add_parameters(new),
-                Some(_) if !new.is_empty() => {
-                    self.late.push(ToAi::Parameters(Box::new(new)));
-                }
-                _ => {}
-            }
-        }
-    }
-
     /// Carries out what the call has decided. Returns the end reason if the call is over.
     pub fn act(&mut self, now: Instant, scratch: &mut Scratch) -> Option<EndReason> {
         loop {
@@ -288,7 +260,8 @@ impl Running {
             }
             while let Some(output) = self.call.poll() {
                 match output {
-                    Output::Request(request) => (self.offer.requests)(request),
+                    Output::Request(request) => self.request(request),
+                    Output::Ringing => self.observed.event(&EventKind::Ringing),
                     Output::Step(rung) => self.lines.step(&rung, &self.config.ais),
                     Output::Answered => self.answered(now),
                     Output::Rtp { to, packet } => self.send_packet(Channel::Rtp, to, &packet),

@@ -105,6 +105,9 @@ pub enum Input<'a> {
     Command(Command),
 }
 
+/// The reason in [`CallEnd::Refused`] if our INVITE was not answered at all.
+pub const NO_RESPONSE: &str = "no answer to the INVITE";
+
 /// The reason that a call ended, as far as it is known from the signalling.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallEnd {
@@ -269,6 +272,19 @@ pub struct Dial {
     pub codecs: Vec<crate::sip::sdp::Codec>,
 }
 
+/// A call that is placed through a PBX.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub account: AccountId,
+    pub call: CallKey,
+    /// From [`Agent::new_call_id`](crate::sip::agent::Agent::new_call_id).
+    pub call_id: String,
+    /// The number to call, and the one that the callee is to see.
+    pub to: String,
+    pub from: String,
+    pub rtp: SocketAddr,
+}
+
 #[derive(Debug)]
 pub enum Command {
     Answer {
@@ -296,6 +312,7 @@ pub enum Command {
         text: &'static str,
     },
     Dial(Box<Dial>),
+    Place(Box<Place>),
     /// Holds or resumes a call. The answer is [`Event::Directed`].
     Direction {
         call: CallKey,

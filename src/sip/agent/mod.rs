@@ -266,6 +266,11 @@ impl Agent {
         CallKey(self.next_call)
     }
 
+    /// Returns an unused Call-ID, for [`Command::Place`].
+    pub fn new_call_id(&mut self) -> String {
+        format!("{}@trunkless", self.random.token())
+    }
+
     pub fn handle(&mut self, now: Instant, input: Input<'_>) {
         match input {
             Input::Message { flow, data } => self.on_message(now, flow, data),
@@ -323,6 +328,7 @@ impl Agent {
             Command::Redirect { call, user } => self.redirect(now, call, &user),
             Command::Hangup { call, q850, text } => self.hangup(now, call, q850, text),
             Command::Dial(dial) => self.dial(now, dial),
+            Command::Place(place) => self.place(now, *place),
             Command::Direction { call, direction } => self.change_direction(now, call, direction),
             Command::Info { call, digit } => self.send_digit(now, call, digit),
             Command::Consult { of, call, user } => self.consult(now, of, call, &user),

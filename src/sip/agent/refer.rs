@@ -29,7 +29,10 @@ impl Agent {
         let dial = self.calls.get(&of).and_then(|of| of.consultation(call, user));
         let account = self.calls.get(&of).and_then(|of| of.account);
         match dial {
-            Some(dial) => self.dial_for(now, Box::new(dial), account),
+            Some(dial) => {
+                let call_id = self.new_call_id();
+                self.dial_for(now, Box::new(dial), account, call_id);
+            }
             None => {
                 let reason = "there is no such call".to_owned();
                 self.event(Event::Ended { call, end: CallEnd::Refused { code: UNKNOWN, reason } });

@@ -7,10 +7,11 @@ use std::time::Instant;
 use crate::sip::agent::accounts::contact_uri;
 use crate::sip::agent::credentials::CallAuth;
 use crate::sip::agent::{
-    ALLOW, AccountId, Agent, Call, CallEnd, CallKey, CallState, ClientEntry, Dial, Event, Purpose,
-    TimerKey, client_key,
+    ALLOW, AccountId, Agent, Call, CallEnd, CallKey, CallState, ClientEntry, Dial, Event,
+    NO_RESPONSE, Place, Purpose, Route, TimerKey, client_key,
 };
 use crate::sip::dialog::Dialog;
+use crate::sip::flow::Flow;
 use crate::sip::message::Message;
 use crate::sip::sdp::{self, Direction, Local};
 use crate::sip::session_timer::SessionTimer;
@@ -19,11 +20,59 @@ use crate::sip::uri::escape_user;
 
 impl Agent {
     pub(super) fn dial(&mut self, now: Instant, dial: Box<Dial>) {
-        self.dial_for(now, dial, None);
+        let call_id = self.new_call_id();
+        self.dial_for(now, dial, None, call_id);
+    }
+
+    /// Returns the address that calls through a PBX go to, and our own towards it; `None` before
+    /// its name has been looked up.
+    pub fn way_to(&self, account: AccountId) -> Option<Route> {
+        let of = self.accounts.get(account).filter(|account| !account.retired)?;
+        let remote = of.registrar.get(of.target).or_else(|| of.routes().next())?.remote;
+        Some(Route { remote, local: self.local_ip(account, remote.ip())? })
+    }
+
+    /// Places a call through a PBX, as its extension. The number that the callee is to see goes
+    /// into P-Asserted-Identity, because the PBX knows the extension by From. A trunk has it in
+    /// From, too.
+    pub(super) fn place(&mut self, now: Instant, place: Place) {
+        let Place { account, call, call_id, to, from, rtp } = place;
+        let Some(Route { remote, local }) = self.way_to(account) else {
+            let reason = "the address of the PBX is not known".to_owned();
+            return self.event(Event::Ended { call, end: CallEnd::Refused { code: 503, reason } });
+        };
+        let config = &self.accounts[account].config;
+        let registration = self.accounts[account].registration.as_ref();
+        let registrar = registration.map(|r| r.settings().registrar_uri.clone());
+        let (to, shown) = (escape_user(&to), escape_user(&from));
+        // a PBX with several domains goes by the one in the URI
+        let uri = match registrar.as_deref().and_then(|uri| uri.strip_prefix("sip:")) {
+            Some(host) => format!("sip:{to}@{host}"),
+            None => format!("sip:{to}@{remote}"),
+        };
+        let own = SocketAddr::new(local, self.config_port);
+        let dial = Dial {
+            call,
+            flow: Flow { transport: config.transport, remote },
+            uri,
+            local_ip: local,
+            user: if registrar.is_some() { config.username.clone() } else { from },
+            password: None,
+            rtp,
+            headers: vec![("P-Asserted-Identity".to_owned(), format!("<sip:{shown}@{own}>"))],
+            codecs: sdp::all_codecs().to_vec(),
+        };
+        self.dial_for(now, Box::new(dial), Some(account), call_id);
     }
 
     /// Dials with the credentials of an account.
-    pub(super) fn dial_for(&mut self, now: Instant, dial: Box<Dial>, account: Option<AccountId>) {
+    pub(super) fn dial_for(
+        &mut self,
+        now: Instant,
+        dial: Box<Dial>,
+        account: Option<AccountId>,
+        call_id: String,
+    ) {
         let key = dial.call;
         if !self.dialled.contains(&dial.flow.remote.ip()) {
             self.dialled.push(dial.flow.remote.ip());
@@ -31,7 +80,7 @@ impl Agent {
         let own = SocketAddr::new(dial.local_ip, self.config_port);
         let contact = contact_uri(&dial.user, own, dial.flow.transport);
         let from = format!("<sip:{}@{own}>", escape_user(&dial.user));
-        let (call_id, tag) = (format!("{}@trunkless", self.random.token()), self.random.token());
+        let tag = self.random.token();
         let dialog = Dialog::to_invite(call_id, from, tag, &dial.uri);
         self.dialogs.insert((dialog.call_id.clone(), dialog.local_tag.clone()), key);
         let session_id = self.random.range(1 << 20, 1 << 40);
@@ -137,7 +186,7 @@ impl Agent {
     }
 
     pub(super) fn on_invite_timeout(&mut self, key: CallKey) {
-        let reason = "no answer to the INVITE".to_owned();
+        let reason = NO_RESPONSE.to_owned();
         self.end_call(key, CallEnd::Refused { code: 408, reason });
     }
 

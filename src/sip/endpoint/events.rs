@@ -55,8 +55,14 @@ impl Endpoint {
             Event::InfoAnswered { call, accepted } => self.on_key_pressed(call, accepted),
             Event::ReferAccepted { call } => self.on_refer_accepted(call),
             Event::Referred { call, code } => self.on_referred(call, code),
-            Event::Progress { call, code } => self.on_consult_progress(call, code),
-            Event::Answered { call, remote } => self.on_consult_answered(call, &remote),
+            Event::Progress { call, code } if self.consults.contains_key(&call) => {
+                self.on_consult_progress(call, code);
+            }
+            Event::Progress { call, code } => self.on_callee_progress(call, code),
+            Event::Answered { call, remote } if self.consults.contains_key(&call) => {
+                self.on_consult_answered(call, &remote);
+            }
+            Event::Answered { call, remote } => self.on_callee_answered(call, &remote),
         }
     }
 
@@ -83,6 +89,9 @@ impl Endpoint {
             && !handed_over
         {
             self.signal(call, Signal::HangupCause(*cause));
+        }
+        if let CallEnd::Refused { code, reason } = end {
+            self.on_callee_refused(call, *code, reason);
         }
         // after our own hangup, the call has ended already
         if !matches!(end, CallEnd::HungUp | CallEnd::Refused { .. }) {

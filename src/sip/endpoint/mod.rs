@@ -9,6 +9,7 @@ mod events;
 mod messages;
 mod offers;
 mod orders;
+mod outgoing;
 mod peers;
 mod port_probe;
 mod recovery;
@@ -31,11 +32,13 @@ use tracing::{debug, warn};
 use crate::call::admission::{Admission, MAX_BEYOND};
 use crate::call::fault_point::fault_point_of_message;
 use crate::call::ladder::Overflow;
+use crate::call::placing::NewCall;
 use crate::call::{Owner, RemoteMedia, Signal, SourceRequest};
 use crate::capture::Direction;
 use crate::capture::tap::unix;
 use crate::sip::agent::{
-    AccountConfig, AccountId, Agent, AgentConfig, CallKey, Command, Event, Input, Output, Route,
+    AccountConfig, AccountId, Agent, AgentConfig, CallKey, Command, Event, Input, Output, Place,
+    Route,
 };
 use crate::sip::endpoint::changes::Change;
 use crate::sip::endpoint::counters::{
@@ -90,6 +93,8 @@ const REFUSAL_LOG: (Duration, u32) = (Duration::from_secs(1), 20);
 
 /// A message to the endpoint from a call, a background task or the handle.
 enum Internal {
+    /// Place a call through this PBX.
+    Place(AccountId, Box<NewCall>),
     /// A call's request.
     Request(CallKey, SourceRequest),
     /// The result of a lookup of these hosts.
@@ -193,6 +198,10 @@ struct CallLink {
     signalling: IpAddr,
     /// True once the call has asked for the 200. From then on it ends with BYE, not a refusal.
     answered: bool,
+    /// True if we place the call.
+    outgoing: bool,
+    /// The call to be placed, until it is.
+    dial: Option<Box<Place>>,
     /// The order that our open re-INVITE carries out.
     holding: Option<u32>,
     /// Orders to press keys by INFO, with the keys that are left. The first is being sent.
@@ -474,6 +483,7 @@ impl Endpoint {
 
     fn on_internal(&mut self, internal: Internal) {
         match internal {
+            Internal::Place(account, new) => self.on_place(account, *new),
             Internal::Request(call, request) => self.on_request(call, request),
             Internal::Resolved(account, hosts, found) => {
                 // the hosts may have changed meanwhile
@@ -511,6 +521,10 @@ impl Endpoint {
     }
 
     fn on_request(&mut self, call: CallKey, request: SourceRequest) {
+        let Some(link) = self.calls.get_mut(&call) else { return };
+        if link.outgoing && self.on_outgoing_request(call, &request) {
+            return;
+        }
         let Some(link) = self.calls.get_mut(&call) else { return };
         match request {
             SourceRequest::Answer => {

@@ -13,7 +13,7 @@ use crate::call::fault_point::fault_point;
 use crate::call::ladder::Overflow;
 use crate::call::leg::Leg;
 use crate::call::parameters::Added;
-use crate::call::{Offer, RemoteMedia, SourceRequest};
+use crate::call::{Offer, RemoteMedia, RequestSender, SourceRequest};
 use crate::sip::agent::{AccountId, CallKey, Command, Input, Invite, Refused};
 use crate::sip::endpoint::counters::count_refused;
 use crate::sip::endpoint::translate::{refusal, remote_media, short_id};
@@ -137,6 +137,22 @@ impl Endpoint {
         Ok((admitted, Some(reason)))
     }
 
+    /// Returns the function by which a call sends its requests.
+    pub(super) fn requests_of(&self, call: CallKey) -> RequestSender {
+        let internal = self.internal_tx.clone();
+        Box::new(move |request: SourceRequest| {
+            if let Err(error) = internal.try_send(Internal::Request(call, request))
+                && let Internal::Request(_, request) = error.into_inner()
+            {
+                warn!(
+                    ?call,
+                    ?request,
+                    "request dropped: the SIP endpoint has stopped or its queue is full"
+                );
+            }
+        })
+    }
+
     fn make_offer(
         &mut self,
         invite: Invite,
@@ -151,6 +167,8 @@ impl Endpoint {
             rtp: leg.address(),
             signalling: invite.signalling,
             answered: false,
+            outgoing: false,
+            dial: None,
             holding: None,
             keys: VecDeque::new(),
             media: None,
@@ -162,19 +180,7 @@ impl Endpoint {
         self.messages.begin(invite.call, &invite.sip_call_id, own);
         self.calls.insert(invite.call, link);
         fault_point("link", &invite.headers);
-        let internal = self.internal_tx.clone();
-        let call = invite.call;
-        let requests = Box::new(move |request: SourceRequest| {
-            if let Err(error) = internal.try_send(Internal::Request(call, request))
-                && let Internal::Request(_, request) = error.into_inner()
-            {
-                warn!(
-                    ?call,
-                    ?request,
-                    "request dropped: the SIP endpoint has stopped or its queue is full"
-                );
-            }
-        });
+        let requests = self.requests_of(invite.call);
         let sid_seed = format!("{}|{}", invite.sip_call_id, invite.from_tag);
         let unix = SystemTime::now().duration_since(UNIX_EPOCH);
         Offer {
@@ -195,6 +201,7 @@ impl Endpoint {
             permit: admitted.permit,
             owned: None,
             refused,
+            outgoing: None,
         }
     }
 }

@@ -63,7 +63,9 @@ impl Endpoint {
             self.command(Command::Reject { call, code, reason, retry_after_s: None });
             self.command(Command::Hangup { call, q850: row.q850, text: row.label });
         }
-        let lost = self.calls.keys().copied().filter(|call| !known.contains(call));
+        // a callee who has not been called yet is not known to the agent
+        let called = self.calls.iter().filter(|(_, link)| link.dial.is_none());
+        let lost = called.map(|(call, _)| *call).filter(|call| !known.contains(call));
         for call in lost.collect::<Vec<CallKey>>() {
             self.signal(call, Signal::Ended(EndReason::Internal));
             self.drop_transfer(call);
@@ -117,6 +119,8 @@ mod tests {
             rtp: SocketAddr::new(IP, 40_000),
             signalling: IP,
             answered: true,
+            outgoing: false,
+            dial: None,
             holding: None,
             keys: VecDeque::new(),
             media: None,

@@ -22,6 +22,8 @@ pub enum Verb {
     AddMedia,
     Answer,
     AddCaller,
+    /// Calls a callee.
+    Originate,
     SetVariable,
     Continue,
     /// Checks whether the caller still exists.
@@ -53,7 +55,7 @@ impl Ask {
         let parts: Vec<&str> = path.split('/').collect();
         let query: HashMap<String, String> = request.url.query_pairs().into_owned().collect();
         let is_media = |id: &str| id.starts_with("trunkless-");
-        let added = query.get("channel").is_some_and(|id| is_media(id));
+        let added = query.get("channel").is_some_and(|id| is_media(id) && id.contains("-m-"));
         let (verb, id) = match (request.method.as_str(), parts.as_slice()) {
             ("GET", ["asterisk", "info"]) => (Verb::Info, ""),
             ("PUT", ["applications", app, "eventFilter"]) => (Verb::Filter, *app),
@@ -61,6 +63,9 @@ impl Ask {
             ("GET", ["bridges"]) => (Verb::Bridges, ""),
             ("POST", ["channels", "externalMedia"]) => {
                 (Verb::Media, query.get("channelId").map_or("", String::as_str))
+            }
+            ("POST", ["channels"]) => {
+                (Verb::Originate, query.get("channelId").map_or("", String::as_str))
             }
             ("POST", ["bridges"]) => (Verb::Bridge, query.get("bridgeId").map_or("", |id| id)),
             ("POST", ["bridges", id, "addChannel"]) if added => (Verb::AddMedia, *id),
@@ -97,7 +102,7 @@ impl Ask {
 pub fn is_object_of(app: &str, id: &str) -> bool {
     let Some(rest) = id.strip_prefix(&format!("trunkless-{app}-")) else { return false };
     let parts: Vec<&str> = rest.split('-').collect();
-    let ["m" | "b", seconds, hex, ref again @ ..] = parts[..] else { return false };
+    let ["m" | "b" | "c", seconds, hex, ref again @ ..] = parts[..] else { return false };
     let number = seconds.bytes().all(|b| b.is_ascii_digit());
     number && hex.len() == 10 && matches!(again, [] | ["again"])
 }

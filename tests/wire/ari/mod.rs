@@ -9,6 +9,7 @@ pub mod world;
 
 mod ai_ends;
 mod cut;
+mod dialout;
 mod junk;
 mod limits;
 #[cfg(feature = "fault-points")]

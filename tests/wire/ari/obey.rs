@@ -60,6 +60,7 @@ impl World {
                 (200, self.bridges.iter().map(json).collect())
             }
             Verb::Media => self.make_media(ask),
+            Verb::Originate => self.originate(ask),
             Verb::Bridge => match self.bridges.contains_key(&ask.id) {
                 true => error(409, "Bridge with given id already exists"),
                 false => {
@@ -160,6 +161,23 @@ impl World {
             self.tell(id, "ChannelStateChange", json!({}));
             self.tell(id, "StasisStart", json!({ "args": [] }));
         }
+        (200, answer)
+    }
+
+    /// Makes the channel of a callee, who is being called from now on.
+    fn originate(&mut self, ask: &Ask) -> Reply {
+        if self.channels.contains_key(&ask.id) {
+            return error(409, "Channel with given unique ID already exists");
+        }
+        let channel = Channel {
+            name: format!("{}-00000001;1", ask.get("endpoint")),
+            exten: "s".into(),
+            originated: Some(ask.get("app").to_owned()),
+            ..Channel::caller()
+        };
+        let answer = channel.json(&ask.id);
+        self.channels.insert(ask.id.clone(), channel);
+        self.dial(&ask.id, "");
         (200, answer)
     }
 

@@ -81,6 +81,8 @@ pub struct Channel {
     pub protocol_id: String,
     pub variables: BTreeMap<String, String>,
     pub external: Option<External>,
+    /// The application that had the channel called.
+    pub originated: Option<String>,
 }
 
 impl External {
@@ -104,6 +106,7 @@ impl Channel {
             protocol_id: "3b3d57ca7af36a43@carrier".into(),
             variables: BTreeMap::new(),
             external: None,
+            originated: None,
         }
     }
 
@@ -254,10 +257,38 @@ impl World {
         self.tell(id, "StasisEnd", json!({}));
         let Some(mut channel) = self.channels.remove(id) else { return };
         // an application stays subscribed for life to a channel that it created
-        if let (Some((app, _)), Some(_)) = (channel.stasis.take(), &channel.external) {
+        let created = channel.originated.clone();
+        let media = channel.stasis.take().filter(|_| channel.external.is_some());
+        if let Some(app) = created.or(media.map(|(app, _)| app)) {
             let event = json!({ "channel": channel.json(id), "cause": 16 });
             self.emit(&app, "ChannelDestroyed", event);
         }
+    }
+
+    /// Reports the state of the call to a callee.
+    pub fn dial(&mut self, id: &str, status: &str) {
+        let Some(channel) = self.channels.get(id) else { return };
+        let Some(app) = channel.originated.clone() else { return };
+        let event = json!({ "peer": channel.json(id), "dialstatus": status, "dialstring": "" });
+        self.emit(&app, "Dial", event);
+    }
+
+    /// The callee answers: the channel enters the application.
+    pub fn callee_answers(&mut self, id: &str) {
+        self.dial(id, "ANSWER");
+        let Some(mut channel) = self.channels.get(id).cloned() else { return };
+        channel.up = true;
+        let app = channel.originated.clone().expect("a callee");
+        self.enter(id, &app, &["outgoing"], channel);
+    }
+
+    /// The call to the callee fails.
+    pub fn callee_fails(&mut self, id: &str, status: &str, cause: u16) {
+        self.dial(id, status);
+        let Some(channel) = self.channels.remove(id) else { return };
+        let app = channel.originated.clone().expect("a callee");
+        let event = json!({ "channel": channel.json(id), "cause": cause, "cause_txt": "" });
+        self.emit(&app, "ChannelDestroyed", event);
     }
 
     /// Takes a channel out of its application; it continues in the dialplan.

@@ -74,11 +74,12 @@ impl Api {
             "[control]\nlisten = \"{address}\"\nlisten_in = true\n\
              [control.tokens.desk]\ntoken = \"{TOKEN}\"\n\
              scopes = [\"read\", \"control\", \"numbers\", \"recordings\", \"listen\", \
-             \"capture\"]\n\
+             \"capture\", \"dial\"]\n\
              [control.tokens.wall]\ntoken = \"{READER}\"\nscopes = [\"read\"]\n\
              [control.tokens.bot]\ntoken = \"{WRITER}\"\nscopes = [\"control\"]\n\
              [recording]\ndirectory = {:?}\nwhen = \"on_command\"\n\
-             [pbx.main.transfer]\ntargets = {{ humans = \"1001\" }}\n",
+             [pbx.main.transfer]\ntargets = {{ humans = \"1001\" }}\n\
+             [pbx.main.dial]\nallow = \"_+49.\"\nfrom = \"_+30.\"\nper_second = 1000\n",
             recordings.path()
         );
         let pbx = crate::pbx::Pbx::udp(net.pbx()).await;
@@ -143,6 +144,12 @@ impl Api {
     pub async fn command(&mut self, names: &Names, query: &str, body: Value) -> (u16, Value) {
         let path = "/v1/calls/{id}/commands";
         self.send(["POST", path, query], names, &bearer(TOKEN), &body.to_string()).await
+    }
+
+    /// Posts JSON.
+    pub async fn post(&mut self, path: &str, body: &Value) -> (u16, Value) {
+        let (names, body) = (Names::unknown(), body.to_string());
+        self.send(["POST", path, ""], &names, &bearer(TOKEN), &body).await
     }
 
     /// Posts a form.

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use trunkless::call::live::{EventKind, LiveCall};
+use trunkless::call::placing::Placer;
 use trunkless::call::switchboard::Switchboard;
 use trunkless::control::events::Events as Sender;
 use trunkless::control::status::Status;
@@ -49,7 +50,8 @@ async fn run_doctor(document: &mut Document) {
     let (_keep, access) = watch::channel(access);
     let status = Status::default();
     let doctor = status.doctor.clone();
-    let control = Control::new(Switchboard::default(), Sender::default(), access, status);
+    let control =
+        Control::new(Switchboard::default(), Placer::default(), Sender::default(), access, status);
     let address = crate::http::free(Net::new().bridge());
     let server = bind(address, "[control] listen", control.routes()).await.unwrap();
     let server = tokio::spawn(server);
@@ -101,6 +103,7 @@ async fn each_described_response_is_sent_and_no_other() {
     end_before_the_answer(&mut api).await;
     end_by_a_transfer(&mut api, &events).await;
     end_by_the_ai(&mut api).await;
+    dial_out(&mut api, &events).await;
     fill_up(&mut api).await;
     live.until("live", |data| data["ended"] != json!([])).await;
     api.document.check_events(LIVE, &live);
@@ -276,6 +279,104 @@ async fn record(api: &mut Api, names: &Names, stream: &Stream) {
     }
 }
 
+/// A call to be placed, in both shapes, and the account.
+fn new_call(api: &Api) -> (Value, String, Names) {
+    let url = format!("ws://{}/media", api.rig.ai.address);
+    let twiml = format!("<Response><Connect><Stream url=\"{url}\"/></Connect></Response>");
+    let encoded: String = twiml.bytes().map(|b| format!("%{b:02X}")).collect();
+    let form = format!("To=%2B491&From=%2B301&Twiml={encoded}");
+    let body = json!({"to": "+491", "from": "+301"});
+    let names =
+        Names { account: trunkless::stream::dialect::sid("AC", "main"), ..Names::unknown() };
+    (body, form, names)
+}
+
+/// Calls that are refused for what they are.
+async fn dial_wrongly(api: &mut Api) {
+    let (_, form, names) = new_call(api);
+    let callback =
+        |url: &str| json!({"to": "+491", "from": "+301", "status_callback": {"url": url}});
+    for (body, status, code) in [
+        (json!({}), 400, "invalid"),
+        (json!({"to": "+501", "from": "+301"}), 403, "number_not_allowed"),
+        (json!({"to": "+491", "from": "+401"}), 403, "caller_id_not_allowed"),
+        (callback("http://a.example/"), 403, "callback_host"),
+    ] {
+        let (answered, answer) = api.post(CALLS, &body).await;
+        assert_eq!((answered, &answer["error"]["code"]), (status, &json!(code)), "{body}");
+    }
+    for (form, code) in [
+        ("From=%2B301".to_owned(), 21201),
+        (form.replace("%2B491", "a%20b"), 21211),
+        (form.replace("From=%2B301&", ""), 21213),
+        (format!("{form}&Url=x"), 21205),
+        ("To=%2B491&Twiml=x".to_owned(), 12100),
+        (format!("{form}&SendDigits=1"), 20001),
+        (form.replace("%2B491", "%2B501"), 21215),
+        (form.replace("%2B301", "%2B401"), 21210),
+        (format!("{form}&StatusCallback=http%3A%2F%2Fa.example%2F"), 21609),
+    ] {
+        let (_, answer) = api.form(TWILIO_CALLS, &names, &form).await;
+        assert_eq!(answer["code"], code, "{form}");
+    }
+    assert_eq!(api.form(TWILIO_CALLS, &Names::unknown(), &form).await.0, 404);
+}
+
+/// Calls that are placed, and those that are refused because of a limit.
+async fn dial_out(api: &mut Api, events: &Events) {
+    dial_wrongly(api).await;
+    // those of earlier calls
+    while api.rig.pbx.next_request("INVITE").is_some() {}
+    let (body, form, names) = new_call(api);
+    api.rig.pbx.answer_with(|request| match request.method() {
+        Some("INVITE") => Some(Message::response(request, 180, "Ringing", "pbx")),
+        _ => accept(request),
+    });
+    let refuse = async |api: &Api, code: u16| {
+        let invite = api.rig.pbx.request("INVITE").await;
+        let refusal = Message::response(&invite, code, "Refused", "pbx");
+        api.rig.pbx.send(&refusal.to_bytes(), api.rig.bridge.address()).await;
+    };
+    for (code, status) in [(486, "busy"), (480, "no-answer")] {
+        let (created, call) = api.form(TWILIO_CALLS, &names, &form).await;
+        assert_eq!((created, &call["status"]), (201, &json!("queued")), "{call}");
+        let sid = call["sid"].as_str().expect("a sid").to_owned();
+        let opened = api.rig.ai.handshake().await.open().await;
+        let (_, shown) = api.get(CALL, &Names { id: sid.clone(), ..names.clone() }).await;
+        let placed = Names::of(&shown);
+        events.until("call.ringing", |data| data["data"]["call"]["call_sid"] == *sid).await;
+        refuse(api, code).await;
+        shown_ended(api, &placed, status).await;
+        drop(opened);
+    }
+    // the limits
+    let (created, call) = api.post(CALLS, &body).await;
+    assert_eq!((created, &call["direction"]), (201, &json!("outbound")), "{call}");
+    let limit = async |api: &mut Api, rules: &str, code: &str| {
+        api.rig.bridge.reload(&format!("[pbx.main.dial]\n{rules}")).await;
+        // with one call per second, the first may be placed
+        for _ in 0..9 {
+            let (status, answer) = api.post(CALLS, &body).await;
+            if status != 201 {
+                assert_eq!(answer["error"]["code"], code, "{answer}");
+                return api.form(TWILIO_CALLS, &names, &form).await.0;
+            }
+        }
+        panic!("no call was refused");
+    };
+    assert_eq!(limit(api, "per_second = 1", "per_second").await, 429);
+    assert_eq!(limit(api, "per_second = 1000\nper_day = 1", "per_day").await, 429);
+    assert_eq!(limit(api, "per_day = 100\nmax = 1", "busy").await, 503);
+    let (_, list) = api.get(CALLS, &names).await;
+    for call in list["calls"].as_array().expect("calls") {
+        let hangup = json!({"command": "hangup"});
+        assert_eq!(api.command(&Names::of(call), "", hangup).await.0, 200);
+        api.rig.bridge.record().await;
+        drop(api.rig.ai.handshake().await);
+    }
+    api.rig.pbx.answer_with(accept);
+}
+
 /// Calls that end while the AI is dialled: the caller gives up, or a program refuses it.
 async fn end_before_the_answer(api: &mut Api) {
     for (by, status) in [("caller", "canceled"), ("command", "failed"), ("form", "failed")] {
@@ -400,7 +501,13 @@ async fn fall_behind(document: &mut Document) {
     let sender = Sender::default();
     let access = Access { tokens: vec![token], ..Access::default() };
     let (_keep, access) = watch::channel(access);
-    let control = Control::new(Switchboard::default(), sender.clone(), access, Status::default());
+    let control = Control::new(
+        Switchboard::default(),
+        Placer::default(),
+        sender.clone(),
+        access,
+        Status::default(),
+    );
     let address = crate::http::free(Net::new().bridge());
     let server = bind(address, "[control] listen", control.routes()).await.unwrap();
     let server = tokio::spawn(server);

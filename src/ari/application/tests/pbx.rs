@@ -133,7 +133,7 @@ impl Pbx {
             self.channels.remove(&peer);
         }
         if here == Some(false) && is_ours("trunkless-ai-", id) {
-            self.events.push_back(Event::Destroyed { channel: id.into() });
+            self.events.push_back(Event::Destroyed { channel: id.into(), cause: 16 });
         }
         if here == Some(true) {
             self.events.push_back(Event::HangupRequest { channel: id.into(), cause: 16 });

@@ -31,6 +31,7 @@ function head(call, ...more) {
 function known(call) {
   return facts([
     ["Called", call.to_number],
+    ["Direction", call.direction],
     ["PBX", call.pbx],
     ["Started", clock(call.started_at)],
     ["Answered", call.answered_at && clock(call.answered_at)],
@@ -219,6 +220,8 @@ function actions(call) {
 
 const WORDS = {
   "call.started": "Offered by the PBX",
+  "call.dialling": "The PBX calls the number",
+  "call.ringing": "Ringing",
   "call.answered": "Answered",
   "call.held": "Put on hold",
   "call.resumed": "Off hold",

@@ -1,7 +1,7 @@
 //! Outgoing calls.
 
-use super::rig::{PBX, RTP, Rig, STRANGER, Text, flow, response, sdp};
-use crate::sip::agent::{CallEnd, CallKey, Command, Dial, Event};
+use super::rig::{PBX, RTP, Rig, STRANGER, Text, account, flow, response, sdp};
+use crate::sip::agent::{CallEnd, CallKey, Command, Dial, Event, Place};
 use crate::sip::message::Message;
 use crate::sip::sdp::all_codecs;
 
@@ -180,4 +180,76 @@ fn a_cancel_that_crosses_a_200_or_401() {
     rig.answer_with(&invite, 401, CHALLENGE, "");
     assert_eq!(rig.told(), ["ACK"]);
     assert!(matches!(rig.ended(), Some(CallEnd::Refused { code: 401, .. })));
+}
+
+/// Places a call through the PBX.
+fn place(rig: &mut Rig) -> (CallKey, Message) {
+    let (call, call_id) = (rig.agent.new_call_key(), rig.agent.new_call_id());
+    let place = Place {
+        account: 0,
+        call,
+        call_id: call_id.clone(),
+        to: "+4930 1".to_owned(),
+        from: "+49301".to_owned(),
+        rtp: RTP.parse().unwrap(),
+    };
+    rig.command(Command::Place(Box::new(place)));
+    let invite = rig.one();
+    assert_eq!(invite.call_id(), call_id);
+    (call, invite)
+}
+
+#[test]
+fn a_call_is_placed_as_the_extension_or_as_the_trunk() {
+    let mut rig = Rig::registering();
+    rig.sent();
+    let (call, invite) = place(&mut rig);
+    assert_eq!(invite.uri(), "sip:+4930%201@10.0.0.2");
+    assert!(invite.get("From").unwrap().starts_with("<sip:ai@10.0.0.1:5070>"));
+    let identity = invite.get("P-Asserted-Identity");
+    assert_eq!(identity, Some("<sip:+49301@10.0.0.1:5070>"));
+    // the password is that of the registration
+    rig.answer_with(&invite, 401, CHALLENGE, "");
+    let signed = rig.sent().pop().unwrap();
+    assert!(signed.get("Authorization").unwrap().contains("username=\"ai\""));
+    rig.command(Command::Hangup { call, q850: 16, text: "done" });
+    rig.answer(&signed, 180);
+    assert_eq!(rig.told(), ["CANCEL"]);
+
+    let mut rig = Rig::trunk();
+    let (_, invite) = place(&mut rig);
+    assert_eq!(invite.uri(), format!("sip:+4930%201@{PBX}"));
+    assert!(invite.get("From").unwrap().starts_with("<sip:+49301@10.0.0.1:5070>"));
+    rig.answer_with(&invite, 407, &CHALLENGE.replace("WWW", "Proxy"), "");
+    assert_eq!(rig.told(), ["ACK"], "a trunk has no password");
+    assert!(matches!(rig.ended(), Some(CallEnd::Refused { code: 407, .. })));
+}
+
+#[test]
+fn a_redirect_is_not_followed() {
+    let mut rig = Rig::trunk();
+    let (_, invite) = place(&mut rig);
+    rig.answer_with(&invite, 302, "Contact: <sip:+1900@10.0.0.2>\r\n", "");
+    assert_eq!(rig.told(), ["ACK"]);
+    assert!(matches!(rig.ended(), Some(CallEnd::Refused { code: 302, .. })));
+    rig.assert_empty();
+}
+
+#[test]
+fn no_call_is_placed_before_the_address_is_known() {
+    let mut rig = Rig::of(vec![account("ai", None)], 9);
+    assert_eq!(rig.agent.way_to(0), None);
+    assert_eq!(rig.agent.way_to(7), None);
+    let call = rig.agent.new_call_key();
+    let place = Place {
+        account: 0,
+        call,
+        call_id: "1@trunkless".to_owned(),
+        to: "1".to_owned(),
+        from: "2".to_owned(),
+        rtp: RTP.parse().unwrap(),
+    };
+    rig.command(Command::Place(Box::new(place)));
+    assert!(matches!(rig.ended(), Some(CallEnd::Refused { code: 503, .. })));
+    assert_eq!(rig.told(), [""; 0]);
 }

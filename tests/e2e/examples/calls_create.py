@@ -1,0 +1,78 @@
+"""A program that places a call with Twilio's SDK and follows it by its status callbacks, which it
+checks with the SDK's own validator. API is the control API's URL, TOKEN its token, ACCOUNT the
+account, STREAM the AI's URL."""
+
+import os
+import threading
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+from twilio.base.exceptions import TwilioRestException
+from twilio.http.http_client import TwilioHttpClient
+from twilio.request_validator import RequestValidator
+from twilio.rest import Client
+from twilio.twiml.voice_response import Connect, VoiceResponse
+
+API, TOKEN, ACCOUNT = os.environ["API"], os.environ["TOKEN"], os.environ["ACCOUNT"]
+
+
+class Redirected(TwilioHttpClient):
+    """Sends Twilio's requests to the control API."""
+
+    def request(self, method, url, *args, **kwargs):
+        return super().request(method, url.replace("https://api.twilio.com", API), *args, **kwargs)
+
+
+class Callbacks(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        form = dict(urllib.parse.parse_qsl(body, keep_blank_values=True))
+        url = f"http://{self.headers['Host']}{self.path}"
+        valid = RequestValidator(TOKEN).validate(url, form, self.headers["X-Twilio-Signature"])
+        print("callback", form["CallStatus"], valid, form["To"], flush=True)
+        self.send_response(204)
+        self.end_headers()
+        if form["CallStatus"] == "in-progress":
+            threading.Thread(target=hang_up, args=(form["CallSid"],)).start()
+
+    def log_message(self, *_):
+        pass
+
+
+client = Client(ACCOUNT, TOKEN, http_client=Redirected(timeout=5))
+
+
+def hang_up(sid):
+    print("updated", client.calls(sid).update(status="completed").status, flush=True)
+
+
+def refusal(**fields):
+    try:
+        return client.calls.create(**fields).sid
+    except TwilioRestException as error:
+        return f"{error.status} {error.code}"
+
+
+server = HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Callbacks)
+response = VoiceResponse()
+connect = Connect()
+connect.stream(url=os.environ["STREAM"]).parameter(name="lead", value="7")
+response.append(connect)
+fields = {
+    "from_": "5551234",
+    "twiml": str(response),
+    "status_callback": f"http://127.0.0.1:{server.server_port}/status",
+    "status_callback_event": ["initiated", "ringing", "answered", "completed"],
+}
+
+
+def place():
+    print("premium", refusal(to="+19005550100", **fields), flush=True)
+    print("machine", refusal(to="610", machine_detection="Enable", **fields), flush=True)
+    call = client.calls.create(to="610", timeout=20, **fields)
+    print("created", call.status, call.direction, call.to, flush=True)
+
+
+threading.Thread(target=place).start()
+print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)
+server.serve_forever()
