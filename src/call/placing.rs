@@ -75,8 +75,8 @@ pub struct NewCall {
     pub outgoing: Outgoing,
 }
 
-/// Passes a call to the source. Returns it if the source is gone or has too much to do.
-pub type Submit = Arc<dyn Fn(NewCall) -> Result<(), NewCall> + Send + Sync>;
+/// Passes a call to the source. Returns false if the source is gone or has too much to do.
+pub type Submit = Arc<dyn Fn(NewCall) -> bool + Send + Sync>;
 
 /// A PBX through which calls can be placed.
 #[derive(Clone)]
@@ -319,8 +319,8 @@ impl Placer {
         };
         let busy = || Refused::Busy("trunkless is overloaded or shutting down".to_owned());
         let result = match submit(new) {
-            Ok(()) => timeout(ADMIT, wait).await.ok().and_then(Result::ok).unwrap_or(Err(busy())),
-            Err(_) => Err(busy()),
+            true => timeout(ADMIT, wait).await.ok().and_then(Result::ok).unwrap_or(Err(busy())),
+            false => Err(busy()),
         };
         if result.is_err() {
             // nothing was called
@@ -347,7 +347,8 @@ fn check(pbx: &str, line: &Line, wish: &CallWish) -> Result<(String, String), Re
     }
     let from = wish.from.as_ref().or(rules.caller_id.as_ref()).ok_or(Refused::NoCallerId)?;
     let is_own = rules.caller_id.as_ref() == Some(from);
-    if !is_own && !(is_number(from) && matches(&rules.from, from)) {
+    let may_be_shown = is_own || (is_number(from) && matches(&rules.from, from));
+    if !may_be_shown {
         return Err(Refused::CallerId(pbx.to_owned()));
     }
     let named = |(name, url): &&(String, String)| *name == wish.ai || *url == wish.ai;
@@ -419,7 +420,7 @@ mod tests {
             rules: rules(),
             ais: ais.map(|(name, url)| (name.to_owned(), url.to_owned())).to_vec(),
             records: false,
-            submit: Arc::new(|_| Ok(())),
+            submit: Arc::new(|_| true),
         }
     }
 

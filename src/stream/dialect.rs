@@ -251,7 +251,7 @@ mod tests {
             let info = StreamInfo { stream_sid: "MZ1".into(), ..StreamInfo::default() };
             let mut codec = dialect.codec(info, Extensions::OnUse, &session);
             let (mut audio, mut out, mut taken) = (Vec::new(), BytesMut::new(), 0);
-            for round in 0..2000 {
+            for round in 0..400 {
                 let mut text: String = (0..next(14)).map(|_| pieces[next(pieces.len())]).collect();
                 if round % 2 == 0 {
                     text = WHOLE[next(WHOLE.len())].to_owned();

@@ -19,16 +19,9 @@ use crate::call::placing::{NewCall, Refused};
 const SPARE_S: u64 = 5;
 
 impl AriHandle {
-    /// Places a call. Does not block.
-    ///
-    /// # Errors
-    /// Returns the call if the client has stopped or its queue is full.
-    pub fn place(&self, new: NewCall) -> Result<(), NewCall> {
-        let sent = self.internal.try_send(Internal::Place(Box::new(new)));
-        sent.map_err(|error| match error.into_inner() {
-            Internal::Place(new) => *new,
-            _ => unreachable!("the message that was not sent comes back"),
-        })
+    /// Places a call. Does not block. Returns false if the client has stopped or its queue is full.
+    pub fn place(&self, new: NewCall) -> bool {
+        self.internal.try_send(Internal::Place(Box::new(new))).is_ok()
     }
 }
 

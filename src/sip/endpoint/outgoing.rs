@@ -20,16 +20,10 @@ use crate::sip::endpoint::{CallLink, Endpoint, EndpointHandle, Internal};
 use crate::sip::sdp::Remote;
 
 impl EndpointHandle {
-    /// Places a call through a PBX. Does not block.
-    ///
-    /// # Errors
-    /// Returns the call if the endpoint has stopped or its queue is full.
-    pub fn place(&self, account: AccountId, new: NewCall) -> Result<(), NewCall> {
-        let sent = self.internal.try_send(Internal::Place(account, Box::new(new)));
-        sent.map_err(|error| match error.into_inner() {
-            Internal::Place(_, new) => *new,
-            _ => unreachable!("the message that was not sent comes back"),
-        })
+    /// Places a call through a PBX. Does not block. Returns false if the endpoint has stopped or its
+    /// queue is full.
+    pub fn place(&self, account: AccountId, new: NewCall) -> bool {
+        self.internal.try_send(Internal::Place(account, Box::new(new))).is_ok()
     }
 }
 
