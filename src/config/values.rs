@@ -237,7 +237,7 @@ impl FromStr for TargetWord {
     }
 }
 
-words_of!(Dialect: "twilio" => Twilio);
+words_of!(Dialect: "twilio" => Twilio, "deepgram-agent" => Deepgram, "elevenlabs" => ElevenLabs);
 words_of!(Extensions: "on_use" => OnUse, "always" => Always, "off" => Off);
 words_of!(Answer: "when_ai_ready" => WhenAiReady, "at_once" => AtOnce);
 words_of!(OnAiClose: "hangup" => Hangup, "continue" => Continue, "reconnect" => Reconnect);

@@ -10,13 +10,15 @@ use std::fmt::Write as _;
 use bytes::BytesMut;
 use md5::{Digest, Md5};
 
-use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, twilio};
+use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, deepgram, elevenlabs, twilio};
 
 /// A supported dialect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Dialect {
     #[default]
     Twilio,
+    Deepgram,
+    ElevenLabs,
 }
 
 /// When trunkless' own messages are exchanged with the AI, besides those of the dialect.
@@ -95,18 +97,36 @@ impl Dialect {
         self,
         info: StreamInfo,
         extensions: Extensions,
-        _session: &Session,
+        session: &Session,
     ) -> Box<dyn Codec> {
         match self {
             Dialect::Twilio => Box::new(twilio::Encoder::new(info, extensions)),
+            Dialect::Deepgram => Box::new(deepgram::Agent::new(info, session)),
+            Dialect::ElevenLabs => Box::new(elevenlabs::Agent::new(info, session)),
         }
     }
 
     /// Returns the URL of the AI, made of the configured one and the session's settings. `None` if
     /// the dialect has no usual one.
-    pub fn url(self, configured: Option<&str>, _session: &Session) -> Option<String> {
+    pub fn url(self, configured: Option<&str>, session: &Session) -> Option<String> {
         match self {
             Dialect::Twilio => configured.map(str::to_owned),
+            Dialect::Deepgram => Some(configured.unwrap_or(deepgram::URL).to_owned()),
+            Dialect::ElevenLabs => elevenlabs::url(configured, session),
+        }
+    }
+
+    /// Returns the key that is missing where there is no URL, and what to do.
+    pub fn missing(self) -> (&'static str, &'static str) {
+        match self {
+            Dialect::Twilio | Dialect::Deepgram => (
+                "ai.url",
+                "is missing; set the AI's WebSocket URL, such as \"ws://127.0.0.1:8080\"",
+            ),
+            Dialect::ElevenLabs => (
+                "ai.session.agent_id",
+                "is missing; set the agent's id as ElevenLabs shows it, such as \"agent_…\"",
+            ),
         }
     }
 
@@ -114,6 +134,7 @@ impl Dialect {
     pub fn has_session(self) -> bool {
         match self {
             Dialect::Twilio => false,
+            Dialect::Deepgram | Dialect::ElevenLabs => true,
         }
     }
 
@@ -125,13 +146,16 @@ impl Dialect {
     ) -> Vec<(&'static str, String)> {
         match self {
             Dialect::Twilio => twilio::handshake_headers(url, auth_token),
+            Dialect::Deepgram => deepgram::handshake_headers(auth_token),
+            Dialect::ElevenLabs => elevenlabs::handshake_headers(auth_token),
         }
     }
 
     /// The maximum length of a parameter's name, and of its value, in characters.
     pub fn max_parameter(self) -> usize {
         match self {
-            Dialect::Twilio => twilio::MAX_PARAMETER,
+            // the same bound as Twilio's is as good as any
+            _ => twilio::MAX_PARAMETER,
         }
     }
 }

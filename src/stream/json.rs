@@ -87,6 +87,16 @@ impl<'a> Cursor<'a> {
         Some(text)
     }
 
+    /// Reads a whole number that is not negative.
+    pub fn number(&mut self) -> Option<u64> {
+        self.space();
+        let before = self.rest;
+        if before.starts_with(|c: char| c.is_ascii_digit()) {
+            self.skip()?;
+        }
+        before[..before.len() - self.rest.len()].parse().ok()
+    }
+
     /// Skips a value. Arrays, negative numbers, fractions and exponents are not supported.
     pub fn skip(&mut self) -> Option<()> {
         self.space();

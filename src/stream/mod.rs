@@ -4,11 +4,14 @@
 pub mod breaker;
 pub mod closed;
 pub mod connect;
+pub mod deepgram;
 pub mod dialect;
+pub mod elevenlabs;
 pub mod extension;
 mod frames;
 mod head;
 mod json;
+mod keys;
 mod liveness;
 pub mod model;
 mod queue;

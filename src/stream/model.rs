@@ -101,6 +101,27 @@ pub fn order(id: &str, name: &str, arguments: &str) -> Option<Result<Order, Unus
     extension::read(event, Some(&body), &message)
 }
 
+/// Returns the name of the tool for a command.
+pub fn tool_name(command: &str) -> &'static str {
+    match command {
+        "hangup" => "hang_up",
+        "transfer" => "transfer_call",
+        "sendDigits" => "send_dtmf",
+        _ => "set_disposition",
+    }
+}
+
+/// Returns the beginning of a text of the AI's for the log, on one line.
+pub fn said(text: &str) -> String {
+    const MAX: usize = 300;
+    let line = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut said: String = line.take(MAX).collect();
+    if text.chars().nth(MAX).is_some() {
+        said.push('…');
+    }
+    said
+}
+
 /// Returns what a model reads as the result of a tool of ours; `None` if it is not final.
 pub fn output(reply: &OrderReply) -> Option<Value> {
     match &reply.reply {

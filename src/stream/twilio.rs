@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use base64::Engine as _;
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-use base64::engine::general_purpose::STANDARD as BASE64;
+pub(super) use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::BytesMut;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ use crate::stream::{CallState, FromAi, Message, Received, StreamInfo, ToAi, Unus
 
 /// Base64 with SIMD instructions, if the processor has them.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-static BASE64: LazyLock<base64::engine::simd::Simd> =
+pub(super) static BASE64: LazyLock<base64::engine::simd::Simd> =
     LazyLock::new(|| base64::engine::simd::Simd::standard(base64::engine::general_purpose::PAD));
 
 /// The User-Agent of Twilio's media servers.

@@ -1,0 +1,68 @@
+//! Key presses on their way to a model that reads only text: the keys of one entry are collected
+//! and sent together, because a model answers each message.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+/// An entry is complete when no key has followed for this many frames (1 s), or with `#`.
+const PAUSE_FRAMES: u32 = 50;
+/// The keys of one message at most.
+const MAX_KEYS: usize = 32;
+/// How often the same keys are sent, if the model refuses them.
+const ATTEMPTS: u32 = 10;
+
+/// The keys that were pressed and not yet sent.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    waiting: String,
+    /// Frames since the last key, or since the last refusal.
+    frames: u32,
+    /// The keys that were sent last.
+    sent: String,
+    /// How often these were refused.
+    refusals: u32,
+}
+
+impl Keys {
+    pub fn press(&mut self, key: char) {
+        self.frames = 0;
+        if self.waiting.len() < MAX_KEYS {
+            self.waiting.push(key);
+        }
+    }
+
+    /// Notes that 20 ms have passed.
+    pub fn on_frame(&mut self) {
+        self.frames = self.frames.saturating_add(1);
+    }
+
+    /// Returns the text for the model once an entry is complete.
+    pub fn take(&mut self) -> Option<String> {
+        let whole = self.waiting.ends_with('#') || self.waiting.len() >= MAX_KEYS;
+        let paused = self.frames >= PAUSE_FRAMES;
+        let again = self.refusals > 0 && !paused;
+        if self.waiting.is_empty() || again || !(whole || paused) {
+            return None;
+        }
+        self.sent = std::mem::take(&mut self.waiting);
+        Some(format!("[keys pressed: {}]", self.sent))
+    }
+
+    /// Notes that the model refused the keys that were sent last, because someone was speaking.
+    /// They are sent again after a pause.
+    pub fn refused(&mut self) {
+        if self.sent.is_empty() || self.refusals >= ATTEMPTS {
+            (self.sent, self.refusals) = (String::new(), 0);
+            return;
+        }
+        self.refusals += 1;
+        self.frames = 0;
+        self.waiting.insert_str(0, &std::mem::take(&mut self.sent));
+    }
+
+    /// Notes that the model has reacted to something: what was sent is not refused any more.
+    pub fn accepted(&mut self) {
+        self.sent.clear();
+        if self.waiting.is_empty() {
+            self.refusals = 0;
+        }
+    }
+}
