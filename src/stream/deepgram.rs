@@ -295,6 +295,11 @@ impl Codec for Agent {
     }
 
     fn opening(&mut self) -> Vec<Message> {
+        let kept = self.session.settings.as_ref().is_some_and(|all| all.get("agent").is_some());
+        if let Some(greeting) = self.session.greeting.as_ref().filter(|_| kept) {
+            let greeting = model::filled_text(greeting, &self.info);
+            self.say(&json!({"type": "InjectAgentMessage", "message": greeting}));
+        }
         let late = std::mem::take(&mut self.late);
         self.explain(&late);
         self.further.drain(..).collect()
@@ -376,5 +381,256 @@ fn warning(code: Option<&str>) -> &'static str {
         Some("SPEAK_REQUEST_FAILED") => "Deepgram warns that a request for speech failed",
         Some("FUNCTION_CALL_FAILED") => "Deepgram warns that it could not call a function",
         _ => "Deepgram sent a warning",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Failure, Reply};
+    use crate::stream::{OrderReply, ToolResult};
+
+    fn agent(session: Value, greeting: Option<&str>) -> Agent {
+        let info = StreamInfo {
+            parameters: vec![("from_number".into(), "+49".into())],
+            targets: vec!["sales".into()],
+            ..StreamInfo::default()
+        };
+        let greeting = greeting.map(str::to_owned);
+        Agent::new(info, &Session { settings: Some(session), greeting, tools: None })
+    }
+
+    /// An agent that is ready.
+    fn ready() -> Agent {
+        let mut agent = agent(json!({}), None);
+        decode(&mut agent, &json!({"type": "Welcome", "request_id": "r"}));
+        assert!(!agent.is_ready());
+        decode(&mut agent, &json!({"type": "SettingsApplied"}));
+        assert!(agent.is_ready());
+        sent(&mut agent);
+        agent
+    }
+
+    /// What a message says, in a few words.
+    fn decode(agent: &mut Agent, message: &Value) -> Vec<String> {
+        let text = message.to_string();
+        decode_raw(agent, Received::Text(&text))
+    }
+
+    fn decode_raw(agent: &mut Agent, message: Received<'_>) -> Vec<String> {
+        let mut said = Vec::new();
+        agent.decode(message, &mut Vec::new(), &mut |message| {
+            said.push(match message {
+                FromAi::Audio(audio) => format!("audio {}", audio.len()),
+                FromAi::Clear => "clear".to_owned(),
+                FromAi::Order(order) => match *order {
+                    Ok(order) => format!("order {}", order.id),
+                    Err(unusable) => format!("unusable {}", unusable.id),
+                },
+                FromAi::Tool(tool) => format!("tool {} {}", tool.name, tool.arguments),
+                FromAi::Failed(why) => why,
+                FromAi::Ignored(why) => why.to_owned(),
+                FromAi::Mark(name) => name,
+            });
+        });
+        said
+    }
+
+    fn sent(agent: &mut Agent) -> Vec<Value> {
+        std::iter::from_fn(|| agent.next_message())
+            .map(|message| match message {
+                Message::Text(text) => serde_json::from_str(&text).unwrap(),
+                Message::Binary(_) => panic!("binary"),
+            })
+            .collect()
+    }
+
+    fn encoded(agent: &mut Agent, message: &ToAi) -> String {
+        let mut out = BytesMut::new();
+        agent.encode(message, &mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    fn call(id: &str, name: &str, arguments: &str) -> Value {
+        let function = json!({"id": id, "name": name, "arguments": arguments, "client_side": true});
+        json!({"type": "FunctionCallRequest", "functions": [function]})
+    }
+
+    #[test]
+    fn settings_are_sent_after_the_welcome_and_complete_the_session() {
+        let mut agent = agent(
+            json!({
+                "mip_opt_out": true,
+                "think": {"prompt": "Caller: {from_number}, lead {lead_id}."},
+                "language": "en",
+            }),
+            Some("Hello {from_number}"),
+        );
+        assert_eq!((agent.hello(), sent(&mut agent)), (vec![], vec![]));
+        agent.add_parameters(vec![("lead_id".into(), "7".into())]);
+        decode(&mut agent, &json!({"type": "Welcome", "request_id": "r"}));
+        let settings = sent(&mut agent).remove(0);
+        assert_eq!(settings["mip_opt_out"], true);
+        assert_eq!(settings["audio"]["input"], json!({"encoding": "mulaw", "sample_rate": 8000}));
+        assert_eq!(
+            settings["audio"]["output"],
+            json!({"encoding": "mulaw", "sample_rate": 8000, "container": "none"})
+        );
+        let agent = &settings["agent"];
+        assert_eq!((&agent["greeting"], &agent["language"]), (&json!("Hello +49"), &json!("en")));
+        assert_eq!(agent["think"]["prompt"], "Caller: +49, lead 7.");
+        assert_eq!(agent["think"]["provider"]["type"], "open_ai");
+        let names: Vec<&str> = agent["think"]["functions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|function| function["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, model::TOOLS);
+    }
+
+    #[test]
+    fn the_functions_of_the_session_stay() {
+        let function = json!({"name": "hang_up", "endpoint": {"url": "https://example.com"}});
+        let think = json!({"provider": {"type": "google"}, "functions": [function]});
+        let settings = agent(json!({"think": [think.clone(), {}]}), None).settings();
+        let thinks = &settings["agent"]["think"];
+        assert_eq!(
+            (&thinks[0]["provider"], &thinks[1]["provider"]),
+            (&think["provider"], &Value::Null)
+        );
+        let functions = thinks[0]["functions"].as_array().unwrap();
+        assert_eq!((functions.len(), &functions[0]), (4, &function));
+
+        let session = Session { tools: Some(vec![]), ..Session::default() };
+        let settings = Agent::new(StreamInfo::default(), &session).settings();
+        assert_eq!(settings["agent"]["think"].get("functions"), None);
+
+        // a configuration at Deepgram cannot be changed, so the greeting follows
+        let mut kept = agent(json!({"agent": "a1", "tags": ["x"]}), Some("Hello"));
+        let settings = kept.settings();
+        assert_eq!((&settings["agent"], &settings["tags"]), (&json!("a1"), &json!(["x"])));
+        let greeting = r#"{"message":"Hello","type":"InjectAgentMessage"}"#;
+        assert_eq!(kept.opening(), [Message::Text(greeting.into())]);
+    }
+
+    #[test]
+    fn messages_are_decoded() {
+        let table = [
+            (json!({"type": "UserStartedSpeaking"}), "clear"),
+            (json!({"type": "AgentThinking", "content": "x"}), ""),
+            (json!({"type": "History", "function_calls": [{"id": 7}]}), ""),
+            (json!({"type": "Warning", "code": "PROMPT_TOO_LONG", "description": "d"}), {
+                "Deepgram warns that the prompt is too long and was cut"
+            }),
+            (json!({"type": "Error", "code": "INVALID_SETTINGS", "description": "no\nmodel"}), {
+                "Deepgram reports INVALID_SETTINGS: no model; check [ai.session]"
+            }),
+            (json!({"type": "Error"}), "Deepgram reports no code: "),
+            (json!({"type": 5}), "not a JSON message in Deepgram's format"),
+            (json!([]), "not a JSON message in Deepgram's format"),
+            (call("f1", "look_up", "{\"a\":1}"), "tool look_up {\"a\":1}"),
+            (call("f2", "hang_up", ""), "order f2"),
+            (call("f3", "transfer_call", "{}"), "unusable f3"),
+        ];
+        for (message, expected) in table {
+            let said = decode(&mut ready(), &message);
+            assert_eq!(said.join(" "), expected, "{message}");
+        }
+        let mut server_side = call("f4", "hang_up", "");
+        server_side["functions"][0]["client_side"] = false.into();
+        assert_eq!(decode(&mut ready(), &server_side), [""; 0]);
+        assert_eq!(decode_raw(&mut ready(), Received::Binary(&[1, 2, 3])), ["audio 3"]);
+    }
+
+    #[test]
+    fn an_order_waits_for_the_rest_of_the_goodbye() {
+        let mut agent = ready();
+        let goodbye = json!({"type": "ConversationText", "role": "assistant", "content": "Bye"});
+        decode(&mut agent, &goodbye);
+        assert_eq!(decode(&mut agent, &call("f1", "hang_up", "")), [""; 0]);
+        assert_eq!(decode_raw(&mut agent, Received::Binary(&[0; 160])), ["audio 160"]);
+        // a disposition does not wait
+        let sale = call("f2", "set_disposition", "{\"status\":\"SALE\"}");
+        assert_eq!(decode(&mut agent, &sale), ["order f2"]);
+        assert_eq!(decode(&mut agent, &json!({"type": "AgentAudioDone"})), ["order f1"]);
+
+        // the caller speaks, and the model changes its mind
+        decode(&mut agent, &goodbye);
+        decode(&mut agent, &call("f3", "hang_up", ""));
+        assert_eq!(decode(&mut agent, &json!({"type": "UserStartedSpeaking"})), ["clear"]);
+        let functions = json!([{"id": "f3", "name": "hang_up"}]);
+        let cancelled = json!({"type": "FunctionCallCancelled", "functions": functions});
+        assert_eq!(decode(&mut agent, &cancelled), [""; 0]);
+        assert_eq!(decode(&mut agent, &json!({"type": "AgentThinking"})), [""; 0]);
+
+        // a lost end of the audio holds nothing up
+        decode(&mut agent, &goodbye);
+        decode(&mut agent, &call("f4", "hang_up", ""));
+        for _ in 0..MAX_WAIT {
+            assert_eq!(decode(&mut agent, &json!({"type": "AgentThinking"})), [""; 0]);
+            encoded(&mut agent, &ToAi::Audio { samples: [0xff; 160], t_ms: 0 });
+        }
+        assert_eq!(decode(&mut agent, &json!({"type": "AgentThinking"})), ["order f4"]);
+    }
+
+    #[test]
+    fn results_are_sent_unless_the_call_was_cancelled() {
+        let mut agent = ready();
+        let reply = |id: &str| {
+            let reply = Reply::Failed(Failure::Busy);
+            ToAi::Reply(Box::new(OrderReply {
+                id: id.into(),
+                command: "transfer",
+                reply,
+                why: None,
+            }))
+        };
+        let sent: Value = serde_json::from_str(&encoded(&mut agent, &reply("f1"))).unwrap();
+        let kind = (&sent["type"], &sent["id"], &sent["name"]);
+        assert_eq!(kind, (&json!("FunctionCallResponse"), &json!("f1"), &json!("transfer_call")));
+        let content: Value = serde_json::from_str(sent["content"].as_str().unwrap()).unwrap();
+        assert_eq!((&content["status"], &content["reason"]), (&json!("failed"), &json!("busy")));
+
+        let functions = json!([{"id": "f2", "name": "look_up"}]);
+        decode(&mut agent, &json!({"type": "FunctionCallCancelled", "functions": functions}));
+        let result = |id: &str| {
+            let (id, name, output) = (id.to_owned(), "look_up".to_owned(), "42".to_owned());
+            ToAi::ToolResult(Box::new(ToolResult { id, name, output, failed: false }))
+        };
+        assert_eq!(encoded(&mut agent, &result("f2")), "");
+        assert!(encoded(&mut agent, &result("f3")).contains(r#""content":"42""#));
+        for n in 0..2 * MAX_KEPT {
+            let functions = json!([{"id": n.to_string(), "name": "x"}]);
+            decode(&mut agent, &json!({"type": "FunctionCallCancelled", "functions": functions}));
+        }
+        assert_eq!(agent.cancelled.len(), MAX_KEPT);
+    }
+
+    #[test]
+    fn late_parameters_are_told_where_the_session_asks_for_them() {
+        let mut agent = agent(json!({"think": {"prompt": "Lead {lead_id}."}}), None);
+        decode(&mut agent, &json!({"type": "Welcome", "request_id": "r"}));
+        sent(&mut agent);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        agent.add_parameters(vec![pair("lead_id", "7"), pair("phone", "+49")]);
+        let update = r#"{"prompt":"{lead_id} is 7.","type":"UpdatePrompt"}"#;
+        assert_eq!(agent.opening(), [Message::Text(update.into())]);
+        let late = ToAi::Parameters(Box::new(vec![pair("phone", "+49")]));
+        assert_eq!((encoded(&mut agent, &late), sent(&mut agent)), (String::new(), vec![]));
+    }
+
+    #[test]
+    fn keys_are_injected() {
+        let mut agent = ready();
+        "12#".chars().for_each(|key| drop(encoded(&mut agent, &ToAi::Digit(key))));
+        let expected = json!({"type": "InjectUserMessage", "content": "[keys pressed: 12#]"});
+        assert_eq!(sent(&mut agent), [expected.clone()]);
+        decode(&mut agent, &json!({"type": "InjectionRefused", "message": "speaking"}));
+        assert_eq!(sent(&mut agent), [Value::Null; 0]);
+        for _ in 0..50 {
+            encoded(&mut agent, &ToAi::Audio { samples: [0xff; 160], t_ms: 0 });
+        }
+        assert_eq!(sent(&mut agent), [expected]);
     }
 }

@@ -456,3 +456,270 @@ fn plain_audio(text: &str) -> Option<(&str, i64)> {
     let audio = kind == Some("audio");
     audio.then_some((payload?, i64::try_from(event_id?).ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Failure, Reply};
+    use crate::stream::{OrderReply, ToolResult};
+
+    fn agent(session: Value, greeting: Option<&str>) -> Agent {
+        let parameters = [("from_number", "+49"), ("system__x", "1")];
+        let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let targets = vec!["sales".into()];
+        let info = StreamInfo { parameters: parameters.into(), targets, ..StreamInfo::default() };
+        let greeting = greeting.map(str::to_owned);
+        Agent::new(info, &Session { settings: Some(session), greeting, tools: None })
+    }
+
+    fn metadata(to: &str, from: &str) -> Value {
+        let event = json!({
+            "conversation_id": "c1",
+            "agent_output_audio_format": from,
+            "user_input_audio_format": to,
+        });
+        let kind = "conversation_initiation_metadata";
+        json!({"type": kind, "conversation_initiation_metadata_event": event})
+    }
+
+    fn ready(format: &str) -> Agent {
+        let mut agent = agent(json!({"agent_id": "a1"}), None);
+        assert_eq!(decode(&mut agent, &metadata(format, format)), [""; 0]);
+        assert!(agent.is_ready());
+        agent
+    }
+
+    fn decode(agent: &mut Agent, message: &Value) -> Vec<String> {
+        decode_text(agent, &message.to_string())
+    }
+
+    /// What a message says, in a few words.
+    fn decode_text(agent: &mut Agent, text: &str) -> Vec<String> {
+        let mut said = Vec::new();
+        agent.decode(Received::Text(text), &mut vec![9; 9], &mut |message| {
+            said.push(match message {
+                FromAi::Audio(audio) => format!("audio {audio:?}"),
+                FromAi::Clear => "clear".to_owned(),
+                FromAi::Order(order) => match *order {
+                    Ok(order) => format!("order {}", order.id),
+                    Err(unusable) => format!("unusable {}", unusable.id),
+                },
+                FromAi::Tool(tool) => format!("tool {} {}", tool.name, tool.arguments),
+                FromAi::Failed(why) => why,
+                FromAi::Ignored(why) => why.to_owned(),
+                FromAi::Mark(name) => name,
+            });
+        });
+        said
+    }
+
+    fn sent(agent: &mut Agent) -> Vec<Value> {
+        std::iter::from_fn(|| agent.next_message())
+            .map(|message| match message {
+                Message::Text(text) => serde_json::from_str(&text).unwrap(),
+                Message::Binary(_) => panic!("binary"),
+            })
+            .collect()
+    }
+
+    fn encoded(agent: &mut Agent, message: &ToAi) -> String {
+        let mut out = BytesMut::new();
+        agent.encode(message, &mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    #[test]
+    fn the_url_names_the_agent() {
+        let session = |id: &str| {
+            let settings = Some(json!({"agent_id": id}));
+            Session { settings, ..Session::default() }
+        };
+        for (configured, id, expected) in [
+            (
+                None,
+                "agent_1",
+                Some("wss://api.elevenlabs.io/v1/convai/conversation?agent_id=agent_1"),
+            ),
+            (None, "", None),
+            (Some("ws://h/x?environment=eu"), "a b", Some("ws://h/x?environment=eu&agent_id=a+b")),
+            (Some("ws://h/x?agent_id=2"), "", Some("ws://h/x?agent_id=2")),
+        ] {
+            assert_eq!(url(configured, &session(id)).as_deref(), expected);
+        }
+    }
+
+    #[test]
+    fn the_session_is_requested_with_variables_and_overrides() {
+        let session = json!({
+            "agent_id": "a1",
+            "user_id": "{from_number}",
+            "dynamic_variables": {"plan": "gold", "from_number": "hidden"},
+            "conversation_config_override": {"tts": {"voice_id": "v1"}},
+        });
+        let data = agent(session, Some("Hello {from_number}")).initiation();
+        let expected = json!({
+            "type": "conversation_initiation_client_data",
+            "user_id": "+49",
+            "dynamic_variables": {"plan": "gold", "from_number": "hidden"},
+            "conversation_config_override": {
+                "tts": {"voice_id": "v1"},
+                "agent": {"first_message": "Hello +49"},
+            },
+        });
+        assert_eq!(data, expected);
+        let plain = agent(json!({"agent_id": "a1"}), None).initiation();
+        assert_eq!(plain["dynamic_variables"], json!({"from_number": "+49"}));
+        assert_eq!(plain.get("conversation_config_override"), None);
+    }
+
+    #[test]
+    fn messages_are_decoded() {
+        let tool = |name: &str, parameters: Value| {
+            let call = json!({"tool_name": name, "tool_call_id": "t1", "parameters": parameters});
+            json!({"type": "client_tool_call", "client_tool_call": call}).to_string()
+        };
+        let error = |code: i64, kind: &str| {
+            let event = json!({"code": code, "error_type": kind, "message": "not\nallowed"});
+            json!({"type": "error", "error_event": event}).to_string()
+        };
+        let audio = "audio [1, 2, 3]";
+        let table = [
+            (r#"{"type":"audio","audio_event":{"audio_base_64":"AQID","event_id":1}}"#, audio),
+            (r#"{"audio_event":{"event_id":0,"audio_base_64":"AQID"},"type":"audio"}"#, audio),
+            (
+                r#"{"type":"audio","audio_event":{"audio_base_64":"AQID","event_id":1,"alignment":{"chars":["a"]}}}"#,
+                audio,
+            ),
+            (r#"{"type":"audio","audio_event":{"audio_base_64":"AQ\u0049D"}}"#, audio),
+            (r#"{"type":"audio","audio_event":{"audio_base_64":"!","event_id":1}}"#, {
+                "audio_base_64 is not valid base64"
+            }),
+            (r#"{"type":"audio"}"#, "audio without audio_event"),
+            (r#"{"type":"interruption","interruption_event":{"event_id":3}}"#, "clear"),
+            (r#"{"type":"interruption"}"#, "clear"),
+            (r#"{"type":"vad_score","vad_score_event":{"vad_score":0.95}}"#, ""),
+            (r#"{"type":"something_new","x":[1]}"#, ""),
+            (r#"{"type":"client_tool_call"}"#, "client_tool_call without details"),
+            ("null", "not a JSON message in ElevenLabs' format"),
+            (&"[".repeat(100_000), "not a JSON message in ElevenLabs' format"),
+            (&tool("hang_up", json!({})), "order t1"),
+            (&tool("hang_up", Value::Null), "order t1"),
+            (&tool("transfer_call", json!({"target": "sales"})), "order t1"),
+            (&tool("transfer_call", json!({})), "unusable t1"),
+            (&tool("look_up", json!({"a": 1})), "tool look_up {\"a\":1}"),
+            (&error(1008, "override_error"), {
+                "ElevenLabs reports override_error: not allowed; allow the override in the \
+                 security settings of the agent"
+            }),
+            (&error(1000, "max_duration_exceeded"), ""),
+        ];
+        for (text, expected) in table {
+            let said = decode_text(&mut ready("ulaw_8000"), text);
+            assert_eq!(said.join(" "), expected, "{text:.200}");
+        }
+        let mut early = agent(json!({}), None);
+        let said = decode_text(&mut early, table[0].0);
+        assert_eq!(said, ["audio before conversation_initiation_metadata"]);
+    }
+
+    #[test]
+    fn other_formats_are_refused_with_the_remedy() {
+        for (to, from, side) in [
+            ("pcm_16000", "ulaw_8000", "input format is pcm_16000"),
+            ("ulaw_8000", "pcm_44100", "output format is pcm_44100"),
+        ] {
+            let mut agent = agent(json!({}), None);
+            let said = decode(&mut agent, &metadata(to, from)).remove(0);
+            assert!(said.contains(side) && said.ends_with("to mu-law 8000 Hz"), "{said}");
+            assert!(!agent.is_ready());
+        }
+    }
+
+    #[test]
+    fn audio_before_an_interruption_is_dropped() {
+        let mut agent = ready("ulaw_8000");
+        let audio = |id: i64| {
+            let event = json!({"audio_base_64": "AQID", "event_id": id});
+            json!({"type": "audio", "audio_event": event})
+        };
+        let interruption =
+            |id: i64| json!({"type": "interruption", "interruption_event": {"event_id": id}});
+        assert_eq!(decode(&mut agent, &audio(1)).len(), 1);
+        assert_eq!(decode(&mut agent, &interruption(5)), ["clear"]);
+        // an older one changes nothing
+        assert_eq!(decode(&mut agent, &interruption(2)), ["clear"]);
+        for (id, heard) in [(1, 0), (5, 0), (6, 1)] {
+            assert_eq!(decode(&mut agent, &audio(id)).len(), heard, "{id}");
+        }
+    }
+
+    #[test]
+    fn pings_are_answered_and_keys_are_messages() {
+        let mut agent = ready("ulaw_8000");
+        decode(&mut agent, &json!({"type": "ping", "ping_event": {"event_id": 7, "ping_ms": 50}}));
+        assert_eq!(sent(&mut agent), [json!({"type": "pong", "event_id": 7})]);
+        encoded(&mut agent, &ToAi::Digit('4'));
+        encoded(&mut agent, &ToAi::Digit('#'));
+        let message = json!({"type": "user_message", "text": "[keys pressed: 4#]"});
+        assert_eq!(sent(&mut agent), [message]);
+        for n in 0..1000 {
+            decode(&mut agent, &json!({"type": "ping", "ping_event": {"event_id": n}}));
+        }
+        assert_eq!(sent(&mut agent).len(), MAX_FURTHER);
+        agent.add_parameters(vec![("lead_id".into(), "7".into())]);
+        let update = r#"{"text":"lead_id: 7","type":"contextual_update"}"#;
+        assert_eq!(agent.opening(), [Message::Text(update.into())]);
+    }
+
+    #[test]
+    fn results_are_sent() {
+        let mut agent = ready("ulaw_8000");
+        let reply = |reply| {
+            let id = "t1".to_owned();
+            ToAi::Reply(Box::new(OrderReply { id, command: "transfer", reply, why: None }))
+        };
+        assert_eq!(encoded(&mut agent, &reply(Reply::Accepted)), "");
+        for (given, failed) in [(Reply::Done, false), (Reply::Failed(Failure::Busy), true)] {
+            let result = encoded(&mut agent, &reply(given));
+            let result: Value = serde_json::from_str(&result).unwrap();
+            assert_eq!(
+                (&result["tool_call_id"], &result["is_error"]),
+                (&json!("t1"), &json!(failed))
+            );
+        }
+        let (id, name, output) = ("t2".into(), "look_up".into(), "42".into());
+        let result = ToAi::ToolResult(Box::new(ToolResult { id, name, output, failed: true }));
+        assert_eq!(
+            encoded(&mut agent, &result),
+            r#"{"is_error":true,"result":"42","tool_call_id":"t2","type":"client_tool_result"}"#
+        );
+    }
+
+    #[test]
+    fn audio_is_passed_on_as_the_agent_wants_it() {
+        let samples: Samples = std::array::from_fn(|n| n as u8);
+        let frame = ToAi::Audio { samples, t_ms: 0 };
+        let payload = |text: String| {
+            let base64 = text.strip_prefix("{\"user_audio_chunk\":\"").unwrap();
+            BASE64.decode(base64.strip_suffix("\"}").unwrap()).unwrap()
+        };
+        assert_eq!(payload(encoded(&mut ready("ulaw_8000"), &frame)), samples);
+        let mut agent = ready("pcm_8000");
+        let linear = payload(encoded(&mut agent, &frame));
+        let expected: Vec<u8> =
+            samples.iter().flat_map(|s| g711::decode(*s).to_le_bytes()).collect();
+        assert_eq!(linear, expected);
+        // back again in uneven pieces, without a lost byte; mu-law has two zeros
+        let mut heard = Vec::new();
+        for piece in linear.chunks(33) {
+            let event = json!({"audio_base_64": BASE64.encode(piece), "event_id": 1});
+            let text = json!({"type": "audio", "audio_event": event}).to_string();
+            agent.decode(Received::Text(&text), &mut Vec::new(), &mut |message| match message {
+                FromAi::Audio(audio) => heard.extend_from_slice(audio),
+                other => panic!("{other:?}"),
+            });
+        }
+        assert!(heard.iter().zip(samples).all(|(a, b)| *a == b || b == 0x7f), "{heard:?}");
+        assert_eq!(heard.len(), samples.len());
+    }
+}

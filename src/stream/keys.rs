@@ -66,3 +66,51 @@ impl Keys {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Presses the keys, one per frame, and returns what is sent and after how many frames.
+    fn run(keys: &mut Keys, pressed: &str, frames: u32) -> Vec<(u32, String)> {
+        let mut sent = Vec::new();
+        let mut pressed = pressed.chars();
+        for frame in 0..frames {
+            pressed.next().into_iter().filter(|key| *key != ' ').for_each(|key| keys.press(key));
+            sent.extend(keys.take().map(|text| (frame, text)));
+            keys.on_frame();
+        }
+        sent
+    }
+
+    #[test]
+    fn an_entry_ends_with_a_pause_or_a_hash() {
+        let entry = |frame, keys: &str| (frame, format!("[keys pressed: {keys}]"));
+        assert_eq!(run(&mut Keys::default(), "1", 200), [entry(50, "1")]);
+        assert_eq!(run(&mut Keys::default(), "12   3", 200), [entry(55, "123")]);
+        assert_eq!(run(&mut Keys::default(), "12#4", 200), [entry(2, "12#"), entry(53, "4")]);
+        let many = "5".repeat(MAX_KEYS + 1);
+        let sent = run(&mut Keys::default(), &many, 200);
+        assert_eq!(sent, [entry(31, &many[1..]), entry(82, "5")]);
+    }
+
+    #[test]
+    fn refused_keys_are_sent_again() {
+        let mut keys = Keys::default();
+        assert_eq!(run(&mut keys, "1#", 5).len(), 1);
+        keys.refused();
+        let again = run(&mut keys, "2", 100);
+        assert_eq!(again, [(50, "[keys pressed: 1#2]".to_owned())]);
+        keys.accepted();
+        keys.refused();
+        assert_eq!(run(&mut keys, "", 100), []);
+        // no more than so often
+        assert_eq!(run(&mut keys, "3#", 5).len(), 1);
+        for _ in 0..ATTEMPTS {
+            keys.refused();
+            assert_eq!(run(&mut keys, "", 100).len(), 1);
+        }
+        keys.refused();
+        assert_eq!(run(&mut keys, "", 100), []);
+    }
+}

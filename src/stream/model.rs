@@ -243,7 +243,7 @@ mod tests {
     fn only_final_replies_are_results() {
         let reply = |reply| OrderReply { id: "1".into(), command: "transfer", reply, why: None };
         assert_eq!(output(&reply(Reply::Accepted)), None);
-        assert_eq!(output(&reply(Reply::Done)), Some(json!({"status": "ok"})));
+        assert_eq!(output(&reply(Reply::Done)), Some(json!({"status": "done"})));
         let failed = output(&reply(Reply::Failed(Failure::Busy))).unwrap();
         assert_eq!((&failed["status"], &failed["reason"]), (&json!("failed"), &json!("busy")));
     }
