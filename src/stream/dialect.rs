@@ -154,8 +154,8 @@ impl Dialect {
     /// The maximum length of a parameter's name, and of its value, in characters.
     pub fn max_parameter(self) -> usize {
         match self {
-            // the same bound as Twilio's is as good as any
-            _ => twilio::MAX_PARAMETER,
+            // the others name no bound
+            Dialect::Twilio | Dialect::Deepgram | Dialect::ElevenLabs => twilio::MAX_PARAMETER,
         }
     }
 }

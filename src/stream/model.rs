@@ -134,6 +134,30 @@ pub fn output(reply: &OrderReply) -> Option<Value> {
     }
 }
 
+/// Members of a session whose texts are secret: models are passed the keys of further services.
+const SECRET: [&str; 5] =
+    ["headers", "credentials", "api_key", "secret_access_key", "session_token"];
+
+/// Returns the texts in a session that are secret.
+pub fn secrets(session: &Value) -> Vec<String> {
+    let mut secrets = Vec::new();
+    collect_secrets(session, false, &mut secrets);
+    secrets
+}
+
+fn collect_secrets(value: &Value, secret: bool, secrets: &mut Vec<String>) {
+    match value {
+        Value::String(text) if secret && !text.is_empty() => secrets.push(text.clone()),
+        Value::Array(all) => all.iter().for_each(|value| collect_secrets(value, secret, secrets)),
+        Value::Object(all) => {
+            for (name, value) in all {
+                collect_secrets(value, secret || SECRET.contains(&name.as_str()), secrets);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Replaces placeholders such as `{from_number}` in all texts of `value` by the parameters of the
 /// stream. Unknown ones stay as they are, because braces have other uses, too.
 pub fn filled(value: &Value, info: &StreamInfo) -> Value {
@@ -203,6 +227,17 @@ mod tests {
             filled(&value, &info()),
             json!({"a": ["7{from_number}", 5], "{from_number}": null})
         );
+    }
+
+    #[test]
+    fn credentials_of_a_session_are_secret() {
+        let session = json!({"think": [{
+            "endpoint": {"url": "https://llm", "headers": {"authorization": "Bearer x", "n": 5}},
+            "provider": {"credentials": {"type": "iam", "secret_access_key": "y"}},
+        }], "api_key": "z", "prompt": "p"});
+        let mut secrets = secrets(&session);
+        secrets.sort();
+        assert_eq!(secrets, ["Bearer x", "iam", "y", "z"]);
     }
 
     #[test]
