@@ -34,7 +34,7 @@ pub fn handshake_headers(auth_token: Option<&str>) -> Vec<(&'static str, String)
 pub struct Agent {
     info: StreamInfo,
     session: Session,
-    /// The tools of ours that the agent may call.
+    /// Our tools that the agent may call.
     offered: Vec<model::Tool>,
     progress: Progress,
     /// Messages to be sent.
@@ -411,7 +411,7 @@ mod tests {
         agent
     }
 
-    /// What a message says, in a few words.
+    /// Returns the meaning of a message in a few words.
     fn decode(agent: &mut Agent, message: &Value) -> Vec<String> {
         let text = message.to_string();
         decode_raw(agent, Received::Text(&text))

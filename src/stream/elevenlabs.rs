@@ -75,7 +75,7 @@ impl Format {
 pub struct Agent {
     info: StreamInfo,
     session: Session,
-    /// The tools of ours that the agent may call.
+    /// Our tools that the agent may call.
     offered: Vec<model::Tool>,
     /// The formats to and from the agent, once it is ready.
     formats: Option<(Format, Format)>,
@@ -196,7 +196,7 @@ impl Agent {
         }
     }
 
-    /// Tells the agent parameters that became known after the session was requested.
+    /// Sends parameters that became known after the session was requested.
     fn explain(&mut self, parameters: &[(String, String)]) {
         let lines: Vec<String> =
             parameters.iter().map(|(name, value)| format!("{name}: {value}")).collect();
@@ -493,7 +493,7 @@ mod tests {
         decode_text(agent, &message.to_string())
     }
 
-    /// What a message says, in a few words.
+    /// Returns the meaning of a message in a few words.
     fn decode_text(agent: &mut Agent, text: &str) -> Vec<String> {
         let mut said = Vec::new();
         agent.decode(Received::Text(text), &mut vec![9; 9], &mut |message| {

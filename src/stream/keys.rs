@@ -104,7 +104,7 @@ mod tests {
         keys.accepted();
         keys.refused();
         assert_eq!(run(&mut keys, "", 100), []);
-        // no more than so often
+        // up to the limit
         assert_eq!(run(&mut keys, "3#", 5).len(), 1);
         for _ in 0..ATTEMPTS {
             keys.refused();

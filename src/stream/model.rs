@@ -111,7 +111,7 @@ pub fn tool_name(command: &str) -> &'static str {
     }
 }
 
-/// Returns the beginning of a text of the AI's for the log, on one line.
+/// Returns the beginning of a received text for the log, on one line.
 pub fn said(text: &str) -> String {
     const MAX: usize = 300;
     let line = text.chars().map(|c| if c.is_control() { ' ' } else { c });

@@ -16,7 +16,7 @@ use crate::stream::{AGENT, agent_frames};
 const SESSION: &str = "greeting = \"Hello {from_number}\"\n\
                        [ai.session.think]\nprompt = \"You talk to {from_number}.\"";
 
-/// What the server has sent.
+/// The state of the server.
 #[derive(Default)]
 struct Deepgram {
     welcomed: bool,

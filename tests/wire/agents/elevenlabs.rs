@@ -22,7 +22,7 @@ const SESSION: &str = "greeting = \"Hello {from_number}\"\n\
 const PLAIN: &str = "session = { agent_id = \"agent_1\" }";
 const METADATA: &str = "conversation_initiation_metadata";
 
-/// What the server has sent.
+/// The state of the server.
 #[derive(Default)]
 struct ElevenLabs {
     initiated: bool,
