@@ -10,6 +10,7 @@ pub mod playout;
 pub mod quality;
 pub mod quiet;
 pub mod receiver;
+pub mod resample;
 pub mod rtcp;
 pub mod rtp;
 pub mod sender;

@@ -1,5 +1,5 @@
 //! ElevenLabs Agents: the agent and its audio formats are kept at ElevenLabs, and audio is base64
-//! in JSON, mu-law as it is. Where the agent uses PCM at 8 kHz, it is converted here.
+//! in JSON, mu-law as it is. Where the agent uses PCM, it is converted here.
 //! Source: <https://elevenlabs.io/docs/api-reference/agents-platform/websocket>.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::media::frame::{FRAME_SAMPLES, Samples};
 use crate::media::g711;
+use crate::media::resample::{Down, MAX_FRAME_BYTES, Up};
 use crate::stream::dialect::{Codec, Form, Session};
 use crate::stream::json::Cursor;
 use crate::stream::keys::Keys;
@@ -23,8 +24,6 @@ use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, ToolCall, model
 const URL: &str = "wss://api.elevenlabs.io/v1/convai/conversation";
 /// The member of `[ai.session]` with the agent's id.
 const AGENT_ID: &str = "agent_id";
-/// Length of a frame in base64, as 16-bit samples.
-const MAX_PAYLOAD: usize = (2 * FRAME_SAMPLES).div_ceil(3) * 4;
 /// Variables with this prefix belong to ElevenLabs.
 const RESERVED: &str = "system__";
 /// Pongs and further messages that may wait.
@@ -52,22 +51,47 @@ pub fn handshake_headers(auth_token: Option<&str>) -> Vec<(&'static str, String)
     auth_token.map(|key| ("xi-api-key", key.to_owned())).into_iter().collect()
 }
 
-/// How the agent's audio is encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
+/// The format of the audio to the agent.
+#[derive(Debug)]
+enum ToAgent {
     MuLaw,
     /// 16 bits, little-endian, at 8 kHz.
     Pcm,
+    /// The same at another rate.
+    Resampled(Box<Up>),
 }
 
-impl Format {
-    fn new(name: &str) -> Option<Format> {
+/// The format of the agent's audio.
+#[derive(Debug)]
+enum FromAgent {
+    MuLaw,
+    Pcm,
+    Resampled(Box<Down>),
+}
+
+impl ToAgent {
+    fn new(name: &str) -> Option<ToAgent> {
         match name {
-            "ulaw_8000" => Some(Format::MuLaw),
-            "pcm_8000" => Some(Format::Pcm),
-            _ => None,
+            "ulaw_8000" => Some(ToAgent::MuLaw),
+            "pcm_8000" => Some(ToAgent::Pcm),
+            _ => Up::new(rate(name)?).map(|up| ToAgent::Resampled(Box::new(up))),
         }
     }
+}
+
+impl FromAgent {
+    fn new(name: &str) -> Option<FromAgent> {
+        match name {
+            "ulaw_8000" => Some(FromAgent::MuLaw),
+            "pcm_8000" => Some(FromAgent::Pcm),
+            _ => Down::new(rate(name)?).map(|down| FromAgent::Resampled(Box::new(down))),
+        }
+    }
+}
+
+/// Returns the sample rate of a format such as `pcm_16000`.
+fn rate(format: &str) -> Option<usize> {
+    format.strip_prefix("pcm_")?.parse().ok()
 }
 
 /// Writes and reads the messages of one stream.
@@ -78,7 +102,7 @@ pub struct Agent {
     /// Our tools that the agent may call.
     offered: Vec<model::Tool>,
     /// The formats to and from the agent, once it is ready.
-    formats: Option<(Format, Format)>,
+    formats: Option<(ToAgent, FromAgent)>,
     /// The last interruption: audio up to this event is not played.
     interrupted: Option<i64>,
     /// The first byte of a sample whose second has not arrived.
@@ -221,6 +245,9 @@ impl Agent {
                     self.interrupted = self.interrupted.max(Some(event.event_id));
                 }
                 self.half = None;
+                if let Some((_, FromAgent::Resampled(down))) = &mut self.formats {
+                    down.reset();
+                }
                 each(FromAi::Clear);
             }
             "ping" => {
@@ -247,21 +274,20 @@ impl Agent {
     }
 
     /// Returns the formats to and from the agent.
-    fn start(&self, incoming: &Incoming<'_>) -> Result<(Format, Format), String> {
+    fn start(&self, incoming: &Incoming<'_>) -> Result<(ToAgent, FromAgent), String> {
         let Some(metadata) = &incoming.conversation_initiation_metadata_event else {
             return Err("conversation_initiation_metadata has no details".to_owned());
         };
-        let format = |side: &str, name: &str| {
-            Format::new(name).ok_or_else(|| {
-                let name = model::said(name);
-                format!(
-                    "the agent's {side} format is {name}; set the input and the output format of \
-                     the agent to mu-law 8000 Hz"
-                )
-            })
+        let refused = |side: &str, name: &str| {
+            let name = model::said(name);
+            format!(
+                "the agent's {side} format is {name}; set the input and the output format of the \
+                 agent to mu-law 8000 Hz"
+            )
         };
-        let to = format("input", &metadata.user_input_audio_format)?;
-        Ok((to, format("output", &metadata.agent_output_audio_format)?))
+        let (to, from) = (&metadata.user_input_audio_format, &metadata.agent_output_audio_format);
+        let to = ToAgent::new(to).ok_or_else(|| refused("input", to))?;
+        Ok((to, FromAgent::new(from).ok_or_else(|| refused("output", from))?))
     }
 
     fn on_audio(
@@ -271,21 +297,21 @@ impl Agent {
         audio: &mut Vec<u8>,
         each: &mut dyn FnMut(FromAi<'_>),
     ) {
-        let Some((_, format)) = self.formats else {
+        let Some((_, format)) = &mut self.formats else {
             return each(FromAi::Ignored("audio before conversation_initiation_metadata"));
         };
         if event_id.is_some_and(|id| self.interrupted.is_some_and(|last| id <= last)) {
             return;
         }
         audio.clear();
-        if format == Format::Pcm {
-            audio.extend(self.half.take());
-        }
+        audio.extend(self.half.take());
         if BASE64.decode_vec(payload, audio).is_err() {
             return each(FromAi::Ignored("audio_base_64 is not valid base64"));
         }
-        if format == Format::Pcm {
-            self.half = from_pcm(audio);
+        match format {
+            FromAgent::MuLaw => {}
+            FromAgent::Pcm => self.half = from_pcm(audio),
+            FromAgent::Resampled(down) => down.convert(audio),
         }
         each(FromAi::Audio(audio));
     }
@@ -304,23 +330,33 @@ impl Agent {
     }
 
     /// Appends a frame of audio. Runs 50 times per second for each call.
-    fn audio(&self, samples: &Samples, out: &mut BytesMut) {
-        let mut linear = [0u8; 2 * FRAME_SAMPLES];
-        let bytes = match self.formats {
-            Some((Format::Pcm, _)) => {
+    fn audio(&mut self, samples: &Samples, out: &mut BytesMut) {
+        out.extend_from_slice(br#"{"user_audio_chunk":""#);
+        match &mut self.formats {
+            Some((ToAgent::Pcm, _)) => {
+                let mut linear = [0u8; 2 * FRAME_SAMPLES];
                 for (to, sample) in linear.as_chunks_mut().0.iter_mut().zip(samples) {
                     *to = g711::decode(*sample).to_le_bytes();
                 }
-                &linear[..]
+                base64(&linear, out);
             }
-            Some((Format::MuLaw, _)) | None => &samples[..],
-        };
-        let mut payload = [0u8; MAX_PAYLOAD];
-        let length = BASE64.encode_slice(bytes, &mut payload).unwrap_or_default();
-        out.extend_from_slice(br#"{"user_audio_chunk":""#);
-        out.extend_from_slice(&payload[..length]);
+            Some((ToAgent::Resampled(up), _)) => {
+                let mut linear = [0u8; MAX_FRAME_BYTES];
+                let length = up.frame(samples, &mut linear);
+                base64(&linear[..length], out);
+            }
+            Some((ToAgent::MuLaw, _)) | None => base64(samples, out),
+        }
         out.extend_from_slice(br#""}"#);
     }
+}
+
+/// Appends bytes in base64.
+fn base64(bytes: &[u8], out: &mut BytesMut) {
+    let before = out.len();
+    out.resize(before + bytes.len().div_ceil(3) * 4, 0);
+    let encoded = BASE64.encode_slice(bytes, &mut out[before..]);
+    debug_assert_eq!(encoded.ok(), Some(out.len() - before));
 }
 
 impl Codec for Agent {
@@ -625,13 +661,28 @@ mod tests {
     #[test]
     fn other_formats_are_refused_with_the_remedy() {
         for (to, from, side) in [
-            ("pcm_16000", "ulaw_8000", "input format is pcm_16000"),
-            ("ulaw_8000", "pcm_44100", "output format is pcm_44100"),
+            ("pcm_11025", "ulaw_8000", "input format is pcm_11025"),
+            ("ulaw_8000", "mp3_44100", "output format is mp3_44100"),
         ] {
             let mut agent = agent(json!({}), None);
             let said = decode(&mut agent, &metadata(to, from)).remove(0);
             assert!(said.contains(side) && said.ends_with("to mu-law 8000 Hz"), "{said}");
             assert!(!agent.is_ready());
+        }
+    }
+
+    #[test]
+    fn other_rates_are_resampled() {
+        for (name, bytes) in [("pcm_16000", 640), ("pcm_22050", 882), ("pcm_48000", 1920)] {
+            let mut agent = ready(name);
+            let frame = ToAi::Audio { samples: [0xff; 160], t_ms: 0 };
+            let text = encoded(&mut agent, &frame);
+            let sent: Value = serde_json::from_str(&text).unwrap();
+            let payload = BASE64.decode(sent["user_audio_chunk"].as_str().unwrap()).unwrap();
+            assert_eq!(payload, vec![0; bytes], "{name}");
+            let event = json!({"audio_base_64": BASE64.encode(payload), "event_id": 1});
+            let said = decode(&mut agent, &json!({"type": "audio", "audio_event": event}));
+            assert_eq!(said, [format!("audio {:?}", [0xff; 160])], "{name}");
         }
     }
 

@@ -147,7 +147,8 @@ pub fn secrets(session: &Value) -> Vec<String> {
 
 fn collect_secrets(value: &Value, secret: bool, secrets: &mut Vec<String>) {
     match value {
-        Value::String(text) if secret && !text.is_empty() => secrets.push(text.clone()),
+        // a short word is no key, and would be taken out of other texts
+        Value::String(text) if secret && text.len() >= 8 => secrets.push(text.clone()),
         Value::Array(all) => all.iter().for_each(|value| collect_secrets(value, secret, secrets)),
         Value::Object(all) => {
             for (name, value) in all {
@@ -232,12 +233,12 @@ mod tests {
     #[test]
     fn credentials_of_a_session_are_secret() {
         let session = json!({"think": [{
-            "endpoint": {"url": "https://llm", "headers": {"authorization": "Bearer x", "n": 5}},
-            "provider": {"credentials": {"type": "iam", "secret_access_key": "y"}},
-        }], "api_key": "z", "prompt": "p"});
+            "endpoint": {"url": "https://llm", "headers": {"authorization": "Bearer 1", "n": 5}},
+            "provider": {"credentials": {"type": "iam", "secret_access_key": "the second"}},
+        }], "api_key": "the third", "prompt": "a long text"});
         let mut secrets = secrets(&session);
         secrets.sort();
-        assert_eq!(secrets, ["Bearer x", "iam", "y", "z"]);
+        assert_eq!(secrets, ["Bearer 1", "the second", "the third"]);
     }
 
     #[test]

@@ -270,12 +270,12 @@ async fn an_agent_that_fails_leads_down_the_ladder() {
     // before the answer: a format that is not supported, and a refusal
     let mut call = scene.invited().await;
     let (mut agent, _) = requested(&scene).await;
-    agent.say(&metadata("pcm_16000")).await;
+    agent.say(&metadata("mp3_44100")).await;
     assert_eq!(call.refused().await.code(), Some(486));
     let record = scene.bridge.record().await;
     assert_eq!(record.reason.label(), "ai_unreachable");
     let why = record.ai_end.unwrap_or_default();
-    assert!(why.contains("pcm_16000") && why.contains("mu-law 8000 Hz"), "{why}");
+    assert!(why.contains("mp3_44100") && why.contains("mu-law 8000 Hz"), "{why}");
     let mut call = scene.invited().await;
     let (mut agent, _) = requested(&scene).await;
     agent.close(1008).await;
