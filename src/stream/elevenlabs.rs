@@ -11,12 +11,11 @@ use bytes::BytesMut;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::media::frame::{FRAME_SAMPLES, Samples};
-use crate::media::g711;
-use crate::media::resample::{Down, MAX_FRAME_BYTES, Up};
+use crate::media::frame::Samples;
 use crate::stream::dialect::{Codec, Form, Session};
 use crate::stream::json::Cursor;
 use crate::stream::keys::Keys;
+use crate::stream::linear::{Linear, MAX_FRAME_BYTES};
 use crate::stream::twilio::BASE64;
 use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, ToolCall, model};
 
@@ -51,62 +50,37 @@ pub fn handshake_headers(auth_token: Option<&str>) -> Vec<(&'static str, String)
     auth_token.map(|key| ("xi-api-key", key.to_owned())).into_iter().collect()
 }
 
-/// The format of the audio to the agent.
-#[derive(Debug)]
-enum ToAgent {
+/// A format of the agent's audio.
+enum Format {
     MuLaw,
-    /// 16 bits, little-endian, at 8 kHz.
-    Pcm,
-    /// The same at another rate.
-    Resampled(Box<Up>),
+    /// 16 bits, little-endian.
+    Pcm(Linear),
 }
 
-/// The format of the agent's audio.
-#[derive(Debug)]
-enum FromAgent {
-    MuLaw,
-    Pcm,
-    Resampled(Box<Down>),
-}
-
-impl ToAgent {
-    fn new(name: &str) -> Option<ToAgent> {
-        match name {
-            "ulaw_8000" => Some(ToAgent::MuLaw),
-            "pcm_8000" => Some(ToAgent::Pcm),
-            _ => Up::new(rate(name)?).map(|up| ToAgent::Resampled(Box::new(up))),
-        }
+impl Format {
+    fn new(name: &str) -> Option<Format> {
+        let rate = match name {
+            "ulaw_8000" => return Some(Format::MuLaw),
+            "pcm_8000" => 8000,
+            "pcm_16000" => 16_000,
+            "pcm_24000" => 24_000,
+            "pcm_48000" => 48_000,
+            _ => return None,
+        };
+        Some(Format::Pcm(Linear::new(rate)))
     }
-}
-
-impl FromAgent {
-    fn new(name: &str) -> Option<FromAgent> {
-        match name {
-            "ulaw_8000" => Some(FromAgent::MuLaw),
-            "pcm_8000" => Some(FromAgent::Pcm),
-            _ => Down::new(rate(name)?).map(|down| FromAgent::Resampled(Box::new(down))),
-        }
-    }
-}
-
-/// Returns the sample rate of a format such as `pcm_16000`.
-fn rate(format: &str) -> Option<usize> {
-    format.strip_prefix("pcm_")?.parse().ok()
 }
 
 /// Writes and reads the messages of one stream.
-#[derive(Debug)]
 pub struct Agent {
     info: StreamInfo,
     session: Session,
     /// Our tools that the agent may call.
     offered: Vec<model::Tool>,
     /// The formats to and from the agent, once it is ready.
-    formats: Option<(ToAgent, FromAgent)>,
+    formats: Option<(Format, Format)>,
     /// The last interruption: audio up to this event is not played.
     interrupted: Option<i64>,
-    /// The first byte of a sample whose second has not arrived.
-    half: Option<u8>,
     /// Messages to be sent.
     further: VecDeque<Message>,
     keys: Keys,
@@ -182,7 +156,6 @@ impl Agent {
             session: session.clone(),
             formats: None,
             interrupted: None,
-            half: None,
             further: VecDeque::new(),
             keys: Keys::default(),
             late: Vec::new(),
@@ -244,9 +217,8 @@ impl Agent {
                 if let Some(event) = incoming.interruption_event {
                     self.interrupted = self.interrupted.max(Some(event.event_id));
                 }
-                self.half = None;
-                if let Some((_, FromAgent::Resampled(down))) = &mut self.formats {
-                    down.reset();
+                if let Some((_, Format::Pcm(linear))) = &mut self.formats {
+                    linear.clear();
                 }
                 each(FromAi::Clear);
             }
@@ -274,7 +246,7 @@ impl Agent {
     }
 
     /// Returns the formats to and from the agent.
-    fn start(&self, incoming: &Incoming<'_>) -> Result<(ToAgent, FromAgent), String> {
+    fn start(&self, incoming: &Incoming<'_>) -> Result<(Format, Format), String> {
         let Some(metadata) = &incoming.conversation_initiation_metadata_event else {
             return Err("conversation_initiation_metadata has no details".to_owned());
         };
@@ -286,8 +258,8 @@ impl Agent {
             )
         };
         let (to, from) = (&metadata.user_input_audio_format, &metadata.agent_output_audio_format);
-        let to = ToAgent::new(to).ok_or_else(|| refused("input", to))?;
-        Ok((to, FromAgent::new(from).ok_or_else(|| refused("output", from))?))
+        let to = Format::new(to).ok_or_else(|| refused("input", to))?;
+        Ok((to, Format::new(from).ok_or_else(|| refused("output", from))?))
     }
 
     fn on_audio(
@@ -304,14 +276,11 @@ impl Agent {
             return;
         }
         audio.clear();
-        audio.extend(self.half.take());
         if BASE64.decode_vec(payload, audio).is_err() {
             return each(FromAi::Ignored("audio_base_64 is not valid base64"));
         }
-        match format {
-            FromAgent::MuLaw => {}
-            FromAgent::Pcm => self.half = from_pcm(audio),
-            FromAgent::Resampled(down) => down.convert(audio),
+        if let Format::Pcm(linear) = format {
+            linear.decode(audio);
         }
         each(FromAi::Audio(audio));
     }
@@ -333,19 +302,10 @@ impl Agent {
     fn audio(&mut self, samples: &Samples, out: &mut BytesMut) {
         out.extend_from_slice(br#"{"user_audio_chunk":""#);
         match &mut self.formats {
-            Some((ToAgent::Pcm, _)) => {
-                let mut linear = [0u8; 2 * FRAME_SAMPLES];
-                for (to, sample) in linear.as_chunks_mut().0.iter_mut().zip(samples) {
-                    *to = g711::decode(*sample).to_le_bytes();
-                }
-                base64(&linear, out);
+            Some((Format::Pcm(linear), _)) => {
+                base64(linear.encode(samples, &mut [0; MAX_FRAME_BYTES]), out);
             }
-            Some((ToAgent::Resampled(up), _)) => {
-                let mut linear = [0u8; MAX_FRAME_BYTES];
-                let length = up.frame(samples, &mut linear);
-                base64(&linear[..length], out);
-            }
-            Some((ToAgent::MuLaw, _)) | None => base64(samples, out),
+            Some((Format::MuLaw, _)) | None => base64(samples, out),
         }
         out.extend_from_slice(br#""}"#);
     }
@@ -447,17 +407,6 @@ fn result(id: &str, result: &str, failed: bool) -> String {
     json!({"type": kind, "tool_call_id": id, "result": result, "is_error": failed}).to_string()
 }
 
-/// Converts 16-bit samples to mu-law in place. Returns the first half of one that is not complete.
-fn from_pcm(audio: &mut Vec<u8>) -> Option<u8> {
-    let half = (audio.len() % 2 == 1).then(|| audio.pop()).flatten();
-    let samples = audio.len() / 2;
-    for n in 0..samples {
-        audio[n] = g711::encode(i16::from_le_bytes([audio[2 * n], audio[2 * n + 1]]));
-    }
-    audio.truncate(samples);
-    half
-}
-
 /// Returns why the agent has failed, and what to do.
 fn failure(error: &ErrorEvent<'_>) -> String {
     let kind = error.error_type.as_deref().unwrap_or("an error");
@@ -497,6 +446,7 @@ fn plain_audio(text: &str) -> Option<(&str, i64)> {
 mod tests {
     use super::*;
     use crate::command::{Failure, Reply};
+    use crate::media::g711;
     use crate::stream::{OrderReply, ToolResult};
 
     fn agent(session: Value, greeting: Option<&str>) -> Agent {
@@ -661,7 +611,7 @@ mod tests {
     #[test]
     fn other_formats_are_refused_with_the_remedy() {
         for (to, from, side) in [
-            ("pcm_11025", "ulaw_8000", "input format is pcm_11025"),
+            ("pcm_22050", "ulaw_8000", "input format is pcm_22050"),
             ("ulaw_8000", "mp3_44100", "output format is mp3_44100"),
         ] {
             let mut agent = agent(json!({}), None);
@@ -673,7 +623,7 @@ mod tests {
 
     #[test]
     fn other_rates_are_resampled() {
-        for (name, bytes) in [("pcm_16000", 640), ("pcm_22050", 882), ("pcm_48000", 1920)] {
+        for (name, bytes) in [("pcm_16000", 640), ("pcm_24000", 960), ("pcm_48000", 1920)] {
             let mut agent = ready(name);
             let frame = ToAi::Audio { samples: [0xff; 160], t_ms: 0 };
             let text = encoded(&mut agent, &frame);

@@ -12,6 +12,7 @@ mod frames;
 mod head;
 mod json;
 mod keys;
+mod linear;
 mod liveness;
 pub mod model;
 mod queue;
