@@ -625,7 +625,7 @@ mod tests {
         let mut agent = ready();
         "12#".chars().for_each(|key| drop(encoded(&mut agent, &ToAi::Digit(key))));
         let expected = json!({"type": "InjectUserMessage", "content": "[keys pressed: 12#]"});
-        assert_eq!(sent(&mut agent), [expected.clone()]);
+        assert_eq!(sent(&mut agent), std::slice::from_ref(&expected));
         decode(&mut agent, &json!({"type": "InjectionRefused", "message": "speaking"}));
         assert_eq!(sent(&mut agent), [Value::Null; 0]);
         for _ in 0..50 {

@@ -170,7 +170,9 @@ async fn speech_of_the_caller_silences_the_next_packet() {
         let at = Instant::now();
         agent.say(&json!({"type": "UserStartedSpeaking"})).await;
         agent.send(Message::binary(agent_frames(200..205))).await;
-        let last = |h: &crate::media::Heard| crate::media::indices(&[h.clone()], AGENT) == [204];
+        let last = |h: &crate::media::Heard| {
+            crate::media::indices(std::slice::from_ref(h), AGENT) == [204]
+        };
         call.media.until("the answer", last).await;
         match heard_after(&call, at) - 5 {
             0 | 1 => Ok(()),

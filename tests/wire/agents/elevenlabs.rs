@@ -216,7 +216,9 @@ async fn an_interruption_silences_the_next_packet_and_drops_what_is_older() {
         agent.say(&json!({"type": "interruption", "interruption_event": {"event_id": 2}})).await;
         play(&mut agent, &agent_frames(100..110), 2).await;
         play(&mut agent, &agent_frames(200..205), 3).await;
-        let last = |h: &crate::media::Heard| crate::media::indices(&[h.clone()], AGENT) == [204];
+        let last = |h: &crate::media::Heard| {
+            crate::media::indices(std::slice::from_ref(h), AGENT) == [204]
+        };
         call.media.until("the answer", last).await;
         match heard_after(&call, at) - 5 {
             0 | 1 => Ok(()),
