@@ -147,7 +147,7 @@ pub fn secrets(session: &Value) -> Vec<String> {
 
 fn collect_secrets(value: &Value, secret: bool, secrets: &mut Vec<String>) {
     match value {
-        // a short word is no key, and would be taken out of other texts
+        // a short word is not a key, and would be taken out of other texts
         Value::String(text) if secret && text.len() >= 8 => secrets.push(text.clone()),
         Value::Array(all) => all.iter().for_each(|value| collect_secrets(value, secret, secrets)),
         Value::Object(all) => {
