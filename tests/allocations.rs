@@ -116,8 +116,56 @@ fn the_frame_path_does_not_allocate() {
         let allocated = allocated_by(dialect, rate);
         assert_eq!(allocated, (0, 0), "{dialect:?} at {rate} Hz");
     }
+    agents_of_vendors();
     // check that an allocation does show up in the counts
     let region = Region::new(COUNTING);
     std::hint::black_box(Vec::<u8>::with_capacity(160));
     assert_eq!(region.change().allocations, 1);
+}
+
+/// A second of audio in both directions, in the dialects of vendors.
+fn agents_of_vendors() {
+    let metadata = |format: &str| {
+        format!(
+            r#"{{"type":"conversation_initiation_metadata","conversation_initiation_metadata_event":{{"agent_output_audio_format":"{format}","user_input_audio_format":"{format}"}}}}"#
+        )
+    };
+    let audio = format!(
+        r#"{{"type":"audio","audio_event":{{"audio_base_64":"{}","event_id":1}}}}"#,
+        "AAAA".repeat(80)
+    );
+    let audio = Received::Text(&audio);
+    let welcome = [r#"{"type":"Welcome"}"#, r#"{"type":"SettingsApplied"}"#].map(str::to_owned);
+    for (dialect, greetings, said) in [
+        (Dialect::Deepgram, Vec::from(welcome), Received::Binary(&[0x55; 160])),
+        (Dialect::ElevenLabs, vec![metadata("ulaw_8000")], audio),
+        (Dialect::ElevenLabs, vec![metadata("pcm_8000")], audio),
+        (Dialect::ElevenLabs, vec![metadata("pcm_16000")], audio),
+    ] {
+        let info = StreamInfo::default();
+        let mut codec = dialect.codec(info, Extensions::Off, &Session::default());
+        let (mut out, mut heard, mut bytes) = (BytesMut::new(), Vec::new(), 0);
+        for greeting in greetings {
+            codec.decode(Received::Text(&greeting), &mut heard, &mut |_| {});
+        }
+        while codec.next_message().is_some() {}
+        assert!(codec.is_ready());
+        let mut second = || {
+            for n in 0..50 {
+                out.clear();
+                codec.encode(&ToAi::Audio { samples: [0x55; 160], t_ms: 20 * n }, &mut out);
+                codec.decode(said, &mut heard, &mut |message| match message {
+                    FromAi::Audio(audio) => bytes += audio.len(),
+                    other => panic!("{other:?}"),
+                });
+                assert!(codec.next_message().is_none());
+            }
+        };
+        second();
+        let region = Region::new(COUNTING);
+        second();
+        let allocated = region.change();
+        assert_eq!((allocated.allocations, allocated.reallocations), (0, 0), "{dialect:?}");
+        assert!(bytes >= 100 * 60, "{bytes}");
+    }
 }

@@ -33,8 +33,8 @@ impl Resolver<'_> {
         let dialect = own.dialect.or(common.dialect).unwrap_or_default();
         let session = self.session(&key, dialect, common, own)?;
         let Some(url) = dialect.url(pick(&own.url, &common.url).as_deref(), &session) else {
-            let message = "is missing; set the AI's WebSocket URL, such as \"ws://127.0.0.1:8080\"";
-            return Err(self.source.error("ai.url", message));
+            let (missing, message) = dialect.missing();
+            return Err(self.source.error(missing, message));
         };
         let token = self.token(name, dialect, common, own)?;
         let merged = |own: &Option<Table>, common: &Option<Table>| {

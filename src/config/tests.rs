@@ -423,3 +423,18 @@ fn parameters_are_measured_in_characters() {
     assert!(error.contains("pbx.main.ai.parameters.x"), "{error}");
     assert!(error.contains("at most 499 characters"), "{error}");
 }
+
+#[test]
+fn agents_of_vendors_have_a_url_of_their_own() {
+    let with = |lines: &str| GOOD.replace("url = \"ws://127.0.0.1:8080\"", lines);
+    let url = |lines: &str| plan(&with(lines), &[]).unwrap().sip[0].ai.target.url().to_owned();
+    let deepgram = "dialect = \"deepgram-agent\"\ngreeting = \"Hello\"";
+    assert_eq!(url(deepgram), "wss://agent.deepgram.com/v1/agent/converse");
+    let elevenlabs = "dialect = \"elevenlabs\"\n";
+    assert_eq!(
+        url(&format!("{elevenlabs}session = {{ agent_id = \"agent_1\" }}")),
+        "wss://api.elevenlabs.io/v1/convai/conversation?agent_id=agent_1"
+    );
+    let error = error(&with(elevenlabs), &[]);
+    assert!(error.contains("ai.session.agent_id: is missing"), "{error}");
+}

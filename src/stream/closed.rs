@@ -6,6 +6,8 @@ use std::{fmt, io};
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
+use crate::stream::model;
+
 /// Close code by which an AI hands the caller over to the dialplan.
 pub const HAND_OVER: u16 = 4000;
 
@@ -51,7 +53,10 @@ impl fmt::Display for Closed {
 pub(super) fn close_kind(frame: Option<&CloseFrame>) -> Closed {
     let Some(frame) = frame else { return Closed::Orderly("close frame without a code".into()) };
     let code = u16::from(frame.code);
-    let text = format!("close frame {code}");
+    let text = match model::said(&frame.reason) {
+        reason if reason.is_empty() => format!("close frame {code}"),
+        reason => format!("close frame {code}: {reason}"),
+    };
     match code {
         HAND_OVER => Closed::HandOver,
         // 1005 stands for a frame without a code
@@ -90,5 +95,8 @@ mod tests {
             assert_eq!(closed_with(code), Closed::Failed(format!("close frame {code}")));
         }
         assert!(matches!(close_kind(None), Closed::Orderly(_)));
+        let frame = CloseFrame { code: 1008.into(), reason: "no\nquota".into() };
+        let closed = close_kind(Some(&frame));
+        assert_eq!(closed, Closed::Failed("close frame 1008: no quota".to_owned()));
     }
 }

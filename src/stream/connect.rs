@@ -18,10 +18,10 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, error::UrlError};
 
 use crate::dns::lookup;
-use crate::stream::StreamInfo;
 use crate::stream::dialect::{Codec, Dialect, Extensions, Session};
 use crate::stream::unreachable::ConnectError;
 use crate::stream::wire::Wire;
+use crate::stream::{StreamInfo, model};
 use crate::tls::{TlsError, client_config};
 
 /// A non-blocking socket; its owner asks the kernel when it is ready.
@@ -144,7 +144,8 @@ impl Target {
         self.dialect.codec(info, extensions, &self.options.session)
     }
 
-    /// Returns what may be secret: the values of headers and of the URL's query, and the token.
+    /// Returns what may be secret: the values of headers and of the URL's query, the token, and the
+    /// credentials in a model's session.
     pub fn secrets(&self) -> Vec<String> {
         let headers = self.options.headers.iter().map(|(_, value)| value.as_str());
         let query = self.request.uri().query().unwrap_or_default().split('&');
@@ -152,7 +153,9 @@ impl Target {
         // a sample rate would be hidden wherever that number occurs
         let query = query.filter(|(name, _)| *name != "sample-rate").map(|(_, value)| value);
         let token = self.options.auth_token.as_deref();
-        headers.chain(query).chain(token).map(str::to_owned).collect()
+        let session = self.options.session.settings.as_ref().map(model::secrets);
+        let plain = headers.chain(query).chain(token).map(str::to_owned);
+        plain.chain(session.into_iter().flatten()).collect()
     }
 
     /// Returns the URL for the log: without a query, which may contain a secret, and without

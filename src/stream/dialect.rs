@@ -16,7 +16,8 @@ use crate::stream::jambonz::Jambonz;
 use crate::stream::l16::L16;
 use crate::stream::plivo::Plivo;
 use crate::stream::telnyx::{self, Telnyx};
-use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, openai, twilio};
+use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi};
+use crate::stream::{deepgram, elevenlabs, openai, twilio};
 
 /// A supported dialect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum Dialect {
     Telnyx,
     Plivo,
     Exotel,
+    Deepgram,
+    ElevenLabs,
 }
 
 /// The maximum length of a parameter's name, and of its value, in characters. It is Twilio's.
@@ -132,6 +135,8 @@ impl Dialect {
             Dialect::Telnyx => Box::new(Carrier::<Telnyx>::new(info, extensions, rate)),
             Dialect::Plivo => Box::new(Carrier::<Plivo>::new(info, extensions, rate)),
             Dialect::Exotel => Box::new(Carrier::<Exotel>::new(info, extensions, rate)),
+            Dialect::Deepgram => Box::new(deepgram::Agent::new(info, session)),
+            Dialect::ElevenLabs => Box::new(elevenlabs::Agent::new(info, session)),
         }
     }
 
@@ -140,6 +145,8 @@ impl Dialect {
     pub fn url(self, configured: Option<&str>, session: &Session) -> Option<String> {
         match self {
             Dialect::OpenAiRealtime => Some(openai::url(configured, session)),
+            Dialect::Deepgram => Some(configured.unwrap_or(deepgram::URL).to_owned()),
+            Dialect::ElevenLabs => elevenlabs::url(configured, session),
             Dialect::Exotel => configured.map(|url| exotel::url(url, session.sample_rate)),
             _ => configured.map(str::to_owned),
         }
@@ -156,9 +163,23 @@ impl Dialect {
         }
     }
 
+    /// Returns the key that is missing where there is no URL, and what to do.
+    pub fn missing(self) -> (&'static str, &'static str) {
+        match self {
+            Dialect::ElevenLabs => (
+                "ai.session.agent_id",
+                "is missing; set the agent's id as ElevenLabs shows it, such as \"agent_…\"",
+            ),
+            _ => (
+                "ai.url",
+                "is missing; set the AI's WebSocket URL, such as \"ws://127.0.0.1:8080\"",
+            ),
+        }
+    }
+
     /// True if the AI is a model with a session of its own: `[ai.session]`, a greeting and tools.
     pub fn has_session(self) -> bool {
-        matches!(self, Dialect::OpenAiRealtime)
+        matches!(self, Dialect::OpenAiRealtime | Dialect::Deepgram | Dialect::ElevenLabs)
     }
 
     /// The sample rates that can be set; none if there is only that of calls.
@@ -188,6 +209,8 @@ impl Dialect {
             Dialect::OpenAiRealtime => openai::handshake_headers(auth_token),
             Dialect::Telnyx => telnyx::handshake_headers(auth_token),
             Dialect::L16 | Dialect::Jambonz | Dialect::Plivo | Dialect::Exotel => Vec::new(),
+            Dialect::Deepgram => deepgram::handshake_headers(auth_token),
+            Dialect::ElevenLabs => elevenlabs::handshake_headers(auth_token),
         }
     }
 }

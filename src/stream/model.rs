@@ -101,6 +101,27 @@ pub fn order(id: &str, name: &str, arguments: &str) -> Option<Result<Order, Unus
     extension::read(event, Some(&body), &message)
 }
 
+/// Returns the name of the tool for a command.
+pub fn tool_name(command: &str) -> &'static str {
+    match command {
+        "hangup" => "hang_up",
+        "transfer" => "transfer_call",
+        "sendDigits" => "send_dtmf",
+        _ => "set_disposition",
+    }
+}
+
+/// Returns the beginning of a received text for the log, on one line.
+pub fn said(text: &str) -> String {
+    const MAX: usize = 300;
+    let line = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut said: String = line.take(MAX).collect();
+    if text.chars().nth(MAX).is_some() {
+        said.push('…');
+    }
+    said
+}
+
 /// Returns what a model reads as the result of a tool of ours; `None` if it is not final.
 pub fn output(reply: &OrderReply) -> Option<Value> {
     match &reply.reply {
@@ -110,6 +131,31 @@ pub fn output(reply: &OrderReply) -> Option<Value> {
             result.as_object_mut()?.remove("command");
             Some(result)
         }
+    }
+}
+
+/// Members of a session whose texts are secret: models are passed the keys of further services.
+const SECRET: [&str; 5] =
+    ["headers", "credentials", "api_key", "secret_access_key", "session_token"];
+
+/// Returns the texts in a session that are secret.
+pub fn secrets(session: &Value) -> Vec<String> {
+    let mut secrets = Vec::new();
+    collect_secrets(session, false, &mut secrets);
+    secrets
+}
+
+fn collect_secrets(value: &Value, secret: bool, secrets: &mut Vec<String>) {
+    match value {
+        // a short word is not a key, and would be taken out of other texts
+        Value::String(text) if secret && text.len() >= 8 => secrets.push(text.clone()),
+        Value::Array(all) => all.iter().for_each(|value| collect_secrets(value, secret, secrets)),
+        Value::Object(all) => {
+            for (name, value) in all {
+                collect_secrets(value, secret || SECRET.contains(&name.as_str()), secrets);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -182,6 +228,17 @@ mod tests {
             filled(&value, &info()),
             json!({"a": ["7{from_number}", 5], "{from_number}": null})
         );
+    }
+
+    #[test]
+    fn credentials_of_a_session_are_secret() {
+        let session = json!({"think": [{
+            "endpoint": {"url": "https://llm", "headers": {"authorization": "Bearer 1", "n": 5}},
+            "provider": {"credentials": {"type": "iam", "secret_access_key": "the second"}},
+        }], "api_key": "the third", "prompt": "a long text"});
+        let mut secrets = secrets(&session);
+        secrets.sort();
+        assert_eq!(secrets, ["Bearer 1", "the second", "the third"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Real calls through real Asterisk 16 (chan_sip, chan_pjsip) and 22 (chan_pjsip), with the program
 //! as a separate process. `tests/run.sh` fetches what this needs.
 
+mod agents;
 #[allow(dead_code, reason = "the bench uses the rest")]
 mod ai;
 mod ari;

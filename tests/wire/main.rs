@@ -20,6 +20,7 @@ mod vicidial;
 mod wav;
 
 mod acknowledged;
+mod agents;
 mod answer;
 mod ari;
 mod audio;
