@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use crate::config::ConfigError;
@@ -36,20 +36,11 @@ impl Resolver<'_> {
             let message = "is missing; set the AI's WebSocket URL, such as \"ws://127.0.0.1:8080\"";
             return Err(self.source.error("ai.url", message));
         };
-        let own_token = [
-            &own.auth_token.as_ref().map(|p| p.expose_secret().to_owned()),
-            &own.auth_token_env,
-            &own.auth_token_file,
-        ];
-        let common_token = [
-            &common.auth_token.as_ref().map(|p| p.expose_secret().to_owned()),
-            &common.auth_token_env,
-            &common.auth_token_file,
-        ];
-        let token = match self.secret(&format!("pbx.{name}.ai.auth_token"), own_token)? {
-            Some(token) => Some(token),
-            None => self.secret("ai.auth_token", common_token)?,
+        let forms = |of: &Ai| -> [Option<String>; 3] {
+            let value = of.auth_token.as_ref().map(|secret| secret.expose_secret().to_owned());
+            [value, of.auth_token_env.clone(), of.auth_token_file.clone()]
         };
+        let token = self.own_or_common(name, "auth_token", &forms(own), &forms(common))?;
         let merged = |own: &Option<Table>, common: &Option<Table>| {
             let mut all = common.clone().unwrap_or_default();
             all.extend(own.clone().unwrap_or_default());
@@ -99,6 +90,20 @@ impl Resolver<'_> {
         })
     }
 
+    /// Returns a secret of a PBX's own table, or else the common one: value, variable and file.
+    fn own_or_common(
+        &self,
+        name: &str,
+        key: &str,
+        own: &[Option<String>; 3],
+        common: &[Option<String>; 3],
+    ) -> Result<Option<SecretString>, ConfigError> {
+        match self.secret(&format!("pbx.{name}.ai.{key}"), own.each_ref())? {
+            Some(secret) => Ok(Some(secret)),
+            None => self.secret(&format!("ai.{key}"), common.each_ref()),
+        }
+    }
+
     /// Returns the webhook for the tools of a model.
     fn tool_webhook(
         &self,
@@ -110,15 +115,13 @@ impl Resolver<'_> {
         let Some(url) = own.tool_webhook.as_ref().or(common.tool_webhook.as_ref()) else {
             return Ok(None);
         };
-        let secret = |of: &Ai, table: String| {
-            let value = of.tool_webhook_secret.as_ref().map(|s| s.expose_secret().to_owned());
-            let forms = [&value, &of.tool_webhook_secret_env, &of.tool_webhook_secret_file];
-            self.secret(&format!("{table}.tool_webhook_secret"), forms)
+        let forms = |of: &Ai| -> [Option<String>; 3] {
+            let secret = of.tool_webhook_secret.as_ref().map(|s| s.expose_secret().to_owned());
+            let (variable, file) = (&of.tool_webhook_secret_env, &of.tool_webhook_secret_file);
+            [secret, variable.clone(), file.clone()]
         };
-        let secret = match secret(own, format!("pbx.{name}.ai"))? {
-            Some(secret) => Some(secret),
-            None => secret(common, "ai".to_owned())?,
-        };
+        let (own_forms, common_forms) = (forms(own), forms(common));
+        let secret = self.own_or_common(name, "tool_webhook_secret", &own_forms, &common_forms)?;
         let url_key = key("tool_webhook", own.tool_webhook.is_some());
         let tls = match url.starts_with("https://") {
             false => None,
@@ -128,9 +131,7 @@ impl Resolver<'_> {
         };
         let webhook = Webhook::new(url, secret.as_ref(), tls).map_err(|why| match why {
             WebhookError::Secret => {
-                let forms = [&own.tool_webhook_secret_env, &own.tool_webhook_secret_file];
-                let own_has =
-                    own.tool_webhook_secret.is_some() || forms.iter().any(|f| f.is_some());
+                let own_has = own_forms.iter().any(Option::is_some);
                 self.source.error(&key("tool_webhook_secret", own_has), why.to_string())
             }
             _ => self.source.error(&url_key, why.to_string()),
@@ -164,18 +165,11 @@ impl Resolver<'_> {
             let message = format!("\"{name}\" is not one of: {}", model::TOOLS.join(", "));
             return Err(self.source.error(&key("tools", own.tools.is_some()), message));
         }
-        let settings = match (&own.session, &common.session) {
-            (Some(Value::Object(own)), Some(Value::Object(common))) => {
-                let mut all = common.clone();
-                all.extend(own.clone());
-                Some(Value::Object(all))
-            }
-            (own, common) => own.clone().or(common.clone()),
-        };
-        if settings.as_ref().is_some_and(|settings| !settings.is_object()) {
-            let message = "is not a table; write it as [ai.session]";
-            return Err(self.source.error(&key("session", own.session.is_some()), message));
+        let mut settings = common.session.clone();
+        if let Some(own) = &own.session {
+            settings.get_or_insert_default().extend(own.clone());
         }
+        let settings = settings.map(Value::Object);
         let greeting = own.greeting.clone().or(common.greeting.clone());
         let session = Session { settings, greeting, tools };
         dialect.check(&session).map_err(|(part, why)| {

@@ -140,8 +140,8 @@ pub struct Ai {
     #[serde(deserialize_with = "words")]
     pub sip_headers: Option<Vec<String>>,
     /// The session of a model, passed to it as it is.
-    pub session: Option<serde_json::Value>,
-    /// What a model says first.
+    pub session: Option<serde_json::Map<String, serde_json::Value>>,
+    /// The first words of a model.
     pub greeting: Option<String>,
     /// The tools for call control that a model is offered.
     #[serde(deserialize_with = "words")]

@@ -37,7 +37,7 @@ pub enum Extensions {
 pub struct Session {
     /// Passed to the model as it is, apart from placeholders such as `{from_number}`.
     pub settings: Option<serde_json::Value>,
-    /// What the model says first.
+    /// The first words of the model.
     pub greeting: Option<String>,
     /// Our tools that are offered to the model; `None` = all.
     pub tools: Option<Vec<String>>,
@@ -116,7 +116,7 @@ impl Dialect {
     pub fn url(self, configured: Option<&str>, session: &Session) -> Option<String> {
         match self {
             Dialect::Twilio => configured.map(str::to_owned),
-            Dialect::OpenAiRealtime => Some(openai::url(configured, session)),
+            Dialect::OpenAiRealtime => Some(openai::url(configured, session.settings.as_ref())),
         }
     }
 
@@ -127,7 +127,7 @@ impl Dialect {
     pub fn check(self, session: &Session) -> Result<(), (&'static str, String)> {
         match self {
             Dialect::Twilio => Ok(()),
-            Dialect::OpenAiRealtime => openai::check(session),
+            Dialect::OpenAiRealtime => openai::check(session.settings.as_ref()),
         }
     }
 

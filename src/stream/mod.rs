@@ -66,7 +66,7 @@ pub enum FromAi<'a> {
     Clear,
     /// A command, or the reason why it cannot be carried out.
     Order(Box<Result<Order, Unusable>>),
-    /// A call of a tool that is not one of ours.
+    /// A call of a tool that is not ours.
     Tool(Box<ToolCall>),
     /// The AI cannot continue, with the reason: it has failed.
     Failed(String),
@@ -93,7 +93,7 @@ pub enum Received<'a> {
     Binary(&'a [u8]),
 }
 
-/// A tool that a model calls: a function of its user's, not of ours.
+/// A tool that a model calls: a function of its user's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolCall {
     pub id: String,
@@ -108,7 +108,7 @@ pub struct ToolResult {
     /// The id of the [`ToolCall`].
     pub id: String,
     pub name: String,
-    /// What the model reads: JSON, or plain text.
+    /// For the model: JSON, or plain text.
     pub output: String,
     pub failed: bool,
 }

@@ -2,8 +2,9 @@
 //! Nothing here blocks: [`AiSocket::pump`] sends what the kernel accepts, [`AiSocket::read`] reads
 //! what has arrived. Owns I/O.
 //!
-//! Messages in a single frame, which is all that streams consist of, are written and read here, in memory shared by all streams of a worker. Anything else, and the end of the stream, is
-//! left to the WebSocket library.
+//! Messages in a single frame, which is all that streams consist of, are written and read here, in
+//! memory shared by all streams of a worker. Anything else, and the end of the stream, is left to
+//! the WebSocket library.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
