@@ -1,5 +1,5 @@
-//! The webhook for the tools of a model (`[ai] tool_webhook`): a POST with the call of a tool, whose
-//! answer is its output. Owns I/O.
+//! The webhook for the tools of a model (`[ai] tool_webhook`): a POST with the call of a tool. The
+//! answer is the tool's output. Owns I/O.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,5 +1,5 @@
-//! The AI's side of a call: its stream opens, brings messages and ends. Owns no I/O but the log; the
-//! stream's is in [`AiSocket`].
+//! The AI's side of a call: its stream opens, brings messages and ends. Owns no I/O but the log;
+//! [`AiSocket`] has the stream's.
 
 use std::time::Instant;
 

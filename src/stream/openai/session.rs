@@ -16,8 +16,8 @@ const MODEL: &str = "gpt-realtime-2.1";
 const GREETS: &str = "The call begins. Say this to the caller, word for word, and no more:";
 /// The task of a model that gets a call in progress, because the session before it has ended.
 const RESUMED: &str = "You are in the middle of a telephone call. Your connection was \
-    interrupted, and you no longer know what was said. Apologise in one sentence, and ask the caller \
-    to repeat the last point.";
+    interrupted, and you no longer know what was said. Apologise in one sentence, and ask the \
+    caller to repeat the last point.";
 
 /// Returns the URL of the model: `configured`, or OpenAI's. It gets the session's model, unless it
 /// already names one.
