@@ -1,4 +1,4 @@
-//! The webhook for the tools of a model (`[ai] tool_webhook`): a POST with the call of a tool, whose
+//! The webhook for the tools of a model (`[ai] tool_webhook`): a POST with the call of a tool. The
 //! answer is the tool's output. Owns I/O.
 
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(super) fn server(webhook: Arc<Webhook>) -> ToolServer {
     })
 }
 
-/// Returns what the server gets.
+/// Returns the body of the request.
 fn body(request: &ToolRequest) -> Value {
     let ToolRequest { call_sid, tool, parameters } = request;
     // a model may write something else than JSON

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use crate::config::ConfigError;
@@ -88,6 +88,20 @@ impl Resolver<'_> {
         })
     }
 
+    /// Returns a secret of a PBX's own table, or else the common one: value, variable and file.
+    fn own_or_common(
+        &self,
+        name: &str,
+        key: &str,
+        own: &[Option<String>; 3],
+        common: &[Option<String>; 3],
+    ) -> Result<Option<SecretString>, ConfigError> {
+        match self.secret(&format!("pbx.{name}.ai.{key}"), own.each_ref())? {
+            Some(secret) => Ok(Some(secret)),
+            None => self.secret(&format!("ai.{key}"), common.each_ref()),
+        }
+    }
+
     /// Returns the webhook for the tools of a model.
     fn tool_webhook(
         &self,
@@ -99,15 +113,13 @@ impl Resolver<'_> {
         let Some(url) = own.tool_webhook.as_ref().or(common.tool_webhook.as_ref()) else {
             return Ok(None);
         };
-        let secret = |of: &Ai, table: String| {
-            let value = of.tool_webhook_secret.as_ref().map(|s| s.expose_secret().to_owned());
-            let forms = [&value, &of.tool_webhook_secret_env, &of.tool_webhook_secret_file];
-            self.secret(&format!("{table}.tool_webhook_secret"), forms)
+        let forms = |of: &Ai| -> [Option<String>; 3] {
+            let secret = of.tool_webhook_secret.as_ref().map(|s| s.expose_secret().to_owned());
+            let (variable, file) = (&of.tool_webhook_secret_env, &of.tool_webhook_secret_file);
+            [secret, variable.clone(), file.clone()]
         };
-        let secret = match secret(own, format!("pbx.{name}.ai"))? {
-            Some(secret) => Some(secret),
-            None => secret(common, "ai".to_owned())?,
-        };
+        let (own_forms, common_forms) = (forms(own), forms(common));
+        let secret = self.own_or_common(name, "tool_webhook_secret", &own_forms, &common_forms)?;
         let url_key = key("tool_webhook", own.tool_webhook.is_some());
         let tls = match url.starts_with("https://") {
             false => None,
@@ -117,9 +129,7 @@ impl Resolver<'_> {
         };
         let webhook = Webhook::new(url, secret.as_ref(), tls).map_err(|why| match why {
             WebhookError::Secret => {
-                let forms = [&own.tool_webhook_secret_env, &own.tool_webhook_secret_file];
-                let own_has =
-                    own.tool_webhook_secret.is_some() || forms.iter().any(|f| f.is_some());
+                let own_has = own_forms.iter().any(Option::is_some);
                 self.source.error(&key("tool_webhook_secret", own_has), why.to_string())
             }
             _ => self.source.error(&url_key, why.to_string()),
@@ -135,23 +145,18 @@ impl Resolver<'_> {
         common: &Ai,
         own: &Ai,
     ) -> Result<Option<String>, ConfigError> {
-        let plain = |ai: &Ai| ai.auth_token.as_ref().map(|p| p.expose_secret().to_owned());
-        let (own_part, common_part) = (format!("pbx.{name}.ai.auth_token"), "ai.auth_token");
-        let own_token =
-            self.secret(&own_part, [&plain(own), &own.auth_token_env, &own.auth_token_file])?;
-        let part = if own_token.is_some() { own_part.as_str() } else { common_part };
-        let token = match own_token {
-            Some(token) => Some(token),
-            None => {
-                let ways = [&plain(common), &common.auth_token_env, &common.auth_token_file];
-                self.secret(common_part, ways)?
-            }
+        let forms = |of: &Ai| -> [Option<String>; 3] {
+            let value = of.auth_token.as_ref().map(|secret| secret.expose_secret().to_owned());
+            [value, of.auth_token_env.clone(), of.auth_token_file.clone()]
         };
+        let own_forms = forms(own);
+        let token = self.own_or_common(name, "auth_token", &own_forms, &forms(common))?;
         // a token for another dialect may be in [ai]
-        let meant = part != common_part || own.dialect.is_none();
-        if token.is_some() && !dialect.has_token() && meant {
+        let own_has = own_forms.iter().any(Option::is_some);
+        if token.is_some() && !dialect.has_token() && (own_has || own.dialect.is_none()) {
             let message = "has no effect in this dialect; set Authorization in headers instead";
-            return Err(self.source.error(part, message));
+            let part = if own_has { format!("pbx.{name}.ai") } else { "ai".to_owned() };
+            return Err(self.source.error(&format!("{part}.auth_token"), message));
         }
         Ok(token.map(|token| token.expose_secret().to_owned()))
     }
@@ -182,14 +187,10 @@ impl Resolver<'_> {
             let message = format!("\"{name}\" is not one of: {}", model::TOOLS.join(", "));
             return Err(self.source.error(&key("tools", own.tools.is_some()), message));
         }
-        let settings = match (&own.session, &common.session) {
-            (Some(own), Some(common)) => {
-                let mut all = common.clone();
-                all.extend(own.clone());
-                Some(all)
-            }
-            (own, common) => own.clone().or(common.clone()),
-        };
+        let mut settings = common.session.clone();
+        if let Some(own) = &own.session {
+            settings.get_or_insert_default().extend(own.clone());
+        }
         let settings = settings.map(Value::Object);
         let greeting = own.greeting.clone().or(common.greeting.clone());
         let sample_rate = self.sample_rate(key, dialect, common, own)?;

@@ -1,6 +1,8 @@
 //! Tests of the file, the environment, and the error messages of both.
 
 use super::*;
+use std::time::Duration;
+
 use secrecy::ExposeSecret;
 
 const GOOD: &str = r#"
@@ -437,4 +439,40 @@ fn agents_of_vendors_have_a_url_of_their_own() {
     );
     let error = error(&with(elevenlabs), &[]);
     assert!(error.contains("ai.session.agent_id: is missing"), "{error}");
+}
+
+#[test]
+fn a_model_needs_a_key_and_its_audio_is_that_of_the_telephone() {
+    let with = |ai: &str| GOOD.replace("url = \"ws://127.0.0.1:8080\"\n", ai);
+    let model = "dialect = \"openai-realtime\"\n";
+    let good = with(&format!("{model}auth_token = \"sk-1\"\nsession = {{ model = \"m\" }}\n"));
+    let ai = &plan(&good, &[]).unwrap().sip[0].ai;
+    assert_eq!(ai.target.url(), "wss://api.openai.com/v1/realtime?model=m");
+    // without a greeting, it may be the caller who speaks first
+    assert_eq!(ai.silent_timeout, Duration::ZERO);
+    let greets = format!("{good}[pbx.main.ai]\ngreeting = \"Hello!\"\nsession = {{ voice = 1 }}\n");
+    assert_eq!(plan(&greets, &[]).unwrap().sip[0].ai.silent_timeout, Duration::from_secs(15));
+    let url = "url = \"ws://127.0.0.1:8080\"\n";
+    for (keys, wanted) in [
+        (
+            format!("{model}[ai.session.audio.input]\nformat = {{ type = \"audio/pcm\" }}\n"),
+            "ai.session.audio.input.format: must be",
+        ),
+        (format!("{model}tools = [\"sing\"]\n"), "ai.tools: \"sing\" is not one of: hang_up"),
+        (format!("{model}tool_webhook = \"ftp://x/\"\n"), "ai.tool_webhook: must be an http"),
+        (
+            format!("{model}tool_webhook = \"http://x/\"\ntool_webhook_secret = \"x\"\n"),
+            "ai.tool_webhook_secret: must be base64",
+        ),
+        (format!("{url}greeting = \"Hello!\"\n"), "ai.greeting: applies only to the dialect of a"),
+        (format!("{url}tool_webhook = \"http://x/\"\n"), "ai.tool_webhook: applies only to"),
+    ] {
+        // keys before tables
+        let text = GOOD.replace(
+            "[ai]\nurl = \"ws://127.0.0.1:8080\"\nparameters = { LeadSource = \"Web\" }\n",
+            "",
+        );
+        let message = error(&format!("{text}[ai]\n{keys}"), &[]);
+        assert!(message.contains(wanted), "{keys}: {message}");
+    }
 }

@@ -144,7 +144,7 @@ impl Dialect {
     /// the dialect has no usual one.
     pub fn url(self, configured: Option<&str>, session: &Session) -> Option<String> {
         match self {
-            Dialect::OpenAiRealtime => Some(openai::url(configured, session)),
+            Dialect::OpenAiRealtime => Some(openai::url(configured, session.settings.as_ref())),
             Dialect::Deepgram => Some(configured.unwrap_or(deepgram::URL).to_owned()),
             Dialect::ElevenLabs => elevenlabs::url(configured, session),
             Dialect::Exotel => configured.map(|url| exotel::url(url, session.sample_rate)),
@@ -158,7 +158,7 @@ impl Dialect {
     /// Returns the key below `session` that cannot work, and the reason.
     pub fn check(self, session: &Session) -> Result<(), (&'static str, String)> {
         match self {
-            Dialect::OpenAiRealtime => openai::check(session),
+            Dialect::OpenAiRealtime => openai::check(session.settings.as_ref()),
             _ => Ok(()),
         }
     }

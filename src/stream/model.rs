@@ -1,4 +1,4 @@
-//! What the dialects of speech-to-speech models have in common: placeholders in their settings, and
+//! The common part of the dialects of speech-to-speech models: placeholders in their settings, and
 //! call control as tools that the model may call.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -9,7 +9,7 @@ use crate::stream::{OrderReply, StreamInfo, Unusable, extension};
 
 /// The tools of call control, by the names under which models know them.
 pub const TOOLS: [&str; 4] = ["hang_up", "transfer_call", "send_dtmf", "set_disposition"];
-/// Models that write more arguments than this for one of our tools have lost their way.
+/// Maximum length of the arguments of one of our tools, in bytes.
 const MAX_ARGUMENTS: usize = 64 * 1024;
 
 /// A tool that is offered to a model.
@@ -63,7 +63,7 @@ fn tool(name: &'static str, targets: &[String]) -> Tool {
     Tool { name, description, parameters }
 }
 
-/// Reads the call of a tool of ours; `None` if it is another one. `arguments` is JSON. What the
+/// Reads the call of one of our tools; `None` if it is another one. `arguments` is JSON. What the
 /// caller should still hear comes first: the order waits for the audio that is queued.
 ///
 /// # Errors
@@ -122,7 +122,7 @@ pub fn said(text: &str) -> String {
     said
 }
 
-/// Returns what a model reads as the result of a tool of ours; `None` if it is not final.
+/// Returns the result of one of our tools for the model; `None` if it is not final.
 pub fn output(reply: &OrderReply) -> Option<Value> {
     match &reply.reply {
         Reply::Accepted | Reply::Progress(_) => None,

@@ -54,6 +54,7 @@ const EVENTS: [&str; 9] = [
 const KEYS_END: (u32, usize) = (75, 64);
 /// Events wait for their turn; a model that makes us say more than this has lost its way.
 const MAX_WAITING: usize = 500;
+
 /// Returns the header fields of the handshake.
 pub fn handshake_headers(key: Option<&str>) -> Vec<(&'static str, String)> {
     let agent = concat!("trunkless/", env!("CARGO_PKG_VERSION")).to_owned();
@@ -88,11 +89,12 @@ pub struct Realtime {
 
 impl Realtime {
     pub fn new(info: StreamInfo, settings: Session) -> Realtime {
-        let vad = |name: &str| session::turn_detection(&settings, name) != Some(false);
+        let user = settings.settings.as_ref();
+        let vad = |name: &str| session::turn_detection(user, name) != Some(false);
         Realtime {
             interrupts: vad("interrupt_response"),
             creates: vad("create_response"),
-            calls: Calls::new(&settings, &info.targets),
+            calls: Calls::new(user, settings.tools.as_deref(), &info.targets),
             info,
             settings,
             sent: Value::Null,
@@ -114,7 +116,8 @@ impl Realtime {
 
     /// Returns the event that sets the session, if it differs from the one that was sent.
     fn update(&mut self) -> Option<Message> {
-        let session = session::session(&self.settings, &self.info, self.calls.tools());
+        let session =
+            session::session(self.settings.settings.as_ref(), &self.info, self.calls.tools());
         if session == self.sent {
             return None;
         }
@@ -367,7 +370,7 @@ impl Realtime {
         }
         match code {
             "conversation_already_has_active_response" => self.responses.refused(),
-            // races that harm nobody: it had ended, or was shorter than what it sent
+            // harmless races: it had ended, or was shorter
             "response_cancel_not_active" => {}
             _ if is_about("truncate") => {}
             _ => {
@@ -411,7 +414,8 @@ impl Codec for Realtime {
     /// Sets the session again if more has become known of the call, and makes the model speak.
     fn opening(&mut self) -> Vec<Message> {
         let update = self.update();
-        self.first = session::first_words(&self.settings, &self.info);
+        let Session { settings, greeting, .. } = &self.settings;
+        self.first = session::first_words(settings.as_ref(), greeting.as_deref(), &self.info);
         let first = self.first.is_some().then(|| self.create());
         update.into_iter().chain(first).collect()
     }

@@ -224,13 +224,7 @@ impl Codec for Encoder {
                     r#"{{"event":"parameters","sequenceNumber":"{sequence}","streamSid":"{sid}","parameters":{parameters}}}"#
                 )
             }
-            ToAi::Stop => {
-                let StreamInfo { account_sid, call_sid, .. } = &self.info;
-                write!(
-                    out,
-                    r#"{{"event":"stop","sequenceNumber":"{sequence}","stop":{{"accountSid":"{account_sid}","callSid":"{call_sid}"}},"streamSid":"{sid}"}}"#
-                )
-            }
+            ToAi::Stop => self.stop(out),
             ToAi::ToolResult(_) => Ok(()),
         };
         Form::Text
@@ -252,6 +246,16 @@ pub(super) fn reason(state: CallState) -> String {
 }
 
 impl Encoder {
+    /// Appends `stop`.
+    fn stop(&self, out: &mut BytesMut) -> std::fmt::Result {
+        let StreamInfo { account_sid, call_sid, stream_sid, .. } = &self.info;
+        let sequence = self.sequence;
+        write!(
+            out,
+            r#"{{"event":"stop","sequenceNumber":"{sequence}","stop":{{"accountSid":"{account_sid}","callSid":"{call_sid}"}},"streamSid":"{stream_sid}"}}"#
+        )
+    }
+
     /// Appends a `media` message. Runs 50 times per second for each call, so it does not use
     /// `write!`.
     fn audio(&mut self, samples: &Samples, t_ms: u64, out: &mut BytesMut) {

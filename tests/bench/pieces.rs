@@ -165,6 +165,13 @@ fn stream(criterion: &mut Criterion) {
     });
 }
 
+/// The API's event with a piece of audio, up to the audio.
+const DELTA: &str = concat!(
+    r#"{"type":"response.output_audio.delta","event_id":"event_CbN4xQyVXyXEJ4Tz2ZJqR","#,
+    r#""response_id":"resp_CbN4x0R3mnqBCKyyKFEmx","item_id":"item_CbN4xDGsOvzDlzB6iHZFB","#,
+    r#""output_index":0,"content_index":0,"delta":""#,
+);
+
 fn model(criterion: &mut Criterion) {
     let mut codec = Realtime::new(StreamInfo::default(), Session::default());
     let (message, mut text) = (ToAi::Audio { samples: [0x55; 160], t_ms: 20 }, BytesMut::new());
@@ -176,12 +183,7 @@ fn model(criterion: &mut Criterion) {
     });
     // of one length each: a frame, and what the API sends at once
     for (name, bytes) in [("a frame", 160), ("200 ms", 1600)] {
-        let said = format!(
-            "{{\"type\":\"response.output_audio.delta\",\"event_id\":\"event_CbN4xQyVXyXEJ4Tz2ZJqR\",\
-             \"response_id\":\"resp_CbN4x0R3mnqBCKyyKFEmx\",\"item_id\":\"item_CbN4xDGsOvzDlzB6iHZFB\",\
-             \"output_index\":0,\"content_index\":0,\"delta\":\"{}\"}}",
-            STANDARD.encode(vec![0x55; bytes])
-        );
+        let said = format!("{DELTA}{}\"}}", STANDARD.encode(vec![0x55; bytes]));
         let mut audio = Vec::new();
         criterion.bench_function(&format!("OpenAI: decode {name}"), |b| {
             b.iter(|| {

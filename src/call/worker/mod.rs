@@ -4,6 +4,7 @@
 //! there: its packets, its AI's messages and its timers; [`desk`] has its orders, and [`described`]
 //! shows it to others.
 
+mod ai_side;
 mod capturing;
 mod counting;
 mod delays;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinError;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::call::admission::Permit;
 use crate::call::core::Call;
@@ -35,12 +35,10 @@ use crate::call::{CallConfig, CallRequest, Offer, Signal, counters};
 use crate::capture;
 use crate::capture::Direction;
 use crate::record::recording::Tap;
-use crate::stream::closed::Closed;
-use crate::stream::connect::Socket;
 use crate::stream::scratch::Scratch;
-use crate::stream::socket::{AiSocket, Counts, Stop};
+use crate::stream::socket::{AiSocket, Counts};
 use crate::stream::unreachable::ConnectError;
-use crate::stream::{FromAi, StreamInfo, ToAi};
+use crate::stream::{StreamInfo, ToAi};
 use crate::telemetry::Throttle;
 
 /// Datagrams read at once when a backlog is likely, for example after a stall of this process.
@@ -81,15 +79,15 @@ pub async fn run(
 
 /// Replies that are kept until the AI's stream has started.
 const MAX_EARLY_REPLIES: usize = 100;
-/// Problems reported by the AI of one call that are logged: one per interval, and this many at once.
+/// Problems reported by one AI that are logged: one per interval, and this many at once.
 const WARNINGS: (Duration, u32) = (Duration::from_secs(30), 5);
 
 /// A running call, with its sockets.
 pub(super) struct Running {
     pub offer: Offer,
-    config: Arc<CallConfig>,
+    pub(super) config: Arc<CallConfig>,
     /// The AI that was dialled last.
-    current: usize,
+    pub(super) current: usize,
     pub redial: Option<Redial>,
     /// Outputs of tools, and what the owner sent about the call after the AI's stream started.
     pub(super) late: Vec<ToAi>,
@@ -98,27 +96,27 @@ pub(super) struct Running {
     pub(super) info: StreamInfo,
     pub(super) call: Call,
     pub(super) recordings: CallRecordings,
-    desk: Desk,
-    tools: Tools,
+    pub(super) desk: Desk,
+    pub(super) tools: Tools,
     pub(super) observed: Observed,
     watching: Watching,
     /// The AI's stream, while it is up.
     pub ai: Option<AiSocket>,
     /// True while its session is being set up.
-    ai_prepares: bool,
+    pub(super) ai_prepares: bool,
     /// A stream that the AI closed cleanly. The worker takes it to complete the close.
     pub closing: Option<Box<AiSocket>>,
     /// A copy of the stream's counts, because the stream may end before the call.
     pub(super) ai_counts: Counts,
     /// See [`Record::ai_end`].
-    ai_end: Option<String>,
+    pub(super) ai_end: Option<String>,
     pub(super) lines: Lines,
     /// The Q.850 cause with which the PBX hung up.
     hangup_cause: Option<u16>,
     /// True once an ignored message from the AI has been logged.
-    ignored_logged: bool,
+    pub(super) ignored_logged: bool,
     /// Limits the log lines about problems that the AI reports.
-    warnings: Throttle,
+    pub(super) warnings: Throttle,
     /// True once RTP from an unannounced address has been logged.
     misdirected_logged: bool,
     /// True once RTP with another law than the agreed one has been logged.
@@ -444,116 +442,6 @@ impl Running {
         {
             self.misdirected_logged = true;
             self.lines.misdirected(source, named);
-        }
-    }
-
-    fn on_connected(
-        &mut self,
-        now: Instant,
-        began: Instant,
-        connected: Result<Socket, ConnectError>,
-    ) {
-        let failure = connected.as_ref().err().map(ConnectError::kind);
-        self.note_dialled(now, began, failure);
-        match connected {
-            Ok(socket) => {
-                let Some(ai) = self.config.ais.get(self.current) else { return };
-                let codec = ai.target.codec(self.info.clone(), ai.extensions);
-                let mut socket = AiSocket::new(now, socket, codec, ai.ping);
-                self.tap.iter().for_each(|tap| socket.capture(tap.clone()));
-                self.ai = Some(socket);
-                self.ai_prepares = true;
-                self.prepared(now);
-            }
-            Err(error) => {
-                self.lines.ai_unreachable(&error.advice());
-                self.ai_end = Some(error.to_string());
-                self.call.handle(now, Input::AiFailed);
-            }
-        }
-    }
-
-    /// Reports to the call once the AI can take it.
-    fn prepared(&mut self, now: Instant) {
-        if self.ai_prepares && self.ai.as_ref().is_some_and(AiSocket::is_ready) {
-            self.ai_prepares = false;
-            self.call.handle(now, Input::AiOpen);
-        }
-    }
-
-    /// Handles up to `limit` messages from the AI. Returns true if more may be waiting.
-    pub fn take_messages(&mut self, now: Instant, limit: usize, scratch: &mut Scratch) -> bool {
-        let Running {
-            ai,
-            call,
-            offer,
-            ignored_logged,
-            desk,
-            warnings,
-            tools,
-            late,
-            config,
-            current,
-            info,
-            ..
-        } = self;
-        let Some(ai) = ai else { return false };
-        let stop = ai.read(now, scratch, limit, &mut |message| {
-            if let FromAi::Ignored(why) = message
-                && !std::mem::replace(ignored_logged, true)
-            {
-                warn!(call = offer.id, "AI message ignored: {why} (logged once per call)");
-            }
-            match message {
-                FromAi::Order(order) => {
-                    if let Some((number, order)) = desk.take(now, *order) {
-                        call.handle(now, Input::Order { number, order });
-                    }
-                }
-                FromAi::Tool(tool) => {
-                    let server = config.ais.get(*current).and_then(|ai| ai.tools.as_ref());
-                    let refused = tools.call(server, info, *tool);
-                    late.extend(refused.map(|refused| ToAi::ToolResult(Box::new(refused))));
-                }
-                FromAi::Warning(why) => {
-                    if warnings.admits(now) {
-                        warn!(call = offer.id, "AI reports a problem: {why}");
-                    }
-                }
-                _ => call.handle(now, Input::Ai(message)),
-            }
-        });
-        self.prepared(now);
-        match stop {
-            Stop::Empty => false,
-            Stop::Turn => true,
-            Stop::Closed(closed) => {
-                // replies to earlier messages go out before the close frame is answered
-                if closed.is_ordinary() {
-                    self.act(now, scratch);
-                }
-                self.ai.iter_mut().for_each(AiSocket::answer_close);
-                self.on_closed(now, closed);
-                false
-            }
-        }
-    }
-
-    pub fn on_closed(&mut self, now: Instant, closed: Closed) {
-        let Some(ai) = self.ai.take() else { return };
-        let prepares = std::mem::take(&mut self.ai_prepares);
-        match prepares {
-            true => self.lines.ai_unreachable(&closed.to_string()),
-            false => self.lines.ai_closed(&closed),
-        }
-        // a broken stream is dropped; a cleanly closed one has had its close frame answered, and is
-        // kept until its connection ends
-        self.ai_counts = ai.counts();
-        self.ai_end = Some(closed.to_string());
-        self.closing = closed.is_ordinary().then(|| Box::new(ai));
-        match prepares {
-            true => self.call.handle(now, Input::AiFailed),
-            false => self.call.handle(now, Input::AiClosed(&closed)),
         }
     }
 

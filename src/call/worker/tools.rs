@@ -18,7 +18,7 @@ const MAX_IN_FLIGHT: usize = 4;
 /// Maximum length of a tool's arguments, in bytes.
 const MAX_ARGUMENTS: usize = 64 * 1024;
 
-/// What became of a tool.
+/// The outcome of a tool.
 struct Outcome {
     /// The AI that called it: see [`Tools::ai`].
     ai: u32,

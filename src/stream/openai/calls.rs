@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 
-use crate::stream::dialect::Session;
 use crate::stream::{ToolCall, model};
 
 /// Tools that may wait for their output at once.
@@ -53,11 +52,12 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// A tool of the user's with the name of one of ours takes its place.
-    pub fn new(settings: &Session, targets: &[String]) -> Calls {
-        let own = settings.settings.as_ref().and_then(|settings| settings["tools"].as_array());
+    /// `settings`: the user's session. A tool in it with the name of one that we have takes its
+    /// place. `allowed`: our tools that are offered, `None` = all.
+    pub fn new(settings: Option<&Value>, allowed: Option<&[String]>, targets: &[String]) -> Calls {
+        let own = settings.and_then(|settings| settings["tools"].as_array());
         let is_own = |name: &str| own.into_iter().flatten().any(|tool| tool["name"] == name);
-        let mut tools = model::tools(settings.tools.as_deref(), targets);
+        let mut tools = model::tools(allowed, targets);
         tools.retain(|tool| !is_own(tool.name));
         let definition = |tool: &model::Tool| {
             json!({
@@ -81,7 +81,7 @@ impl Calls {
         &self.tools
     }
 
-    /// Takes a call. Returns it if it is not one of ours, and has not been seen.
+    /// Takes a call. Returns it if the tool is not ours, and the call is new.
     ///
     /// # Errors
     /// Returns the reason if it cannot be taken.

@@ -1,4 +1,4 @@
-//! What the caller has heard of each utterance of the model, in bytes of mu-law. Utterances are
+//! How much of each utterance of the model the caller has heard, in bytes of mu-law. Utterances are
 //! played one after the other, so each one has a place in all audio of the stream.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 

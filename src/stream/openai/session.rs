@@ -4,7 +4,6 @@
 use serde_json::{Map, Value, json};
 
 use crate::stream::StreamInfo;
-use crate::stream::dialect::Session;
 use crate::stream::model::{filled, filled_text};
 
 /// The audio format in both directions: G.711 mu-law, as on the telephone.
@@ -13,11 +12,17 @@ pub(super) const FORMAT: &str = "audio/pcmu";
 const URL: &str = "wss://api.openai.com/v1/realtime";
 /// The model, unless the session names one.
 const MODEL: &str = "gpt-realtime-2.1";
+/// The task of a model that begins a call. The greeting follows.
+const GREETS: &str = "The call begins. Say this to the caller, word for word, and no more:";
+/// The task of a model that gets a call in progress, because the session before it has ended.
+const RESUMED: &str = "You are in the middle of a telephone call. Your connection was \
+    interrupted, and you no longer know what was said. Apologise in one sentence, and ask the \
+    caller to repeat the last point.";
 
 /// Returns the URL of the model: `configured`, or OpenAI's. It gets the session's model, unless it
 /// already names one.
-pub fn url(configured: Option<&str>, session: &Session) -> String {
-    let model = session.settings.as_ref().and_then(|settings| settings["model"].as_str());
+pub fn url(configured: Option<&str>, settings: Option<&Value>) -> String {
+    let model = settings.and_then(|settings| settings["model"].as_str());
     let model = model.or(configured.is_none().then_some(MODEL));
     let base = configured.unwrap_or(URL);
     let (_, query) = base.split_once('?').unwrap_or_default();
@@ -49,8 +54,8 @@ fn escaped(text: &str) -> String {
 ///
 /// # Errors
 /// Returns the key below `session` that cannot work, and the reason.
-pub fn check(session: &Session) -> Result<(), (&'static str, String)> {
-    let Some(settings) = &session.settings else { return Ok(()) };
+pub fn check(settings: Option<&Value>) -> Result<(), (&'static str, String)> {
+    let Some(settings) = settings else { return Ok(()) };
     let is = |value: &Value, allowed: Value| value.is_null() || *value == allowed;
     if !is(&settings["type"], json!("realtime")) {
         return Err(("type", "must be \"realtime\"; leave it out".to_owned()));
@@ -83,14 +88,14 @@ pub fn check(session: &Session) -> Result<(), (&'static str, String)> {
 }
 
 /// Returns a setting of the turn detection.
-pub(super) fn turn_detection(session: &Session, name: &str) -> Option<bool> {
-    session.settings.as_ref()?["audio"]["input"]["turn_detection"][name].as_bool()
+pub(super) fn turn_detection(settings: Option<&Value>, name: &str) -> Option<bool> {
+    settings?["audio"]["input"]["turn_detection"][name].as_bool()
 }
 
 /// Returns the session: the user's settings with placeholders filled, our audio formats, and our
 /// tools behind the user's. The model is part of the URL, and cannot be changed by an update.
-pub(super) fn session(session: &Session, info: &StreamInfo, tools: &[Value]) -> Value {
-    let settings = session.settings.as_ref().map(|settings| filled(settings, info));
+pub(super) fn session(settings: Option<&Value>, info: &StreamInfo, tools: &[Value]) -> Value {
+    let settings = settings.map(|settings| filled(settings, info));
     let mut all = match settings {
         Some(Value::Object(all)) => all,
         _ => Map::new(),
@@ -118,21 +123,16 @@ pub(super) fn session(session: &Session, info: &StreamInfo, tools: &[Value]) -> 
 
 /// Returns the instructions for what the model says without being spoken to, if anything. They
 /// replace those of the session for this response, so they contain them.
-pub(super) fn first_words(session: &Session, info: &StreamInfo) -> Option<String> {
-    let task = match (&session.greeting, info.resumed) {
-        (_, true) => {
-            "You are in the middle of a telephone call. Your connection was interrupted, and you no \
-             longer know what was said. Apologise in one sentence, and ask the caller to repeat the \
-             last point."
-                .to_owned()
-        }
-        (Some(greeting), false) => {
-            let greeting = filled_text(greeting, info);
-            format!("The call begins. Say this to the caller, word for word, and no more: {greeting}")
-        }
-        (None, false) => return None,
+pub(super) fn first_words(
+    settings: Option<&Value>,
+    greeting: Option<&str>,
+    info: &StreamInfo,
+) -> Option<String> {
+    let task = match greeting {
+        _ if info.resumed => RESUMED.to_owned(),
+        Some(greeting) => format!("{GREETS} {}", filled_text(greeting, info)),
+        None => return None,
     };
-    let settings = session.settings.as_ref();
     let instructions = settings.and_then(|settings| settings["instructions"].as_str());
     let instructions = instructions.map(|text| filled_text(text, info)).unwrap_or_default();
     Some(format!("{instructions}\n\n{task}").trim_start().to_owned())
@@ -142,22 +142,18 @@ pub(super) fn first_words(session: &Session, info: &StreamInfo) -> Option<String
 mod tests {
     use super::*;
 
-    fn settings(value: Value) -> Session {
-        Session { settings: Some(value), ..Session::default() }
-    }
-
     #[test]
     fn the_model_becomes_part_of_the_url() {
-        let none = Session::default();
-        let mini = settings(json!({"model": "gpt realtime&mini"}));
+        let mini = json!({"model": "gpt realtime&mini"});
+        let (none, mini) = (None, Some(&mini));
         let azure = "wss://x.openai.azure.com/openai/v1/realtime";
         for (configured, session, expected) in [
-            (None, &none, format!("{URL}?model={MODEL}")),
-            (None, &mini, format!("{URL}?model=gpt%20realtime%26mini")),
-            (Some(azure), &none, azure.to_owned()),
-            (Some(azure), &mini, format!("{azure}?model=gpt%20realtime%26mini")),
-            (Some("ws://h/?model=a"), &mini, "ws://h/?model=a".to_owned()),
-            (Some("ws://h/?a=b"), &mini, "ws://h/?a=b&model=gpt%20realtime%26mini".to_owned()),
+            (None, none, format!("{URL}?model={MODEL}")),
+            (None, mini, format!("{URL}?model=gpt%20realtime%26mini")),
+            (Some(azure), none, azure.to_owned()),
+            (Some(azure), mini, format!("{azure}?model=gpt%20realtime%26mini")),
+            (Some("ws://h/?model=a"), mini, "ws://h/?model=a".to_owned()),
+            (Some("ws://h/?a=b"), mini, "ws://h/?a=b&model=gpt%20realtime%26mini".to_owned()),
         ] {
             assert_eq!(url(configured, session), expected);
         }
@@ -177,14 +173,14 @@ mod tests {
             (json!({"audio": {"input": 5}}), "audio.input"),
             (json!({"model": 5}), "model"),
         ] {
-            assert_eq!(check(&settings(value)).unwrap_err().0, key);
+            assert_eq!(check(Some(&value)).unwrap_err().0, key);
         }
         let good = json!({
             "audio": {"input": {"format": {"type": "audio/pcmu"}, "noise_reduction": null}},
             "output_modalities": ["audio"],
         });
-        assert_eq!(check(&settings(good)), Ok(()));
-        assert_eq!(check(&Session::default()), Ok(()));
+        assert_eq!(check(Some(&good)), Ok(()));
+        assert_eq!(check(None), Ok(()));
     }
 
     #[test]
@@ -193,15 +189,15 @@ mod tests {
             parameters: vec![("from_number".to_owned(), "+49".to_owned())],
             ..StreamInfo::default()
         };
-        let given = settings(json!({
+        let given = json!({
             "model": "m",
             "instructions": "The caller is {from_number}.",
             "audio": {"output": {"voice": "marin"}},
             "tools": [{"type": "function", "name": "look_up"}],
-        }));
+        });
         let format = json!({"type": "audio/pcmu"});
         assert_eq!(
-            session(&given, &info, &[json!({"name": "hang_up"})]),
+            session(Some(&given), &info, &[json!({"name": "hang_up"})]),
             json!({
                 "type": "realtime",
                 "instructions": "The caller is +49.",
@@ -212,13 +208,12 @@ mod tests {
                 "tools": [{"type": "function", "name": "look_up"}, {"name": "hang_up"}],
             })
         );
-        let greeting = Some("Hello {from_number}!".to_owned());
-        let given = Session { greeting, ..given };
-        let words = first_words(&given, &info).unwrap();
+        let words = first_words(Some(&given), Some("Hello {from_number}!"), &info).unwrap();
         assert!(words.starts_with("The caller is +49.\n\n"), "{words}");
         assert!(words.ends_with("no more: Hello +49!"), "{words}");
-        let resumed = first_words(&given, &StreamInfo { resumed: true, ..info }).unwrap();
+        let info = StreamInfo { resumed: true, ..info };
+        let resumed = first_words(Some(&given), Some("Hello"), &info).unwrap();
         assert!(resumed.contains("interrupted") && !resumed.contains("Hello"), "{resumed}");
-        assert_eq!(first_words(&Session::default(), &StreamInfo::default()), None);
+        assert_eq!(first_words(None, None, &StreamInfo::default()), None);
     }
 }

@@ -12,7 +12,7 @@ struct Rig {
     audio: Vec<u8>,
 }
 
-/// What a message from the server leads to.
+/// The outcome of a message from the server.
 #[derive(Debug, PartialEq)]
 enum Got {
     Audio(usize),
@@ -47,10 +47,10 @@ impl Rig {
     }
 
     fn get(&mut self, event: &Value) -> Vec<Got> {
-        self.get_text(&event.to_string())
+        self.decode(&event.to_string())
     }
 
-    fn get_text(&mut self, text: &str) -> Vec<Got> {
+    fn decode(&mut self, text: &str) -> Vec<Got> {
         let mut got = Vec::new();
         self.codec.decode(Received::Text(text), &mut self.audio, &mut |message| {
             got.push(match message {
@@ -204,11 +204,11 @@ fn audio_passes_both_ways() {
     assert_eq!(rig.audio, vec![0x55; 161]);
     // as no server writes it, but JSON allows
     let odd = delta("r", "i", 5).to_string().replacen("response.", "response\\u002e", 1);
-    assert_eq!(rig.get_text(&odd), [Got::Audio(5)]);
+    assert_eq!(rig.decode(&odd), [Got::Audio(5)]);
     let bad = json!({"type": DELTA, "response_id": "r", "item_id": "i", "delta": "%"});
     assert_eq!(rig.get(&bad), [Got::Ignored("delta is not valid base64")]);
     for bad in ["", "[]", "{}", "{\"type\":5}", "x"] {
-        assert_eq!(rig.get_text(bad), [Got::Ignored("not an event of the Realtime API")], "{bad}");
+        assert_eq!(rig.decode(bad), [Got::Ignored("not an event of the Realtime API")], "{bad}");
     }
     assert_eq!(rig.get(&json!({"type": "rate_limits.updated", "rate_limits": []})), []);
 }

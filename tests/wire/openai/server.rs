@@ -36,7 +36,7 @@ const EVENTS: [(&str, &[&str]); 5] = [
     ("response.create", &[]),
 ];
 
-/// What was received, and when.
+/// A message that was received.
 #[derive(Debug, Clone)]
 pub enum Got {
     Event(Value),
@@ -111,7 +111,7 @@ impl Server {
             state: Arc::default(),
             raw,
         };
-        let created = json!({"id": "sess_1", "object": "realtime.session", "type": "realtime"});
+        let created = json!({"type": "realtime"});
         session.send(json!({"type": "session.created", "session": created})).await;
         tokio::spawn(session.handle().serve(messages, refusal));
         session
@@ -389,9 +389,7 @@ impl Handle {
                 Some(error) => self.send(json!({"type": "error", "error": error})).await,
                 None => {
                     self.state.lock().unwrap().ready = true;
-                    let mut session = event["session"].clone();
-                    session["id"] = json!("sess_1");
-                    session["object"] = json!("realtime.session");
+                    let session = event["session"].clone();
                     self.send(json!({"type": "session.updated", "session": session})).await;
                 }
             },

@@ -1,4 +1,4 @@
-//! The tools of a model: call control, the webhook, and tools that nobody has.
+//! The tools of a model: call control, the webhook, and tools without a server.
 
 use std::time::Duration;
 

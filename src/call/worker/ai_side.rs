@@ -1,0 +1,127 @@
+//! The AI's side of a call: its stream opens, brings messages and ends. Owns no I/O but the log;
+//! [`AiSocket`] has the stream's.
+
+use std::time::Instant;
+
+use tracing::warn;
+
+use crate::call::words::Input;
+use crate::call::worker::task::Running;
+use crate::stream::closed::Closed;
+use crate::stream::connect::Socket;
+use crate::stream::scratch::Scratch;
+use crate::stream::socket::{AiSocket, Stop};
+use crate::stream::unreachable::ConnectError;
+use crate::stream::{FromAi, ToAi};
+
+impl Running {
+    pub(super) fn on_connected(
+        &mut self,
+        now: Instant,
+        began: Instant,
+        connected: Result<Socket, ConnectError>,
+    ) {
+        let failure = connected.as_ref().err().map(ConnectError::kind);
+        self.note_dialled(now, began, failure);
+        match connected {
+            Ok(socket) => {
+                let Some(ai) = self.config.ais.get(self.current) else { return };
+                let codec = ai.target.codec(self.info.clone(), ai.extensions);
+                let mut socket = AiSocket::new(now, socket, codec, ai.ping);
+                self.tap.iter().for_each(|tap| socket.capture(tap.clone()));
+                self.ai = Some(socket);
+                self.ai_prepares = true;
+                self.prepared(now);
+            }
+            Err(error) => {
+                self.lines.ai_unreachable(&error.advice());
+                self.ai_end = Some(error.to_string());
+                self.call.handle(now, Input::AiFailed);
+            }
+        }
+    }
+
+    /// Notifies the call once the AI can take it.
+    fn prepared(&mut self, now: Instant) {
+        if self.ai_prepares && self.ai.as_ref().is_some_and(AiSocket::is_ready) {
+            self.ai_prepares = false;
+            self.call.handle(now, Input::AiOpen);
+        }
+    }
+
+    /// Handles up to `limit` messages from the AI. Returns true if more may be waiting.
+    pub fn take_messages(&mut self, now: Instant, limit: usize, scratch: &mut Scratch) -> bool {
+        let Running {
+            ai,
+            call,
+            offer,
+            ignored_logged,
+            desk,
+            warnings,
+            tools,
+            late,
+            config,
+            current,
+            info,
+            ..
+        } = self;
+        let Some(ai) = ai else { return false };
+        let stop = ai.read(now, scratch, limit, &mut |message| {
+            if let FromAi::Ignored(why) = message
+                && !std::mem::replace(ignored_logged, true)
+            {
+                warn!(call = offer.id, "AI message ignored: {why} (logged once per call)");
+            }
+            match message {
+                FromAi::Order(order) => {
+                    if let Some((number, order)) = desk.take(now, *order) {
+                        call.handle(now, Input::Order { number, order });
+                    }
+                }
+                FromAi::Tool(tool) => {
+                    let server = config.ais.get(*current).and_then(|ai| ai.tools.as_ref());
+                    let refused = tools.call(server, info, *tool);
+                    late.extend(refused.map(|refused| ToAi::ToolResult(Box::new(refused))));
+                }
+                FromAi::Warning(why) => {
+                    if warnings.admits(now) {
+                        warn!(call = offer.id, "AI reports a problem: {why}");
+                    }
+                }
+                _ => call.handle(now, Input::Ai(message)),
+            }
+        });
+        self.prepared(now);
+        match stop {
+            Stop::Empty => false,
+            Stop::Turn => true,
+            Stop::Closed(closed) => {
+                // replies to earlier messages go out before the close frame is answered
+                if closed.is_ordinary() {
+                    self.act(now, scratch);
+                }
+                self.ai.iter_mut().for_each(AiSocket::answer_close);
+                self.on_closed(now, closed);
+                false
+            }
+        }
+    }
+
+    pub fn on_closed(&mut self, now: Instant, closed: Closed) {
+        let Some(ai) = self.ai.take() else { return };
+        let prepares = std::mem::take(&mut self.ai_prepares);
+        match prepares {
+            true => self.lines.ai_unreachable(&closed.to_string()),
+            false => self.lines.ai_closed(&closed),
+        }
+        // a broken stream is dropped; a cleanly closed one has had its close frame answered, and is
+        // kept until its connection ends
+        self.ai_counts = ai.counts();
+        self.ai_end = Some(closed.to_string());
+        self.closing = closed.is_ordinary().then(|| Box::new(ai));
+        match prepares {
+            true => self.call.handle(now, Input::AiFailed),
+            false => self.call.handle(now, Input::AiClosed(&closed)),
+        }
+    }
+}
