@@ -103,7 +103,9 @@ pub struct Call {
     unrecorded: bool,
     /// When the call ends at the latest, because all calls have to.
     leave_by: Option<Instant>,
-    /// The AI that was dialled last: its place in `ais`.
+    /// The AI that is dialled first: its place in `ais`.
+    first: usize,
+    /// The AI that was dialled last.
     ai: usize,
     /// The names and URLs of all AIs.
     ais: Vec<(String, String)>,
@@ -169,7 +171,8 @@ impl Call {
             falling: None,
             unrecorded: false,
             leave_by: None,
-            ai: 0,
+            first: config.first,
+            ai: config.first,
             ais: config
                 .ais
                 .iter()

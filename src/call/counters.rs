@@ -103,8 +103,15 @@ static AI_FAILURES: Labelled = Labelled::with_known(
 );
 static TRANSFERS: Labelled =
     Labelled::new("transfers", "Transfers by their result: done, or why they failed.", &["result"]);
+static ROUTED: Labelled =
+    Labelled::new("route_calls", "Calls by the route that applied to them.", &["route"]);
 /// All counters of calls that have labels.
-pub static LABELLED: &[&Labelled] = &[&AI_FAILURES, &TRANSFERS];
+pub static LABELLED: &[&Labelled] = &[&AI_FAILURES, &TRANSFERS, &ROUTED];
+
+/// Counts a call to which a route applied. Its name is from the configuration.
+pub fn routed(route: &str) {
+    ROUTED.add(&[route]);
+}
 
 /// Counts an attempt to connect a call with its AI: how long it took, and the kind of its failure.
 pub fn ai_dialled(took: Duration, failure: Option<&'static str>) {

@@ -31,6 +31,8 @@ pub struct LiveCall {
     pub native_id: String,
     /// Time since 1970.
     pub started: Duration,
+    /// The name of the route that applied to it.
+    pub route: Option<Arc<str>>,
     /// The names of its AIs, as in [`State::ai`].
     pub ais: Vec<String>,
     /// The names of the targets to which the caller may be transferred, and the patterns of
@@ -113,6 +115,7 @@ impl LiveCall {
             to_number,
             native_id,
             started: unix(),
+            route: None,
             ais: Vec::new(),
             targets: Default::default(),
             vitals: Vitals::default(),
@@ -137,6 +140,7 @@ impl LiveCall {
         let parties = [&self.from_number, &self.from_name, &self.to_number].map(String::clone);
         LiveCall {
             started: self.started,
+            route: self.route.clone(),
             state: Mutex::new(self.state()),
             ..LiveCall::new(ids, self.pbx.clone(), parties, self.native_id.clone())
         }
@@ -197,6 +201,7 @@ impl LiveCall {
             "call_sid": self.call_sid,
             "account_sid": self.account_sid,
             "pbx": &*self.pbx,
+            "route": self.route.as_deref(),
             "from_number": self.from_number,
             "from_name": self.from_name,
             "to_number": self.to_number,

@@ -18,15 +18,18 @@ pub mod ended;
 pub mod fault_point;
 mod hearing;
 pub mod history;
+pub mod hours;
 pub mod ladder;
 pub mod leg;
 pub mod limits;
 pub mod listening;
 pub mod live;
 pub mod parameters;
+pub mod placing;
 mod playing;
 pub mod ports;
 pub mod recordings;
+pub mod routing;
 pub mod switchboard;
 pub mod transfers;
 pub mod turns;
@@ -218,6 +221,8 @@ pub struct Offer {
     pub sid_seed: String,
     /// More `customParameters`.
     pub added: parameters::Added,
+    /// The header fields of the INVITE, for routes; none in ARI mode.
+    pub headers: Vec<(String, String)>,
     pub remote: Option<RemoteMedia>,
     pub leg: Leg,
     pub requests: RequestSender,
@@ -284,10 +289,17 @@ pub struct Ai {
     pub ping: Duration,
 }
 
-/// Settings for the calls of one PBX.
+/// Settings for the calls of one PBX, or for those of them to which a route applies.
+#[derive(Clone)]
 pub struct CallConfig {
-    /// The AIs: first the one for all calls, then those of the ladder.
-    pub ais: Vec<Ai>,
+    /// The AIs: first the one for all calls, then those of routes and ladders.
+    pub ais: Arc<[Ai]>,
+    /// The AI that is dialled first: its place in `ais`.
+    pub first: usize,
+    /// The name of the route that these settings belong to.
+    pub route: Option<Arc<str>>,
+    /// The routes of the PBX's calls, in their order.
+    pub routes: Vec<placing::RouteCalls>,
     /// The steps to try when the AI fails.
     pub ladder: Arc<[Rung]>,
     /// Dial an AI again that has closed its stream cleanly.
@@ -323,11 +335,18 @@ impl CallConfig {
     /// The breakers of all AIs that a call may be connected with.
     pub fn breakers(&self) -> Vec<Arc<Breaker>> {
         let others = self.ladder.iter().filter_map(|rung| match rung {
-            Rung::Ai(place) => Some(*place),
+            Rung::Ai(place) | Rung::Next(place) => Some(*place),
             _ => None,
         });
-        let places = std::iter::once(0).chain(others);
-        places.filter_map(|place| Some(self.ais.get(place)?.breaker.clone())).collect()
+        let places = std::iter::once(self.first).chain(others);
+        let own = places.filter_map(|place| Some(self.ais.get(place)?.breaker.clone()));
+        let choices = self.routes.iter().flat_map(|route| &route.choices);
+        own.chain(choices.flat_map(|choice| choice.config.breakers())).collect()
+    }
+
+    /// True if a further AI of the route follows the first one.
+    pub fn has_next_ai(&self) -> bool {
+        matches!(self.ladder.first(), Some(Rung::Next(_)))
     }
 }
 

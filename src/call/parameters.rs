@@ -32,6 +32,13 @@ impl Added {
         }
     }
 
+    /// Adds what the call's owner knows, with its final name.
+    pub fn known(&mut self, name: &str, value: &str) {
+        if !value.is_empty() {
+            self.0.push((name.to_owned(), cut(value)));
+        }
+    }
+
     /// Adds a detail in place of one with the same name.
     pub fn replace(&mut self, name: &str, value: &str) {
         self.0.retain(|(known, _)| known != name);

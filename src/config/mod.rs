@@ -16,6 +16,7 @@ mod ladder;
 pub mod plan;
 pub mod recording;
 pub mod resolve;
+pub mod routes;
 pub mod schema;
 mod telemetry;
 mod twins;

@@ -11,6 +11,7 @@ use crate::call::variables::VariableRules;
 use crate::call::{Prompts, RecordPlan};
 use crate::config::keys::Keys;
 use crate::config::recording::RecordingPlan;
+use crate::config::routes::RoutePlan;
 use crate::config::schema::Settings;
 use crate::config::values::HostPort;
 use crate::control::tokens::Token;
@@ -57,6 +58,8 @@ pub struct Plan {
     pub variables: BTreeMap<String, VariableRules>,
     /// The steps to try when the AI fails, by PBX name.
     pub ladders: BTreeMap<String, Vec<Rung>>,
+    /// The routes, in their order.
+    pub routes: Vec<RoutePlan>,
     /// The VICIdials, by PBX name.
     pub vicidials: BTreeMap<String, VicidialSettings>,
     /// The further AIs, by name.

@@ -116,6 +116,7 @@ fn build(
         let plan = resolver.ai(&name.0, &Ai::default(), ai);
         endpoints.extend(findings.keep(plan).map(|plan| (name.0.clone(), plan)));
     }
+    let routes = resolver.routes(&settings, &prompts, &transfers, findings);
     let (notices, tokens) =
         (resolver.notices(&settings, findings), resolver.tokens(&settings, findings));
     let traces = resolver.traces(&settings, findings);
@@ -133,6 +134,7 @@ fn build(
         traces,
         endpoints,
         prompts,
+        routes,
         tokens,
         transfers,
         variables,

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::call::admission::CallLimits;
 use crate::call::variables::VariableName;
 use crate::config::recording::{PbxRecording, Recording};
+use crate::config::routes::RouteTable;
 use crate::config::values::{
     HostPort, PbxName, PeerWord, PortRange, RungWord, Span, TargetWord, parsed_words, words,
 };
@@ -40,6 +41,8 @@ pub struct Settings {
     /// Further AIs, for `on_ai_failure`.
     pub endpoint: BTreeMap<PbxName, Ai>,
     pub pbx: BTreeMap<PbxName, Pbx>,
+    /// Which settings apply to which calls, in their order.
+    pub route: Vec<RouteTable>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -68,7 +68,7 @@ impl Breaker {
         *self.open.borrow()
     }
 
-    /// Connects a call with the AI, unless the breaker is open.
+    /// Connects a call with the AI, unless the breaker is open. `once`: without a second attempt.
     ///
     /// # Errors
     /// Returns the [`ConnectError`]; [`ConnectError::Open`] at once while the breaker is open.
@@ -76,12 +76,16 @@ impl Breaker {
         self: &Arc<Self>,
         target: &Target,
         limit: Duration,
+        once: bool,
     ) -> Result<Socket, ConnectError> {
         if self.is_open() {
             SPARED.add(1);
             return Err(ConnectError::Open);
         }
-        let result = target.connect(limit).await;
+        let result = match once {
+            true => target.connect_once(limit).await,
+            false => target.connect(limit).await,
+        };
         match &result {
             Ok(_) => self.failures.store(0, Ordering::Relaxed),
             Err(error) => self.failed(target, error),

@@ -167,7 +167,15 @@ impl Target {
     /// # Errors
     /// Returns the [`ConnectError`] of the last attempt, or a timeout.
     pub async fn connect(&self, limit: Duration) -> Result<Socket, ConnectError> {
-        self.connect_within(limit, false).await
+        self.connect_within(limit, RETRY_FOR, false).await
+    }
+
+    /// The same without a second attempt, for an AI that another one can replace at once.
+    ///
+    /// # Errors
+    /// Returns the [`ConnectError`], or a timeout.
+    pub async fn connect_once(&self, limit: Duration) -> Result<Socket, ConnectError> {
+        self.connect_within(limit, Duration::ZERO, false).await
     }
 
     /// The same for an AI whose call is in progress: every error is retried until the limit.
@@ -175,15 +183,15 @@ impl Target {
     /// # Errors
     /// Returns the [`ConnectError`] of the last attempt, or a timeout.
     pub async fn reconnect(&self, limit: Duration) -> Result<Socket, ConnectError> {
-        self.connect_within(limit, true).await
+        self.connect_within(limit, limit, true).await
     }
 
     async fn connect_within(
         &self,
         limit: Duration,
+        retry_for: Duration,
         persistent: bool,
     ) -> Result<Socket, ConnectError> {
-        let retry_for = if persistent { limit } else { RETRY_FOR };
         let begin = Instant::now();
         let deadline = begin + limit;
         let mut last: Option<ConnectError> = None;

@@ -39,7 +39,7 @@ fn with_ladder(ladder: &[Rung]) -> CallConfig {
     for name in ["backup", "other"] {
         let mut ai = config.ais[0].clone();
         ai.name = name.to_owned();
-        config.ais.push(ai);
+        config.ais = config.ais.iter().cloned().chain([ai]).collect();
     }
     let humans = Destination { context: None, exten: "1001".into(), priority: 1, in_group: false };
     let targets = [("humans".to_owned(), humans)].into();
@@ -385,7 +385,7 @@ fn a_muted_caller_stays_muted_while_the_ai_is_dialled_again() {
 #[test]
 fn an_ai_that_only_gives_orders_is_not_silent() {
     let mut config = with_ladder(&[]);
-    config.ais[0].silent_timeout = Duration::from_secs(5);
+    std::sync::Arc::make_mut(&mut config.ais)[0].silent_timeout = Duration::from_secs(5);
     let mut world = World::of(404, &config);
     world.run_to(4000);
     world.order(Command::Mute { side: Side::Ai, on: false });

@@ -61,6 +61,7 @@ mod refused;
 mod registration;
 mod reload;
 mod reload_program;
+mod routing;
 mod secrets;
 mod signalling;
 #[cfg(feature = "otel")]

@@ -30,14 +30,18 @@ impl Observed {
 /// Returns the call as others see it.
 pub fn live_call(offer: &Offer, config: &CallConfig) -> Arc<LiveCall> {
     let call_sid = sid("CA", &offer.sid_seed);
-    let account = config.ais.first().map(|ai| ai.account_sid.clone()).unwrap_or_default();
+    let account = config.ais.get(config.first).map(|ai| ai.account_sid.clone()).unwrap_or_default();
     let ids = [offer.id.clone(), call_sid, account];
     let parties = [&offer.from_number, &offer.from_name, &offer.to_number].map(String::clone);
     let mut call = LiveCall::new(ids, offer.pbx.clone(), parties, offer.native_id.clone());
+    call.route = config.route.clone();
     call.ais = config.ais.iter().map(|ai| ai.name.clone()).collect();
     let extensions = config.transfers.extensions.iter().map(ToString::to_string);
     call.targets = [config.transfers.targets.keys().cloned().collect(), extensions.collect()];
-    call.update(|state| state.details = parameters::recorded(offer.added.entries()));
+    call.update(|state| {
+        state.details = parameters::recorded(offer.added.entries());
+        state.ai = config.first;
+    });
     Arc::new(call)
 }
 

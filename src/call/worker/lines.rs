@@ -51,12 +51,13 @@ impl Lines {
         self.url = url;
     }
 
-    pub fn offered(&self, offer: &Offer, info: &StreamInfo) {
+    pub fn offered(&self, offer: &Offer, info: &StreamInfo, route: Option<&str>) {
         info!(
             call = self.call,
             pbx = &*self.pbx,
             from = %Masked(&offer.from_number),
             to = offer.to_number,
+            route,
             call_sid = info.call_sid,
             native_id = offer.native_id,
             "call offered"
@@ -119,7 +120,9 @@ impl Lines {
 
     pub fn step(&self, rung: &Rung, ais: &[Ai]) {
         let (step, to) = match rung {
-            Rung::Ai(place) => ("ai", ais.get(*place).map(|ai| ai.name.as_str())),
+            Rung::Ai(place) | Rung::Next(place) => {
+                ("ai", ais.get(*place).map(|ai| ai.name.as_str()))
+            }
             Rung::Play(_) | Rung::PlayIfConnected(_) => ("play", None),
             Rung::Transfer(to) => ("transfer", Some(to.as_str())),
             // the line about the end of the call has these

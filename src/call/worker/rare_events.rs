@@ -24,6 +24,17 @@ impl Drop for Connecting {
     }
 }
 
+/// How an AI is dialled.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dial {
+    /// The AI's place in the configuration.
+    pub ai: usize,
+    /// Set if it is the same one, which has closed its stream.
+    pub again: Option<DialAgain>,
+    /// A refusal is not tried again, because another AI follows.
+    pub once: bool,
+}
+
 /// Dials the AIs of a call.
 pub(super) struct Dialler {
     pub config: Arc<CallConfig>,
@@ -31,12 +42,12 @@ pub(super) struct Dialler {
 }
 
 impl Dialler {
-    pub fn dial(&self, ai: usize, again: Option<DialAgain>) -> Connecting {
+    pub fn dial(&self, Dial { ai, again, once }: Dial) -> Connecting {
         let config = self.config.clone();
         let began = Instant::now() + again.map_or(Duration::ZERO, |again| again.pause);
         let task = self.runtime.spawn(async move {
             match (config.ais.get(ai), again) {
-                (Some(ai), None) => ai.breaker.connect(&ai.target, config.answer_wait).await,
+                (Some(ai), None) => ai.breaker.connect(&ai.target, config.answer_wait, once).await,
                 (Some(ai), Some(DialAgain { limit, pause })) => {
                     sleep(pause).await;
                     ai.target.reconnect(limit.saturating_sub(pause)).await
@@ -51,8 +62,7 @@ impl Dialler {
 /// An instruction for the task that connects to the AI.
 pub(super) enum Redial {
     Stop,
-    /// The AI's place in the configuration, and how it is dialled if it is the same one.
-    Dial(usize, Option<DialAgain>),
+    Dial(Dial),
 }
 
 /// The sources of a call's rare events, apart from its signals. They are polled as futures when the
@@ -72,7 +82,7 @@ impl RareEvents {
     pub fn redial(&mut self, redial: Redial) {
         self.connecting = match redial {
             Redial::Stop => None,
-            Redial::Dial(ai, again) => Some(self.dialler.dial(ai, again)),
+            Redial::Dial(dial) => Some(self.dialler.dial(dial)),
         };
     }
 

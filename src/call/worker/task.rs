@@ -28,7 +28,7 @@ use crate::call::worker::desk::Desk;
 use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
-use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
+use crate::call::worker::rare_events::{Dial, Dialler, RareEvents, Redial};
 use crate::call::worker::watching::Watching;
 use crate::call::{CallConfig, CallRequest, Offer, Signal, counters, parameters};
 use crate::capture;
@@ -63,7 +63,8 @@ pub async fn run(
     refused: Option<EndReason>,
 ) -> Record {
     let dialler = Dialler { config: config.clone(), runtime: Handle::current() };
-    let connecting = refused.is_none().then(|| dialler.dial(0, None));
+    let dial = Dial { ai: config.first, again: None, once: config.has_next_ai() };
+    let connecting = refused.is_none().then(|| dialler.dial(dial));
     let (done, record) = oneshot::channel();
     let mut running = Running::new(offer, &config, observed);
     refused.iter().for_each(|reason| running.call.refuse(Instant::now(), *reason));
@@ -131,11 +132,12 @@ pub(super) struct Running {
 
 impl Running {
     fn new(offer: Offer, config: &Arc<CallConfig>, observed: Observed) -> Running {
-        let info = config.ais.first().map(|ai| stream_info(&offer, ai, &config.transfers));
+        let first = config.ais.get(config.first);
+        let info = first.map(|ai| stream_info(&offer, ai, &config.transfers));
         let info = info.unwrap_or_default();
-        let url = config.ais.first().map(|ai| ai.target.shown()).unwrap_or_default();
+        let url = first.map(|ai| ai.target.shown()).unwrap_or_default();
         let lines = Lines::new(&offer, url);
-        lines.offered(&offer, &info);
+        lines.offered(&offer, &info, config.route.as_deref());
         observed.event(&EventKind::Started);
         let cname = format!("{}@trunkless", offer.id);
         let (signalling, remote) = (offer.leg.signalling, offer.remote);
@@ -145,9 +147,9 @@ impl Running {
             call.own((!owned.wait.is_zero()).then(|| now + owned.wait), owned.max_status);
         }
         Running {
-            recordings: CallRecordings::new(config.recorder.clone(), &offer, &info),
+            recordings: CallRecordings::new(config, &offer, &info),
             config: config.clone(),
-            current: 0,
+            current: config.first,
             redial: None,
             late: Vec::new(),
             early_replies: Some(Vec::new()),
@@ -304,7 +306,8 @@ impl Running {
                         self.close_ai(now, scratch);
                     }
                     Output::DialAi { ai, again } => {
-                        self.redial = Some(Redial::Dial(ai, again));
+                        let once = self.call.has_next_ai();
+                        self.redial = Some(Redial::Dial(Dial { ai, again, once }));
                         if again.is_none() {
                             self.desk.change_ai();
                         }
@@ -562,6 +565,7 @@ impl Running {
         let id = self.offer.id.clone();
         let record = Record {
             id,
+            route: self.config.route.clone(),
             reason,
             summary,
             ai: self.ai_counts,
