@@ -212,6 +212,7 @@ fn call_ai(name: &str, ai: &AiPlan, account: &str, breakers: &mut Breakers) -> c
         name: name.to_owned(),
         breaker: breakers.of(&ai.target),
         target: ai.target.clone(),
+        create: ai.create.clone(),
         extensions: ai.extensions,
         account_sid: ai.account_sid.clone().unwrap_or_else(|| account.to_owned()),
         parameters: ai.parameters.clone(),

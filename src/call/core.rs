@@ -252,6 +252,7 @@ impl Call {
                 self.start_stream(now);
             }
             Input::AiFailed => self.ai_unreachable(now),
+            Input::Instead(rung) => self.instead(now, rung),
             Input::Ai(message) => self.on_ai(now, message),
             Input::AiClosed(closed) => self.on_ai_closed(now, closed),
             Input::Signal(signal) => self.on_signal(now, signal),

@@ -55,6 +55,7 @@ use crate::record::When;
 use crate::record::recorder::Recorder;
 use crate::stream::breaker::Breaker;
 use crate::stream::connect::Target;
+use crate::stream::create::Create;
 use crate::stream::dialect::Extensions;
 use admission::Permit;
 use departure::{Departure, DeparturePolicy};
@@ -278,6 +279,8 @@ pub struct Ai {
     /// Its name in the configuration; empty for the one of `[ai]`.
     pub name: String,
     pub target: Target,
+    /// The request before its socket, if there is one.
+    pub create: Option<Arc<Create>>,
     /// Shared by all PBXs that use this AI.
     pub breaker: Arc<Breaker>,
     pub extensions: Extensions,

@@ -1,12 +1,14 @@
 //! The AI of one PBX, or one of `[endpoint.NAME]`: `[pbx.NAME.ai]` combined with `[ai]`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use crate::config::ConfigError;
+use crate::config::create::CreateTable;
 use crate::config::headers::x_headers;
 use crate::config::plan::AiPlan;
 use crate::config::resolve::Resolver;
@@ -30,7 +32,11 @@ impl Resolver<'_> {
         let pick = |own: &Option<String>, common: &Option<String>| own.clone().or(common.clone());
         let dialect = own.dialect.or(common.dialect).unwrap_or_default();
         let session = self.session(&key, dialect, common, own)?;
-        let Some(url) = dialect.url(pick(&own.url, &common.url).as_deref(), &session) else {
+        let proxy = self.proxy(&key, common, own)?;
+        let created = own.create.as_ref().or(common.create.as_ref());
+        let url = dialect.url(pick(&own.url, &common.url).as_deref(), &session);
+        let has_url = url.is_some();
+        let Some(url) = url.or_else(|| created.and_then(CreateTable::as_socket)) else {
             let message = "is missing; set the AI's WebSocket URL, such as \"ws://127.0.0.1:8080\"";
             return Err(self.source.error("ai.url", message));
         };
@@ -60,6 +66,8 @@ impl Resolver<'_> {
             auth_token: token.map(|t| t.expose_secret().to_owned()),
             ca_file: pick(&own.ca_file, &common.ca_file),
             tls_server_name: pick(&own.tls_server_name, &common.tls_server_name),
+            proxy: proxy.clone(),
+            varies: created.is_some(),
         };
         let target = Target::new(&url, &options).map_err(|error| {
             let (part, own_has) = match &error {
@@ -71,6 +79,11 @@ impl Resolver<'_> {
             let part = key(part, own_has);
             self.source.error(&part, error.to_string())
         })?;
+        let create = created.map(|table| {
+            let key = |rest: &str| key(&format!("create.{rest}"), own.create.is_some());
+            self.create(&key, table, proxy, has_url).map(Arc::new)
+        });
+        let create = create.transpose()?;
         let parameters = merged(&own.parameters, &common.parameters);
         let limit = options.dialect.max_parameter();
         let length = |text: &str| text.chars().count();
@@ -83,6 +96,7 @@ impl Resolver<'_> {
         let silent = own.silent_timeout.or(common.silent_timeout);
         Ok(AiPlan {
             target,
+            create,
             extensions: own.extensions.or(common.extensions).unwrap_or_default(),
             account_sid: pick(&own.account_sid, &common.account_sid),
             parameters,

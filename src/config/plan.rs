@@ -2,6 +2,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ari::client::AriPbx;
@@ -18,6 +19,7 @@ use crate::control::tokens::Token;
 use crate::notices::NoticesSettings;
 use crate::sip::agent::AccountConfig;
 use crate::stream::connect::Target;
+use crate::stream::create::Create;
 use crate::stream::dialect::Extensions;
 use crate::traces::TracesSettings;
 use crate::vicidial::VicidialSettings;
@@ -36,6 +38,8 @@ pub struct SipPbx {
 #[derive(Clone)]
 pub struct AiPlan {
     pub target: Target,
+    /// The request before the socket.
+    pub create: Option<Arc<Create>>,
     pub extensions: Extensions,
     /// By default, made of the name of the call's PBX.
     pub account_sid: Option<String>,

@@ -292,7 +292,7 @@ fn hosts_and_ranges(sip: &PbxSip) -> (Vec<HostPort>, Vec<Network>) {
 
 pub(super) struct Resolver<'a> {
     pub(super) source: &'a Source,
-    environment: &'a HashMap<String, String>,
+    pub(super) environment: &'a HashMap<String, String>,
 }
 
 impl Resolver<'_> {

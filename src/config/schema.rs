@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::call::admission::CallLimits;
 use crate::call::variables::VariableName;
+use crate::config::create::CreateTable;
 use crate::config::recording::{PbxRecording, Recording};
 use crate::config::routes::RouteTable;
 use crate::config::values::{
@@ -134,6 +135,10 @@ pub struct Ai {
     pub auth_token_file: Option<String>,
     pub ca_file: Option<String>,
     pub tls_server_name: Option<String>,
+    /// The HTTP proxy through which the AI is reached: its URL, or `environment`.
+    pub proxy: Option<SecretString>,
+    /// A request before the socket.
+    pub create: Option<CreateTable>,
     pub account_sid: Option<String>,
     pub parameters: Option<BTreeMap<String, String>>,
     /// X- headers of the INVITE that become parameters; `*` means all.

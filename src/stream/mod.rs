@@ -4,6 +4,7 @@
 pub mod breaker;
 pub mod closed;
 pub mod connect;
+pub mod create;
 pub mod dialect;
 pub mod extension;
 mod frames;
@@ -11,6 +12,7 @@ mod head;
 mod json;
 mod liveness;
 pub mod model;
+pub mod proxy;
 mod queue;
 pub mod scratch;
 pub mod socket;

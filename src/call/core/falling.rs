@@ -232,6 +232,24 @@ impl Call {
         self.dial_ai(self.ai, Some(DialAgain { limit, pause }));
     }
 
+    /// The AI is not dialled, and this step is taken instead. If it is not possible, the ladder
+    /// follows without its AIs.
+    pub(super) fn instead(&mut self, now: Instant, rung: Rung) {
+        if self.phase != Phase::Connecting {
+            return;
+        }
+        let reason = EndReason::AiHangup;
+        self.phase = Phase::Finishing { reason, until: None };
+        self.playing.drop_ai_audio();
+        self.give_up_waiting(now);
+        self.release_caller();
+        let is_ai = |rung: &&Rung| matches!(rung, Rung::Ai(_) | Rung::Next(_));
+        let others = self.ladder.iter().filter(|rung| !is_ai(rung)).cloned();
+        let rungs = [rung].into_iter().chain(others).collect();
+        self.falling = Some(Falling { reason, rungs, active: true });
+        self.next_rung(now);
+    }
+
     /// The AI that was dialled could not be reached.
     pub(super) fn ai_unreachable(&mut self, now: Instant) {
         if self.phase == Phase::Connecting {

@@ -10,13 +10,24 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use crate::call::ladder::Rung;
 use crate::call::words::DialAgain;
-use crate::call::{CallConfig, CallRequest};
+use crate::call::{Ai, CallConfig, CallRequest};
+use crate::stream::StreamInfo;
 use crate::stream::connect::Socket;
+use crate::stream::create::Created;
 use crate::stream::unreachable::ConnectError;
 
 /// The task that connects to the AI, and when it began. Dropping this cancels it.
-pub(super) struct Connecting(pub JoinHandle<Result<Socket, ConnectError>>, pub Instant);
+pub(super) struct Connecting(pub JoinHandle<Result<Reached, ConnectError>>, pub Instant);
+
+/// The outcome of dialling an AI.
+pub(super) enum Reached {
+    /// Its socket, and further parameters of the call.
+    Open(Box<Socket>, Vec<(String, String)>),
+    /// The request before the socket was answered with this instead.
+    Instead(Rung),
+}
 
 impl Drop for Connecting {
     fn drop(&mut self) {
@@ -25,7 +36,7 @@ impl Drop for Connecting {
 }
 
 /// How an AI is dialled.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Dial {
     /// The AI's place in the configuration.
     pub ai: usize,
@@ -33,6 +44,8 @@ pub(super) struct Dial {
     pub again: Option<DialAgain>,
     /// A refusal is not tried again, because another AI follows.
     pub once: bool,
+    /// The call, for the request before the socket.
+    pub info: StreamInfo,
 }
 
 /// Dials the AIs of a call.
@@ -42,15 +55,18 @@ pub(super) struct Dialler {
 }
 
 impl Dialler {
-    pub fn dial(&self, Dial { ai, again, once }: Dial) -> Connecting {
+    pub fn dial(&self, dial: Dial) -> Connecting {
         let config = self.config.clone();
-        let began = Instant::now() + again.map_or(Duration::ZERO, |again| again.pause);
+        let began = Instant::now() + dial.again.map_or(Duration::ZERO, |again| again.pause);
         let task = self.runtime.spawn(async move {
-            match (config.ais.get(ai), again) {
-                (Some(ai), None) => ai.breaker.connect(&ai.target, config.answer_wait, once).await,
+            match (config.ais.get(dial.ai), dial.again) {
+                (Some(ai), None) => {
+                    let attempt = reach(&config, ai, &dial, config.answer_wait);
+                    ai.breaker.attempt(&ai.target, attempt).await
+                }
                 (Some(ai), Some(DialAgain { limit, pause })) => {
                     sleep(pause).await;
-                    ai.target.reconnect(limit.saturating_sub(pause)).await
+                    reach(&config, ai, &dial, limit.saturating_sub(pause)).await
                 }
                 (None, _) => Err(ConnectError::Internal("no such AI".to_owned())),
             }
@@ -59,10 +75,52 @@ impl Dialler {
     }
 }
 
+/// Makes the request before the socket, if there is one, and connects.
+async fn reach(
+    config: &CallConfig,
+    ai: &Ai,
+    dial: &Dial,
+    limit: Duration,
+) -> Result<Reached, ConnectError> {
+    let begin = Instant::now();
+    let (url, parameters) = match &ai.create {
+        None => (None, Vec::new()),
+        Some(create) => match create.request(&dial.info, limit).await? {
+            Created::Connect { url, parameters } => (url, parameters),
+            Created::Reject(cause) => return Ok(Reached::Instead(Rung::Hangup(Some(cause)))),
+            Created::Transfer(to) if config.transfers.find(&to).is_none() => {
+                let why = "the answer wants a transfer that [pbx.NAME.transfer] does not allow";
+                return Err(ConnectError::Create(why.to_owned()));
+            }
+            Created::Transfer(to) => return Ok(Reached::Instead(Rung::Transfer(to))),
+        },
+    };
+    let created = match (url, &ai.create) {
+        (Some(url), _) => Some(
+            ai.target
+                .with_url(&url)
+                .map_err(|_| ConnectError::Create("the answer's URL cannot be used".to_owned()))?,
+        ),
+        (None, Some(create)) if !create.has_default_url() => {
+            let why = "the answer has no url, and [ai] has none either";
+            return Err(ConnectError::Create(why.to_owned()));
+        }
+        (None, _) => None,
+    };
+    let target = created.as_ref().unwrap_or(&ai.target);
+    let left = limit.saturating_sub(begin.elapsed());
+    let socket = match (dial.again, dial.once) {
+        (Some(_), _) => target.reconnect(left).await,
+        (None, true) => target.connect_once(left).await,
+        (None, false) => target.connect(left).await,
+    };
+    socket.map(|socket| Reached::Open(Box::new(socket), parameters))
+}
+
 /// An instruction for the task that connects to the AI.
 pub(super) enum Redial {
     Stop,
-    Dial(Dial),
+    Dial(Box<Dial>),
 }
 
 /// The sources of a call's rare events, apart from its signals. They are polled as futures when the
@@ -82,7 +140,7 @@ impl RareEvents {
     pub fn redial(&mut self, redial: Redial) {
         self.connecting = match redial {
             Redial::Stop => None,
-            Redial::Dial(dial) => Some(self.dialler.dial(dial)),
+            Redial::Dial(dial) => Some(self.dialler.dial(*dial)),
         };
     }
 

@@ -22,20 +22,19 @@ use crate::call::ended::{Dialled, Record};
 use crate::call::leg::Channel;
 use crate::call::live::{EventKind, State as LiveState};
 use crate::call::recordings::CallRecordings;
-use crate::call::words::{Input, Output, Seeds};
+use crate::call::words::{DialAgain, Input, Output, Seeds};
 use crate::call::worker::described::{Observed, outcome, stream_info};
 use crate::call::worker::desk::Desk;
 use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
-use crate::call::worker::rare_events::{Dial, Dialler, RareEvents, Redial};
+use crate::call::worker::rare_events::{Dial, Dialler, RareEvents, Reached, Redial};
 use crate::call::worker::watching::Watching;
 use crate::call::{CallConfig, CallRequest, Offer, Signal, counters, parameters};
 use crate::capture;
 use crate::capture::Direction;
 use crate::record::recording::Tap;
 use crate::stream::closed::Closed;
-use crate::stream::connect::Socket;
 use crate::stream::scratch::Scratch;
 use crate::stream::socket::{AiSocket, Counts, Stop};
 use crate::stream::unreachable::ConnectError;
@@ -63,10 +62,9 @@ pub async fn run(
     refused: Option<EndReason>,
 ) -> Record {
     let dialler = Dialler { config: config.clone(), runtime: Handle::current() };
-    let dial = Dial { ai: config.first, again: None, once: config.has_next_ai() };
-    let connecting = refused.is_none().then(|| dialler.dial(dial));
     let (done, record) = oneshot::channel();
     let mut running = Running::new(offer, &config, observed);
+    let connecting = refused.is_none().then(|| dialler.dial(running.dial(config.first, None)));
     refused.iter().for_each(|reason| running.call.refuse(Instant::now(), *reason));
     let rare_events = RareEvents::new(commands, stop, connecting, dialler);
     workers.take(Live::new(running, rare_events, done));
@@ -306,12 +304,11 @@ impl Running {
                         self.close_ai(now, scratch);
                     }
                     Output::DialAi { ai, again } => {
-                        let once = self.call.has_next_ai();
-                        self.redial = Some(Redial::Dial(Dial { ai, again, once }));
                         if again.is_none() {
                             self.desk.change_ai();
                         }
                         self.leave_ai(now, ai, scratch);
+                        self.redial = Some(Redial::Dial(Box::new(self.dial(ai, again))));
                     }
                     Output::Held(on) => self.observed.event(&EventKind::Held(on)),
                     Output::Ai(message) => self.send(now, message, scratch),
@@ -357,6 +354,13 @@ impl Running {
             self.ai_counts = ai.counts();
             self.closing = Some(Box::new(ai));
         }
+    }
+
+    /// How an AI is dialled now.
+    fn dial(&self, ai: usize, again: Option<DialAgain>) -> Dial {
+        let asks = self.config.ais.get(ai).is_some_and(|ai| ai.create.is_some());
+        let info = if asks { self.info.clone() } else { StreamInfo::default() };
+        Dial { ai, again, once: self.call.has_next_ai(), info }
     }
 
     /// Closes the stream of an AI that has failed, before another one is dialled.
@@ -466,15 +470,17 @@ impl Running {
         &mut self,
         now: Instant,
         began: Instant,
-        connected: Result<Socket, ConnectError>,
+        connected: Result<Reached, ConnectError>,
     ) {
         let failure = connected.as_ref().err().map(ConnectError::kind);
         self.note_dialled(now, began, failure);
         match connected {
-            Ok(socket) => {
+            Ok(Reached::Instead(rung)) => self.call.handle(now, Input::Instead(rung)),
+            Ok(Reached::Open(socket, more)) => {
+                parameters::add(&mut self.info.parameters, more);
                 let Some(ai) = self.config.ais.get(self.current) else { return };
                 let codec = ai.target.codec(self.info.clone(), ai.extensions);
-                let mut socket = AiSocket::new(now, socket, codec, ai.ping);
+                let mut socket = AiSocket::new(now, *socket, codec, ai.ping);
                 self.tap.iter().for_each(|tap| socket.capture(tap.clone()));
                 self.ai = Some(socket);
                 self.ai_prepares = true;
