@@ -16,7 +16,6 @@ use crate::media::frame::RATE;
 use crate::media::playout::Budget;
 use crate::record::recorder::Recorder;
 use crate::stream::breaker::Breaker;
-use crate::stream::connect::Target;
 use crate::stream::dialect::sid;
 use crate::vicidial::Vicidials;
 
@@ -92,17 +91,17 @@ pub(super) fn call_configs(
 #[derive(Default)]
 struct Breakers {
     /// Those from before the reload.
-    known: Vec<(Target, Arc<Breaker>)>,
-    used: Vec<(Target, Arc<Breaker>)>,
+    known: Vec<(AiPlan, Arc<Breaker>)>,
+    used: Vec<(AiPlan, Arc<Breaker>)>,
 }
 
 impl Breakers {
-    fn of(&mut self, target: &Target) -> Arc<Breaker> {
+    fn of(&mut self, ai: &AiPlan) -> Arc<Breaker> {
         let mut all = self.used.iter().chain(&self.known);
-        let known = all.find(|(known, _)| known.is_same(target));
+        let known = all.find(|(known, _)| known.is_same(ai));
         let breaker = known.map(|(_, breaker)| breaker.clone()).unwrap_or_default();
-        if !self.used.iter().any(|(used, _)| used.is_same(target)) {
-            self.used.push((target.clone(), breaker.clone()));
+        if !self.used.iter().any(|(used, _)| used.is_same(ai)) {
+            self.used.push((ai.clone(), breaker.clone()));
         }
         breaker
     }
@@ -210,7 +209,7 @@ pub(super) fn overflow(plan: &Plan, pbx: &str, can_continue: bool) -> Overflow {
 fn call_ai(name: &str, ai: &AiPlan, account: &str, breakers: &mut Breakers) -> call::Ai {
     call::Ai {
         name: name.to_owned(),
-        breaker: breakers.of(&ai.target),
+        breaker: breakers.of(ai),
         target: ai.target.clone(),
         create: ai.create.clone(),
         extensions: ai.extensions,

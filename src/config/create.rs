@@ -95,8 +95,8 @@ impl Resolver<'_> {
         let Some(word) = own.proxy.as_ref().or(common.proxy.as_ref()) else { return Ok(None) };
         let error = |why: String| self.source.error(&key("proxy", own.proxy.is_some()), why);
         let variable = |names: [&str; 2]| {
-            let set = names.iter().filter_map(|name| self.environment.get(*name));
-            set.filter(|value| !value.is_empty()).next().cloned()
+            let mut set = names.iter().filter_map(|name| self.environment.get(*name));
+            set.find(|value| !value.is_empty()).cloned()
         };
         let except = || variable(["no_proxy", "NO_PROXY"]).unwrap_or_default();
         let proxy = match word.expose_secret() {

@@ -50,6 +50,18 @@ pub struct AiPlan {
     pub ping: Duration,
 }
 
+impl AiPlan {
+    /// True if the same AI is reached in the same way, with the same credentials.
+    pub fn is_same(&self, other: &AiPlan) -> bool {
+        let created = match (&self.create, &other.create) {
+            (Some(create), Some(other)) => create.is_same(other),
+            (None, None) => true,
+            _ => false,
+        };
+        created && self.target.is_same(&other.target)
+    }
+}
+
 /// The whole configuration, checked.
 pub struct Plan {
     pub settings: Settings,
