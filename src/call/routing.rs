@@ -169,7 +169,7 @@ impl Conditions {
         if self.hours.iter().any(|hours| hours.contains(local)) {
             return None;
         }
-        let why = format!("it is {local} in {zone}, not {}", list(&self.hours));
+        let why = format!("is {local} in {zone}, not {}", list(&self.hours));
         Some(Mismatch { condition: "time".to_owned(), why })
     }
 
@@ -320,7 +320,7 @@ mod tests {
             (Conditions { hours: hours("Mon-Fri 09:00-17:00"), zone: zone(), ..none() }, ""),
             (
                 Conditions { hours: hours("Mon-Fri 08:00-09:00"), zone: zone(), ..none() },
-                "time it is Mon 09:00 in Europe/Berlin, not \"Mon-Fri 08:00-09:00\"",
+                "time is Mon 09:00 in Europe/Berlin, not \"Mon-Fri 08:00-09:00\"",
             ),
             (
                 Conditions { to: users("8010"), from: users("1"), ..none() },

@@ -75,6 +75,14 @@ async fn the_first_route_that_applies_decides() {
     assert_eq!(routed.end(call, stream).await.route.as_deref(), Some("number"));
     let (call, stream) = routed.call("8020", "", &routed.a).await;
     assert_eq!(routed.end(call, stream).await.route.as_deref(), Some("always"));
+    // the PBX addresses the Contact, and names the called user in To
+    let mut call = routed.rig.pbx.call(&routed.rig.bridge).await;
+    call.replace = Some(("To: <sip:ai@".to_owned(), "To: <sip:8020@".to_owned()));
+    call.invite().await;
+    let stream = routed.a.stream().await;
+    call.answered().await;
+    assert_eq!(stream.parameters["to_number"], "8020");
+    assert_eq!(routed.end(call, stream).await.route.as_deref(), Some("always"));
     // no route applies
     let (call, stream) = routed.call("8030", "", &routed.rig.ai).await;
     assert_eq!(routed.end(call, stream).await.route, None);

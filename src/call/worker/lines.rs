@@ -10,6 +10,7 @@ use crate::call::ladder::Rung;
 use crate::call::words::MissingRtp;
 use crate::call::words::Summary;
 use crate::call::{Ai, Offer};
+use crate::command::Cause;
 use crate::faults::{NO_RTP, RTP_FROM_ELSEWHERE_CURE, RTP_NOT_HEARD};
 use crate::media::frame::RATE;
 use crate::stream::StreamInfo;
@@ -129,6 +130,19 @@ impl Lines {
             Rung::Continue | Rung::Hangup(_) => return,
         };
         info!(call = self.call, pbx = &*self.pbx, step, to, "next step of on_ai_failure");
+    }
+
+    /// The request before the socket was answered with a step instead. Returns it in words.
+    pub fn instead(&self, rung: &Rung) -> &'static str {
+        let (what, cause, to) = match rung {
+            Rung::Transfer(to) => ("the server of [ai.create] transfers the call", None, Some(to)),
+            Rung::Hangup(cause) => {
+                ("the server of [ai.create] rejects the call", cause.map(Cause::name), None)
+            }
+            _ => ("the server of [ai.create] takes the call", None, None),
+        };
+        info!(call = self.call, pbx = &*self.pbx, cause, to, "{what}");
+        what
     }
 
     pub fn ai_closed(&self, closed: &Closed) {

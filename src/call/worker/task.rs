@@ -22,13 +22,14 @@ use crate::call::ended::{Dialled, Record};
 use crate::call::leg::Channel;
 use crate::call::live::{EventKind, State as LiveState};
 use crate::call::recordings::CallRecordings;
-use crate::call::words::{DialAgain, Input, Output, Seeds};
+use crate::call::words::{Input, Output, Seeds};
 use crate::call::worker::described::{Observed, outcome, stream_info};
 use crate::call::worker::desk::Desk;
+use crate::call::worker::dialling::Dialler;
 use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
-use crate::call::worker::rare_events::{Dial, Dialler, RareEvents, Reached, Redial};
+use crate::call::worker::rare_events::{RareEvents, Redial};
 use crate::call::worker::watching::Watching;
 use crate::call::{CallConfig, CallRequest, Offer, Signal, counters, parameters};
 use crate::capture;
@@ -81,15 +82,15 @@ const MAX_EARLY_REPLIES: usize = 100;
 /// A running call, with its sockets.
 pub(super) struct Running {
     pub offer: Offer,
-    config: Arc<CallConfig>,
+    pub(super) config: Arc<CallConfig>,
     /// The AI that was dialled last.
-    current: usize,
+    pub(super) current: usize,
     pub redial: Option<Redial>,
     /// Messages about the call that the owner sent after the AI's stream started.
     late: Vec<ToAi>,
     /// Replies for the AI from before the start of its stream; `None` after that.
     early_replies: Option<Vec<ToAi>>,
-    info: StreamInfo,
+    pub(super) info: StreamInfo,
     pub(super) call: Call,
     pub(super) recordings: CallRecordings,
     desk: Desk,
@@ -98,13 +99,13 @@ pub(super) struct Running {
     /// The AI's stream, while it is up.
     pub ai: Option<AiSocket>,
     /// True while its session is being set up.
-    ai_prepares: bool,
+    pub(super) ai_prepares: bool,
     /// A stream that the AI closed cleanly. The worker takes it to complete the close.
     pub closing: Option<Box<AiSocket>>,
     /// A copy of the stream's counts, because the stream may end before the call.
     pub(super) ai_counts: Counts,
     /// See [`Record::ai_end`].
-    ai_end: Option<String>,
+    pub(super) ai_end: Option<String>,
     pub(super) lines: Lines,
     /// The Q.850 cause with which the PBX hung up.
     hangup_cause: Option<u16>,
@@ -356,13 +357,6 @@ impl Running {
         }
     }
 
-    /// How an AI is dialled now.
-    fn dial(&self, ai: usize, again: Option<DialAgain>) -> Dial {
-        let asks = self.config.ais.get(ai).is_some_and(|ai| ai.create.is_some());
-        let info = if asks { self.info.clone() } else { StreamInfo::default() };
-        Dial { ai, again, once: self.call.has_next_ai(), info }
-    }
-
     /// Closes the stream of an AI that has failed, before another one is dialled.
     fn leave_ai(&mut self, now: Instant, next: usize, scratch: &mut Scratch) {
         self.close_ai(now, scratch);
@@ -466,36 +460,8 @@ impl Running {
         }
     }
 
-    fn on_connected(
-        &mut self,
-        now: Instant,
-        began: Instant,
-        connected: Result<Reached, ConnectError>,
-    ) {
-        let failure = connected.as_ref().err().map(ConnectError::kind);
-        self.note_dialled(now, began, failure);
-        match connected {
-            Ok(Reached::Instead(rung)) => self.call.handle(now, Input::Instead(rung)),
-            Ok(Reached::Open(socket, more)) => {
-                parameters::add(&mut self.info.parameters, more);
-                let Some(ai) = self.config.ais.get(self.current) else { return };
-                let codec = ai.target.codec(self.info.clone(), ai.extensions);
-                let mut socket = AiSocket::new(now, *socket, codec, ai.ping);
-                self.tap.iter().for_each(|tap| socket.capture(tap.clone()));
-                self.ai = Some(socket);
-                self.ai_prepares = true;
-                self.prepared(now);
-            }
-            Err(error) => {
-                self.lines.ai_unreachable(&error.advice());
-                self.ai_end = Some(error.to_string());
-                self.call.handle(now, Input::AiFailed);
-            }
-        }
-    }
-
     /// Tells the call once the AI can take it.
-    fn prepared(&mut self, now: Instant) {
+    pub(super) fn prepared(&mut self, now: Instant) {
         if self.ai_prepares && self.ai.as_ref().is_some_and(AiSocket::is_ready) {
             self.ai_prepares = false;
             self.call.handle(now, Input::AiOpen);

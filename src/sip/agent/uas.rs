@@ -115,12 +115,12 @@ impl Agent {
     /// Returns the called user. A PBX or carrier at which the account is registered may address all
     /// calls to our Contact, so that only To names the user. `user`: that of the Request-URI.
     fn called(&self, account: AccountId, user: String, invite: &Message) -> String {
-        let config = &self.accounts[account].config;
-        if config.registration.is_none() || user != config.username {
+        let account = &self.accounts[account];
+        if account.registration.is_none() || user != account.config.username {
             return user;
         }
         let to = invite.to().and_then(|to| uri::number(&to.uri));
-        let listed = |to: &String| config.users.iter().any(|pattern| pattern.matches(to));
+        let listed = |to: &String| account.config.users.iter().any(|pattern| pattern.matches(to));
         to.filter(listed).unwrap_or(user)
     }
 
