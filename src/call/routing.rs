@@ -58,7 +58,7 @@ pub struct Named {
     pub patterns: Vec<TextPattern>,
 }
 
-/// The conditions of a route. A list that is empty is no condition.
+/// The conditions of a route. An empty list holds for every call.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Conditions {
     /// Names of PBXs.
@@ -75,7 +75,7 @@ pub struct Conditions {
     pub zone: Option<Zone>,
 }
 
-/// What is known of a call when it is offered.
+/// The facts known of a call when it is offered.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     pub pbx: &'a str,

@@ -61,7 +61,7 @@ impl Resolver<'_> {
         };
         let allow_hosts = table.allow_hosts.clone().unwrap_or_default();
         if allow_hosts.is_empty() && (table.url_field.is_some() || !has_url) {
-            let why = "is missing; list the hosts of the AI's URL, such as \"*.example.com\"";
+            let why = "is missing; list the hosts that the URL may have, such as \"*.example.com\"";
             return Err(error("allow_hosts", why.to_owned()));
         }
         let options = CreateOptions {

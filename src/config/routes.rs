@@ -180,8 +180,8 @@ pub struct RoutePlan {
     /// These replace the AI's own ones of the same names.
     pub parameters: Vec<(String, String)>,
     pub limits: CallLimits,
-    /// What depends on the PBX of a call, by its name. A PBX that is not listed does not use the
-    /// route.
+    /// The part that depends on the PBX of a call, by its name. A PBX that is not listed does not
+    /// use the route.
     pub pbxs: BTreeMap<String, PbxRoute>,
 }
 
@@ -219,7 +219,7 @@ fn line_of(text: &str, nth: usize, key: &str) -> Option<usize> {
     Some(found.map_or(start, |(line, _)| line))
 }
 
-/// What the routes refer to.
+/// Other tables, to which the routes refer.
 struct Parts<'a> {
     settings: &'a Settings,
     prompts: &'a Prompts,

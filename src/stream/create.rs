@@ -1,5 +1,5 @@
-//! A request before the socket: asks a server for the URL of the AI's WebSocket, or what else to do
-//! with the caller. Owns I/O.
+//! A request before the socket: a server names the WebSocket's URL, or decides otherwise about the
+//! caller. Owns I/O.
 //!
 //! The hosts of the URLs are listed in the configuration, redirects are not followed, and the body
 //! of an answer is never logged: it may contain tokens.
@@ -87,7 +87,7 @@ impl AllowedHost {
     }
 }
 
-/// What `[ai.create]` says.
+/// The keys of `[ai.create]`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CreateOptions {
     pub method: String,
@@ -103,7 +103,7 @@ pub struct CreateOptions {
     pub has_default_url: bool,
 }
 
-/// What is wrong with [`CreateOptions`], by key.
+/// A fault in [`CreateOptions`].
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     #[error("is not an HTTP method, such as \"POST\"")]
@@ -117,7 +117,7 @@ pub enum CreateError {
     Setup(String),
 }
 
-/// What the server has answered.
+/// An answer of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Created {
     Connect {

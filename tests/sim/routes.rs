@@ -23,7 +23,7 @@ fn an_ai_of_a_route_is_followed_by_all_others() {
     assert_eq!(world.heard.ended, Some(EndReason::AiClosed));
 }
 
-/// What a server decides in place of an AI takes the caller off the ladder's AIs.
+/// A step that a server chose in place of an AI leads past the AIs of the ladder.
 #[test]
 fn a_step_instead_of_an_ai_leaves_out_all_ais() {
     let mut world = world(&[Rung::Next(1), Rung::Ai(2), Rung::Hangup(Some(Cause::Busy))]);
