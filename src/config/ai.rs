@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use crate::config::ConfigError;
@@ -40,20 +40,7 @@ impl Resolver<'_> {
             let message = "is missing; set the AI's WebSocket URL, such as \"ws://127.0.0.1:8080\"";
             return Err(self.source.error("ai.url", message));
         };
-        let own_token = [
-            &own.auth_token.as_ref().map(|p| p.expose_secret().to_owned()),
-            &own.auth_token_env,
-            &own.auth_token_file,
-        ];
-        let common_token = [
-            &common.auth_token.as_ref().map(|p| p.expose_secret().to_owned()),
-            &common.auth_token_env,
-            &common.auth_token_file,
-        ];
-        let token = match self.secret(&format!("pbx.{name}.ai.auth_token"), own_token)? {
-            Some(token) => Some(token),
-            None => self.secret("ai.auth_token", common_token)?,
-        };
+        let token = self.auth_token(name, common, own)?;
         let merged = |own: &Option<Table>, common: &Option<Table>| {
             let mut all = common.clone().unwrap_or_default();
             all.extend(own.clone().unwrap_or_default());
@@ -105,6 +92,28 @@ impl Resolver<'_> {
             silent_timeout: silent.unwrap_or(Span(Duration::from_secs(15))).0,
             ping: own.ping.or(common.ping).unwrap_or(Span(Duration::from_secs(10))).0,
         })
+    }
+
+    fn auth_token(
+        &self,
+        name: &str,
+        common: &Ai,
+        own: &Ai,
+    ) -> Result<Option<SecretString>, ConfigError> {
+        let own_token = [
+            &own.auth_token.as_ref().map(|p| p.expose_secret().to_owned()),
+            &own.auth_token_env,
+            &own.auth_token_file,
+        ];
+        let common_token = [
+            &common.auth_token.as_ref().map(|p| p.expose_secret().to_owned()),
+            &common.auth_token_env,
+            &common.auth_token_file,
+        ];
+        match self.secret(&format!("pbx.{name}.ai.auth_token"), own_token)? {
+            Some(token) => Ok(Some(token)),
+            None => self.secret("ai.auth_token", common_token),
+        }
     }
 
     /// Returns the session of a model.

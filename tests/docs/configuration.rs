@@ -142,7 +142,7 @@ fn schema(table: &str, found: &mut BTreeSet<String>) {
             "prompts" | "endpoint" => continue,
             _ => key,
         };
-        match keys_of(&key) {
+        match keys_of(&key).filter(|_| key != "route.ai") {
             Some(_) => schema(&key, found),
             None => drop(found.insert(key)),
         }
