@@ -36,7 +36,7 @@ pub(super) fn access(
 /// All AIs, by what the control API calls them.
 fn named_ais(configs: &CallConfigs) -> Vec<(String, Arc<Breaker>)> {
     let mut named: Vec<(String, Arc<Breaker>)> = Vec::new();
-    for ai in configs.iter().flat_map(|(_, config)| &config.ais) {
+    for ai in configs.iter().flat_map(|(_, config)| &*config.ais) {
         if !named.iter().any(|(_, known)| Arc::ptr_eq(known, &ai.breaker)) {
             let space = if ai.name.is_empty() { "" } else { " " };
             let name = format!("AI{space}{} ({})", ai.name, ai.target.shown());

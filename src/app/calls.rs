@@ -1,12 +1,15 @@
 //! The settings of calls, made from the configuration.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::tools;
 use crate::call;
+use crate::call::admission::Limit;
 use crate::call::departure::DeparturePolicy;
-use crate::call::ladder::Overflow;
+use crate::call::dispatch::{Choice, RouteCalls};
+use crate::call::ladder::{Overflow, Rung};
 use crate::call::switchboard::CallConfigs;
 use crate::call::{CallConfig, Owner};
 use crate::config::plan::{AiPlan, Plan};
@@ -15,7 +18,6 @@ use crate::media::frame::RATE;
 use crate::media::playout::Budget;
 use crate::record::recorder::Recorder;
 use crate::stream::breaker::Breaker;
-use crate::stream::connect::Target;
 use crate::stream::dialect::sid;
 use crate::vicidial::Vicidials;
 
@@ -27,15 +29,30 @@ pub(super) struct Common {
     budget: Budget,
     /// The breakers of all AIs. Several PBXs may use one AI.
     breakers: Breakers,
+    /// The limits of routes, by name, with the calls that count towards them.
+    limits: BTreeMap<Arc<str>, Arc<Limit>>,
 }
 
 impl Default for Common {
     fn default() -> Common {
-        Common { budget: Budget::new(0), breakers: Breakers::default() }
+        let limits = BTreeMap::new();
+        Common { budget: Budget::new(0), breakers: Breakers::default(), limits }
     }
 }
 
 impl Common {
+    /// Sets the limits of the routes. The calls that are up count as before.
+    fn set_limits(&mut self, plan: &Plan) {
+        let new = plan.routes.iter().map(|route| {
+            let known = self.limits.get(&route.name).cloned();
+            let table = || Arc::new(Limit::new(format!("route {}: limits", route.name)));
+            let limit = known.unwrap_or_else(table);
+            limit.set(&route.limits);
+            (route.name.clone(), limit)
+        });
+        self.limits = new.collect();
+    }
+
     /// Offers calls to every AI again, whatever happened before.
     pub(super) fn forget_breakers(&mut self) {
         self.breakers = Breakers::default();
@@ -50,13 +67,14 @@ pub(super) fn call_configs(
     vicidials: &Vicidials,
 ) -> CallConfigs {
     common.budget.set_limit(plan.settings.calls.playout_budget_mb << 20);
+    common.set_limits(plan);
     let mut breakers = Breakers { known: std::mem::take(&mut common.breakers.used), used: vec![] };
     let sip = plan.sip.iter().map(|pbx| (pbx.account.name.as_str(), &pbx.ai));
     let ari = plan.ari.iter().map(|(pbx, ai)| (pbx.name.as_str(), ai));
     let configs = sip
         .chain(ari)
         .map(|(name, ai)| {
-            let config = call_config(
+            let mut config = call_config(
                 plan,
                 name,
                 ai,
@@ -65,6 +83,7 @@ pub(super) fn call_configs(
                 &mut breakers,
                 vicidials,
             );
+            config.routes = routes(plan, name, &config, &common.limits);
             (name.into(), Arc::new(config))
         })
         .collect();
@@ -77,17 +96,17 @@ pub(super) fn call_configs(
 #[derive(Default)]
 struct Breakers {
     /// Those from before the reload.
-    known: Vec<(Target, Arc<Breaker>)>,
-    used: Vec<(Target, Arc<Breaker>)>,
+    known: Vec<(AiPlan, Arc<Breaker>)>,
+    used: Vec<(AiPlan, Arc<Breaker>)>,
 }
 
 impl Breakers {
-    fn of(&mut self, target: &Target) -> Arc<Breaker> {
+    fn of(&mut self, ai: &AiPlan) -> Arc<Breaker> {
         let mut all = self.used.iter().chain(&self.known);
-        let known = all.find(|(known, _)| known.is_same(target));
+        let known = all.find(|(known, _)| known.is_same(ai));
         let breaker = known.map(|(_, breaker)| breaker.clone()).unwrap_or_default();
-        if !self.used.iter().any(|(used, _)| used.is_same(target)) {
-            self.used.push((target.clone(), breaker.clone()));
+        if !self.used.iter().any(|(used, _)| used.is_same(ai)) {
+            self.used.push((ai.clone(), breaker.clone()));
         }
         breaker
     }
@@ -115,6 +134,9 @@ fn call_config(
     let account = ai.account_sid.clone().unwrap_or_else(|| sid("AC", name));
     CallConfig {
         ais: ais.map(|(name, ai)| call_ai(name, ai, &account, breakers)).collect(),
+        first: 0,
+        route: None,
+        routes: Vec::new(),
         ladder: plan.ladders.get(name).cloned().unwrap_or_default().into(),
         reconnect: calls.on_ai_close == OnAiClose::Reconnect,
         answer: calls.answer.when(),
@@ -141,6 +163,50 @@ fn call_config(
     }
 }
 
+/// Returns the routes of the calls of one PBX. `base`: the settings of its calls without a route.
+fn routes(
+    plan: &Plan,
+    pbx: &str,
+    base: &CallConfig,
+    limits: &BTreeMap<Arc<str>, Arc<Limit>>,
+) -> Vec<RouteCalls> {
+    let used = plan.routes.iter().filter_map(|route| Some((route, route.pbxs.get(pbx)?)));
+    let routes = used.filter_map(|(route, own)| {
+        let ais: Arc<[call::Ai]> = match route.parameters.is_empty() {
+            true => base.ais.clone(),
+            false => base.ais.iter().map(|ai| with_parameters(ai, &route.parameters)).collect(),
+        };
+        let order = if route.ais.is_empty() { &[(0, 1)] } else { &route.ais[..] };
+        let choices = order.iter().map(|(first, weight)| {
+            let others = order.iter().filter(|(place, _)| place != first);
+            let others = others.map(|(place, _)| Rung::Next(*place));
+            let config = CallConfig {
+                ais: ais.clone(),
+                first: *first,
+                route: Some(route.name.clone()),
+                ladder: others.chain(own.ladder.iter().cloned()).collect(),
+                record: own.record.clone(),
+                ..base.clone()
+            };
+            Choice { weight: *weight, config: Arc::new(config) }
+        });
+        Some(RouteCalls {
+            name: route.name.clone(),
+            conditions: Arc::new(route.conditions.clone()),
+            limit: limits.get(&route.name)?.clone(),
+            choices: choices.collect(),
+        })
+    });
+    routes.collect()
+}
+
+/// Returns the AI with the parameters of a route, which replace its own ones.
+fn with_parameters(ai: &call::Ai, parameters: &[(String, String)]) -> call::Ai {
+    let is_new = |(name, _): &&(String, String)| !parameters.iter().any(|(new, _)| new == name);
+    let kept = ai.parameters.iter().filter(is_new).chain(parameters);
+    call::Ai { parameters: kept.cloned().collect(), ..ai.clone() }
+}
+
 /// The treatment of the callers of one PBX for whom no call can be started.
 pub(super) fn overflow(plan: &Plan, pbx: &str, can_continue: bool) -> Overflow {
     let rules = plan.transfers.get(pbx).cloned().unwrap_or_default();
@@ -151,8 +217,9 @@ pub(super) fn overflow(plan: &Plan, pbx: &str, can_continue: bool) -> Overflow {
 fn call_ai(name: &str, ai: &AiPlan, account: &str, breakers: &mut Breakers) -> call::Ai {
     call::Ai {
         name: name.to_owned(),
-        breaker: breakers.of(&ai.target),
+        breaker: breakers.of(ai),
         target: ai.target.clone(),
+        create: ai.create.clone(),
         extensions: ai.extensions,
         account_sid: ai.account_sid.clone().unwrap_or_else(|| account.to_owned()),
         parameters: ai.parameters.clone(),

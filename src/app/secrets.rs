@@ -2,7 +2,7 @@
 
 use secrecy::ExposeSecret;
 
-use crate::config::plan::Plan;
+use crate::config::plan::{AiPlan, Plan};
 
 /// Shorter values are left alone: they would match ordinary text.
 const SHORTEST: usize = 8;
@@ -15,7 +15,9 @@ pub(super) fn secrets(plan: &Plan) -> Vec<String> {
     let ari = plan.ari.iter().map(|(pbx, _)| pbx.target.password.expose_secret().to_owned());
     let ais = plan.sip.iter().map(|pbx| &pbx.ai).chain(plan.ari.iter().map(|(_, ai)| ai));
     let ais = ais.chain(plan.endpoints.iter().map(|(_, ai)| ai));
-    let ais = ais.flat_map(|ai| ai.target.secrets());
+    let created = |ai: &AiPlan| ai.create.iter().flat_map(|create| create.secrets()).collect();
+    let secrets = |ai: &AiPlan| -> Vec<String> { [ai.target.secrets(), created(ai)].concat() };
+    let ais = ais.flat_map(secrets);
     let mut all: Vec<String> = tokens.chain(sip).chain(ari).chain(ais).collect();
     all.retain(|secret| secret.chars().count() >= SHORTEST);
     all.sort_unstable();

@@ -33,7 +33,7 @@ pub struct CallLimits {
 }
 
 /// The present state of the limits.
-struct Limit {
+pub struct Limit {
     /// The table of the limits in the configuration.
     table: String,
     /// The calls that count.
@@ -51,7 +51,7 @@ struct Rate {
 }
 
 /// One call that counts towards a limit until this is dropped.
-struct Counted(Arc<AtomicUsize>);
+pub struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -70,6 +70,11 @@ impl Permit {
     /// The permit of a call that does not count any more.
     pub fn none() -> Permit {
         Permit::default()
+    }
+
+    /// Counts the call towards another limit, too.
+    pub fn add(&mut self, counted: Counted) {
+        self._counted.push(counted);
     }
 }
 
@@ -220,8 +225,8 @@ impl Admission {
 }
 
 impl Limit {
-    /// A limit that admits every call.
-    fn new(table: String) -> Limit {
+    /// A limit that admits every call. `table`: its table in the configuration.
+    pub fn new(table: String) -> Limit {
         Limit {
             table,
             calls: Arc::default(),
@@ -230,7 +235,7 @@ impl Limit {
         }
     }
 
-    fn set(&self, limits: &CallLimits) {
+    pub fn set(&self, limits: &CallLimits) {
         self.max.store(limits.max.unwrap_or(usize::MAX), Ordering::Release);
         let mut rate = self.rate();
         if rate.per_second != limits.per_second {
@@ -243,6 +248,16 @@ impl Limit {
     /// A panic in another thread leaves it consistent, so poisoning is ignored.
     fn rate(&self) -> MutexGuard<'_, Rate> {
         self.rate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Admits a call.
+    ///
+    /// # Errors
+    /// Returns the limit that is reached.
+    pub fn admit(&self, now: Instant) -> Result<Counted, String> {
+        let counted = self.count()?;
+        self.pace(now)?;
+        Ok(counted)
     }
 
     fn count(&self) -> Result<Counted, String> {

@@ -106,7 +106,9 @@ pub struct Call {
     unrecorded: bool,
     /// When the call ends at the latest, because all calls have to.
     leave_by: Option<Instant>,
-    /// The AI that was dialled last: its place in `ais`.
+    /// The AI that is dialled first: its place in `ais`.
+    first: usize,
+    /// The AI that was dialled last.
     ai: usize,
     /// The names and URLs of all AIs.
     ais: Vec<(String, String)>,
@@ -173,7 +175,8 @@ impl Call {
             outgoing: None,
             unrecorded: false,
             leave_by: None,
-            ai: 0,
+            first: config.first,
+            ai: config.first,
             ais: config
                 .ais
                 .iter()
@@ -255,6 +258,7 @@ impl Call {
                 self.start_stream(now);
             }
             Input::AiFailed => self.ai_unreachable(now),
+            Input::Instead(rung) => self.instead(now, rung),
             Input::Ai(message) => self.on_ai(now, message),
             Input::AiClosed(closed) => self.on_ai_closed(now, closed),
             Input::Signal(signal) => self.on_signal(now, signal),

@@ -121,12 +121,20 @@ static NOT_PLACED: Labelled = Labelled::with_known(
     &["reason"],
     &Refused::WORDS,
 );
-/// All counters of calls that have labels.
-pub static LABELLED: &[&Labelled] = &[&AI_FAILURES, &TRANSFERS, &TOOLS, &NOT_PLACED];
 
 /// Counts a call out that was refused.
 pub fn not_placed(reason: &'static str) {
     NOT_PLACED.add(&[reason]);
+}
+
+static ROUTED: Labelled =
+    Labelled::new("route_calls", "Calls by the route that applied to them.", &["route"]);
+/// All counters of calls that have labels.
+pub static LABELLED: &[&Labelled] = &[&AI_FAILURES, &TRANSFERS, &TOOLS, &NOT_PLACED, &ROUTED];
+
+/// Counts a call to which a route applied. Its name is from the configuration.
+pub fn routed(route: &str) {
+    ROUTED.add(&[route]);
 }
 
 /// Counts an attempt to connect a call with its AI: how long it took, and the kind of its failure.

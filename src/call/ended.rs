@@ -2,6 +2,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::call::end::EndReason;
@@ -14,6 +15,8 @@ use crate::stream::socket::Counts;
 #[derive(Debug, Clone)]
 pub struct Record {
     pub id: String,
+    /// The name of the route that applied to the call.
+    pub route: Option<Arc<str>>,
     pub reason: EndReason,
     pub summary: Summary,
     /// Messages that were dropped because the AI was slow, or were not understood.

@@ -10,6 +10,8 @@ use crate::command::{Cause, Destination};
 pub enum Rung {
     /// Connect the caller with another AI: its place in [`crate::call::CallConfig::ais`].
     Ai(usize),
+    /// The same for a further AI of the call's route. The AI before it is dialled only once.
+    Next(usize),
     /// Play a prompt, mu-law.
     Play(Bytes),
     /// The same, if the caller has been connected.
@@ -38,7 +40,7 @@ impl Overflow {
     /// dialplan to continue in.
     pub fn of(ladder: &[Rung], rules: &TransferRules, can_continue: bool) -> Overflow {
         let overflow = |rung: &Rung| match rung {
-            Rung::Ai(_) | Rung::Play(_) | Rung::PlayIfConnected(_) => None,
+            Rung::Ai(_) | Rung::Next(_) | Rung::Play(_) | Rung::PlayIfConnected(_) => None,
             // an in-group is not an extension
             Rung::Transfer(to) => rules.find(to).filter(|to| !to.in_group).map(Overflow::Transfer),
             Rung::Continue => can_continue.then_some(Overflow::Continue),

@@ -68,7 +68,10 @@ impl Limits {
         Limits {
             drain_on_close: config.drain_on_close,
             max_duration: config.max_duration,
-            silent_timeout: config.ais.first().map_or(Duration::ZERO, |ai| ai.silent_timeout),
+            silent_timeout: config
+                .ais
+                .get(config.first)
+                .map_or(Duration::ZERO, |ai| ai.silent_timeout),
             media_timeout: config.media_timeout,
             ring: None,
         }

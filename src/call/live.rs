@@ -32,6 +32,8 @@ pub struct LiveCall {
     pub native_id: String,
     /// Time since 1970.
     pub started: Duration,
+    /// The name of the route that applied to it.
+    pub route: Option<Arc<str>>,
     /// The names of its AIs, as in [`State::ai`].
     pub ais: Vec<String>,
     /// The names of the targets to which the caller may be transferred, and the patterns of
@@ -129,6 +131,7 @@ impl LiveCall {
             to_number,
             native_id,
             started: unix(),
+            route: None,
             ais: Vec::new(),
             targets: Default::default(),
             outgoing: false,
@@ -157,6 +160,7 @@ impl LiveCall {
             started: self.started,
             outgoing: self.outgoing,
             callback: self.callback.clone(),
+            route: self.route.clone(),
             state: Mutex::new(self.state()),
             ..LiveCall::new(ids, self.pbx.clone(), parties, self.native_id.clone())
         }
@@ -227,6 +231,7 @@ impl LiveCall {
             "account_sid": self.account_sid,
             "pbx": &*self.pbx,
             "direction": self.direction(),
+            "route": self.route.as_deref(),
             "from_number": self.from_number,
             "from_name": self.from_name,
             "to_number": self.to_number,

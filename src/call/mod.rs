@@ -13,11 +13,13 @@ pub mod admission;
 pub mod core;
 pub mod counters;
 pub mod departure;
+pub mod dispatch;
 pub mod end;
 pub mod ended;
 pub mod fault_point;
 mod hearing;
 pub mod history;
+pub mod hours;
 pub mod ladder;
 pub mod leg;
 pub mod limits;
@@ -29,6 +31,7 @@ pub mod placing;
 mod playing;
 pub mod ports;
 pub mod recordings;
+pub mod routing;
 pub mod switchboard;
 pub mod transfers;
 pub mod turns;
@@ -56,6 +59,7 @@ use crate::record::recorder::Recorder;
 use crate::stream::ToolCall;
 use crate::stream::breaker::Breaker;
 use crate::stream::connect::Target;
+use crate::stream::create::Create;
 use crate::stream::dialect::Extensions;
 use admission::Permit;
 use departure::{Departure, DeparturePolicy};
@@ -232,6 +236,8 @@ pub struct Offer {
     pub sid_seed: String,
     /// More `customParameters`.
     pub added: parameters::Added,
+    /// The header fields of the INVITE, for routes; none in ARI mode.
+    pub headers: Vec<(String, String)>,
     pub remote: Option<RemoteMedia>,
     pub leg: Leg,
     pub requests: RequestSender,
@@ -302,6 +308,8 @@ pub struct Ai {
     /// Its name in the configuration; empty for the one of `[ai]`.
     pub name: String,
     pub target: Target,
+    /// The request before its socket, if there is one.
+    pub create: Option<Arc<Create>>,
     /// Shared by all PBXs that use this AI.
     pub breaker: Arc<Breaker>,
     pub extensions: Extensions,
@@ -315,10 +323,17 @@ pub struct Ai {
     pub tools: Option<ToolServer>,
 }
 
-/// Settings for the calls of one PBX.
+/// Settings for the calls of one PBX, or for those of them to which a route applies.
+#[derive(Clone)]
 pub struct CallConfig {
-    /// The AIs: first the one for all calls, then those of the ladder.
-    pub ais: Vec<Ai>,
+    /// The AIs: first the one for all calls, then those of routes and ladders.
+    pub ais: Arc<[Ai]>,
+    /// The AI that is dialled first: its place in `ais`.
+    pub first: usize,
+    /// The name of the route that these settings belong to.
+    pub route: Option<Arc<str>>,
+    /// The routes of the PBX's calls, in their order.
+    pub routes: Vec<dispatch::RouteCalls>,
     /// The steps to try when the AI fails.
     pub ladder: Arc<[Rung]>,
     /// Dial an AI again that has closed its stream cleanly.
@@ -354,11 +369,18 @@ impl CallConfig {
     /// The breakers of all AIs that a call may be connected with.
     pub fn breakers(&self) -> Vec<Arc<Breaker>> {
         let others = self.ladder.iter().filter_map(|rung| match rung {
-            Rung::Ai(place) => Some(*place),
+            Rung::Ai(place) | Rung::Next(place) => Some(*place),
             _ => None,
         });
-        let places = std::iter::once(0).chain(others);
-        places.filter_map(|place| Some(self.ais.get(place)?.breaker.clone())).collect()
+        let places = std::iter::once(self.first).chain(others);
+        let own = places.filter_map(|place| Some(self.ais.get(place)?.breaker.clone()));
+        let choices = self.routes.iter().flat_map(|route| &route.choices);
+        own.chain(choices.flat_map(|choice| choice.config.breakers())).collect()
+    }
+
+    /// True if a further AI of the route follows the first one.
+    pub fn has_next_ai(&self) -> bool {
+        matches!(self.ladder.first(), Some(Rung::Next(_)))
     }
 }
 

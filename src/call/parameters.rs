@@ -32,6 +32,13 @@ impl Added {
         }
     }
 
+    /// Adds what the call's owner knows, with its final name.
+    pub fn known(&mut self, name: &str, value: &str) {
+        if !value.is_empty() {
+            self.0.push((name.to_owned(), cut(value)));
+        }
+    }
+
     /// Adds a detail in place of one with the same name.
     pub fn replace(&mut self, name: &str, value: &str) {
         self.0.retain(|(known, _)| known != name);
@@ -89,6 +96,19 @@ pub fn all(
     }
     all.extend(configured.iter().filter(|(name, _)| !reserved(name)).cloned());
     all
+}
+
+/// Parameters that nothing can replace.
+const OURS: [&str; 5] = ["from_number", "from_name", "to_number", "pbx", "sip_call_id"];
+
+/// Adds further parameters, which replace those of the same names that are not ours.
+pub fn add(all: &mut Vec<(String, String)>, more: Vec<(String, String)>) {
+    for (name, value) in more.into_iter().filter(|(name, _)| !OURS.contains(&name.as_str())) {
+        match all.iter_mut().find(|(known, _)| *known == name) {
+            Some(known) => known.1 = value,
+            None => all.push((name, value)),
+        }
+    }
 }
 
 /// Returns the common name of data from the PBX: without `X-`, in lower case, with underscores.
@@ -163,6 +183,16 @@ mod tests {
             "campaign:c",
         ];
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn further_parameters_replace_all_but_our_own() {
+        let pairs = |all: &[(&str, &str)]| -> Vec<(String, String)> {
+            all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+        };
+        let mut all = pairs(&[("pbx", "main"), ("lang", "de")]);
+        add(&mut all, pairs(&[("pbx", "x"), ("lang", "en"), ("name", "Eve")]));
+        assert_eq!(all, pairs(&[("pbx", "main"), ("lang", "en"), ("name", "Eve")]));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The recordings of one call: usually one, more if recording is stopped and started again.
 
-use crate::call::Offer;
 use crate::call::end::EndReason;
 use crate::call::live::OUTBOUND;
 use crate::call::parameters::recorded;
 use crate::call::words::Summary;
+use crate::call::{CallConfig, Offer};
 use crate::command::RecordCommand;
 use crate::media::frame::FRAME_SAMPLES;
 use crate::media::g711::Law;
@@ -37,13 +37,15 @@ pub struct CallRecordings {
 }
 
 impl CallRecordings {
-    pub fn new(recorder: Option<Recorder>, offer: &Offer, info: &StreamInfo) -> CallRecordings {
+    pub fn new(config: &CallConfig, offer: &Offer, info: &StreamInfo) -> CallRecordings {
+        let recorder = config.recorder.clone();
         let call = CallInfo {
             id: offer.id.clone(),
             call_sid: info.call_sid.clone(),
             stream_sid: info.stream_sid.clone(),
             native_id: offer.native_id.clone(),
             pbx: offer.pbx.to_string(),
+            route: config.route.as_deref().map(str::to_owned),
             from_number: offer.from_number.clone(),
             from_name: offer.from_name.clone(),
             details: recorded(&info.parameters),

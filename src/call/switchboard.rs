@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 use crate::call::departure::DeparturePolicy;
+use crate::call::dispatch::{awaits_campaign, learn_campaign, place};
 use crate::call::end::EndReason;
 use crate::call::ended::Record;
 use crate::call::listening::Listener;
@@ -101,7 +102,8 @@ impl Switchboard {
     /// Starts a call for every offer, each in its own task, so a panic ends only that call.
     pub async fn start_calls(self, starter: CallStarter, mut offers: mpsc::Receiver<Offer>) {
         self.lock().configs = Some(starter.configs.clone());
-        while let Some(offer) = offers.recv().await {
+        let starter = Arc::new(starter);
+        while let Some(mut offer) = offers.recv().await {
             let config = {
                 let configs = starter.configs.borrow();
                 let known = configs.iter().find(|(name, _)| *name == offer.pbx);
@@ -111,28 +113,32 @@ impl Switchboard {
                 refuse(&offer, EndReason::Internal);
                 continue;
             };
-            let recorded = config.record.as_ref().and(config.recorder.as_ref());
-            let refused = recorded.is_some_and(Recorder::refuses);
-            if refused {
-                let (call, pbx) = (&offer.id, &*offer.pbx);
-                warn!(call, pbx, "call not offered to the AI: it could not be recorded");
+            if let Some(owner) = &config.owner {
+                offer = owner.adopt(offer);
             }
-            let refused = offer.refused.or(refused.then_some(EndReason::NotRecorded));
-            self.start(&starter, offer, config, refused);
+            if awaits_campaign(&offer, &config) {
+                let (switchboard, starter) = (self.clone(), starter.clone());
+                self.tasks.spawn(async move {
+                    learn_campaign(&mut offer).await;
+                    switchboard.start(&starter, offer, config);
+                });
+            } else {
+                self.start(&starter, offer, config);
+            }
         }
     }
 
-    fn start(
-        &self,
-        starter: &CallStarter,
-        mut offer: Offer,
-        config: Arc<CallConfig>,
-        refused: Option<EndReason>,
-    ) {
-        let (stopped, records) = (starter.stopped.clone(), starter.records.clone());
-        if let Some(owner) = &config.owner {
-            offer = owner.adopt(offer);
+    /// Starts a call. `config`: the settings of its PBX.
+    fn start(&self, starter: &CallStarter, mut offer: Offer, config: Arc<CallConfig>) {
+        let (config, refused) = place(&mut offer, config);
+        let recorded = config.record.as_ref().and(config.recorder.as_ref());
+        let unrecorded = recorded.is_some_and(Recorder::refuses);
+        if unrecorded {
+            let (call, pbx) = (&offer.id, &*offer.pbx);
+            warn!(call, pbx, "call not offered to the AI: it could not be recorded");
         }
+        let refused = refused.or(unrecorded.then_some(EndReason::NotRecorded));
+        let (stopped, records) = (starter.stopped.clone(), starter.records.clone());
         // a second copy, to end the caller's side if the call panics
         let requests: Arc<dyn Fn(SourceRequest) + Send + Sync> = Arc::from(offer.requests);
         let for_call = requests.clone();
@@ -327,6 +333,7 @@ fn end_panicked(live: &LiveCall) -> Option<Record> {
     let answered = state.answered.is_some();
     let record = Record {
         id: live.id.clone(),
+        route: live.route.clone(),
         reason: EndReason::Internal,
         summary: Summary { answered, ..Summary::default() },
         ai: Counts::default(),

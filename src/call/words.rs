@@ -32,6 +32,8 @@ pub enum Input<'a> {
     AiOpen,
     /// The AI could not be reached.
     AiFailed,
+    /// The AI is not dialled: this step is taken instead.
+    Instead(Rung),
     Ai(FromAi<'a>),
     AiClosed(&'a Closed),
     Signal(Signal),

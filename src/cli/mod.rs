@@ -15,6 +15,7 @@ pub mod init;
 pub mod package_files;
 pub mod recordings;
 pub mod reload;
+pub mod route;
 pub mod run;
 pub mod vicidial;
 
@@ -54,6 +55,8 @@ enum Command {
     Health(health::HealthArguments),
     /// Have a running `trunkless run` read its configuration again.
     Reload(reload::ReloadArguments),
+    /// Show which route applies to a call, and why.
+    Route(route::RouteArguments),
     /// List, show and verify recordings.
     Recordings(recordings::RecordingsArguments),
     /// Print what to enter in VICIdial, and check it.
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Health(arguments) => health::main(&arguments),
         Command::Reload(arguments) => reload::main(&arguments),
+        Command::Route(arguments) => route::main(&arguments),
         Command::Recordings(arguments) => recordings::main(&arguments),
         Command::Vicidial(arguments) => vicidial::main(&arguments),
         Command::PackageFiles(arguments) => package_files::main(&arguments),

@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use crate::config::ConfigError;
+use crate::config::create::CreateTable;
 use crate::config::headers::x_headers;
 use crate::config::plan::AiPlan;
 use crate::config::resolve::Resolver;
@@ -32,11 +33,15 @@ impl Resolver<'_> {
         let pick = |own: &Option<String>, common: &Option<String>| own.clone().or(common.clone());
         let dialect = own.dialect.or(common.dialect).unwrap_or_default();
         let session = self.session(&key, dialect, common, own)?;
-        let Some(url) = dialect.url(pick(&own.url, &common.url).as_deref(), &session) else {
+        let token = self.token(name, dialect, common, own)?;
+        let proxy = self.proxy(&key, common, own)?;
+        let created = own.create.as_ref().or(common.create.as_ref());
+        let url = dialect.url(pick(&own.url, &common.url).as_deref(), &session);
+        let has_url = url.is_some();
+        let Some(url) = url.or_else(|| created.and_then(CreateTable::as_socket)) else {
             let (missing, message) = dialect.missing();
             return Err(self.source.error(missing, message));
         };
-        let token = self.token(name, dialect, common, own)?;
         let merged = |own: &Option<Table>, common: &Option<Table>| {
             let mut all = common.clone().unwrap_or_default();
             all.extend(own.clone().unwrap_or_default());
@@ -50,6 +55,8 @@ impl Resolver<'_> {
             auth_token: token,
             ca_file: pick(&own.ca_file, &common.ca_file),
             tls_server_name: pick(&own.tls_server_name, &common.tls_server_name),
+            proxy: proxy.clone(),
+            varies: created.is_some(),
         };
         let target = Target::new(&url, &options).map_err(|error| {
             let (part, own_has) = match &error {
@@ -62,6 +69,11 @@ impl Resolver<'_> {
             let part = key(part, own_has);
             self.source.error(&part, error.to_string())
         })?;
+        let create = created.map(|table| {
+            let key = |rest: &str| key(&format!("create.{rest}"), own.create.is_some());
+            self.create(&key, table, proxy, has_url).map(Arc::new)
+        });
+        let create = create.transpose()?;
         let parameters = merged(&own.parameters, &common.parameters);
         let limit = MAX_PARAMETER;
         let length = |text: &str| text.chars().count();
@@ -77,6 +89,7 @@ impl Resolver<'_> {
         let usual = Duration::from_secs(if waits { 0 } else { 15 });
         Ok(AiPlan {
             target,
+            create,
             extensions: own.extensions.or(common.extensions).unwrap_or_default(),
             account_sid: pick(&own.account_sid, &common.account_sid),
             parameters,

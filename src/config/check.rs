@@ -13,7 +13,8 @@ use crate::sip::agent::AiDown;
 use crate::sip::uri::Host;
 
 /// For a limit of zero.
-const NO_CALLS: &str = "is 0, so that no call would be taken; remove the key for no limit";
+pub(super) const NO_CALLS: &str =
+    "is 0, so that no call would be taken; remove the key for no limit";
 /// The most calls that one address has RTP ports for.
 const MAX_CALLS: usize = 32_000;
 const MAX_PLAYOUT_MINUTES: u32 = 1440;

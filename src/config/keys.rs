@@ -41,7 +41,20 @@ fn add(keys: &mut Keys, prefix: &str, table: &Table) {
                 keys.insert(key.clone(), String::new());
                 add(keys, &key, table);
             }
+            Value::Array(routes) if key == "route" => add_routes(keys, routes),
             value => drop(keys.insert(key.clone(), digest(&key, value))),
+        }
+    }
+}
+
+/// Adds the routes by name, and their order.
+fn add_routes(keys: &mut Keys, routes: &[Value]) {
+    let name = |route: &Value| route.get("name").and_then(Value::as_str).map(str::to_owned);
+    let names: Vec<String> = routes.iter().filter_map(name).collect();
+    keys.insert("route".to_owned(), digest("route", &Value::from(names)));
+    for route in routes {
+        if let (Some(name), Some(table)) = (name(route), route.as_table()) {
+            add(keys, &format!("route.{name}"), table);
         }
     }
 }
@@ -89,6 +102,21 @@ mod tests {
         // a comment and the order change nothing, a value does
         assert_eq!(of(&format!("# note\n{text}"), &[]), keys);
         assert_ne!(of(&text.replace("hush", "hash"), &[]), keys);
+    }
+
+    #[test]
+    fn routes_are_compared_by_name_and_order() {
+        let route = |name: &str, to: &str| format!("[[route]]\nname = '{name}'\nto = '{to}'\n");
+        let (a, b) = (route("a", "1"), route("b", "2"));
+        let keys = of(&format!("{a}{b}"), &[]);
+        let names: Vec<&str> = keys.keys().map(String::as_str).collect();
+        assert_eq!(names, ["route", "route.a.name", "route.a.to", "route.b.name", "route.b.to"]);
+        let changed = |text: String| -> Vec<String> {
+            let other = of(&text, &[]);
+            keys.iter().filter(|(k, v)| other.get(*k) != Some(v)).map(|(k, _)| k.clone()).collect()
+        };
+        assert_eq!(changed(format!("{b}{a}")), ["route"]);
+        assert_eq!(changed(format!("{a}{}", route("b", "3"))), ["route.b.to"]);
     }
 
     #[test]

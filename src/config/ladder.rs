@@ -48,35 +48,51 @@ impl Resolver<'_> {
         rules: &TransferRules,
         findings: &mut Findings,
     ) -> Vec<Rung> {
-        const KEY: &str = "calls.on_ai_failure";
-        let default = [RungWord::Continue, RungWord::Hangup(None)];
-        let words = settings.calls.on_ai_failure.as_deref().unwrap_or(&default);
-        let mut ladder: Vec<Rung> =
-            prompt.cloned().map(Rung::PlayIfConnected).into_iter().collect();
-        for word in words {
-            let rung = match word {
-                RungWord::Ai(name) => {
-                    let place = settings.endpoint.keys().position(|other| other.0 == *name);
-                    // the first AI is the one of [ai]
-                    let missing = format!("there is no table [endpoint.{name}]");
-                    place.map(|place| Rung::Ai(place + 1)).ok_or(missing)
-                }
-                RungWord::Play(name) => {
-                    let missing = format!("[prompts] has no {name}");
-                    prompts.get(name).cloned().map(Rung::Play).ok_or(missing)
-                }
-                RungWord::Transfer(to) => {
-                    let missing = format!("[pbx.{pbx}.transfer] does not allow {to}");
-                    rules.find(to).map(|_| Rung::Transfer(to.clone())).ok_or(missing)
-                }
-                RungWord::Continue => Ok(Rung::Continue),
-                RungWord::Hangup(cause) => Ok(Rung::Hangup(*cause)),
-            };
-            match rung {
-                Ok(rung) => ladder.push(rung),
-                Err(why) => findings.error(self.source.error(KEY, why)),
-            }
+        let (ladder, wrong) = rungs(pbx, None, settings, prompts, prompt, rules);
+        for why in wrong {
+            findings.error(self.source.error("calls.on_ai_failure", why));
         }
         ladder
     }
+}
+
+/// Returns the ladder of a PBX, or of a route for its calls, and what is wrong with it. `own`: the
+/// steps of the route; without them, those of `[calls]` apply.
+pub(super) fn rungs(
+    pbx: &str,
+    own: Option<&[RungWord]>,
+    settings: &Settings,
+    prompts: &Prompts,
+    prompt: Option<&Bytes>,
+    rules: &TransferRules,
+) -> (Vec<Rung>, Vec<String>) {
+    let default = [RungWord::Continue, RungWord::Hangup(None)];
+    let words = own.or(settings.calls.on_ai_failure.as_deref()).unwrap_or(&default);
+    let mut ladder: Vec<Rung> = prompt.cloned().map(Rung::PlayIfConnected).into_iter().collect();
+    let mut wrong = Vec::new();
+    for word in words {
+        let rung = match word {
+            RungWord::Ai(name) => {
+                let place = settings.endpoint.keys().position(|other| other.0 == *name);
+                // the first AI is the one of [ai]
+                let missing = format!("there is no table [endpoint.{name}]");
+                place.map(|place| Rung::Ai(place + 1)).ok_or(missing)
+            }
+            RungWord::Play(name) => {
+                let missing = format!("[prompts] has no {name}");
+                prompts.get(name).cloned().map(Rung::Play).ok_or(missing)
+            }
+            RungWord::Transfer(to) => {
+                let missing = format!("[pbx.{pbx}.transfer] does not allow {to}");
+                rules.find(to).map(|_| Rung::Transfer(to.clone())).ok_or(missing)
+            }
+            RungWord::Continue => Ok(Rung::Continue),
+            RungWord::Hangup(cause) => Ok(Rung::Hangup(*cause)),
+        };
+        match rung {
+            Ok(rung) => ladder.push(rung),
+            Err(why) => wrong.push(why),
+        }
+    }
+    (ladder, wrong)
 }

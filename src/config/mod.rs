@@ -9,6 +9,7 @@ mod ai;
 mod ari;
 pub mod check;
 mod control;
+pub mod create;
 mod dial;
 mod environment;
 mod headers;
@@ -17,6 +18,7 @@ mod ladder;
 pub mod plan;
 pub mod recording;
 pub mod resolve;
+pub mod routes;
 pub mod schema;
 mod telemetry;
 mod twins;
@@ -91,7 +93,7 @@ impl Source {
         let line = before.matches('\n').count() + 1;
         let place = format!("{}:{line}", self.name);
         let key = key_at(&self.text, line);
-        let secret = ["password", "auth_token", "secret", "secret_access_key"]
+        let secret = ["password", "auth_token", "secret", "secret_access_key", "proxy"]
             .iter()
             .any(|s| key.ends_with(s));
         // the parser's message would print the secret

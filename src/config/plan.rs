@@ -13,6 +13,7 @@ use crate::call::variables::VariableRules;
 use crate::call::{Prompts, RecordPlan};
 use crate::config::keys::Keys;
 use crate::config::recording::RecordingPlan;
+use crate::config::routes::RoutePlan;
 use crate::config::schema::Settings;
 use crate::config::values::HostPort;
 use crate::control::tokens::Token;
@@ -20,6 +21,7 @@ use crate::notices::NoticesSettings;
 use crate::outbox::webhook::Webhook;
 use crate::sip::agent::AccountConfig;
 use crate::stream::connect::Target;
+use crate::stream::create::Create;
 use crate::stream::dialect::Extensions;
 use crate::traces::TracesSettings;
 use crate::vicidial::VicidialSettings;
@@ -38,6 +40,8 @@ pub struct SipPbx {
 #[derive(Clone)]
 pub struct AiPlan {
     pub target: Target,
+    /// The request before the socket.
+    pub create: Option<Arc<Create>>,
     pub extensions: Extensions,
     /// By default, made of the name of the call's PBX.
     pub account_sid: Option<String>,
@@ -48,6 +52,18 @@ pub struct AiPlan {
     pub ping: Duration,
     /// Calls the tools of a model's user.
     pub tool_webhook: Option<Arc<Webhook>>,
+}
+
+impl AiPlan {
+    /// True if the same AI is reached in the same way, with the same credentials.
+    pub fn is_same(&self, other: &AiPlan) -> bool {
+        let created = match (&self.create, &other.create) {
+            (Some(create), Some(other)) => create.is_same(other),
+            (None, None) => true,
+            _ => false,
+        };
+        created && self.target.is_same(&other.target)
+    }
 }
 
 /// The whole configuration, checked.
@@ -64,6 +80,8 @@ pub struct Plan {
     pub variables: BTreeMap<String, VariableRules>,
     /// The steps to try when the AI fails, by PBX name.
     pub ladders: BTreeMap<String, Vec<Rung>>,
+    /// The routes, in their order.
+    pub routes: Vec<RoutePlan>,
     /// The VICIdials, by PBX name.
     pub vicidials: BTreeMap<String, VicidialSettings>,
     /// The further AIs, by name.

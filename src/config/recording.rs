@@ -159,7 +159,7 @@ pub struct RecordingPlan {
 
 impl Recording {
     /// Returns the directory. An empty string, as from an empty variable, counts as not set.
-    fn directory(&self) -> Option<&str> {
+    pub(super) fn directory(&self) -> Option<&str> {
         self.directory.as_deref().filter(|directory| !directory.is_empty())
     }
 }

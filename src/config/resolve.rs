@@ -117,6 +117,7 @@ fn build(
         let plan = resolver.ai(&name.0, &Ai::default(), ai);
         endpoints.extend(findings.keep(plan).map(|plan| (name.0.clone(), plan)));
     }
+    let routes = resolver.routes(&settings, &prompts, &transfers, findings);
     let (notices, tokens) =
         (resolver.notices(&settings, findings), resolver.tokens(&settings, findings));
     let traces = resolver.traces(&settings, findings);
@@ -134,6 +135,7 @@ fn build(
         traces,
         endpoints,
         prompts,
+        routes,
         tokens,
         transfers,
         dials,
@@ -292,7 +294,7 @@ fn hosts_and_ranges(sip: &PbxSip) -> (Vec<HostPort>, Vec<Network>) {
 
 pub(super) struct Resolver<'a> {
     pub(super) source: &'a Source,
-    environment: &'a HashMap<String, String>,
+    pub(super) environment: &'a HashMap<String, String>,
 }
 
 impl Resolver<'_> {

@@ -10,7 +10,9 @@ use serde::Deserialize;
 
 use crate::call::admission::CallLimits;
 use crate::call::variables::VariableName;
+use crate::config::create::CreateTable;
 use crate::config::recording::{PbxRecording, Recording};
+use crate::config::routes::RouteTable;
 use crate::config::values::{
     HostPort, PbxName, PeerWord, PortRange, RungWord, Span, TargetWord, parsed_words, words,
 };
@@ -40,6 +42,8 @@ pub struct Settings {
     /// Further AIs, for `on_ai_failure`.
     pub endpoint: BTreeMap<PbxName, Ai>,
     pub pbx: BTreeMap<PbxName, Pbx>,
+    /// Which settings apply to which calls, in their order.
+    pub route: Vec<RouteTable>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -135,6 +139,10 @@ pub struct Ai {
     pub auth_token_file: Option<String>,
     pub ca_file: Option<String>,
     pub tls_server_name: Option<String>,
+    /// The HTTP proxy through which the AI is reached: its URL, or `environment`.
+    pub proxy: Option<SecretString>,
+    /// A request before the socket.
+    pub create: Option<CreateTable>,
     pub account_sid: Option<String>,
     pub parameters: Option<BTreeMap<String, String>>,
     /// X- headers of the INVITE that become parameters; `*` means all.

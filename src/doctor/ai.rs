@@ -47,6 +47,11 @@ pub async fn check(ai: &Ai<'_>) -> Vec<Finding> {
     let step = |part: &str| format!("{}.{part}", ai.label);
     let shown = ai.plan.target.shown();
     let secure = shown.starts_with("wss:");
+    if ai.plan.create.is_some() {
+        // the request may be charged for
+        let why = "[ai.create] is asked for each call only; place a test call";
+        return vec![Finding::skipped(step(STEPS[3]), why)];
+    }
     let connected = ai.plan.target.connect(ai.wait).await;
     let failed = connected.as_ref().err().map(|error| (failed_step(error), error));
     let mut findings = Vec::new();
@@ -77,7 +82,7 @@ pub async fn check(ai: &Ai<'_>) -> Vec<Finding> {
 fn failed_step(error: &ConnectError) -> usize {
     match error {
         ConnectError::Dns(..) => 0,
-        ConnectError::Tcp(..) => 1,
+        ConnectError::Tcp(..) | ConnectError::Proxy(_) => 1,
         ConnectError::Tls(_) => 2,
         _ => 3,
     }

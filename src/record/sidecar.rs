@@ -45,6 +45,9 @@ pub struct CallInfo {
     /// The PBX's own id: the SIP Call-ID, or the channel's id.
     pub native_id: String,
     pub pbx: String,
+    /// The name of the route that applied to the call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
     pub from_number: String,
     #[serde(default)]
     pub from_name: String,

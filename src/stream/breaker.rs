@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tracing::{info, warn};
 
-use crate::stream::connect::{Socket, Target};
+use crate::stream::connect::Target;
 use crate::stream::unreachable::ConnectError;
 use crate::telemetry::counter::counters;
 
@@ -68,20 +68,20 @@ impl Breaker {
         *self.open.borrow()
     }
 
-    /// Connects a call with the AI, unless the breaker is open.
+    /// Makes an attempt to connect a call with the AI, unless the breaker is open.
     ///
     /// # Errors
     /// Returns the [`ConnectError`]; [`ConnectError::Open`] at once while the breaker is open.
-    pub async fn connect(
+    pub async fn attempt<T>(
         self: &Arc<Self>,
         target: &Target,
-        limit: Duration,
-    ) -> Result<Socket, ConnectError> {
+        attempt: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
         if self.is_open() {
             SPARED.add(1);
             return Err(ConnectError::Open);
         }
-        let result = target.connect(limit).await;
+        let result = attempt.await;
         match &result {
             Ok(_) => self.failures.store(0, Ordering::Relaxed),
             Err(error) => self.failed(target, error),
@@ -101,7 +101,8 @@ impl Breaker {
     }
 
     /// Makes a handshake at intervals, until one succeeds, or no call can be offered to the AI any
-    /// more because the configuration has changed.
+    /// more because the configuration has changed. Where a request has to come before the socket,
+    /// which may be charged for, the next call is the probe.
     async fn probe(breaker: Weak<Self>, target: Target) {
         let since = Instant::now();
         loop {
@@ -109,6 +110,9 @@ impl Breaker {
             if breaker.strong_count() == 0 {
                 OPEN.replace(1, 0);
                 return;
+            }
+            if target.varies() {
+                return Breaker::half_open(&breaker);
             }
             let Ok(mut socket) = target.connect(PROBE).await else { continue };
             // the AI may not wait for the end of the closing handshake, and neither do we
@@ -121,5 +125,13 @@ impl Breaker {
         breaker.failures.store(0, Ordering::Relaxed);
         breaker.open.send_replace(false);
         info!(ai = target.shown(), down_s = since.elapsed().as_secs(), "AI reachable again");
+    }
+
+    /// Offers calls to the AI again, until the first one fails.
+    fn half_open(breaker: &Weak<Self>) {
+        OPEN.replace(1, 0);
+        let Some(breaker) = breaker.upgrade() else { return };
+        breaker.failures.store(FAILURES - 1, Ordering::Relaxed);
+        breaker.open.send_replace(false);
     }
 }

@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::{self, error::UrlError};
 
 use crate::dns::lookup;
 use crate::stream::dialect::{Codec, Dialect, Extensions, Session};
+use crate::stream::proxy::Proxy;
 use crate::stream::unreachable::ConnectError;
 use crate::stream::wire::Wire;
 use crate::stream::{StreamInfo, model};
@@ -49,6 +50,8 @@ pub struct Target {
     host: String,
     port: u16,
     tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+    /// For `tls`; also set if other URLs may be dialled.
+    tls_config: Option<Arc<rustls::ClientConfig>>,
     request: Request,
     options: TargetOptions,
 }
@@ -85,12 +88,34 @@ pub struct TargetOptions {
     pub ca_file: Option<String>,
     /// Name for SNI and the certificate, if it is not the URL's host.
     pub tls_server_name: Option<String>,
+    /// Through which it is reached.
+    pub proxy: Option<Proxy>,
+    /// [`Target::with_url`] is used.
+    pub varies: bool,
 }
 
 impl Target {
     /// # Errors
     /// Returns a [`TargetError`] for the part of the configuration that is invalid.
     pub fn new(url: &str, options: &TargetOptions) -> Result<Target, TargetError> {
+        let needs_tls = options.varies || url.starts_with("wss:");
+        let tls = needs_tls.then(|| client_config(options.ca_file.as_deref())).transpose()?;
+        Target::of(url, options, tls.map(Arc::new))
+    }
+
+    /// Returns the same AI at another URL.
+    ///
+    /// # Errors
+    /// Returns a [`TargetError`] if the URL cannot be used.
+    pub fn with_url(&self, url: &str) -> Result<Target, TargetError> {
+        Target::of(url, &self.options, self.tls_config.clone())
+    }
+
+    fn of(
+        url: &str,
+        options: &TargetOptions,
+        tls_config: Option<Arc<rustls::ClientConfig>>,
+    ) -> Result<Target, TargetError> {
         let bad_url = || match url.contains('@') {
             true => TargetError::Credentials,
             false => TargetError::Url(url.to_owned()),
@@ -123,16 +148,25 @@ impl Target {
                 let name = options.tls_server_name.as_deref().unwrap_or(&host).to_owned();
                 let server = ServerName::try_from(name.clone())
                     .map_err(|_| TargetError::ServerName(name))?;
-                Some((Arc::new(client_config(options.ca_file.as_deref())?), server))
+                let config = match &tls_config {
+                    Some(config) => config.clone(),
+                    None => Arc::new(client_config(options.ca_file.as_deref())?),
+                };
+                Some((config, server))
             }
         };
         let (url, options) = (url.to_owned(), options.clone());
-        Ok(Target { dialect: options.dialect, url, host, port, tls, request, options })
+        Ok(Target { dialect: options.dialect, url, host, port, tls, tls_config, request, options })
     }
 
     /// True if the same AI is reached in the same way, with the same credentials.
     pub fn is_same(&self, other: &Target) -> bool {
         self.url == other.url && self.options == other.options
+    }
+
+    /// True if a URL is asked for before each connection.
+    pub fn varies(&self) -> bool {
+        self.options.varies
     }
 
     pub fn url(&self) -> &str {
@@ -155,7 +189,8 @@ impl Target {
         let token = self.options.auth_token.as_deref();
         let session = self.options.session.settings.as_ref().map(model::secrets);
         let plain = headers.chain(query).chain(token).map(str::to_owned);
-        plain.chain(session.into_iter().flatten()).collect()
+        let proxy = self.options.proxy.iter().flat_map(Proxy::secrets);
+        plain.chain(session.into_iter().flatten()).chain(proxy).collect()
     }
 
     /// Returns the URL for the log: without a query, which may contain a secret, and without
@@ -176,7 +211,15 @@ impl Target {
     /// # Errors
     /// Returns the [`ConnectError`] of the last attempt, or a timeout.
     pub async fn connect(&self, limit: Duration) -> Result<Socket, ConnectError> {
-        self.connect_within(limit, false).await
+        self.connect_within(limit, RETRY_FOR, false).await
+    }
+
+    /// The same without a second attempt, for an AI that another one can replace at once.
+    ///
+    /// # Errors
+    /// Returns the [`ConnectError`], or a timeout.
+    pub async fn connect_once(&self, limit: Duration) -> Result<Socket, ConnectError> {
+        self.connect_within(limit, Duration::ZERO, false).await
     }
 
     /// The same for an AI whose call is in progress: every error is retried until the limit.
@@ -184,15 +227,15 @@ impl Target {
     /// # Errors
     /// Returns the [`ConnectError`] of the last attempt, or a timeout.
     pub async fn reconnect(&self, limit: Duration) -> Result<Socket, ConnectError> {
-        self.connect_within(limit, true).await
+        self.connect_within(limit, limit, true).await
     }
 
     async fn connect_within(
         &self,
         limit: Duration,
+        retry_for: Duration,
         persistent: bool,
     ) -> Result<Socket, ConnectError> {
-        let retry_for = if persistent { limit } else { RETRY_FOR };
         let begin = Instant::now();
         let deadline = begin + limit;
         let mut last: Option<ConnectError> = None;
@@ -215,8 +258,17 @@ impl Target {
     }
 
     async fn attempt(&self) -> Result<Socket, ConnectError> {
-        let dns = |why: String| ConnectError::Dns(self.host.clone(), why);
-        let addresses = lookup(&self.host, self.port).await.map_err(dns)?;
+        let Some(via) = self.options.proxy.as_ref().and_then(|proxy| proxy.via(&self.host)) else {
+            return self.handshake(self.reach(&self.host, self.port).await?).await;
+        };
+        let stream = self.reach(&via.host, via.port).await.map_err(|error| via.error(error))?;
+        self.handshake(via.tunnel(stream, &self.host, self.port).await?).await
+    }
+
+    /// Connects to one of the addresses of a host.
+    async fn reach(&self, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+        let dns = |why: String| ConnectError::Dns(host.to_owned(), why);
+        let addresses = lookup(host, port).await.map_err(dns)?;
         let mut last = dns("no address found".to_owned());
         let count = addresses.len();
         for (n, address) in addresses.into_iter().enumerate() {
@@ -227,7 +279,7 @@ impl Target {
                 Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
             };
             match stream {
-                Ok(stream) => return self.handshake(stream).await,
+                Ok(stream) => return Ok(stream),
                 Err(error) => last = ConnectError::Tcp(address, error),
             }
         }

@@ -24,6 +24,10 @@ pub enum ConnectError {
     Handshake(tungstenite::Error),
     #[error("timed out after {0:?}{1}")]
     Timeout(Duration, String),
+    #[error("the proxy does not connect us: {0}")]
+    Proxy(String),
+    #[error("the request before the socket failed: {0}")]
+    Create(String),
     #[error("not offered: it could not be reached several times in a row")]
     Open,
     #[error("internal error: {0}")]
@@ -32,8 +36,18 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// All that [`ConnectError::kind`] returns.
-    pub const KINDS: [&'static str; 8] =
-        ["dns", "tcp", "tls", "status", "handshake", "timeout", "breaker_open", "internal"];
+    pub const KINDS: [&'static str; 10] = [
+        "dns",
+        "tcp",
+        "tls",
+        "status",
+        "handshake",
+        "timeout",
+        "proxy",
+        "create",
+        "breaker_open",
+        "internal",
+    ];
 
     /// Returns true if another attempt may succeed, and false for a lasting refusal.
     pub(super) fn may_pass(&self) -> bool {
@@ -53,6 +67,8 @@ impl ConnectError {
             ConnectError::Status(_) => "status",
             ConnectError::Handshake(_) => "handshake",
             ConnectError::Timeout(..) => "timeout",
+            ConnectError::Proxy(_) => "proxy",
+            ConnectError::Create(_) => "create",
             ConnectError::Open => "breaker_open",
             ConnectError::Internal(_) => "internal",
         }
@@ -89,6 +105,8 @@ impl ConnectError {
                 "check that the AI accepts the WebSocket before it does anything else; or raise \
                  [calls] answer_wait"
             }
+            ConnectError::Proxy(_) => "check [ai] proxy, and what the proxy allows",
+            ConnectError::Create(_) => "check [ai.create], and the server's own log",
             ConnectError::Open => "look for AI unreachable in the log, which has the cause",
             ConnectError::Internal(_) => "",
         }

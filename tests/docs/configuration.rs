@@ -50,6 +50,10 @@ const TYPES: &[(&str, &str, &str)] = &[
     ("list of variables", "[\"lead_*\"]", "[\"DB(x)\"]"),
     ("list of steps", "[\"continue\"]", "[\"x\"]"),
     ("list of scopes", "[\"read\"]", "[\"x\"]"),
+    ("list of socket hosts", "[\"*.example.com\"]", "[\"https://x\"]"),
+    ("list of times", "[\"Mon-Fri 09:00-17:00\"]", "[\"x\"]"),
+    ("time zone", "\"Europe/Berlin\"", "\"x\""),
+    ("name", "\"sales\"", "\"a b\""),
     ("list of hosts", "[\"pbx:5060\"]", "[\"192.0.2.1:x\"]"),
 ];
 /// Defaults that neither the schema nor `resolve` holds, and the file that does.
@@ -100,6 +104,12 @@ fn with(key: &str, value: Value) -> Table {
     let (path, name) = key.rsplit_once('.').unwrap_or(("", key));
     let mut table = &mut all;
     for part in path.split('.').filter(|part| !part.is_empty()) {
+        if part == "route" {
+            let route = Table::from_iter([("name".to_owned(), Value::from("x"))]);
+            let routes = table.entry(part).or_insert_with(|| vec![Value::Table(route)].into());
+            table = routes[0].as_table_mut().expect("a route");
+            continue;
+        }
         let inner = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
         if !inner.is_table() {
             *inner = Value::Table(Table::new());
@@ -133,7 +143,7 @@ fn schema(table: &str, found: &mut BTreeSet<String>) {
             "prompts" | "endpoint" => continue,
             _ => key,
         };
-        match keys_of(&key) {
+        match keys_of(&key).filter(|_| key != "route.ai") {
             Some(_) => schema(&key, found),
             None => drop(found.insert(key)),
         }
@@ -262,7 +272,9 @@ fn why_not_default(documented: &Documented) -> Option<String> {
         let unset = match settings(&base).get(key) {
             Some(value) => ["None,", "{},"].contains(&value.as_str()),
             // there is no such table unless the user writes one
-            None => key.starts_with("control.tokens.main."),
+            None => {
+                ["control.tokens.main.", "route.", "ai.create."].iter().any(|t| key.starts_with(t))
+            }
         };
         let good = unset && !filled_in_base.contains_key(key.as_str());
         return (!good).then(|| "it has a default".to_owned());
@@ -288,7 +300,11 @@ fn defaults() {
     let mut found = Vec::new();
     for documented in documented() {
         let Documented { place, key, default, .. } = &documented;
-        let why = if default == "required" {
+        let why = if key == "route.name" {
+            parsed(&format!("{MINIMAL}[[route]]").parse().expect("TOML"))
+                .is_ok()
+                .then(|| "it is not required".to_owned())
+        } else if default == "required" {
             let mode = if key.contains(".ari.") { "ari" } else { "sip" };
             let (table, name) = key.rsplit_once('.').expect("a table");
             let mut all = minimal();

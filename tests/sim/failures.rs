@@ -25,7 +25,7 @@ const SORRY: u8 = 0x31;
 const GOODBYE: u8 = 0x32;
 const HANGUP: Command = Command::Hangup { cause: Cause::Normal, status: None };
 
-fn failed() -> Closed {
+pub fn failed() -> Closed {
     Closed::Failed("reset".into())
 }
 
@@ -39,7 +39,7 @@ fn with_ladder(ladder: &[Rung]) -> CallConfig {
     for name in ["backup", "other"] {
         let mut ai = config.ais[0].clone();
         ai.name = name.to_owned();
-        config.ais.push(ai);
+        config.ais = config.ais.iter().cloned().chain([ai]).collect();
     }
     let humans = Destination { context: None, exten: "1001".into(), priority: 1, in_group: false };
     let targets = [("humans".to_owned(), humans)].into();
@@ -53,7 +53,7 @@ fn sorry() -> Rung {
     Rung::Play(Bytes::from(vec![SORRY; 8000]))
 }
 
-fn world(ladder: &[Rung]) -> World {
+pub fn world(ladder: &[Rung]) -> World {
     let mut world = World::of(400, &with_ladder(ladder));
     world.run_to(500);
     world
@@ -78,7 +78,7 @@ fn heard(world: &World) -> usize {
     world.heard.caller.iter().filter(|(.., number)| number.is_some()).count()
 }
 
-fn outcome(world: &mut World, order: u32, result: Result<(), Failure>) {
+pub fn outcome(world: &mut World, order: u32, result: Result<(), Failure>) {
     world.feed(Input::Signal(Signal::Replied { order, result }));
 }
 
@@ -88,11 +88,11 @@ fn replies(world: &World, order: u32) -> Vec<Reply> {
 }
 
 /// True if the source was asked to transfer the caller.
-fn transfers(world: &World) -> bool {
+pub fn transfers(world: &World) -> bool {
     world.heard.requests.iter().any(|r| matches!(r, SourceRequest::Transfer { .. }))
 }
 
-fn humans() -> Rung {
+pub fn humans() -> Rung {
     Rung::Transfer("humans".into())
 }
 
@@ -385,7 +385,7 @@ fn a_muted_caller_stays_muted_while_the_ai_is_dialled_again() {
 #[test]
 fn an_ai_that_only_gives_orders_is_not_silent() {
     let mut config = with_ladder(&[]);
-    config.ais[0].silent_timeout = Duration::from_secs(5);
+    std::sync::Arc::make_mut(&mut config.ais)[0].silent_timeout = Duration::from_secs(5);
     let mut world = World::of(404, &config);
     world.run_to(4000);
     world.order(Command::Mute { side: Side::Ai, on: false });

@@ -7,6 +7,7 @@ mod film;
 mod orders;
 mod playout;
 mod recording;
+mod routes;
 mod turns;
 mod world;
 

@@ -141,6 +141,7 @@ impl Source {
             native_id: clip(native_id(&new.channel)),
             sid_seed: format!("{}|{}", new.channel.id, new.id),
             added,
+            headers: Vec::new(),
             remote: None,
             leg,
             requests: self.requests_of(new.call, new.id.clone()),

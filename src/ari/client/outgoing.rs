@@ -98,6 +98,7 @@ impl Source {
             sid_seed: format!("{channel}|{id}"),
             native_id: channel,
             added,
+            headers: Vec::new(),
             remote: None,
             leg,
             requests: self.requests_of(call, id),

@@ -49,7 +49,12 @@ impl Call {
         self.release_caller();
         let settled = self.past.ai_started.is_some_and(|at| at + SETTLED <= now);
         self.falling = self.falling.take().filter(|falling| falling.active || !settled);
-        let rungs = || self.ladder.iter().cloned().collect();
+        // each AI of the route but the one that has failed
+        let rung = |rung: &Rung| match rung {
+            Rung::Next(ai) if *ai == self.ai => Rung::Next(self.first),
+            other => other.clone(),
+        };
+        let rungs = || self.ladder.iter().map(rung).collect();
         let falling =
             self.falling.get_or_insert_with(|| Falling { reason, rungs: rungs(), active: false });
         if !std::mem::replace(&mut falling.active, true) {
@@ -118,10 +123,11 @@ impl Call {
         while let Some(rung) = self.falling.as_mut().and_then(|falling| falling.rungs.pop_front()) {
             match rung {
                 // these are not the AI's fault, and another AI would not be better off
-                Rung::Ai(_) if self.leave_by.is_some() || self.unrecorded => {}
+                Rung::Ai(_) | Rung::Next(_) if self.leave_by.is_some() || self.unrecorded => {}
                 // there is no room at any AI, or no time
-                Rung::Ai(_) if matches!(reason, EndReason::Overload | EndReason::Drain) => {}
-                Rung::Ai(ai) => {
+                Rung::Ai(_) | Rung::Next(_)
+                    if matches!(reason, EndReason::Overload | EndReason::Drain) => {}
+                Rung::Ai(ai) | Rung::Next(ai) => {
                     self.out.push_back(Output::Step(rung));
                     return self.dial_ai(ai, None);
                 }
@@ -163,6 +169,15 @@ impl Call {
         }
         let request = SourceRequest::End { reason, departure: Departure::HangUp };
         self.end_with(reason, Some(request));
+    }
+
+    /// True if another AI of the route follows should the one that is dialled fail.
+    pub fn has_next_ai(&self) -> bool {
+        let next = match &self.falling {
+            Some(falling) => falling.rungs.front(),
+            None => self.ladder.first(),
+        };
+        matches!(next, Some(Rung::Next(_)))
     }
 
     /// True while the caller is on the way down.
@@ -217,6 +232,24 @@ impl Call {
         }
         let pause = if lasted < RECONNECT { AGAIN.min(limit) } else { Duration::ZERO };
         self.dial_ai(self.ai, Some(DialAgain { limit, pause }));
+    }
+
+    /// The AI is not dialled, and this step is taken instead. If it is not possible, the ladder
+    /// follows without its AIs.
+    pub(super) fn instead(&mut self, now: Instant, rung: Rung) {
+        if self.phase != Phase::Connecting {
+            return;
+        }
+        let reason = EndReason::AiHangup;
+        self.phase = Phase::Finishing { reason, until: None };
+        self.playing.drop_ai_audio();
+        self.give_up_waiting(now);
+        self.release_caller();
+        let is_ai = |rung: &&Rung| matches!(rung, Rung::Ai(_) | Rung::Next(_));
+        let others = self.ladder.iter().filter(|rung| !is_ai(rung)).cloned();
+        let rungs = [rung].into_iter().chain(others).collect();
+        self.falling = Some(Falling { reason, rungs, active: true });
+        self.next_rung(now);
     }
 
     /// The AI that was dialled could not be reached.

@@ -8,41 +8,13 @@ use tracing::warn;
 use crate::call::words::Input;
 use crate::call::worker::task::Running;
 use crate::stream::closed::Closed;
-use crate::stream::connect::Socket;
 use crate::stream::scratch::Scratch;
 use crate::stream::socket::{AiSocket, Stop};
-use crate::stream::unreachable::ConnectError;
 use crate::stream::{FromAi, ToAi};
 
 impl Running {
-    pub(super) fn on_connected(
-        &mut self,
-        now: Instant,
-        began: Instant,
-        connected: Result<Socket, ConnectError>,
-    ) {
-        let failure = connected.as_ref().err().map(ConnectError::kind);
-        self.note_dialled(now, began, failure);
-        match connected {
-            Ok(socket) => {
-                let Some(ai) = self.config.ais.get(self.current) else { return };
-                let codec = ai.target.codec(self.info.clone(), ai.extensions);
-                let mut socket = AiSocket::new(now, socket, codec, ai.ping);
-                self.tap.iter().for_each(|tap| socket.capture(tap.clone()));
-                self.ai = Some(socket);
-                self.ai_prepares = true;
-                self.prepared(now);
-            }
-            Err(error) => {
-                self.lines.ai_unreachable(&error.advice());
-                self.ai_end = Some(error.to_string());
-                self.call.handle(now, Input::AiFailed);
-            }
-        }
-    }
-
     /// Notifies the call once the AI can take it.
-    fn prepared(&mut self, now: Instant) {
+    pub(super) fn prepared(&mut self, now: Instant) {
         if self.ai_prepares && self.ai.as_ref().is_some_and(AiSocket::is_ready) {
             self.ai_prepares = false;
             self.call.handle(now, Input::AiOpen);

@@ -30,10 +30,11 @@ impl Observed {
 /// Returns the call as others see it.
 pub fn live_call(offer: &Offer, config: &CallConfig) -> Arc<LiveCall> {
     let call_sid = sid("CA", &offer.sid_seed);
-    let account = config.ais.first().map(|ai| ai.account_sid.clone()).unwrap_or_default();
+    let account = config.ais.get(config.first).map(|ai| ai.account_sid.clone()).unwrap_or_default();
     let ids = [offer.id.clone(), call_sid, account];
     let parties = [&offer.from_number, &offer.from_name, &offer.to_number].map(String::clone);
     let mut call = LiveCall::new(ids, offer.pbx.clone(), parties, offer.native_id.clone());
+    call.route = config.route.clone();
     call.ais = config.ais.iter().map(|ai| ai.name.clone()).collect();
     let extensions = config.transfers.extensions.iter().map(ToString::to_string);
     call.targets = [config.transfers.targets.keys().cloned().collect(), extensions.collect()];
@@ -49,9 +50,9 @@ pub fn live_call(offer: &Offer, config: &CallConfig) -> Arc<LiveCall> {
 
 /// Returns the place of the AI that a call begins with.
 pub(super) fn first_ai(offer: &Offer, config: &CallConfig) -> usize {
-    let Some(outgoing) = &offer.outgoing else { return 0 };
+    let Some(outgoing) = &offer.outgoing else { return config.first };
     let named = |ai: &Ai| ai.name == outgoing.ai || ai.target.url() == outgoing.ai;
-    config.ais.iter().position(named).unwrap_or(0)
+    config.ais.iter().position(named).unwrap_or(config.first)
 }
 
 /// Returns the orders and turns of a call for the sidecars of its recordings.

@@ -10,6 +10,7 @@ use crate::call::ladder::Rung;
 use crate::call::words::MissingRtp;
 use crate::call::words::Summary;
 use crate::call::{Ai, Offer};
+use crate::command::Cause;
 use crate::faults::{NO_RTP, RTP_FROM_ELSEWHERE_CURE, RTP_NOT_HEARD};
 use crate::media::frame::RATE;
 use crate::stream::StreamInfo;
@@ -51,13 +52,14 @@ impl Lines {
         self.url = url;
     }
 
-    pub fn offered(&self, offer: &Offer, info: &StreamInfo) {
+    pub fn offered(&self, offer: &Offer, info: &StreamInfo, route: Option<&str>) {
         if offer.outgoing.is_some() {
             return info!(
                 call = self.call,
                 pbx = &*self.pbx,
                 from = offer.from_number,
                 to = %Masked(&offer.to_number),
+                route,
                 call_sid = info.call_sid,
                 native_id = offer.native_id,
                 "call out begins: the callee is called once the AI is connected"
@@ -68,6 +70,7 @@ impl Lines {
             pbx = &*self.pbx,
             from = %Masked(&offer.from_number),
             to = offer.to_number,
+            route,
             call_sid = info.call_sid,
             native_id = offer.native_id,
             "call offered"
@@ -135,13 +138,28 @@ impl Lines {
 
     pub fn step(&self, rung: &Rung, ais: &[Ai]) {
         let (step, to) = match rung {
-            Rung::Ai(place) => ("ai", ais.get(*place).map(|ai| ai.name.as_str())),
+            Rung::Ai(place) | Rung::Next(place) => {
+                ("ai", ais.get(*place).map(|ai| ai.name.as_str()))
+            }
             Rung::Play(_) | Rung::PlayIfConnected(_) => ("play", None),
             Rung::Transfer(to) => ("transfer", Some(to.as_str())),
             // the line about the end of the call has these
             Rung::Continue | Rung::Hangup(_) => return,
         };
         info!(call = self.call, pbx = &*self.pbx, step, to, "next step of on_ai_failure");
+    }
+
+    /// The request before the socket was answered with a step instead. Returns it in words.
+    pub fn instead(&self, rung: &Rung) -> &'static str {
+        let (what, cause, to) = match rung {
+            Rung::Transfer(to) => ("the server of [ai.create] transfers the call", None, Some(to)),
+            Rung::Hangup(cause) => {
+                ("the server of [ai.create] rejects the call", cause.map(Cause::name), None)
+            }
+            _ => ("the server of [ai.create] takes the call", None, None),
+        };
+        info!(call = self.call, pbx = &*self.pbx, cause, to, "{what}");
+        what
     }
 
     pub fn ai_closed(&self, closed: &Closed) {

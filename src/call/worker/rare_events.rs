@@ -2,57 +2,16 @@
 //! shutdown. Owns tasks.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio::time::sleep;
 
-use crate::call::words::DialAgain;
-use crate::call::{CallConfig, CallRequest};
-use crate::stream::connect::Socket;
-use crate::stream::unreachable::ConnectError;
-
-/// The task that connects to the AI, and when it began. Dropping this cancels it.
-pub(super) struct Connecting(pub JoinHandle<Result<Socket, ConnectError>>, pub Instant);
-
-impl Drop for Connecting {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Dials the AIs of a call.
-pub(super) struct Dialler {
-    pub config: Arc<CallConfig>,
-    pub runtime: Handle,
-}
-
-impl Dialler {
-    pub fn dial(&self, ai: usize, again: Option<DialAgain>) -> Connecting {
-        let config = self.config.clone();
-        let began = Instant::now() + again.map_or(Duration::ZERO, |again| again.pause);
-        let task = self.runtime.spawn(async move {
-            match (config.ais.get(ai), again) {
-                (Some(ai), None) => ai.breaker.connect(&ai.target, config.answer_wait).await,
-                (Some(ai), Some(DialAgain { limit, pause })) => {
-                    sleep(pause).await;
-                    ai.target.reconnect(limit.saturating_sub(pause)).await
-                }
-                (None, _) => Err(ConnectError::Internal("no such AI".to_owned())),
-            }
-        });
-        Connecting(task, began)
-    }
-}
+use crate::call::CallRequest;
+use crate::call::worker::dialling::{Connecting, Dial, Dialler};
 
 /// An instruction for the task that connects to the AI.
 pub(super) enum Redial {
     Stop,
-    /// The AI's place in the configuration, and how it is dialled if it is the same one.
-    Dial(usize, Option<DialAgain>),
+    Dial(Box<Dial>),
 }
 
 /// The sources of a call's rare events, apart from its signals. They are polled as futures when the
@@ -72,7 +31,7 @@ impl RareEvents {
     pub fn redial(&mut self, redial: Redial) {
         self.connecting = match redial {
             Redial::Stop => None,
-            Redial::Dial(ai, again) => Some(self.dialler.dial(ai, again)),
+            Redial::Dial(dial) => Some(self.dialler.dial(*dial)),
         };
     }
 

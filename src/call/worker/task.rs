@@ -25,10 +25,11 @@ use crate::call::recordings::CallRecordings;
 use crate::call::words::{Input, Output, Seeds};
 use crate::call::worker::described::{Observed, first_ai, outcome, stream_info};
 use crate::call::worker::desk::Desk;
+use crate::call::worker::dialling::Dialler;
 use crate::call::worker::event_loop::{Buffers, Live, MAX_MESSAGES};
 use crate::call::worker::lines::Lines;
 use crate::call::worker::pool::Workers;
-use crate::call::worker::rare_events::{Dialler, RareEvents, Redial};
+use crate::call::worker::rare_events::{RareEvents, Redial};
 use crate::call::worker::tools::Tools;
 use crate::call::worker::watching::Watching;
 use crate::call::{CallConfig, CallRequest, Offer, Signal, counters};
@@ -63,10 +64,9 @@ pub async fn run(
     refused: Option<EndReason>,
 ) -> Record {
     let dialler = Dialler { config: config.clone(), runtime: Handle::current() };
-    let first = first_ai(&offer, &config);
-    let connecting = refused.is_none().then(|| dialler.dial(first, None));
     let (done, record) = oneshot::channel();
     let mut running = Running::new(offer, &config, observed);
+    let connecting = refused.is_none().then(|| dialler.dial(running.dial(running.current, None)));
     refused.iter().for_each(|reason| running.call.refuse(Instant::now(), *reason));
     let rare_events = RareEvents::new(commands, stop, connecting, dialler);
     workers.take(Live::new(running, rare_events, done));
@@ -142,7 +142,7 @@ impl Running {
         let info = ai.map(|ai| stream_info(&offer, ai, &config.transfers)).unwrap_or_default();
         let url = ai.map(|ai| ai.target.shown()).unwrap_or_default();
         let lines = Lines::new(&offer, url);
-        lines.offered(&offer, &info);
+        lines.offered(&offer, &info, config.route.as_deref());
         observed.event(&EventKind::Started);
         let cname = format!("{}@trunkless", offer.id);
         let (signalling, remote) = (offer.leg.signalling, offer.remote);
@@ -155,7 +155,7 @@ impl Running {
             call.own((!owned.wait.is_zero()).then(|| now + owned.wait), owned.max_status);
         }
         Running {
-            recordings: CallRecordings::new(config.recorder.clone(), &offer, &info),
+            recordings: CallRecordings::new(config, &offer, &info),
             config: config.clone(),
             current: first,
             redial: None,
@@ -287,11 +287,11 @@ impl Running {
                         self.close_ai(now, scratch);
                     }
                     Output::DialAi { ai, again } => {
-                        self.redial = Some(Redial::Dial(ai, again));
                         if again.is_none() {
                             self.desk.change_ai();
                         }
                         self.leave_ai(now, ai, again.is_some(), scratch);
+                        self.redial = Some(Redial::Dial(Box::new(self.dial(ai, again))));
                     }
                     Output::Held(on) => self.observed.event(&EventKind::Held(on)),
                     Output::Ai(message) => self.send(now, message, scratch),
@@ -460,6 +460,7 @@ impl Running {
         let id = self.offer.id.clone();
         let record = Record {
             id,
+            route: self.config.route.clone(),
             reason,
             summary,
             ai: self.ai_counts,

@@ -112,6 +112,18 @@ impl Agent {
         Ok(Accepted { account, user, session_timer, remote, local_ip })
     }
 
+    /// Returns the called user. A PBX or carrier at which the account is registered may address all
+    /// calls to our Contact, so that only To names the user. `user`: that of the Request-URI.
+    fn called(&self, account: AccountId, user: String, invite: &Message) -> String {
+        let account = &self.accounts[account];
+        if account.registration.is_none() || user != account.config.username {
+            return user;
+        }
+        let to = invite.to().and_then(|to| uri::number(&to.uri));
+        let listed = |to: &String| account.config.users.iter().any(|pattern| pattern.matches(to));
+        to.filter(listed).unwrap_or(user)
+    }
+
     /// Parses an offer or answer and checks that its media address may be used.
     pub(super) fn read_sdp(
         &self,
@@ -157,6 +169,7 @@ impl Agent {
         let contact = contact_uri(&user, own, config.transport);
         let dialog = Dialog::from_invite(&invite, tag);
         let (from_user, from_name) = caller(&invite);
+        let called = self.called(account, user, &invite);
         let event = Invite {
             call,
             account,
@@ -164,7 +177,7 @@ impl Agent {
             from_tag: dialog.remote_tag.clone(),
             from_user,
             from_name,
-            to_user: user,
+            to_user: called,
             privacy: privacy(&invite),
             headers: headers(&invite),
             remote: remote.clone(),

@@ -192,6 +192,7 @@ impl Endpoint {
             native_id: clip(&invite.sip_call_id),
             sid_seed,
             added: added(&invite, &peer.x_headers, &peer.sip_headers),
+            headers: invite.headers,
             remote,
             leg,
             requests,

@@ -114,6 +114,7 @@ impl Endpoint {
             native_id: call_id,
             sid_seed,
             added,
+            headers: Vec::new(),
             remote: None,
             leg,
             requests: self.requests_of(call),

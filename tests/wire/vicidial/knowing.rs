@@ -94,6 +94,31 @@ async fn an_inbound_call_has_the_campaign_of_its_in_group() {
     call.bye().await;
 }
 
+/// A route may depend on the campaign, which VICIdial names after it has dialled.
+#[tokio::test]
+async fn a_route_waits_for_the_campaign_but_not_for_long() {
+    let route = "[[route]]\nname = \"test\"\ncampaign = \"AI*\"\n\
+                 parameters = { routed = \"yes\" }\n";
+    for slow in [false, true] {
+        let vicidial = Vicidial::start().await;
+        if slow {
+            vicidial.world().slow =
+                [("logged_in_agents", Duration::from_millis(900))].into_iter().collect();
+        }
+        let rig = rig(&vicidial, route).await;
+        let (mut call, stream) = talk(&rig).await;
+        let expected = match slow {
+            false => [json!("yes"), json!("AITEST"), json!("7001")],
+            true => [Value::Null, Value::Null, Value::Null],
+        };
+        let names = ["routed", "campaign", "user"];
+        assert_eq!(names.map(|name| stream.parameters[name].clone()), expected, "slow: {slow}");
+        call.bye().await;
+        let record = rig.bridge.record().await;
+        assert_eq!(record.route.as_deref(), (!slow).then_some("test"));
+    }
+}
+
 /// Calls without an id of VICIdial are plain calls.
 #[tokio::test]
 async fn another_call_is_a_plain_one() {

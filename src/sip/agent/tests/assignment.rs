@@ -99,3 +99,34 @@ fn peers_may_be_ranges() {
     let stranger = "10.9.1.1".parse().unwrap();
     assert!(!rig.agent.knows(stranger) && !rig.agent.lacks_local_ip(stranger));
 }
+
+#[test]
+fn to_names_the_called_user_where_the_pbx_addresses_the_contact() {
+    // the Request-URI, To, and the called user
+    let table = [
+        ("ai", "8010", "8010"),
+        ("ai", "ai", "ai"),
+        ("ai", "5550", "ai"),
+        ("8011", "8010", "8011"),
+    ];
+    let called = |account: AccountConfig, uri: &str, to: &str| {
+        let mut rig = rig(vec![(account, "10.0.0.2:5060")]);
+        let invite = Text::invite().uri(&format!("sip:{uri}@10.0.0.1:5070")).render();
+        let invite = invite.replace("To: <sip:ai@", &format!("To: <sip:{to}@"));
+        rig.feed("10.0.0.2:5060", &invite);
+        let called = |event| match event {
+            Event::Invite(invite) => Some(invite.to_user),
+            _ => None,
+        };
+        rig.events().into_iter().find_map(called)
+    };
+    for (uri, to, user) in table {
+        assert_eq!(
+            called(extension("ai", &["80XX"]), uri, to).as_deref(),
+            Some(user),
+            "{uri} {to}"
+        );
+    }
+    assert_eq!(called(extension("ai", &[]), "ai", "8010").as_deref(), Some("ai"));
+    assert_eq!(called(trunk(&["any"]), "trunkless", "8010").as_deref(), Some("trunkless"));
+}
