@@ -22,6 +22,17 @@ use crate::tls::{TlsError, client_config};
 
 type Table = BTreeMap<String, String>;
 
+/// The key that an error is about, and whether the PBX has it in its own table.
+fn part_of(error: &TargetError, own: &Ai) -> (&'static str, bool) {
+    match error {
+        TargetError::Tls(TlsError::CaFile { .. }) => ("ca_file", own.ca_file.is_some()),
+        TargetError::Header(_) => ("headers", own.headers.is_some()),
+        TargetError::Subprotocol(_) => ("subprotocol", own.subprotocol.is_some()),
+        TargetError::ServerName(_) => ("tls_server_name", own.tls_server_name.is_some()),
+        _ => ("url", own.url.is_some()),
+    }
+}
+
 impl Resolver<'_> {
     /// Combines `[pbx.NAME.ai]` with `[ai]`: the PBX's own keys take precedence, and tables are
     /// merged.
@@ -59,15 +70,8 @@ impl Resolver<'_> {
             varies: created.is_some(),
         };
         let target = Target::new(&url, &options).map_err(|error| {
-            let (part, own_has) = match &error {
-                TargetError::Tls(TlsError::CaFile { .. }) => ("ca_file", own.ca_file.is_some()),
-                TargetError::Header(_) => ("headers", own.headers.is_some()),
-                TargetError::Subprotocol(_) => ("subprotocol", own.subprotocol.is_some()),
-                TargetError::ServerName(_) => ("tls_server_name", own.tls_server_name.is_some()),
-                _ => ("url", own.url.is_some()),
-            };
-            let part = key(part, own_has);
-            self.source.error(&part, error.to_string())
+            let (part, own_has) = part_of(&error, own);
+            self.source.error(&key(part, own_has), error.to_string())
         })?;
         let create = created.map(|table| {
             let key = |rest: &str| key(&format!("create.{rest}"), own.create.is_some());

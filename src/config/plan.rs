@@ -74,7 +74,8 @@ pub struct Plan {
     pub prompts: Prompts,
     /// Where callers may be transferred to, by PBX name.
     pub transfers: BTreeMap<String, TransferRules>,
-    /// The numbers that may be called, by PBX name. Through a PBX that is not listed, no calls are placed.
+    /// The numbers that may be called, by PBX name. No calls are placed through a PBX that is not
+    /// listed.
     pub dials: BTreeMap<String, DialRules>,
     /// Channel variables that may be set, by PBX name.
     pub variables: BTreeMap<String, VariableRules>,

@@ -65,12 +65,15 @@ struct Unit {
     _stop: oneshot::Sender<()>,
 }
 
+/// Logins by URL and user, with the password.
+type Logins = HashMap<(String, String), (SecretString, Api)>;
+
 /// The owners of the calls of all VICIdials, by PBX name. Clones share them.
 #[derive(Clone, Default)]
 pub struct Vicidials {
     units: Arc<Mutex<BTreeMap<String, Unit>>>,
-    /// One login for all PBXs of one VICIdial, by its URL and user; with its password.
-    apis: Arc<Mutex<HashMap<(String, String), (SecretString, Api)>>>,
+    /// One login for all PBXs of one VICIdial.
+    apis: Arc<Mutex<Logins>>,
 }
 
 /// VICIdials that have been started. They are stopped again unless they are kept.
@@ -257,7 +260,7 @@ mod tests {
         let good = || settings(folder.path().to_owned(), "a");
         let both =
             [("a".to_owned(), good()), ("b".to_owned(), settings(file, "a"))].into_iter().collect();
-        assert!(all.start(&both).is_err(), "a file is no directory");
+        assert!(all.start(&both).is_err(), "a file in place of the directory");
         assert!(all.is_empty());
         // another part was refused
         let one = BTreeMap::from([("a".to_owned(), good())]);

@@ -20,8 +20,8 @@ use crate::sip::endpoint::{CallLink, Endpoint, EndpointHandle, Internal};
 use crate::sip::sdp::Remote;
 
 impl EndpointHandle {
-    /// Places a call through a PBX. Does not block. Returns false if the endpoint has stopped or its
-    /// queue is full.
+    /// Places a call through a PBX. Does not block. Returns false if the endpoint has stopped or
+    /// its queue is full.
     pub fn place(&self, account: AccountId, new: NewCall) -> bool {
         self.internal.try_send(Internal::Place(account, Box::new(new))).is_ok()
     }
