@@ -103,7 +103,7 @@ done
 # ---- Debian packages: only what is missing ----
 missing() {
   local p
-  for p in gcc:gcc g++:g++ make:make ss:iproute2 unshare:util-linux nsenter:util-linux flock:util-linux sipp:sip-tester strace:strace tshark:tshark chromium:chromium prometheus:prometheus promtool:prometheus; do
+  for p in gcc:gcc g++:g++ make:make ss:iproute2 unshare:util-linux nsenter:util-linux flock:util-linux sipp:sip-tester strace:strace tshark:tshark chromium:chromium prometheus:prometheus promtool:prometheus node:nodejs npm:npm; do
     command -v "${p%%:*}" >/dev/null || echo "${p#*:}"
   done | sort -u
   ls /usr/share/keyrings/debian-archive-keyring.* >/dev/null 2>&1 || echo debian-archive-keyring
@@ -156,7 +156,7 @@ e2e() { # -- [ARGUMENTS OF THE TESTS]
   shift
   if [ $# != 0 ]; then "${run[@]}" "$@"; return; fi
   cargo test --release $with --test e2e --no-run || return
-  for name in "${shared[@]}" load:: examples:: clients:: dialects::; do skipped+=(--skip "$name"); done
+  for name in "${shared[@]}" load:: agents:: examples:: clients:: dialects::; do skipped+=(--skip "$name"); done
   "${run[@]}" "${shared[@]}" >"$log.first" 2>&1 &
   first=$!
   "${run[@]}" "${skipped[@]}" || rc=$?
@@ -223,7 +223,7 @@ else
 fi
 no_examples=$no_e2e${no_e2e:+${no_python:+, }}$no_python
 if [ -z "$no_examples" ]; then
-  bots=(examples:: clients:: dialects::)
+  bots=(agents:: examples:: clients:: dialects::)
   [ -z "$no_node" ] || bots+=(--skip dialects::jambonz)
   step "end-to-end tests of the example bots" \
     by_the_clock cargo test --release $with --test e2e -- --test-threads=1 "${bots[@]}"
