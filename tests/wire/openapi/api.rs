@@ -78,6 +78,7 @@ impl Api {
              [control.tokens.wall]\ntoken = \"{READER}\"\nscopes = [\"read\"]\n\
              [control.tokens.bot]\ntoken = \"{WRITER}\"\nscopes = [\"control\"]\n\
              [recording]\ndirectory = {:?}\nwhen = \"on_command\"\n\
+             [[route]]\nname = \"all\"\nai = \"default\"\n\
              [pbx.main.transfer]\ntargets = {{ humans = \"1001\" }}\n\
              [pbx.main.dial]\nallow = \"_+49.\"\nfrom = \"_+30.\"\nper_second = 1000\n",
             recordings.path()
