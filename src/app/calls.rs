@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::app::tools;
 use crate::call;
@@ -20,9 +19,6 @@ use crate::record::recorder::Recorder;
 use crate::stream::breaker::Breaker;
 use crate::stream::dialect::sid;
 use crate::vicidial::Vicidials;
-
-/// A model sends its speech ahead of time, so that its goodbye is queued when it ends the call.
-const MODEL_DRAIN: Duration = Duration::from_secs(10);
 
 /// The parts that the calls before and after a reload share.
 pub(super) struct Common {
@@ -143,10 +139,7 @@ fn call_config(
         answer_wait: calls.answer_wait.0,
         // a customer of VICIdial has been answered before, and would hear ring-back tone
         ringing: calls.ringing && !plan.vicidials.contains_key(name),
-        drain_on_close: match calls.drain_on_close.0 {
-            Duration::ZERO if ai.target.dialect.has_session() => MODEL_DRAIN,
-            drain => drain,
-        },
+        drain_on_close: calls.drain_on_close.0,
         departure: DeparturePolicy { on_ai_close: calls.on_ai_close.departure() },
         owner: owner(plan, name, vicidials),
         transfers: plan.transfers.get(name).cloned().unwrap_or_default(),

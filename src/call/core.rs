@@ -112,8 +112,8 @@ pub struct Call {
     ai: usize,
     /// The names and URLs of all AIs.
     ais: Vec<(String, String)>,
-    /// The silent timeout of each AI.
-    silent_timeouts: Vec<Duration>,
+    /// The silent timeout of each AI, and how long its audio still plays after it has closed.
+    limits_by_ai: Vec<(Duration, Duration)>,
     /// Dial an AI again that has closed its stream.
     reconnect: bool,
     /// Since when that has been tried, if no stream has lasted since.
@@ -182,7 +182,7 @@ impl Call {
                 .iter()
                 .map(|ai| (ai.name.clone(), ai.target.url().to_owned()))
                 .collect(),
-            silent_timeouts: config.ais.iter().map(|ai| ai.silent_timeout).collect(),
+            limits_by_ai: Limits::by_ai(config),
             reconnect: config.reconnect,
             reconnecting: None,
             answer: config.answer,

@@ -64,9 +64,15 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Those of each AI: `silent_timeout` and `drain_on_close`.
+    pub fn by_ai(config: &CallConfig) -> Vec<(Duration, Duration)> {
+        let all = config.ais.iter().enumerate();
+        all.map(|(place, ai)| (ai.silent_timeout, config.drain(place))).collect()
+    }
+
     pub fn of(config: &CallConfig) -> Limits {
         Limits {
-            drain_on_close: config.drain_on_close,
+            drain_on_close: config.drain(config.first),
             max_duration: config.max_duration,
             silent_timeout: config
                 .ais

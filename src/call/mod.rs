@@ -365,7 +365,20 @@ pub struct CallConfig {
     pub turn_latency: bool,
 }
 
+/// How long the queued audio of a model still plays after it has closed its stream, unless another
+/// time is configured: it sends ahead of time, and closes when it has said goodbye.
+const MODEL_DRAIN: Duration = Duration::from_secs(10);
+
 impl CallConfig {
+    /// How long the queued audio of an AI still plays after it has closed its stream.
+    pub fn drain(&self, ai: usize) -> Duration {
+        let is_model = self.ais.get(ai).is_some_and(|ai| ai.target.dialect.has_session());
+        match self.drain_on_close {
+            Duration::ZERO if is_model => MODEL_DRAIN,
+            drain => drain,
+        }
+    }
+
     /// The breakers of all AIs that a call may be connected with.
     pub fn breakers(&self) -> Vec<Arc<Breaker>> {
         let others = self.ladder.iter().filter_map(|rung| match rung {

@@ -45,7 +45,7 @@ pub struct DialRules {
     pub max: Option<usize>,
     /// The longest time that a phone may ring.
     pub max_ring: Duration,
-    /// Hosts that may get status callbacks, and that documents may be fetched from.
+    /// Hosts that may get status callbacks.
     pub callback_hosts: Vec<String>,
 }
 

@@ -35,6 +35,11 @@ const SECRET_PARTS: [&str; 12] = [
 const SECRET_NAMES: [&str; 8] = ["auth", "pwd", "pin", "cvv", "cvc", "jwt", "bearer", "rspauth"];
 /// Names of members whose values are keys.
 const KEY_NAMES: [&str; 3] = ["digit", "digits", "dtmf"];
+/// The words before the keys that a caller pressed, in a text for a model.
+const KEYS_IN_TEXT: &str = "keys pressed: ";
+/// Names of members whose values are audio, in all dialects.
+const AUDIO_NAMES: [&str; 7] =
+    ["payload", "binary", "audio", "delta", "user_audio_chunk", "audio_base_64", "audioContent"];
 /// Parameters of a Digest that say who registers where, and nothing that helps to guess a password.
 const DIGEST_PARAMETERS: [&str; 4] = ["username", "realm", "uri", "algorithm"];
 /// SIP header fields with credentials.
@@ -150,13 +155,20 @@ impl Redactor {
                 if variable && let Some(value) = members.get_mut("value") {
                     changed |= remove(value);
                 }
+                let kind = members.get("type").and_then(Value::as_str).unwrap_or_default();
+                let of_tool = hides_keys && kind.contains("function_call_arguments");
                 for (name, value) in members {
                     let is_text = value.is_string() || value.is_number();
                     let is_key = KEY_NAMES.contains(&name.as_str()) && is_text && hides_keys;
-                    let is_audio = is_private && name == "payload" && value.is_string();
-                    if is_key || is_audio {
+                    let is_audio =
+                        is_private && AUDIO_NAMES.contains(&name.as_str()) && value.is_string();
+                    // a part of the arguments of a tool, which may press keys
+                    let is_part = of_tool && name == "delta";
+                    if is_key || is_audio || is_part {
                         *value = "hidden".into();
                         changed = true;
+                    } else if name == "arguments" && value.is_string() {
+                        changed |= self.clean_arguments(value, is_private);
                     } else if is_secret(name) {
                         changed |= remove(value);
                     } else {
@@ -169,13 +181,29 @@ impl Redactor {
                 values.iter_mut().fold(false, |any, value| self.clean(value, is_private) | any)
             }
             Value::String(text) => {
-                let clean = without_secret_pairs(&without_url_secrets(text));
+                let mut clean = without_secret_pairs(&without_url_secrets(text)).to_string();
+                if hides_keys {
+                    clean = without_said_keys(&clean);
+                }
                 let changed = clean != *text;
                 *text = clean;
                 changed
             }
             Value::Null | Value::Bool(_) | Value::Number(_) => false,
         }
+    }
+
+    /// Cleans the arguments of a tool, which are JSON within a text. Returns true if they changed.
+    fn clean_arguments(&self, value: &mut Value, is_private: bool) -> bool {
+        let text = value.as_str().unwrap_or_default();
+        let Ok(mut inner) = serde_json::from_str::<Value>(text) else {
+            return self.clean(value, is_private);
+        };
+        let changed = self.clean(&mut inner, is_private);
+        if changed {
+            *value = inner.to_string().into();
+        }
+        changed
     }
 
     /// Hides the known secrets in a text, without changing its length.
@@ -189,6 +217,20 @@ impl Redactor {
         }
         text
     }
+}
+
+/// Returns a text without the keys that it says were pressed.
+fn without_said_keys(text: &str) -> String {
+    let mut parts = text.split(KEYS_IN_TEXT);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str(KEYS_IN_TEXT);
+        out.push_str("hidden");
+        out.push_str(
+            part.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "*#".contains(c)),
+        );
+    }
+    out
 }
 
 /// Removes every text and number in a value. Returns true if there were any.
@@ -457,5 +499,29 @@ mod tests {
         let clean = json(ari, false);
         assert!(!clean.contains("canary"), "{clean}");
         assert!(clean.contains(r#""ai,x,crm_token=removed,b=c""#), "{clean}");
+    }
+
+    #[test]
+    fn keys_and_audio_of_models_are_hidden() {
+        let redactor = Redactor::default();
+        let shown = |text: &str, is_private| {
+            String::from_utf8(redactor.json(text.as_bytes(), is_private)).unwrap()
+        };
+        for text in [
+            r#"{"type":"InjectUserMessage","content":"[keys pressed: 4242#]"}"#,
+            r#"{"item":{"content":[{"text":"(keys pressed: 4242#)"}]}}"#,
+            r#"{"name":"send_dtmf","arguments":"{\"digits\":\"4242#\"}"}"#,
+            r#"{"type":"response.function_call_arguments.delta","delta":"4242#"}"#,
+        ] {
+            let shown = shown(text, false);
+            assert!(shown.contains("hidden") && !shown.contains("4242"), "{shown}");
+        }
+        for name in AUDIO_NAMES {
+            let text = format!(r#"{{"{name}":"AQID"}}"#);
+            assert!(shown(&text, false).contains("AQID"), "{name}");
+            assert!(!shown(&text, true).contains("AQID"), "{name}");
+        }
+        let plain = r#"{"arguments":"{\"day\":\"Monday\"}","text":"press a key"}"#;
+        assert_eq!(shown(plain, false), plain);
     }
 }

@@ -16,11 +16,31 @@ use crate::config::schema::Ai;
 use crate::config::values::Span;
 use crate::outbox::webhook::{Webhook, WebhookError};
 use crate::stream::connect::{Target, TargetError, TargetOptions};
-use crate::stream::dialect::{CALL_RATE, Dialect, MAX_PARAMETER, Session};
+use crate::stream::dialect::{CALL_RATE, Dialect, Extensions, MAX_PARAMETER, Session};
 use crate::stream::model;
 use crate::tls::{TlsError, client_config};
 
 type Table = BTreeMap<String, String>;
+
+/// The common settings for a PBX with this dialect, if they are those of another vendor: its URL,
+/// credentials and session stay with it.
+fn without_vendor(common: &Ai, dialect: Dialect) -> Option<Ai> {
+    let other = common.dialect.unwrap_or_default();
+    let is_vendor = other.has_session() || dialect.has_session();
+    (other != dialect && is_vendor).then(|| Ai {
+        url: None,
+        headers: None,
+        auth_token: None,
+        auth_token_env: None,
+        auth_token_file: None,
+        session: None,
+        greeting: None,
+        tools: None,
+        tool_webhook: None,
+        create: None,
+        ..common.clone()
+    })
+}
 
 /// The key that an error is about, and whether the PBX has it in its own table.
 fn part_of(error: &TargetError, own: &Ai) -> (&'static str, bool) {
@@ -43,6 +63,8 @@ impl Resolver<'_> {
         };
         let pick = |own: &Option<String>, common: &Option<String>| own.clone().or(common.clone());
         let dialect = own.dialect.or(common.dialect).unwrap_or_default();
+        let apart = without_vendor(common, dialect);
+        let common = apart.as_ref().unwrap_or(common);
         let session = self.session(&key, dialect, common, own)?;
         let token = self.token(name, dialect, common, own)?;
         let proxy = self.proxy(&key, common, own)?;
@@ -79,16 +101,16 @@ impl Resolver<'_> {
         });
         let create = create.transpose()?;
         let parameters = merged(&own.parameters, &common.parameters);
-        let limit = MAX_PARAMETER;
         let length = |text: &str| text.chars().count();
-        let long = parameters.iter().find(|(n, v)| length(n).max(length(v)) > limit);
+        let long = parameters.iter().find(|(n, v)| length(n).max(length(v)) > MAX_PARAMETER);
         if let Some((long, _)) = long {
             let part = format!("{}.{long}", key("parameters", own.parameters.is_some()));
-            let message = format!("is too long; names and values have at most {limit} characters");
+            let message =
+                format!("is too long; names and values have at most {MAX_PARAMETER} characters");
             return Err(self.source.error(&part, message));
         }
-        // a model without a greeting says nothing before the caller does
-        let waits = dialect.has_session() && options.session.greeting.is_none();
+        // a model without a greeting is silent until spoken to
+        let waits = dialect == Dialect::OpenAiRealtime && options.session.greeting.is_none();
         let silent = own.silent_timeout.or(common.silent_timeout);
         let usual = Duration::from_secs(if waits { 0 } else { 15 });
         Ok(AiPlan {
@@ -209,6 +231,9 @@ impl Resolver<'_> {
             settings.get_or_insert_default().extend(own.clone());
         }
         let settings = settings.map(Value::Object);
+        // without our own messages, a model has no commands either
+        let off = own.extensions.or(common.extensions) == Some(Extensions::Off);
+        let tools = tools.or_else(|| off.then(Vec::new));
         let greeting = own.greeting.clone().or(common.greeting.clone());
         let sample_rate = self.sample_rate(key, dialect, common, own)?;
         let session = Session { settings, greeting, tools, sample_rate };

@@ -365,7 +365,7 @@ pub struct PbxDial {
     pub max: Option<usize>,
     /// The longest time that a phone may ring.
     pub max_ring: Span,
-    /// Hosts that may get status callbacks, and that documents may be fetched from.
+    /// Hosts that may get status callbacks.
     #[serde(deserialize_with = "words")]
     pub callback_hosts: Option<Vec<String>>,
 }

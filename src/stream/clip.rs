@@ -37,7 +37,7 @@ pub(super) fn wav(audio: &mut Vec<u8>) -> Result<(), &'static str> {
 fn convert(audio: &mut Vec<u8>, part: Range<usize>, rate: u32) -> Result<(), &'static str> {
     let raw = audio.len();
     let same = u64::from(rate) == RATE;
-    let resampler = Some(rate).filter(|rate| *rate <= MAX_RATE);
+    let resampler = Some(rate).filter(|rate| (RATE as u32..=MAX_RATE).contains(rate));
     let mut resampler = resampler.and_then(|rate| Resampler::new(rate, RATE as u32));
     if resampler.is_none() {
         return Err(RATE_UNKNOWN);

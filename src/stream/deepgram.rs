@@ -237,7 +237,7 @@ impl Agent {
     fn on_call(&mut self, call: Function, each: &mut dyn FnMut(FromAi<'_>)) {
         let Function { id, name, arguments, .. } = call;
         let offered = self.offered.iter().any(|tool| tool.name == name);
-        let order = offered.then(|| model::order(&id, &name, &arguments)).flatten();
+        let order = offered.then(|| model::order(&self.info, &id, &name, &arguments)).flatten();
         match order {
             Some(Ok(order))
                 if order.when == When::AfterAudio
@@ -352,6 +352,10 @@ impl Codec for Agent {
                 Err(_) => each(FromAi::Ignored("not a JSON message in Deepgram's format")),
             },
         }
+    }
+
+    fn keep_alive(&self) -> Option<&'static str> {
+        Some(r#"{"type":"KeepAlive"}"#)
     }
 
     fn next_message(&mut self) -> Option<Message> {

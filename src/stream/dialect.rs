@@ -112,6 +112,12 @@ pub trait Codec: Send {
         true
     }
 
+    /// Returns the text that is sent every few seconds while the AI is ready and the caller is not
+    /// connected yet, such as while a callee's phone rings.
+    fn keep_alive(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Returns a further message that is to be sent, such as an answer to a ping of the dialect.
     fn next_message(&mut self) -> Option<Message> {
         None

@@ -292,7 +292,7 @@ impl Agent {
             parameters => parameters.to_string(),
         };
         let offered = self.offered.iter().any(|tool| tool.name == name);
-        match offered.then(|| model::order(&id, &name, &arguments)).flatten() {
+        match offered.then(|| model::order(&self.info, &id, &name, &arguments)).flatten() {
             Some(order) => each(FromAi::Order(Box::new(order))),
             None => each(FromAi::Tool(Box::new(ToolCall { id, name, arguments }))),
         }

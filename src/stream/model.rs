@@ -68,12 +68,18 @@ fn tool(name: &'static str, targets: &[String]) -> Tool {
 ///
 /// # Errors
 /// Returns the reason if the order cannot be carried out as it is written.
-pub fn order(id: &str, name: &str, arguments: &str) -> Option<Result<Order, Unusable>> {
-    let (event, renamed, waits) = match name {
-        "hang_up" => ("hangup", ("", ""), true),
-        "transfer_call" => ("transfer", ("target", "to"), true),
-        "send_dtmf" => ("sendDigits", ("", ""), true),
-        "set_disposition" => ("disposition", ("", ""), false),
+pub fn order(
+    info: &StreamInfo,
+    id: &str,
+    name: &str,
+    arguments: &str,
+) -> Option<Result<Order, Unusable>> {
+    // the argument of the tool, its name in our own message, and whether the audio comes first
+    let (event, argument, waits) = match name {
+        "hang_up" => ("hangup", None, true),
+        "transfer_call" => ("transfer", Some(("target", "to")), true),
+        "send_dtmf" => ("sendDigits", Some(("digits", "digits")), true),
+        "set_disposition" => ("disposition", Some(("status", "status")), false),
         _ => return None,
     };
     let read = || -> Result<Map<String, Value>, String> {
@@ -87,15 +93,24 @@ pub fn order(id: &str, name: &str, arguments: &str) -> Option<Result<Order, Unus
             _ => Err("the arguments are not a JSON object".to_owned()),
         }
     };
-    let mut body = match read() {
-        Ok(body) => body,
-        Err(why) => return Some(Err(Unusable { id: id.to_owned(), command: event, why })),
+    let unusable = |why| Some(Err(Unusable { id: id.to_owned(), command: event, why }));
+    let mut given = match read() {
+        Ok(given) => given,
+        Err(why) => return unusable(why),
     };
-    if let Some(value) = body.remove(renamed.0) {
-        body.insert(renamed.1.to_owned(), value);
+    // nothing else: a model that has been talked into it must not choose a number
+    let mut body = Map::new();
+    if let Some((from, to)) = argument
+        && let Some(value) = given.remove(from)
+    {
+        let is_target = |target: &str| info.targets.iter().any(|known| known == target);
+        if to == "to" && value.as_str().is_some_and(|target| !is_target(target)) {
+            return unusable("target is not one of the targets that were offered".to_owned());
+        }
+        body.insert(to.to_owned(), value);
     }
     if waits {
-        body.entry("when").or_insert("after_audio".into());
+        body.insert("when".to_owned(), "after_audio".into());
     }
     let message = Map::from_iter([("id".to_owned(), Value::from(id))]);
     extension::read(event, Some(&body), &message)
@@ -209,7 +224,11 @@ mod tests {
     fn info() -> StreamInfo {
         let pairs = [("from_number", "+49"), ("lead_id", "7{from_number}")];
         let parameters = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        StreamInfo { parameters: parameters.into(), ..StreamInfo::default() }
+        StreamInfo {
+            parameters: parameters.into(),
+            targets: vec!["sales".to_owned()],
+            ..StreamInfo::default()
+        }
     }
 
     #[test]
@@ -243,13 +262,17 @@ mod tests {
 
     #[test]
     fn tools_become_orders() {
-        let Some(Ok(order)) = order("c1", "hang_up", "") else { panic!("not an order") };
+        let Some(Ok(order)) = order(&info(), "c1", "hang_up", "") else { panic!("not an order") };
         assert_eq!((order.id.as_str(), order.when), ("c1", When::AfterAudio));
         let text = r#"{"target":"sales"}"#;
-        let Some(Ok(order)) = super::order("c2", "transfer_call", text) else { panic!("no order") };
+        let Some(Ok(order)) = super::order(&info(), "c2", "transfer_call", text) else {
+            panic!("no order")
+        };
         let Command::Transfer(transfer) = order.command else { panic!("no transfer") };
         assert_eq!((transfer.to.as_str(), order.when), ("sales", When::AfterAudio));
-        let Some(Ok(order)) = super::order("c3", "set_disposition", r#"{"status":"SALE"}"#) else {
+        let Some(Ok(order)) =
+            super::order(&info(), "c3", "set_disposition", r#"{"status":"SALE"}"#)
+        else {
             panic!("no order")
         };
         assert_eq!(order.when, When::Now);
@@ -257,11 +280,17 @@ mod tests {
             ("transfer_call", "{}", "transfer.to is missing"),
             ("send_dtmf", "{\"digits\":\"x\"}", "may have 0-9"),
             ("hang_up", "[]", "not a JSON object"),
+            ("transfer_call", "{\"target\":\"1099\"}", "not one of the targets"),
+            (
+                "transfer_call",
+                "{\"to\":\"1099\",\"action\":\"complete\"}",
+                "transfer.to is missing",
+            ),
         ] {
-            let unusable = super::order("c", name, arguments).unwrap().unwrap_err();
+            let unusable = super::order(&info(), "c", name, arguments).unwrap().unwrap_err();
             assert!(unusable.why.contains(why), "{}", unusable.why);
         }
-        assert_eq!(super::order("c", "look_up", "{}"), None);
+        assert_eq!(super::order(&info(), "c", "look_up", "{}"), None);
     }
 
     #[test]

@@ -314,7 +314,7 @@ impl Realtime {
         }
         let interrupted = status == Some("cancelled");
         for call in self.calls.take_held() {
-            let order = model::order(&call.id, &call.name, &call.arguments);
+            let order = model::order(&self.info, &call.id, &call.name, &call.arguments);
             match order.filter(|_| !interrupted) {
                 Some(order) => each(FromAi::Order(Box::new(order))),
                 None => self.refuse_interrupted(&call.id),

@@ -35,6 +35,9 @@ use crate::stream::{FromAi, Message, Received, ToAi};
 const STALLED: Duration = Duration::from_secs(5);
 /// An AI that takes longer to accept its session has failed.
 const READY_WAIT: Duration = Duration::from_secs(5);
+/// Pause between two messages that keep the AI's session alive before the call. Deepgram asks for
+/// at most 8 s.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Time limit for closing a stream.
 pub const FAREWELL: Duration = Duration::from_secs(2);
 /// Bytes passed to the kernel at once, exceeded by at most one message. The limit is low because
@@ -89,6 +92,8 @@ pub struct AiSocket {
     farewell: Farewell,
     /// True if the AI asked for the end of the stream in a message, not with a close frame.
     asked_to_close: bool,
+    /// When its session was last kept alive; `None` once the stream has started.
+    kept_alive: Option<Instant>,
     /// When the AI has to be ready for the call, until it is.
     ready_by: Option<Instant>,
     /// Messages that were not understood.
@@ -122,6 +127,7 @@ impl AiSocket {
             held: socket.get_mut().begin(),
             socket,
             frames: Frames::new(MAX_MESSAGE_BYTES),
+            kept_alive: Some(now),
             ready_by: (!codec.is_ready()).then(|| now + READY_WAIT),
             codec,
             queue,
@@ -183,6 +189,7 @@ impl AiSocket {
 
     /// Queues the dialect's opening messages; `burst` frames of audio follow at once.
     pub fn start(&mut self, now: Instant, burst: usize) {
+        self.kept_alive = None;
         self.queue.start(self.codec.opening(), burst);
         self.progress = now;
     }
@@ -206,7 +213,13 @@ impl AiSocket {
     /// answer or the rest of a message is due.
     pub fn next_timeout(&self) -> Option<Instant> {
         let unfinished = self.unfinished.next_timeout().into_iter().chain(self.ready_by).min();
+        let unfinished = unfinished.into_iter().chain(self.keep_alive_at()).min();
         self.stalls_at().into_iter().chain(self.liveness.next_timeout()).chain(unfinished).min()
+    }
+
+    fn keep_alive_at(&self) -> Option<Instant> {
+        let since = self.kept_alive.filter(|_| self.ready_by.is_none())?;
+        self.codec.keep_alive().map(|_| since + KEEP_ALIVE)
     }
 
     fn stalls_at(&self) -> Option<Instant> {
@@ -224,6 +237,12 @@ impl AiSocket {
         }
         if self.ready_by.is_some_and(|at| at <= now) {
             return Some(Closed::Failed(format!("its session was not ready after {READY_WAIT:?}")));
+        }
+        if self.keep_alive_at().is_some_and(|at| at <= now)
+            && let Some(text) = self.codec.keep_alive()
+        {
+            self.queue.push_own(Message::Text(text.to_owned()));
+            self.kept_alive = Some(now);
         }
         self.ping_waits |= self.liveness.takes_ping(now);
         self.liveness.is_dead(now).then_some(Closed::Unanswered)

@@ -198,9 +198,11 @@ pack() {
   packaging/build.sh --profile release --program || return
   mkdir "$context"
   cp target/packages/trunkless "$context/"
+  # small base images have none
+  cp -L /etc/ssl/certs/ca-certificates.crt "$context/"
   sed -e '/^# Builds the dependencies/,/^ARG COMMIT/d' \
     -e '/^ && TRUNKLESS_COMMIT=/,/^$/d' \
-    -e 's|^RUN touch .*|COPY trunkless target/$PROFILE/trunkless|' Dockerfile >"$context/Dockerfile"
+    -e 's|^RUN touch .*|COPY trunkless target/$PROFILE/trunkless\nCOPY ca-certificates.crt /etc/ssl/certs/|' Dockerfile >"$context/Dockerfile"
   if grep -q '^[^#]*cargo' "$context/Dockerfile"; then
     echo "this script has to follow the changed Dockerfile: cargo is left in it" >&2; return 1
   fi

@@ -204,7 +204,8 @@ impl Call {
         (self.past.ai_started, self.past.ai_heard) = (None, false);
         self.playing.forget_marks();
         self.hearing.keep_more();
-        self.limits.silent_timeout = self.silent_timeouts.get(ai).copied().unwrap_or_default();
+        (self.limits.silent_timeout, self.limits.drain_on_close) =
+            self.limits_by_ai.get(ai).copied().unwrap_or_default();
         self.ai = ai;
         if again.is_none() {
             self.reconnecting = None;

@@ -27,7 +27,8 @@ impl Call {
         self.answer = AnswerWhen::AiReady;
         self.outgoing = Some(OutgoingCall::default());
         self.limits.ring = Some(ring);
-        self.limits.silent_timeout = self.silent_timeouts.get(ai).copied().unwrap_or_default();
+        (self.limits.silent_timeout, self.limits.drain_on_close) =
+            self.limits_by_ai.get(ai).copied().unwrap_or_default();
         self.ai = ai;
         if record {
             self.record.iter_mut().for_each(|plan| plan.when = record::When::Always);

@@ -69,9 +69,10 @@ impl Agent {
         self.calls.len() >= self.max_calls
     }
 
-    /// True if too many answered calls are not acknowledged.
+    /// True if too many answered calls are not acknowledged. We acknowledge those that we place.
     fn has_unacknowledged(&self) -> bool {
         let answered = self.calls.values().filter(|c| c.account.is_some() && c.local.is_some());
+        let answered = answered.filter(|c| c.dial.is_none());
         answered.filter(|c| !c.acknowledged).count() >= self.max_unacknowledged
     }
 
