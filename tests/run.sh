@@ -123,6 +123,17 @@ packages() {
 }
 step "Debian packages" packages
 
+# ---- what is fetched, meanwhile ----
+# These mostly wait for the network, so they run while the code is checked.
+fetch_log=$(mktemp -d) || exit 1
+for what in python node; do tests/e2e/lab/fetch-$what.sh >"$fetch_log/$what" 2>&1 & echo $! >"$fetch_log/$what.pid"; done
+# Waits for one of them and prints its output.
+fetched() { # NAME
+  local rc=0
+  wait "$(cat "$fetch_log/$1.pid")" || rc=$?
+  cat "$fetch_log/$1"
+  return $rc
+}
 # ---- Asterisk ----
 asterisk() { # never fails: a version that cannot be fetched counts as "not run"
   local v
@@ -133,14 +144,6 @@ step "Asterisk 16 and 22" asterisk
 # ---- S3 server ----
 s3() { tests/e2e/lab/fetch-s3.sh || no_e2e+="${no_e2e:+, }no S3 server"; }
 step "S3 server" s3
-# ---- Python for the example bots ----
-python() { tests/e2e/lab/fetch-python.sh || no_python="no Python environment"; }
-no_python=
-step "Python for the example bots" python
-# ---- Node for the SDK of jambonz ----
-node_packages() { tests/e2e/lab/fetch-node.sh || no_node="no Node packages"; }
-no_node=
-step "Node for the SDK of jambonz" node_packages
 for t in sipp ss unshare nsenter strace tshark; do command -v $t >/dev/null || no_e2e+="${no_e2e:+, }no $t"; done
 
 # ---- the tests ----
@@ -169,6 +172,15 @@ step "format" cargo fmt --check
 # --all-targets leaves out targets with "test = false", such as e2e
 step "clippy" cargo clippy $with --all-targets -- -D warnings
 step "clippy, end-to-end tests" cargo clippy $with --test e2e --test page --test monitoring -- -D warnings
+# ---- Python for the example bots ----
+python() { fetched python || no_python="no Python environment"; }
+no_python=
+step "Python for the example bots" python
+# ---- Node for the SDK of jambonz ----
+node_packages() { fetched node || no_node="no Node packages"; }
+no_node=
+step "Node for the SDK of jambonz" node_packages
+rm -rf "$fetch_log"
 grep -q '^0*1 ' /proc/net/if_inet6 2>/dev/null || export TESTS_WITHOUT_IPV6=1
 # All tests of `cargo test`, but of the calls beside a fault only those that need the fault points:
 # the others run on the optimised program below.
@@ -232,17 +244,23 @@ else
   skip "end-to-end tests of the example bots" "$no_examples"
 fi
 
-# The fuzz targets are also the build without features.
+# The fuzz targets are also the build without features. With FUZZ_SECONDS=0 they are only checked,
+# because their build takes minutes.
 # -s none, because stable has no sanitizers. The triple is given because a cargo-fuzz built for musl
 # would use its own.
 no_fuzz=
-if ! command -v g++ >/dev/null; then
+fuzz_seconds=${FUZZ_SECONDS:-$fuzz_seconds}
+if [ "$fuzz_seconds" = 0 ]; then
+  no_fuzz=only
+elif ! command -v g++ >/dev/null; then
   no_fuzz="no g++"
 elif ! cargo fuzz --version >/dev/null 2>&1; then
   printf '\n== cargo-fuzz\n'
   cargo install cargo-fuzz --locked || no_fuzz="cargo-fuzz cannot be installed"
 fi
-if [ -n "$no_fuzz" ]; then
+if [ "$no_fuzz" = only ]; then
+  step "fuzz targets, checked only" cargo check --manifest-path tests/fuzz/Cargo.toml
+elif [ -n "$no_fuzz" ]; then
   skip "fuzzing" "$no_fuzz"
 elif ! targets=$(cargo fuzz list --fuzz-dir tests/fuzz) || [ -z "$targets" ]; then
   step "fuzzing" false
@@ -252,7 +270,7 @@ else
     mkdir -p "tests/fuzz/corpus/$t"
     step "fuzz $t" cargo fuzz run --fuzz-dir tests/fuzz -s none --target "$host" "$t" \
       "tests/fuzz/corpus/$t" "tests/fuzz/seeds/$t" -- \
-      -max_total_time="${FUZZ_SECONDS:-$fuzz_seconds}" -timeout=10 -print_final_stats=1
+      -max_total_time="$fuzz_seconds" -timeout=10 -print_final_stats=1
   done
 fi
 

@@ -100,6 +100,7 @@ async def handle(socket):
                     await socket.send(await serializer.serialize(frame))
                 elif key == "9":
                     await socket.close()
+                    break
     except Exception as error:
         print(dialect, "error", repr(error), flush=True)
         raise

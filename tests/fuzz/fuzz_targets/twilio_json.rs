@@ -13,6 +13,8 @@ fuzz_target!(|data: &[u8]| {
         FromAi::Audio(audio) => assert!(audio.len() <= text.len()),
         FromAi::Mark(name) => assert!(name.len() <= text.len()),
         FromAi::Clear | FromAi::Ignored(_) => {}
+        FromAi::Tool(_) | FromAi::Failed(_) | FromAi::SessionEnded(_) => panic!("{text}"),
+        FromAi::Warning(_) | FromAi::Done(_) => panic!("{text}"),
         FromAi::Order(order) => match *order {
             Ok(order) => assert!(order.id.len() <= text.len().max(20)),
             Err(unusable) => assert!(unusable.why.len() < 1000, "{}", unusable.why),
