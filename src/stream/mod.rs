@@ -111,6 +111,16 @@ pub enum Received<'a> {
     Binary(&'a [u8]),
 }
 
+impl<'a> Received<'a> {
+    /// Returns a message as dialects read it; `None` if a text is not UTF-8.
+    pub fn of(binary: bool, payload: &'a [u8]) -> Option<Received<'a>> {
+        match binary {
+            true => Some(Received::Binary(payload)),
+            false => str::from_utf8(payload).ok().map(Received::Text),
+        }
+    }
+}
+
 /// The call of a tool: a function of the user's own that a model may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolCall {

@@ -212,8 +212,8 @@ impl AiSocket {
     /// Returns when the AI is to be given up unless it accepts something first, or when a ping, its
     /// answer or the rest of a message is due.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let unfinished = self.unfinished.next_timeout().into_iter().chain(self.ready_by).min();
-        let unfinished = unfinished.into_iter().chain(self.keep_alive_at()).min();
+        let times = [self.unfinished.next_timeout(), self.ready_by, self.keep_alive_at()];
+        let unfinished = times.into_iter().flatten().min();
         self.stalls_at().into_iter().chain(self.liveness.next_timeout()).chain(unfinished).min()
     }
 
@@ -367,7 +367,7 @@ impl AiSocket {
         while *left > 0 {
             let rest = &bytes[at..];
             let taken = match self.frames.next(rest) {
-                Next::Whole { binary, payload, taken } => match received(binary, payload) {
+                Next::Whole { binary, payload, taken } => match Received::of(binary, payload) {
                     Some(message) => {
                         *left -= 1;
                         at += taken;
@@ -536,7 +536,7 @@ impl AiSocket {
         let form = self.codec.encode(message, &mut text);
         if !text.is_empty() {
             if self.tap.is_some()
-                && let Some(message) = received(form == Form::Binary, &text)
+                && let Some(message) = Received::of(form == Form::Binary, &text)
             {
                 self.tap_message(Direction::Sent, message);
             }
@@ -621,14 +621,6 @@ impl AiSocket {
 impl AsFd for AiSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.get_ref().as_fd()
-    }
-}
-
-/// Returns a message as the dialect reads it; `None` if a text is not UTF-8.
-fn received(binary: bool, payload: &[u8]) -> Option<Received<'_>> {
-    match binary {
-        true => Some(Received::Binary(payload)),
-        false => str::from_utf8(payload).ok().map(Received::Text),
     }
 }
 

@@ -198,7 +198,7 @@ async fn tools_act_on_the_call() {
     let unknown = call_tool(&mut agent, "f4", "look_up", &json!({"a": 1})).await;
     assert_eq!(unknown["status"], "failed");
     let wrong = call_tool(&mut agent, "f5", "transfer_call", &json!({"target": "mars"})).await;
-    assert_eq!(wrong["reason"], "not_allowed");
+    assert_eq!(wrong["reason"], "invalid");
     // the model hangs up before all of its goodbye has arrived
     agent.say(&said("assistant")).await;
     ask(&mut agent, "f6", "hang_up", &json!({})).await;

@@ -91,7 +91,7 @@ async fn a_transfer_that_fails_returns_the_caller_to_the_model() {
     session.call("call_2", "transfer_call", json!({"target": "+19005550100"})).await;
     session.done("completed").await;
     let output = session.output("call_2").await;
-    assert!(output.as_str().unwrap().contains("\"reason\":\"not_allowed\""), "{output}");
+    assert!(output.as_str().unwrap().contains("\"reason\":\"invalid\""), "{output}");
     call.bye().await;
     session.closed().await;
 }
