@@ -161,7 +161,8 @@ impl File {
             }
             Block::EnhancedPacket(packet) => {
                 let pdu = &packet.data[..packet.caplen as usize];
-                let start = pdu.iter().position(|byte| *byte == b'{').expect("JSON");
+                // a port before it may have the byte of a brace
+                let start = pdu.windows(2).position(|two| two == b"{\"").expect("JSON");
                 let message = serde_json::from_slice(&pdu[start..]).expect("JSON");
                 self.messages.push((text(&packet.options), message));
             }
