@@ -107,7 +107,7 @@ impl StatusCallbacks {
 
     /// Waits until the reports so far have been sent, at most for `limit`.
     pub async fn flush(&self, limit: Duration) {
-        // what is queued has become tasks once there is room for everything again
+        // when all places of the queue are free, its reports are with their tasks
         let _ = timeout(limit, async {
             let _ = self.reports.reserve_many(MAX_WAITING).await;
             self.tasks.close();

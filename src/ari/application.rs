@@ -210,7 +210,11 @@ impl Application {
                 self.bridging(now, call, |bridging, names| bridging.begin(now, host, names));
             }
             Input::Answer(call) => {
-                self.bridging(now, call, |bridging, names| bridging.answer(now, names))
+                let stopping = self.stopping;
+                self.bridging(now, call, |bridging, names| {
+                    let spared = stopping.then(|| bridging.spare_callee(names)).flatten();
+                    spared.unwrap_or_else(|| bridging.answer(now, names))
+                });
             }
             Input::Ring(call) => self.bridging(now, call, |bridging, _| {
                 let channel = bridging.channel.clone();

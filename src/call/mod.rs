@@ -48,6 +48,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::call::routing::Conditions;
 use crate::call::variables::VariableRules;
 use crate::capture::tap::Tap;
 use crate::command::{Cause, Destination, Digits, Failure, LeadChange, Order, Reply, TransferKind};
@@ -379,16 +380,22 @@ impl CallConfig {
         }
     }
 
-    /// The breakers of all AIs that a call may be connected with.
+    /// The breakers of all AIs that a caller may be connected with.
     pub fn breakers(&self) -> Vec<Arc<Breaker>> {
+        let mut all = Vec::new();
+        for route in &self.routes {
+            all.extend(route.choices.iter().flat_map(|choice| choice.config.breakers()));
+            if *route.conditions == Conditions::default() {
+                return all; // it takes all calls that come so far
+            }
+        }
         let others = self.ladder.iter().filter_map(|rung| match rung {
             Rung::Ai(place) | Rung::Next(place) => Some(*place),
             _ => None,
         });
         let places = std::iter::once(self.first).chain(others);
-        let own = places.filter_map(|place| Some(self.ais.get(place)?.breaker.clone()));
-        let choices = self.routes.iter().flat_map(|route| &route.choices);
-        own.chain(choices.flat_map(|choice| choice.config.breakers())).collect()
+        all.extend(places.filter_map(|place| Some(self.ais.get(place)?.breaker.clone())));
+        all
     }
 
     /// True if a further AI of the route follows the first one.

@@ -1,5 +1,5 @@
 //! Calls that we place: their place in an offer, and the meaning of a callee who does not answer,
-//! the same for every source.
+//! in SIP and in ARI mode.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::sync::Arc;

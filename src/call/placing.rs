@@ -319,8 +319,16 @@ impl Placer {
         };
         let busy = || Refused::Busy("trunkless is overloaded or shutting down".to_owned());
         let result = match submit(new) {
-            true => timeout(ADMIT, wait).await.ok().and_then(Result::ok).unwrap_or(Err(busy())),
             false => Err(busy()),
+            true => match timeout(ADMIT, wait).await {
+                Ok(outcome) => outcome.unwrap_or(Err(busy())),
+                // it is still queued, so it counts
+                Err(_) => {
+                    let why = "no outcome within 5 s: the call may still be placed, so look for it \
+                               in the list of calls before you try again";
+                    return Err(Refused::Busy(why.to_owned()));
+                }
+            },
         };
         if result.is_err() {
             // nothing was called

@@ -58,7 +58,7 @@ pub struct Named {
     pub patterns: Vec<TextPattern>,
 }
 
-/// The conditions of a route. An empty list holds for every call.
+/// The conditions of a route. An empty list matches all calls.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Conditions {
     /// Names of PBXs.

@@ -392,6 +392,7 @@ fn warning(code: Option<&str>) -> &'static str {
 mod tests {
     use super::*;
     use crate::command::{Failure, Reply};
+    use crate::stream::testing::{encoded, in_words, sent};
     use crate::stream::{OrderReply, ToolResult};
 
     fn agent(session: Value, greeting: Option<&str>) -> Agent {
@@ -422,37 +423,7 @@ mod tests {
     }
 
     fn decode_raw(agent: &mut Agent, message: Received<'_>) -> Vec<String> {
-        let mut said = Vec::new();
-        agent.decode(message, &mut Vec::new(), &mut |message| {
-            said.push(match message {
-                FromAi::Audio(audio) => format!("audio {}", audio.len()),
-                FromAi::Clear => "clear".to_owned(),
-                FromAi::Order(order) => match *order {
-                    Ok(order) => format!("order {}", order.id),
-                    Err(unusable) => format!("unusable {}", unusable.id),
-                },
-                FromAi::Tool(tool) => format!("tool {} {}", tool.name, tool.arguments),
-                FromAi::Failed(why) | FromAi::SessionEnded(why) | FromAi::Warning(why) => why,
-                FromAi::Ignored(why) | FromAi::Done(why) => why.to_owned(),
-                FromAi::Mark(name) => name,
-            });
-        });
-        said
-    }
-
-    fn sent(agent: &mut Agent) -> Vec<Value> {
-        std::iter::from_fn(|| agent.next_message())
-            .map(|message| match message {
-                Message::Text(text) => serde_json::from_str(&text).unwrap(),
-                Message::Binary(_) => panic!("binary"),
-            })
-            .collect()
-    }
-
-    fn encoded(agent: &mut Agent, message: &ToAi) -> String {
-        let mut out = BytesMut::new();
-        agent.encode(message, &mut out);
-        String::from_utf8_lossy(&out).into_owned()
+        in_words(agent, message)
     }
 
     fn call(id: &str, name: &str, arguments: &str) -> Value {
@@ -544,7 +515,7 @@ mod tests {
         let mut server_side = call("f4", "hang_up", "");
         server_side["functions"][0]["client_side"] = false.into();
         assert_eq!(decode(&mut ready(), &server_side), [""; 0]);
-        assert_eq!(decode_raw(&mut ready(), Received::Binary(&[1, 2, 3])), ["audio 3"]);
+        assert_eq!(decode_raw(&mut ready(), Received::Binary(&[1, 2, 3])), ["audio [1, 2, 3]"]);
     }
 
     #[test]
@@ -553,7 +524,10 @@ mod tests {
         let goodbye = json!({"type": "ConversationText", "role": "assistant", "content": "Bye"});
         decode(&mut agent, &goodbye);
         assert_eq!(decode(&mut agent, &call("f1", "hang_up", "")), [""; 0]);
-        assert_eq!(decode_raw(&mut agent, Received::Binary(&[0; 160])), ["audio 160"]);
+        assert_eq!(
+            decode_raw(&mut agent, Received::Binary(&[0; 160])),
+            [format!("audio {:?}", [0; 160])]
+        );
         // a disposition does not wait
         let sale = call("f2", "set_disposition", "{\"status\":\"SALE\"}");
         assert_eq!(decode(&mut agent, &sale), ["order f2"]);

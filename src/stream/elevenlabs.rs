@@ -447,6 +447,7 @@ mod tests {
     use super::*;
     use crate::command::{Failure, Reply};
     use crate::media::g711;
+    use crate::stream::testing::{encoded, in_words, sent};
     use crate::stream::{OrderReply, ToolResult};
 
     fn agent(session: Value, greeting: Option<&str>) -> Agent {
@@ -481,37 +482,7 @@ mod tests {
 
     /// Returns the meaning of a message in a few words.
     fn decode_text(agent: &mut Agent, text: &str) -> Vec<String> {
-        let mut said = Vec::new();
-        agent.decode(Received::Text(text), &mut vec![9; 9], &mut |message| {
-            said.push(match message {
-                FromAi::Audio(audio) => format!("audio {audio:?}"),
-                FromAi::Clear => "clear".to_owned(),
-                FromAi::Order(order) => match *order {
-                    Ok(order) => format!("order {}", order.id),
-                    Err(unusable) => format!("unusable {}", unusable.id),
-                },
-                FromAi::Tool(tool) => format!("tool {} {}", tool.name, tool.arguments),
-                FromAi::Failed(why) | FromAi::SessionEnded(why) | FromAi::Warning(why) => why,
-                FromAi::Ignored(why) | FromAi::Done(why) => why.to_owned(),
-                FromAi::Mark(name) => name,
-            });
-        });
-        said
-    }
-
-    fn sent(agent: &mut Agent) -> Vec<Value> {
-        std::iter::from_fn(|| agent.next_message())
-            .map(|message| match message {
-                Message::Text(text) => serde_json::from_str(&text).unwrap(),
-                Message::Binary(_) => panic!("binary"),
-            })
-            .collect()
-    }
-
-    fn encoded(agent: &mut Agent, message: &ToAi) -> String {
-        let mut out = BytesMut::new();
-        agent.encode(message, &mut out);
-        String::from_utf8_lossy(&out).into_owned()
+        in_words(agent, Received::Text(text))
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! memory shared by all streams of a worker. Anything else, and the end of the stream, is left to
 //! the WebSocket library.
 
+mod farewell;
+
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,8 +18,6 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::net::{SocketAddrAny, getpeername, getsockname};
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::Message as Library;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::capture::tap::Tap;
 use crate::capture::{Direction, Kind};
@@ -575,46 +575,6 @@ impl AiSocket {
             }
         }
         Ok(())
-    }
-
-    /// Starts closing the stream: sends what is queued and a close frame (1000), then waits for the
-    /// AI's.
-    pub fn bid_farewell(&mut self) {
-        // later states remain: an AI that has closed accepts nothing more
-        self.farewell = self.farewell.max(Farewell::Sending);
-        let held = std::mem::take(&mut self.held);
-        self.socket.get_mut().hand_over(&held);
-    }
-
-    /// Continues closing the stream; returns true once nothing is left to do.
-    pub fn farewell(&mut self, now: Instant, scratch: &mut Scratch) -> bool {
-        if self.try_pump(now, scratch).is_err() {
-            // an AI that has closed accepts nothing more, but may have sent something before
-            self.queue.clear();
-        }
-        scratch.frames.clear();
-        if self.farewell == Farewell::Sending && self.queue.is_empty() && !self.blocked {
-            self.farewell = Farewell::Waiting;
-            let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-            match self.socket.close(Some(frame)) {
-                Err(error) if would_block(&error) => self.block(),
-                // the AI closed first, and its close frame has been answered
-                _ => {}
-            }
-        }
-        while matches!(self.farewell, Farewell::Sending | Farewell::Waiting) {
-            match self.socket.read() {
-                Ok(Library::Close(_)) => {
-                    self.asked_to_close = false;
-                    self.answer_close();
-                }
-                // a pong may be due
-                Ok(_) => drop(self.flush()),
-                Err(error) if would_block(&error) => break,
-                Err(_) => self.farewell = Farewell::Done,
-            }
-        }
-        self.farewell == Farewell::Done
     }
 }
 

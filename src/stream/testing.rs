@@ -78,3 +78,39 @@ pub(super) fn audio_of(text: &str) -> Vec<u8> {
     let message: Value = serde_json::from_str(text).unwrap();
     BASE64.decode(message["media"]["payload"].as_str().unwrap()).unwrap()
 }
+
+/// Returns the meaning of each part of a message in a few words.
+pub(super) fn in_words(codec: &mut dyn Codec, message: Received<'_>) -> Vec<String> {
+    let mut said = Vec::new();
+    codec.decode(message, &mut vec![9; 9], &mut |message| {
+        said.push(match message {
+            FromAi::Audio(audio) => format!("audio {audio:?}"),
+            FromAi::Clear => "clear".to_owned(),
+            FromAi::Order(order) => match *order {
+                Ok(order) => format!("order {}", order.id),
+                Err(unusable) => format!("unusable {}", unusable.id),
+            },
+            FromAi::Tool(tool) => format!("tool {} {}", tool.name, tool.arguments),
+            FromAi::Failed(why) | FromAi::SessionEnded(why) | FromAi::Warning(why) => why,
+            FromAi::Ignored(why) | FromAi::Done(why) => why.to_owned(),
+            FromAi::Mark(name) => name,
+        });
+    });
+    said
+}
+
+/// Returns the messages that the codec sends by itself.
+pub(super) fn sent(codec: &mut dyn Codec) -> Vec<Value> {
+    let json = |message| match message {
+        Message::Text(text) => serde_json::from_str(&text).unwrap(),
+        Message::Binary(data) => panic!("{data:?}"),
+    };
+    std::iter::from_fn(|| codec.next_message()).map(json).collect()
+}
+
+/// Encodes a message of either form, for comparisons.
+pub(super) fn encoded(codec: &mut dyn Codec, message: &ToAi) -> String {
+    let mut out = BytesMut::new();
+    codec.encode(message, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}

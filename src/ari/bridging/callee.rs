@@ -147,6 +147,19 @@ impl Bridging {
         actions
     }
 
+    /// Does not call the callee, because we are stopping. Returns `None` if this is not a call that
+    /// we place.
+    pub fn spare_callee(&mut self, names: &Names) -> Option<Vec<Action>> {
+        let callee = self.callee.as_ref()?;
+        if callee.stage != Stage::Idle || self.caller == Caller::Left {
+            return Some(Vec::new());
+        }
+        self.caller = Caller::Left;
+        let mut actions = vec![Action::Tell(Tell::Ended(Cause::NotCalled))];
+        actions.extend(self.step(names));
+        Some(actions)
+    }
+
     /// Gives up a call that was not answered. Returns false if the channel has to be released like
     /// that of a caller.
     pub(super) fn give_up_callee(&mut self, actions: &mut Vec<Action>) -> bool {

@@ -54,6 +54,8 @@ pub enum Cause {
         cause: Option<u16>,
         dial: Option<String>,
     },
+    /// The callee was not called, because we are stopping.
+    NotCalled,
     /// The PBX moved the caller out of our application.
     Transferred,
     /// Set-up timed out, a request failed, or an object was lost twice.

@@ -50,13 +50,18 @@ impl Source {
                 };
                 Signal::Unanswered { reason, code: cause.filter(|cause| *cause != 0) }
             }
+            Tell::Ended(Cause::NotCalled) => {
+                Signal::Unanswered { reason: EndReason::Drain, code: None }
+            }
             Tell::Digit(digit) => Signal::Digit(digit),
             Tell::HangupCause(cause) => Signal::HangupCause(cause),
             // a link that only falls silent is given up after 10 s
             Tell::Lost => Signal::PbxLost { gone: true },
             Tell::Back => Signal::PbxConfirms,
             Tell::Ended(cause) => Signal::Ended(match cause {
-                Cause::CallerHangup | Cause::Unanswered { .. } => EndReason::CallerHangup,
+                Cause::CallerHangup | Cause::Unanswered { .. } | Cause::NotCalled => {
+                    EndReason::CallerHangup
+                }
                 Cause::Transferred => EndReason::Transferred,
                 Cause::Restarted => EndReason::PbxLost,
                 Cause::Failed(why) => {

@@ -110,7 +110,7 @@ impl Calls {
         std::mem::take(&mut self.held)
     }
 
-    /// Notes the output of a call. Returns the tool's name, if the call is one of this session.
+    /// Notes the output of a call. Returns the tool's name, if the model made that call here.
     pub fn answered(&mut self, id: &str) -> Option<String> {
         let place = self.open.iter().position(|(open, _)| open == id)?;
         Some(self.open.swap_remove(place).1)

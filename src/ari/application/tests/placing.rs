@@ -127,6 +127,21 @@ fn a_call_that_is_given_up_leaves_nothing() {
 }
 
 #[test]
+fn no_callee_is_called_once_we_are_stopping() {
+    for seed in 0..50 {
+        let mut pbx = Pbx::new(seed, 9);
+        let (call, id) = place(&mut pbx);
+        pbx.settle();
+        pbx.feed(Input::Stop);
+        pbx.feed(Input::Answer(call));
+        pbx.settle_for(60);
+        assert!(!pbx.channels.contains_key(&id), "seed {seed}");
+        assert!(pbx.tells_of(call).contains(&&Tell::Ended(Cause::NotCalled)), "seed {seed}");
+        pbx.assert_clean(seed);
+    }
+}
+
+#[test]
 fn there_is_no_call_without_room_or_after_the_stop() {
     let mut pbx = Pbx::new(1, 1);
     let (call, _) = place(&mut pbx);
