@@ -7,6 +7,8 @@
 #   --profile NAME  the cargo profile; default: dist. "release" builds faster
 #   --no-build      packs the program that the last run has built
 #   --program       builds only the program, target/packages/trunkless
+#   --given FILE    packs this program, which was built with the flags of --link-flags
+#   --link-flags    only prints the flags for the compiler with which a program is linked as below
 #   --no-image      leaves out the image
 #
 # Needs Debian or Ubuntu, Rust, gcc and binutils; root is not needed. Builds for the architecture of
@@ -19,13 +21,15 @@ export PATH="$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
 cache=${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/trunkless}
 glibc=2.31
 cargo_deb=3.8.0
-profile=dist build=yes image=yes program_only=
+profile=dist build=yes image=yes program_only='' given='' flags_only=''
 fail() { echo "build.sh: $*" >&2; exit 1; }
 while [ $# != 0 ]; do
   case $1 in
     --profile) profile=${2-}; shift ;;
     --no-build) build='' ;;
     --program) program_only=yes ;;
+    --given) given=${2-}; shift ;;
+    --link-flags) flags_only=yes ;;
     --no-image) image='' ;;
     *) fail "unknown option $1" ;;
   esac
@@ -41,25 +45,31 @@ version=$(cargo pkgid | sed 's/.*[#@]//')
 architecture=$(dpkg --print-architecture)
 
 # ---- the program ----
-# Cargo passes these options to the last link only, so a target folder of the same profile is reused.
 # -B and -L come before gcc's own folders, in which it looks even with --sysroot.
-compile() {
+link_flags() {
   local sysroot lib option
   sysroot=$(packaging/unpack.sh bullseye "$cache/sysroot-bullseye" libc6 libc6-dev libgcc-s1)
   lib=$(gcc -dumpmachine)
   for option in "--sysroot=$sysroot" "-B$sysroot/usr/lib/$lib" "-L$sysroot/usr/lib/$lib" \
     "-L$sysroot/lib/$lib"; do
-    options+=(-C "link-arg=$option")
+    printf -- '-C\nlink-arg=%s\n' "$option"
   done
+}
+compile() {
+  local options list
+  list=$(link_flags)
+  mapfile -t options <<<"$list"
   # no folders of this machine in the published program
   if [ "$profile" = dist ]; then
     export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }--remap-path-prefix=${CARGO_HOME:-${HOME:-/root}/.cargo}=cargo"
   fi
+  # cargo passes these options to the last link only, so a target folder of the same profile is reused
   cargo rustc --profile "$profile" --locked --features packages --bin trunkless -- "${options[@]}"
   cp --remove-destination "${CARGO_TARGET_DIR:-target}/${profile/#dev/debug}/trunkless" "$program"
 }
-options=()
-if [ "$build" ]; then compile; fi
+if [ "$flags_only" ]; then link_flags | paste -sd' '; exit; fi
+if [ "$given" ]; then cp --remove-destination "$given" "$program"
+elif [ "$build" ]; then compile; fi
 [ -x "$program" ] || fail "$program does not exist: build it first"
 
 # the time in archives: that of the commit, so that equal sources give equal packages

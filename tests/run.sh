@@ -202,7 +202,12 @@ corpora=${TRUNKLESS_CORPORA:-../shared/corpora}
 for rfc in rfc4475 rfc5118; do
   [ -d "$corpora/$rfc" ] || without "the messages of $rfc itself" "not in $corpora"
 done
-step "release build" cargo build --release $with
+# linked as the published program is, so that the packages and the image take it as it is
+if flags=$(packaging/build.sh --link-flags); then
+  export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }$flags" PROGRAM=${CARGO_TARGET_DIR:-$PWD/target}/release/trunkless
+fi
+step "release build" cargo test --release $with --no-run \
+  --test bystanders --test monitoring --test e2e --test page
 # the optimised program is held to a third of the delay
 step "calls beside a fault, release build" \
   by_the_clock cargo test --release $with --test bystanders --
@@ -288,7 +293,7 @@ step "containers" containers
 rm -f "$containers_log"
 [ -z "$no_containers" ] || skip "containers" "$no_containers"
 
-step "demo" timeout 300 cargo run --release $with -- demo
+step "demo" timeout 300 "${CARGO_TARGET_DIR:-target}/release/trunkless" demo
 # figures from a machine that builds and tests mean little: these runs fail only on loss
 step "bench, 100 calls, recorded" \
   measured cargo bench $with --bench calls -- --calls 100 --seconds 10 --through direct --record

@@ -5,6 +5,9 @@
 //! arrived. Each frame is later than that by its transit time; the minimum over two seconds does
 //! not depend on jitter. Once that minimum has been off by more than a frame for ten seconds, the
 //! track is shifted, if possible where the caller is quiet.
+//!
+//! A call whose first packet was late has a small offset from the beginning, which does not grow. It
+//! is removed only where the caller is quiet.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;
@@ -24,6 +27,8 @@ const BIAS_US: i64 = FRAME_US / 2;
 const QUIET: i16 = 400;
 /// Frames to wait for a quiet one before stepping anyway.
 const PATIENCE: u32 = 250;
+/// Offset up to which a track that was apart from the beginning waits for quiet as long as it takes.
+const FAR_US: i64 = 5 * FRAME_US;
 
 /// Position of a caller frame in the track.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +78,9 @@ pub struct Aligner {
     window: Window,
     /// Frames still to insert or, if negative, to drop.
     due: i64,
-    /// Frames since `due` was set.
+    /// True if the frames that are due may cost sound that is not quiet.
+    hurried: bool,
+    /// Frames since `due` or `hurried` was set.
     waited: u32,
     /// Frames inserted or dropped so far.
     pub steps: u32,
@@ -124,19 +131,23 @@ impl Aligner {
             return;
         }
         let Some((low, high)) = std::mem::take(&mut self.window).span else { return };
+        let first = self.reference.is_none();
         let reference = *self.reference.get_or_insert(low.clamp(-BIAS_US, BIAS_US));
         // only an offset that all parts share counts: any other is over, or will pass
         self.offset_us = if low > reference { low - reference } else { (high - reference).min(0) };
+        let far = self.offset_us.abs() > FAR_US;
         // steps that are already due are not scheduled twice
         if self.offset_us.abs() > FRAME_US && self.due == 0 {
-            (self.due, self.waited) = (self.offset_us / FRAME_US, 0);
+            (self.due, self.waited, self.hurried) = (self.offset_us / FRAME_US, 0, far || !first);
+        } else if far && !self.hurried {
+            (self.waited, self.hurried) = (0, true);
         }
     }
 
     fn step(&mut self, law: Law, samples: &Samples) -> i64 {
         self.waited += 1;
         let quiet = samples.iter().all(|s| law.decode(*s).saturating_abs() < QUIET);
-        if !quiet && self.waited < PATIENCE {
+        if !quiet && (self.waited < PATIENCE || !self.hurried) {
             return 0;
         }
         // measurements from before the step no longer apply
@@ -198,6 +209,31 @@ mod tests {
         aligner.due = -1;
         assert_eq!(aligner.place(12, None, Law::A, &[0xd5; 160]), Place::Nowhere);
         assert_eq!(aligner.place(13, None, Law::A, &[0xd5; 160]), Place::At(13));
+    }
+
+    /// The first packet came 45 ms late, all others in time.
+    fn late_begin(aligner: &mut Aligner, frames: u64, drift_ppm: u64, samples: &Samples) -> u64 {
+        let mut dropped = 0;
+        for index in 0..frames {
+            let at_us = index * 20_000 - index * 20_000 / 1_000_000 * drift_ppm;
+            let late_us = if index == 0 { 25_000 } else { 0 };
+            let at = Duration::from_micros((at_us + late_us).saturating_sub(20_000));
+            let place = aligner.place(index, Some(at), Law::Mu, samples);
+            dropped += u64::from(place == Place::Nowhere);
+        }
+        dropped
+    }
+
+    #[test]
+    fn a_late_first_packet_costs_no_sound() {
+        let mut aligner = Aligner::default();
+        assert_eq!(late_begin(&mut aligner, 60_000, 0, &LOUD), 0, "{aligner:?}");
+        assert_eq!(aligner.due, -1, "waits for quiet");
+        let mut aligner = Aligner::default();
+        assert_eq!(late_begin(&mut aligner, 1000, 0, &[0xff; 160]), 1, "{aligner:?}");
+        // drift on top of it does not wait for ever
+        let mut aligner = Aligner::default();
+        assert!(late_begin(&mut aligner, 60_000, 200, &LOUD) > 5, "{aligner:?}");
     }
 
     /// The drift from before the recording started is corrected at once.

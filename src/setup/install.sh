@@ -27,9 +27,14 @@ like() { # MODEL NEW
   rm -f "$2"; cp -p "$1" "$2"; : >"$2"
 }
 
-# Hides the passwords from everyone else.
-hide() { # FILE
-  case $1 in *_ari.conf | *_sip.conf | *_pjsip.conf) chmod o= "$2" ;; esac
+# Hides the passwords from everyone else. A file of root's would be hidden from Asterisk too, so it is
+# given to the owner of Asterisk's folder; if that is root as well, the file stays as it is.
+hide() { # NAME FILE
+  case $1 in *_ari.conf | *_sip.conf | *_pjsip.conf) ;; *) return 0 ;; esac
+  if [ "$(stat -c %u:%g "$2")" = 0:0 ]; then
+    [ "$(stat -c %u:%g "$etc")" != 0:0 ] && chown --reference="$etc" "$2" || return 0
+  fi
+  chmod o= "$2"
 }
 
 # Leaves out settings of the HTTP server that the PBX's own files have already.

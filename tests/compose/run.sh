@@ -7,8 +7,8 @@
 # that calls), checks that call, stops trunkless during another one, and checks the privileges of
 # the container in docker-compose.yml.
 #
-# The image gets the program that packaging/build.sh makes on this machine, which takes a minute
-# after the other tests. With --compile it is compiled within docker, as users do: 10 minutes more.
+# The image gets the program that packaging/build.sh makes on this machine, or $PROGRAM (see --given
+# there). With --compile it is compiled within docker, as users do: 10 minutes more.
 #
 # On Debian, as root, it installs missing packages and starts a private docker daemon if none
 # answers (its data is in ${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-~/.cache}/trunkless}/docker and kept
@@ -189,13 +189,15 @@ check_files() {
     mkdir -p "$tree/${file%/*}"
     echo 'fn main() {}' >"$tree/$file"
   done
+  # with a test, so that the dependencies are those that clippy has checked
   (export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
-    cd "$tree" && cargo check -q --locked --features packages --bin trunkless)
+    unset RUSTFLAGS
+    cd "$tree" && cargo check -q --locked --features packages --bin trunkless --test docs)
 }
 # Puts the program that packaging/build.sh made in the place of what the Dockerfile compiles.
 pack() {
   local context=$scratch/context
-  packaging/build.sh --profile release --program || return
+  packaging/build.sh --profile release --program ${PROGRAM:+--given "$PROGRAM"} || return
   mkdir "$context"
   cp target/packages/trunkless "$context/"
   # small base images have none

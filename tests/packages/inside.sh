@@ -111,7 +111,7 @@ END
 trunkless run --config $configuration --check || fail "the configuration"
 systemctl start trunkless
 wait_for "the service does not answer" trunkless health --config $configuration
-logged 'trunkless is up.*max_calls=7' || fail "secrets.env has no effect"
+wait_for "secrets.env has no effect" logged 'trunkless is up.*max_calls=7'
 pid=$(property MainPID)
 grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs|Seccomp):' "/proc/$pid/status" >/tmp/status
 [ "$(sed -n 's/^Uid:\t\([0-9]*\).*/\1/p' /tmp/status)" = "$(id -u trunkless)" ] || fail "it is another user"

@@ -3,8 +3,8 @@
 #
 #   tests/packages/run.sh [--no-build] [SUITE]...
 #
-# It builds the .deb and the tarball with the profile "release", which reuses the target folder of the
-# other tests; --no-build takes those of the last run. In a fresh Debian it then installs, upgrades,
+# It builds the .deb and the tarball with the profile "release", or of the program $PROGRAM (see
+# --given of packaging/build.sh); --no-build takes those of the last run. In a fresh Debian it then installs, upgrades,
 # removes and purges the package (inside.sh), and places a call through the service under all the
 # restrictions of its unit.
 #
@@ -23,7 +23,8 @@ build=(packaging/build.sh --no-image --profile release)
 container='' jobs=()
 fail() { echo "FAILED: $*" >&2; exit 1; }
 cannot() { echo "NOT RUN: $*"; exit 77; }
-if [ "${1-}" = --no-build ]; then build+=(--no-build); shift; fi
+if [ "${1-}" = --no-build ]; then build+=(--no-build); shift
+elif [ "${PROGRAM-}" ]; then build+=(--given "$PROGRAM"); fi
 suites=("$@")
 [ ${#suites[@]} != 0 ] || suites=(bullseye bookworm)
 part() { # NAME: starts a part of the test, and prints how long the previous one took
