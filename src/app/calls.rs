@@ -153,6 +153,7 @@ fn call_config(
         record: plan.record.get(name).cloned(),
         recorder,
         turn_latency: plan.settings.telemetry.turn_latency,
+        speech: plan.settings.speech.settings(),
     }
 }
 

@@ -20,6 +20,7 @@ mod leaving;
 mod orders;
 mod outgoing;
 mod redirect;
+mod speech;
 mod state;
 mod transfers;
 mod turns;
@@ -35,6 +36,7 @@ use crate::call::hearing::{Heard, Hearing};
 use crate::call::ladder::Rung;
 use crate::call::limits::{Limits, Milestones};
 use crate::call::playing::{DueFrame, Playing};
+use crate::call::speech::Listener;
 use crate::call::transfers::TransferRules;
 use crate::call::turns::Turns;
 use crate::call::variables::VariableRules;
@@ -138,6 +140,8 @@ pub struct Call {
     missing_rtp_reported: bool,
     /// `None` if the turn latency is not measured.
     turns: Option<Box<Turns>>,
+    /// `None` if nothing is made of the caller's voice.
+    listener: Option<Box<Listener>>,
     /// The levels of the audio since the last [`Call::figures`].
     peaks: Peaks,
     /// True while someone listens in.
@@ -196,6 +200,7 @@ impl Call {
             symmetric: config.media.symmetric,
             missing_rtp_reported: false,
             turns: config.turn_latency.then(Box::default),
+            listener: config.speech.wanted().then(|| Box::new(Listener::new(config.speech))),
             peaks: Peaks::default(),
             listened: false,
         };
@@ -367,6 +372,7 @@ impl Call {
 
     fn on_caller_frame(&mut self, now: Instant, index: u64, frame: Frame) {
         self.listen(&frame);
+        self.speech_heard(now, index, &frame);
         self.peaks.caller = self.peaks.caller.max(frame::peak(frame.law, &frame.samples));
         if self.recording || self.listened {
             let heard = self.past.answered.filter(|_| frame.kind == Kind::Heard);
@@ -410,6 +416,7 @@ impl Call {
             return;
         }
         match message {
+            FromAi::Audio(audio) if !self.is_wanted(now, audio) => {}
             FromAi::Audio(audio) => {
                 self.turn_answered(now, audio);
                 self.playing.push_audio(now, audio);
@@ -420,12 +427,8 @@ impl Call {
                     && self.playing.marks_waiting() >= MAX_EARLY_MARKS => {}
             FromAi::Mark(name) => self.playing.push_cue(now, Cue::Mark(name)),
             FromAi::Clear => {
-                let at = self.playing.stream_position();
-                let (played, discarded) = self.playing.clear(now);
-                self.turns.iter_mut().for_each(|turns| turns.cleared());
-                if self.phase == Phase::Talking {
-                    self.out.push_back(Output::Ai(ToAi::Cleared { played, discarded, at }));
-                }
+                self.listener.iter_mut().for_each(|listener| listener.ai_cleared());
+                self.clear(now, false);
             }
             // the worker numbers orders and has tools called; the socket ends a stream that failed
             FromAi::Order(_) | FromAi::Tool(_) | FromAi::Failed(_) | FromAi::SessionEnded(_) => {}
@@ -566,6 +569,9 @@ impl Call {
         self.turn_sent(now, frame, heard);
         if !heard {
             frame.samples = [SILENCE; FRAME_SAMPLES];
+        }
+        if let Some(listener) = &mut self.listener {
+            listener.sent(now, &frame.samples, frame.is_own);
         }
         if let Some(remote) = remote.filter(|remote| remote.trusted || !self.unacknowledged) {
             let source = self.hearing.receiver.source.current();

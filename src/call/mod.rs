@@ -32,6 +32,7 @@ mod playing;
 pub mod ports;
 pub mod recordings;
 pub mod routing;
+pub mod speech;
 pub mod switchboard;
 pub mod transfers;
 pub mod turns;
@@ -68,6 +69,7 @@ use end::EndReason;
 use ladder::Rung;
 use leg::Leg;
 use outgoing::Outgoing;
+use speech::SpeechSettings;
 use transfers::TransferRules;
 
 /// The PBX's side of the media, as agreed during signalling.
@@ -364,6 +366,8 @@ pub struct CallConfig {
     pub recorder: Option<Recorder>,
     /// Measure the turn latency.
     pub turn_latency: bool,
+    /// What is made of the caller's voice.
+    pub speech: SpeechSettings,
 }
 
 /// How long the queued audio of a model still plays after it has closed its stream, unless another

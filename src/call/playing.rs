@@ -284,6 +284,11 @@ impl Playing {
         (time(played), time(discarded as u64))
     }
 
+    /// How much of the AI's present utterance has been sent to the caller.
+    pub fn utterance_played(&self) -> Duration {
+        Duration::from_micros(self.playout.played() * 125)
+    }
+
     /// Takes over the cues whose audio will have been played at `at`.
     fn collect_cues(&mut self, at: Instant) {
         while let Some(due) = self.playout.next_cue() {

@@ -20,6 +20,7 @@ pub mod recording;
 pub mod resolve;
 pub mod routes;
 pub mod schema;
+mod speech;
 mod telemetry;
 mod twins;
 pub mod values;

@@ -159,6 +159,9 @@ fn basics(source: &Source, settings: &Settings, findings: &mut Findings) {
     if settings.media.playout_prebuffer.0 > MAX_PREBUFFER {
         findings.error(source.error("media.playout_prebuffer", "must be at most 2s"));
     }
+    if let Some((key, why)) = settings.speech.check() {
+        findings.error(source.error(key, why));
+    }
 }
 
 /// Returns what orders may do with the calls of each PBX.

@@ -13,6 +13,7 @@ use crate::call::variables::VariableName;
 use crate::config::create::CreateTable;
 use crate::config::recording::{PbxRecording, Recording};
 use crate::config::routes::RouteTable;
+use crate::config::speech::SpeechTable;
 use crate::config::values::{
     HostPort, PbxName, PeerWord, PortRange, RungWord, Span, TargetWord, parsed_words, words,
 };
@@ -30,6 +31,7 @@ pub struct Settings {
     pub telemetry: TelemetryTable,
     pub sip: Sip,
     pub media: Media,
+    pub speech: SpeechTable,
     pub ai: Ai,
     pub calls: Calls,
     pub recording: Recording,

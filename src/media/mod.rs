@@ -5,6 +5,7 @@
 pub mod dtmf;
 pub mod frame;
 pub mod g711;
+pub mod machine;
 pub mod pacer;
 pub mod playout;
 pub mod quality;
@@ -16,8 +17,10 @@ pub mod rtp;
 pub mod sender;
 pub mod sequencer;
 pub mod source;
+pub mod speech;
 pub mod standing;
 pub mod timeline;
+pub mod tone;
 pub mod voice;
 
 use std::time::Duration;

@@ -223,6 +223,16 @@ impl Playout {
         self.played = 0;
     }
 
+    /// Bytes played of the present utterance.
+    pub fn played(&self) -> u64 {
+        self.played
+    }
+
+    /// Counts audio that is not queued at all as taken out of the queue, which is empty.
+    pub fn leave_out(&mut self, bytes: usize) {
+        self.passed += bytes as u64;
+    }
+
     /// Discards all audio; all cues come due (Twilio's `clear`). Returns the number of bytes played
     /// of the utterance that this ends, and of bytes discarded.
     pub fn clear(&mut self) -> (u64, usize) {

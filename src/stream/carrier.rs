@@ -272,7 +272,11 @@ impl<S: Shape> Codec for Carrier<S> {
                     self.message("stop", "stop", &stop, out);
                 }
             }
-            ToAi::Cleared { .. } | ToAi::Reply(_) | ToAi::State(_) | ToAi::Parameters(_) => {
+            ToAi::Cleared { .. }
+            | ToAi::Heard(_)
+            | ToAi::Reply(_)
+            | ToAi::State(_)
+            | ToAi::Parameters(_) => {
                 self.own.write(message, out);
             }
             ToAi::ToolResult(_) => {}

@@ -330,7 +330,11 @@ impl Codec for Agent {
             ToAi::ToolResult(result) => self.result(&result.id, &result.name, &result.output, out),
             ToAi::Parameters(parameters) => self.explain(parameters),
             // the caller hears what remains, and the end of the call is the end of the connection
-            ToAi::Mark { .. } | ToAi::Cleared { .. } | ToAi::State(_) | ToAi::Stop => {}
+            ToAi::Mark { .. }
+            | ToAi::Cleared { .. }
+            | ToAi::Heard(_)
+            | ToAi::State(_)
+            | ToAi::Stop => {}
         }
         Form::Text
     }

@@ -359,7 +359,11 @@ impl Codec for Agent {
                 None
             }
             // the caller hears what remains, and the end of the call is the end of the connection
-            ToAi::Mark { .. } | ToAi::Cleared { .. } | ToAi::State(_) | ToAi::Stop => None,
+            ToAi::Mark { .. }
+            | ToAi::Cleared { .. }
+            | ToAi::Heard(_)
+            | ToAi::State(_)
+            | ToAi::Stop => None,
         };
         if let Some(result) = result {
             out.extend_from_slice(result.as_bytes());

@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::command::{
     Cause, Command, Digits, Disposition, LeadChange, OnFail, Order, RecordCommand, Reply, Sender,
     Side, Transfer, TransferKind, When,
 };
-use crate::stream::{CallState, OrderReply, Unusable};
+use crate::media::machine::Finding;
+use crate::stream::{CallState, HeardSign, OrderReply, Unusable};
 
 /// Maximum length of an order's id, and of any text in an order, in bytes.
 pub const MAX_TEXT: usize = 4096;
@@ -343,6 +344,33 @@ pub fn result(reply: &OrderReply) -> Value {
         }
     }
     Value::Object(result)
+}
+
+/// Returns the name of the event for what was heard of the caller, and its details.
+pub fn heard(sign: HeardSign) -> (&'static str, Value) {
+    let share = |percent: u8| f64::from(percent) / 100.0;
+    match sign {
+        HeardSign::SpeechStarted { at_ms } => {
+            ("speechStarted", json!({"timestamp": at_ms.to_string()}))
+        }
+        HeardSign::SpeechStopped { at_ms } => {
+            ("speechStopped", json!({"timestamp": at_ms.to_string()}))
+        }
+        HeardSign::Answer { finding: Finding::AnsweredBy { machine, confidence }, at_ms } => {
+            let by = if machine { "machine" } else { "human" };
+            let at = at_ms.to_string();
+            ("answeredBy", json!({"by": by, "confidence": share(confidence), "timestamp": at}))
+        }
+        HeardSign::Answer { finding: Finding::Beep { hertz, length, confidence }, at_ms } => {
+            let beep = json!({
+                "confidence": share(confidence),
+                "durationMs": length.as_millis() as u64,
+                "hertz": hertz,
+                "timestamp": at_ms.to_string(),
+            });
+            ("beep", beep)
+        }
+    }
 }
 
 /// Returns the word for a state of the caller.

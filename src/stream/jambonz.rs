@@ -219,7 +219,11 @@ impl Codec for Jambonz {
             }
             // the close frame ends the stream
             ToAi::Stop | ToAi::ToolResult(_) => Ok(()),
-            ToAi::Cleared { .. } | ToAi::Reply(_) | ToAi::State(_) | ToAi::Parameters(_) => {
+            ToAi::Cleared { .. }
+            | ToAi::Heard(_)
+            | ToAi::Reply(_)
+            | ToAi::State(_)
+            | ToAi::Parameters(_) => {
                 self.own.write(message, out);
                 Ok(())
             }

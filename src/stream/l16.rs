@@ -115,7 +115,7 @@ impl Codec for L16 {
             ToAi::Cleared { .. } => out.write_str(r#"{"event":"websocket:cleared"}"#),
             // the notice of cleared audio is for its marks too; the close frame ends the stream
             ToAi::Mark { .. } | ToAi::Stop | ToAi::ToolResult(_) => Ok(()),
-            ToAi::Reply(_) | ToAi::State(_) | ToAi::Parameters(_) => {
+            ToAi::Heard(_) | ToAi::Reply(_) | ToAi::State(_) | ToAi::Parameters(_) => {
                 self.own.write(message, out);
                 Ok(())
             }

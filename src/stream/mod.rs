@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use crate::command::{Failure, Order, Reply};
 use crate::media::frame::Samples;
+use crate::media::machine::Finding;
 
 /// A message to the AI, in any dialect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +62,11 @@ pub enum ToAi {
         /// Bytes of the stream's audio that had left the queue before, played or left out: the
         /// position in all that the AI has sent since the stream started.
         at: u64,
+        /// True if the AI did not ask for it: the caller has interrupted it.
+        by_caller: bool,
     },
+    /// What was heard of the caller.
+    Heard(HeardSign),
     /// An answer to an order of the AI.
     Reply(Box<OrderReply>),
     /// The result of a tool that the AI has called.
@@ -158,6 +163,14 @@ pub struct OrderReply {
     pub reply: Reply,
     /// More about a failure.
     pub why: Option<String>,
+}
+
+/// Something heard of the caller, and when: milliseconds on the call's audio clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeardSign {
+    SpeechStarted { at_ms: u64 },
+    SpeechStopped { at_ms: u64 },
+    Answer { finding: Finding, at_ms: u64 },
 }
 
 /// The state of the caller, as far as the AI cannot hear it.

@@ -216,6 +216,17 @@ impl Realtime {
         out.extend_from_slice(self.item(item).as_bytes());
     }
 
+    /// Stops the response that the caller has interrupted, before the server has noticed. `end`:
+    /// the end of the audio that was queued, in bytes of the stream.
+    fn interrupted(&mut self, end: u64) {
+        let active = self.responses.active().map(str::to_owned);
+        self.items.interrupted(active.as_deref(), end);
+        if active.is_some_and(|active| !active.is_empty()) {
+            let id = self.id("cancel");
+            self.wait(json!({"type": "response.cancel", "event_id": id}).to_string());
+        }
+    }
+
     /// Makes the model forget what the caller has not heard.
     fn truncate(&mut self, truncations: Vec<Truncation>) {
         for Truncation { item_id, content_index, end_ms } in truncations {
@@ -428,8 +439,11 @@ impl Codec for Realtime {
         match message {
             ToAi::Audio { samples, .. } => self.audio(samples, out),
             ToAi::Digit(key) => self.on_key(*key),
-            ToAi::Cleared { discarded, at, .. } => {
+            ToAi::Cleared { discarded, at, by_caller, .. } => {
                 let discarded = (discarded.as_micros() / 125) as u64;
+                if *by_caller {
+                    self.interrupted(at + discarded);
+                }
                 let truncations = self.items.cleared(*at, discarded);
                 self.truncate(truncations);
             }
@@ -437,7 +451,7 @@ impl Codec for Realtime {
             ToAi::ToolResult(result) => self.on_result(result, out),
             ToAi::Parameters(parameters) => self.on_parameters(parameters, out),
             // the API has no marks, the caller's state is in the replies, and closing ends it
-            ToAi::Mark { .. } | ToAi::State(_) | ToAi::Stop => {}
+            ToAi::Mark { .. } | ToAi::Heard(_) | ToAi::State(_) | ToAi::Stop => {}
         }
         Form::Text
     }

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use serde_json::Value;
 
 use crate::stream::dialect::Extensions;
-use crate::stream::twilio::{ANNOUNCED, object, order, reason};
+use crate::stream::twilio::{ANNOUNCED, by_whom, object, order, reason};
 use crate::stream::{FromAi, StreamInfo, ToAi, extension};
 
 /// Reads and writes the messages that are not the dialect's.
@@ -52,17 +52,24 @@ impl Own {
 
     /// Appends one of our own messages, once these may be sent. Does nothing for others.
     pub fn write(&self, message: &ToAi, out: &mut BytesMut) {
-        if !self.extended {
+        // what is heard of the caller is configured
+        let wanted = self.extensions != Extensions::Off && matches!(message, ToAi::Heard(_));
+        if !self.extended && !wanted {
             return;
         }
         // a BytesMut grows: writing to it cannot fail
         let _ = match message {
-            ToAi::Cleared { played, discarded, .. } => {
+            ToAi::Cleared { played, discarded, by_caller, .. } => {
                 let (played, discarded) = (played.as_millis(), discarded.as_millis());
+                let by = by_whom(*by_caller);
                 write!(
                     out,
-                    r#"{{"event":"cleared","cleared":{{"playedMs":{played},"discardedMs":{discarded}}}}}"#
+                    r#"{{"event":"cleared","cleared":{{"playedMs":{played},"discardedMs":{discarded}{by}}}}}"#
                 )
+            }
+            ToAi::Heard(sign) => {
+                let (event, heard) = extension::heard(*sign);
+                write!(out, r#"{{"event":"{event}","{event}":{heard}}}"#)
             }
             ToAi::Reply(reply) => {
                 let (id, result) = (Value::from(reply.id.as_str()), extension::result(reply));

@@ -32,7 +32,7 @@ pub(super) fn all() -> Common {
     let (played, discarded) = (Duration::from_millis(20), Duration::from_millis(40));
     let reply = OrderReply { id: "7".into(), command: "hold", reply: Reply::Done, why: None };
     Common {
-        cleared: ToAi::Cleared { played, discarded, at: 0 },
+        cleared: ToAi::Cleared { played, discarded, at: 0, by_caller: false },
         reply: ToAi::Reply(Box::new(reply)),
     }
 }

@@ -167,8 +167,9 @@ impl Codec for Encoder {
             message,
             ToAi::Cleared { .. } | ToAi::Reply(_) | ToAi::State(_) | ToAi::Parameters(_)
         );
+        let unwanted = self.extensions == Extensions::Off && matches!(message, ToAi::Heard(_));
         // Twilio has no tools
-        if own && !self.extended || matches!(message, ToAi::ToolResult(_)) {
+        if own && !self.extended || unwanted || matches!(message, ToAi::ToolResult(_)) {
             return Form::Text;
         }
         self.sequence += 1;
@@ -195,11 +196,19 @@ impl Codec for Encoder {
                     r#"{{"event":"mark","sequenceNumber":"{sequence}","streamSid":"{sid}","mark":{{"name":{name}{fate}}}}}"#
                 )
             }
-            ToAi::Cleared { played, discarded, .. } => {
+            ToAi::Cleared { played, discarded, by_caller, .. } => {
                 let (played, discarded) = (played.as_millis(), discarded.as_millis());
+                let by = by_whom(*by_caller);
                 write!(
                     out,
-                    r#"{{"event":"cleared","sequenceNumber":"{sequence}","streamSid":"{sid}","cleared":{{"playedMs":{played},"discardedMs":{discarded}}}}}"#
+                    r#"{{"event":"cleared","sequenceNumber":"{sequence}","streamSid":"{sid}","cleared":{{"playedMs":{played},"discardedMs":{discarded}{by}}}}}"#
+                )
+            }
+            ToAi::Heard(sign) => {
+                let (event, heard) = extension::heard(*sign);
+                write!(
+                    out,
+                    r#"{{"event":"{event}","sequenceNumber":"{sequence}","streamSid":"{sid}","{event}":{heard}}}"#
                 )
             }
             ToAi::Reply(reply) => {
@@ -235,6 +244,11 @@ impl Codec for Encoder {
 pub(super) fn object(pairs: &[(String, String)]) -> serde_json::Value {
     let all = pairs.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
     serde_json::Value::Object(all.collect())
+}
+
+/// The member that says that the caller has interrupted the AI.
+pub(super) fn by_whom(by_caller: bool) -> &'static str {
+    if by_caller { r#","by":"caller""# } else { "" }
 }
 
 /// The member with the reason of a state, if it has one.

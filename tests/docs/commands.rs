@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use serde_json::{Map, Value, json};
 use trunkless::command::{Failure, Order, Reply};
+use trunkless::media::machine::Finding;
 use trunkless::stream::dialect::{Dialect, Extensions, Session};
 use trunkless::stream::extension::{self, NAMES};
-use trunkless::stream::{CallState, OrderReply, StreamInfo, ToAi, Unusable};
+use trunkless::stream::{CallState, HeardSign, OrderReply, StreamInfo, ToAi, Unusable};
 
 fn table() -> Value {
     let path = crate::root().join("docs/commands.json");
@@ -131,13 +132,21 @@ fn the_messages_to_the_ai_are_those_of_the_program() {
     let reply = OrderReply { id: "2".into(), command: "transfer", reply: busy, why: None };
     let mark = |cleared| ToAi::Mark { name: "greeting".into(), cleared };
     let [played, discarded] = [1200, 3400].map(Duration::from_millis);
+    let heard = |sign| ToAi::Heard(sign);
+    let machine = Finding::AnsweredBy { machine: true, confidence: 86 };
+    let beep = Finding::Beep { hertz: 1000, length: Duration::from_millis(400), confidence: 98 };
     let events = &table["events"];
     for (listed, message) in [
         (&table["replies"]["result"], ToAi::Reply(Box::new(reply))),
         (&events["call"], ToAi::State(CallState::TransferFailed(Failure::Busy))),
         (&events["mark_played"], mark(false)),
         (&events["mark_cleared"], mark(true)),
-        (&events["cleared"], ToAi::Cleared { played, discarded, at: 0 }),
+        (&events["cleared"], ToAi::Cleared { played, discarded, at: 0, by_caller: false }),
+        (&events["interrupted"], ToAi::Cleared { played, discarded, at: 0, by_caller: true }),
+        (&events["speechStarted"], heard(HeardSign::SpeechStarted { at_ms: 5240 })),
+        (&events["speechStopped"], heard(HeardSign::SpeechStopped { at_ms: 6480 })),
+        (&events["answeredBy"], heard(HeardSign::Answer { finding: machine, at_ms: 3700 })),
+        (&events["beep"], heard(HeardSign::Answer { finding: beep, at_ms: 9180 })),
         (&events["parameters"], ToAi::Parameters(Box::new(vec![("user".into(), "7001".into())]))),
     ] {
         let mut listed = listed.clone();

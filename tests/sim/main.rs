@@ -8,6 +8,7 @@ mod orders;
 mod playout;
 mod recording;
 mod routes;
+mod speech;
 mod turns;
 mod world;
 

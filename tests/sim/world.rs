@@ -2,7 +2,7 @@
 //! the network repeatable.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,14 @@ use trunkless::call::end::EndReason;
 use trunkless::call::words::{Input, Output, Seeds};
 use trunkless::call::{CallConfig, Prompts, RecordPlan, RemoteMedia, Signal};
 use trunkless::command::{Command, Order, Reply, Sender, When};
+use trunkless::media::frame::Samples;
 use trunkless::media::g711::Law;
 use trunkless::media::receiver::Format;
 use trunkless::media::rtp::Packet;
 use trunkless::media::sender;
 use trunkless::peer::pattern;
 use trunkless::record;
-use trunkless::stream::{CallState, FromAi, ToAi};
+use trunkless::stream::{CallState, FromAi, HeardSign, ToAi};
 
 use crate::call_config::call_config;
 use crate::film::Film;
@@ -60,6 +61,9 @@ pub struct Heard {
     pub requests: Vec<SourceRequest>,
     /// The AIs that were dialled after the first one.
     pub dialled: Vec<usize>,
+    /// What was heard of the caller, and the interruptions by the caller.
+    pub signs: Vec<(f64, HeardSign)>,
+    pub interruptions: Vec<f64>,
     /// The states that the AI was sent.
     pub states: Vec<CallState>,
     /// The distinct samples that were sent to the caller.
@@ -88,6 +92,8 @@ pub struct World {
     delayed: Instant,
     /// Packets in transit: arrival, packet count, bytes.
     on_the_way: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>>,
+    /// Frames that the caller sends first.
+    pub voice: VecDeque<Samples>,
     /// While true, the caller sends numbered frames; otherwise silence.
     pub talking: bool,
     /// In every period of this many seconds, the caller's phone sends nothing during the last half
@@ -178,6 +184,7 @@ impl World {
             sent: 0,
             delayed: now,
             on_the_way: BinaryHeap::new(),
+            voice: VecDeque::new(),
             talking: true,
             pauses_every: 0,
             restarts: false,
@@ -219,6 +226,10 @@ impl World {
                     self.heard.ai.push((t_ms, pattern::read(&samples).map(|(_, n)| n)));
                 }
                 Output::Ai(ToAi::Digit(digit)) => self.heard.digits.push(digit),
+                Output::Ai(ToAi::Heard(sign)) => self.heard.signs.push((ms, sign)),
+                Output::Ai(ToAi::Cleared { by_caller: true, .. }) => {
+                    self.heard.interruptions.push(ms);
+                }
                 Output::Ai(ToAi::Mark { name, .. }) => self.heard.marks.push((ms, name)),
                 Output::Rtp { packet, .. } => {
                     let packet = Packet::parse(&packet).expect("RTP");
@@ -273,7 +284,9 @@ impl World {
     }
 
     fn send_packet(&mut self) {
+        let voice = self.voice.pop_front();
         let samples = match self.talking {
+            _ if voice.is_some() => voice.unwrap_or([0xff; 160]),
             true => {
                 self.number += 1;
                 pattern::frame(7, self.number - 1)

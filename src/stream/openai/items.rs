@@ -114,6 +114,14 @@ impl Items {
         self.clears.push_back(self.end);
     }
 
+    /// The same for an interruption that is over already: audio was queued up to `end`.
+    pub fn interrupted(&mut self, response: Option<&str>, end: u64) {
+        self.clear(response);
+        if let Some(last) = self.clears.back_mut() {
+            *last = end + self.lost;
+        }
+    }
+
     /// Takes the outcome of an interruption: `at` bytes of the stream had been played before, and
     /// `discarded` will not be. Returns the utterances that were not heard to their end.
     pub fn cleared(&mut self, at: u64, discarded: u64) -> Vec<Truncation> {

@@ -87,7 +87,12 @@ impl Rig {
 
     fn cleared(&mut self, at: u64, discarded: u64) -> Vec<Value> {
         let time = |bytes: u64| Duration::from_micros(bytes * 125);
-        self.send(&ToAi::Cleared { played: time(at), discarded: time(discarded), at })
+        self.send(&ToAi::Cleared {
+            played: time(at),
+            discarded: time(discarded),
+            at,
+            by_caller: false,
+        })
     }
 
     /// The model calls a tool in a response.

@@ -1,0 +1,211 @@
+//! What is made of the caller's voice, where it is configured: events for the AI, an end of the AI's
+//! words as soon as the caller speaks, and the difference between people and answering machines
+//! (pure).
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::{Duration, Instant};
+
+use crate::media::frame::{FRAME_SAMPLES, Frame, Kind, Samples};
+use crate::media::g711::Law;
+use crate::media::machine::MachineDetector;
+use crate::media::quiet::{energy, is_quiet};
+use crate::media::speech::{Change, Speech};
+use crate::stream::HeardSign;
+
+/// The AI still sounds this long after its last frame, as its echo may arrive that late.
+const AI_TAIL: Duration = Duration::from_millis(250);
+/// While the AI speaks, sounds that are 15 dB softer than the AI are its echo.
+const ECHO: u64 = 32;
+/// A pause in the AI's audio that ends the words which were interrupted: 200 ms.
+const GAP: Duration = Duration::from_millis(200);
+const GAP_BYTES: usize = GAP.as_millis() as usize * 8;
+/// The AI is heard again this long after the caller has stopped, whatever it sends.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// And this long after the interruption, if what the caller says has no end.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// `[speech]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpeechSettings {
+    /// Tell the AI when the caller begins and stops speaking.
+    pub events: bool,
+    /// How long nobody has to speak until speech has stopped.
+    pub pause: Duration,
+    /// Discard the AI's audio once the caller has spoken for this long; `None` = never.
+    pub barge_in_after: Option<Duration>,
+    /// But not while less than this of the AI's words has been played.
+    pub protect_first: Duration,
+    /// Tell the AI whether a person or a machine has answered, and when the machine beeps.
+    pub machine_detection: bool,
+}
+
+impl SpeechSettings {
+    /// True if anything is listened for.
+    pub fn wanted(&self) -> bool {
+        self.events || self.barge_in_after.is_some() || self.machine_detection
+    }
+}
+
+/// The AI's words after they were interrupted by the caller: what arrives of them is not played.
+#[derive(Debug)]
+struct Interrupted {
+    since: Instant,
+    /// When the AI last sent any of it.
+    sent: Instant,
+    /// Bytes without a sound, up to the last one.
+    silent: usize,
+    /// When the caller stopped.
+    stopped: Option<Instant>,
+}
+
+/// Listens to the caller of one call.
+pub struct Listener {
+    settings: SpeechSettings,
+    speech: Speech,
+    machine: Option<MachineDetector>,
+    /// When the last audible frame was sent to the caller, and how loud these have been lately.
+    ai_heard: Option<Instant>,
+    ai_level: u64,
+    /// The same for its own words, without prompts.
+    ai_spoke: Option<Instant>,
+    /// True if the present speech has been told to the AI.
+    told: bool,
+    /// True once the present speech has interrupted the AI.
+    barged: bool,
+    interrupted: Option<Interrupted>,
+}
+
+impl Listener {
+    pub fn new(settings: SpeechSettings) -> Listener {
+        Listener {
+            settings,
+            speech: Speech::new(settings.pause),
+            machine: settings.machine_detection.then(MachineDetector::default),
+            ai_heard: None,
+            ai_level: 0,
+            ai_spoke: None,
+            told: false,
+            barged: false,
+            interrupted: None,
+        }
+    }
+
+    /// Adds a frame of the caller, which ends at `at_ms` of the call. `told`: the AI's stream has
+    /// started. `each` gets what is to be told.
+    pub fn caller(
+        &mut self,
+        now: Instant,
+        frame: &Frame,
+        at_ms: u64,
+        told: bool,
+        each: &mut dyn FnMut(HeardSign),
+    ) {
+        let silence = [frame.law.silence(); FRAME_SAMPLES];
+        let samples = if frame.kind == Kind::Silence { &silence } else { &frame.samples };
+        let echo = self.ai_speaks(now) && energy(frame.law, samples) < self.ai_level / ECHO;
+        let change = self.speech.hears(frame.law, samples, echo);
+        match change {
+            Some(Change::Started) => self.barged = false,
+            Some(Change::Stopped) => self.stopped(now),
+            None => {}
+        }
+        self.tell(at_ms, told, each);
+        if let Some(machine) = &mut self.machine {
+            // a pause within words is counted by the detector itself
+            let speaks = self.speech.speaks_now();
+            if let Some(finding) = machine.hears(frame.law, samples, speaks) {
+                each(HeardSign::Answer { finding, at_ms });
+            }
+        }
+    }
+
+    /// Tells the AI that speech has begun or stopped.
+    fn tell(&mut self, at_ms: u64, told: bool, each: &mut dyn FnMut(HeardSign)) {
+        if !self.settings.events {
+            return;
+        }
+        let speaks = self.speech.speaking().is_some();
+        if told && speaks && !self.told {
+            each(HeardSign::SpeechStarted { at_ms });
+        } else if self.told && !speaks {
+            let pause = self.settings.pause.as_millis() as u64;
+            each(HeardSign::SpeechStopped { at_ms: at_ms.saturating_sub(pause) });
+        }
+        self.told = speaks && (told || self.told);
+    }
+
+    /// Ends the present speech, because the caller is not heard any more.
+    pub fn deaf(&mut self, now: Instant, at_ms: u64, each: &mut dyn FnMut(HeardSign)) {
+        if self.speech.stop() {
+            self.stopped(now);
+            self.tell(at_ms, false, each);
+        }
+    }
+
+    fn stopped(&mut self, now: Instant) {
+        if let Some(interrupted) = &mut self.interrupted {
+            interrupted.stopped = Some(now);
+        }
+    }
+
+    /// Adds a frame that is sent to the caller. `is_own`: it is not the AI's.
+    pub fn sent(&mut self, now: Instant, samples: &Samples, is_own: bool) {
+        let energy = energy(Law::Mu, samples);
+        // follows rising levels at once, and falling ones within a second
+        self.ai_level = energy.max(self.ai_level - self.ai_level / 16);
+        if !is_quiet(Law::Mu, samples) {
+            self.ai_heard = Some(now);
+            self.ai_spoke = self.ai_heard.filter(|_| !is_own).or(self.ai_spoke);
+        }
+    }
+
+    fn ai_speaks(&self, now: Instant) -> bool {
+        self.ai_heard.is_some_and(|at| now.saturating_duration_since(at) < AI_TAIL)
+    }
+
+    /// True if the AI's audio is to be discarded now. `queued`: some of it waits to be played.
+    /// `played`: how much of its present words the caller has heard.
+    pub fn barges_in(&self, now: Instant, queued: bool, played: Duration) -> bool {
+        let long = |after: Duration| self.speech.speaking().is_some_and(|time| time >= after);
+        // an AI that sends in real time has nothing queued
+        let spoke = self.ai_spoke.is_some_and(|at| now.saturating_duration_since(at) < GAP);
+        !self.barged
+            && (queued || spoke)
+            && self.settings.barge_in_after.is_some_and(long)
+            && played >= self.settings.protect_first
+    }
+
+    /// Notes that the AI's audio has been discarded.
+    pub fn barged_in(&mut self, now: Instant) {
+        self.barged = true;
+        let stopped = None;
+        self.interrupted = Some(Interrupted { since: now, sent: now, silent: 0, stopped });
+    }
+
+    /// Notes that the AI has discarded its audio itself: what it sends now is new.
+    pub fn ai_cleared(&mut self) {
+        self.interrupted = None;
+    }
+
+    /// Takes audio of the AI. Returns false if it belongs to words that were interrupted.
+    pub fn plays(&mut self, now: Instant, audio: &[u8]) -> bool {
+        let Some(words) = &mut self.interrupted else { return true };
+        let past = |at: Instant, time: Duration| now.saturating_duration_since(at) >= time;
+        let paused = past(words.sent, GAP) || words.silent >= GAP_BYTES;
+        let over = words.stopped.is_some_and(|at| paused || past(at, PATIENCE));
+        if over || past(words.since, LONGEST) {
+            self.interrupted = None;
+            return true;
+        }
+        words.sent = now;
+        let mut frames = audio.rchunks(FRAME_SAMPLES);
+        let silent = frames.position(|samples| !is_silent(samples)).map(|n| n * FRAME_SAMPLES);
+        words.silent = silent.unwrap_or(words.silent + audio.len());
+        false
+    }
+}
+
+fn is_silent(samples: &[u8]) -> bool {
+    let level = 104u64.pow(2) * samples.len() as u64;
+    energy(Law::Mu, samples) < level
+}
