@@ -103,7 +103,7 @@ done
 # ---- Debian packages: only what is missing ----
 missing() {
   local p
-  for p in gcc:gcc g++:g++ make:make ss:iproute2 unshare:util-linux nsenter:util-linux flock:util-linux sipp:sip-tester strace:strace tshark:tshark chromium:chromium prometheus:prometheus promtool:prometheus node:nodejs npm:npm; do
+  for p in gcc:gcc g++:g++ make:make ss:iproute2 unshare:util-linux nsenter:util-linux flock:util-linux sipp:sip-tester strace:strace tshark:tshark chromium:chromium espeak-ng:espeak-ng sox:sox prometheus:prometheus promtool:prometheus node:nodejs npm:npm; do
     command -v "${p%%:*}" >/dev/null || echo "${p#*:}"
   done | sort -u
   ls /usr/share/keyrings/debian-archive-keyring.* >/dev/null 2>&1 || echo debian-archive-keyring
@@ -171,7 +171,7 @@ e2e() { # -- [ARGUMENTS OF THE TESTS]
 step "format" cargo fmt --check
 # --all-targets leaves out targets with "test = false", such as e2e
 step "clippy" cargo clippy $with --all-targets -- -D warnings
-step "clippy, end-to-end tests" cargo clippy $with --test e2e --test page --test monitoring -- -D warnings
+step "clippy, end-to-end tests" cargo clippy $with --test e2e --test page --test monitoring --test speech -- -D warnings
 # ---- Python for the example bots ----
 python() { fetched python || no_python="no Python environment"; }
 no_python=
@@ -188,7 +188,7 @@ targets=()
 for file in tests/*.rs tests/*/main.rs; do
   file=${file#tests/} file=${file%/main.rs}
   case ${file%.rs} in
-    bystanders | e2e | monitoring | page) ;;
+    bystanders | e2e | monitoring | page | speech) ;;
     *) targets+=(--test "${file%.rs}") ;;
   esac
 done
@@ -207,10 +207,17 @@ if flags=$(packaging/build.sh --link-flags); then
   export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }$flags" PROGRAM=${CARGO_TARGET_DIR:-$PWD/target}/release/trunkless
 fi
 step "release build" cargo test --release $with --no-run \
-  --test bystanders --test monitoring --test e2e --test page
+  --test bystanders --test monitoring --test e2e --test page --test speech
 # the optimised program is held to a third of the delay
 step "calls beside a fault, release build" \
   by_the_clock cargo test --release $with --test bystanders --
+no_speech=
+for t in espeak-ng sox; do command -v $t >/dev/null || no_speech="no $t"; done
+if [ -z "$no_speech" ]; then
+  step "voice activity on made recordings" kept cargo test --release $with --test speech
+else
+  skip "voice activity on made recordings" "$no_speech"
+fi
 # Grafana is not in Debian: its dashboard's queries are run against Prometheus
 no_prometheus=
 for t in prometheus promtool; do command -v $t >/dev/null || no_prometheus="no Prometheus"; done

@@ -134,6 +134,7 @@ const PURE: &[&str] = &[
     "call/parameters.rs",
     "call/playing.rs",
     "call/routing.rs",
+    "call/speech.rs",
     "call/transfers.rs",
     "call/turns.rs",
     "call/vitals.rs",

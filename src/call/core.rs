@@ -524,22 +524,6 @@ impl Call {
         }
     }
 
-    fn report(&mut self, now: Instant, unix: Duration) {
-        let receiver = &self.hearing.receiver;
-        let lost = receiver.counts().sequence.lost;
-        let passed =
-            self.past.answered.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        let index = (passed.as_micros() / FRAME_TIME.as_micros()) as u64;
-        let (reception, sender) = (receiver.reception(), &self.playing.sender);
-        let packet = self.rtcp.report(now, unix, sender, index, reception, lost);
-        self.out.push_back(Output::Report);
-        let acknowledged = self.remote.filter(|_| !self.unacknowledged);
-        let to = acknowledged.map(|r| r.rtcp).filter(|to| !to.ip().is_unspecified());
-        if let (Some(packet), Some(to)) = (packet, to) {
-            self.out.push_back(Output::Rtcp { to, packet });
-        }
-    }
-
     /// Sends the frames that are due to the caller.
     fn play(&mut self, now: Instant) {
         while self.phase != Phase::Ended

@@ -366,7 +366,7 @@ pub struct CallConfig {
     pub recorder: Option<Recorder>,
     /// Measure the turn latency.
     pub turn_latency: bool,
-    /// What is made of the caller's voice.
+    /// The uses of the caller's voice.
     pub speech: SpeechSettings,
 }
 

@@ -284,7 +284,7 @@ impl Playing {
         (time(played), time(discarded as u64))
     }
 
-    /// How much of the AI's present utterance has been sent to the caller.
+    /// How much of the present utterance the caller has been sent.
     pub fn utterance_played(&self) -> Duration {
         Duration::from_micros(self.playout.played() * 125)
     }

@@ -1,6 +1,6 @@
-//! What is made of the caller's voice, where it is configured: events for the AI, an end of the AI's
-//! words as soon as the caller speaks, and the difference between people and answering machines
-//! (pure).
+//! The uses of the caller's voice, where they are configured: events for the AI, an end of what
+//! the AI says as soon as the caller speaks, and the difference between people and answering
+//! machines (pure).
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::{Duration, Instant};
@@ -29,11 +29,11 @@ const LONGEST: Duration = Duration::from_secs(30);
 pub struct SpeechSettings {
     /// Tell the AI when the caller begins and stops speaking.
     pub events: bool,
-    /// How long nobody has to speak until speech has stopped.
+    /// The silence after which speech has stopped.
     pub pause: Duration,
     /// Discard the AI's audio once the caller has spoken for this long; `None` = never.
     pub barge_in_after: Option<Duration>,
-    /// But not while less than this of the AI's words has been played.
+    /// But not while less than this of its utterance has been played.
     pub protect_first: Duration,
     /// Tell the AI whether a person or a machine has answered, and when the machine beeps.
     pub machine_detection: bool,
@@ -68,8 +68,8 @@ pub struct Listener {
     ai_level: u64,
     /// The same for its own words, without prompts.
     ai_spoke: Option<Instant>,
-    /// True if the present speech has been told to the AI.
-    told: bool,
+    /// True if the present speech has been reported to the AI.
+    reported: bool,
     /// True once the present speech has interrupted the AI.
     barged: bool,
     interrupted: Option<Interrupted>,
@@ -84,20 +84,20 @@ impl Listener {
             ai_heard: None,
             ai_level: 0,
             ai_spoke: None,
-            told: false,
+            reported: false,
             barged: false,
             interrupted: None,
         }
     }
 
-    /// Adds a frame of the caller, which ends at `at_ms` of the call. `told`: the AI's stream has
-    /// started. `each` gets what is to be told.
+    /// Adds a frame of the caller, which ends at `at_ms` of the call. `streams`: the AI's stream
+    /// has started. `each` gets the reports.
     pub fn caller(
         &mut self,
         now: Instant,
         frame: &Frame,
         at_ms: u64,
-        told: bool,
+        streams: bool,
         each: &mut dyn FnMut(HeardSign),
     ) {
         let silence = [frame.law.silence(); FRAME_SAMPLES];
@@ -109,7 +109,7 @@ impl Listener {
             Some(Change::Stopped) => self.stopped(now),
             None => {}
         }
-        self.tell(at_ms, told, each);
+        self.report(at_ms, streams, each);
         if let Some(machine) = &mut self.machine {
             // a pause within words is counted by the detector itself
             let speaks = self.speech.speaks_now();
@@ -119,26 +119,26 @@ impl Listener {
         }
     }
 
-    /// Tells the AI that speech has begun or stopped.
-    fn tell(&mut self, at_ms: u64, told: bool, each: &mut dyn FnMut(HeardSign)) {
+    /// Reports that speech has begun or stopped.
+    fn report(&mut self, at_ms: u64, streams: bool, each: &mut dyn FnMut(HeardSign)) {
         if !self.settings.events {
             return;
         }
         let speaks = self.speech.speaking().is_some();
-        if told && speaks && !self.told {
+        if streams && speaks && !self.reported {
             each(HeardSign::SpeechStarted { at_ms });
-        } else if self.told && !speaks {
+        } else if self.reported && !speaks {
             let pause = self.settings.pause.as_millis() as u64;
             each(HeardSign::SpeechStopped { at_ms: at_ms.saturating_sub(pause) });
         }
-        self.told = speaks && (told || self.told);
+        self.reported = speaks && (streams || self.reported);
     }
 
     /// Ends the present speech, because the caller is not heard any more.
     pub fn deaf(&mut self, now: Instant, at_ms: u64, each: &mut dyn FnMut(HeardSign)) {
         if self.speech.stop() {
             self.stopped(now);
-            self.tell(at_ms, false, each);
+            self.report(at_ms, false, each);
         }
     }
 

@@ -11,17 +11,17 @@ use crate::config::values::Span;
 const LEAST: Duration = Duration::from_millis(40);
 const MOST: Duration = Duration::from_secs(5);
 
-/// What is made of the caller's voice.
+/// The uses of the caller's voice.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpeechTable {
     /// Tell the AI when the caller begins and stops speaking.
     pub events: bool,
-    /// How long nobody has to speak until speech has stopped.
+    /// The silence after which speech has stopped.
     pub pause: Span,
     /// Discard the AI's audio once the caller has spoken for this long; zero = never.
     pub barge_in_after: Span,
-    /// But not while less than this of the AI's words has been played.
+    /// But not while less than this of its utterance has been played.
     pub protect_first: Span,
     /// Tell people and answering machines apart, and find the beep.
     pub machine_detection: bool,

@@ -1,5 +1,5 @@
-//! Tells answering machines from people by how they answer, and finds the beep after which a
-//! machine records.
+//! Distinguishes answering machines from people by how they answer, and finds the beep after which
+//! a machine records.
 //!
 //! A person says a word or two and waits. A machine speaks for longer without a pause. How long the
 //! first words last is therefore the sign; the beep is a tone after words.
@@ -19,7 +19,7 @@ const EVEN: f64 = 2.0;
 const STEEP: f64 = 2.0;
 /// Words that reach this confidence are those of a machine, although they have not ended.
 const CERTAIN: f64 = 0.85;
-/// Nobody has said a word for this long after the answer: nothing is known then.
+/// Without a word for this long after the answer, nothing will be known.
 const MUTE: Duration = Duration::from_secs(10);
 /// A beep lasts from 120 ms to 4 s.
 const BEEP: std::ops::RangeInclusive<u32> = 6..=200;
@@ -27,10 +27,10 @@ const BEEP: std::ops::RangeInclusive<u32> = 6..=200;
 /// was one of a machine.
 const RINGING: std::ops::RangeInclusive<f64> = 400.0..=450.0;
 
-/// What was found.
+/// A result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
-    /// Who has answered, and how certain that is, in percent.
+    /// A person or a machine has answered, and how certain that is, in percent.
     AnsweredBy { machine: bool, confidence: u8 },
     /// A machine records from here on.
     Beep { hertz: u16, length: Duration, confidence: u8 },

@@ -12,8 +12,8 @@ use crate::media::quiet::energy;
 use crate::media::tone;
 use crate::media::voice::Voice;
 
-/// The network takes 16 ms at 16 kHz at a time. It is given each sample twice: what that adds above
-/// 4 kHz tells loud noise from voices, which it does not without.
+/// The network takes 16 ms at 16 kHz at a time. It is given each sample twice: without the image
+/// above 4 kHz that this adds, it takes loud noise for voices.
 const WINDOW: usize = 256;
 /// The network's score, from 0 to 1, from which on a window is voice. Words are found up to 40 ms
 /// earlier than with the usual 0.5, with as few errors.
@@ -49,18 +49,18 @@ pub struct Speech {
     level: Voice,
     /// Frames since the level detector heard a voice.
     unheard: u32,
-    /// Frames with voice in a row, while nobody speaks.
+    /// Frames with voice in a row, in silence.
     voiced: u32,
     /// Frames without voice that end speech.
     pause: u32,
     /// Frames since the last one with voice.
     silent: u32,
-    /// Frames since speech began; `None` while nobody speaks.
+    /// Frames since speech began; `None` in silence.
     speaking: Option<u32>,
 }
 
 impl Speech {
-    /// `pause`: how long nobody has to speak until speech has stopped.
+    /// `pause`: the silence after which speech has stopped.
     pub fn new(pause: std::time::Duration) -> Speech {
         let pause = pause.as_micros().div_ceil(FRAME_TIME.as_micros());
         Speech {
@@ -106,7 +106,7 @@ impl Speech {
         }
     }
 
-    /// How long speech has lasted, up to its last frame with voice; `None` while nobody speaks.
+    /// How long speech has lasted, up to its last frame with voice; `None` in silence.
     pub fn speaking(&self) -> Option<std::time::Duration> {
         self.speaking.map(|frames| FRAME_TIME * frames.saturating_sub(self.silent))
     }

@@ -6,8 +6,8 @@
 //! not depend on jitter. Once that minimum has been off by more than a frame for ten seconds, the
 //! track is shifted, if possible where the caller is quiet.
 //!
-//! A call whose first packet was late has a small offset from the beginning, which does not grow. It
-//! is removed only where the caller is quiet.
+//! A call whose first packet was late has a small offset from the beginning, which does not grow.
+//! It is removed only where the caller is quiet.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::time::Duration;
@@ -27,7 +27,7 @@ const BIAS_US: i64 = FRAME_US / 2;
 const QUIET: i16 = 400;
 /// Frames to wait for a quiet one before stepping anyway.
 const PATIENCE: u32 = 250;
-/// Offset up to which a track that was apart from the beginning waits for quiet as long as it takes.
+/// A track that was apart from the beginning waits for quiet for ever, up to this offset.
 const FAR_US: i64 = 5 * FRAME_US;
 
 /// Position of a caller frame in the track.

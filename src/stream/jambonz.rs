@@ -269,6 +269,7 @@ mod tests {
             (mark(false), r#"{"type":"mark","data":{"name":"a\"","event":"playout"}}"#),
             (mark(true), r#"{"type":"mark","data":{"name":"a\"","event":"cleared"}}"#),
             (all().cleared, ""),
+            (all().speech, r#"{"event":"speechStarted","speechStarted":{"timestamp":"1240"}}"#),
             (ToAi::Stop, ""),
         ] {
             assert_eq!(text(&mut codec, &message), expected);

@@ -154,6 +154,7 @@ mod tests {
             (notify, r#"{"event":"websocket:notify","payload":{"a":[1]}}"#),
             (gone, ""),
             (all().cleared, r#"{"event":"websocket:cleared"}"#),
+            (all().speech, r#"{"event":"speechStarted","speechStarted":{"timestamp":"1240"}}"#),
             (ToAi::Stop, ""),
             (all().reply, ""),
         ] {

@@ -126,6 +126,8 @@ mod tests {
             assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
         }
         assert_eq!(text(&mut codec, &all().cleared), "");
+        let speech = r#"{"event":"speechStarted","speechStarted":{"timestamp":"1240"}}"#;
+        assert_eq!(text(&mut codec, &all().speech), speech);
     }
 
     #[test]

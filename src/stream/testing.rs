@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::command::Reply;
 use crate::stream::dialect::{Codec, Form};
-use crate::stream::{FromAi, Message, OrderReply, Received, StreamInfo, ToAi};
+use crate::stream::{FromAi, HeardSign, Message, OrderReply, Received, StreamInfo, ToAi};
 
 pub(super) fn info() -> StreamInfo {
     let parameters = [("from_number", "+1\"5"), ("to_number", "8010")];
@@ -25,6 +25,7 @@ pub(super) fn info() -> StreamInfo {
 /// Messages that are the same in all tests.
 pub(super) struct Common {
     pub cleared: ToAi,
+    pub speech: ToAi,
     pub reply: ToAi,
 }
 
@@ -33,6 +34,7 @@ pub(super) fn all() -> Common {
     let reply = OrderReply { id: "7".into(), command: "hold", reply: Reply::Done, why: None };
     Common {
         cleared: ToAi::Cleared { played, discarded, at: 0, by_caller: false },
+        speech: ToAi::Heard(HeardSign::SpeechStarted { at_ms: 1240 }),
         reply: ToAi::Reply(Box::new(reply)),
     }
 }

@@ -196,6 +196,37 @@ impl Codec for Encoder {
                     r#"{{"event":"mark","sequenceNumber":"{sequence}","streamSid":"{sid}","mark":{{"name":{name}{fate}}}}}"#
                 )
             }
+            ToAi::Stop => self.stop(out),
+            other => self.own(other, out),
+        };
+        Form::Text
+    }
+}
+
+/// Names and values as a JSON object.
+pub(super) fn object(pairs: &[(String, String)]) -> serde_json::Value {
+    let all = pairs.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
+    serde_json::Value::Object(all.collect())
+}
+
+/// The member that says that the caller has interrupted the AI.
+pub(super) fn by_whom(by_caller: bool) -> &'static str {
+    if by_caller { r#","by":"caller""# } else { "" }
+}
+
+/// The member with the reason of a state, if it has one.
+pub(super) fn reason(state: CallState) -> String {
+    match state {
+        CallState::TransferFailed(why) => format!(r#","reason":"{}""#, why.word()),
+        _ => String::new(),
+    }
+}
+
+impl Encoder {
+    /// Appends one of our own messages, which Twilio does not have.
+    fn own(&self, message: &ToAi, out: &mut BytesMut) -> std::fmt::Result {
+        let (sequence, sid) = (self.sequence, &self.info.stream_sid);
+        match message {
             ToAi::Cleared { played, discarded, by_caller, .. } => {
                 let (played, discarded) = (played.as_millis(), discarded.as_millis());
                 let by = by_whom(*by_caller);
@@ -233,33 +264,10 @@ impl Codec for Encoder {
                     r#"{{"event":"parameters","sequenceNumber":"{sequence}","streamSid":"{sid}","parameters":{parameters}}}"#
                 )
             }
-            ToAi::Stop => self.stop(out),
-            ToAi::ToolResult(_) => Ok(()),
-        };
-        Form::Text
+            _ => Ok(()),
+        }
     }
-}
 
-/// Names and values as a JSON object.
-pub(super) fn object(pairs: &[(String, String)]) -> serde_json::Value {
-    let all = pairs.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
-    serde_json::Value::Object(all.collect())
-}
-
-/// The member that says that the caller has interrupted the AI.
-pub(super) fn by_whom(by_caller: bool) -> &'static str {
-    if by_caller { r#","by":"caller""# } else { "" }
-}
-
-/// The member with the reason of a state, if it has one.
-pub(super) fn reason(state: CallState) -> String {
-    match state {
-        CallState::TransferFailed(why) => format!(r#","reason":"{}""#, why.word()),
-        _ => String::new(),
-    }
-}
-
-impl Encoder {
     /// Appends `stop`.
     fn stop(&self, out: &mut BytesMut) -> std::fmt::Result {
         let StreamInfo { account_sid, call_sid, stream_sid, .. } = &self.info;

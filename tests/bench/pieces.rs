@@ -22,6 +22,7 @@ use trunkless::media::playout::{Budget, Playout};
 use trunkless::media::receiver::{Format, Receiver};
 use trunkless::media::rtp::Packet;
 use trunkless::media::sender::Sender;
+use trunkless::media::speech::Speech;
 use trunkless::sip::message::Message;
 use trunkless::stream::dialect::Codec as _;
 use trunkless::stream::dialect::{Dialect, Extensions, Session};
@@ -53,12 +54,22 @@ fn main() {
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
     media(&mut criterion);
+    speech(&mut criterion);
     stream(&mut criterion);
     model(&mut criterion);
     sip(&mut criterion);
     let mut path = FramePath::new();
     criterion.bench_function("a frame each way, all together", |b| b.iter(|| path.tick()));
     criterion.final_summary();
+}
+
+fn speech(criterion: &mut Criterion) {
+    let frames = include_bytes!("../../src/cli/assets/caller.ulaw").as_chunks::<160>().0;
+    let mut detector = Speech::new(Duration::from_millis(200));
+    let mut next = frames.iter().cycle();
+    criterion.bench_function("voice activity in a frame", |b| {
+        b.iter(|| detector.hears(Law::Mu, black_box(next.next().expect("endless")), false));
+    });
 }
 
 fn media(criterion: &mut Criterion) {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::call::core::{Call, Phase};
 use crate::call::vitals::{AiState, Figures};
-use crate::call::words::Summary;
-use crate::media::frame::RATE;
+use crate::call::words::{Output, Summary};
+use crate::media::frame::{FRAME_TIME, RATE};
 
 /// The AI counts as speaking until this long after its last frame.
 const SPOKEN: Duration = Duration::from_millis(400);
@@ -15,6 +15,23 @@ const SPOKEN: Duration = Duration::from_millis(400);
 const AUDIBLE: u16 = 104;
 
 impl Call {
+    /// Sends an RTCP report, if the PBX takes one.
+    pub(super) fn report(&mut self, now: Instant, unix: Duration) {
+        let receiver = &self.hearing.receiver;
+        let lost = receiver.counts().sequence.lost;
+        let passed =
+            self.past.answered.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let index = (passed.as_micros() / FRAME_TIME.as_micros()) as u64;
+        let (reception, sender) = (receiver.reception(), &self.playing.sender);
+        let packet = self.rtcp.report(now, unix, sender, index, reception, lost);
+        self.out.push_back(Output::Report);
+        let acknowledged = self.remote.filter(|_| !self.unacknowledged);
+        let to = acknowledged.map(|r| r.rtcp).filter(|to| !to.ip().is_unspecified());
+        if let (Some(packet), Some(to)) = (packet, to) {
+            self.out.push_back(Output::Rtcp { to, packet });
+        }
+    }
+
     /// True if no RTP has arrived for long enough that the timeline is about to insert silence.
     pub fn misses_audio(&self, now: Instant) -> bool {
         let due = self.hearing.receiver.next_timeout();

@@ -17,8 +17,8 @@ impl Call {
         let mut each = |sign| out.push_back(Output::Ai(ToAi::Heard(sign)));
         match self.phase {
             Phase::Connecting | Phase::Talking if !deaf => {
-                let told = self.phase == Phase::Talking;
-                listener.caller(now, frame, at_ms, told, &mut each);
+                let streams = self.phase == Phase::Talking;
+                listener.caller(now, frame, at_ms, streams, &mut each);
             }
             Phase::Talking => return listener.deaf(now, at_ms, &mut each),
             _ => return,

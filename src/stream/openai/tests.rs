@@ -86,13 +86,13 @@ impl Rig {
     }
 
     fn cleared(&mut self, at: u64, discarded: u64) -> Vec<Value> {
+        self.cleared_by(at, discarded, false)
+    }
+
+    fn cleared_by(&mut self, at: u64, discarded: u64, by_caller: bool) -> Vec<Value> {
         let time = |bytes: u64| Duration::from_micros(bytes * 125);
-        self.send(&ToAi::Cleared {
-            played: time(at),
-            discarded: time(discarded),
-            at,
-            by_caller: false,
-        })
+        let (played, discarded) = (time(at), time(discarded));
+        self.send(&ToAi::Cleared { played, discarded, at, by_caller })
     }
 
     /// The model calls a tool in a response.
@@ -246,6 +246,35 @@ fn an_interruption_truncates_what_was_not_heard() {
         "type": "server_vad", "interrupt_response": false
     }}}}));
     assert_eq!(rig.get(&started), []);
+}
+
+/// The bridge hears the caller before the server does.
+#[test]
+fn an_interruption_by_the_bridge_cancels_the_response_and_truncates_it() {
+    let mut rig = Rig::talking();
+    rig.get(&json!({"type": "response.created", "response": {"id": "r1"}}));
+    rig.get(&delta("r1", "i1", 8000));
+    // these 800 were on their way when the bridge discarded the others, and are not played
+    rig.get(&delta("r1", "i1", 800));
+    let sent = rig.cleared_by(1601, 6399, true);
+    assert_eq!(types(&sent), ["response.cancel", "conversation.item.truncate"]);
+    assert_eq!((&sent[1]["item_id"], &sent[1]["audio_end_ms"]), (&json!("i1"), &json!(200)));
+    assert_eq!(rig.get(&delta("r1", "i1", 800)), [], "the rest of it is not played");
+    // the server notices too
+    let started = json!({"type": "input_audio_buffer.speech_started"});
+    assert_eq!(rig.get(&started), [Got::Clear]);
+    assert!(rig.cleared(8800, 0).is_empty());
+    rig.done("1", "cancelled");
+    rig.get(&json!({"type": "input_audio_buffer.speech_stopped"}));
+    rig.get(&json!({"type": "response.created", "response": {"id": "r2"}}));
+    assert_eq!(rig.get(&delta("r2", "i2", 1600)), [Got::Audio(1600)]);
+    // 100 ms of the new answer were played
+    let sent = rig.cleared_by(8800 + 800, 800, true);
+    assert_eq!(types(&sent), ["response.cancel", "conversation.item.truncate"]);
+    assert_eq!((&sent[1]["item_id"], &sent[1]["audio_end_ms"]), (&json!("i2"), &json!(100)));
+    rig.done("2", "cancelled");
+    // nothing is said, so there is nothing to cancel
+    assert!(rig.cleared_by(10_400, 0, true).is_empty());
 }
 
 #[test]
