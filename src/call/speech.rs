@@ -14,8 +14,8 @@ use crate::stream::HeardSign;
 
 /// The AI still sounds this long after its last frame, as its echo may arrive that late.
 const AI_TAIL: Duration = Duration::from_millis(250);
-/// While the AI speaks, sounds that are 15 dB softer than the AI are its echo.
-const ECHO: u64 = 32;
+/// While the AI speaks, sounds that are 20 dB softer than the AI are its echo.
+const ECHO: u64 = 100;
 /// A pause in the AI's audio that ends the words which were interrupted: 200 ms.
 const GAP: Duration = Duration::from_millis(200);
 const GAP_BYTES: usize = GAP.as_millis() as usize * 8;

@@ -22,13 +22,13 @@ const VOICE: f32 = 0.35;
 const SPOKEN: u64 = 104 * 104 * FRAME_SAMPLES as u64;
 /// This many frames of voice in a row are speech. One alone is a click.
 const CERTAIN: u32 = 2;
-/// What begins with the stream itself, such as the noise of the line, is not speech for 200 ms.
+/// For 200 ms nothing is speech, because the noise of the line begins with the stream.
 const BEGIN: u32 = 10;
 /// Steady sound, such as music, is no longer speech once the level detector has not heard a voice
 /// in it for this many frames, 3 s.
 const STEADY: u32 = 150;
 
-/// What has changed with a frame.
+/// A change with a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// Speech has begun one or two frames before this one.

@@ -24,7 +24,7 @@ const STEADY: f64 = 0.03;
 pub struct Tone {
     pub hertz: f64,
     pub frames: u32,
-    /// What was left over on average, from 0 to [`PURE`].
+    /// The share that was left over on average, from 0 to [`PURE`].
     pub impurity: f64,
 }
 

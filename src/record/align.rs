@@ -27,7 +27,7 @@ const BIAS_US: i64 = FRAME_US / 2;
 const QUIET: i16 = 400;
 /// Frames to wait for a quiet one before stepping anyway.
 const PATIENCE: u32 = 250;
-/// A track that was apart from the beginning waits for quiet for ever, up to this offset.
+/// A track that was apart from the beginning waits for quiet forever, up to this offset.
 const FAR_US: i64 = 5 * FRAME_US;
 
 /// Position of a caller frame in the track.
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(aligner.due, -1, "waits for quiet");
         let mut aligner = Aligner::default();
         assert_eq!(late_begin(&mut aligner, 1000, 0, &[0xff; 160]), 1, "{aligner:?}");
-        // drift on top of it does not wait for ever
+        // drift on top of it does not wait forever
         let mut aligner = Aligner::default();
         assert!(late_begin(&mut aligner, 60_000, 200, &LOUD) > 5, "{aligner:?}");
     }

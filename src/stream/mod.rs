@@ -65,7 +65,7 @@ pub enum ToAi {
         /// True if the AI did not ask for it: the caller has interrupted it.
         by_caller: bool,
     },
-    /// What was heard of the caller.
+    /// Something heard of the caller.
     Heard(HeardSign),
     /// An answer to an order of the AI.
     Reply(Box<OrderReply>),

@@ -250,7 +250,9 @@ impl Talk {
                 self.edit(|s| s.digits.push_str(&digit));
             }
             Some("stop") => self.edit(|s| s.stopped = true),
-            Some("result" | "call" | "cleared") => self.edit(|s| s.own.push(value.clone())),
+            Some("result" | "call" | "cleared" | "speechStarted" | "speechStopped") => {
+                self.edit(|s| s.own.push(value.clone()))
+            }
             _ => {}
         }
         heard

@@ -61,6 +61,22 @@ impl Caller {
         Caller::start(config, bridge, "ai", call, frames, 0).await
     }
 
+    /// Calls `extension` at `pbx` and plays `voice` after this many frames.
+    pub async fn dial_voice(
+        from: &str,
+        pbx: SocketAddr,
+        extension: &str,
+        after: u64,
+        voice: &'static [[u8; 160]],
+    ) -> Caller {
+        let mut config = PhoneConfig::new(from.parse().expect("an address"), "5551234");
+        config.source = Box::new(move |index| {
+            let place = usize::try_from(index.checked_sub(after)?).ok()?;
+            voice.get(place).copied()
+        });
+        Caller::run(config, pbx, extension, Arc::default()).await
+    }
+
     async fn start(
         mut config: PhoneConfig,
         target: SocketAddr,
@@ -78,6 +94,15 @@ impl Caller {
                 pattern::frame(call, next - 1)
             })
         });
+        Caller::run(config, target, extension, talking).await
+    }
+
+    async fn run(
+        config: PhoneConfig,
+        target: SocketAddr,
+        extension: &str,
+        talking: Arc<AtomicBool>,
+    ) -> Caller {
         let phone = Phone::start(config).await.expect("the phone starts");
         let uri = format!("sip:{extension}@{target}");
         phone.command(PhoneCommand::Dial { uri, target });

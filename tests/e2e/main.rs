@@ -27,6 +27,7 @@ mod recording;
 #[path = "../bystanders/rig/mod.rs"]
 mod rig;
 mod setup;
+mod speech;
 mod storage;
 mod transfers;
 mod variants;

@@ -1,4 +1,4 @@
-//! The caller's voice: what the AI is told of it, and how it ends the AI's words.
+//! The caller's voice: events for the AI, and interruptions of the AI.
 
 use std::time::Duration;
 

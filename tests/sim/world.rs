@@ -61,7 +61,7 @@ pub struct Heard {
     pub requests: Vec<SourceRequest>,
     /// The AIs that were dialled after the first one.
     pub dialled: Vec<usize>,
-    /// What was heard of the caller, and the interruptions by the caller.
+    /// Signs of the caller's voice, and the interruptions by the caller.
     pub signs: Vec<(f64, HeardSign)>,
     pub interruptions: Vec<f64>,
     /// The states that the AI was sent.

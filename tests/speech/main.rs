@@ -40,7 +40,7 @@ fn named(prefix: &str) -> Vec<String> {
     names
 }
 
-/// What is heard in a recording.
+/// The signs heard in a recording.
 fn signs(frames: &[Samples]) -> Vec<HeardSign> {
     let (events, pause, machine_detection) = (true, PAUSE, true);
     let mut listener =
@@ -92,8 +92,8 @@ fn median(values: &mut [i64]) -> i64 {
     values[values.len() / 2]
 }
 
-/// How much later than its first sound, and than the pause behind its last one, each sentence is
-/// told.
+/// How much later each sentence is reported than its first sound, and its end than the pause after
+/// the last one.
 fn delays(name: &str) -> (Vec<i64>, Vec<i64>) {
     let (sentences, found) = (sentences(), stretches(&recording(name)));
     assert_eq!(sentences.len(), 8, "{sentences:?}");
@@ -110,7 +110,7 @@ fn delays(name: &str) -> (Vec<i64>, Vec<i64>) {
 }
 
 #[test]
-fn speech_is_told_within_60_ms() {
+fn speech_is_reported_within_60_ms() {
     let (mut begins, mut ends) = delays("speech-clean");
     assert!(begins.iter().all(|late| (0..=60).contains(late)), "{begins:?}");
     assert!(ends.iter().all(|late| (-100..=100).contains(late)), "{ends:?}");
@@ -118,7 +118,7 @@ fn speech_is_told_within_60_ms() {
 }
 
 #[test]
-fn speech_in_noise_is_told_soon() {
+fn speech_in_noise_is_reported_soon() {
     for name in ["speech-white", "speech-pink"] {
         let (mut begins, mut ends) = delays(name);
         let (begin, end) = (median(&mut begins), median(&mut ends));
