@@ -110,6 +110,11 @@ static TOOLS: Labelled = Labelled::with_known(
     &["result"],
     &["done", "failed", "refused"],
 );
+/// Counts an AI that a call could not be connected with, by the kind of the error.
+pub fn ai_failed(kind: &'static str) {
+    AI_FAILURES.add(&[kind]);
+}
+
 /// Counts a tool by its result.
 pub fn tool_called(result: &'static str) {
     TOOLS.add(&[result]);
@@ -141,7 +146,7 @@ pub fn routed(route: &str) {
 pub fn ai_dialled(took: Duration, failure: Option<&'static str>) {
     match failure {
         None => AI_CONNECT.observe(took),
-        Some(kind) => AI_FAILURES.add(&[kind]),
+        Some(kind) => ai_failed(kind),
     }
 }
 

@@ -83,13 +83,21 @@ impl Breaker {
         }
         let result = attempt.await;
         match &result {
-            Ok(_) => self.failures.store(0, Ordering::Relaxed),
+            // its session may still be refused
+            Ok(_) if target.dialect.has_session() => {}
+            Ok(_) => self.ready(),
             Err(error) => self.failed(target, error),
         }
         result
     }
 
-    fn failed(self: &Arc<Self>, target: &Target, error: &ConnectError) {
+    /// Notes that the AI takes a call.
+    pub fn ready(&self) {
+        self.failures.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that a call could not be connected with the AI. Must be called within a runtime.
+    pub fn failed(self: &Arc<Self>, target: &Target, error: &ConnectError) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         if failures < FAILURES || self.open.send_replace(true) {
             return;
@@ -122,7 +130,9 @@ impl Breaker {
         }
         OPEN.replace(1, 0);
         let Some(breaker) = breaker.upgrade() else { return };
-        breaker.failures.store(0, Ordering::Relaxed);
+        // whether it accepts a session is only known from the next call
+        let failures = if target.dialect.has_session() { FAILURES - 1 } else { 0 };
+        breaker.failures.store(failures, Ordering::Relaxed);
         breaker.open.send_replace(false);
         info!(ai = target.shown(), down_s = since.elapsed().as_secs(), "AI reachable again");
     }

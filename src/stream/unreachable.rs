@@ -28,6 +28,8 @@ pub enum ConnectError {
     Proxy(String),
     #[error("the request before the socket failed: {0}")]
     Create(String),
+    #[error("the session was refused: {0}")]
+    Session(String),
     #[error("not offered: it could not be reached several times in a row")]
     Open,
     #[error("internal error: {0}")]
@@ -36,7 +38,7 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// All that [`ConnectError::kind`] returns.
-    pub const KINDS: [&'static str; 10] = [
+    pub const KINDS: [&'static str; 11] = [
         "dns",
         "tcp",
         "tls",
@@ -45,6 +47,7 @@ impl ConnectError {
         "timeout",
         "proxy",
         "create",
+        "session",
         "breaker_open",
         "internal",
     ];
@@ -69,6 +72,7 @@ impl ConnectError {
             ConnectError::Timeout(..) => "timeout",
             ConnectError::Proxy(_) => "proxy",
             ConnectError::Create(_) => "create",
+            ConnectError::Session(_) => "session",
             ConnectError::Open => "breaker_open",
             ConnectError::Internal(_) => "internal",
         }
@@ -107,6 +111,7 @@ impl ConnectError {
             }
             ConnectError::Proxy(_) => "check [ai] proxy, and what the proxy allows",
             ConnectError::Create(_) => "check [ai.create], and the server's own log",
+            ConnectError::Session(_) => "check the key and [ai.session]",
             ConnectError::Open => "look for AI unreachable in the log, which has the cause",
             ConnectError::Internal(_) => "",
         }

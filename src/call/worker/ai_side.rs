@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use tracing::warn;
 
+use crate::call::counters::ai_failed;
 use crate::call::words::Input;
 use crate::call::worker::task::Running;
 use crate::stream::closed::Closed;
 use crate::stream::scratch::Scratch;
 use crate::stream::socket::{AiSocket, Stop};
+use crate::stream::unreachable::ConnectError;
 use crate::stream::{FromAi, ToAi};
 
 impl Running {
@@ -17,6 +19,7 @@ impl Running {
     pub(super) fn prepared(&mut self, now: Instant) {
         if self.ai_prepares && self.ai.as_ref().is_some_and(AiSocket::is_ready) {
             self.ai_prepares = false;
+            self.config.ais.get(self.current).iter().for_each(|ai| ai.breaker.ready());
             self.call.handle(now, Input::AiOpen);
         }
     }
@@ -79,11 +82,21 @@ impl Running {
         }
     }
 
+    /// Notes that the AI has closed before it was ready.
+    fn session_refused(&self, closed: &Closed) {
+        self.lines.ai_unreachable(&closed.to_string());
+        let Some(ai) = self.config.ais.get(self.current) else { return };
+        let error = ConnectError::Session(closed.to_string());
+        ai_failed(error.kind());
+        let _runtime = self.runtime.enter();
+        ai.breaker.failed(&ai.target, &error);
+    }
+
     pub fn on_closed(&mut self, now: Instant, closed: Closed) {
         let Some(ai) = self.ai.take() else { return };
         let prepares = std::mem::take(&mut self.ai_prepares);
         match prepares {
-            true => self.lines.ai_unreachable(&closed.to_string()),
+            true => self.session_refused(&closed),
             false => self.lines.ai_closed(&closed),
         }
         // a broken stream is dropped; a cleanly closed one has had its close frame answered, and is

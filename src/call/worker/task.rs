@@ -104,6 +104,7 @@ pub(super) struct Running {
     pub ai: Option<AiSocket>,
     /// True while its session is being set up.
     pub(super) ai_prepares: bool,
+    pub(super) runtime: Handle,
     /// A stream that the AI closed cleanly. The worker takes it to complete the close.
     pub closing: Option<Box<AiSocket>>,
     /// A copy of the stream's counts, because the stream may end before the call.
@@ -170,6 +171,7 @@ impl Running {
             offer,
             ai: None,
             ai_prepares: false,
+            runtime: Handle::current(),
             closing: None,
             ai_counts: Counts::default(),
             ai_end: None,

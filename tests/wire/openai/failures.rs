@@ -36,6 +36,26 @@ async fn a_session_that_is_refused_is_not_answered() {
     assert_eq!(call.refused().await.code(), Some(486));
 }
 
+/// As with an AI that cannot be reached: the fourth caller does not wait for it.
+#[tokio::test]
+async fn a_model_that_refuses_sessions_gets_no_calls() {
+    let rig = Rig::new("[calls]\non_ai_failure = [\"hangup:busy\"]").await;
+    for _ in 0..3 {
+        let mut call = rig.pbx.call(&rig.bridge).await;
+        call.invite().await;
+        let error = json!({"type": "invalid_request_error", "code": "model_not_found",
+            "message": "The model does not exist."});
+        rig.ai.refuse_session(error).await;
+        assert_eq!(call.refused().await.code(), Some(486));
+        rig.bridge.record().await;
+    }
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    call.invite().await;
+    assert_eq!(call.refused().await.code(), Some(486), "without a session");
+    let record = rig.bridge.record().await;
+    assert!(record.ai_end.is_some_and(|end| end.contains("not offered")));
+}
+
 #[tokio::test]
 async fn a_model_that_dies_or_closes_leaves_the_caller_to_the_ladder() {
     let rig = Rig::new(LADDER).await;
