@@ -343,6 +343,7 @@ impl Call {
         self.falling.iter_mut().for_each(|falling| falling.active = false);
         self.past.ai_started = Some(now);
         self.turn_over();
+        self.listener.iter_mut().for_each(|listener| listener.stream_starts());
         let (frames, digits) = self.hearing.take_preroll();
         self.out.push_back(Output::AiStart { burst: frames.len() });
         for (index, frame) in frames {

@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// And this long after the interruption, if what the caller says has no end.
 const LONGEST: Duration = Duration::from_secs(30);
 
+/// At most this many findings wait for the AI's stream.
+const MAX_ANSWERS: usize = 8;
+
 /// `[speech]`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SpeechSettings {
@@ -68,6 +71,8 @@ pub struct Listener {
     ai_level: u64,
     /// The same for its own words, without prompts.
     ai_spoke: Option<Instant>,
+    /// Findings about who has answered, which wait for the AI's stream.
+    answers: Vec<HeardSign>,
     /// True if the present speech has been reported to the AI.
     reported: bool,
     /// True once the present speech has interrupted the AI.
@@ -84,6 +89,7 @@ impl Listener {
             ai_heard: None,
             ai_level: 0,
             ai_spoke: None,
+            answers: Vec::new(),
             reported: false,
             barged: false,
             interrupted: None,
@@ -113,9 +119,13 @@ impl Listener {
         if let Some(machine) = &mut self.machine {
             // a pause within words is counted by the detector itself
             let speaks = self.speech.speaks_now();
-            if let Some(finding) = machine.hears(frame.law, samples, speaks) {
-                each(HeardSign::Answer { finding, at_ms });
+            let finding = machine.hears(frame.law, samples, speaks);
+            if let Some(finding) = finding.filter(|_| self.answers.len() < MAX_ANSWERS) {
+                self.answers.push(HeardSign::Answer { finding, at_ms });
             }
+        }
+        if streams {
+            self.answers.drain(..).for_each(each);
         }
     }
 
@@ -132,6 +142,12 @@ impl Listener {
             each(HeardSign::SpeechStopped { at_ms: at_ms.saturating_sub(pause) });
         }
         self.reported = speaks && (streams || self.reported);
+    }
+
+    /// Notes that a stream of the AI starts: nothing has been reported on it, and what it brings is
+    /// new.
+    pub fn stream_starts(&mut self) {
+        (self.reported, self.interrupted) = (false, None);
     }
 
     /// Ends the present speech, because the caller is not heard any more.
@@ -208,4 +224,57 @@ impl Listener {
 fn is_silent(samples: &[u8]) -> bool {
     let level = 104u64.pow(2) * samples.len() as u64;
     energy(Law::Mu, samples) < level
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::start;
+
+    fn listener(settings: SpeechSettings) -> Listener {
+        Listener::new(SpeechSettings { pause: Duration::from_millis(200), ..settings })
+    }
+
+    /// Lets the caller speak for `frames`; returns the signs.
+    fn speak(listener: &mut Listener, frames: usize, streams: bool) -> Vec<HeardSign> {
+        let voice = include_bytes!("../cli/assets/caller.ulaw").as_chunks::<FRAME_SAMPLES>().0;
+        let mut signs = Vec::new();
+        for (n, samples) in voice.iter().cycle().take(frames).enumerate() {
+            let frame = Frame { samples: *samples, law: Law::Mu, kind: Kind::Heard };
+            listener.caller(start(), &frame, n as u64 * 20, streams, &mut |sign| signs.push(sign));
+        }
+        signs
+    }
+
+    #[test]
+    fn a_new_stream_is_heard_at_once() {
+        let barge_in_after = Some(Duration::from_millis(100));
+        let mut listener = listener(SpeechSettings { barge_in_after, ..Default::default() });
+        speak(&mut listener, 200, true);
+        assert!(listener.barges_in(start(), true, Duration::ZERO));
+        listener.barged_in(start());
+        assert!(!listener.barges_in(start(), true, Duration::ZERO), "once");
+        assert!(!listener.plays(start(), &[0; 160]));
+        listener.stream_starts();
+        assert!(listener.plays(start(), &[0; 160]));
+    }
+
+    #[test]
+    fn the_ai_is_heard_again_at_the_latest_after_half_a_minute() {
+        let mut listener = listener(SpeechSettings::default());
+        listener.barged_in(start());
+        assert!(!listener.plays(start() + Duration::from_secs(29), &[0; 160]));
+        assert!(listener.plays(start() + Duration::from_secs(30), &[0; 160]));
+    }
+
+    #[test]
+    fn what_was_found_before_the_stream_waits_for_it() {
+        let settings =
+            SpeechSettings { machine_detection: true, events: true, ..Default::default() };
+        let mut listener = listener(settings);
+        assert_eq!(speak(&mut listener, 1500, false), []);
+        listener.stream_starts();
+        let signs = speak(&mut listener, 1, true);
+        assert!(signs.iter().any(|sign| matches!(sign, HeardSign::Answer { .. })), "{signs:?}");
+    }
 }
