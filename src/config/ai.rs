@@ -71,7 +71,11 @@ impl Resolver<'_> {
         let created = own.create.as_ref().or(common.create.as_ref());
         let url = dialect.url(pick(&own.url, &common.url).as_deref(), &session);
         let has_url = url.is_some();
-        let Some(url) = url.or_else(|| created.and_then(CreateTable::as_socket)) else {
+        let created = match has_url && created.is_none() {
+            true => None,
+            false => CreateTable::completed(created, dialect, token.as_deref()),
+        };
+        let Some(url) = url.or_else(|| created.as_ref().and_then(CreateTable::as_socket)) else {
             let (missing, message) = dialect.missing();
             return Err(self.source.error(missing, message));
         };
@@ -95,9 +99,10 @@ impl Resolver<'_> {
             let (part, own_has) = part_of(&error, own);
             self.source.error(&key(part, own_has), error.to_string())
         })?;
-        let create = created.map(|table| {
+        let create = created.as_ref().map(|table| {
             let key = |rest: &str| key(&format!("create.{rest}"), own.create.is_some());
-            self.create(&key, table, proxy, has_url).map(Arc::new)
+            let ai = (dialect, &options.session, has_url);
+            self.create(&key, table, proxy, ai).map(Arc::new)
         });
         let create = create.transpose()?;
         let parameters = merged(&own.parameters, &common.parameters);
@@ -110,7 +115,7 @@ impl Resolver<'_> {
             return Err(self.source.error(&part, message));
         }
         // a model without a greeting is silent until spoken to
-        let waits = dialect == Dialect::OpenAiRealtime && options.session.greeting.is_none();
+        let waits = dialect.waits_without_greeting() && options.session.greeting.is_none();
         let silent = own.silent_timeout.or(common.silent_timeout);
         let usual = Duration::from_secs(if waits { 0 } else { 15 });
         Ok(AiPlan {
@@ -122,7 +127,7 @@ impl Resolver<'_> {
             x_headers: x_headers(common, own),
             sip_headers: self.sip_headers(name, common, own)?,
             silent_timeout: silent.unwrap_or(Span(usual)).0,
-            ping: own.ping.or(common.ping).unwrap_or(Span(Duration::from_secs(10))).0,
+            ping: own.ping.or(common.ping).map_or(dialect.usual_ping(), |ping| ping.0),
             tool_webhook: self.tool_webhook(name, &key, common, own)?,
         })
     }

@@ -11,6 +11,7 @@ use crate::config::resolve::Resolver;
 use crate::config::schema::Ai;
 use crate::config::values::parsed_words;
 use crate::stream::create::{AllowedHost, Create, CreateError, CreateOptions};
+use crate::stream::dialect::{Dialect, Session};
 use crate::stream::proxy::Proxy;
 use crate::tls::client_config;
 
@@ -35,6 +36,31 @@ pub struct CreateTable {
 }
 
 impl CreateTable {
+    /// Completes the table, or makes one, where calls are created by the vendor's API. Requests to
+    /// other servers stay as they are. `token`: the user's key.
+    pub(super) fn completed(
+        table: Option<&CreateTable>,
+        dialect: Dialect,
+        token: Option<&str>,
+    ) -> Option<CreateTable> {
+        let Some(usual) = dialect.creation() else { return table.cloned() };
+        let url = table.and_then(|table| table.url.as_ref());
+        if url.is_some_and(|url| !url.starts_with(usual.api)) {
+            return table.cloned();
+        }
+        let mut table = table.cloned().unwrap_or_default();
+        table.url.get_or_insert_with(|| usual.url.to_owned());
+        table.url_field.get_or_insert_with(|| usual.url_field.to_owned());
+        let hosts = || usual.allow_hosts.iter().filter_map(|host| host.parse().ok()).collect();
+        table.allow_hosts.get_or_insert_with(hosts);
+        let headers = table.headers.get_or_insert_default();
+        let is_key = |name: &String| name.eq_ignore_ascii_case(usual.key);
+        if let Some(token) = token.filter(|_| !headers.keys().any(is_key)) {
+            headers.insert(usual.key.to_owned(), token.to_owned());
+        }
+        Some(table)
+    }
+
     /// The server as the URL of a WebSocket, which stands for an AI without a URL of its own in the
     /// log.
     pub(super) fn as_socket(&self) -> Option<String> {
@@ -46,15 +72,17 @@ impl CreateTable {
 }
 
 impl Resolver<'_> {
-    /// `key`: names one of its keys. `has_url`: the AI has a URL of its own.
+    /// `key`: names one of its keys. `ai`: the AI's dialect and session, and whether it has a URL of
+    /// its own.
     pub(super) fn create(
         &self,
         key: &dyn Fn(&str) -> String,
         table: &CreateTable,
         proxy: Option<Proxy>,
-        has_url: bool,
+        ai: (Dialect, &Session, bool),
     ) -> Result<Create, ConfigError> {
         let error = |part: &str, why: String| self.source.error(&key(part), why);
+        let (dialect, session, has_url) = ai;
         let Some(url) = &table.url else {
             let why = "is missing; set the address of the server that names the AI's URL";
             return Err(error("url", why.to_owned()));
@@ -73,6 +101,8 @@ impl Resolver<'_> {
             allow_hosts,
             proxy,
             has_default_url: has_url,
+            dialect,
+            session: session.clone(),
         };
         let tls = client_config(table.ca_file.as_deref());
         let tls = tls.map_err(|why| error("ca_file", why.to_string()))?;

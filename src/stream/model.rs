@@ -2,15 +2,25 @@
 //! call control as tools that the model may call.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use base64::Engine as _;
+use bytes::BytesMut;
 use serde_json::{Map, Value, json};
 
 use crate::command::{Order, Reply};
+use crate::stream::twilio::BASE64;
 use crate::stream::{OrderReply, StreamInfo, Unusable, extension};
 
 /// The tools of call control, by the names under which models know them.
 pub const TOOLS: [&str; 4] = ["hang_up", "transfer_call", "send_dtmf", "set_disposition"];
 /// Maximum length of the arguments of one of our tools, in bytes.
 const MAX_ARGUMENTS: usize = 64 * 1024;
+
+/// The task of a model that begins a call. The greeting follows.
+pub const GREETS: &str = "The call begins. Say this to the caller, word for word, and no more:";
+/// The task of a model that gets a call in progress, because the session before it has ended.
+pub const RESUMED: &str = "You are in the middle of a telephone call. Your connection was \
+    interrupted, and you no longer know what was said. Apologise in one sentence, and ask the \
+    caller to repeat the last point.";
 
 /// A tool that is offered to a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -147,6 +157,14 @@ pub fn output(reply: &OrderReply) -> Option<Value> {
             Some(result)
         }
     }
+}
+
+/// Appends bytes in base64.
+pub(super) fn base64(bytes: &[u8], out: &mut BytesMut) {
+    let before = out.len();
+    out.resize(before + bytes.len().div_ceil(3) * 4, 0);
+    let encoded = BASE64.encode_slice(bytes, &mut out[before..]);
+    debug_assert_eq!(encoded.ok(), Some(out.len() - before));
 }
 
 /// Members of a session whose texts are secret: models are passed the keys of further services.

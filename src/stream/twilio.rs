@@ -398,6 +398,7 @@ mod tests {
             parameters: vec![("from_number".into(), "1\"5".into())],
             targets: Vec::new(),
             resumed: false,
+            resumption: None,
         };
         Encoder::new(info, extensions)
     }

@@ -208,7 +208,7 @@ impl Call {
             self.limits_by_ai.get(ai).copied().unwrap_or_default();
         self.ai = ai;
         if again.is_none() {
-            self.reconnecting = None;
+            (self.reconnecting, self.resuming) = (None, false);
         }
         self.out.push_back(Output::DialAi { ai, again });
         if self.answer == AnswerWhen::AtOnce {
@@ -255,8 +255,14 @@ impl Call {
 
     /// The AI that was dialled could not be reached.
     pub(super) fn ai_unreachable(&mut self, now: Instant) {
-        if self.phase == Phase::Connecting {
-            self.ai_failed(now, EndReason::AiUnreachable);
+        if self.phase != Phase::Connecting {
+            return;
+        }
+        // it may not have noticed yet that the connection before is gone
+        let since = self.reconnecting.filter(|_| self.resuming);
+        match since.is_some_and(|since| now.saturating_duration_since(since) + AGAIN < RECONNECT) {
+            true => self.dial_again(now),
+            false => self.ai_failed(now, EndReason::AiUnreachable),
         }
     }
 
