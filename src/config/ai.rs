@@ -75,6 +75,9 @@ impl Resolver<'_> {
             true => None,
             false => CreateTable::completed(created, dialect, token.as_deref()),
         };
+        if let Some(missing) = created.as_ref().and_then(|table| table.missing_key(dialect)) {
+            return Err(self.source.error("ai.auth_token", missing));
+        }
         let Some(url) = url.or_else(|| created.as_ref().and_then(CreateTable::as_socket)) else {
             let (missing, message) = dialect.missing();
             return Err(self.source.error(missing, message));

@@ -61,6 +61,15 @@ impl CreateTable {
         Some(table)
     }
 
+    /// Returns what is wrong if a request to the vendor's API has no key.
+    pub(super) fn missing_key(&self, dialect: Dialect) -> Option<String> {
+        let usual = dialect.creation()?;
+        self.url.as_ref().filter(|url| url.starts_with(usual.api))?;
+        let mut names = self.headers.iter().flat_map(BTreeMap::keys);
+        let has_key = names.any(|name| name.eq_ignore_ascii_case(usual.key));
+        (!has_key).then(|| "is missing; set the key of the vendor's API".to_owned())
+    }
+
     /// The server as the URL of a WebSocket, which stands for an AI without a URL of its own in the
     /// log.
     pub(super) fn as_socket(&self) -> Option<String> {

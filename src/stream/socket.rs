@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::net::{SocketAddrAny, getpeername, getsockname};
+use serde::de::IgnoredAny;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::Message as Library;
 
@@ -163,13 +164,15 @@ impl AiSocket {
         self.tap = Some((tap, between));
     }
 
-    /// Copies a message to the capture. Binary ones become JSON there.
+    /// Copies a message to the capture. Binary ones become JSON there, unless they already are.
     fn tap_message(&mut self, direction: Direction, message: Received<'_>) {
         let tap = self.tap.take();
         self.tap = tap.filter(|(tap, between)| {
             let add = |text: &[u8]| tap.message(Kind::Ai, direction, *between, text);
             match message {
                 Received::Text(text) => add(text.as_bytes()),
+                // with its names, so that secrets and keys can be found
+                Received::Binary(data) if is_json(data) => add(data),
                 Received::Binary(data) => {
                     add(format!(r#"{{"binary":"{}"}}"#, BASE64.encode(data)).as_bytes())
                 }
@@ -468,7 +471,7 @@ impl AiSocket {
         });
         self.ignored += ignored;
         // the close frame is then ours to send
-        self.asked_to_close |= matches!(closed, Some(Closed::Orderly(_)));
+        self.asked_to_close |= matches!(closed, Some(Closed::Orderly(_) | Closed::SessionEnded(_)));
         closed.map(Stop::Closed)
     }
 
@@ -599,6 +602,10 @@ impl AsFd for AiSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.get_ref().as_fd()
     }
+}
+
+fn is_json(data: &[u8]) -> bool {
+    data.starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(data).is_ok()
 }
 
 fn would_block(error: &tungstenite::Error) -> bool {
