@@ -317,9 +317,12 @@ mod tests {
         "event": "type": "action": "media" "payload": "AQID" "AAE=" "mark" "name" "data": "clear"
         "playAudio" "contentType":"audio/x-l16" "sampleRate": "streamId":"MZ1" "killAudio"
         "clearMarks" "notify" "hangup" "checkpoint" "audioContent": "wav" "queuePlay":true
-        {"event":"media","media":{ {"event":"playAudio","media":{ {"type":"playAudio","data":{"#;
+        {"event":"media","media":{ {"event":"playAudio","media":{ {"type":"playAudio","data":{
+        {"serverContent":{"modelTurn":{"parts":[{"inlineData":{"mimeType":"audio/pcm","data":
+        "interrupted":true {"toolCall":{"functionCalls":[{"name":"hang_up","args":{
+        {"type":"client_tool_invocation","toolName":"hang_up","invocationId":"1" "goAway":{}"#;
     /// Valid messages.
-    const WHOLE: [&str; 8] = [
+    const WHOLE: [&str; 13] = [
         r#"{"event":"media","media":{"payload":"AQID"}}"#,
         r#"{"event":"playAudio","media":{"contentType":"audio/x-l16","sampleRate":16000,"payload":"AAE="}}"#,
         r#"{"event":"mark","mark":{"name":"é"}}"#,
@@ -328,6 +331,11 @@ mod tests {
         r#"{"type":"mark","data":{"name":"a"}}"#,
         r#"{"type":"playAudio","data":{"audioContent":"AAAAAA==","sampleRate":16000}}"#,
         r#"{"type":"clearMarks"}"#,
+        r#"{"serverContent":{"modelTurn":{"parts":[{"inlineData":{"mimeType":"audio/pcm;rate=24000","data":"AAEA"}}]}}}"#,
+        r#"{"serverContent":{"interrupted":true,"turnComplete":true},"goAway":{"timeLeft":"5s"}}"#,
+        r#"{"toolCall":{"functionCalls":[{"id":"1","name":"hang_up","args":{"a":[1]}}]}}"#,
+        r#"{"sessionResumptionUpdate":{"newHandle":"é","resumable":true}}"#,
+        r#"{"type":"client_tool_invocation","toolName":"hang_up","invocationId":"1","parameters":{}}"#,
     ];
 
     /// Messages made of pieces, valid ones with a piece too much, and bytes at random.
@@ -345,6 +353,8 @@ mod tests {
             (Dialect::Telnyx, 8000),
             (Dialect::Plivo, 16_000),
             (Dialect::Exotel, 8000),
+            (Dialect::GeminiLive, 16_000),
+            (Dialect::Ultravox, 8000),
         ] {
             let session = Session { sample_rate: Some(rate), ..Session::default() };
             let info = StreamInfo { stream_sid: "MZ1".into(), ..StreamInfo::default() };

@@ -26,13 +26,13 @@ pub const CREATION: Creation = Creation {
 /// How much audio Ultravox may send ahead, in ms. What the caller does not hear is cleared.
 const BUFFER_MS: u32 = 30_000;
 /// How long Ultravox waits for the result of a tool whose audio comes first, and of a transfer.
-const TOOL_TIMEOUTS: [&str; 2] = ["20s", "40s"];
+const TOOL_TIMEOUTS: [&str; 2] = ["20s", "30s"];
 
 /// In the path of a request for a call with an agent that is kept at Ultravox.
 const AGENTS: &str = "/agents/";
 
 /// Returns the body of the request that creates a call: the user's, completed with the format of
-/// the audio, the greeting and our tools. An agent that is kept at Ultravox has its own tools.
+/// the audio, the greeting and our tools.
 pub fn creation(path: &str, body: Option<&Value>, session: &Session, info: &StreamInfo) -> Value {
     let body = body.or(session.settings.as_ref()).map(|body| model::filled(body, info));
     let mut body = match body {
@@ -53,15 +53,23 @@ pub fn creation(path: &str, body: Option<&Value>, session: &Session, info: &Stre
     if let Some(first) = first {
         body.insert("firstSpeakerSettings".into(), json!({ "agent": first }));
     }
-    if !path.contains(AGENTS) {
-        add_tools(&mut body, session, info);
+    match path.contains(AGENTS) {
+        // it has tools of its own, which stay
+        true => {
+            let overrides = body.entry("toolOverrides").or_insert_with(|| json!({}));
+            overrides
+                .as_object_mut()
+                .into_iter()
+                .for_each(|all| add_tools(all, "add", session, info));
+        }
+        false => add_tools(&mut body, "selectedTools", session, info),
     }
     Value::Object(body)
 }
 
 /// Adds our tools, apart from those whose names the user has given to others.
-fn add_tools(body: &mut Map<String, Value>, session: &Session, info: &StreamInfo) {
-    let tools = body.entry("selectedTools").or_insert_with(|| json!([]));
+fn add_tools(to: &mut Map<String, Value>, list: &str, session: &Session, info: &StreamInfo) {
+    let tools = to.entry(list).or_insert_with(|| json!([]));
     let Value::Array(tools) = tools else { return };
     for tool in model::tools(session.tools.as_deref(), &info.targets) {
         let is_known = tools.iter().any(|other| {
@@ -73,7 +81,7 @@ fn add_tools(body: &mut Map<String, Value>, session: &Session, info: &StreamInfo
         }
     }
     if tools.is_empty() {
-        body.remove("selectedTools");
+        to.remove(list);
     }
 }
 

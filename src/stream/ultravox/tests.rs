@@ -16,6 +16,11 @@ fn agent() -> Agent {
     Agent::new(info(), &Session::default())
 }
 
+fn tools_of(session: &Session) -> Vec<Value> {
+    let body = creation("/api/calls", None, session, &info());
+    body["selectedTools"].as_array().unwrap().clone()
+}
+
 fn decode(agent: &mut Agent, message: &Value) -> Vec<String> {
     in_words(agent, Received::Text(&message.to_string()))
 }
@@ -46,7 +51,7 @@ fn a_call_is_created_with_its_audio_greeting_and_tools() {
         tools.iter().map(|tool| &tool["temporaryTool"]["modelToolName"]).collect();
     assert_eq!(names, model::TOOLS);
     let transfer = &tools[1]["temporaryTool"];
-    assert_eq!((&transfer["timeout"], &transfer["client"]), (&json!("40s"), &json!({})));
+    assert_eq!((&transfer["timeout"], &transfer["client"]), (&json!("30s"), &json!({})));
     let target = json!({
         "name": "target",
         "location": "PARAMETER_LOCATION_BODY",
@@ -64,6 +69,8 @@ fn a_call_is_created_with_its_audio_greeting_and_tools() {
 
     let body = creation("/api/agents/1/calls", None, &Session::default(), &info());
     assert_eq!((body.get("selectedTools"), &body["medium"]), (None, &medium));
+    let added = &body["toolOverrides"]["add"];
+    assert_eq!((added.as_array().unwrap().len(), &added[0]), (4, &tools_of(&session)[0]));
     let none = Session { tools: Some(vec![]), ..Session::default() };
     assert_eq!(creation("/api/calls", None, &none, &info()).get("selectedTools"), None);
     let again = StreamInfo { resumed: true, ..info() };
