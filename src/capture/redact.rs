@@ -32,7 +32,8 @@ const SECRET_PARTS: [&str; 12] = [
     "cookie",
 ];
 /// Whole names of secrets.
-const SECRET_NAMES: [&str; 8] = ["auth", "pwd", "pin", "cvv", "cvc", "jwt", "bearer", "rspauth"];
+const SECRET_NAMES: [&str; 10] =
+    ["auth", "pwd", "pin", "cvv", "cvc", "jwt", "bearer", "rspauth", "handle", "newhandle"];
 /// Names of members whose values are keys.
 const KEY_NAMES: [&str; 3] = ["digit", "digits", "dtmf"];
 /// The words before the keys that a caller pressed, in a text for a model.
@@ -529,6 +530,9 @@ mod tests {
         assert!(!shown(blob, true).contains("AQID"));
         let call = r#"{"functionCalls":[{"name":"send_dtmf","args":{"digits":"4242"}}]}"#;
         assert!(!shown(call, false).contains("4242"));
+        // it continues someone's conversation
+        let handle = r#"{"sessionResumptionUpdate":{"newHandle":"AQID"},"handle":"AQID"}"#;
+        assert!(!shown(handle, false).contains("AQID"));
         let plain = r#"{"arguments":"{\"day\":\"Monday\"}","text":"press a key"}"#;
         assert_eq!(shown(plain, false), plain);
     }

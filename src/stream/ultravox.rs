@@ -53,35 +53,34 @@ pub fn creation(path: &str, body: Option<&Value>, session: &Session, info: &Stre
     if let Some(first) = first {
         body.insert("firstSpeakerSettings".into(), json!({ "agent": first }));
     }
-    match path.contains(AGENTS) {
-        // it has tools of its own, which stay
-        true => {
-            let overrides = body.entry("toolOverrides").or_insert_with(|| json!({}));
-            overrides
-                .as_object_mut()
-                .into_iter()
-                .for_each(|all| add_tools(all, "add", session, info));
+    let offered = model::tools(session.tools.as_deref(), &info.targets);
+    if !offered.is_empty() {
+        match path.contains(AGENTS) {
+            // it has tools of its own, which stay
+            true => {
+                let overrides = body.entry("toolOverrides").or_insert_with(|| json!({}));
+                if let Some(overrides) = overrides.as_object_mut() {
+                    add_tools(overrides, "add", &offered);
+                }
+            }
+            false => add_tools(&mut body, "selectedTools", &offered),
         }
-        false => add_tools(&mut body, "selectedTools", session, info),
     }
     Value::Object(body)
 }
 
 /// Adds our tools, apart from those whose names the user has given to others.
-fn add_tools(to: &mut Map<String, Value>, list: &str, session: &Session, info: &StreamInfo) {
+fn add_tools(to: &mut Map<String, Value>, list: &str, offered: &[model::Tool]) {
     let tools = to.entry(list).or_insert_with(|| json!([]));
     let Value::Array(tools) = tools else { return };
-    for tool in model::tools(session.tools.as_deref(), &info.targets) {
+    for tool in offered {
         let is_known = tools.iter().any(|other| {
             let names = ["/temporaryTool/modelToolName", "/nameOverride", "/toolName"];
             names.iter().any(|name| other.pointer(name).is_some_and(|name| name == tool.name))
         });
         if !is_known {
-            tools.push(json!({ "temporaryTool": temporary_tool(&tool) }));
+            tools.push(json!({ "temporaryTool": temporary_tool(tool) }));
         }
-    }
-    if tools.is_empty() {
-        to.remove(list);
     }
 }
 

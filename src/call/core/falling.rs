@@ -201,7 +201,8 @@ impl Call {
     pub(super) fn dial_ai(&mut self, ai: usize, again: Option<DialAgain>) {
         self.phase = Phase::Connecting;
         self.ai_open = false;
-        (self.past.ai_started, self.past.ai_heard) = (None, false);
+        // a session that continues need not speak before the caller does
+        (self.past.ai_started, self.past.ai_heard) = (None, again.is_some() && self.resuming);
         self.playing.forget_marks();
         self.hearing.keep_more();
         (self.limits.silent_timeout, self.limits.drain_on_close) =

@@ -73,6 +73,7 @@ fn a_call_is_created_with_its_audio_greeting_and_tools() {
     assert_eq!((added.as_array().unwrap().len(), &added[0]), (4, &tools_of(&session)[0]));
     let none = Session { tools: Some(vec![]), ..Session::default() };
     assert_eq!(creation("/api/calls", None, &none, &info()).get("selectedTools"), None);
+    assert_eq!(creation("/agents/1/calls", None, &none, &info()).get("toolOverrides"), None);
     let again = StreamInfo { resumed: true, ..info() };
     let body = creation("/api/calls", None, &session, &again);
     let prompt = body["firstSpeakerSettings"]["agent"]["prompt"].as_str().unwrap();
