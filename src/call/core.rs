@@ -118,8 +118,6 @@ pub struct Call {
     reconnect: bool,
     /// Since when that has been tried, if no stream has lasted since.
     reconnecting: Option<Instant>,
-    /// The AI's session may continue on another connection, which is being opened.
-    resuming: bool,
     answer: AnswerWhen,
     /// The prompts that may be played, by name.
     prompts: Prompts,
@@ -187,7 +185,6 @@ impl Call {
             limits_by_ai: Limits::by_ai(config),
             reconnect: config.reconnect,
             reconnecting: None,
-            resuming: false,
             answer: config.answer,
             prompts: config.prompts.clone(),
             transfers: config.transfers.clone(),

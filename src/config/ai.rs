@@ -68,16 +68,10 @@ impl Resolver<'_> {
         let session = self.session(&key, dialect, common, own)?;
         let token = self.token(name, dialect, common, own)?;
         let proxy = self.proxy(&key, common, own)?;
-        let created = own.create.as_ref().or(common.create.as_ref());
         let url = dialect.url(pick(&own.url, &common.url).as_deref(), &session);
+        let created = own.create.as_ref().or(common.create.as_ref());
         let has_url = url.is_some();
-        let created = match has_url && created.is_none() {
-            true => None,
-            false => CreateTable::completed(created, dialect, token.as_deref()),
-        };
-        if let Some(missing) = created.as_ref().and_then(|table| table.missing_key(dialect)) {
-            return Err(self.source.error("ai.auth_token", missing));
-        }
+        let created = self.created(created, dialect, token.as_deref(), has_url)?;
         let Some(url) = url.or_else(|| created.as_ref().and_then(CreateTable::as_socket)) else {
             let (missing, message) = dialect.missing();
             return Err(self.source.error(missing, message));
@@ -104,14 +98,12 @@ impl Resolver<'_> {
         })?;
         let create = created.as_ref().map(|table| {
             let key = |rest: &str| key(&format!("create.{rest}"), own.create.is_some());
-            let ai = (dialect, &options.session, has_url);
-            self.create(&key, table, proxy, ai).map(Arc::new)
+            self.create(&key, table, proxy, &options, has_url).map(Arc::new)
         });
-        let create = create.transpose()?;
         let parameters = merged(&own.parameters, &common.parameters);
         let length = |text: &str| text.chars().count();
-        let long = parameters.iter().find(|(n, v)| length(n).max(length(v)) > MAX_PARAMETER);
-        if let Some((long, _)) = long {
+        let is_long = |(n, v): &&(String, String)| length(n).max(length(v)) > MAX_PARAMETER;
+        if let Some((long, _)) = parameters.iter().find(is_long) {
             let part = format!("{}.{long}", key("parameters", own.parameters.is_some()));
             let message =
                 format!("is too long; names and values have at most {MAX_PARAMETER} characters");
@@ -123,7 +115,7 @@ impl Resolver<'_> {
         let usual = Duration::from_secs(if waits { 0 } else { 15 });
         Ok(AiPlan {
             target,
-            create,
+            create: create.transpose()?,
             extensions: own.extensions.or(common.extensions).unwrap_or_default(),
             account_sid: pick(&own.account_sid, &common.account_sid),
             parameters,

@@ -10,8 +10,9 @@ use crate::config::ConfigError;
 use crate::config::resolve::Resolver;
 use crate::config::schema::Ai;
 use crate::config::values::parsed_words;
+use crate::stream::connect::TargetOptions;
 use crate::stream::create::{AllowedHost, Create, CreateError, CreateOptions};
-use crate::stream::dialect::{Dialect, Session};
+use crate::stream::dialect::Dialect;
 use crate::stream::proxy::Proxy;
 use crate::tls::client_config;
 
@@ -38,7 +39,7 @@ pub struct CreateTable {
 impl CreateTable {
     /// Completes the table, or makes one, where calls are created by the vendor's API. Requests to
     /// other servers stay as they are. `token`: the user's key.
-    pub(super) fn completed(
+    fn completed(
         table: Option<&CreateTable>,
         dialect: Dialect,
         token: Option<&str>,
@@ -62,12 +63,12 @@ impl CreateTable {
     }
 
     /// Returns what is wrong if a request to the vendor's API has no key.
-    pub(super) fn missing_key(&self, dialect: Dialect) -> Option<String> {
+    fn missing_key(&self, dialect: Dialect) -> Option<&'static str> {
         let usual = dialect.creation()?;
         self.url.as_ref().filter(|url| url.starts_with(usual.api))?;
         let mut names = self.headers.iter().flat_map(BTreeMap::keys);
         let has_key = names.any(|name| name.eq_ignore_ascii_case(usual.key));
-        (!has_key).then(|| "is missing; set the key of the vendor's API".to_owned())
+        (!has_key).then_some("is missing; set the key of the vendor's API")
     }
 
     /// The server as the URL of a WebSocket, which stands for an AI without a URL of its own in the
@@ -81,17 +82,34 @@ impl CreateTable {
 }
 
 impl Resolver<'_> {
-    /// `key`: names one of its keys. `ai`: the AI's dialect and session, and whether it has a URL of
-    /// its own.
+    /// Returns the table of the request before the socket: the user's, or the vendor's usual one.
+    pub(super) fn created(
+        &self,
+        table: Option<&CreateTable>,
+        dialect: Dialect,
+        token: Option<&str>,
+        has_url: bool,
+    ) -> Result<Option<CreateTable>, ConfigError> {
+        if has_url && table.is_none() {
+            return Ok(None);
+        }
+        let table = CreateTable::completed(table, dialect, token);
+        match table.as_ref().and_then(|table| table.missing_key(dialect)) {
+            Some(missing) => Err(self.source.error("ai.auth_token", missing)),
+            None => Ok(table),
+        }
+    }
+
+    /// `key`: names one of its keys. `ai`: the AI itself, which may have a URL.
     pub(super) fn create(
         &self,
         key: &dyn Fn(&str) -> String,
         table: &CreateTable,
         proxy: Option<Proxy>,
-        ai: (Dialect, &Session, bool),
+        ai: &TargetOptions,
+        has_url: bool,
     ) -> Result<Create, ConfigError> {
         let error = |part: &str, why: String| self.source.error(&key(part), why);
-        let (dialect, session, has_url) = ai;
         let Some(url) = &table.url else {
             let why = "is missing; set the address of the server that names the AI's URL";
             return Err(error("url", why.to_owned()));
@@ -110,8 +128,8 @@ impl Resolver<'_> {
             allow_hosts,
             proxy,
             has_default_url: has_url,
-            dialect,
-            session: session.clone(),
+            dialect: ai.dialect,
+            session: ai.session.clone(),
         };
         let tls = client_config(table.ca_file.as_deref());
         let tls = tls.map_err(|why| error("ca_file", why.to_string()))?;

@@ -102,7 +102,7 @@ pub struct CreateOptions {
     pub proxy: Option<Proxy>,
     /// The AI has a URL of its own, for answers without one.
     pub has_default_url: bool,
-    /// What completes the body.
+    /// These complete the body.
     pub dialect: Dialect,
     pub session: Session,
 }

@@ -130,8 +130,8 @@ pub trait Codec: Send {
         true
     }
 
-    /// Returns what continues the AI's session on another connection, if it offers that. A stream
-    /// that ends is then dialled again.
+    /// Returns the handle that continues the AI's session on another connection, if it gave one. A
+    /// stream that ends is then dialled again.
     fn resumption(&self) -> Option<&str> {
         None
     }
@@ -193,6 +193,7 @@ impl Dialect {
         match self {
             Dialect::OpenAiRealtime => openai::check(session.settings.as_ref()),
             Dialect::GeminiLive => gemini::check(session.settings.as_ref()),
+            Dialect::Ultravox => ultravox::check(session.settings.as_ref()),
             _ => Ok(()),
         }
     }
@@ -223,7 +224,7 @@ impl Dialect {
     }
 
     /// After how long without data the AI is sent a ping, unless that is configured; zero = never.
-    /// Google has been seen to answer after 30 s, by calls that were well.
+    /// Google may take 30 s to answer one.
     pub fn usual_ping(self) -> Duration {
         Duration::from_secs(if self == Dialect::GeminiLive { 0 } else { 10 })
     }

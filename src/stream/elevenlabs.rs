@@ -16,8 +16,7 @@ use crate::stream::dialect::{Codec, Form, Session};
 use crate::stream::json::Cursor;
 use crate::stream::keys::Keys;
 use crate::stream::linear::{Linear, MAX_FRAME_BYTES};
-use crate::stream::model::base64;
-use crate::stream::twilio::BASE64;
+use crate::stream::twilio::{BASE64, base64};
 use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, ToolCall, model};
 
 /// Where the agents are; the id of one follows as `agent_id`.

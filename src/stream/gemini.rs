@@ -19,11 +19,14 @@ use crate::media::frame::Samples;
 use crate::stream::dialect::{Codec, Form, Session};
 use crate::stream::keys::Keys;
 use crate::stream::linear::{Linear, MAX_FRAME_BYTES};
-use crate::stream::model::{self, GREETS, RESUMED, base64};
-use crate::stream::twilio::BASE64;
+use crate::stream::model::{self, GREETS, RESUMED};
+use crate::stream::twilio::{BASE64, base64};
 use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, ToolCall};
 
-pub const URL: &str = "wss://generativelanguage.googleapis.com/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent";
+pub const URL: &str = concat!(
+    "wss://generativelanguage.googleapis.com/ws/",
+    "google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent"
+);
 const MODEL: &str = "gemini-3.8-live";
 /// The sample rates of audio to the model; the last one unless another is set.
 pub const RATES: [u32; 2] = [8000, 16_000];
@@ -85,7 +88,7 @@ pub struct Live {
     speaking: bool,
     /// True once Google has announced the end of the connection.
     leaving: bool,
-    /// What continues the session on another connection.
+    /// Continues the session on another connection.
     handle: Option<String>,
     /// Parameters that became known after the session was set up.
     late: Vec<(String, String)>,

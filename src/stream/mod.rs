@@ -186,6 +186,6 @@ pub struct StreamInfo {
     pub targets: Vec<String>,
     /// True if the AI was dialled again in the middle of the call, after its stream had ended.
     pub resumed: bool,
-    /// What continues the AI's session on another connection, if it offered that.
+    /// The handle that continues the AI's session on another connection, if it gave one.
     pub resumption: Option<String>,
 }

@@ -2,12 +2,9 @@
 //! call control as tools that the model may call.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use base64::Engine as _;
-use bytes::BytesMut;
 use serde_json::{Map, Value, json};
 
 use crate::command::{Order, Reply};
-use crate::stream::twilio::BASE64;
 use crate::stream::{OrderReply, StreamInfo, Unusable, extension};
 
 /// The tools of call control, by the names under which models know them.
@@ -157,14 +154,6 @@ pub fn output(reply: &OrderReply) -> Option<Value> {
             Some(result)
         }
     }
-}
-
-/// Appends bytes in base64.
-pub(super) fn base64(bytes: &[u8], out: &mut BytesMut) {
-    let before = out.len();
-    out.resize(before + bytes.len().div_ceil(3) * 4, 0);
-    let encoded = BASE64.encode_slice(bytes, &mut out[before..]);
-    debug_assert_eq!(encoded.ok(), Some(out.len() - before));
 }
 
 /// Members of a session whose texts are secret: models are passed the keys of further services.

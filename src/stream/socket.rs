@@ -358,7 +358,7 @@ impl AiSocket {
         }
     }
 
-    /// What continues the AI's session on another connection.
+    /// Returns the handle that continues the AI's session on another connection.
     pub fn resumption(&self) -> Option<String> {
         self.codec.resumption().map(str::to_owned)
     }

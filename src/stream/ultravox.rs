@@ -31,6 +31,23 @@ const TOOL_TIMEOUTS: [&str; 2] = ["20s", "30s"];
 /// In the path of a request for a call with an agent that is kept at Ultravox.
 const AGENTS: &str = "/agents/";
 
+/// Checks the settings of a session.
+///
+/// # Errors
+/// Returns the key that cannot work, and the reason.
+pub fn check(session: Option<&Value>) -> Result<(), (&'static str, String)> {
+    let is = |name: &str, good: fn(&Value) -> bool| {
+        session.and_then(|all| all.get(name)).is_none_or(good)
+    };
+    if !is("selectedTools", Value::is_array) {
+        return Err(("selectedTools", "must be a list: write [[ai.session.selectedTools]]".into()));
+    }
+    if !is("toolOverrides", Value::is_object) {
+        return Err(("toolOverrides", "must be a table".into()));
+    }
+    Ok(())
+}
+
 /// Returns the body of the request that creates a call: the user's, completed with the format of
 /// the audio, the greeting and our tools.
 pub fn creation(path: &str, body: Option<&Value>, session: &Session, info: &StreamInfo) -> Value {

@@ -17,7 +17,7 @@ impl Call {
         if matches!(self.phase, Phase::Finishing { .. } | Phase::Leaving { .. }) {
             return;
         }
-        self.resuming = matches!(closed, Closed::Resumable(_));
+        self.past.resuming = matches!(closed, Closed::Resumable(_));
         match closed {
             Closed::Orderly(_) | Closed::HandOver => {
                 let reason = match closed {

@@ -202,14 +202,14 @@ impl Call {
         self.phase = Phase::Connecting;
         self.ai_open = false;
         // a session that continues need not speak before the caller does
-        (self.past.ai_started, self.past.ai_heard) = (None, again.is_some() && self.resuming);
+        (self.past.ai_started, self.past.ai_heard) = (None, again.is_some() && self.past.resuming);
         self.playing.forget_marks();
         self.hearing.keep_more();
         (self.limits.silent_timeout, self.limits.drain_on_close) =
             self.limits_by_ai.get(ai).copied().unwrap_or_default();
         self.ai = ai;
         if again.is_none() {
-            (self.reconnecting, self.resuming) = (None, false);
+            (self.reconnecting, self.past.resuming) = (None, false);
         }
         self.out.push_back(Output::DialAi { ai, again });
         if self.answer == AnswerWhen::AtOnce {
@@ -260,7 +260,7 @@ impl Call {
             return;
         }
         // it may not have noticed yet that the connection before is gone
-        let since = self.reconnecting.filter(|_| self.resuming);
+        let since = self.reconnecting.filter(|_| self.past.resuming);
         match since.is_some_and(|since| now.saturating_duration_since(since) + AGAIN < RECONNECT) {
             true => self.dial_again(now),
             false => self.ai_failed(now, EndReason::AiUnreachable),

@@ -1,3 +1,5 @@
+//! Messages of Gemini Live.
+
 use super::*;
 use crate::command::{Failure, Reply};
 use crate::stream::testing::{encoded, in_words, sent};

@@ -1,3 +1,5 @@
+//! Messages of Ultravox.
+
 use super::*;
 use crate::command::Failure;
 use crate::media::frame::Samples;
@@ -78,6 +80,18 @@ fn a_call_is_created_with_its_audio_greeting_and_tools() {
     let body = creation("/api/calls", None, &session, &again);
     let prompt = body["firstSpeakerSettings"]["agent"]["prompt"].as_str().unwrap();
     assert!(prompt.contains("interrupted"), "{prompt}");
+}
+
+#[test]
+fn sessions_that_cannot_work_are_refused() {
+    let good = json!({"selectedTools": [], "toolOverrides": {}});
+    assert_eq!((check(None), check(Some(&good))), (Ok(()), Ok(())));
+    for (settings, part) in [
+        (json!({"selectedTools": {}}), "selectedTools"),
+        (json!({"toolOverrides": []}), "toolOverrides"),
+    ] {
+        assert_eq!(check(Some(&settings)).unwrap_err().0, part);
+    }
 }
 
 #[test]
