@@ -48,7 +48,7 @@ architecture=$(dpkg --print-architecture)
 # -B and -L come before gcc's own folders, in which it looks even with --sysroot.
 link_flags() {
   local sysroot lib option
-  sysroot=$(packaging/unpack.sh bullseye "$cache/sysroot-bullseye" libc6 libc6-dev libgcc-s1)
+  sysroot=$(packaging/unpack.sh bullseye "$cache/sysroot-bullseye" libc6 libc6-dev libgcc-s1) || return
   lib=$(gcc -dumpmachine)
   for option in "--sysroot=$sysroot" "-B$sysroot/usr/lib/$lib" "-L$sysroot/usr/lib/$lib" \
     "-L$sysroot/lib/$lib"; do

@@ -268,10 +268,10 @@ elif ! command -v g++ >/dev/null; then
   no_fuzz="no g++"
 elif ! cargo fuzz --version >/dev/null 2>&1; then
   printf '\n== cargo-fuzz\n'
-  cargo install cargo-fuzz --locked || no_fuzz="cargo-fuzz cannot be installed"
+  env -u RUSTFLAGS cargo install cargo-fuzz --locked || no_fuzz="cargo-fuzz cannot be installed"
 fi
 if [ "$no_fuzz" = only ]; then
-  step "fuzz targets, checked only" cargo check --manifest-path tests/fuzz/Cargo.toml
+  step "fuzz targets, checked only" env -u RUSTFLAGS cargo check --manifest-path tests/fuzz/Cargo.toml
 elif [ -n "$no_fuzz" ]; then
   skip "fuzzing" "$no_fuzz"
 elif ! targets=$(cargo fuzz list --fuzz-dir tests/fuzz) || [ -z "$targets" ]; then
@@ -280,7 +280,7 @@ else
   for t in $targets; do
     # new inputs go to the first folder; the second is only read
     mkdir -p "tests/fuzz/corpus/$t"
-    step "fuzz $t" cargo fuzz run --fuzz-dir tests/fuzz -s none --target "$host" "$t" \
+    step "fuzz $t" env -u RUSTFLAGS cargo fuzz run --fuzz-dir tests/fuzz -s none --target "$host" "$t" \
       "tests/fuzz/corpus/$t" "tests/fuzz/seeds/$t" -- \
       -max_total_time="$fuzz_seconds" -timeout=10 -print_final_stats=1
   done

@@ -426,6 +426,7 @@ impl Call {
             FromAi::Mark(_)
                 if self.phase == Phase::Connecting
                     && self.playing.marks_waiting() >= MAX_EARLY_MARKS => {}
+            FromAi::Mark(name) if self.is_interrupted(now) => self.playing.return_mark(now, name),
             FromAi::Mark(name) => self.playing.push_cue(now, Cue::Mark(name)),
             FromAi::Clear => {
                 self.listener.iter_mut().for_each(|listener| listener.ai_cleared());

@@ -27,6 +27,8 @@ pub struct Milestones {
     pub ai_started: Option<Instant>,
     /// True once the AI has sent a message.
     pub ai_heard: bool,
+    /// True if its session may continue on another connection, since the last one ended.
+    pub resuming: bool,
     /// When the PBX stopped responding.
     pub pbx_lost: Option<Instant>,
     /// True if the PBX proved then that it is gone.

@@ -254,6 +254,12 @@ impl Playing {
         self.collect_cues(self.played_at.map_or(now, |at| at.max(now)));
     }
 
+    /// Returns a mark whose audio was not queued at all.
+    pub fn return_mark(&mut self, now: Instant, name: String) {
+        self.playout.return_mark(name);
+        self.collect_cues(now);
+    }
+
     /// Queues the cue of an order. It comes due when everything that is queued has been played.
     pub fn push_order(&mut self, now: Instant, order: u32) {
         match self.has_own_audio() && !self.playout.has_audio() {

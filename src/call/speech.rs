@@ -19,6 +19,11 @@ const ECHO: u64 = 100;
 /// A pause in the AI's audio that ends the words which were interrupted: 200 ms.
 const GAP: Duration = Duration::from_millis(200);
 const GAP_BYTES: usize = GAP.as_millis() as usize * 8;
+/// The same, even if the caller has not stopped: 1 s.
+const NEW: Duration = Duration::from_secs(1);
+const NEW_BYTES: usize = NEW.as_millis() as usize * 8;
+/// The AI has been speaking up to now if it was heard within this time.
+const SPEAKS: Duration = Duration::from_millis(500);
 /// The AI is heard again this long after the caller has stopped, whatever it sends.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// And this long after the interruption, if what the caller says has no end.
@@ -59,6 +64,17 @@ struct Interrupted {
     silent: usize,
     /// When the caller stopped.
     stopped: Option<Instant>,
+}
+
+impl Interrupted {
+    /// True if what the AI sends now is new.
+    fn are_over(&self, now: Instant) -> bool {
+        let past = |at: Instant, time: Duration| now.saturating_duration_since(at) >= time;
+        let paused = past(self.sent, GAP) || self.silent >= GAP_BYTES;
+        // an AI that has sent nothing for a while had said everything before
+        let new = past(self.sent, NEW) || self.silent >= NEW_BYTES || past(self.since, LONGEST);
+        new || self.stopped.is_some_and(|at| paused || past(at, PATIENCE))
+    }
 }
 
 /// Listens to the caller of one call.
@@ -147,7 +163,13 @@ impl Listener {
     /// Notes that a stream of the AI starts: nothing has been reported on it, and what it brings is
     /// new.
     pub fn stream_starts(&mut self) {
-        (self.reported, self.interrupted) = (false, None);
+        (self.reported, self.interrupted, self.ai_spoke) = (false, None, None);
+    }
+
+    /// Notes that the AI's stream is over, and another AI is dialled.
+    pub fn stream_ends(&mut self) {
+        self.stream_starts();
+        self.speech.stop();
     }
 
     /// Ends the present speech, because the caller is not heard any more.
@@ -179,14 +201,13 @@ impl Listener {
         self.ai_heard.is_some_and(|at| now.saturating_duration_since(at) < AI_TAIL)
     }
 
-    /// True if the AI's audio is to be discarded now. `queued`: some of it waits to be played.
-    /// `played`: how much of its present words the caller has heard.
-    pub fn barges_in(&self, now: Instant, queued: bool, played: Duration) -> bool {
+    /// True if the AI's audio is to be discarded now. `played`: how much of its present words the
+    /// caller has heard.
+    pub fn barges_in(&self, now: Instant, played: Duration) -> bool {
         let long = |after: Duration| self.speech.speaking().is_some_and(|time| time >= after);
-        // an AI that sends in real time has nothing queued
-        let spoke = self.ai_spoke.is_some_and(|at| now.saturating_duration_since(at) < GAP);
+        let speaks = self.ai_spoke.is_some_and(|at| now.saturating_duration_since(at) < SPEAKS);
         !self.barged
-            && (queued || spoke)
+            && speaks
             && self.settings.barge_in_after.is_some_and(long)
             && played >= self.settings.protect_first
     }
@@ -200,19 +221,21 @@ impl Listener {
 
     /// Notes that the AI has discarded its audio itself: what it sends now is new.
     pub fn ai_cleared(&mut self) {
-        self.interrupted = None;
+        (self.interrupted, self.ai_spoke) = (None, None);
+        self.barged |= self.speech.speaking().is_some();
+    }
+
+    /// True while the AI's words count as interrupted.
+    pub fn is_interrupted(&self, now: Instant) -> bool {
+        self.interrupted.as_ref().is_some_and(|words| !words.are_over(now))
     }
 
     /// Takes audio of the AI. Returns false if it belongs to words that were interrupted.
     pub fn plays(&mut self, now: Instant, audio: &[u8]) -> bool {
-        let Some(words) = &mut self.interrupted else { return true };
-        let past = |at: Instant, time: Duration| now.saturating_duration_since(at) >= time;
-        let paused = past(words.sent, GAP) || words.silent >= GAP_BYTES;
-        let over = words.stopped.is_some_and(|at| paused || past(at, PATIENCE));
-        if over || past(words.since, LONGEST) {
+        if !self.is_interrupted(now) {
             self.interrupted = None;
-            return true;
         }
+        let Some(words) = &mut self.interrupted else { return true };
         words.sent = now;
         let mut frames = audio.rchunks(FRAME_SAMPLES);
         let silent = frames.position(|samples| !is_silent(samples)).map(|n| n * FRAME_SAMPLES);
@@ -251,9 +274,13 @@ mod tests {
         let barge_in_after = Some(Duration::from_millis(100));
         let mut listener = listener(SpeechSettings { barge_in_after, ..Default::default() });
         speak(&mut listener, 200, true);
-        assert!(listener.barges_in(start(), true, Duration::ZERO));
+        assert!(!listener.barges_in(start(), Duration::ZERO), "the AI does not speak");
+        listener.sent(start(), &[0x10; FRAME_SAMPLES], true);
+        assert!(!listener.barges_in(start(), Duration::ZERO), "a prompt");
+        listener.sent(start(), &[0x10; FRAME_SAMPLES], false);
+        assert!(listener.barges_in(start(), Duration::ZERO));
         listener.barged_in(start());
-        assert!(!listener.barges_in(start(), true, Duration::ZERO), "once");
+        assert!(!listener.barges_in(start(), Duration::ZERO), "once");
         assert!(!listener.plays(start(), &[0; 160]));
         listener.stream_starts();
         assert!(listener.plays(start(), &[0; 160]));
@@ -263,8 +290,18 @@ mod tests {
     fn the_ai_is_heard_again_at_the_latest_after_half_a_minute() {
         let mut listener = listener(SpeechSettings::default());
         listener.barged_in(start());
-        assert!(!listener.plays(start() + Duration::from_secs(29), &[0; 160]));
-        assert!(listener.plays(start() + Duration::from_secs(30), &[0; 160]));
+        // without a pause
+        let at = |n: u32| start() + Duration::from_millis(20) * n;
+        assert!((0..1500).all(|n| !listener.plays(at(n), &[0; 160])));
+        assert!(listener.plays(at(1500), &[0; 160]));
+    }
+
+    #[test]
+    fn an_answer_is_heard_although_the_caller_has_not_stopped() {
+        let mut listener = listener(SpeechSettings::default());
+        listener.barged_in(start());
+        // the AI had said everything before, and answers at once
+        assert!(listener.plays(start() + Duration::from_millis(1000), &[0; 16_000]));
     }
 
     #[test]

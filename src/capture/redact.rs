@@ -32,7 +32,8 @@ const SECRET_PARTS: [&str; 12] = [
     "cookie",
 ];
 /// Whole names of secrets.
-const SECRET_NAMES: [&str; 8] = ["auth", "pwd", "pin", "cvv", "cvc", "jwt", "bearer", "rspauth"];
+const SECRET_NAMES: [&str; 10] =
+    ["auth", "pwd", "pin", "cvv", "cvc", "jwt", "bearer", "rspauth", "handle", "newhandle"];
 /// Names of members whose values are keys.
 const KEY_NAMES: [&str; 3] = ["digit", "digits", "dtmf"];
 /// The words before the keys that a caller pressed, in a text for a model.
@@ -156,12 +157,15 @@ impl Redactor {
                     changed |= remove(value);
                 }
                 let kind = members.get("type").and_then(Value::as_str).unwrap_or_default();
+                let media = members.get("mimeType").and_then(Value::as_str).unwrap_or_default();
+                let has_audio = media.starts_with("audio/");
                 let of_tool = hides_keys && kind.contains("function_call_arguments");
                 for (name, value) in members {
                     let is_text = value.is_string() || value.is_number();
                     let is_key = KEY_NAMES.contains(&name.as_str()) && is_text && hides_keys;
                     let is_audio =
-                        is_private && AUDIO_NAMES.contains(&name.as_str()) && value.is_string();
+                        AUDIO_NAMES.contains(&name.as_str()) || has_audio && name == "data";
+                    let is_audio = is_private && is_audio && value.is_string();
                     // a part of the arguments of a tool, which may press keys
                     let is_part = of_tool && name == "delta";
                     if is_key || is_audio || is_part {
@@ -521,6 +525,14 @@ mod tests {
             assert!(shown(&text, false).contains("AQID"), "{name}");
             assert!(!shown(&text, true).contains("AQID"), "{name}");
         }
+        let blob = r#"{"inlineData":{"mimeType":"audio/pcm;rate=24000","data":"AQID"}}"#;
+        assert!(shown(blob, false).contains("AQID"));
+        assert!(!shown(blob, true).contains("AQID"));
+        let call = r#"{"functionCalls":[{"name":"send_dtmf","args":{"digits":"4242"}}]}"#;
+        assert!(!shown(call, false).contains("4242"));
+        // it continues someone's conversation
+        let handle = r#"{"sessionResumptionUpdate":{"newHandle":"AQID"},"handle":"AQID"}"#;
+        assert!(!shown(handle, false).contains("AQID"));
         let plain = r#"{"arguments":"{\"day\":\"Monday\"}","text":"press a key"}"#;
         assert_eq!(shown(plain, false), plain);
     }

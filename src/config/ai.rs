@@ -68,10 +68,11 @@ impl Resolver<'_> {
         let session = self.session(&key, dialect, common, own)?;
         let token = self.token(name, dialect, common, own)?;
         let proxy = self.proxy(&key, common, own)?;
-        let created = own.create.as_ref().or(common.create.as_ref());
         let url = dialect.url(pick(&own.url, &common.url).as_deref(), &session);
+        let created = own.create.as_ref().or(common.create.as_ref());
         let has_url = url.is_some();
-        let Some(url) = url.or_else(|| created.and_then(CreateTable::as_socket)) else {
+        let created = self.created(created, dialect, token.as_deref(), has_url)?;
+        let Some(url) = url.or_else(|| created.as_ref().and_then(CreateTable::as_socket)) else {
             let (missing, message) = dialect.missing();
             return Err(self.source.error(missing, message));
         };
@@ -95,34 +96,33 @@ impl Resolver<'_> {
             let (part, own_has) = part_of(&error, own);
             self.source.error(&key(part, own_has), error.to_string())
         })?;
-        let create = created.map(|table| {
+        let create = created.as_ref().map(|table| {
             let key = |rest: &str| key(&format!("create.{rest}"), own.create.is_some());
-            self.create(&key, table, proxy, has_url).map(Arc::new)
+            self.create(&key, table, proxy, &options, has_url).map(Arc::new)
         });
-        let create = create.transpose()?;
         let parameters = merged(&own.parameters, &common.parameters);
         let length = |text: &str| text.chars().count();
-        let long = parameters.iter().find(|(n, v)| length(n).max(length(v)) > MAX_PARAMETER);
-        if let Some((long, _)) = long {
+        let is_long = |(n, v): &&(String, String)| length(n).max(length(v)) > MAX_PARAMETER;
+        if let Some((long, _)) = parameters.iter().find(is_long) {
             let part = format!("{}.{long}", key("parameters", own.parameters.is_some()));
             let message =
                 format!("is too long; names and values have at most {MAX_PARAMETER} characters");
             return Err(self.source.error(&part, message));
         }
         // a model without a greeting is silent until spoken to
-        let waits = dialect == Dialect::OpenAiRealtime && options.session.greeting.is_none();
+        let waits = dialect.waits_without_greeting() && options.session.greeting.is_none();
         let silent = own.silent_timeout.or(common.silent_timeout);
         let usual = Duration::from_secs(if waits { 0 } else { 15 });
         Ok(AiPlan {
             target,
-            create,
+            create: create.transpose()?,
             extensions: own.extensions.or(common.extensions).unwrap_or_default(),
             account_sid: pick(&own.account_sid, &common.account_sid),
             parameters,
             x_headers: x_headers(common, own),
             sip_headers: self.sip_headers(name, common, own)?,
             silent_timeout: silent.unwrap_or(Span(usual)).0,
-            ping: own.ping.or(common.ping).unwrap_or(Span(Duration::from_secs(10))).0,
+            ping: own.ping.or(common.ping).map_or(dialect.usual_ping(), |ping| ping.0),
             tool_webhook: self.tool_webhook(name, &key, common, own)?,
         })
     }

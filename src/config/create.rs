@@ -10,7 +10,9 @@ use crate::config::ConfigError;
 use crate::config::resolve::Resolver;
 use crate::config::schema::Ai;
 use crate::config::values::parsed_words;
+use crate::stream::connect::TargetOptions;
 use crate::stream::create::{AllowedHost, Create, CreateError, CreateOptions};
+use crate::stream::dialect::Dialect;
 use crate::stream::proxy::Proxy;
 use crate::tls::client_config;
 
@@ -35,6 +37,40 @@ pub struct CreateTable {
 }
 
 impl CreateTable {
+    /// Completes the table, or makes one, where calls are created by the vendor's API. Requests to
+    /// other servers stay as they are. `token`: the user's key.
+    fn completed(
+        table: Option<&CreateTable>,
+        dialect: Dialect,
+        token: Option<&str>,
+    ) -> Option<CreateTable> {
+        let Some(usual) = dialect.creation() else { return table.cloned() };
+        let url = table.and_then(|table| table.url.as_ref());
+        if url.is_some_and(|url| !url.starts_with(usual.api)) {
+            return table.cloned();
+        }
+        let mut table = table.cloned().unwrap_or_default();
+        table.url.get_or_insert_with(|| usual.url.to_owned());
+        table.url_field.get_or_insert_with(|| usual.url_field.to_owned());
+        let hosts = || usual.allow_hosts.iter().filter_map(|host| host.parse().ok()).collect();
+        table.allow_hosts.get_or_insert_with(hosts);
+        let headers = table.headers.get_or_insert_default();
+        let is_key = |name: &String| name.eq_ignore_ascii_case(usual.key);
+        if let Some(token) = token.filter(|_| !headers.keys().any(is_key)) {
+            headers.insert(usual.key.to_owned(), token.to_owned());
+        }
+        Some(table)
+    }
+
+    /// Returns what is wrong if a request to the vendor's API has no key.
+    fn missing_key(&self, dialect: Dialect) -> Option<&'static str> {
+        let usual = dialect.creation()?;
+        self.url.as_ref().filter(|url| url.starts_with(usual.api))?;
+        let mut names = self.headers.iter().flat_map(BTreeMap::keys);
+        let has_key = names.any(|name| name.eq_ignore_ascii_case(usual.key));
+        (!has_key).then_some("is missing; set the key of the vendor's API")
+    }
+
     /// The server as the URL of a WebSocket, which stands for an AI without a URL of its own in the
     /// log.
     pub(super) fn as_socket(&self) -> Option<String> {
@@ -46,12 +82,31 @@ impl CreateTable {
 }
 
 impl Resolver<'_> {
-    /// `key`: names one of its keys. `has_url`: the AI has a URL of its own.
+    /// Returns the table of the request before the socket: the user's, or the vendor's usual one.
+    pub(super) fn created(
+        &self,
+        table: Option<&CreateTable>,
+        dialect: Dialect,
+        token: Option<&str>,
+        has_url: bool,
+    ) -> Result<Option<CreateTable>, ConfigError> {
+        if has_url && table.is_none() {
+            return Ok(None);
+        }
+        let table = CreateTable::completed(table, dialect, token);
+        match table.as_ref().and_then(|table| table.missing_key(dialect)) {
+            Some(missing) => Err(self.source.error("ai.auth_token", missing)),
+            None => Ok(table),
+        }
+    }
+
+    /// `key`: names one of its keys. `ai`: the AI itself, which may have a URL.
     pub(super) fn create(
         &self,
         key: &dyn Fn(&str) -> String,
         table: &CreateTable,
         proxy: Option<Proxy>,
+        ai: &TargetOptions,
         has_url: bool,
     ) -> Result<Create, ConfigError> {
         let error = |part: &str, why: String| self.source.error(&key(part), why);
@@ -73,6 +128,8 @@ impl Resolver<'_> {
             allow_hosts,
             proxy,
             has_default_url: has_url,
+            dialect: ai.dialect,
+            session: ai.session.clone(),
         };
         let tls = client_config(table.ca_file.as_deref());
         let tls = tls.map_err(|why| error("ca_file", why.to_string()))?;

@@ -437,8 +437,37 @@ fn agents_of_vendors_have_a_url_of_their_own() {
         url(&format!("{elevenlabs}session = {{ agent_id = \"agent_1\" }}")),
         "wss://api.elevenlabs.io/v1/convai/conversation?agent_id=agent_1"
     );
-    let error = error(&with(elevenlabs), &[]);
-    assert!(error.contains("ai.session.agent_id: is missing"), "{error}");
+    let message = error(&with(elevenlabs), &[]);
+    assert!(message.contains("ai.session.agent_id: is missing"), "{message}");
+    let gemini = "dialect = \"gemini-live\"\n";
+    assert!(url(gemini).starts_with("wss://generativelanguage.googleapis.com/ws/google.ai."));
+    let ai = &plan(&with(gemini), &[]).unwrap().sip[0].ai;
+    // it may answer a ping after half a minute, and is silent until the caller speaks
+    assert_eq!((ai.ping, ai.silent_timeout), (Duration::ZERO, Duration::ZERO));
+    for (key, wanted) in [
+        ("sample_rate = 24000", "ai.sample_rate: 24000 is not one of: 8000, 16000"),
+        ("session = { tools = { a = 1 } }", "ai.session.tools: must be a list"),
+    ] {
+        let message = error(&with(&format!("{gemini}{key}")), &[]);
+        assert!(message.contains(wanted), "{message}");
+    }
+}
+
+#[test]
+fn a_call_at_ultravox_is_created_with_the_key() {
+    let with = |lines: &str| GOOD.replace("url = \"ws://127.0.0.1:8080\"", lines);
+    let ultravox = "dialect = \"ultravox\"\nauth_token = \"a-secret-key\"\n";
+    let created = |lines: &str| plan(&with(lines), &[]).unwrap().sip[0].ai.create.clone();
+    assert_eq!(created(ultravox).unwrap().secrets(), ["a-secret-key"]);
+    // the socket of a call that the user has created
+    assert!(created(&format!("{ultravox}url = \"ws://127.0.0.1:1\"")).is_none());
+    let agent = "create = { url = \"https://api.ultravox.ai/api/agents/1/calls\" }";
+    assert_eq!(created(&format!("{ultravox}{agent}")).unwrap().secrets(), ["a-secret-key"]);
+    // a server of the user's gets no key that it was not given
+    let other = "create = { url = \"https://example.com/x\", allow_hosts = [\"*.ultravox.ai\"] }";
+    assert_eq!(created(&format!("{ultravox}{other}")).unwrap().secrets(), [""; 0]);
+    let message = error(&with("dialect = \"ultravox\""), &[]);
+    assert!(message.contains("ai.auth_token: is missing"), "{message}");
 }
 
 #[test]

@@ -239,7 +239,8 @@ impl FromStr for TargetWord {
 
 words_of!(Dialect: "twilio" => Twilio, "l16" => L16, "jambonz" => Jambonz, "telnyx" => Telnyx,
     "plivo" => Plivo, "exotel" => Exotel, "openai-realtime" => OpenAiRealtime,
-    "deepgram-agent" => Deepgram, "elevenlabs" => ElevenLabs);
+    "deepgram-agent" => Deepgram, "elevenlabs" => ElevenLabs,
+    "gemini-live" => GeminiLive, "ultravox" => Ultravox);
 words_of!(Extensions: "on_use" => OnUse, "always" => Always, "off" => Off);
 words_of!(Answer: "when_ai_ready" => WhenAiReady, "at_once" => AtOnce);
 words_of!(OnAiClose: "hangup" => Hangup, "continue" => Continue, "reconnect" => Reconnect);

@@ -180,6 +180,7 @@ impl Conversation {
             parameters,
             targets: Vec::new(),
             resumed: false,
+            resumption: None,
         };
         Conversation {
             socket,

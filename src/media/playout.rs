@@ -201,6 +201,11 @@ impl Playout {
         self.cues.push_back((self.passed + self.audio.len() as u64, cue));
     }
 
+    /// Makes a mark due whose audio was left out.
+    pub fn return_mark(&mut self, name: String) {
+        self.due.push_back(Due { cue: Cue::Mark(name), cleared: true });
+    }
+
     /// Makes the oldest cue due; false if there is none.
     fn oldest_cue_due(&mut self, cleared: bool) -> bool {
         let Some((_, cue)) = self.cues.pop_front() else { return false };

@@ -139,6 +139,8 @@ impl Aligner {
         // steps that are already due are not scheduled twice
         if self.offset_us.abs() > FRAME_US && self.due == 0 {
             (self.due, self.waited, self.hurried) = (self.offset_us / FRAME_US, 0, far || !first);
+        } else if self.offset_us.abs() <= FRAME_US && !self.hurried {
+            self.due = 0; // drift has removed it
         } else if far && !self.hurried {
             (self.waited, self.hurried) = (0, true);
         }

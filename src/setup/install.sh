@@ -27,12 +27,15 @@ like() { # MODEL NEW
   rm -f "$2"; cp -p "$1" "$2"; : >"$2"
 }
 
-# Hides the passwords from everyone else. A file of root's would be hidden from Asterisk too, so it is
-# given to the owner of Asterisk's folder; if that is root as well, the file stays as it is.
+# Hides the passwords from everyone else, where Asterisk can still read the file: as its owner or
+# group, which are then those of Asterisk's folder, or as root.
 hide() { # NAME FILE
   case $1 in *_ari.conf | *_sip.conf | *_pjsip.conf) ;; *) return 0 ;; esac
-  if [ "$(stat -c %u:%g "$2")" = 0:0 ]; then
-    [ "$(stat -c %u:%g "$etc")" != 0:0 ] && chown --reference="$etc" "$2" || return 0
+  if [ "$(stat -c %u "$2")" != "$(stat -c %u "$etc")" ] && [ "$(stat -c %g "$2")" != "$(stat -c %g "$etc")" ]; then
+    chown --reference="$etc" "$2" 2>/dev/null || return 0
+  fi
+  if [ "$(stat -c %u:%g "$etc")" = 0:0 ]; then
+    ps -C asterisk -o uid= 2>/dev/null | grep -qx ' *0' || return 0
   fi
   chmod o= "$2"
 }

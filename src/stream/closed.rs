@@ -21,6 +21,8 @@ pub enum Closed {
     HandOver,
     /// The session of a model is over, although nothing has ended the call.
     SessionEnded(String),
+    /// Its connection is over, and its session continues on another one.
+    Resumable(Box<Closed>),
     /// A reset, an end of file, or a close frame with any other code.
     Failed(String),
     /// The received data is not valid WebSocket, or a message took too long.
@@ -34,7 +36,11 @@ pub enum Closed {
 impl Closed {
     /// True if the AI closed the stream on purpose.
     pub fn is_ordinary(&self) -> bool {
-        matches!(self, Closed::Orderly(_) | Closed::HandOver | Closed::SessionEnded(_))
+        match self {
+            Closed::Orderly(_) | Closed::HandOver | Closed::SessionEnded(_) => true,
+            Closed::Resumable(how) => how.is_ordinary(),
+            _ => false,
+        }
     }
 }
 
@@ -43,6 +49,7 @@ impl fmt::Display for Closed {
         match self {
             Closed::Orderly(how) | Closed::Failed(how) | Closed::Protocol(how) => f.write_str(how),
             Closed::SessionEnded(why) => f.write_str(why),
+            Closed::Resumable(how) => how.fmt(f),
             Closed::HandOver => write!(f, "close frame {HAND_OVER}"),
             Closed::Stalled => f.write_str("no data accepted for 5 s"),
             Closed::Unanswered => f.write_str("nothing received, and a ping not answered in 10 s"),

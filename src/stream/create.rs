@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::http::Uri;
 use crate::command::Cause;
 use crate::dns::HttpLookup;
 use crate::stream::StreamInfo;
+use crate::stream::dialect::{Dialect, Session};
 use crate::stream::model::filled;
 use crate::stream::proxy::Proxy;
 use crate::stream::unreachable::ConnectError;
@@ -101,6 +102,9 @@ pub struct CreateOptions {
     pub proxy: Option<Proxy>,
     /// The AI has a URL of its own, for answers without one.
     pub has_default_url: bool,
+    /// These complete the body.
+    pub dialect: Dialect,
+    pub session: Session,
 }
 
 /// A fault in [`CreateOptions`].
@@ -220,9 +224,13 @@ impl Create {
     async fn ask(&self, info: &StreamInfo) -> Result<Value, String> {
         let mut request = self.client.request(self.method.clone(), self.url.clone());
         request = request.header("accept", "application/json");
-        if let Some(body) = &self.options.body {
-            let body = filled(body, info).to_string();
-            request = request.header("content-type", "application/json").body(body);
+        let CreateOptions { dialect, session, body, url_field, .. } = &self.options;
+        let body = match url_field {
+            Some(_) => dialect.creation_body(self.url.path(), body.as_ref(), session, info),
+            None => body.as_ref().map(|body| filled(body, info)),
+        };
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
         }
         let words = |error: reqwest::Error| chain(&error.without_url());
         let mut answer = request.headers(self.headers.clone()).send().await.map_err(words)?;

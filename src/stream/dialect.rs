@@ -6,6 +6,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use md5::{Digest, Md5};
@@ -14,10 +15,11 @@ use crate::stream::carrier::Carrier;
 use crate::stream::exotel::{self, Exotel};
 use crate::stream::jambonz::Jambonz;
 use crate::stream::l16::L16;
+use crate::stream::model::filled;
 use crate::stream::plivo::Plivo;
 use crate::stream::telnyx::{self, Telnyx};
 use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi};
-use crate::stream::{deepgram, elevenlabs, openai, twilio};
+use crate::stream::{deepgram, elevenlabs, gemini, openai, twilio, ultravox};
 
 /// A supported dialect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub enum Dialect {
     Exotel,
     Deepgram,
     ElevenLabs,
+    GeminiLive,
+    Ultravox,
 }
 
 /// The maximum length of a parameter's name, and of its value, in characters. It is Twilio's.
@@ -62,6 +66,20 @@ pub struct Session {
     pub tools: Option<Vec<String>>,
     /// The sample rate of linear audio in both directions, in Hz, in dialects that have a choice.
     pub sample_rate: Option<u32>,
+}
+
+/// The request by which a vendor's API creates a call, before the socket.
+#[derive(Debug, Clone, Copy)]
+pub struct Creation {
+    pub url: &'static str,
+    /// How URLs of this API begin.
+    pub api: &'static str,
+    /// The header with the key.
+    pub key: &'static str,
+    /// Where the answer has the URL of the socket.
+    pub url_field: &'static str,
+    /// The hosts that this URL may have.
+    pub allow_hosts: &'static [&'static str],
 }
 
 /// How an encoded message is sent.
@@ -112,6 +130,12 @@ pub trait Codec: Send {
         true
     }
 
+    /// Returns the handle that continues the AI's session on another connection, if it gave one. A
+    /// stream that ends is then dialled again.
+    fn resumption(&self) -> Option<&str> {
+        None
+    }
+
     /// Returns the text that is sent every few seconds while the AI is ready and the caller is not
     /// connected yet, such as while a callee's phone rings.
     fn keep_alive(&self) -> Option<&'static str> {
@@ -143,6 +167,8 @@ impl Dialect {
             Dialect::Exotel => Box::new(Carrier::<Exotel>::new(info, extensions, rate)),
             Dialect::Deepgram => Box::new(deepgram::Agent::new(info, session)),
             Dialect::ElevenLabs => Box::new(elevenlabs::Agent::new(info, session)),
+            Dialect::GeminiLive => Box::new(gemini::Live::new(info, session)),
+            Dialect::Ultravox => Box::new(ultravox::Agent::new(info, session)),
         }
     }
 
@@ -153,6 +179,7 @@ impl Dialect {
             Dialect::OpenAiRealtime => Some(openai::url(configured, session.settings.as_ref())),
             Dialect::Deepgram => Some(configured.unwrap_or(deepgram::URL).to_owned()),
             Dialect::ElevenLabs => elevenlabs::url(configured, session),
+            Dialect::GeminiLive => Some(configured.unwrap_or(gemini::URL).to_owned()),
             Dialect::Exotel => configured.map(|url| exotel::url(url, session.sample_rate)),
             _ => configured.map(str::to_owned),
         }
@@ -165,8 +192,41 @@ impl Dialect {
     pub fn check(self, session: &Session) -> Result<(), (&'static str, String)> {
         match self {
             Dialect::OpenAiRealtime => openai::check(session.settings.as_ref()),
+            Dialect::GeminiLive => gemini::check(session.settings.as_ref()),
+            Dialect::Ultravox => ultravox::check(session.settings.as_ref()),
             _ => Ok(()),
         }
+    }
+
+    /// Returns how calls are created before the socket, if the vendor wants that.
+    pub fn creation(self) -> Option<Creation> {
+        (self == Dialect::Ultravox).then_some(ultravox::CREATION)
+    }
+
+    /// Returns the body of such a request to `path`: `body` with its placeholders filled, and with
+    /// what the dialect needs.
+    pub fn creation_body(
+        self,
+        path: &str,
+        body: Option<&serde_json::Value>,
+        session: &Session,
+        info: &StreamInfo,
+    ) -> Option<serde_json::Value> {
+        match self {
+            Dialect::Ultravox => Some(ultravox::creation(path, body, session, info)),
+            _ => body.map(|body| filled(body, info)),
+        }
+    }
+
+    /// True if the AI waits for the caller to speak unless it has a greeting.
+    pub fn waits_without_greeting(self) -> bool {
+        matches!(self, Dialect::OpenAiRealtime | Dialect::GeminiLive)
+    }
+
+    /// After how long without data the AI is sent a ping, unless that is configured; zero = never.
+    /// Google may take 30 s to answer one.
+    pub fn usual_ping(self) -> Duration {
+        Duration::from_secs(if self == Dialect::GeminiLive { 0 } else { 10 })
     }
 
     /// Returns the key that is missing where there is no URL, and what to do.
@@ -185,7 +245,14 @@ impl Dialect {
 
     /// True if the AI is a model with a session of its own: `[ai.session]`, a greeting and tools.
     pub fn has_session(self) -> bool {
-        matches!(self, Dialect::OpenAiRealtime | Dialect::Deepgram | Dialect::ElevenLabs)
+        matches!(
+            self,
+            Dialect::OpenAiRealtime
+                | Dialect::Deepgram
+                | Dialect::ElevenLabs
+                | Dialect::GeminiLive
+                | Dialect::Ultravox
+        )
     }
 
     /// The sample rates that can be set; none if there is only that of calls.
@@ -194,6 +261,7 @@ impl Dialect {
             Dialect::L16 | Dialect::Exotel => &[8000, 16_000, 24_000],
             Dialect::Jambonz => &[8000, 16_000, 24_000, 32_000, 48_000],
             Dialect::Plivo => &[8000, 16_000],
+            Dialect::GeminiLive => &gemini::RATES,
             _ => &[],
         }
     }
@@ -217,6 +285,9 @@ impl Dialect {
             Dialect::L16 | Dialect::Jambonz | Dialect::Plivo | Dialect::Exotel => Vec::new(),
             Dialect::Deepgram => deepgram::handshake_headers(auth_token),
             Dialect::ElevenLabs => elevenlabs::handshake_headers(auth_token),
+            Dialect::GeminiLive => gemini::handshake_headers(auth_token),
+            // the URL of a call has its own token
+            Dialect::Ultravox => Vec::new(),
         }
     }
 }
@@ -247,9 +318,12 @@ mod tests {
         "event": "type": "action": "media" "payload": "AQID" "AAE=" "mark" "name" "data": "clear"
         "playAudio" "contentType":"audio/x-l16" "sampleRate": "streamId":"MZ1" "killAudio"
         "clearMarks" "notify" "hangup" "checkpoint" "audioContent": "wav" "queuePlay":true
-        {"event":"media","media":{ {"event":"playAudio","media":{ {"type":"playAudio","data":{"#;
+        {"event":"media","media":{ {"event":"playAudio","media":{ {"type":"playAudio","data":{
+        {"serverContent":{"modelTurn":{"parts":[{"inlineData":{"mimeType":"audio/pcm","data":
+        "interrupted":true {"toolCall":{"functionCalls":[{"name":"hang_up","args":{
+        {"type":"client_tool_invocation","toolName":"hang_up","invocationId":"1" "goAway":{}"#;
     /// Valid messages.
-    const WHOLE: [&str; 8] = [
+    const WHOLE: [&str; 13] = [
         r#"{"event":"media","media":{"payload":"AQID"}}"#,
         r#"{"event":"playAudio","media":{"contentType":"audio/x-l16","sampleRate":16000,"payload":"AAE="}}"#,
         r#"{"event":"mark","mark":{"name":"é"}}"#,
@@ -258,6 +332,11 @@ mod tests {
         r#"{"type":"mark","data":{"name":"a"}}"#,
         r#"{"type":"playAudio","data":{"audioContent":"AAAAAA==","sampleRate":16000}}"#,
         r#"{"type":"clearMarks"}"#,
+        r#"{"serverContent":{"modelTurn":{"parts":[{"inlineData":{"mimeType":"audio/pcm;rate=24000","data":"AAEA"}}]}}}"#,
+        r#"{"serverContent":{"interrupted":true,"turnComplete":true},"goAway":{"timeLeft":"5s"}}"#,
+        r#"{"toolCall":{"functionCalls":[{"id":"1","name":"hang_up","args":{"a":[1]}}]}}"#,
+        r#"{"sessionResumptionUpdate":{"newHandle":"é","resumable":true}}"#,
+        r#"{"type":"client_tool_invocation","toolName":"hang_up","invocationId":"1","parameters":{}}"#,
     ];
 
     /// Messages made of pieces, valid ones with a piece too much, and bytes at random.
@@ -275,6 +354,8 @@ mod tests {
             (Dialect::Telnyx, 8000),
             (Dialect::Plivo, 16_000),
             (Dialect::Exotel, 8000),
+            (Dialect::GeminiLive, 16_000),
+            (Dialect::Ultravox, 8000),
         ] {
             let session = Session { sample_rate: Some(rate), ..Session::default() };
             let info = StreamInfo { stream_sid: "MZ1".into(), ..StreamInfo::default() };

@@ -16,7 +16,7 @@ use crate::stream::dialect::{Codec, Form, Session};
 use crate::stream::json::Cursor;
 use crate::stream::keys::Keys;
 use crate::stream::linear::{Linear, MAX_FRAME_BYTES};
-use crate::stream::twilio::BASE64;
+use crate::stream::twilio::{BASE64, base64};
 use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, ToolCall, model};
 
 /// Where the agents are; the id of one follows as `agent_id`.
@@ -309,14 +309,6 @@ impl Agent {
         }
         out.extend_from_slice(br#""}"#);
     }
-}
-
-/// Appends bytes in base64.
-fn base64(bytes: &[u8], out: &mut BytesMut) {
-    let before = out.len();
-    out.resize(before + bytes.len().div_ceil(3) * 4, 0);
-    let encoded = BASE64.encode_slice(bytes, &mut out[before..]);
-    debug_assert_eq!(encoded.ok(), Some(out.len() - before));
 }
 
 impl Codec for Agent {

@@ -25,9 +25,17 @@ pub(super) struct Linear {
 impl Linear {
     /// `rate` is a multiple of 8 kHz, up to 48 kHz.
     pub fn new(rate: u32) -> Linear {
-        let resampler = |from, to| Resampler::new(from, to).filter(|_| from != to).map(Box::new);
+        Linear::between(rate, rate)
+    }
+
+    /// The same for an AI that speaks at another rate than it listens.
+    pub fn between(to_ai: u32, from_ai: u32) -> Linear {
+        let resampler = |from, to| match from == to {
+            true => None,
+            false => Resampler::new(from, to).map(Box::new),
+        };
         let ours = RATE as u32;
-        Linear { up: resampler(ours, rate), down: resampler(rate, ours), half: None }
+        Linear { up: resampler(ours, to_ai), down: resampler(from_ai, ours), half: None }
     }
 
     /// Converts a frame for the AI; returns its part of `out`.

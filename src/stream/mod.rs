@@ -13,6 +13,7 @@ pub mod elevenlabs;
 mod exotel;
 pub mod extension;
 mod frames;
+pub mod gemini;
 mod head;
 mod jambonz;
 mod json;
@@ -32,6 +33,7 @@ mod telnyx;
 #[cfg(test)]
 mod testing;
 pub mod twilio;
+pub mod ultravox;
 pub mod unreachable;
 pub mod wire;
 
@@ -197,4 +199,6 @@ pub struct StreamInfo {
     pub targets: Vec<String>,
     /// True if the AI was dialled again in the middle of the call, after its stream had ended.
     pub resumed: bool,
+    /// The handle that continues the AI's session on another connection, if it gave one.
+    pub resumption: Option<String>,
 }

@@ -12,6 +12,13 @@ pub const TOOLS: [&str; 4] = ["hang_up", "transfer_call", "send_dtmf", "set_disp
 /// Maximum length of the arguments of one of our tools, in bytes.
 const MAX_ARGUMENTS: usize = 64 * 1024;
 
+/// The task of a model that begins a call. The greeting follows.
+pub const GREETS: &str = "The call begins. Say this to the caller, word for word, and no more:";
+/// The task of a model that gets a call in progress, because the session before it has ended.
+pub const RESUMED: &str = "You are in the middle of a telephone call. Your connection was \
+    interrupted, and you no longer know what was said. Apologise in one sentence, and ask the \
+    caller to repeat the last point.";
+
 /// A tool that is offered to a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tool {

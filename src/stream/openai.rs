@@ -222,6 +222,7 @@ impl Realtime {
         let active = self.responses.active().map(str::to_owned);
         self.items.interrupted(active.as_deref(), end);
         if active.is_some_and(|active| !active.is_empty()) {
+            self.responses.interrupted();
             let id = self.id("cancel");
             self.wait(json!({"type": "response.cancel", "event_id": id}).to_string());
         }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::net::{SocketAddrAny, getpeername, getsockname};
+use serde::de::IgnoredAny;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::Message as Library;
 
@@ -163,13 +164,15 @@ impl AiSocket {
         self.tap = Some((tap, between));
     }
 
-    /// Copies a message to the capture. Binary ones become JSON there.
+    /// Copies a message to the capture. Binary ones become JSON there, unless they already are.
     fn tap_message(&mut self, direction: Direction, message: Received<'_>) {
         let tap = self.tap.take();
         self.tap = tap.filter(|(tap, between)| {
             let add = |text: &[u8]| tap.message(Kind::Ai, direction, *between, text);
             match message {
                 Received::Text(text) => add(text.as_bytes()),
+                // with its names, so that secrets and keys can be found
+                Received::Binary(data) if is_json(data) => add(data),
                 Received::Binary(data) => {
                     add(format!(r#"{{"binary":"{}"}}"#, BASE64.encode(data)).as_bytes())
                 }
@@ -230,10 +233,11 @@ impl AiSocket {
     /// a message that is not complete. What has arrived must have been read before.
     pub fn on_timeout(&mut self, now: Instant) -> Option<Closed> {
         if self.stalls_at().is_some_and(|at| at <= now) {
-            return Some(Closed::Stalled);
+            return Some(self.judged(Closed::Stalled));
         }
         if self.unfinished.next_timeout().is_some_and(|at| at <= now) {
-            return Some(Closed::Protocol("a message was not complete after 10 s".into()));
+            let why = "a message was not complete after 10 s";
+            return Some(self.judged(Closed::Protocol(why.into())));
         }
         if self.ready_by.is_some_and(|at| at <= now) {
             return Some(Closed::Failed(format!("its session was not ready after {READY_WAIT:?}")));
@@ -245,7 +249,7 @@ impl AiSocket {
             self.kept_alive = Some(now);
         }
         self.ping_waits |= self.liveness.takes_ping(now);
-        self.liveness.is_dead(now).then_some(Closed::Unanswered)
+        self.liveness.is_dead(now).then(|| self.judged(Closed::Unanswered))
     }
 
     /// Notes that this process stood still for `time`, in which the AI may have been well.
@@ -282,8 +286,10 @@ impl AiSocket {
     ) -> Stop {
         let stop = match self.read_messages(scratch, limit, each) {
             Stop::Closed(Closed::Orderly(how)) if !self.codec.hangs_up_by_closing() => {
-                Stop::Closed(Closed::SessionEnded(format!("the AI ended its session: {how}")))
+                let how = format!("the AI ended its session: {how}");
+                Stop::Closed(self.judged(Closed::SessionEnded(how)))
             }
+            Stop::Closed(closed) => Stop::Closed(self.judged(closed)),
             stop => stop,
         };
         if self.socket.get_mut().takes_received() {
@@ -342,6 +348,19 @@ impl AiSocket {
                 Err(error) => return Stop::Closed(closed(&tungstenite::Error::Io(error))),
             }
         }
+    }
+
+    /// Returns how the stream ended, with regard to a session that can continue.
+    fn judged(&self, closed: Closed) -> Closed {
+        match self.codec.resumption() {
+            Some(_) => Closed::Resumable(Box::new(closed)),
+            None => closed,
+        }
+    }
+
+    /// Returns the handle that continues the AI's session on another connection.
+    pub fn resumption(&self) -> Option<String> {
+        self.codec.resumption().map(str::to_owned)
     }
 
     /// Returns true if there was more to read than one turn allows.
@@ -452,7 +471,7 @@ impl AiSocket {
         });
         self.ignored += ignored;
         // the close frame is then ours to send
-        self.asked_to_close |= matches!(closed, Some(Closed::Orderly(_)));
+        self.asked_to_close |= matches!(closed, Some(Closed::Orderly(_) | Closed::SessionEnded(_)));
         closed.map(Stop::Closed)
     }
 
@@ -484,7 +503,8 @@ impl AiSocket {
     /// # Errors
     /// Returns how the stream ended.
     pub fn pump(&mut self, now: Instant, scratch: &mut Scratch) -> Result<(), Closed> {
-        let pumped = self.try_pump(now, scratch).map_err(|error| closed(&error));
+        let pumped = self.try_pump(now, scratch);
+        let pumped = pumped.map_err(|error| self.judged(closed(&error)));
         scratch.frames.clear();
         pumped
     }
@@ -582,6 +602,10 @@ impl AsFd for AiSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.get_ref().as_fd()
     }
+}
+
+fn is_json(data: &[u8]) -> bool {
+    data.starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(data).is_ok()
 }
 
 fn would_block(error: &tungstenite::Error) -> bool {

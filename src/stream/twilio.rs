@@ -38,6 +38,14 @@ pub(super) const MAX_MARK: usize = 64 * 1024;
 /// Maximum length of a parameter's name, and of its value, in characters.
 pub const MAX_PARAMETER: usize = 499;
 
+/// Appends bytes in base64.
+pub(super) fn base64(bytes: &[u8], out: &mut BytesMut) {
+    let before = out.len();
+    out.resize(before + bytes.len().div_ceil(3) * 4, 0);
+    let encoded = BASE64.encode_slice(bytes, &mut out[before..]);
+    debug_assert_eq!(encoded.ok(), Some(out.len() - before));
+}
+
 /// Returns the handshake headers of Twilio's media servers. With an auth token, they include a
 /// signature.
 pub fn handshake_headers(url: &str, auth_token: Option<&str>) -> Vec<(&'static str, String)> {
@@ -420,6 +428,7 @@ mod tests {
             parameters: vec![("from_number".into(), "1\"5".into())],
             targets: Vec::new(),
             resumed: false,
+            resumption: None,
         };
         Encoder::new(info, extensions)
     }

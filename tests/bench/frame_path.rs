@@ -72,6 +72,7 @@ impl FramePath {
             parameters: Vec::new(),
             targets: Vec::new(),
             resumed: false,
+            resumption: None,
         };
         let mut path = FramePath {
             call,

@@ -119,6 +119,7 @@ fn stream(criterion: &mut Criterion) {
         parameters: Vec::new(),
         targets: Vec::new(),
         resumed: false,
+        resumption: None,
     };
     let mut encoder = Encoder::new(info, Extensions::Off);
     let (message, mut text) = (ToAi::Audio { samples: [0x55; 160], t_ms: 20 }, BytesMut::new());

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
 use trunkless::command::RecordCommand;
 
 use crate::bridge::{Net, Rig};
@@ -17,6 +18,7 @@ use crate::call::Call;
 use crate::control::{TOKEN, bearer, request};
 use crate::http::free;
 use crate::pbx::Pbx;
+use crate::stream::Stream;
 use crate::strict::Ai;
 
 const CAPTURER: &str = "a-token-that-captures";
@@ -248,6 +250,16 @@ async fn invite(call: &mut Call) {
     call.invite().await;
 }
 
+/// Sends secrets as the AI, in a text and in a binary message.
+async fn tell_secrets(stream: &Stream) {
+    stream
+        .say(&json!({
+            "event": "note", "password": "canary-of-the-ai", "at": "wss://h/p?t=canary-in-a-url",
+        }))
+        .await;
+    stream.send(Message::binary(r#"{"event":"binary","password":"canary-in-binary"}"#)).await;
+}
+
 #[tokio::test]
 async fn the_next_call_is_captured_from_its_invite_to_its_bye_without_secrets() {
     let (rig, api) = plain().await;
@@ -261,13 +273,9 @@ async fn the_next_call_is_captured_from_its_invite_to_its_bye_without_secrets() 
         call.send_rtp(&packet).await;
     }
     stream.pressed("7").await;
-    let body = "Signal=7\r\nDuration=160\r\n";
-    call.request("INFO", "Content-Type: application/dtmf-relay\r\n", body).await;
-    stream
-        .say(&json!({
-            "event": "note", "password": "canary-of-the-ai", "at": "wss://h/p?t=canary-in-a-url",
-        }))
-        .await;
+    let kind = "Content-Type: application/dtmf-relay\r\n";
+    call.request("INFO", kind, "Signal=7\r\nDuration=160\r\n").await;
+    tell_secrets(&stream).await;
     stream.play_frames(0..25).await;
     stream.mark("end").await;
     stream.marked("end").await;
@@ -316,6 +324,7 @@ async fn the_next_call_is_captured_from_its_invite_to_its_bye_without_secrets() 
     assert!(to_ai.iter().any(|m| m["dtmf"]["digit"] == "hidden"));
     let from_ai = of("from the AI");
     assert!(from_ai.iter().any(|m| m["password"] == "removed" && m["at"] == "wss://h/p?removed"));
+    assert!(from_ai.iter().any(|m| m["event"] == "binary" && m["password"] == "removed"));
     assert!(from_ai.iter().any(|m| m["media"]["payload"].as_str().is_some_and(|p| p.len() > 100)));
 }
 

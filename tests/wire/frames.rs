@@ -151,6 +151,7 @@ impl Stream {
             parameters: Vec::new(),
             targets: Vec::new(),
             resumed: false,
+            resumption: None,
         };
         let ai = AiSocket::new(
             Instant::now(),

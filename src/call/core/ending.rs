@@ -17,6 +17,7 @@ impl Call {
         if matches!(self.phase, Phase::Finishing { .. } | Phase::Leaving { .. }) {
             return;
         }
+        self.past.resuming = matches!(closed, Closed::Resumable(_));
         match closed {
             Closed::Orderly(_) | Closed::HandOver => {
                 let reason = match closed {
@@ -25,16 +26,17 @@ impl Call {
                 };
                 self.on_orderly_close(now, closed, reason);
             }
-            Closed::SessionEnded(_) => self.on_session_end(now),
+            Closed::SessionEnded(_) => self.on_session_end(now, self.reconnect),
+            Closed::Resumable(_) => self.on_session_end(now, true),
             Closed::Failed(_) => self.ai_failed(now, EndReason::AiClosed),
             Closed::Protocol(_) => self.ai_failed(now, EndReason::AiProtocol),
             Closed::Stalled | Closed::Unanswered => self.ai_failed(now, EndReason::AiTimeout),
         }
     }
 
-    /// The session of a model is over. Only another one continues the call.
-    fn on_session_end(&mut self, now: Instant) {
-        let again = self.reconnect && self.phase == Phase::Talking;
+    /// The session of a model is over, or its connection. Only another one continues the call.
+    fn on_session_end(&mut self, now: Instant, again: bool) {
+        let again = again && self.phase == Phase::Talking;
         match again && !self.orders.transfer() && !self.orders.decide() {
             true => self.dial_again(now),
             false => self.ai_failed(now, EndReason::AiClosed),

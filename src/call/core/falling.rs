@@ -201,14 +201,16 @@ impl Call {
     pub(super) fn dial_ai(&mut self, ai: usize, again: Option<DialAgain>) {
         self.phase = Phase::Connecting;
         self.ai_open = false;
-        (self.past.ai_started, self.past.ai_heard) = (None, false);
+        // a session that continues need not speak before the caller does
+        (self.past.ai_started, self.past.ai_heard) = (None, again.is_some() && self.past.resuming);
         self.playing.forget_marks();
+        self.listener.iter_mut().for_each(|listener| listener.stream_ends());
         self.hearing.keep_more();
         (self.limits.silent_timeout, self.limits.drain_on_close) =
             self.limits_by_ai.get(ai).copied().unwrap_or_default();
         self.ai = ai;
         if again.is_none() {
-            self.reconnecting = None;
+            (self.reconnecting, self.past.resuming) = (None, false);
         }
         self.out.push_back(Output::DialAi { ai, again });
         if self.answer == AnswerWhen::AtOnce {
@@ -255,8 +257,14 @@ impl Call {
 
     /// The AI that was dialled could not be reached.
     pub(super) fn ai_unreachable(&mut self, now: Instant) {
-        if self.phase == Phase::Connecting {
-            self.ai_failed(now, EndReason::AiUnreachable);
+        if self.phase != Phase::Connecting {
+            return;
+        }
+        // it may not have noticed yet that the connection before is gone
+        let since = self.reconnecting.filter(|_| self.past.resuming);
+        match since.is_some_and(|since| now.saturating_duration_since(since) + AGAIN < RECONNECT) {
+            true => self.dial_again(now),
+            false => self.ai_failed(now, EndReason::AiUnreachable),
         }
     }
 

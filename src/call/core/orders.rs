@@ -40,6 +40,10 @@ impl Call {
             return self.reply(number, Reply::Failed(failure));
         }
         match when {
+            // the words that it was to follow have been interrupted
+            When::AfterAudio if by == Sender::Ai && self.is_interrupted(now) => {
+                self.reply(number, Reply::Failed(Failure::Cancelled));
+            }
             When::Now => self.carry_out(now, number, command, &by),
             When::AfterAudio => {
                 self.reply(number, Reply::Accepted);

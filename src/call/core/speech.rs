@@ -11,8 +11,8 @@ use crate::stream::ToAi;
 impl Call {
     /// Takes a frame of the caller's.
     pub(super) fn speech_heard(&mut self, now: Instant, index: u64, frame: &Frame) {
+        let deaf = self.orders.caller_muted || self.is_on_hold();
         let Some(listener) = &mut self.listener else { return };
-        let deaf = self.orders.caller_muted || self.orders.held || self.orders.away;
         let (out, at_ms) = (&mut self.out, (index + 1) * FRAME_TIME.as_millis() as u64);
         let mut each = |sign| out.push_back(Output::Ai(ToAi::Heard(sign)));
         match self.phase {
@@ -23,9 +23,11 @@ impl Call {
             Phase::Talking => return listener.deaf(now, at_ms, &mut each),
             _ => return,
         }
-        let queued = self.playing.playout.has_audio();
-        let played = self.playing.utterance_played();
-        if self.phase == Phase::Talking && listener.barges_in(now, queued, played) {
+        // nothing but the AI's words is interrupted, and no command that waits for their end
+        let may = self.phase == Phase::Talking
+            && !self.playing.has_announcement()
+            && !self.orders.pending();
+        if may && listener.barges_in(now, self.playing.utterance_played()) {
             listener.barged_in(now);
             self.clear(now, true);
             self.tap_marks();
@@ -41,6 +43,11 @@ impl Call {
         if self.phase == Phase::Talking {
             self.out.push_back(Output::Ai(ToAi::Cleared { played, discarded, at, by_caller }));
         }
+    }
+
+    /// True while the AI's words count as interrupted by the caller.
+    pub(super) fn is_interrupted(&self, now: Instant) -> bool {
+        self.listener.as_ref().is_some_and(|listener| listener.is_interrupted(now))
     }
 
     /// False if this audio of the AI belongs to words that the caller has interrupted.

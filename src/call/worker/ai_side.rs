@@ -102,6 +102,7 @@ impl Running {
         // a broken stream is dropped; a cleanly closed one has had its close frame answered, and is
         // kept until its connection ends
         self.ai_counts = ai.counts();
+        self.info.resumption = ai.resumption();
         self.ai_end = Some(closed.to_string());
         self.closing = closed.is_ordinary().then(|| Box::new(ai));
         match prepares {

@@ -105,5 +105,6 @@ pub(super) fn stream_info(offer: &Offer, ai: &Ai, transfers: &TransferRules) -> 
         parameters: parameters::all(&ours, &offer.added, &configured),
         targets: transfers.targets.keys().cloned().collect(),
         resumed: false,
+        resumption: None,
     }
 }

@@ -169,6 +169,9 @@ impl Lines {
             Closed::Failed(why) | Closed::Protocol(why) | Closed::SessionEnded(why) => {
                 warn!(call, pbx, url, "AI stream lost: {why}");
             }
+            Closed::Resumable(how) => {
+                info!(call, pbx, url, "AI connection ended, its session continues: {how}");
+            }
             Closed::Stalled => {
                 warn!(call, pbx, url, "AI stream stalled: no data accepted for 5 s");
             }

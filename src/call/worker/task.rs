@@ -350,8 +350,9 @@ impl Running {
         self.current = next;
         self.observed.call.update(|state| state.ai = next);
         if let Some(ai) = self.config.ais.get(next) {
+            let resumption = self.info.resumption.take().filter(|_| again);
             self.info = stream_info(&self.offer, ai, &self.config.transfers);
-            self.info.resumed = again;
+            (self.info.resumed, self.info.resumption) = (again, resumption);
             self.lines.dialled(ai.target.shown());
         }
     }

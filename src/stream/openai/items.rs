@@ -116,10 +116,11 @@ impl Items {
 
     /// The same for an interruption that is over already: audio was queued up to `end`.
     pub fn interrupted(&mut self, response: Option<&str>, end: u64) {
-        self.clear(response);
-        if let Some(last) = self.clears.back_mut() {
-            *last = end + self.lost;
+        if let Some(response) = response {
+            self.interrupted = Some(response.to_owned());
         }
+        // its outcome follows at once
+        self.clears.push_front(end + self.lost);
     }
 
     /// Takes the outcome of an interruption: `at` bytes of the stream had been played before, and

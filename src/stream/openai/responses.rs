@@ -112,6 +112,12 @@ impl Responses {
         self.expected = if creates { EXPECTED } else { 0 };
     }
 
+    /// Notes that we have interrupted the model. It is asked to speak if the server does not notice
+    /// the caller, and so gives no answer.
+    pub fn interrupted(&mut self) {
+        (self.owed, self.expected) = (true, EXPECTED);
+    }
+
     /// Notes that 20 ms have passed.
     pub fn on_frame(&mut self) {
         self.expected = self.expected.saturating_sub(1);

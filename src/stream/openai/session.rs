@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::stream::StreamInfo;
-use crate::stream::model::{filled, filled_text};
+use crate::stream::model::{GREETS, RESUMED, filled, filled_text};
 
 /// The audio format in both directions: G.711 mu-law, as on the telephone.
 pub(super) const FORMAT: &str = "audio/pcmu";
@@ -12,12 +12,6 @@ pub(super) const FORMAT: &str = "audio/pcmu";
 const URL: &str = "wss://api.openai.com/v1/realtime";
 /// The model, unless the session names one.
 const MODEL: &str = "gpt-realtime-2.1";
-/// The task of a model that begins a call. The greeting follows.
-const GREETS: &str = "The call begins. Say this to the caller, word for word, and no more:";
-/// The task of a model that gets a call in progress, because the session before it has ended.
-const RESUMED: &str = "You are in the middle of a telephone call. Your connection was \
-    interrupted, and you no longer know what was said. Apologise in one sentence, and ask the \
-    caller to repeat the last point.";
 
 /// Returns the URL of the model: `configured`, or OpenAI's. It gets the session's model, unless it
 /// already names one.

@@ -1,5 +1,7 @@
-//! Calls with agents of Deepgram and ElevenLabs, in whose place strict servers check each message.
+//! Calls with agents of vendors, in whose place strict servers check each message.
 
 mod deepgram;
 mod elevenlabs;
+mod gemini;
 mod server;
+mod ultravox;

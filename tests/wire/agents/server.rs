@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use trunkless::sip::message::Message as Sip;
 use crate::bridge::{Bridge, Net};
 use crate::call::{CALLER, Call, sdp};
 use crate::log::Log;
-use crate::media::{Heard, indices};
+use crate::media::{Heard, indices, read_linear};
 use crate::pbx::{Pbx, accept};
 use crate::stream::AGENT;
 use crate::strict::{field, linger_zero, read_head, switching};
@@ -32,6 +33,9 @@ pub trait Protocol: Default + Send + 'static {
     const PATH: &str;
     /// The header field with the key.
     const KEY: (&str, &str);
+
+    /// True if audio is linear on its way.
+    const LINEAR: bool = false;
 
     /// Checks a message of the client. Returns its audio as mu-law, or `None` if it is another one.
     ///
@@ -112,6 +116,20 @@ impl<P: Protocol> Session<P> {
         self.find(value, see).await
     }
 
+    /// Waits until `see` returns something for one of the messages in JSON.
+    pub async fn json<R>(&self, what: &str, see: impl Fn(&Value) -> Option<R>) -> R {
+        let of = |told: &What| match told {
+            What::Text(text) => see(text),
+            _ => None,
+        };
+        self.find(what, of).await
+    }
+
+    /// Waits for a message in JSON that has this member.
+    pub async fn with(&self, name: &str) -> Value {
+        self.json(name, |text| text.pointer(name).map(|_| text.clone())).await
+    }
+
     /// Waits until `count` numbered frames of the caller have arrived, and returns the numbers.
     pub async fn heard(&self, count: usize) -> Vec<u32> {
         let numbers = |told: &mut Vec<What>| {
@@ -119,7 +137,8 @@ impl<P: Protocol> Session<P> {
                 What::Audio(frame) if frame.iter().any(|s| *s != SILENCE) => Some(frame),
                 _ => None,
             });
-            let number = |frame: &Vec<u8>| match pattern::read(frame) {
+            let read = if P::LINEAR { read_linear } else { pattern::read };
+            let number = |frame: &Vec<u8>| match read(frame) {
                 Some((CALLER, index)) => index,
                 other => panic!("frame {other:?}: {frame:02x?}"),
             };
@@ -146,8 +165,18 @@ impl<P: Protocol> Session<P> {
         self.send(Message::text(value.to_string())).await;
     }
 
+    /// The same in a binary message.
+    pub async fn say_binary(&mut self, value: &Value) {
+        self.protocol.lock().unwrap().sends(value);
+        self.send(Message::binary(value.to_string())).await;
+    }
+
     pub async fn close(&mut self, code: u16) {
-        let frame = CloseFrame { code: code.into(), reason: "".into() };
+        self.close_with(code, "").await;
+    }
+
+    pub async fn close_with(&mut self, code: u16, reason: &'static str) {
+        let frame = CloseFrame { code: code.into(), reason: reason.into() };
         self.send(Message::Close(Some(frame))).await;
     }
 
@@ -168,9 +197,11 @@ pub struct Scene {
     pub pbx: Pbx,
     pub bridge: Bridge,
     listener: TcpListener,
+    linear: bool,
 }
 
-/// The keys of `[ai]`, and tables of the rest of the configuration.
+/// The keys of `[ai]`, and tables of the rest of the configuration. `ADDRESS` there becomes that of
+/// the server.
 pub struct Config<'a> {
     pub dialect: &'a str,
     pub ai: &'a str,
@@ -187,9 +218,14 @@ impl Scene {
             "[ai]\nurl = \"ws://{address}{path}\"\ndialect = \"{dialect}\"\n\
              auth_token = \"a-key\"\n{ai}\n{rest}\n"
         );
+        let text = text.replace("ADDRESS", &address.to_string());
         let bridge = Bridge::start(net, pbx.address, address, &text).await;
         pbx.registered().await;
-        Scene { pbx, bridge, listener }
+        Scene { pbx, bridge, listener, linear: P::LINEAR }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
     }
 
     /// Accepts the bridge's next connection.
@@ -232,6 +268,7 @@ impl Scene {
     /// A call whose INVITE has been sent.
     pub async fn invited(&self) -> Call {
         let mut call = self.pbx.call(&self.bridge).await;
+        call.media.linear.store(self.linear, Ordering::Relaxed);
         call.invite().await;
         call
     }
