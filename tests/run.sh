@@ -23,7 +23,7 @@ need=1.95
 
 summary=() failed=() not_run=()
 log=$(mktemp) || exit 1
-trap 'rm -f "$log" "$log.first" "$log.panics" "$log.realtime"' EXIT
+trap 'rm -f "$log" "$log.first" "$log.panics" "$log.realtime" "$log.gemini"' EXIT
 step() { # NAME COMMAND...
   local name=$1 t0=$SECONDS rc=0 word=ok; shift
   printf '\n== %s\n' "$name"
@@ -193,7 +193,7 @@ for file in tests/*.rs tests/*/main.rs; do
   esac
 done
 # the events of the tests, for a check below
-export REALTIME_EVENTS=$log.realtime
+export REALTIME_EVENTS=$log.realtime GEMINI_EVENTS=$log.gemini
 debug=(cargo test --no-fail-fast --features fault-points,packages)
 step "tests" by_the_clock "${debug[@]}" --lib --bins "${targets[@]}" --
 step "calls beside a panic" by_the_clock "${debug[@]}" --test bystanders -- panics::
@@ -237,13 +237,16 @@ if command -v chromium >/dev/null; then
 else
   skip "page in Chromium" "no chromium"
 fi
-unset REALTIME_EVENTS
+unset REALTIME_EVENTS GEMINI_EVENTS
 cache=${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/trunkless}
 if [ -z "$no_python" ]; then
   step "events of the Realtime API against OpenAI's types" \
     "$cache/python-examples/bin/python" tests/models/realtime_events.py "$log.realtime"
+  step "messages of the Gemini Live API against Google's types" \
+    "$cache/python-examples/bin/python" tests/models/gemini_events.py "$log.gemini"
 else
   skip "events of the Realtime API against OpenAI's types" "$no_python"
+  skip "messages of the Gemini Live API against Google's types" "$no_python"
 fi
 no_examples=$no_e2e${no_e2e:+${no_python:+, }}$no_python
 if [ -z "$no_examples" ]; then
