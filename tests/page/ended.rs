@@ -113,8 +113,7 @@ async fn play(site: &mut Site) {
         .reduce((sum, value, n) => sum + (n % 4 === 3 && value > 0), 0);
       return [count(0, copy.height * 0.4), count(copy.height * 0.6, copy.height)];
     })()";
-    let inked = site.browser.js(ink).await;
-    assert!(inked[0].as_u64() > Some(2000) && inked[1].as_u64() > Some(2000), "{inked}");
+    site.browser.until(&format!("{ink}.every(count => count > 2000)")).await;
     site.browser.js("document.querySelector('.events summary').click()").await;
     let text = site.browser.text(".events").await;
     for part in ["Key 5", "Mark “greeting <b>”"] {
