@@ -36,7 +36,7 @@ for n in "${!sentences[@]}"; do
 done
 sox "${parts[@]}" clean.wav
 length=$(soxi -D clean.wav)
-# seeds of sox (-R) make each run equal
+# -R: the same noise in each run
 noise() { sox -R -n "${pcm[@]}" "$1.wav" synth "$length" "$2" gain "$3"; } # NAME KIND GAIN
 noise white whitenoise -36
 noise pink pinknoise -30
