@@ -12,6 +12,7 @@
 //! here.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod caller;
 pub mod deafness;
 mod ending;
 mod falling;
@@ -32,7 +33,7 @@ use std::time::{Duration, Instant};
 use crate::call::core::state::{Falling, Orders};
 use crate::call::departure::DeparturePolicy;
 use crate::call::end::EndReason;
-use crate::call::hearing::{Heard, Hearing};
+use crate::call::hearing::Hearing;
 use crate::call::ladder::Rung;
 use crate::call::limits::{Limits, Milestones};
 use crate::call::playing::{DueFrame, Playing};
@@ -41,13 +42,13 @@ use crate::call::transfers::TransferRules;
 use crate::call::turns::Turns;
 use crate::call::variables::VariableRules;
 use crate::call::vitals::Peaks;
-use crate::call::words::{Input, Output, Seeds};
+use crate::call::words::{Input, Output, Seeds, audio, caller_tap};
 use crate::call::{
     AnswerWhen, CallConfig, Prompts, RecordPlan, RemoteMedia, Signal, SourceRequest,
 };
 use crate::command::RecordCommand;
 use crate::media::dtmf::Origin;
-use crate::media::frame::{self, FRAME_SAMPLES, FRAME_TIME, Frame, Kind, SILENCE, Samples};
+use crate::media::frame::{self, FRAME_SAMPLES, SILENCE};
 use crate::media::g711::Law;
 use crate::media::playout::Cue;
 use crate::media::rtcp::Rtcp;
@@ -361,55 +362,6 @@ impl Call {
         }
     }
 
-    /// Passes on all frames and digits that are ready.
-    fn take_frames(&mut self, now: Instant) {
-        while let Some(heard) = self.hearing.next(now) {
-            match heard {
-                Heard::Frame(index, frame) => self.on_caller_frame(now, index, frame),
-                Heard::Digit(digit) => self.on_digit(digit),
-            }
-        }
-    }
-
-    fn on_caller_frame(&mut self, now: Instant, index: u64, frame: Frame) {
-        self.listen(&frame);
-        self.speech_heard(now, index, &frame);
-        self.peaks.caller = self.peaks.caller.max(frame::peak(frame.law, &frame.samples));
-        if self.recording || self.listened {
-            let heard = self.past.answered.filter(|_| frame.kind == Kind::Heard);
-            let heard_at = heard.map(|at| now.saturating_duration_since(at));
-            self.out.push_back(Output::Tap(caller_tap(index, &frame, heard_at)));
-        }
-        match self.phase {
-            Phase::Talking => {
-                self.turn_heard(now, &frame);
-                let muted = self.orders.caller_muted;
-                let samples = if muted { [SILENCE; FRAME_SAMPLES] } else { frame.mu_law() };
-                self.out.push_back(Output::Ai(audio(index, samples)));
-            }
-            Phase::Connecting if self.orders.caller_muted => {
-                let samples = [frame.law.silence(); FRAME_SAMPLES];
-                self.hearing.keep_frame(index, Frame { samples, ..frame });
-            }
-            Phase::Connecting => self.hearing.keep_frame(index, frame),
-            Phase::Finishing { .. } | Phase::Leaving { .. } | Phase::Ended => {}
-        }
-    }
-
-    fn on_digit(&mut self, digit: char) {
-        self.spoken();
-        self.turn_over();
-        if self.recording {
-            self.out.push_back(Output::Tap(Tap::Digit(digit)));
-        }
-        match self.phase {
-            Phase::Talking | Phase::Connecting if self.orders.caller_muted => {}
-            Phase::Talking => self.out.push_back(Output::Ai(ToAi::Digit(digit))),
-            Phase::Connecting => self.hearing.keep_digit(digit),
-            Phase::Finishing { .. } | Phase::Leaving { .. } | Phase::Ended => {}
-        }
-    }
-
     /// Audio from before `start` is kept: some AIs greet as soon as their stream is open.
     fn on_ai(&mut self, now: Instant, message: FromAi<'_>) {
         self.past.ai_heard = true;
@@ -576,12 +528,4 @@ impl Call {
             self.out.push_back(Output::Tap(Tap::Ai { index, samples }));
         }
     }
-}
-
-fn caller_tap(index: u64, frame: &Frame, heard_at: Option<Duration>) -> Tap {
-    Tap::Caller { index, law: frame.law, samples: frame.samples, heard_at }
-}
-
-fn audio(index: u64, samples: Samples) -> ToAi {
-    ToAi::Audio { samples, t_ms: index * FRAME_TIME.as_millis() as u64 }
 }

@@ -9,6 +9,7 @@ use crate::call::ladder::Rung;
 use crate::call::turns::{Turn, TurnLatency};
 use crate::call::{Signal, SourceRequest};
 use crate::command::{Disposition, Order, RecordCommand, Reply};
+use crate::media::frame::{FRAME_TIME, Frame, Samples};
 use crate::media::g711::Law;
 use crate::media::receiver;
 use crate::media::sender::AudioPacket;
@@ -174,4 +175,14 @@ pub struct Seeds {
     pub ssrc: u32,
     pub sequence: u16,
     pub timestamp: u32,
+}
+
+/// A frame of the caller, for the recording.
+pub fn caller_tap(index: u64, frame: &Frame, heard_at: Option<Duration>) -> Tap {
+    Tap::Caller { index, law: frame.law, samples: frame.samples, heard_at }
+}
+
+/// A frame of the caller, for the AI.
+pub fn audio(index: u64, samples: Samples) -> ToAi {
+    ToAi::Audio { samples, t_ms: index * FRAME_TIME.as_millis() as u64 }
 }

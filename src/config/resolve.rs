@@ -162,6 +162,9 @@ fn basics(source: &Source, settings: &Settings, findings: &mut Findings) {
     if let Some((key, why)) = settings.speech.check() {
         findings.error(source.error(key, why));
     }
+    if let Some((key, why)) = settings.speech.is_unheard(&settings.ai) {
+        findings.warnings.push(source.error(key, why));
+    }
 }
 
 /// Returns what orders may do with the calls of each PBX.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::call::speech::SpeechSettings;
+use crate::config::schema::Ai;
 use crate::config::values::Span;
+use crate::stream::dialect::{Dialect, Extensions};
 
 /// The limits of `pause` and `barge_in_after`.
 const LEAST: Duration = Duration::from_millis(40);
@@ -63,5 +65,17 @@ impl SpeechTable {
         let protects = !self.protect_first.0.is_zero();
         (protects && after.is_zero())
             .then_some(("speech.protect_first", "needs barge_in_after: nothing interrupts the AI"))
+    }
+
+    /// Returns the key of messages that this AI is not sent, and the reason.
+    pub fn is_unheard(&self, ai: &Ai) -> Option<(&'static str, &'static str)> {
+        let wanted =
+            [("speech.events", self.events), ("speech.machine_detection", self.machine_detection)];
+        let (key, _) = wanted.into_iter().find(|(_, wanted)| *wanted)?;
+        if ai.extensions == Some(Extensions::Off) {
+            return Some((key, "has no effect on an AI with extensions = \"off\""));
+        }
+        let why = "has no effect on a model, which listens itself";
+        ai.dialect.is_some_and(Dialect::has_session).then_some((key, why))
     }
 }

@@ -414,6 +414,36 @@ fn sip_headers_in_ari_mode_are_a_warning() {
 }
 
 #[test]
+fn speech_that_cannot_work_has_a_reason() {
+    let with = |keys: &str| format!("{GOOD}\n[speech]\n{keys}\n");
+    for (keys, wanted) in [
+        ("pause = \"20ms\"", "speech.pause: must be from 40ms to 5s"),
+        ("barge_in_after = \"10s\"", "speech.barge_in_after: must be from 40ms to 5s, or 0s"),
+        ("protect_first = \"1s\"", "speech.protect_first: needs barge_in_after"),
+    ] {
+        let message = error(&with(keys), &[]);
+        assert!(message.contains(wanted), "{message}");
+    }
+    let off = with("barge_in_after = \"0s\"");
+    assert!(!plan(&off, &[]).unwrap().settings.speech.settings().wanted());
+    for (ai, wanted) in [
+        ("extensions = \"off\"", Some("speech.events: has no effect on an AI with extensions")),
+        ("dialect = \"openai-realtime\"", Some("speech.events: has no effect on a model")),
+        ("dialect = \"l16\"", None),
+    ] {
+        let text = with("events = true").replacen("[ai]\n", &format!("[ai]\n{ai}\n"), 1);
+        let (_, report) = inspect(&source(&text), &env(&[]));
+        let warnings: Vec<String> =
+            report.findings.warnings.iter().map(|w| w.to_string()).collect();
+        let found = warnings.iter().find(|warning| warning.contains("speech."));
+        match wanted {
+            Some(wanted) => assert!(found.is_some_and(|w| w.contains(wanted)), "{warnings:?}"),
+            None => assert_eq!(found, None),
+        }
+    }
+}
+
+#[test]
 fn parameters_are_measured_in_characters() {
     let with = |value: &str| {
         let table = format!("[pbx.main.ai]\nparameters = {{ x = \"{value}\" }}\n");

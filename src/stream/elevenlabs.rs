@@ -17,7 +17,7 @@ use crate::stream::json::Cursor;
 use crate::stream::keys::Keys;
 use crate::stream::linear::{Linear, MAX_FRAME_BYTES};
 use crate::stream::twilio::{BASE64, base64};
-use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, ToolCall, model};
+use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, model};
 
 /// Where the agents are; the id of one follows as `agent_id`.
 const URL: &str = "wss://api.elevenlabs.io/v1/convai/conversation";
@@ -287,15 +287,8 @@ impl Agent {
 
     fn on_call(&mut self, call: ClientToolCall, each: &mut dyn FnMut(FromAi<'_>)) {
         let ClientToolCall { tool_name: name, tool_call_id: id, parameters } = call;
-        let arguments = match parameters {
-            Value::Null => "{}".to_owned(),
-            parameters => parameters.to_string(),
-        };
         let offered = self.offered.iter().any(|tool| tool.name == name);
-        match offered.then(|| model::order(&self.info, &id, &name, &arguments)).flatten() {
-            Some(order) => each(FromAi::Order(Box::new(order))),
-            None => each(FromAi::Tool(Box::new(ToolCall { id, name, arguments }))),
-        }
+        each(model::called(&self.info, offered, id, name, &parameters));
     }
 
     /// Appends a frame of audio. Runs 50 times per second for each call.

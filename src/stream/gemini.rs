@@ -21,7 +21,7 @@ use crate::stream::keys::Keys;
 use crate::stream::linear::{Linear, MAX_FRAME_BYTES};
 use crate::stream::model::{self, GREETS, RESUMED};
 use crate::stream::twilio::{BASE64, base64};
-use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi, ToolCall};
+use crate::stream::{FromAi, Message, Received, StreamInfo, ToAi};
 
 pub const URL: &str = concat!(
     "wss://generativelanguage.googleapis.com/ws/",
@@ -247,9 +247,7 @@ impl Live {
         if parameters.is_empty() {
             return;
         }
-        let mut text = "More is known of this call:".to_owned();
-        parameters.iter().for_each(|(name, value)| text.push_str(&format!("\n{name}: {value}")));
-        let turns = json!([{"role": "user", "parts": [{"text": text}]}]);
+        let turns = json!([{"role": "user", "parts": [{"text": model::known(parameters)}]}]);
         self.say(&json!({"clientContent": {"turns": turns, "turnComplete": false}}));
     }
 
@@ -329,15 +327,8 @@ impl Live {
             format!("call-{}", self.unnamed)
         });
         self.open.push(id.clone());
-        let arguments = match args {
-            Value::Null => "{}".to_owned(),
-            args => args.to_string(),
-        };
         let offered = self.offered.iter().any(|tool| tool.name == name);
-        match offered.then(|| model::order(&self.info, &id, &name, &arguments)).flatten() {
-            Some(order) => each(FromAi::Order(Box::new(order))),
-            None => each(FromAi::Tool(Box::new(ToolCall { id, name, arguments }))),
-        }
+        each(model::called(&self.info, offered, id, name, &args));
     }
 
     /// Keeps the handle. After the end of the connection has been announced, the session moves to

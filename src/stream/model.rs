@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::command::{Order, Reply};
-use crate::stream::{OrderReply, StreamInfo, Unusable, extension};
+use crate::stream::{FromAi, OrderReply, StreamInfo, ToolCall, Unusable, extension};
 
 /// The tools of call control, by the names under which models know them.
 pub const TOOLS: [&str; 4] = ["hang_up", "transfer_call", "send_dtmf", "set_disposition"];
@@ -18,6 +18,31 @@ pub const GREETS: &str = "The call begins. Say this to the caller, word for word
 pub const RESUMED: &str = "You are in the middle of a telephone call. Your connection was \
     interrupted, and you no longer know what was said. Apologise in one sentence, and ask the \
     caller to repeat the last point.";
+
+/// The words for a model about what has become known of the call: names and values.
+pub fn known(parameters: &[(String, String)]) -> String {
+    let mut text = "More is known of this call:".to_owned();
+    parameters.iter().for_each(|(name, value)| text.push_str(&format!("\n{name}: {value}")));
+    text
+}
+
+/// Reads the call of a tool: an order if it is `offered` by us, and otherwise the user's own.
+pub fn called(
+    info: &StreamInfo,
+    offered: bool,
+    id: String,
+    name: String,
+    arguments: &Value,
+) -> FromAi<'static> {
+    let arguments = match arguments {
+        Value::Null => "{}".to_owned(),
+        arguments => arguments.to_string(),
+    };
+    match offered.then(|| order(info, &id, &name, &arguments)).flatten() {
+        Some(order) => FromAi::Order(Box::new(order)),
+        None => FromAi::Tool(Box::new(ToolCall { id, name, arguments })),
+    }
+}
 
 /// A tool that is offered to a model.
 #[derive(Debug, Clone, PartialEq)]

@@ -209,9 +209,7 @@ impl Realtime {
 
     /// Gives the model what has become known of the call, without an answer.
     fn on_parameters(&mut self, parameters: &[(String, String)], out: &mut BytesMut) {
-        let mut text = "More is known of this call:".to_owned();
-        parameters.iter().for_each(|(name, value)| text.push_str(&format!("\n{name}: {value}")));
-        let content = json!([{"type": "input_text", "text": text}]);
+        let content = json!([{"type": "input_text", "text": model::known(parameters)}]);
         let item = json!({"type": "message", "role": "system", "content": content});
         out.extend_from_slice(self.item(item).as_bytes());
     }

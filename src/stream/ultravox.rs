@@ -13,7 +13,7 @@ use crate::command::Reply;
 use crate::stream::dialect::{CALL_RATE, Codec, Creation, Form, Session};
 use crate::stream::keys::Keys;
 use crate::stream::linear::{Linear, MAX_FRAME_BYTES};
-use crate::stream::{FromAi, Message, OrderReply, Received, StreamInfo, ToAi, ToolCall, model};
+use crate::stream::{FromAi, Message, OrderReply, Received, StreamInfo, ToAi, model};
 
 /// How a call is created.
 pub const CREATION: Creation = Creation {
@@ -169,10 +169,8 @@ impl Agent {
 
     /// Gives the agent what has become known of the call, without an answer.
     fn explain(&mut self, parameters: &[(String, String)]) {
-        let lines: Vec<String> =
-            parameters.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-        if !lines.is_empty() {
-            let text = format!("More is known of this call:\n{}", lines.join("\n"));
+        if !parameters.is_empty() {
+            let text = model::known(parameters);
             self.say(&json!({"type": "user_text_message", "text": text, "urgency": "later"}));
         }
     }
@@ -199,15 +197,8 @@ impl Agent {
         parameters: &Value,
         each: &mut dyn FnMut(FromAi<'_>),
     ) {
-        let arguments = match parameters {
-            Value::Null => "{}".to_owned(),
-            parameters => parameters.to_string(),
-        };
         let offered = self.offered.iter().any(|tool| *tool == name);
-        match offered.then(|| model::order(&self.info, &id, &name, &arguments)).flatten() {
-            Some(order) => each(FromAi::Order(Box::new(order))),
-            None => each(FromAi::Tool(Box::new(ToolCall { id, name, arguments }))),
-        }
+        each(model::called(&self.info, offered, id, name, parameters));
     }
 }
 

@@ -4,9 +4,9 @@
 #   tests/packages/run.sh [--no-build] [SUITE]...
 #
 # It builds the .deb and the tarball with the profile "release", or of the program $PROGRAM (see
-# --given of packaging/build.sh); --no-build takes those of the last run. In a fresh Debian it then installs, upgrades,
-# removes and purges the package (inside.sh), and places a call through the service under all the
-# restrictions of its unit.
+# --given of packaging/build.sh); --no-build takes those of the last run. In a fresh Debian it then
+# installs, upgrades, removes and purges the package (inside.sh), and places a call through the
+# service under all the restrictions of its unit.
 #
 # Needs root. On Debian it installs missing packages. The systems are made by debootstrap, once, and
 # kept in ${TRUNKLESS_CACHE:-${XDG_CACHE_HOME:-~/.cache}/trunkless}; each test writes to memory
