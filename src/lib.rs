@@ -26,6 +26,7 @@ pub mod outbox;
 pub mod peer;
 pub mod record;
 pub mod setup;
+pub mod signed_requests;
 pub mod sip;
 pub mod status_callbacks;
 pub mod stream;

@@ -3,31 +3,24 @@
 //! signed like them. The requests of one call go out in order. Owns tasks and connections.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, KeyInit, Mac};
-use secrecy::ExposeSecret;
-use sha1::Sha1;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::call::answering::Verdict;
 use crate::call::live::{EventKind, LiveCall, rfc2822, unix};
-use crate::call::outgoing::{CallbackEvent, StatusCallback, status};
-use crate::dns::HttpLookup;
-use crate::outbox::webhook::chain;
+use crate::call::outgoing::{CallbackEvent, Callbacks, SignedUrl, status};
+use crate::signed_requests::{Form, SignedRequests};
 use crate::telemetry::counter::counters;
-use crate::tls;
 
 /// Reports that wait for the task. Beyond that, they are lost, and counted.
 const MAX_WAITING: usize = 4096;
 /// Calls whose reports are being sent. Those of others are lost, and counted.
 const MAX_CALLS: usize = 4096;
-/// Reports of one call that wait; there are four at most.
+/// Reports of one call that wait; there are five at most.
 const MAX_REPORTS: usize = 8;
 /// Time limit of a request.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -45,9 +38,8 @@ counters! {
 /// A report about a call.
 struct Report {
     call: String,
-    callback: Arc<StatusCallback>,
-    /// The form; `None` if the program does not want this event.
-    form: Option<Vec<(&'static str, String)>>,
+    /// `None` if the program does not want this event.
+    request: Option<(SignedUrl, Form)>,
     /// True if no more follow.
     last: bool,
 }
@@ -65,41 +57,38 @@ impl StatusCallbacks {
     /// # Errors
     /// Returns an error if the HTTP client cannot be set up.
     pub fn start() -> anyhow::Result<StatusCallbacks> {
-        // reqwest comes without a crypto provider; a second call has no effect
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = reqwest::Client::builder()
-            .timeout(LIMIT)
-            .dns_resolver(HttpLookup)
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("trunkless/", env!("CARGO_PKG_VERSION")));
-        let builder = match tls::client_config(None) {
-            Ok(tls) => builder.tls_backend_preconfigured(tls),
-            // https is not possible then: each request fails, and is logged
-            Err(_) => builder.tls_certs_only([]),
-        };
-        let client = builder.build()?;
+        let client = SignedRequests::new(LIMIT)?;
         let (reports, receiver) = mpsc::channel(MAX_WAITING);
         let tasks = TaskTracker::new();
         tokio::spawn(distribute(client, receiver, tasks.clone()));
         Ok(StatusCallbacks { reports, tasks })
     }
 
-    /// Passes an event on, if the call has a status callback.
+    /// Passes an event on, if the call has a callback for it.
     pub fn send(&self, call: &LiveCall, event: &EventKind<'_>) {
-        let Some(callback) = &call.callback else { return };
+        let Callbacks { status, answered_by } = &call.callbacks;
+        if status.is_none() && answered_by.is_none() {
+            return;
+        }
         let kind = match event {
             EventKind::Dialling => CallbackEvent::Initiated,
             EventKind::Ringing => CallbackEvent::Ringing,
             EventKind::Answered => CallbackEvent::Answered,
             EventKind::Ended(_) => CallbackEvent::Completed,
+            EventKind::AnsweredBy(verdict) => {
+                let to = answered_by.as_deref().cloned();
+                let request = to.map(|to| (to, detection_form(call, verdict)));
+                return self.put(Report { call: call.id.clone(), request, last: false });
+            }
             _ => return,
         };
-        let report = Report {
-            call: call.id.clone(),
-            callback: callback.clone(),
-            form: callback.events.contains(&kind).then(|| form(call, kind)),
-            last: kind == CallbackEvent::Completed,
-        };
+        let status = status.as_ref().filter(|status| status.events.contains(&kind));
+        let request = status.map(|status| (status.to.clone(), form(call, kind)));
+        let last = kind == CallbackEvent::Completed;
+        self.put(Report { call: call.id.clone(), request, last });
+    }
+
+    fn put(&self, report: Report) {
         if self.reports.try_send(report).is_err() {
             LOST.add(1);
         }
@@ -119,7 +108,7 @@ impl StatusCallbacks {
 
 /// Gives the reports of each call to a task of its own.
 async fn distribute(
-    client: reqwest::Client,
+    client: SignedRequests,
     mut reports: mpsc::Receiver<Report>,
     tasks: TaskTracker,
 ) {
@@ -150,19 +139,21 @@ async fn distribute(
 }
 
 /// Sends the reports of one call.
-async fn send_all(client: reqwest::Client, mut reports: mpsc::Receiver<Report>) {
+async fn send_all(client: SignedRequests, mut reports: mpsc::Receiver<Report>) {
     let mut number = 0;
     while let Ok(Some(report)) = timeout(QUIET, reports.recv()).await {
-        let Some(mut form) = report.form else { continue };
-        form.push(("SequenceNumber", number.to_string()));
-        number += 1;
-        let mut result = send_one(&client, &report.callback, &form).await;
+        let Some((to, mut form)) = report.request else { continue };
+        if form.iter().any(|(name, _)| *name == "CallStatus") {
+            form.push(("SequenceNumber", number.to_string()));
+            number += 1;
+        }
+        let mut result = client.send(&to, &form).await;
         if result.is_err() {
             sleep(PAUSE).await;
-            result = send_one(&client, &report.callback, &form).await;
+            result = client.send(&to, &form).await;
         }
         match result {
-            Ok(()) => SENT.add(1),
+            Ok(_) => SENT.add(1),
             Err(why) => {
                 ERRORS.add(1);
                 warn!(
@@ -174,55 +165,7 @@ async fn send_all(client: reqwest::Client, mut reports: mpsc::Receiver<Report>) 
     }
 }
 
-async fn send_one(
-    client: &reqwest::Client,
-    callback: &StatusCallback,
-    form: &[(&'static str, String)],
-) -> Result<(), String> {
-    let token = callback.token.expose_secret();
-    let encoded = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
-    let request = match callback.get {
-        true => {
-            let url = with_query(&callback.url, &encoded);
-            let signature = signature(token, &url, &[]);
-            client.get(url).header("X-Twilio-Signature", signature)
-        }
-        false => client
-            .post(&callback.url)
-            .header("X-Twilio-Signature", signature(token, &callback.url, form))
-            .header("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
-            .body(encoded),
-    };
-    // the error's text has the URL in it, which may contain a token
-    let answer = request.send().await.map_err(|error| chain(&error.without_url()))?;
-    match answer.status() {
-        status if status.is_success() => Ok(()),
-        status => Err(format!("the server answered {status}")),
-    }
-}
-
-/// Adds a query to a URL, which may have one already.
-fn with_query(url: &str, query: &str) -> String {
-    let url = url.split('#').next().unwrap_or_default();
-    let sign = if url.contains('?') { '&' } else { '?' };
-    format!("{url}{sign}{query}")
-}
-
-/// Returns the value of `X-Twilio-Signature`: base64(HMAC-SHA1(token, URL + names and values of the
-/// form, sorted by name)). Source: Twilio's "Validating requests".
-fn signature(token: &str, url: &str, form: &[(&'static str, String)]) -> String {
-    let mut pairs: Vec<_> = form.iter().collect();
-    pairs.sort_by_key(|(name, _)| *name);
-    let mut mac = Hmac::<Sha1>::new_from_slice(token.as_bytes()).expect("any length is a key");
-    mac.update(url.as_bytes());
-    for (name, value) in pairs {
-        mac.update(name.as_bytes());
-        mac.update(value.as_bytes());
-    }
-    STANDARD.encode(mac.finalize().into_bytes())
-}
-
-fn form(call: &LiveCall, event: CallbackEvent) -> Vec<(&'static str, String)> {
+fn form(call: &LiveCall, event: CallbackEvent) -> Form {
     let state = call.state();
     let word = match event {
         CallbackEvent::Initiated => "initiated",
@@ -243,6 +186,9 @@ fn form(call: &LiveCall, event: CallbackEvent) -> Vec<(&'static str, String)> {
         ("Timestamp", rfc2822(unix())),
         ("To", call.to_number.clone()),
     ];
+    if let Some(verdict) = state.answered_by {
+        form.push(("AnsweredBy", verdict.by.word().to_owned()));
+    }
     if let Some((ended, _)) = state.ended {
         let talked = state.answered.map(|from| ended.saturating_sub(from).as_secs());
         let talked = talked.unwrap_or_default();
@@ -255,24 +201,12 @@ fn form(call: &LiveCall, event: CallbackEvent) -> Vec<(&'static str, String)> {
     form
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The example of Twilio's documentation of its signature.
-    #[test]
-    fn requests_are_signed_like_twilios() {
-        let form = [
-            ("CallSid", "CA1234567890ABCDE"),
-            ("Caller", "+14158675310"),
-            ("Digits", "1234"),
-            ("From", "+14158675310"),
-            ("To", "+18005551212"),
-        ];
-        let form = form.map(|(name, value)| (name, value.to_owned()));
-        let url = "https://example.com/myapp.php?foo=1&bar=2";
-        assert_eq!(signature("12345", url, &form), "L/OH5YylLD5NRKLltdqwSvS0BnU=");
-        assert_eq!(with_query("https://a/b?c=1#d", "e=2"), "https://a/b?c=1&e=2");
-        assert_eq!(with_query("https://a/b", "e=2"), "https://a/b?e=2");
-    }
+/// The form of Twilio's `AsyncAmdStatusCallback`.
+fn detection_form(call: &LiveCall, verdict: &Verdict) -> Form {
+    vec![
+        ("AccountSid", call.account_sid.clone()),
+        ("AnsweredBy", verdict.by.word().to_owned()),
+        ("CallSid", call.call_sid.clone()),
+        ("MachineDetectionDuration", verdict.took.as_millis().to_string()),
+    ]
 }

@@ -201,7 +201,7 @@ impl Call {
             symmetric: config.media.symmetric,
             missing_rtp_reported: false,
             turns: config.turn_latency.then(Box::default),
-            listener: config.speech.wanted().then(|| Box::new(Listener::new(config.speech))),
+            listener: Listener::if_needed(config.speech, None),
             peaks: Peaks::default(),
             listened: false,
         };

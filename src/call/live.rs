@@ -8,11 +8,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
+use crate::call::answering::Verdict;
 use crate::call::end::EndReason;
 use crate::call::ended::{Given, Record};
 use crate::call::history::History;
 use crate::call::listening::MAX_LISTENERS;
-use crate::call::outgoing::StatusCallback;
+use crate::call::outgoing::Callbacks;
 use crate::call::turns::TurnLatency;
 use crate::call::vitals::Vitals;
 use crate::command::{Disposition, Reply, Sender};
@@ -41,8 +42,8 @@ pub struct LiveCall {
     pub targets: [Vec<String>; 2],
     /// True if we placed the call.
     pub outgoing: bool,
-    /// Where its progress is reported, if we placed it.
-    pub callback: Option<Arc<StatusCallback>>,
+    /// Where it is reported, if we placed it.
+    pub callbacks: Callbacks,
     /// The figures of the live call.
     pub vitals: Vitals,
     listeners: AtomicUsize,
@@ -58,6 +59,8 @@ pub struct State {
     /// The SIP status or the Q.850 cause with which a callee did not answer.
     pub refused_code: Option<u16>,
     pub answered: Option<Duration>,
+    /// The answerer, if that was to be found out.
+    pub answered_by: Option<Verdict>,
     pub held: bool,
     pub ended: Option<(Duration, EndReason)>,
     pub disposition: Option<Disposition>,
@@ -95,6 +98,8 @@ pub enum EventKind<'a> {
     /// The callee's phone rings.
     Ringing,
     Answered,
+    /// It is known who has answered.
+    AnsweredBy(Verdict),
     /// The caller was put on hold, or is back.
     Held(bool),
     /// The caller is with the target of a transfer.
@@ -135,7 +140,7 @@ impl LiveCall {
             ais: Vec::new(),
             targets: Default::default(),
             outgoing: false,
-            callback: None,
+            callbacks: Callbacks::default(),
             vitals: Vitals::default(),
             listeners: AtomicUsize::new(0),
             state: Mutex::default(),
@@ -159,7 +164,7 @@ impl LiveCall {
         LiveCall {
             started: self.started,
             outgoing: self.outgoing,
-            callback: self.callback.clone(),
+            callbacks: self.callbacks.clone(),
             route: self.route.clone(),
             state: Mutex::new(self.state()),
             ..LiveCall::new(ids, self.pbx.clone(), parties, self.native_id.clone())
@@ -203,6 +208,7 @@ impl LiveCall {
         self.update(|state| match event {
             EventKind::Ringing => state.ringing = Some(now),
             EventKind::Answered => state.answered = Some(now),
+            EventKind::AnsweredBy(verdict) => state.answered_by = Some(*verdict),
             EventKind::Held(on) => state.held = *on,
             EventKind::Ended(record) => state.ended = Some((now, record.reason)),
             EventKind::Started
@@ -241,6 +247,7 @@ impl LiveCall {
             "started_at": rfc3339(self.started),
             "ringing_at": state.ringing.map(rfc3339),
             "answered_at": state.answered.map(rfc3339),
+            "answered_by": state.answered_by.map(|verdict| verdict.by.word()),
             "ended_at": state.ended.map(|(at, _)| rfc3339(at)),
             "end_reason": state.ended.map(|(_, reason)| reason.label()),
             "disposition": state.disposition.as_ref().map(disposition),
@@ -255,6 +262,7 @@ impl EventKind<'_> {
     pub fn is_for_webhook(&self) -> bool {
         matches!(self, EventKind::Started | EventKind::Answered | EventKind::Ended(_))
             || matches!(self, EventKind::Transferred | EventKind::Dialling | EventKind::Ringing)
+            || matches!(self, EventKind::AnsweredBy(_))
     }
 
     /// The event's name.
@@ -264,6 +272,7 @@ impl EventKind<'_> {
             EventKind::Dialling => "call.dialling",
             EventKind::Ringing => "call.ringing",
             EventKind::Answered => "call.answered",
+            EventKind::AnsweredBy(_) => "call.answered_by",
             EventKind::Held(true) => "call.held",
             EventKind::Held(false) => "call.resumed",
             EventKind::Transferred => "call.transferred",
@@ -281,6 +290,7 @@ impl EventKind<'_> {
             | EventKind::Dialling
             | EventKind::Ringing
             | EventKind::Answered
+            | EventKind::AnsweredBy(_)
             | EventKind::Held(_)
             | EventKind::Transferred => {}
             EventKind::Command { by, command, id, reply } => {

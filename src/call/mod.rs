@@ -10,6 +10,7 @@
 //! [`recordings`] records the audio, [`switchboard`] keeps the live calls, and [`live`] shows them.
 
 pub mod admission;
+pub mod answering;
 pub mod core;
 pub mod counters;
 pub mod departure;

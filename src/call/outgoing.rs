@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio::sync::oneshot;
 
+use crate::call::answering::Detection;
 use crate::call::end::EndReason;
 use crate::call::live::{LiveCall, State};
 use crate::call::placing::{Place, Refused};
@@ -25,19 +26,38 @@ pub struct Outgoing {
     pub parameters: Vec<(String, String)>,
     /// Record the call, whatever the configuration does with others.
     pub record: bool,
-    pub callback: Option<Arc<StatusCallback>>,
+    /// Find out who answers.
+    pub detection: Option<Detection>,
+    /// The text from which the call's ids are derived, if it was chosen with the request.
+    pub sid_seed: Option<String>,
+    pub callbacks: Callbacks,
     pub outcome: Option<Outcome>,
     /// Counts the call towards the limit of its PBX for as long as it exists.
     pub place: Place,
 }
 
+/// Where a call is reported to the program that has placed it.
+#[derive(Debug, Clone, Default)]
+pub struct Callbacks {
+    /// Its progress.
+    pub status: Option<Arc<StatusCallback>>,
+    /// The answerer.
+    pub answered_by: Option<Arc<SignedUrl>>,
+}
+
 /// Where the progress of a call is reported, as Twilio does.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StatusCallback {
+    pub to: SignedUrl,
+    pub events: Vec<CallbackEvent>,
+}
+
+/// A URL of the program that places a call.
+#[derive(Debug, Clone)]
+pub struct SignedUrl {
     pub url: String,
     /// Send a GET in place of a POST.
     pub get: bool,
-    pub events: Vec<CallbackEvent>,
     /// Signs the requests.
     pub token: SecretString,
 }

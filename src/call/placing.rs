@@ -12,9 +12,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use crate::call::answering::Detection;
 use crate::call::counters;
 use crate::call::live::LiveCall;
-use crate::call::outgoing::{Outgoing, StatusCallback};
+use crate::call::outgoing::{Callbacks, Outgoing};
 use crate::telemetry::{Masked, Throttle};
 use crate::user_pattern::UserPattern;
 
@@ -49,6 +50,20 @@ pub struct DialRules {
     pub callback_hosts: Vec<String>,
 }
 
+impl DialRules {
+    /// Checks that a URL of a program may be requested.
+    ///
+    /// # Errors
+    /// Returns [`Refused::CallbackHost`] if its host is not one of `callback_hosts`.
+    pub fn may_request(&self, url: &str) -> Result<(), Refused> {
+        let host = host_of(url).unwrap_or_default();
+        match self.callback_hosts.iter().any(|known| known.eq_ignore_ascii_case(&host)) {
+            true => Ok(()),
+            false => Err(Refused::CallbackHost(host)),
+        }
+    }
+}
+
 /// A call that is to be placed.
 #[derive(Debug)]
 pub struct CallWish {
@@ -61,7 +76,11 @@ pub struct CallWish {
     /// How long the phone may ring; `None` for the usual time.
     pub ring: Option<Duration>,
     pub record: bool,
-    pub callback: Option<StatusCallback>,
+    /// Find out who answers.
+    pub detection: Option<Detection>,
+    /// The text from which the call's ids are derived; `None` to leave that to the source.
+    pub sid_seed: Option<String>,
+    pub callbacks: Callbacks,
     /// The sender of the request, for the log.
     pub by: String,
 }
@@ -276,6 +295,16 @@ impl Placer {
         self.lock().lines.iter().map(|(name, line)| (name.clone(), line.clone())).collect()
     }
 
+    /// Checks a call as [`Placer::place`] does, apart from the limits. Returns the caller id.
+    ///
+    /// # Errors
+    /// Returns the reason if the call would be refused.
+    pub fn check(&self, pbx: &str, wish: &CallWish) -> Result<String, Refused> {
+        let all = self.lock();
+        let line = all.lines.get(pbx).ok_or_else(gone)?;
+        check(pbx, line, wish).map(|(from, _)| from)
+    }
+
     /// Places a call through a PBX, and returns it once it has begun. The callee is called as soon
     /// as the AI is there.
     ///
@@ -299,7 +328,6 @@ impl Placer {
         let (new, submit) = {
             let mut all = self.lock();
             let Lines { lines, usage } = &mut *all;
-            let gone = || Refused::Busy("no calls are placed through this PBX".to_owned());
             let line = lines.get(pbx).ok_or_else(gone)?;
             let (from, ai) = check(pbx, line, &wish)?;
             let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -310,7 +338,9 @@ impl Placer {
                 ring: wish.ring.unwrap_or(RING.min(line.rules.max_ring)),
                 parameters: wish.parameters,
                 record: wish.record,
-                callback: wish.callback.map(Arc::new),
+                detection: wish.detection,
+                sid_seed: wish.sid_seed,
+                callbacks: wish.callbacks,
                 outcome: Some(outcome),
                 place,
             };
@@ -339,6 +369,10 @@ impl Placer {
         }
         result
     }
+}
+
+fn gone() -> Refused {
+    Refused::Busy("no calls are placed through this PBX".to_owned())
 }
 
 /// Checks a call against the rules. Returns the caller id and the AI's URL.
@@ -371,11 +405,10 @@ fn check(pbx: &str, line: &Line, wish: &CallWish) -> Result<(String, String), Re
     if wish.ring.is_some_and(|ring| ring > rules.max_ring) {
         return Err(Refused::RingTime(rules.max_ring));
     }
-    if let Some(callback) = &wish.callback {
-        let host = host_of(&callback.url).unwrap_or_default();
-        if !rules.callback_hosts.iter().any(|known| known.eq_ignore_ascii_case(&host)) {
-            return Err(Refused::CallbackHost(host));
-        }
+    let Callbacks { status, answered_by } = &wish.callbacks;
+    let status = status.iter().map(|callback| &callback.to);
+    for to in status.chain(answered_by.iter().map(|to| &**to)) {
+        rules.may_request(&to.url)?;
     }
     // the PBX's own AI has no name
     Ok((from.clone(), if name.is_empty() { url.clone() } else { name.clone() }))
@@ -404,7 +437,7 @@ pub fn host_of(url: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::outgoing::CallbackEvent;
+    use crate::call::outgoing::{CallbackEvent, SignedUrl, StatusCallback};
 
     fn rules() -> DialRules {
         let patterns = |all: &[&str]| all.iter().map(|p| p.parse().unwrap()).collect();
@@ -440,7 +473,9 @@ mod tests {
             parameters: Vec::new(),
             ring: None,
             record: false,
-            callback: None,
+            detection: None,
+            sid_seed: None,
+            callbacks: Callbacks::default(),
             by: "test".to_owned(),
         }
     }
@@ -475,9 +510,14 @@ mod tests {
         assert_eq!(word(ring(61)), Err("ring_time"));
         let callback = |url: &str| {
             let events = vec![CallbackEvent::Completed];
-            let callback =
-                StatusCallback { url: url.to_owned(), get: false, events, token: "x".into() };
-            word(CallWish { callback: Some(callback), ..wish("101") })
+            let to = SignedUrl { url: url.to_owned(), get: false, token: "x".into() };
+            let answered_by = Some(Arc::new(to.clone()));
+            let status = Some(Arc::new(StatusCallback { to, events }));
+            let [first, second] =
+                [Callbacks { status, answered_by: None }, Callbacks { status: None, answered_by }]
+                    .map(|callbacks| word(CallWish { callbacks, ..wish("101") }));
+            assert_eq!(first, second, "{url}");
+            first
         };
         assert!(callback("https://App.example.com/status?x=1").is_ok());
         for bad in [

@@ -5,9 +5,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::call::answering::{Answering, Detection, Verdict};
 use crate::media::frame::{FRAME_SAMPLES, Frame, Kind, Samples};
 use crate::media::g711::Law;
-use crate::media::machine::MachineDetector;
 use crate::media::quiet::{energy, is_quiet};
 use crate::media::speech::{Change, Speech};
 use crate::stream::HeardSign;
@@ -81,7 +81,7 @@ impl Interrupted {
 pub struct Listener {
     settings: SpeechSettings,
     speech: Speech,
-    machine: Option<MachineDetector>,
+    answering: Option<Answering>,
     /// When the last audible frame was sent to the caller, and how loud these have been lately.
     ai_heard: Option<Instant>,
     ai_level: u64,
@@ -97,11 +97,19 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub fn new(settings: SpeechSettings) -> Listener {
+    /// Returns a listener if anything is listened for.
+    pub fn if_needed(settings: SpeechSettings, wanted: Option<Detection>) -> Option<Box<Listener>> {
+        let needed = settings.wanted() || wanted.is_some();
+        needed.then(|| Box::new(Listener::new(settings, wanted)))
+    }
+
+    /// `wanted`: what a program wants to know of who answers.
+    fn new(settings: SpeechSettings, wanted: Option<Detection>) -> Listener {
+        let told = settings.machine_detection.then(Detection::default);
         Listener {
             settings,
             speech: Speech::new(settings.pause),
-            machine: settings.machine_detection.then(MachineDetector::default),
+            answering: wanted.or(told).map(Answering::new),
             ai_heard: None,
             ai_level: 0,
             ai_spoke: None,
@@ -113,7 +121,7 @@ impl Listener {
     }
 
     /// Adds a frame of the caller, which ends at `at_ms` of the call. `streams`: the AI's stream
-    /// has started. `each` gets the reports.
+    /// has started. `each` gets the reports. Returns who has answered, once that is known.
     pub fn caller(
         &mut self,
         now: Instant,
@@ -121,7 +129,7 @@ impl Listener {
         at_ms: u64,
         streams: bool,
         each: &mut dyn FnMut(HeardSign),
-    ) {
+    ) -> Option<Verdict> {
         let silence = [frame.law.silence(); FRAME_SAMPLES];
         let samples = if frame.kind == Kind::Silence { &silence } else { &frame.samples };
         let echo = self.ai_speaks(now) && energy(frame.law, samples) < self.ai_level / ECHO;
@@ -132,17 +140,23 @@ impl Listener {
             None => {}
         }
         self.report(at_ms, streams, each);
-        if let Some(machine) = &mut self.machine {
-            // a pause within words is counted by the detector itself
-            let speaks = self.speech.speaks_now();
-            let finding = machine.hears(frame.law, samples, speaks);
-            if let Some(finding) = finding.filter(|_| self.answers.len() < MAX_ANSWERS) {
-                self.answers.push(HeardSign::Answer { finding, at_ms });
-            }
+        // a pause within words is counted by the detector itself
+        let speaks = self.speech.speaks_now();
+        let heard = self.answering.as_mut().map(|a| a.hears(frame.law, samples, speaks));
+        let (finding, verdict) = heard.unwrap_or_default();
+        let tells = self.settings.machine_detection && self.answers.len() < MAX_ANSWERS;
+        if let Some(finding) = finding.filter(|_| tells) {
+            self.answers.push(HeardSign::Answer { finding, at_ms });
         }
         if streams {
             self.answers.drain(..).for_each(each);
         }
+        verdict
+    }
+
+    /// False once nothing more is listened for.
+    pub fn is_needed(&self) -> bool {
+        self.settings.wanted() || self.answering.as_ref().is_some_and(|a| !a.is_done())
     }
 
     /// Reports that speech has begun or stopped.
@@ -255,7 +269,7 @@ mod tests {
     use crate::testing::start;
 
     fn listener(settings: SpeechSettings) -> Listener {
-        Listener::new(SpeechSettings { pause: Duration::from_millis(200), ..settings })
+        Listener::new(SpeechSettings { pause: Duration::from_millis(200), ..settings }, None)
     }
 
     /// Lets the caller speak for `frames`; returns the signs.

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::call::answering::Verdict;
 use crate::call::end::EndReason;
 use crate::call::ladder::Rung;
 use crate::call::turns::{Turn, TurnLatency};
@@ -62,6 +63,8 @@ pub enum Output {
     Ringing,
     /// The caller has been connected.
     Answered,
+    /// It is known who has answered.
+    AnsweredBy(Verdict),
     Rtp {
         to: SocketAddr,
         packet: AudioPacket,

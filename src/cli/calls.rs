@@ -100,6 +100,10 @@ enum Command {
         /// Record the call.
         #[arg(long)]
         record: bool,
+        /// Find out whether a person or a machine answers: from how the machine begins, or once it
+        /// records. `trunkless calls show` and `watch` have the result.
+        #[arg(long, value_enum)]
+        machine_detection: Option<DetectionWord>,
     },
     /// Save the SIP, the RTP and the AI's messages of a call as a pcapng file for Wireshark. It
     /// contains what is said.
@@ -114,6 +118,12 @@ enum CauseWord {
     Busy,
     Rejected,
     Congestion,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DetectionWord {
+    Start,
+    MessageEnd,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -225,10 +235,13 @@ async fn run(api: &Api, command: &Command, as_json: bool) -> anyhow::Result<Exit
             });
             order(api, call, &body, timeout.saturating_add(15).min(120), as_json).await
         }
-        Command::Dial { to, from, pbx, ai, parameters, timeout, record } => {
+        Command::Dial { to, from, pbx, ai, parameters, timeout, record, machine_detection } => {
             let mut body = json!({ "to": to, "record": record });
             if let Some(timeout) = timeout {
                 body["timeout"] = (*timeout).into();
+            }
+            if let Some(until) = machine_detection {
+                body["machine_detection"] = word(*until).replace('-', "_").into();
             }
             for (name, value) in [("from", from), ("pbx", pbx), ("ai", ai)] {
                 if let Some(value) = value {

@@ -1,24 +1,25 @@
-//! Calls out: `POST /v1/calls`, and the same in the shape of Twilio's API. They need a token with
-//! the scope `dial`, and a PBX that allows the number.
+//! Calls out: `POST /v1/calls`. It needs a token with the scope `dial`, and a PBX that allows the
+//! number.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value};
 
-use crate::call::outgoing::{CallbackEvent, StatusCallback};
+use crate::call::answering::Detection;
+use crate::call::outgoing::{CallbackEvent, Callbacks, SignedUrl, StatusCallback};
 use crate::call::placing::{CallWish, Line, Refused};
 use crate::command::Sender;
+use crate::control::Control;
 use crate::control::calls::json;
 use crate::control::guard::{Granted, clip};
 use crate::control::problem::Problem;
 use crate::control::tokens::Scope;
-use crate::control::twilio::{form, resource, value};
-use crate::control::{Control, twiml};
 
 /// At most this many parameters for the AI.
 const MAX_PARAMETERS: usize = 50;
@@ -26,20 +27,6 @@ const MAX_PARAMETERS: usize = 50;
 const MAX_PARAMETER: [usize; 2] = [256, 499];
 /// The longest URL.
 const MAX_URL: usize = 2048;
-/// The form fields of Twilio that are carried out.
-const FIELDS: [&str; 10] = [
-    "To",
-    "From",
-    "Twiml",
-    "Timeout",
-    "Record",
-    "RecordingChannels",
-    "RecordingTrack",
-    "StatusCallback",
-    "StatusCallbackEvent",
-    "StatusCallbackMethod",
-];
-
 /// Places a call. Responds once it has begun, before the callee is called.
 pub async fn place(
     State(control): State<Control>,
@@ -89,7 +76,7 @@ fn read(body: &[u8], granted: &Granted) -> Result<(Option<String>, CallWish), St
     let body: Map<String, Value> = serde_json::from_slice(body)
         .map_err(|why| format!("the body is not a JSON object: {why}"))?;
     let mut wish = wish(granted);
-    let mut pbx = None;
+    let (mut pbx, mut message_end, mut limit) = (None, None, None);
     let text = |name: &str, value: &Value| {
         value.as_str().map(str::to_owned).ok_or_else(|| format!("\"{name}\" is not a text"))
     };
@@ -111,8 +98,10 @@ fn read(body: &[u8], granted: &Granted) -> Result<(Option<String>, CallWish), St
             }
             "status_callback" => {
                 let object = value.as_object().ok_or("\"status_callback\" is not an object")?;
-                wish.callback = Some(read_callback(object, granted)?);
+                wish.callbacks.status = Some(Arc::new(read_callback(object, granted)?));
             }
+            "machine_detection" => message_end = Some(until(&text(name, value)?)?),
+            "machine_detection_timeout" => limit = Some(detection_limit(value.as_u64())?),
             other => return Err(format!("\"{}\" is not known", clip(other))),
         }
     }
@@ -120,7 +109,39 @@ fn read(body: &[u8], granted: &Granted) -> Result<(Option<String>, CallWish), St
         return Err("\"to\" is missing: the number to call".to_owned());
     }
     check_parameters(&wish.parameters)?;
+    wish.detection = detection(message_end, limit)?;
     Ok((pbx, wish))
+}
+
+/// Reads `machine_detection`. Returns true for the end of a machine's message.
+fn until(word: &str) -> Result<bool, String> {
+    match word {
+        "start" => Ok(false),
+        "message_end" => Ok(true),
+        _ => Err("\"machine_detection\" is not start or message_end".to_owned()),
+    }
+}
+
+/// Reads how long machine detection may take.
+pub(super) fn detection_limit(seconds: Option<u64>) -> Result<Duration, String> {
+    let valid = seconds.filter(|seconds| (3..=59).contains(seconds));
+    let why = "the timeout of machine detection is not a number of seconds from 3 to 59";
+    valid.map(Duration::from_secs).ok_or_else(|| why.to_owned())
+}
+
+/// Combines the wishes for machine detection.
+pub(super) fn detection(
+    message_end: Option<bool>,
+    limit: Option<Duration>,
+) -> Result<Option<Detection>, String> {
+    let usual = Detection::default().limit;
+    match message_end {
+        Some(message_end) => Ok(Some(Detection { message_end, limit: limit.unwrap_or(usual) })),
+        None if limit.is_some() => {
+            Err("a timeout of machine detection needs machine detection".to_owned())
+        }
+        None => Ok(None),
+    }
 }
 
 fn read_callback(object: &Map<String, Value>, granted: &Granted) -> Result<StatusCallback, String> {
@@ -142,7 +163,7 @@ fn read_callback(object: &Map<String, Value>, granted: &Granted) -> Result<Statu
 }
 
 /// An empty wish of a token.
-fn wish(granted: &Granted) -> CallWish {
+pub(super) fn wish(granted: &Granted) -> CallWish {
     CallWish {
         to: String::new(),
         from: None,
@@ -150,19 +171,21 @@ fn wish(granted: &Granted) -> CallWish {
         parameters: Vec::new(),
         ring: None,
         record: false,
-        callback: None,
+        detection: None,
+        sid_seed: None,
+        callbacks: Callbacks::default(),
         by: Sender::Http(granted.name().to_owned()).to_string(),
     }
 }
 
-fn seconds(value: Option<u64>) -> Result<Duration, String> {
+pub(super) fn seconds(value: Option<u64>) -> Result<Duration, String> {
     let valid = value.filter(|seconds| (1..=600).contains(seconds));
     valid
         .map(Duration::from_secs)
         .ok_or_else(|| "the timeout is not a number of seconds from 1 to 600".to_owned())
 }
 
-fn event(word: &str) -> Result<CallbackEvent, String> {
+pub(super) fn event(word: &str) -> Result<CallbackEvent, String> {
     CallbackEvent::parse(word).ok_or_else(|| {
         let known = CallbackEvent::ALL.map(CallbackEvent::word).join(", ");
         format!("the event \"{}\" is not one of {known}", clip(word))
@@ -170,28 +193,38 @@ fn event(word: &str) -> Result<CallbackEvent, String> {
 }
 
 /// Returns where the progress of a call goes; without `events`, only its end, as with Twilio.
-fn callback(
+pub(super) fn callback(
     url: &str,
     method: Option<&str>,
     mut events: Vec<CallbackEvent>,
     granted: &Granted,
 ) -> Result<StatusCallback, String> {
-    let get = match method {
-        None | Some("POST") => false,
-        Some("GET") => true,
-        Some(_) => return Err("the method of the status callback is not POST or GET".to_owned()),
-    };
-    if url.is_empty() || url.len() > MAX_URL {
-        let why = format!("the URL of the status callback is missing, or has over {MAX_URL} bytes");
-        return Err(why);
-    }
+    let to = signed_url("the status callback", url, method, granted)?;
     if events.is_empty() {
         events.push(CallbackEvent::Completed);
     }
-    Ok(StatusCallback { url: url.to_owned(), get, events, token: granted.secret() })
+    Ok(StatusCallback { to, events })
 }
 
-fn check_parameters(parameters: &[(String, String)]) -> Result<(), String> {
+/// Returns a URL of the program. `of`: its use, for errors.
+pub(super) fn signed_url(
+    of: &str,
+    url: &str,
+    method: Option<&str>,
+    granted: &Granted,
+) -> Result<SignedUrl, String> {
+    let get = match method {
+        None | Some("POST") => false,
+        Some("GET") => true,
+        Some(_) => return Err(format!("the method of {of} is not POST or GET")),
+    };
+    if url.is_empty() || url.len() > MAX_URL {
+        return Err(format!("the URL of {of} is missing, or has over {MAX_URL} bytes"));
+    }
+    Ok(SignedUrl { url: url.to_owned(), get, token: granted.secret() })
+}
+
+pub(super) fn check_parameters(parameters: &[(String, String)]) -> Result<(), String> {
     let [name, value] = MAX_PARAMETER;
     let fits = |(n, v): &(String, String)| {
         !n.is_empty() && n.chars().count() <= name && v.chars().count() <= value
@@ -203,94 +236,4 @@ fn check_parameters(parameters: &[(String, String)]) -> Result<(), String> {
              of up to {value}"
         )),
     }
-}
-
-/// Places a call: Twilio's `POST /2010-04-01/Accounts/{AccountSid}/Calls.json`.
-pub async fn create(
-    State(control): State<Control>,
-    Extension(granted): Extension<Granted>,
-    Path(account): Path<String>,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    granted.require(Scope::Dial).map_err(Problem::for_twilio)?;
-    let wish = read_form(&form(&body), &granted).inspect_err(|problem| {
-        control.note_refused(Some("Calls.json"), &problem.message);
-    })?;
-    let lines = control.placer.lines();
-    let own: Vec<_> = lines.into_iter().filter(|(_, line)| line.account_sid == account).collect();
-    let allows = |line: &Line| line.rules.allow.iter().any(|pattern| pattern.matches(&wish.to));
-    let line = own.iter().find(|(_, line)| allows(line)).or(own.first());
-    let Some((pbx, _)) = line else {
-        let why = "no PBX with this AccountSid places calls; set allow in its [pbx.NAME.dial]";
-        return Err(Problem::twilio(StatusCode::NOT_FOUND, 20404, why));
-    };
-    let call = control.placer.place(pbx, wish).await.map_err(|refused| for_twilio(&refused))?;
-    Ok(json(StatusCode::CREATED, &granted.shown(resource(&call))))
-}
-
-/// Twilio's number for a refusal (<https://www.twilio.com/docs/api/errors>).
-fn for_twilio(refused: &Refused) -> Problem {
-    let (status, number) = match refused {
-        Refused::BadNumber => (StatusCode::BAD_REQUEST, 21211),
-        Refused::NotAllowed(_) => (StatusCode::FORBIDDEN, 21215),
-        Refused::NoCallerId => (StatusCode::BAD_REQUEST, 21213),
-        Refused::CallerId(_) => (StatusCode::FORBIDDEN, 21210),
-        Refused::NoSuchAi => (StatusCode::BAD_REQUEST, 12100),
-        Refused::NotRecorded | Refused::RingTime(_) => (StatusCode::BAD_REQUEST, 20001),
-        Refused::CallbackHost(_) => (StatusCode::FORBIDDEN, 21609),
-        Refused::PerSecond(_) | Refused::PerDay(_) => (StatusCode::TOO_MANY_REQUESTS, 20429),
-        Refused::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, 20503),
-    };
-    Problem::twilio(status, number, refused.to_string())
-}
-
-/// Reads Twilio's form. What is not carried out is refused, so that nothing is left out without an
-/// error.
-fn read_form(fields: &[(String, String)], granted: &Granted) -> Result<CallWish, Problem> {
-    let bad = |number: u32, why: String| Problem::twilio(StatusCode::BAD_REQUEST, number, why);
-    let plain = |why: String| bad(20001, why);
-    let get = |name: &str| value(fields, name).filter(|value| !value.is_empty());
-    if get("MachineDetection").is_some() {
-        return Err(plain("MachineDetection is not supported; leave it out".to_owned()));
-    }
-    if get("Url").is_some() {
-        let why = "Url is not supported; send the document as Twiml";
-        return Err(bad(21205, why.to_owned()));
-    }
-    let unknown =
-        fields.iter().find(|(name, value)| !value.is_empty() && !FIELDS.contains(&name.as_str()));
-    if let Some((name, _)) = unknown {
-        return Err(plain(format!("{} is not supported; leave it out", clip(name))));
-    }
-    let mut wish = wish(granted);
-    let to = get("To").ok_or_else(|| bad(21201, "No 'To' number is specified".to_owned()))?;
-    wish.to = to.to_owned();
-    wish.from = get("From").map(str::to_owned);
-    let text = get("Twiml").ok_or_else(|| bad(21205, "send the document as Twiml".to_owned()))?;
-    (wish.ai, wish.parameters) = twiml::stream_of(text).map_err(|why| bad(12100, why))?;
-    check_parameters(&wish.parameters).map_err(|why| bad(12100, why))?;
-    if let Some(timeout) = get("Timeout") {
-        wish.ring = Some(seconds(timeout.parse().ok()).map_err(plain)?);
-    }
-    wish.record = match get("Record") {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(_) => return Err(plain("Record is not true or false".to_owned())),
-    };
-    // both parties are recorded, each on a channel of its own
-    let both = get("RecordingChannels").is_none_or(|channels| channels == "dual")
-        && get("RecordingTrack").is_none_or(|track| track == "both");
-    if !both {
-        let why = "recordings have both tracks on two channels; leave out RecordingChannels and \
-                   RecordingTrack";
-        return Err(plain(why.to_owned()));
-    }
-    if let Some(url) = get("StatusCallback") {
-        let words = fields.iter().filter(|(name, _)| name == "StatusCallbackEvent");
-        let words = words.flat_map(|(_, words)| words.split_ascii_whitespace());
-        let events = words.map(event).collect::<Result<_, _>>().map_err(plain)?;
-        let callback = callback(url, get("StatusCallbackMethod"), events, granted);
-        wish.callback = Some(callback.map_err(plain)?);
-    }
-    Ok(wish)
 }

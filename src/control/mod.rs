@@ -29,6 +29,7 @@ pub mod recordings;
 pub mod status;
 pub mod tokens;
 mod twilio;
+mod twilio_dial;
 mod twiml;
 
 use std::net::SocketAddr;
@@ -52,8 +53,11 @@ use crate::control::events::Events;
 use crate::control::feed::Snapshots;
 use crate::control::status::Status;
 use crate::control::tokens::Access;
+use crate::signed_requests::SignedRequests;
 use crate::telemetry::Throttle;
 
+/// Time limit for asking a program for its TwiML.
+const REQUEST: Duration = Duration::from_secs(5);
 /// Minimum time between log lines about refused requests.
 const REFUSAL_LOG: Duration = Duration::from_secs(1);
 
@@ -66,6 +70,8 @@ pub struct Control {
     /// Follows the configuration.
     pub access: watch::Receiver<Access>,
     pub status: Status,
+    /// Asks programs for their TwiML, or why that is not possible.
+    requests: Result<SignedRequests, String>,
     captures: Captures,
     snapshots: Snapshots,
     refusal_log: Arc<Mutex<Throttle>>,
@@ -86,6 +92,7 @@ impl Control {
             events,
             access,
             status,
+            requests: SignedRequests::new(REQUEST).map_err(|why| why.to_string()),
             captures: Captures::default(),
             snapshots: Snapshots::default(),
             refusal_log,
@@ -115,7 +122,7 @@ impl Control {
             .route("/v1/doctor", post(doctor::doctor))
             .route(
                 "/2010-04-01/Accounts/{account}/Calls.json",
-                get(twilio::list).post(dial::create),
+                get(twilio::list).post(twilio_dial::create),
             )
             .route(
                 "/2010-04-01/Accounts/{account}/Calls/{call}",

@@ -253,7 +253,7 @@ pub(super) fn resource(call: &LiveCall) -> Value {
         "start_time": state.answered.map(rfc2822),
         "end_time": state.ended.map(|(at, _)| rfc2822(at)),
         "duration": duration,
-        "answered_by": null,
+        "answered_by": state.answered_by.map(|verdict| verdict.by.word()),
         "forwarded_from": null,
         "group_sid": null,
         "parent_call_sid": null,

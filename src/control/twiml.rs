@@ -16,7 +16,7 @@ const MAX_RING: u64 = 600;
 /// The longest `Pause`, in seconds.
 const MAX_PAUSE: usize = 30;
 /// The longest document.
-const MAX_BYTES: usize = 16 * 1024;
+pub const MAX_BYTES: usize = 16 * 1024;
 
 /// An element: its name, its attributes, its children, and true if it may have text.
 type Form = (&'static str, &'static [&'static str], &'static [&'static str], bool);

@@ -82,6 +82,11 @@ impl MachineDetector {
         Some(Finding::AnsweredBy { machine: self.machine, confidence })
     }
 
+    /// True once it is certain that nothing will be known: no word was said.
+    pub fn gave_up(&self) -> bool {
+        self.decided && self.words == 0
+    }
+
     /// A tone that comes after words is a beep.
     fn beep(&self, tone: Tone) -> Option<Finding> {
         let known = self.machine || !RINGING.contains(&tone.hertz);

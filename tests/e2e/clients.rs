@@ -92,13 +92,16 @@ fn twilios_sdk_places_a_call_and_accepts_its_status_callbacks() {
         let program = Program::start("tests/e2e/examples/calls_create.py", &environment);
         let expected = [
             "premium 403 21215",
-            "machine 400 20001",
+            "digits 400 20001",
             "created queued outbound-api 610",
             "callback initiated True 610",
             "callback ringing True 610",
             "callback in-progress True 610",
             "updated completed",
             "callback completed True 610",
+            "asked queued True 614",
+            "detected human True",
+            "callback completed True 614",
         ];
         let begin = Instant::now();
         while !expected.iter().all(|line| program.log().contains(line)) {

@@ -63,7 +63,7 @@ async fn until(api: SocketAddr, id: &str, scene: &Scene, wanted: impl Fn(&Value)
         if wanted(&call) {
             return call;
         }
-        assert!(begin.elapsed() < 10 * SECOND, "{call}\n{}", scene.bridge.log());
+        assert!(begin.elapsed() < 15 * SECOND, "{call}\n{}", scene.bridge.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -117,6 +117,31 @@ fn a_callee_answers_is_busy_does_not_answer_does_not_exist_or_is_given_up() {
             assert!(call["ringing_at"].is_string(), "{mode:?}: {call}");
             hang_up(api, &id).await;
             until(api, &id, &scene, ended).await;
+            assert_no_channels(&scene.asterisk);
+        }
+    });
+}
+
+#[test]
+fn people_and_machines_are_told_apart() {
+    block_on(async {
+        for mode in [Mode::Sip(Pbx::Pjsip22), Mode::Ari(16, 141)] {
+            let api = api();
+            let plan = Plan { say: 0, after_heard: 1, ..Plan::default() };
+            let scene = mode.scene_with(plan, &tables(api, mode, "")).await;
+            let dial =
+                async |to, until| place(api, &json!({"to": to, "machine_detection": until})).await;
+            let ids = [
+                (dial("614", "start").await, "human"),
+                (dial("615", "start").await, "machine_start"),
+                (dial("615", "message_end").await, "machine_end_beep"),
+            ];
+            for (id, by) in ids {
+                let known = until(api, &id, &scene, |call| call["answered_by"].is_string()).await;
+                assert_eq!(known["answered_by"], by, "{mode:?}: {known}\n{}", scene.bridge.log());
+                hang_up(api, &id).await;
+            }
+            println!("{mode:?}: all distinguished");
             assert_no_channels(&scene.asterisk);
         }
     });

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use trunkless::call::CallConfig;
+use trunkless::call::answering::{AnsweredBy, Detection};
 use trunkless::call::speech::SpeechSettings;
 use trunkless::media::frame::Samples;
 use trunkless::media::g711::Law;
@@ -180,4 +181,38 @@ fn the_first_words_are_protected() {
     speaks(&mut world);
     world.run_to(5000);
     assert_eq!(world.heard.interruptions.len(), 1);
+}
+
+#[test]
+fn who_answers_is_reported_to_the_ai_only_if_that_is_configured() {
+    let word: Vec<Samples> = speech().0[..25].to_vec();
+    let long: Vec<Samples> = word.iter().cycle().take(250).copied().collect();
+    let machine_detection = SpeechSettings { machine_detection: true, ..settings() };
+    let quick = Detection { message_end: true, limit: Duration::from_secs(4) };
+    for (voice, wanted, by, at) in [
+        (&word, Detection::default(), AnsweredBy::Human, 1700.0..2500.0),
+        (&long, Detection::default(), AnsweredBy::MachineStart, 3000.0..4000.0),
+        (&long, quick, AnsweredBy::MachineEndOther, 4000.0..4100.0),
+        (&Vec::new(), quick, AnsweredBy::Unknown, 4000.0..4100.0),
+    ] {
+        for to_ai in [false, true] {
+            let speech = if to_ai { machine_detection } else { SpeechSettings::default() };
+            let mut world = world(speech);
+            world.call.detect(speech, wanted);
+            world.run_to(500);
+            world.voice = voice.iter().copied().collect();
+            world.run_to(15_000);
+            let [(found_at, verdict)] = world.heard.verdicts[..] else {
+                panic!("{by:?}: {:?}", world.heard.verdicts)
+            };
+            assert_eq!(verdict.by, by);
+            assert!(at.contains(&found_at), "{by:?}: {found_at}");
+            let took = verdict.took.as_secs_f64() * 1000.0;
+            assert!((found_at - took).abs() < 60.0, "{found_at} {took}");
+            let is_answer = |sign: &(f64, HeardSign)| matches!(sign.1, HeardSign::Answer { .. });
+            let answers = world.heard.signs.iter().filter(|sign| is_answer(sign)).count();
+            let known = to_ai && by != AnsweredBy::Unknown;
+            assert_eq!(answers, usize::from(known), "{by:?}, to the AI: {to_ai}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use trunkless::call::SourceRequest;
+use trunkless::call::answering::Verdict;
 use trunkless::call::core::Call;
 use trunkless::call::end::EndReason;
 use trunkless::call::words::{Input, Output, Seeds};
@@ -64,6 +65,8 @@ pub struct Heard {
     /// Signs of the caller's voice, and the interruptions by the caller.
     pub signs: Vec<(f64, HeardSign)>,
     pub interruptions: Vec<f64>,
+    /// The findings about who has answered.
+    pub verdicts: Vec<(f64, Verdict)>,
     /// The states that the AI was sent.
     pub states: Vec<CallState>,
     /// The distinct samples that were sent to the caller.
@@ -226,6 +229,7 @@ impl World {
                     self.heard.ai.push((t_ms, pattern::read(&samples).map(|(_, n)| n)));
                 }
                 Output::Ai(ToAi::Digit(digit)) => self.heard.digits.push(digit),
+                Output::AnsweredBy(verdict) => self.heard.verdicts.push((ms, verdict)),
                 Output::Ai(ToAi::Heard(sign)) => self.heard.signs.push((ms, sign)),
                 Output::Ai(ToAi::Cleared { by_caller: true, .. }) => {
                     self.heard.interruptions.push(ms);

@@ -95,7 +95,7 @@ impl Source {
             from_number: from,
             from_name: String::new(),
             to_number: to,
-            sid_seed: format!("{channel}|{id}"),
+            sid_seed: outgoing.sid_seed.clone().unwrap_or_else(|| format!("{channel}|{id}")),
             native_id: channel,
             added,
             headers: Vec::new(),

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use crate::call::AnswerWhen;
+use crate::call::answering::Detection;
 use crate::call::core::Call;
+use crate::call::speech::{Listener, SpeechSettings};
 use crate::call::words::Output;
 use crate::record;
 
@@ -33,6 +35,11 @@ impl Call {
         if record {
             self.record.iter_mut().for_each(|plan| plan.when = record::When::Always);
         }
+    }
+
+    /// Finds out who answers, before anything has happened in the call.
+    pub fn detect(&mut self, settings: SpeechSettings, wanted: Detection) {
+        self.listener = Listener::if_needed(settings, Some(wanted));
     }
 
     /// True until the callee of a call that we place has answered.

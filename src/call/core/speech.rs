@@ -18,7 +18,12 @@ impl Call {
         match self.phase {
             Phase::Connecting | Phase::Talking if !deaf => {
                 let streams = self.phase == Phase::Talking;
-                listener.caller(now, frame, at_ms, streams, &mut each);
+                let verdict = listener.caller(now, frame, at_ms, streams, &mut each);
+                out.extend(verdict.map(Output::AnsweredBy));
+                if !listener.is_needed() {
+                    self.listener = None;
+                    return;
+                }
             }
             Phase::Talking => return listener.deaf(now, at_ms, &mut each),
             _ => return,

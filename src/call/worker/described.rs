@@ -39,7 +39,7 @@ pub fn live_call(offer: &Offer, config: &CallConfig) -> Arc<LiveCall> {
     let extensions = config.transfers.extensions.iter().map(ToString::to_string);
     call.targets = [config.transfers.targets.keys().cloned().collect(), extensions.collect()];
     if let Some(outgoing) = &offer.outgoing {
-        (call.outgoing, call.callback) = (true, outgoing.callback.clone());
+        (call.outgoing, call.callbacks) = (true, outgoing.callbacks.clone());
     }
     let ai = first_ai(offer, config);
     call.update(|state| {

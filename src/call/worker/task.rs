@@ -151,6 +151,7 @@ impl Running {
         let mut call = Call::new(now, config, signalling, remote, can_continue, seeds(), cname);
         if let Some(outgoing) = &offer.outgoing {
             call.place(outgoing.ring, first, outgoing.record);
+            outgoing.detection.iter().for_each(|wanted| call.detect(config.speech, *wanted));
         }
         if let Some(owned) = &offer.owned {
             call.own((!owned.wait.is_zero()).then(|| now + owned.wait), owned.max_status);
@@ -264,6 +265,9 @@ impl Running {
                     Output::Ringing => self.observed.event(&EventKind::Ringing),
                     Output::Step(rung) => self.lines.step(&rung, &self.config.ais),
                     Output::Answered => self.answered(now),
+                    Output::AnsweredBy(verdict) => {
+                        self.observed.event(&EventKind::AnsweredBy(verdict));
+                    }
                     Output::Rtp { to, packet } => self.send_packet(Channel::Rtp, to, &packet),
                     Output::Rtcp { to, packet } => self.send_packet(Channel::Rtcp, to, &packet),
                     Output::AiStart { burst } => {

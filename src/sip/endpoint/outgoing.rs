@@ -103,7 +103,8 @@ impl Endpoint {
         self.calls.insert(call, link);
         let mut added = Added::default();
         added.detail("direction", OUTBOUND);
-        let sid_seed = format!("{call_id}|{OUTBOUND}");
+        let sid_seed = outgoing.sid_seed.clone();
+        let sid_seed = sid_seed.unwrap_or_else(|| format!("{call_id}|{OUTBOUND}"));
         let unix = SystemTime::now().duration_since(UNIX_EPOCH);
         let offer = Offer {
             id: short_id(&sid_seed, unix.unwrap_or_default()),

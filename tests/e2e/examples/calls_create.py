@@ -29,11 +29,23 @@ class Callbacks(BaseHTTPRequestHandler):
         form = dict(urllib.parse.parse_qsl(body, keep_blank_values=True))
         url = f"http://{self.headers['Host']}{self.path}"
         valid = RequestValidator(TOKEN).validate(url, form, self.headers["X-Twilio-Signature"])
+        if self.path == "/twiml":
+            print("asked", form["CallStatus"], valid, form["To"], flush=True)
+            return self.respond(str(response).encode())
+        if self.path == "/amd":
+            print("detected", form["AnsweredBy"], valid, flush=True)
+            threading.Thread(target=hang_up, args=(form["CallSid"],)).start()
+            return self.respond(b"")
         print("callback", form["CallStatus"], valid, form["To"], flush=True)
-        self.send_response(204)
-        self.end_headers()
+        self.respond(b"")
         if form["CallStatus"] == "in-progress":
             threading.Thread(target=hang_up, args=(form["CallSid"],)).start()
+
+    def respond(self, body):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/xml")
+        self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *_):
         pass
@@ -68,9 +80,19 @@ fields = {
 
 def place():
     print("premium", refusal(to="+19005550100", **fields), flush=True)
-    print("machine", refusal(to="610", machine_detection="Enable", **fields), flush=True)
+    print("digits", refusal(to="610", send_digits="1", **fields), flush=True)
     call = client.calls.create(to="610", timeout=20, **fields)
     print("created", call.status, call.direction, call.to, flush=True)
+    here = f"http://127.0.0.1:{server.server_port}"
+    client.calls.create(
+        to="614",
+        from_="5551234",
+        url=f"{here}/twiml",
+        machine_detection="Enable",
+        async_amd="true",
+        async_amd_status_callback=f"{here}/amd",
+        status_callback=f"{here}/status",
+    )
 
 
 threading.Thread(target=place).start()

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
+use trunkless::call::answering::AnsweredBy;
 use trunkless::call::end::EndReason;
 use trunkless::call::vitals::AiState;
 use trunkless::command::{Cause, Digits, Failure};
@@ -58,6 +59,8 @@ fn the_file_has_the_words_of_the_code() {
     let document = Document::read();
     let set = |words: Vec<String>| words.into_iter().collect::<BTreeSet<String>>();
     let listed = |name: &str| set(strings(&document.at(&Document::schema(name))["enum"]));
+    let answerers = AnsweredBy::ALL.map(|by| by.word().to_owned());
+    assert_eq!(listed("AnsweredBy"), set(answerers.to_vec()));
     let labels = EndReason::ALL.map(|reason| reason.label().to_owned());
     assert_eq!(listed("EndReason"), set(labels.to_vec()));
     // no response has it: the status 404 is in its place
@@ -104,7 +107,7 @@ fn the_file_has_the_members_and_form_fields_that_are_read() {
     let read = quoted(reader, &[".get(\"", ".text(\"", ".word(\""]);
     assert_eq!(described, read.into_iter().map(str::to_owned).collect());
 
-    // `Url` is read only to be refused
+    // `Url` of an update is read only to be refused
     let (mut fields, mut words, mut queries) =
         (BTreeSet::from(["Url"]), BTreeSet::new(), BTreeSet::new());
     for at in document.operations() {
@@ -113,7 +116,7 @@ fn the_file_has_the_members_and_form_fields_that_are_read() {
         let form = operation.pointer(form).and_then(Value::as_object);
         if at.at.ends_with("Calls.json/post") {
             // a new call has a list of the fields that it takes
-            let (_, list) = code(include_str!("../../../src/control/dial.rs"))
+            let (_, list) = code(include_str!("../../../src/control/twilio_dial.rs"))
                 .split_once("const FIELDS")
                 .expect("the list");
             let (list, _) = list.split_once("];").expect("its end");

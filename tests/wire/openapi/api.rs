@@ -80,7 +80,8 @@ impl Api {
              [recording]\ndirectory = {:?}\nwhen = \"on_command\"\n\
              [[route]]\nname = \"all\"\nai = \"default\"\n\
              [pbx.main.transfer]\ntargets = {{ humans = \"1001\" }}\n\
-             [pbx.main.dial]\nallow = \"_+49.\"\nfrom = \"_+30.\"\nper_second = 1000\n",
+             [pbx.main.dial]\nallow = \"_+49.\"\nfrom = \"_+30.\"\nper_second = 1000\n\
+             callback_hosts = [\"127.0.0.1:1\"]\n",
             recordings.path()
         );
         let pbx = crate::pbx::Pbx::udp(net.pbx()).await;

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 const OPTIONAL: &[&str] = &["turn_latency"];
 
 /// Lists of words that a call in a test cannot all show. Another test compares them with the code.
-const LISTS: [&str; 6] = ["EndReason", "Reason", "CommandName", "AiState", "Scope", "FindingState"];
+const LISTS: [&str; 7] =
+    ["AnsweredBy", "EndReason", "Reason", "CommandName", "AiState", "Scope", "FindingState"];
 
 /// A method of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]

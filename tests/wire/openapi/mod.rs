@@ -291,6 +291,31 @@ fn new_call(api: &Api) -> (Value, String, Names) {
     (body, form, names)
 }
 
+/// A callee who says nothing.
+async fn find_out_who_answers(api: &mut Api, events: &Events) {
+    let (mut body, _, names) = new_call(api);
+    (body["machine_detection"], body["machine_detection_timeout"]) = (json!("start"), json!(3));
+    let media = crate::media::Media::open(api.rig.pbx.address.ip()).await;
+    let address = media.address();
+    api.rig.pbx.answer_with(move |request| match request.method() {
+        Some("INVITE") => with_sdp(request, sdp(address, "0", "sendrecv"), address),
+        _ => accept(request),
+    });
+    let (status, call) = api.post(CALLS, &body).await;
+    assert_eq!(status, 201, "{call}");
+    let opened = api.rig.ai.handshake().await.open().await;
+    let sid = call["call_sid"].clone();
+    events.until("call.answered_by", |data| data["data"]["call"]["call_sid"] == sid).await;
+    let names = Names { id: call["id"].as_str().expect("an id").to_owned(), ..names };
+    assert_eq!(api.get(CALL, &names).await.1["answered_by"], "unknown");
+    let names = Names::of(&call);
+    assert_eq!(api.get(TWILIO_CALL, &names).await.1["answered_by"], "unknown");
+    let hangup = json!({"command": "hangup"});
+    assert_eq!(api.command(&names, "", hangup).await.0, 200);
+    api.rig.bridge.record().await;
+    drop(opened);
+}
+
 /// Calls that are refused for what they are.
 async fn dial_wrongly(api: &mut Api) {
     let (_, form, names) = new_call(api);
@@ -309,7 +334,9 @@ async fn dial_wrongly(api: &mut Api) {
         ("From=%2B301".to_owned(), 21201),
         (form.replace("%2B491", "a%20b"), 21211),
         (form.replace("From=%2B301&", ""), 21213),
-        (format!("{form}&Url=x"), 21205),
+        ("To=%2B491&From=%2B301".to_owned(), 21205),
+        // no server is there
+        ("To=%2B491&From=%2B301&Url=http%3A%2F%2F127.0.0.1%3A1%2F".to_owned(), 11200),
         ("To=%2B491&Twiml=x".to_owned(), 12100),
         (format!("{form}&SendDigits=1"), 20001),
         (form.replace("%2B491", "%2B501"), 21215),
@@ -325,6 +352,7 @@ async fn dial_wrongly(api: &mut Api) {
 /// Calls that are placed, and those that are refused because of a limit.
 async fn dial_out(api: &mut Api, events: &Events) {
     dial_wrongly(api).await;
+    find_out_who_answers(api, events).await;
     // those of earlier calls
     while api.rig.pbx.next_request("INVITE").is_some() {}
     let (body, form, names) = new_call(api);

@@ -35,6 +35,7 @@ function known(call) {
     ["PBX", call.pbx],
     ["Started", clock(call.started_at)],
     ["Answered", call.answered_at && clock(call.answered_at)],
+    ["Answered by", ANSWERERS[call.answered_by]],
     ["Call", call.id],
     ["callSid", call.call_sid],
     ["PBX's id", call.native_id],
@@ -218,11 +219,20 @@ function actions(call) {
 
 // ---- ended calls ----
 
+const ANSWERERS = {
+  human: "a person",
+  machine_start: "a machine",
+  machine_end_beep: "a machine, which has beeped",
+  machine_end_silence: "a machine, which is silent now",
+  machine_end_other: "a machine with a long greeting",
+  unknown: "not known",
+};
 const WORDS = {
   "call.started": "Offered by the PBX",
   "call.dialling": "The PBX calls the number",
   "call.ringing": "Ringing",
   "call.answered": "Answered",
+  "call.answered_by": "Known who answered",
   "call.held": "Put on hold",
   "call.resumed": "Off hold",
   "call.transferred": "Transferred",

@@ -1,6 +1,8 @@
 //! Calls out in SIP mode: from the request to the callee's answer, and everything that can go
 //! wrong before it.
 
+mod twilio;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -257,38 +259,6 @@ async fn the_callee_is_called_once_the_ai_is_there_and_hears_it_at_once() {
 }
 
 #[tokio::test]
-async fn each_refusal_has_its_status() {
-    let server = callback_server().await;
-    let host = server.address().to_string();
-    let dialout = rig(&format!("callback_hosts = [\"{host}\"]"), "").await;
-    let url = format!("http://{host}/status");
-    let table = [
-        (486, "busy", "busy"),
-        (480, "no_answer", "no-answer"),
-        (404, "invalid_number", "failed"),
-        (603, "rejected", "busy"),
-        (302, "dial_failed", "failed"),
-        (503, "dial_failed", "failed"),
-    ];
-    for (count, (code, reason, status)) in table.into_iter().enumerate() {
-        let twiml = dialout.twiml("");
-        let fields =
-            [("To", NUMBER), ("From", "+49301"), ("Twiml", &*twiml), ("StatusCallback", &*url)];
-        let (accepted, call) = dialout.form(&fields).await;
-        assert_eq!((accepted, &call["status"]), (201, &json!("queued")), "{call}");
-        assert_eq!(call["direction"], "outbound-api");
-        let opened = dialout.rig.ai.handshake().await.open().await;
-        let invite = dialout.rig.pbx.request("INVITE").await;
-        let record = dialout.refuses(&invite, code).await;
-        assert_eq!((record.reason.label(), record.summary.answered), (reason, false));
-        drop(opened);
-        let forms = callbacks(&server, count + 1).await;
-        assert_eq!(forms[count]["CallStatus"], status, "{code}");
-        assert_eq!(forms[count]["SipResponseCode"], code.to_string());
-    }
-}
-
-#[tokio::test]
 async fn a_phone_that_is_not_answered_stops_ringing() {
     let dialout = rig("", "").await;
     let (id, _opened, invite) = dialout.rings(json!({"timeout": 1})).await;
@@ -440,50 +410,6 @@ async fn only_what_is_allowed_is_dialled_and_not_too_much_of_it() {
 }
 
 #[tokio::test]
-async fn twilios_form_is_carried_out_or_refused() {
-    let dialout = rig("", "").await;
-    let twiml = dialout.twiml("<Parameter name=\"lead\" value=\"7\"/>");
-    let base = [("To", NUMBER), ("From", "+49301"), ("Twiml", &*twiml)];
-    let with = |more: &[(&'static str, &'static str)]| [base.as_slice(), more].concat();
-    for (fields, status, code) in [
-        (with(&[("MachineDetection", "Enable")]), 400, 20001),
-        (with(&[("Url", "http://x/")]), 400, 21205),
-        (with(&[("SendDigits", "1")]), 400, 20001),
-        (with(&[("Timeout", "601")]), 400, 20001),
-        (with(&[("Record", "true")]), 400, 20001),
-        (with(&[("RecordingChannels", "mono")]), 400, 20001),
-        (with(&[("StatusCallback", "http://x/"), ("StatusCallbackEvent", "odd")]), 400, 20001),
-        (with(&[("StatusCallback", "http://x/")]), 403, 21609),
-        (vec![("From", "+49301"), ("Twiml", &*twiml)], 400, 21201),
-        (vec![("To", "+1900"), ("Twiml", &*twiml)], 403, 21215),
-        (vec![("To", "+49 30"), ("Twiml", &*twiml)], 400, 21211),
-        (vec![("To", NUMBER), ("From", "+4940"), ("Twiml", &*twiml)], 403, 21210),
-        (vec![("To", NUMBER)], 400, 21205),
-        (vec![("To", NUMBER), ("Twiml", "<Response><Say>x</Say></Response>")], 400, 12100),
-        (
-            vec![
-                ("To", NUMBER),
-                ("Twiml", "<Response><Connect><Stream url=\"ws://evil/\"/></Connect></Response>"),
-            ],
-            400,
-            12100,
-        ),
-    ] {
-        let (answered, problem) = dialout.form(&fields).await;
-        assert_eq!((answered, &problem["code"]), (status, &json!(code)), "{fields:?} {problem}");
-    }
-    let (status, _) = dialout.form(&with(&[("Timeout", "20")])).await;
-    assert_eq!(status, 201);
-    let opened = dialout.rig.ai.handshake().await.open().await;
-    let invite = dialout.rig.pbx.request("INVITE").await;
-    let mut call = dialout.answers(&invite).await;
-    let stream = opened.started().await;
-    assert_eq!(stream.parameters["lead"], "7");
-    call.bye().await;
-    stream.stopped().await;
-}
-
-#[tokio::test]
 async fn the_command_line_places_calls() {
     let dialout = rig("", "").await;
     let directory = tempfile::tempdir().unwrap();
@@ -493,6 +419,7 @@ async fn the_command_line_places_calls() {
     let run = async |to: &str| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_trunkless"));
         command.args(["calls", "dial", to, "--parameter", "lead=42", "--timeout", "9"]);
+        command.args(["--machine-detection", "message-end"]);
         command.args(["--url", &url, "--token-file"]).arg(&token);
         tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
     };
