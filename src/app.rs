@@ -53,7 +53,7 @@ use crate::notices;
 use crate::record;
 use crate::sip::endpoint;
 use crate::status_callbacks::{self, StatusCallbacks};
-use crate::stream::breaker;
+use crate::stream::{breaker, prewarm};
 use crate::telemetry;
 use crate::telemetry::counter::{self, Counters, Labelled};
 use crate::telemetry::histogram::Histogram;
@@ -106,6 +106,7 @@ pub static COUNTERS: Counters = &[
     vicidial::keeper::ALL,
     vicidial::repair::ALL,
     breaker::ALL,
+    prewarm::ALL,
     reload::ALL,
     telemetry::ALL,
     traces::ALL,

@@ -1,7 +1,7 @@
 //! The settings of calls, made from the configuration.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::app::tools;
 use crate::call;
@@ -18,13 +18,14 @@ use crate::media::playout::Budget;
 use crate::record::recorder::Recorder;
 use crate::stream::breaker::Breaker;
 use crate::stream::dialect::sid;
+use crate::stream::prewarm::Prewarmed;
 use crate::vicidial::Vicidials;
 
 /// The parts that the calls before and after a reload share.
 pub(super) struct Common {
     budget: Budget,
-    /// The breakers of all AIs. Several PBXs may use one AI.
-    breakers: Breakers,
+    /// The part that the calls of each AI share. Several PBXs may use one AI.
+    ais: SharedByAi,
     /// The limits of routes, by name, with the calls that count towards them.
     limits: BTreeMap<Arc<str>, Arc<Limit>>,
 }
@@ -32,7 +33,7 @@ pub(super) struct Common {
 impl Default for Common {
     fn default() -> Common {
         let limits = BTreeMap::new();
-        Common { budget: Budget::new(0), breakers: Breakers::default(), limits }
+        Common { budget: Budget::new(0), ais: SharedByAi::default(), limits }
     }
 }
 
@@ -51,7 +52,7 @@ impl Common {
 
     /// Offers calls to every AI again, whatever happened before.
     pub(super) fn forget_breakers(&mut self) {
-        self.breakers = Breakers::default();
+        self.ais = SharedByAi::default();
     }
 }
 
@@ -64,7 +65,7 @@ pub(super) fn call_configs(
 ) -> CallConfigs {
     common.budget.set_limit(plan.settings.calls.playout_budget_mb << 20);
     common.set_limits(plan);
-    let mut breakers = Breakers { known: std::mem::take(&mut common.breakers.used), used: vec![] };
+    let mut ais = SharedByAi { known: std::mem::take(&mut common.ais.used), used: vec![] };
     let sip = plan.sip.iter().map(|pbx| (pbx.account.name.as_str(), &pbx.ai));
     let ari = plan.ari.iter().map(|(pbx, ai)| (pbx.name.as_str(), ai));
     let configs = sip
@@ -76,35 +77,50 @@ pub(super) fn call_configs(
                 ai,
                 common.budget.clone(),
                 recorder.cloned(),
-                &mut breakers,
+                &mut ais,
                 vicidials,
             );
             config.routes = routes(plan, name, &config, &common.limits);
             (name.into(), Arc::new(config))
         })
         .collect();
-    breakers.known.clear();
-    common.breakers = breakers;
+    ais.known.clear();
+    common.ais = ais;
     configs
 }
 
-/// Breakers by AI.
-#[derive(Default)]
-struct Breakers {
-    /// Those from before the reload.
-    known: Vec<(AiPlan, Arc<Breaker>)>,
-    used: Vec<(AiPlan, Arc<Breaker>)>,
+/// The part that all calls of an AI share.
+struct Shared {
+    ai: AiPlan,
+    breaker: Arc<Breaker>,
+    prewarmed: Option<Arc<Prewarmed>>,
 }
 
-impl Breakers {
-    fn of(&mut self, ai: &AiPlan) -> Arc<Breaker> {
-        let mut all = self.used.iter().chain(&self.known);
-        let known = all.find(|(known, _)| known.is_same(ai));
-        let breaker = known.map(|(_, breaker)| breaker.clone()).unwrap_or_default();
-        if !self.used.iter().any(|(used, _)| used.is_same(ai)) {
-            self.used.push((ai.clone(), breaker.clone()));
+/// The same of all AIs.
+#[derive(Default)]
+struct SharedByAi {
+    /// From before the reload.
+    known: Vec<Shared>,
+    used: Vec<Shared>,
+}
+
+impl SharedByAi {
+    fn of(&mut self, ai: &AiPlan) -> (Arc<Breaker>, Weak<Prewarmed>) {
+        let all = || self.used.iter().chain(&self.known).filter(|shared| shared.ai.is_same(ai));
+        let breaker = all().next().map(|shared| shared.breaker.clone()).unwrap_or_default();
+        let keeps = |of: &AiPlan| (of.prewarm, of.ping);
+        let is_same = |shared: &&Shared| keeps(&shared.ai) == keeps(ai);
+        let prewarmed = match all().find(is_same) {
+            Some(shared) => shared.prewarmed.clone(),
+            None => (ai.prewarm > 0)
+                .then(|| Prewarmed::start(ai.target.clone(), ai.prewarm, ai.ping, breaker.clone())),
+        };
+        let weak = prewarmed.as_ref().map(Arc::downgrade).unwrap_or_default();
+        let mut used = self.used.iter().filter(|shared| shared.ai.is_same(ai));
+        if !used.any(|shared| is_same(&shared)) {
+            self.used.push(Shared { ai: ai.clone(), breaker: breaker.clone(), prewarmed });
         }
-        breaker
+        (breaker, weak)
     }
 }
 
@@ -120,7 +136,7 @@ fn call_config(
     ai: &AiPlan,
     budget: Budget,
     recorder: Option<Recorder>,
-    breakers: &mut Breakers,
+    shared: &mut SharedByAi,
     vicidials: &Vicidials,
 ) -> CallConfig {
     let calls = &plan.settings.calls;
@@ -129,7 +145,7 @@ fn call_config(
     // an AI of the ladder has the same account, so that it finds its calls in the control API
     let account = ai.account_sid.clone().unwrap_or_else(|| sid("AC", name));
     CallConfig {
-        ais: ais.map(|(name, ai)| call_ai(name, ai, &account, breakers)).collect(),
+        ais: ais.map(|(name, ai)| call_ai(name, ai, &account, shared)).collect(),
         first: 0,
         route: None,
         routes: Vec::new(),
@@ -208,10 +224,12 @@ pub(super) fn overflow(plan: &Plan, pbx: &str, can_continue: bool) -> Overflow {
     Overflow::of(ladder, &rules, can_continue)
 }
 
-fn call_ai(name: &str, ai: &AiPlan, account: &str, breakers: &mut Breakers) -> call::Ai {
+fn call_ai(name: &str, ai: &AiPlan, account: &str, shared: &mut SharedByAi) -> call::Ai {
+    let (breaker, prewarmed) = shared.of(ai);
     call::Ai {
         name: name.to_owned(),
-        breaker: breakers.of(ai),
+        breaker,
+        prewarmed,
         target: ai.target.clone(),
         create: ai.create.clone(),
         extensions: ai.extensions,

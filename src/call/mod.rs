@@ -45,7 +45,7 @@ pub mod worker;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -64,6 +64,7 @@ use crate::stream::breaker::Breaker;
 use crate::stream::connect::Target;
 use crate::stream::create::Create;
 use crate::stream::dialect::Extensions;
+use crate::stream::prewarm::Prewarmed;
 use admission::Permit;
 use departure::{Departure, DeparturePolicy};
 use end::EndReason;
@@ -316,6 +317,8 @@ pub struct Ai {
     pub create: Option<Arc<Create>>,
     /// Shared by all PBXs that use this AI.
     pub breaker: Arc<Breaker>,
+    /// Open connections to it, if some are kept. Those of an earlier configuration are gone.
+    pub prewarmed: Weak<Prewarmed>,
     pub extensions: Extensions,
     pub account_sid: String,
     pub parameters: Vec<(String, String)>,

@@ -20,6 +20,9 @@ use crate::stream::dialect::{CALL_RATE, Dialect, Extensions, MAX_PARAMETER, Sess
 use crate::stream::model;
 use crate::tls::{TlsError, client_config};
 
+/// The most connections that are kept open for one AI.
+const MAX_PREWARM: usize = 100;
+
 type Table = BTreeMap<String, String>;
 
 /// The common settings for a PBX with this dialect, if they are those of another vendor: its URL,
@@ -101,14 +104,7 @@ impl Resolver<'_> {
             self.create(&key, table, proxy, &options, has_url).map(Arc::new)
         });
         let parameters = merged(&own.parameters, &common.parameters);
-        let length = |text: &str| text.chars().count();
-        let is_long = |(n, v): &&(String, String)| length(n).max(length(v)) > MAX_PARAMETER;
-        if let Some((long, _)) = parameters.iter().find(is_long) {
-            let part = format!("{}.{long}", key("parameters", own.parameters.is_some()));
-            let message =
-                format!("is too long; names and values have at most {MAX_PARAMETER} characters");
-            return Err(self.source.error(&part, message));
-        }
+        self.check_parameters(&key("parameters", own.parameters.is_some()), &parameters)?;
         // a model without a greeting is silent until spoken to
         let waits = dialect.waits_without_greeting() && options.session.greeting.is_none();
         let silent = own.silent_timeout.or(common.silent_timeout);
@@ -124,7 +120,17 @@ impl Resolver<'_> {
             silent_timeout: silent.unwrap_or(Span(usual)).0,
             ping: own.ping.or(common.ping).map_or(dialect.usual_ping(), |ping| ping.0),
             tool_webhook: self.tool_webhook(name, &key, common, own)?,
+            prewarm: self.prewarm(&key, dialect, created.is_some(), common, own)?,
         })
+    }
+
+    fn check_parameters(&self, key: &str, all: &[(String, String)]) -> Result<(), ConfigError> {
+        let length = |text: &str| text.chars().count();
+        let is_long = |(n, v): &&(String, String)| length(n).max(length(v)) > MAX_PARAMETER;
+        let Some((long, _)) = all.iter().find(is_long) else { return Ok(()) };
+        let message =
+            format!("is too long; names and values have at most {MAX_PARAMETER} characters");
+        Err(self.source.error(&format!("{key}.{long}"), message))
     }
 
     /// Returns a secret of a PBX's own table, or else the common one: value, variable and file.
@@ -244,6 +250,40 @@ impl Resolver<'_> {
         Ok(session)
     }
 
+    /// Returns how many connections are kept open.
+    fn prewarm(
+        &self,
+        key: &dyn Fn(&str, bool) -> String,
+        dialect: Dialect,
+        is_created: bool,
+        common: &Ai,
+        own: &Ai,
+    ) -> Result<usize, ConfigError> {
+        // a number for another AI may be in [ai]
+        let own_has = own.prewarm.is_some();
+        let refused = if is_created {
+            Some("cannot be used with [ai.create], whose request comes before each connection")
+        } else if !dialect.connects_early() {
+            Some(
+                "cannot be used in this dialect, where the conversation begins with the connection",
+            )
+        } else {
+            None
+        };
+        let size = own.prewarm.or(common.prewarm).unwrap_or_default();
+        let error = |message: String| Err(self.source.error(&key("prewarm", own_has), message));
+        match refused {
+            Some(why) if size > 0 && (own_has || own.dialect.is_none() && own.create.is_none()) => {
+                error(format!("{why}; remove it"))
+            }
+            Some(_) => Ok(0),
+            None if size > MAX_PREWARM => {
+                error(format!("{size} is too much; at most {MAX_PREWARM} connections"))
+            }
+            None => Ok(size),
+        }
+    }
+
     /// Returns the sample rate of linear audio, if one is set.
     fn sample_rate(
         &self,
@@ -269,5 +309,48 @@ impl Resolver<'_> {
             _ => format!("{rate} is not one of: {}", words.join(", ")),
         };
         Err(self.source.error(&key("sample_rate", own.sample_rate.is_some()), message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use crate::config::{Source, load, resolve::resolve};
+
+    /// The connections kept open for the AI of `[pbx.main]`, and for `[endpoint.other]`.
+    fn kept(ai: &str, other: &str) -> Result<[usize; 2], String> {
+        let text = format!(
+            "[ai]\nurl = \"ws://127.0.0.1:9/\"\n{ai}\n[endpoint.other]\n{other}\n[pbx.main]\n\
+             mode = \"sip\"\n[pbx.main.sip]\nregister = false\npeers = [\"10.0.0.1\"]\n"
+        );
+        let source = Source { name: "trunkless.toml".into(), text };
+        let settings = load(&source, &HashMap::new()).map_err(|e| e.to_string())?;
+        let plan = resolve(&source, settings, &HashMap::new()).map_err(|e| e.to_string())?;
+        Ok([plan.sip[0].ai.prewarm, plan.endpoints[0].1.prewarm])
+    }
+
+    #[test]
+    fn connections_are_kept_open_only_where_that_is_possible() {
+        let url = "url = \"ws://127.0.0.1:8/\"";
+        let agent = "dialect = \"elevenlabs\"\nsession = { agent_id = \"agent_1\" }";
+        let create = "create = { url = \"https://a.example/\", allow_hosts = [\"b.example\"] }";
+        assert_eq!(kept("", url), Ok([0, 0]));
+        assert_eq!(kept("prewarm = 3", &format!("{url}\nprewarm = 100")), Ok([3, 100]));
+        // the number of [ai] is for another AI
+        assert_eq!(kept("prewarm = 3", agent), Ok([3, 0]));
+        assert_eq!(kept("prewarm = 3", create), Ok([3, 0]));
+        for (ai, other, why) in [
+            (
+                "prewarm = 101".to_owned(),
+                url.to_owned(),
+                "ai.prewarm: 101 is too much; at most 100",
+            ),
+            (String::new(), format!("{agent}\nprewarm = 1"), "begins with the connection; remove"),
+            (format!("{create}\nprewarm = 1"), url.to_owned(), "ai.prewarm: cannot be used with"),
+        ] {
+            let error = kept(&ai, &other).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
     }
 }

@@ -50,6 +50,8 @@ pub struct AiPlan {
     pub sip_headers: Vec<String>,
     pub silent_timeout: Duration,
     pub ping: Duration,
+    /// Connections that are kept open for the next calls.
+    pub prewarm: usize,
     /// Calls the tools of a model's user.
     pub tool_webhook: Option<Arc<Webhook>>,
 }

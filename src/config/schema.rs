@@ -168,6 +168,8 @@ pub struct Ai {
     pub silent_timeout: Option<Span>,
     /// Quiet time after which the AI is sent a ping.
     pub ping: Option<Span>,
+    /// Connections that are kept open for the next calls.
+    pub prewarm: Option<usize>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -218,6 +218,12 @@ impl Dialect {
         }
     }
 
+    /// True if the AI can be connected before there is a call. At others, the conversation begins
+    /// with the connection, and is charged for.
+    pub fn connects_early(self) -> bool {
+        !matches!(self, Dialect::ElevenLabs | Dialect::Ultravox)
+    }
+
     /// True if the AI waits for the caller to speak unless it has a greeting.
     pub fn waits_without_greeting(self) -> bool {
         matches!(self, Dialect::OpenAiRealtime | Dialect::GeminiLive)

@@ -9,6 +9,7 @@ const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 const CONTROL: u8 = 8;
+const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const RESERVED: u8 = 0x70;
 const MASKED: u8 = 0x80;
@@ -92,6 +93,23 @@ impl Frames {
         }
         self.messages += u64::from(!self.in_parts);
         Next::Frame { taken }
+    }
+}
+
+/// A control frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    Close,
+    /// A ping or a pong.
+    Other,
+}
+
+/// Returns the kind of the first frame of `bytes`, if it is a control frame.
+pub fn control(bytes: &[u8]) -> Option<Control> {
+    let opcode = bytes.first()? & OPCODE;
+    match opcode {
+        CLOSE => Some(Control::Close),
+        _ => (opcode & CONTROL != 0).then_some(Control::Other),
     }
 }
 

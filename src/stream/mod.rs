@@ -25,6 +25,7 @@ pub mod model;
 pub mod openai;
 mod own;
 mod plivo;
+pub mod prewarm;
 pub mod proxy;
 mod queue;
 pub mod scratch;

@@ -162,6 +162,11 @@ impl Wire {
         std::mem::take(&mut self.given).into()
     }
 
+    /// Keeps bytes that were received and not used for [`Wire::begin`].
+    pub fn put_back(&mut self, bytes: Vec<u8>) {
+        self.given = bytes.into();
+    }
+
     /// Gives the library a frame to read next.
     pub fn give(&mut self, frame: &[u8]) {
         self.given.extend(frame);

@@ -235,6 +235,7 @@ fn filled_in(table: &Table) -> BTreeMap<&'static str, String> {
         ("ai.x_headers", format!("{:?}", sip.ai.x_headers)),
         ("ai.sip_headers", format!("{:?}", sip.ai.sip_headers)),
         ("ai.silent_timeout", format!("{:?}", sip.ai.silent_timeout)),
+        ("ai.prewarm", sip.ai.prewarm.to_string()),
         ("ai.ping", format!("{:?}", sip.ai.ping)),
         ("pbx.main.sip.transport", format!("{:?}", sip.account.transport)),
         ("pbx.main.sip.register", registration.is_some().to_string()),

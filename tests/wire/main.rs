@@ -61,6 +61,7 @@ mod orders;
 mod overlay;
 mod page;
 mod phone;
+mod prewarm;
 mod proxy;
 mod recording;
 mod refused;

@@ -106,6 +106,10 @@ async fn reach(
         }
         (None, _) => None,
     };
+    let open = ai.prewarmed.upgrade().filter(|_| created.is_none() && dial.again.is_none());
+    if let Some(socket) = open.and_then(|all| all.take()) {
+        return Ok(Reached::Open(Box::new(socket), parameters));
+    }
     let target = created.as_ref().unwrap_or(&ai.target);
     let left = limit.saturating_sub(begin.elapsed());
     let socket = match (dial.again, dial.once) {

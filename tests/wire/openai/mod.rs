@@ -86,6 +86,23 @@ async fn the_model_greets_the_caller_and_hears_every_byte() {
     assert_eq!(rig.bridge.end().await, "caller_hangup");
 }
 
+#[tokio::test]
+async fn a_session_that_was_open_before_the_call_is_set_up_for_it() {
+    let rig = Rig::new("[ai]\nprewarm = 1\ngreeting = \"Hello!\"").await;
+    let session = rig.ai.session().await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    call.invite().await;
+    call.answered().await;
+    let update = session.until("the session", |event| event["type"] == "session.update").await;
+    assert_eq!(update["session"]["instructions"], "Call 5550100.");
+    session.until("the greeting", |e| e["type"] == "response.create").await;
+    say_frames(&session, "item_1", 0..50).await;
+    session.done("completed").await;
+    assert_eq!(call.media.numbered(AGENT, 50).await, Vec::from_iter(0..50));
+    call.bye().await;
+    session.closed().await;
+}
+
 /// How an interruption went: frames heard, and truncations by item.
 async fn interrupted(rig: &Rig) -> Result<(usize, Vec<(String, u64)>), String> {
     let (mut call, session) = rig.call().await;
