@@ -349,6 +349,8 @@ fn print_event(data: &str, as_json: bool) {
             format!("  {name} by {}: {status} {}", text(&command["by"]), text(&command["reason"]));
     } else if event["type"] == "call.ended" {
         detail = format!("  {}", text(&call["end_reason"]));
+    } else if event["type"] == "call.answered_by" {
+        detail = format!("  {}", text(&call["answered_by"]));
     }
     outln!(
         "{}  {}  {}{}",
