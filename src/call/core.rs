@@ -466,6 +466,7 @@ impl Call {
         match self.limit().filter(|(at, _)| *at <= now) {
             _ if self.phase == Phase::Ended => return,
             Some((_, reason @ EndReason::AiTimeout)) if !self.falls() => {
+                self.out.push_back(Output::AiSilent(self.limits.silent_timeout));
                 self.ai_failed(now, reason);
             }
             // everything has been played

@@ -1,0 +1,303 @@
+//! Every dialect under every failure of its AI: the steps of `on_ai_failure` are the same ones,
+//! within the same time. `table` has the failures and what they mean, `voice` the dialects,
+//! `server` the AIs. The calls of all cells run side by side in one process, beside a call that
+//! must not notice any of it.
+
+mod server;
+mod table;
+mod voice;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use trunkless::call::ended::Record;
+
+use crate::bridge::{Bridge, Net, Rig};
+use crate::call::Call;
+use crate::lines::Lines;
+use crate::log::{Log, pass};
+use crate::media::{Heard, indices};
+use crate::pbx::Pbx;
+use crate::stream::AGENT;
+use crate::strict::Ai;
+use crate::wav::write_prompt;
+use server::{Event, Server};
+use table::{ANSWER_WAIT, CONFIG, Case, Failure, Outcome};
+
+/// From the time at which a failure is known to the next step. The host runs other tests as well.
+const STEP: Duration = Duration::from_millis(1500);
+/// Cells of the table at once.
+const AT_ONCE: usize = 40;
+/// Frames that the next AI has to hear.
+const ENOUGH: usize = 10;
+const LIMIT: Duration = Duration::from_secs(20);
+
+struct Table {
+    rig: Rig,
+    server: Server,
+    cases: Arc<Vec<Case>>,
+    /// Records of calls that have ended.
+    records: Log<Record>,
+    lines: Lines,
+    _prompt: tempfile::TempDir,
+}
+
+/// The AI that takes over from that of case `n`: in another dialect each time.
+fn backup(n: usize) -> usize {
+    (n * 7 + n / voice::ALL.len() + 3) % voice::ALL.len()
+}
+
+impl Table {
+    async fn new(cases: Vec<Case>, more: &str) -> Table {
+        let lines = Lines::of_calls();
+        let net = Net::new();
+        let (pbx, ai) = (Pbx::udp(net.pbx()).await, Ai::start(net.ai()).await);
+        let cases = Arc::new(cases);
+        let server = Server::start(net.host(5), cases.clone()).await;
+        let (prompt, path) = write_prompt(10);
+        let address = server.address.to_string();
+        let mut config = format!(
+            "[calls]\nanswer_wait = \"{}ms\"\nplayout_minutes = 1\nmax = 500\n{more}\n\
+             [prompts]\nnote = {path:?}\n\
+             [pbx.main.sip]\nusers = [\"8XXXX\"]\n",
+            ANSWER_WAIT.as_millis()
+        );
+        for (n, voice) in voice::ALL.iter().enumerate() {
+            let ai = voice.config(&address, &format!("/good/{n}"));
+            config.push_str(&format!("[endpoint.good{n}]\n{ai}"));
+        }
+        let nobody = format!("{}:9", net.host(6));
+        for (n, Case { voice, failure, .. }) in cases.iter().enumerate() {
+            let address = if *failure == Failure::Refused { &nobody } else { &address };
+            let ai = voice.config(address, &format!("/bad/{n:03}"));
+            let good = backup(n);
+            config.push_str(&format!(
+                "[endpoint.bad{n}]\n{ai}{CONFIG}\
+                 [[route]]\nname = \"a{n}\"\nto = \"81{n:03}\"\nai = \"bad{n}\"\n\
+                 on_ai_failure = [\"ai:good{good}\", \"hangup\"]\n\
+                 [[route]]\nname = \"b{n}\"\nto = \"82{n:03}\"\nai = \"bad{n}\"\n\
+                 on_ai_failure = [\"play:note\", \"hangup:busy\"]\n"
+            ));
+        }
+        let rig = Rig::with(net, pbx, ai, &config).await;
+        Table { rig, server, cases, records: Log::new(), lines, _prompt: prompt }
+    }
+
+    fn name(&self, n: usize) -> String {
+        let Case { voice, failure, .. } = self.cases[n];
+        format!("cell {n}, {} {failure:?}", voice.0)
+    }
+
+    fn bridge(&self) -> &Bridge {
+        &self.rig.bridge
+    }
+
+    /// An INVITE to this user. `is_linear`: the caller hears audio that was linear on its way.
+    async fn invite(&self, user: &str, is_linear: bool) -> Call {
+        let mut call = self.rig.pbx.call(self.bridge()).await;
+        call.target = call.target.replace("sip:ai@", &format!("sip:{user}@"));
+        call.media.linear.store(is_linear, Ordering::Relaxed);
+        call.invite().await;
+        call
+    }
+
+    /// Keeps the records of calls that end.
+    async fn collect(&self) -> std::convert::Infallible {
+        loop {
+            self.records.push(self.bridge().next_record().await);
+        }
+    }
+
+    async fn record(&self, route: &str, count: usize) -> Record {
+        let of = |records: &mut Vec<Record>| {
+            let is = |record: &&Record| record.route.as_deref() == Some(route);
+            records.iter().filter(is).nth(count).cloned()
+        };
+        let what = format!("the record of {route}");
+        self.records.within(LIMIT, of).await.expect(&what)
+    }
+
+    /// When the AI of this call failed.
+    fn failed_at(&self, number: u32) -> Option<Instant> {
+        let of = |(at, event): &(Instant, Event)| (*event == Event::Failed(number)).then_some(*at);
+        self.server.seen.look(|seen| seen.iter().find_map(of))
+    }
+
+    /// The frames of a call that an AI in this place has heard, and when it heard the first one.
+    async fn heard(&self, case: &Case, number: u32, after: bool) -> Option<(Instant, Vec<u32>)> {
+        let good = voice::ALL[backup(number as usize % 1000)];
+        let of = |(at, event): &(Instant, Event)| match event {
+            Event::Heard { voice, call, frame } if !after && *call == number => {
+                assert_eq!(*voice, good);
+                Some((*at, *frame))
+            }
+            Event::HeardAfter { call, frame } if after && *call == number => Some((*at, *frame)),
+            _ => None,
+        };
+        let enough = |seen: &[(Instant, Event)]| {
+            let found: Vec<(Instant, u32)> = seen.iter().filter_map(of).collect();
+            let first = found.first()?.0;
+            let frames = found.iter().map(|(_, frame)| *frame).collect();
+            (found.len() >= ENOUGH).then_some((first, frames))
+        };
+        self.server.wait(case.known + LIMIT, enough).await
+    }
+
+    /// The caller gets to the next AI, which hears what the caller says, and is heard.
+    async fn taken_over(&self, n: usize, count: usize) {
+        let case = self.cases[n];
+        let name = self.name(n);
+        let number = 10_000 + count as u32 * 1000 + n as u32;
+        let begun = Instant::now();
+        let is_linear = voice::ALL[backup(n)].is_linear();
+        let mut call = self.invite(&format!("81{n:03}"), is_linear).await;
+        call.answered().await;
+        let (to, mut talker) = (call.rtp.unwrap(), call.talker.clone());
+        let stays = case.outcome == Outcome::Continues;
+        let (at, frames) = tokio::select! {
+            () = call.media.say(to, &mut talker, number, 0..2000) => panic!("{name}: too late"),
+            heard = self.heard(&case, number, stays) => {
+                heard.unwrap_or_else(|| panic!("{name}: nobody takes the caller"))
+            }
+        };
+        let from = if case.failure.is_early() { begun } else { self.failed_at(number).unwrap() };
+        let took = at.saturating_duration_since(from);
+        assert!(took <= case.known + STEP, "{name}: after {took:?}");
+        let consecutive = frames.windows(2).all(|pair| pair[1] == pair[0] + 1);
+        assert!(consecutive, "{name}: {frames:?}");
+        if !stays {
+            let heard = |heard: &mut Vec<Heard>| {
+                let numbers = indices(heard, AGENT);
+                (numbers.len() >= ENOUGH).then_some(numbers)
+            };
+            let heard = call.media.heard.within(LIMIT, heard).await;
+            assert_eq!(heard, Some(Vec::from_iter(0..ENOUGH as u32)), "{name}");
+        }
+        call.bye().await;
+        let record = self.record(&format!("a{n}"), count).await;
+        assert_eq!(record.reason.label(), "caller_hangup", "{name}");
+        match case.outcome {
+            Outcome::Continues => {
+                let again = case.failure == Failure::Again;
+                assert_eq!(record.ai_end.is_some(), again, "{name}");
+                assert_eq!(record.dialled.len(), 1 + usize::from(again), "{name}");
+            }
+            _ => assert!(record.ai_end.is_some(), "{name}"),
+        }
+    }
+
+    /// The caller hears the prompt, and then the cause of the ladder's last step.
+    async fn dismissed(&self, n: usize) {
+        let case = self.cases[n];
+        let name = self.name(n);
+        let number = 20_000 + n as u32;
+        let mut call = self.invite(&format!("82{n:03}"), false).await;
+        call.answered().await;
+        let (to, mut talker) = (call.rtp.unwrap(), call.talker.clone());
+        let end = async {
+            if case.known > Duration::from_secs(4) {
+                pass(case.known - Duration::from_secs(4)).await;
+            }
+            call.hung_up().await
+        };
+        let cause = tokio::select! {
+            () = call.media.say(to, &mut talker, number, 0..2000) => panic!("{name}: too late"),
+            cause = end => cause,
+        };
+        let (reason, expected, prompt) = match case.outcome {
+            Outcome::Ladder(reason, _) => (reason, "Q.850;cause=17;text=\"busy\"", 10),
+            _ => ("ai_hangup", "Q.850;cause=16;text=\"ai_hangup\"", 0),
+        };
+        assert_eq!(cause, expected, "{name}");
+        assert_eq!(indices(&call.media.packets(), AGENT).len(), prompt, "{name}");
+        let record = self.record(&format!("b{n}"), 0).await;
+        assert_eq!(record.reason.label(), reason, "{name}");
+    }
+
+    /// After three calls in a row that could not reach it, the AI is not offered the next one.
+    async fn spared(&self, n: usize) {
+        let case = self.cases[n];
+        let name = self.name(n);
+        self.taken_over(n, 1).await;
+        let before = self.server.dialled(&format!("/bad/{n:03}"));
+        self.taken_over(n, 2).await;
+        let again = self.server.dialled(&format!("/bad/{n:03}")) - before;
+        let record = self.record(&format!("a{n}"), 2).await;
+        let spared = record.ai_end.is_some_and(|end| end.contains("not offered"));
+        let unreachable = matches!(case.outcome, Outcome::Ladder("ai_unreachable", _));
+        assert_eq!((spared, again), (unreachable, usize::from(!unreachable)), "{name}");
+    }
+
+    async fn run(&self, n: usize) {
+        let case = self.cases[n];
+        let late = case.known > Duration::from_secs(4);
+        match case.outcome {
+            Outcome::Continues => return self.taken_over(n, 0).await,
+            Outcome::HangUp => self.dismissed(n).await,
+            Outcome::Ladder(..) if case.known > Duration::from_secs(9) => {
+                tokio::join!(self.taken_over(n, 0), self.dismissed(n));
+            }
+            Outcome::Ladder(..) => {
+                self.taken_over(n, 0).await;
+                self.dismissed(n).await;
+            }
+        }
+        if case.failure.is_early() && !late {
+            self.spared(n).await;
+        }
+        if let Outcome::Ladder(_, words) = case.outcome {
+            let path = format!("/bad/{n:03}");
+            self.lines.until_all(&[words, &path]).await;
+        }
+    }
+
+    /// Runs all cells side by side, and panics with those that went wrong.
+    async fn all(&self) {
+        let run = async |n: usize| {
+            let went = AssertUnwindSafe(self.run(n)).catch_unwind().await;
+            went.is_err().then(|| self.name(n))
+        };
+        let runs = futures_util::stream::iter((0..self.cases.len()).map(run));
+        let wrong = runs.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect();
+        let wrong: Vec<String> = tokio::select! {
+            wrong = wrong => wrong,
+            never = self.collect() => match never {},
+        };
+        assert!(wrong.is_empty(), "{} of {}: {wrong:#?}", wrong.len(), self.cases.len());
+    }
+}
+
+#[tokio::test]
+async fn every_failure_leads_down_the_ladder_in_every_dialect() {
+    let table = Table::new(table::all(), "").await;
+    // a call that notices nothing of it
+    let (mut bystander, stream) = table.rig.call().await;
+    let (to, mut talker) = (bystander.rtp.unwrap(), bystander.talker.clone());
+    let frames = std::sync::atomic::AtomicU32::new(0);
+    let talk = async {
+        loop {
+            let n = frames.fetch_add(50, Ordering::Relaxed);
+            stream.play_frames(n..n + 50).await;
+            bystander.media.say(to, &mut talker, crate::call::CALLER, n..n + 50).await;
+        }
+    };
+    tokio::select! {
+        () = table.all() => {}
+        () = talk => {}
+    }
+    let said = frames.load(Ordering::Relaxed) - 50;
+    let heard = stream.heard(said as usize).await;
+    assert_eq!(heard, Vec::from_iter(0..heard.len() as u32));
+    let played = bystander.media.numbered(AGENT, said as usize).await;
+    assert_eq!(played, Vec::from_iter(0..played.len() as u32));
+    bystander.bye().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_dialled_again_leads_down_the_ladder_after_five_seconds() {
+    let table = Table::new(table::dialled_again(), "on_ai_close = \"reconnect\"").await;
+    table.all().await;
+}
