@@ -25,7 +25,7 @@ const FRAMES: usize = 5;
 /// The same for an AI that is silent for long: 1.5 s.
 const LONG: usize = 75;
 /// More than the AI may send ahead: `playout_minutes` is 1.
-const TOO_MUCH: usize = 90 * 8000;
+const TOO_MUCH: usize = 65 * 8000;
 /// A handshake that takes most of the time that there is for another connection.
 const SLOW: Duration = Duration::from_secs(3);
 /// The end of a connection is due this long after the AI has done its part.

@@ -76,7 +76,7 @@ pub struct Case {
 }
 
 /// See [`CONFIG`].
-pub const ANSWER_WAIT: Duration = Duration::from_millis(500);
+pub const ANSWER_WAIT: Duration = Duration::from_secs(1);
 pub const SILENT: Duration = Duration::from_secs(1);
 const PING: Duration = Duration::from_millis(500);
 /// An AI that waits for a tool is silent for this long.
@@ -148,6 +148,16 @@ impl Failure {
         )
     }
 
+    /// True if another failure of the table differs from it in a status or a byte only.
+    pub fn is_variant(self) -> bool {
+        match self {
+            Failure::Status(status) | Failure::Create(status) => !status.starts_with("401"),
+            Failure::Close(code) => code == 1008,
+            Failure::NotUtf8 | Failure::Oversize => true,
+            _ => false,
+        }
+    }
+
     /// What this failure means in a dialect, and when it is known; `None` if there is no such
     /// failure.
     fn meaning(self, voice: Voice) -> Option<(Outcome, Duration)> {
@@ -209,6 +219,13 @@ impl Failure {
                 (Continues, now)
             }
         })
+    }
+}
+
+impl Case {
+    /// True if it takes ten seconds to be noticed.
+    pub fn is_late(self) -> bool {
+        self.known >= LATE
     }
 }
 
