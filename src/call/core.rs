@@ -364,7 +364,8 @@ impl Call {
 
     /// Audio from before `start` is kept: some AIs greet as soon as their stream is open.
     fn on_ai(&mut self, now: Instant, message: FromAi<'_>) {
-        self.past.ai_heard = true;
+        // an AI whose messages cannot be used is as good as silent
+        self.past.ai_heard |= !matches!(message, FromAi::Ignored(_));
         if !matches!(self.phase, Phase::Connecting | Phase::Talking) {
             return;
         }

@@ -169,7 +169,7 @@ impl Lines {
             call,
             pbx,
             url,
-            "AI silent: no message for {time:?} after the start of its stream; raise silent_timeout \
+            "AI silent: no usable message for {time:?} after its start; raise silent_timeout \
              if it lets the caller speak first"
         );
     }

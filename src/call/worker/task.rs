@@ -264,7 +264,8 @@ impl Running {
                     Output::Ringing => self.observed.event(&EventKind::Ringing),
                     Output::AiSilent(time) => {
                         self.lines.ai_silent(time);
-                        self.ai_end = Some(format!("no message for {time:?} after its start"));
+                        self.ai_end =
+                            Some(format!("no usable message for {time:?} after its start"));
                     }
                     Output::Step(rung) => self.lines.step(&rung, &self.config.ais),
                     Output::Answered => self.answered(now),

@@ -188,7 +188,13 @@ impl Table {
                 assert_eq!(record.ai_end.is_some(), again, "{name}");
                 assert_eq!(record.dialled.len(), 1 + usize::from(again), "{name}");
             }
-            _ => assert!(record.ai_end.is_some(), "{name}"),
+            Outcome::Ladder(reason, _) => {
+                assert!(record.ai_end.is_some(), "{name}");
+                let first = record.dialled.first().and_then(|dialled| dialled.failure);
+                let failed = case.failure.is_early() && reason == "ai_unreachable";
+                assert_eq!(first.is_some(), failed, "{name}");
+            }
+            Outcome::HangUp => {}
         }
     }
 
@@ -220,6 +226,9 @@ impl Table {
         assert_eq!(heard, Some(()), "{name}: not {prompt} frames of the prompt");
         let record = self.record(&format!("b{n}"), 0).await;
         assert_eq!(record.reason.label(), reason, "{name}");
+        // the call before it did not keep this one from its AI
+        let spared = record.ai_end.is_some_and(|end| end.contains("not offered"));
+        assert!(!spared, "{name}");
     }
 
     /// After three calls in a row that could not reach it, the AI is not offered the next one.

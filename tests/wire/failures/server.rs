@@ -212,6 +212,7 @@ impl Shared {
             match failure {
                 _ if heard > 1 => {}
                 Failure::Silent => {}
+                Failure::Unusable => socket.send(Message::text("{\"event\":7}")).await,
                 Failure::ToolFirst => socket.send(voice.tool().expect("a tool")).await,
                 _ => socket.say(voice, &[SILENCE; 160]).await,
             }
@@ -318,7 +319,7 @@ impl Socket {
             }
             // reads nothing and answers nothing
             Failure::Hang => pass(LINGER).await,
-            Failure::Silent => {}
+            Failure::Silent | Failure::Unusable => {}
             Failure::Error => self.send(voice.error().expect("an error")).await,
             Failure::Disconnect => self.send(Message::text(r#"{"type":"disconnect"}"#)).await,
             Failure::Expires => {

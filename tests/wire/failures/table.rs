@@ -27,6 +27,8 @@ pub enum Failure {
     /// The connection ends without a close frame.
     End,
     Silent,
+    /// It sends nothing that can be used.
+    Unusable,
     /// It reads nothing and answers no ping.
     Hang,
     NotWebSocket,
@@ -93,7 +95,7 @@ const LATE: Duration = Duration::from_secs(10);
 pub const CONFIG: &str = "silent_timeout = \"1s\"\nping = \"500ms\"\n";
 
 /// Those that are noticed late come first: they wait beside the others.
-const FAILURES: [Failure; 33] = [
+const FAILURES: [Failure; 34] = [
     Failure::Hang,
     Failure::Endless,
     Failure::NeverReady,
@@ -116,6 +118,7 @@ const FAILURES: [Failure; 33] = [
     Failure::Reset,
     Failure::End,
     Failure::Silent,
+    Failure::Unusable,
     Failure::NotWebSocket,
     Failure::NotUtf8,
     Failure::Oversize,
@@ -189,7 +192,9 @@ impl Failure {
             F::Close(1000 | 4001) => (HangUp, now),
             F::Close(_) => (Ladder("ai_closed", "AI stream lost: close frame 10"), now),
             F::Reset | F::End => (Ladder("ai_closed", "AI stream lost: "), now),
-            F::Silent => (Ladder("ai_timeout", "AI silent: no message for 1s"), SILENT),
+            F::Silent | F::Unusable => {
+                (Ladder("ai_timeout", "AI silent: no usable message for 1s"), SILENT)
+            }
             F::Hang => (Ladder("ai_timeout", "AI stream "), PING + LATE),
             F::NotWebSocket | F::NotUtf8 | F::Oversize => {
                 (Ladder("ai_protocol", "AI stream lost: "), now)
