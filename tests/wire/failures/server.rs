@@ -1,7 +1,8 @@
 //! The AIs of all calls: those that fail, each in its own way, and those that take over.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{SplitSink, SplitStream};
@@ -31,30 +32,30 @@ const SLOW: Duration = Duration::from_secs(3);
 /// The end of a connection is due this long after the AI has done its part.
 const LINGER: Duration = Duration::from_secs(15);
 
-/// What the AIs have seen and done.
-#[derive(Debug, Clone, PartialEq)]
+/// What happened in a call, and when.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event {
-    /// A connection, or a request before it, to the AI at this path.
-    Dialled(String),
-    /// The AI of this call has failed.
-    Failed(u32),
-    /// An AI that takes over has heard this frame of this call.
-    Heard { voice: Voice, call: u32, frame: u32 },
-    /// The AI whose failures its callers do not notice has heard it.
-    HeardAfter { call: u32, frame: u32 },
+    /// The AI has failed.
+    Failed,
+    /// The AI that takes over has heard this frame.
+    Heard(Voice, u32),
+    /// The AI has heard it that goes on in spite of a failure.
+    HeardAfter(u32),
 }
 
-pub struct Server {
-    pub address: SocketAddr,
-    pub seen: Arc<Log<(Instant, Event)>>,
-}
+/// The events of a call, each with its time.
+pub type Events = Log<(Instant, Event)>;
 
-/// The table, and the log of all AIs.
 #[derive(Clone)]
+pub struct Server(Arc<Shared>);
+
 struct Shared {
     address: SocketAddr,
-    cases: Arc<Vec<Case>>,
-    seen: Arc<Log<(Instant, Event)>>,
+    cases: Vec<Case>,
+    /// By the number of the caller's audio.
+    calls: Mutex<HashMap<u32, Arc<Events>>>,
+    /// How often the AI at each path was dialled.
+    dialled: Mutex<HashMap<String, usize>>,
 }
 
 type Writer = SplitSink<WebSocketStream<TcpStream>, Message>;
@@ -77,37 +78,37 @@ struct Socket {
 }
 
 impl Server {
-    pub async fn start(ip: IpAddr, cases: Arc<Vec<Case>>) -> Server {
+    pub async fn start(ip: IpAddr, cases: Vec<Case>) -> Server {
         let listener = TcpListener::bind((ip, 0)).await.unwrap();
-        let (address, seen) = (listener.local_addr().unwrap(), Arc::new(Log::new()));
-        let shared = Shared { address, cases, seen: seen.clone() };
+        let address = listener.local_addr().unwrap();
+        let (calls, dialled) = (Mutex::default(), Mutex::default());
+        let server = Server(Arc::new(Shared { address, cases, calls, dialled }));
+        let all = server.clone();
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                tokio::spawn(shared.clone().serve(tcp));
+                tokio::spawn(all.clone().serve(tcp));
             }
         });
-        Server { address, seen }
+        server
     }
 
-    /// Returns what `see` finds first, within `limit`.
-    pub async fn wait<R>(
-        &self,
-        limit: Duration,
-        see: impl Fn(&[(Instant, Event)]) -> Option<R>,
-    ) -> Option<R> {
-        self.seen.within(limit, |seen| see(seen)).await
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// The events of a call.
+    pub fn call(&self, number: u32) -> Arc<Events> {
+        let mut calls = self.0.calls.lock().unwrap();
+        calls.entry(number).or_insert_with(|| Arc::new(Log::new())).clone()
     }
 
     /// How often the AI at this path has been dialled.
     pub fn dialled(&self, path: &str) -> usize {
-        let is = |(_, event): &&(Instant, Event)| *event == Event::Dialled(path.to_owned());
-        self.seen.look(|seen| seen.iter().filter(is).count())
+        self.0.dialled.lock().unwrap().get(path).copied().unwrap_or(0)
     }
-}
 
-impl Shared {
-    fn note(&self, event: Event) {
-        self.seen.push((Instant::now(), event));
+    fn note(&self, call: u32, event: Event) {
+        self.call(call).push((Instant::now(), event));
     }
 
     async fn serve(self, mut tcp: TcpStream) {
@@ -122,14 +123,11 @@ impl Shared {
         if parts[1] == "good" {
             return self.take_over(Socket::open(tcp, &head).await, voice::ALL[number(2)]).await;
         }
-        let case = self.cases[number(2)];
-        let earlier = self.seen.look(|seen| {
-            let is = |(_, event): &&(Instant, Event)| *event == Event::Dialled(path.clone());
-            seen.iter().filter(is).count()
-        });
+        let case = self.0.cases[number(2)];
         let creates = matches!(case.failure, Failure::Create(_) | Failure::CreateUnanswered);
+        let earlier = self.dialled(&path);
         if creates || !head.starts_with("POST") {
-            self.note(Event::Dialled(path.clone()));
+            *self.0.dialled.lock().unwrap().entry(path.clone()).or_default() += 1;
         }
         match (head.starts_with("POST"), case.failure) {
             (true, Failure::Create(status)) => answer(tcp, &refusing(status)).await,
@@ -152,7 +150,7 @@ impl Shared {
     async fn create(&self, mut tcp: TcpStream, head: &str, path: &str) {
         let length = field(head, "Content-Length").and_then(|length| length.parse().ok());
         tcp.read_exact(&mut vec![0; length.unwrap_or(0)]).await.unwrap();
-        let body = json!({"joinUrl": format!("ws://{}{path}", self.address)}).to_string();
+        let body = json!({"joinUrl": format!("ws://{}{path}", self.address())}).to_string();
         let head = "HTTP/1.1 201 Created\r\nContent-Type: application/json";
         let length = body.len();
         answer(tcp, &format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}")).await;
@@ -167,7 +165,7 @@ impl Shared {
                 socket.send(answer).await;
             }
             if let Some((call, frame)) = voice.hears(&message) {
-                self.note(Event::Heard { voice, call, frame });
+                self.note(call, Event::Heard(voice, frame));
                 if !std::mem::replace(&mut spoken, true) {
                     socket.say(voice, &agent_frames(0..10)).await;
                 }
@@ -207,7 +205,7 @@ impl Shared {
             let Some((call, frame)) = voice.hears(&message) else { continue };
             heard += 1;
             if acted {
-                self.note(Event::HeardAfter { call, frame });
+                self.note(call, Event::HeardAfter(frame));
             }
             match failure {
                 _ if heard > 1 => {}
@@ -218,7 +216,7 @@ impl Shared {
             }
             let enough = if failure == Failure::ToolFirst { LONG } else { FRAMES };
             if heard == enough && !acted {
-                self.note(Event::Failed(call));
+                self.note(call, Event::Failed);
                 match socket.act(case).await {
                     After::Drop => return,
                     After::Linger => return socket.linger().await,

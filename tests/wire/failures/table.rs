@@ -78,7 +78,7 @@ pub struct Case {
 }
 
 /// See [`CONFIG`].
-pub const ANSWER_WAIT: Duration = Duration::from_secs(1);
+pub const ANSWER_WAIT: Duration = Duration::from_millis(1500);
 pub const SILENT: Duration = Duration::from_secs(1);
 const PING: Duration = Duration::from_millis(500);
 /// An AI that waits for a tool is silent for this long.
