@@ -8,14 +8,14 @@ mod table;
 mod voice;
 
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use trunkless::call::ended::Record;
 
 use crate::bridge::{Bridge, Net, Rig};
-use crate::call::Call;
+use crate::call::{CALLER, Call};
 use crate::lines::Lines;
 use crate::log::{Log, pass};
 use crate::media::{Heard, indices, taken};
@@ -24,12 +24,12 @@ use crate::stream::AGENT;
 use crate::strict::Ai;
 use crate::wav::write_prompt;
 use server::{Event, Server};
-use table::{ANSWER_WAIT, CONFIG, Case, Failure, Outcome};
+use table::{ANSWER_WAIT, Case, Failure, Outcome};
 
 /// From the time at which a failure is known to the next step. The host runs other tests as well.
 const STEP: Duration = Duration::from_millis(1500);
 /// Cells of the table at once.
-const AT_ONCE: usize = 40;
+const AT_ONCE: usize = 36;
 /// Frames that the next AI has to hear.
 const ENOUGH: usize = 10;
 /// Frames of the caller that may come too late on a busy host, and are silence then.
@@ -59,6 +59,10 @@ impl Table {
         let server = Server::start(net.host(5), cases.clone()).await;
         let (prompt, path) = write_prompt(10);
         let address = server.address().to_string();
+        let ca = prompt.path().join("ca.pem");
+        let key = rcgen::generate_simple_self_signed(vec!["ai".to_owned()]).unwrap();
+        std::fs::write(&ca, key.cert.pem()).unwrap();
+        let ca = ca.to_str().unwrap();
         let mut config = format!(
             "[calls]\nanswer_wait = \"{}ms\"\nplayout_minutes = 1\nmax = 500\n{more}\n\
              [prompts]\nnote = {path:?}\n\
@@ -66,16 +70,17 @@ impl Table {
             ANSWER_WAIT.as_millis()
         );
         for (n, voice) in voice::ALL.iter().enumerate() {
-            let ai = voice.config(&address, &format!("/good/{n}"));
+            let ai = voice.config(&address, &format!("/good/{n}"), ca);
             config.push_str(&format!("[endpoint.good{n}]\n{ai}"));
         }
-        let nobody = format!("{}:9", net.host(5));
-        for (n, Case { voice, failure, .. }) in cases.iter().enumerate() {
-            let address = if *failure == Failure::Refused { &nobody } else { &address };
-            let ai = voice.config(address, &format!("/bad/{n:03}"));
+        let closed = format!("{}:9", net.host(5));
+        for (n, case) in cases.iter().enumerate() {
+            let address = if case.failure == Failure::Refused { &closed } else { &address };
+            let (ai, more) =
+                (case.voice.config(address, &format!("/bad/{n:03}"), ca), case.config());
             let good = backup(n);
             config.push_str(&format!(
-                "[endpoint.bad{n}]\n{ai}{CONFIG}\
+                "[endpoint.bad{n}]\n{ai}{more}\
                  [[route]]\nname = \"a{n}\"\nto = \"81{n:03}\"\nai = \"bad{n}\"\n\
                  on_ai_failure = [\"ai:good{good}\", \"hangup\"]\n\
                  [[route]]\nname = \"b{n}\"\nto = \"82{n:03}\"\nai = \"bad{n}\"\n\
@@ -159,7 +164,7 @@ impl Table {
         let (failed, at, frames) = tokio::select! {
             () = call.media.say(to, &mut talker, number, 0..2000) => panic!("{name}: too late"),
             heard = self.heard(n, number, stays) => {
-                heard.unwrap_or_else(|| panic!("{name}: nobody takes the caller"))
+                heard.unwrap_or_else(|| panic!("{name}: no AI takes the caller"))
             }
         };
         let from = if case.failure.is_early() { begun } else { failed };
@@ -177,6 +182,7 @@ impl Table {
             assert_eq!(heard, Some(Vec::from_iter(0..ENOUGH as u32)), "{name}");
         }
         call.bye().await;
+        call.forget();
         let record = self.record(&format!("a{n}"), count).await;
         assert_eq!(record.reason.label(), "caller_hangup", "{name}");
         match case.outcome {
@@ -221,6 +227,7 @@ impl Table {
         let heard = |heard: &mut Vec<Heard>| (indices(heard, AGENT).len() == prompt).then_some(());
         let heard = call.media.heard.within(STEP, heard).await;
         assert_eq!(heard, Some(()), "{name}: not {prompt} frames of the prompt");
+        call.forget();
         let record = self.record(&format!("b{n}"), 0).await;
         assert_eq!(record.reason.label(), reason, "{name}");
         // the call before it did not keep this one from its AI
@@ -268,63 +275,86 @@ impl Table {
         }
     }
 
-    /// Checks that the log has the failure of each cell, with the AI's URL.
-    fn logged(&self) {
-        let lines = self.lines.with(&format!("ws://{}:", self.server.address().ip()));
-        for (n, case) in self.cases.iter().enumerate() {
-            if let Outcome::Ladder(_, words) = case.outcome {
-                let path = format!("/bad/{n:03}");
-                let found = lines.iter().any(|line| line.contains(&path) && line.contains(words));
-                assert!(found, "{}: nothing in the log with {words:?}", self.name(n));
-            }
+    /// True if the log has the failure of this cell, with the AI's URL.
+    fn is_logged(&self, n: usize, lines: &[String]) -> bool {
+        let Outcome::Ladder(_, words) = self.cases[n].outcome else { return true };
+        let path = format!("/bad/{n:03}");
+        let found = lines.iter().any(|line| line.contains(&path) && line.contains(words));
+        if !found {
+            println!("{}: nothing in the log with {words:?}", self.name(n));
         }
+        found
     }
 
-    /// Runs all cells side by side, and panics with those that went wrong.
-    async fn all(&self) {
+    /// Runs all cells side by side, and returns those that went wrong.
+    async fn all(&self) -> Vec<Case> {
         let run = async |n: usize| {
             let went = AssertUnwindSafe(self.run(n)).catch_unwind().await;
-            went.is_err().then(|| self.name(n))
+            (n, went.is_ok())
         };
         let runs = futures_util::stream::iter((0..self.cases.len()).map(run));
-        let wrong = runs.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect();
-        let wrong: Vec<String> = tokio::select! {
-            wrong = wrong => wrong,
+        let went: Vec<(usize, bool)> = tokio::select! {
+            went = runs.buffer_unordered(AT_ONCE).collect() => went,
             never = self.collect() => match never {},
         };
-        assert!(wrong.is_empty(), "{} of {}: {wrong:#?}", wrong.len(), self.cases.len());
-        self.logged();
+        let lines = self.lines.with(&format!("ws://{}:", self.server.address().ip()));
+        let wrong = went.into_iter().filter(|(n, well)| !well || !self.is_logged(*n, &lines));
+        wrong.map(|(n, _)| self.cases[n]).collect()
     }
+
+    /// Runs all cells beside a call that must not notice any of it.
+    async fn beside_a_bystander(&self) -> Vec<Case> {
+        let (mut bystander, stream) = self.rig.call().await;
+        let (to, mut talker) = (bystander.rtp.unwrap(), bystander.talker.clone());
+        let frames = AtomicU32::new(0);
+        let talk = async {
+            loop {
+                let n = frames.fetch_add(50, Ordering::Relaxed);
+                stream.play_frames(n..n + 50).await;
+                bystander.media.say(to, &mut talker, CALLER, n..n + 50).await;
+            }
+        };
+        let wrong = tokio::select! {
+            wrong = self.all() => wrong,
+            never = talk => never,
+        };
+        let said = frames.load(Ordering::Relaxed) - 50;
+        let played = bystander.media.numbered(AGENT, said as usize).await;
+        assert_eq!(played, Vec::from_iter(0..played.len() as u32));
+        bystander.bye().await;
+        stream.stopped().await;
+        let heard: Vec<u32> = stream.positions().into_iter().map(|(_, number)| number).collect();
+        assert!(heard.is_sorted(), "{heard:?}");
+        let record = self.bridge().record().await;
+        // what this busy host delivered too late
+        let received = &record.summary.received;
+        let late = received.late() + received.timeline.left_out;
+        let lost = received.sequence.lost + record.ai.dropped_audio;
+        assert!(heard.len() as u64 + late + lost >= said.into(), "{} of {said}", heard.len());
+        wrong
+    }
+}
+
+/// Runs the cells that went wrong again, at most twice: a busy machine may spoil one run, but a
+/// real fault spoils them all.
+async fn steadily(mut cases: Vec<Case>, more: &str) {
+    for _ in 0..3 {
+        let table = Table::new(cases.clone(), more).await;
+        match AssertUnwindSafe(table.beside_a_bystander()).catch_unwind().await {
+            Ok(wrong) if wrong.is_empty() => return,
+            Ok(wrong) => cases = wrong,
+            Err(_) => {}
+        }
+    }
+    panic!("{} cells: {cases:#?}", cases.len());
 }
 
 #[tokio::test]
 async fn every_failure_leads_down_the_ladder_in_every_dialect() {
-    let table = Table::new(table::all(), "").await;
-    // a call that notices nothing of it
-    let (mut bystander, stream) = table.rig.call().await;
-    let (to, mut talker) = (bystander.rtp.unwrap(), bystander.talker.clone());
-    let frames = std::sync::atomic::AtomicU32::new(0);
-    let talk = async {
-        loop {
-            let n = frames.fetch_add(50, Ordering::Relaxed);
-            stream.play_frames(n..n + 50).await;
-            bystander.media.say(to, &mut talker, crate::call::CALLER, n..n + 50).await;
-        }
-    };
-    tokio::select! {
-        () = table.all() => {}
-        () = talk => {}
-    }
-    let said = frames.load(Ordering::Relaxed) as usize - 50;
-    let played = bystander.media.numbered(AGENT, said).await;
-    assert_eq!(played, Vec::from_iter(0..played.len() as u32));
-    let heard = stream.heard(said.saturating_sub(MISSED)).await;
-    assert!(heard.is_sorted(), "{heard:?}");
-    bystander.bye().await;
+    steadily(table::all(), "").await;
 }
 
 #[tokio::test]
 async fn a_stream_that_is_dialled_again_leads_down_the_ladder_after_five_seconds() {
-    let table = Table::new(table::dialled_again(), "on_ai_close = \"reconnect\"").await;
-    table.all().await;
+    steadily(table::dialled_again(), "on_ai_close = \"reconnect\"").await;
 }

@@ -23,8 +23,8 @@ use crate::strict::{field, linger_zero, read_head, refusing, switching};
 
 /// An AI fails in mid-call once it has heard this many frames.
 const FRAMES: usize = 5;
-/// The same for an AI that is silent for long: 1.5 s.
-const LONG: usize = 75;
+/// The same for an AI that is silent for long: 3 s.
+const LONG: usize = 150;
 /// More than the AI may send ahead: `playout_minutes` is 1.
 const TOO_MUCH: usize = 65 * 8000;
 /// A handshake that takes most of the time that there is for another connection.
@@ -32,14 +32,14 @@ const SLOW: Duration = Duration::from_secs(3);
 /// The end of a connection is due this long after the AI has done its part.
 const LINGER: Duration = Duration::from_secs(15);
 
-/// What happened in a call, and when.
+/// An event of a call.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event {
     /// The AI has failed.
     Failed,
     /// The AI that takes over has heard this frame.
     Heard(Voice, u32),
-    /// The AI has heard it that goes on in spite of a failure.
+    /// The AI has heard it that continues in spite of a failure.
     HeardAfter(u32),
 }
 
@@ -61,7 +61,7 @@ struct Shared {
 type Writer = SplitSink<WebSocketStream<TcpStream>, Message>;
 type Reader = SplitStream<WebSocketStream<TcpStream>>;
 
-/// What follows a failure in mid-call.
+/// The AI's next step after a failure in mid-call.
 enum After {
     /// The connection is read to its end.
     Linger,

@@ -56,14 +56,14 @@ pub enum Failure {
     ToolFirst,
 }
 
-/// What becomes of the caller.
+/// The caller's fate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Outcome {
     /// The next step of `on_ai_failure`: the end reason if there is none, and words of the log.
     Ladder(&'static str, &'static str),
     /// The AI has hung up.
     HangUp,
-    /// The same AI goes on.
+    /// The same AI continues.
     Continues,
 }
 
@@ -77,12 +77,12 @@ pub struct Case {
     pub known: Duration,
 }
 
-/// See [`CONFIG`].
 pub const ANSWER_WAIT: Duration = Duration::from_millis(1500);
-pub const SILENT: Duration = Duration::from_secs(1);
+pub const SILENT: Duration = Duration::from_secs(2);
+/// See [`Case::config`].
 const PING: Duration = Duration::from_millis(500);
 /// An AI that waits for a tool is silent for this long.
-const LONG_SILENCE: Duration = Duration::from_millis(1500);
+const LONG_SILENCE: Duration = Duration::from_secs(3);
 /// A connection that is refused is tried again for this long.
 const RETRIES: Duration = Duration::from_millis(600);
 /// An AI is dialled again, its session may take to be ready, and a message or the answer to a ping
@@ -90,9 +90,6 @@ const RETRIES: Duration = Duration::from_millis(600);
 const AGAIN: Duration = Duration::from_secs(5);
 const READY: Duration = Duration::from_secs(5);
 const LATE: Duration = Duration::from_secs(10);
-
-/// The settings of AIs that fail.
-pub const CONFIG: &str = "silent_timeout = \"1s\"\nping = \"500ms\"\n";
 
 /// Those that are noticed late come first: they wait beside the others.
 const FAILURES: [Failure; 34] = [
@@ -161,8 +158,8 @@ impl Failure {
         }
     }
 
-    /// What this failure means in a dialect, and when it is known; `None` if there is no such
-    /// failure.
+    /// Returns the meaning of this failure in a dialect, and when it is known; `None` if there is
+    /// no such failure.
     fn meaning(self, voice: Voice) -> Option<(Outcome, Duration)> {
         use Failure as F;
         use Outcome::{Continues, HangUp, Ladder};
@@ -193,7 +190,7 @@ impl Failure {
             F::Close(_) => (Ladder("ai_closed", "AI stream lost: close frame 10"), now),
             F::Reset | F::End => (Ladder("ai_closed", "AI stream lost: "), now),
             F::Silent | F::Unusable => {
-                (Ladder("ai_timeout", "AI silent: no usable message for 1s"), SILENT)
+                (Ladder("ai_timeout", "AI silent: no usable message for 2s"), SILENT)
             }
             F::Hang => (Ladder("ai_timeout", "AI stream "), PING + LATE),
             F::NotWebSocket | F::NotUtf8 | F::Oversize => {
@@ -228,6 +225,15 @@ impl Failure {
 }
 
 impl Case {
+    /// The settings of its AI, besides those of the dialect.
+    pub fn config(&self) -> &'static str {
+        match self.failure {
+            Failure::Silent | Failure::Unusable | Failure::ToolFirst => "silent_timeout = \"2s\"\n",
+            Failure::Hang => "ping = \"500ms\"\n",
+            _ => "",
+        }
+    }
+
     /// True if it takes ten seconds to be noticed.
     pub fn is_late(self) -> bool {
         self.known >= LATE

@@ -37,14 +37,16 @@ fn close(code: u16, reason: &'static str) -> Message {
 }
 
 impl Voice {
-    /// The keys of an AI at this address and path.
-    pub fn config(self, address: &str, path: &str) -> String {
+    /// The keys of an AI at this address and path. `ca`: a file with a CA, because it takes long to
+    /// read all those of the system.
+    pub fn config(self, address: &str, path: &str, ca: &str) -> String {
         let Voice(name) = self;
         let url = format!("url = \"ws://{address}{path}\"");
         let more = match name {
             "ultravox" => {
                 return format!(
-                    "dialect = \"ultravox\"\nauth_token = \"a-key\"\ncreate = {{ \
+                    "dialect = \"ultravox\"\nauth_token = \"a-key\"\nca_file = {ca:?}\n\
+                     create = {{ ca_file = {ca:?}, \
                      url = \"http://{address}{path}\", url_field = \"joinUrl\", \
                      allow_hosts = [\"ws://{address}\"] }}\n"
                 );
@@ -73,7 +75,7 @@ impl Voice {
         ["l16", "jambonz", "exotel", "gemini-live", "ultravox"].contains(&self.0)
     }
 
-    /// What the server says first.
+    /// The first message of the server.
     pub fn welcome(self) -> Option<Message> {
         match self.0 {
             "openai-realtime" => Some(text(&json!({"type": "session.created", "session": {}}))),
