@@ -243,7 +243,7 @@ impl Call {
         bye.get("Reason").unwrap_or("none").to_owned()
     }
 
-    /// Removes the messages of this call that no test has taken. With many calls, each wait for
+    /// Removes the messages of this call that no test took out. With many calls, each wait for
     /// a message would look at all of them.
     pub fn forget(&self) {
         self.shared.inbox.look(|inbox| inbox.retain(|message| message.call_id() != self.id));
