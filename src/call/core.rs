@@ -364,7 +364,8 @@ impl Call {
 
     /// Audio from before `start` is kept: some AIs greet as soon as their stream is open.
     fn on_ai(&mut self, now: Instant, message: FromAi<'_>) {
-        self.past.ai_heard = true;
+        // an AI whose messages cannot be used is as good as silent
+        self.past.ai_heard |= !matches!(message, FromAi::Ignored(_));
         if !matches!(self.phase, Phase::Connecting | Phase::Talking) {
             return;
         }
@@ -466,6 +467,7 @@ impl Call {
         match self.limit().filter(|(at, _)| *at <= now) {
             _ if self.phase == Phase::Ended => return,
             Some((_, reason @ EndReason::AiTimeout)) if !self.falls() => {
+                self.out.push_back(Output::AiSilent(self.limits.silent_timeout));
                 self.ai_failed(now, reason);
             }
             // everything has been played

@@ -21,8 +21,8 @@ pub struct Record {
     pub summary: Summary,
     /// Messages that were dropped because the AI was slow, or were not understood.
     pub ai: Counts,
-    /// Why there was no stream to the AI, or how the AI ended it: "close frame 1000". `None` when
-    /// trunkless ended it.
+    /// Why there was no stream to the AI, how the AI ended it ("close frame 1000"), or that it was
+    /// silent. `None` when trunkless ended it for another reason.
     pub ai_end: Option<String>,
     /// Ids of the call's recordings.
     pub recordings: Vec<String>,

@@ -97,6 +97,8 @@ pub enum Output {
         /// It is the same one, which has closed its stream.
         again: Option<DialAgain>,
     },
+    /// The AI has sent nothing for this long since the start of its stream: it has failed.
+    AiSilent(Duration),
     /// The caller's AI has failed, and this is tried next.
     Step(Rung),
     /// Start the AI's stream. `burst` frames of audio follow at once.

@@ -145,6 +145,11 @@ impl AiSocket {
         }
     }
 
+    /// Gives the AI less time to accept its session, because the caller already waits for it.
+    pub fn be_ready_by(&mut self, at: Instant) {
+        self.ready_by = self.ready_by.map(|by| by.min(at));
+    }
+
     pub fn counts(&self) -> Counts {
         Counts {
             dropped_audio: self.queue.dropped_audio,
@@ -240,7 +245,7 @@ impl AiSocket {
             return Some(self.judged(Closed::Protocol(why.into())));
         }
         if self.ready_by.is_some_and(|at| at <= now) {
-            return Some(Closed::Failed(format!("its session was not ready after {READY_WAIT:?}")));
+            return Some(Closed::Failed("its session was not ready in time (5 s)".to_owned()));
         }
         if self.keep_alive_at().is_some_and(|at| at <= now)
             && let Some(text) = self.codec.keep_alive()

@@ -393,6 +393,23 @@ fn an_ai_that_only_gives_orders_is_not_silent() {
     assert_eq!(world.heard.ended, None);
 }
 
+/// A caller who waits for a human needs no stream any more, which may be paid for.
+#[test]
+fn an_ai_that_is_silent_is_closed_before_the_next_step() {
+    for rung in [humans(), sorry()] {
+        let mut config = with_ladder(&[rung]);
+        std::sync::Arc::make_mut(&mut config.ais)[0].silent_timeout = Duration::from_secs(5);
+        let mut world = World::of(407, &config);
+        world.feed(Input::Ai(FromAi::Ignored("not JSON")));
+        world.run_to(4900);
+        assert!(!world.heard.closed);
+        world.run_to(5900);
+        assert!(world.heard.closed);
+        assert!(transfers(&world) || world.heard.sounds.contains(&SORRY));
+        assert_eq!(world.heard.ended, None);
+    }
+}
+
 #[test]
 fn a_transfer_outlasts_an_ai_that_is_being_dialled() {
     let mut world = world(&[Rung::Ai(1), Rung::Hangup(None)]);

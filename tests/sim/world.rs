@@ -62,6 +62,8 @@ pub struct Heard {
     pub requests: Vec<SourceRequest>,
     /// The AIs that were dialled after the first one.
     pub dialled: Vec<usize>,
+    /// True if the AI's stream was closed while the call continued.
+    pub closed: bool,
     /// Signs of the caller's voice, and the interruptions by the caller.
     pub signs: Vec<(f64, HeardSign)>,
     pub interruptions: Vec<f64>,
@@ -249,6 +251,7 @@ impl World {
                 }
                 Output::Reply { order, reply } => self.heard.replies.push((ms, order, reply)),
                 Output::DialAi { ai, .. } => self.heard.dialled.push(ai),
+                Output::CloseAi => self.heard.closed = true,
                 Output::Ai(ToAi::State(state)) => self.heard.states.push(state),
                 Output::Request(request) => self.heard.requests.push(request),
                 Output::Ended(reason) => {

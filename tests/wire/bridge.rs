@@ -147,10 +147,12 @@ impl Bridge {
 
     /// Waits for the next call to end and returns its record.
     pub async fn record(&self) -> Record {
-        let record = timeout(Duration::from_secs(10), async {
-            self.records.lock().await.recv().await.expect("the app is running")
-        });
-        record.await.expect("a call ends")
+        timeout(Duration::from_secs(10), self.next_record()).await.expect("a call ends")
+    }
+
+    /// Like [`Bridge::record`], without a time limit.
+    pub async fn next_record(&self) -> Record {
+        self.records.lock().await.recv().await.expect("the app is running")
     }
 
     /// Sends a recording command to the only live call.

@@ -38,6 +38,7 @@ mod dialout;
 mod doctor;
 mod dtmf;
 mod ends;
+mod failures;
 mod frames;
 mod framing;
 mod garbage;

@@ -197,6 +197,11 @@ pub fn assert_continuous(heard: &[Heard]) {
     }
 }
 
+/// Returns how much time the host took away from this process between two moments.
+pub fn taken(from: Instant, to: Instant) -> Duration {
+    overlap(&CANARY.stalls(), from, to)
+}
+
 /// Returns the first interruption.
 fn interruption(heard: &[Heard], stalls: &[Stall]) -> Option<String> {
     heard.windows(2).find_map(|pair| {

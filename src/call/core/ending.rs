@@ -12,6 +12,11 @@ use crate::stream::ToAi;
 use crate::stream::closed::Closed;
 
 impl Call {
+    /// Notes that the AI has sent something that only concerns the worker: it is not silent.
+    pub fn ai_works(&mut self) {
+        self.past.ai_heard = true;
+    }
+
     pub(super) fn on_ai_closed(&mut self, now: Instant, closed: &Closed) {
         // a failed AI was sent `stop`, and closes its stream in response
         if matches!(self.phase, Phase::Finishing { .. } | Phase::Leaving { .. }) {

@@ -66,7 +66,7 @@ impl Call {
     /// The AI gets no more of the call.
     pub(super) fn leave_ai(&mut self) {
         match self.phase {
-            Phase::Talking => self.out.push_back(Output::Ai(ToAi::Stop)),
+            Phase::Talking => self.out.extend([Output::Ai(ToAi::Stop), Output::CloseAi]),
             // it is still being dialled, or its stream has not started
             Phase::Connecting => self.out.push_back(Output::CloseAi),
             Phase::Finishing { .. } | Phase::Leaving { .. } | Phase::Ended => {}

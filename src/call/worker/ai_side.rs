@@ -57,6 +57,7 @@ impl Running {
                     let server = config.ais.get(*current).and_then(|ai| ai.tools.as_ref());
                     let refused = tools.call(server, info, *tool);
                     late.extend(refused.map(|refused| ToAi::ToolResult(Box::new(refused))));
+                    call.ai_works();
                 }
                 FromAi::Warning(why) => {
                     if warnings.admits(now) {
@@ -83,11 +84,16 @@ impl Running {
     }
 
     /// Notes that the AI has closed before it was ready.
-    fn session_refused(&self, closed: &Closed) {
+    fn session_refused(&mut self, closed: &Closed) {
         self.lines.ai_unreachable(&closed.to_string());
-        let Some(ai) = self.config.ais.get(self.current) else { return };
         let error = ConnectError::Session(closed.to_string());
         ai_failed(error.kind());
+        self.dialled.last_mut().iter_mut().for_each(|last| last.failure = Some(error.kind()));
+        let Some(ai) = self.config.ais.get(self.current) else { return };
+        // one call that dials its AI again and again says nothing about other calls
+        if self.info.resumed {
+            return;
+        }
         let _runtime = self.runtime.enter();
         ai.breaker.failed(&ai.target, &error);
     }

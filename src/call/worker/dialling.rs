@@ -17,8 +17,13 @@ use crate::stream::create::Created;
 use crate::stream::socket::AiSocket;
 use crate::stream::unreachable::ConnectError;
 
-/// The task that connects to the AI, and when it began. Dropping this cancels it.
-pub(super) struct Connecting(pub JoinHandle<Result<Reached, ConnectError>>, pub Instant);
+/// The task that connects to the AI. Dropping this cancels it.
+pub(super) struct Connecting {
+    pub task: JoinHandle<Result<Reached, ConnectError>>,
+    pub began: Instant,
+    /// When the AI has to be ready, if it is dialled again.
+    pub until: Option<Instant>,
+}
 
 /// The outcome of dialling an AI.
 pub(super) enum Reached {
@@ -30,7 +35,7 @@ pub(super) enum Reached {
 
 impl Drop for Connecting {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -56,7 +61,9 @@ pub(super) struct Dialler {
 impl Dialler {
     pub fn dial(&self, dial: Dial) -> Connecting {
         let config = self.config.clone();
-        let began = Instant::now() + dial.again.map_or(Duration::ZERO, |again| again.pause);
+        let now = Instant::now();
+        let began = now + dial.again.map_or(Duration::ZERO, |again| again.pause);
+        let until = dial.again.map(|again| now + again.limit);
         let task = self.runtime.spawn(async move {
             match (config.ais.get(dial.ai), dial.again) {
                 (Some(ai), None) => {
@@ -70,7 +77,7 @@ impl Dialler {
                 (None, _) => Err(ConnectError::Internal("no such AI".to_owned())),
             }
         });
-        Connecting(task, began)
+        Connecting { task, began, until }
     }
 }
 
@@ -131,7 +138,7 @@ impl Running {
     pub(super) fn on_connected(
         &mut self,
         now: Instant,
-        began: Instant,
+        (began, until): (Instant, Option<Instant>),
         connected: Result<Reached, ConnectError>,
     ) {
         let connected = match connected {
@@ -150,6 +157,7 @@ impl Running {
                 let Some(ai) = self.config.ais.get(self.current) else { return };
                 let codec = ai.target.codec(self.info.clone(), ai.extensions);
                 let mut socket = AiSocket::new(now, *socket, codec, ai.ping);
+                until.iter().for_each(|until| socket.be_ready_by(*until));
                 self.tap.iter().for_each(|tap| socket.capture(tap.clone()));
                 self.ai = Some(socket);
                 self.ai_prepares = true;

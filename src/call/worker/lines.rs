@@ -1,6 +1,7 @@
 //! The log lines of one call. Owns no I/O but the log.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use tracing::field::display;
 use tracing::{Level, debug, info, warn};
@@ -160,6 +161,17 @@ impl Lines {
         };
         info!(call = self.call, pbx = &*self.pbx, cause, to, "{what}");
         what
+    }
+
+    pub fn ai_silent(&self, time: Duration) {
+        let (call, pbx, url) = (&self.call, &*self.pbx, &self.url);
+        warn!(
+            call,
+            pbx,
+            url,
+            "AI silent: no usable message for {time:?} after its start; raise silent_timeout \
+             if it lets the caller speak first"
+        );
     }
 
     pub fn ai_closed(&self, closed: &Closed) {

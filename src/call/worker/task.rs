@@ -237,12 +237,12 @@ impl Running {
         self.learn(now, cx);
         if let Some(connecting) = &mut rare_events.connecting
             && !self.call.is_ended()
-            && let Poll::Ready(connected) = Pin::new(&mut connecting.0).poll(cx)
+            && let Poll::Ready(connected) = Pin::new(&mut connecting.task).poll(cx)
         {
-            let began = connecting.1;
+            let times = (connecting.began, connecting.until);
             rare_events.connecting = None;
             let fault = |e: JoinError| ConnectError::Internal(e.to_string());
-            self.on_connected(now, began, connected.map_err(fault).flatten());
+            self.on_connected(now, times, connected.map_err(fault).flatten());
         }
         if let Some(stop) = &mut rare_events.stop
             && stop.as_mut().poll(cx).is_ready()
@@ -263,6 +263,11 @@ impl Running {
                 match output {
                     Output::Request(request) => self.request(request),
                     Output::Ringing => self.observed.event(&EventKind::Ringing),
+                    Output::AiSilent(time) => {
+                        self.lines.ai_silent(time);
+                        self.ai_end =
+                            Some(format!("no usable message for {time:?} after its start"));
+                    }
                     Output::Step(rung) => self.lines.step(&rung, &self.config.ais),
                     Output::Answered => self.answered(now),
                     Output::AnsweredBy(verdict) => {
