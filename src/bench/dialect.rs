@@ -1,6 +1,5 @@
-//! The dialects of the bench's AI: where a message has its audio, and what the AI says besides.
-//! Only what happens 50 times per second is in this file. The rest of each dialect is an
-//! [`AiSide`].
+//! The dialects of the bench's AI. This file reads and writes the messages with audio, 50 of each
+//! per second and call. All other messages of a dialect are those of its [`AiSide`].
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod carriers;
@@ -53,7 +52,7 @@ pub struct Said {
     pub reply: Option<String>,
 }
 
-/// The part of a dialect that only few messages need. One per stream.
+/// The AI's side of a dialect, except for the audio itself. One per stream.
 trait AiSide: Send {
     fn format(&self) -> Format;
 
