@@ -13,7 +13,7 @@ use crate::bench::stamp::{Read, Stamp};
 use crate::bench::websocket::{self, BINARY, TEXT, base64_after};
 use crate::media::frame::{FRAME_SAMPLES, Samples};
 use crate::media::g711;
-use crate::stream::dialect::Dialect;
+pub use crate::stream::dialect::Dialect;
 
 /// Length of a frame in base64: mu-law, and linear.
 const MU_LAW_CHARS: usize = FRAME_SAMPLES.div_ceil(3) * 4;

@@ -217,7 +217,8 @@ impl fmt::Display for Report {
         let conditions: String = conditions.collect();
         let _ = writeln!(
             out,
-            "{} calls, {:.0} s, dialect {}{conditions}; {cores} cores, {cpu}, Linux {kernel}; profile {}",
+            "{} calls, {:.0} s, dialect {}{conditions}; {cores} cores, {cpu}, Linux {kernel}; \
+             profile {}",
             self.calls_wanted, self.seconds, self.dialect, self.profile
         );
         self.write_calls(&mut out);
@@ -418,7 +419,8 @@ pub mod tests {
     #[test]
     fn the_text_reports_a_late_generator() {
         let mut report = good();
-        assert!(report.to_string().contains("nothing lost"));
+        let text = report.to_string();
+        assert!(text.contains("nothing lost") && text.contains("2 calls, 3 s, dialect twilio; 2"));
         report.not_valid.push("callers: p99 3.0 ms".to_owned());
         let text = report.to_string();
         assert!(text.contains("NOT VALID: the generator was late: callers"), "{text}");

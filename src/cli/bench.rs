@@ -11,13 +11,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::bench::dialect::why_not;
+use crate::bench::dialect::{Dialect, why_not};
 use crate::bench::network::Network;
 use crate::bench::ramp::{self, ramp};
 use crate::bench::run::{Options, Pbx, Program, Source, run};
 use crate::cli::{Stop, block_on};
 use crate::media::g711::Law;
-use crate::stream::dialect::Dialect;
 
 /// Longest delay that the options may ask for.
 const MAX_JITTER_MS: u32 = 300;
@@ -90,9 +89,9 @@ pub struct BenchArguments {
     #[arg(long)]
     environment: bool,
     /// Another program to measure instead of trunkless, run by `sh -c`. It receives its settings in
-    /// BENCH_AI_URL, BENCH_AI_DIALECT, BENCH_REGISTRAR (BENCH_ARI_URL with --source ari), BENCH_USERNAME,
-    /// BENCH_PASSWORD, BENCH_SIP_LISTEN and BENCH_CALLS; with --tls, BENCH_AI_CA is the PEM file of
-    /// the AI's certificate.
+    /// BENCH_AI_URL, BENCH_AI_DIALECT, BENCH_REGISTRAR (BENCH_ARI_URL with --source ari),
+    /// BENCH_USERNAME, BENCH_PASSWORD, BENCH_SIP_LISTEN and BENCH_CALLS; with --tls, BENCH_AI_CA is
+    /// the PEM file with the certificate of the AI.
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["config", "record"])]
     bridge: Option<String>,
     /// If the bridge has not registered after this long, call it at BENCH_SIP_LISTEN.

@@ -1,5 +1,5 @@
-//! The AI's side of the dialects of models. No message announces the caller, so a stream starts with
-//! the caller's first audio.
+//! The AI's side of the dialects of models. No message announces the caller, so a stream starts
+//! with the caller's first audio.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use serde_json::{Value, json};

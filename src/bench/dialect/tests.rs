@@ -1,3 +1,5 @@
+//! Both ends of a stream in every dialect: our codec, and the AI of the bench.
+
 use bytes::BytesMut;
 use serde_json::json;
 
@@ -57,7 +59,7 @@ struct Pair {
     codec: Box<dyn Codec>,
     ai: Messages,
     hint: usize,
-    /// What the AI has learnt from messages without audio.
+    /// The meaning of all messages without audio that the AI has read.
     said: Vec<Said>,
 }
 
