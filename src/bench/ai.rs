@@ -1,7 +1,7 @@
-//! The AI's thread: a WebSocket server for Twilio's dialect. Owns the sockets and the clock.
+//! The AI's thread: a WebSocket server for one dialect. Owns the sockets and the clock.
 //!
-//! A stream sends a greeting of one frame as soon as `start` arrives. After that it sends at its
-//! slots in the ring, following [`speech`](crate::bench::speech).
+//! A stream sends a greeting of one frame as soon as it starts. After that it sends at its slots in
+//! the ring, following [`speech`](crate::bench::speech).
 
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
@@ -23,6 +23,7 @@ use crate::bench::stamp::{Kind, Stamp};
 use crate::bench::waiting::{IDLE_NS, SENT_LATE_NS, Waiting, grain_ns};
 use crate::bench::websocket::{self, BINARY, CLOSE, PING, PONG, TEXT};
 use crate::bench::wire::Wire;
+use crate::stream::dialect::Dialect;
 
 /// The thread's name, by which its CPU time is looked up.
 pub const THREAD: &str = "bench-ai";
@@ -58,13 +59,14 @@ pub struct AiResults {
 /// How the AI behaves.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AiOptions {
+    pub dialect: Dialect,
     /// Longest random delay of a message. Messages stay in order.
     pub jitter_ms: u32,
     /// True if every tenth AI stops reading for one second out of four.
     pub slow_reader: bool,
     /// The network between the callers and the bridge.
     pub network: Network,
-    /// True if the `start` message names the number of the call. With a real PBX in between, the
+    /// True if the start of a stream names the number of the call. With a real PBX in between, the
     /// caller's number is up to that PBX.
     pub names_caller: bool,
 }
@@ -210,7 +212,10 @@ impl Server {
         self.burst.clear();
         let paced = match stream.speech.advance() {
             Utterance::Nothing => return,
-            Utterance::First => Some(Kind::First),
+            Utterance::First => {
+                stream.messages.begin_talkspurt(&mut self.burst);
+                Some(Kind::First)
+            }
             Utterance::Paced => Some(Kind::Paced),
             Utterance::Queued => {
                 self.results.sent.add_many(scope, PIECE_FRAMES.into());
@@ -228,17 +233,19 @@ impl Server {
                 let cleared =
                     cleared.map(|(first, flood_us)| Cleared { sender, first, flood_us, at_us });
                 self.results.clears.extend(cleared);
-                self.burst.extend_from_slice(&stream.clear);
+                stream.messages.clear(&mut self.burst);
                 None
             }
         };
         match paced {
             Some(kind) => {
                 self.results.sent.add(scope);
-                stream.compose(Stamp { kind, ..stamp });
-                stream.send(None, &mut self.results);
+                if !self.burst.is_empty() {
+                    stream.send(&self.burst, &mut self.results);
+                }
+                stream.send_frame(Stamp { kind, ..stamp }, &mut self.results);
             }
-            None => stream.send(Some(&self.burst), &mut self.results),
+            None => stream.send(&self.burst, &mut self.results),
         }
         if window.holds(due_us) {
             self.results.own_lateness.add_us(late_ns / 1000);
@@ -331,15 +338,14 @@ impl Server {
         let mut at = 0;
         if !stream.upgraded {
             let Some((answer, end)) = websocket::accept(bytes)? else { return Ok(0) };
-            stream.send(Some(answer.as_bytes()), &mut self.results);
-            stream.upgraded = true;
+            stream.upgrade(&answer, &mut self.results);
             at = end;
         }
         while let Some(frame) = websocket::next_frame(bytes, at)? {
             at = frame.payload.end;
             let payload = &bytes[frame.payload];
             match frame.opcode {
-                BINARY => stream.on_audio(Stamp::read(payload), &arrival, &mut self.results),
+                BINARY => stream.on_binary(payload, &arrival, &mut self.results),
                 TEXT => {
                     self.results.messages_in += u64::from(counts);
                     self.results.read_after_pause += u64::from(counts && arrival.after_pause);
@@ -352,12 +358,12 @@ impl Server {
                 PING => {
                     let mut pong = Vec::new();
                     websocket::write(PONG, payload, &mut pong);
-                    stream.send(Some(&pong), &mut self.results);
+                    stream.send(&pong, &mut self.results);
                 }
                 CLOSE => {
                     let mut close = Vec::new();
                     websocket::write(CLOSE, payload, &mut close);
-                    stream.send(Some(&close), &mut self.results);
+                    stream.send(&close, &mut self.results);
                     self.close(place);
                     return Ok(at);
                 }

@@ -1,18 +1,14 @@
 //! One connection from the bridge to the AI: the messages in both directions.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use serde_json::Value;
-
 use crate::bench::ai::{AiOptions, AiResults};
+use crate::bench::dialect::Messages;
 use crate::bench::ledger::{Arrival, Ledger};
 use crate::bench::speech::{PIECE_FRAMES, Speech};
 use crate::bench::stamp::{Kind, Read, Scope, Stamp};
-use crate::bench::websocket::{self, BINARY, TEXT};
+use crate::bench::websocket::{self, TEXT};
 use crate::bench::wire::Wire;
+use crate::media::frame::FRAME_SAMPLES;
 
-/// Length of a frame in base64.
-const PAYLOAD_CHARS: usize = 216;
 const FRAME_US: u64 = 20_000;
 /// With slow readers, every tenth stream is one …
 const SLOW_EACH: u32 = 10;
@@ -27,18 +23,11 @@ pub struct Stream {
     pub number: u32,
     /// True once the WebSocket handshake has been answered.
     pub upgraded: bool,
-    /// Time of the start message.
+    /// Time of the start message, or of the caller's first audio in dialects without one.
     pub started_us: Option<u64>,
     /// The beginning of an incomplete message.
     pub inbox: Vec<u8>,
-    /// A complete `media` message; its payload is replaced for each frame.
-    media: Vec<u8>,
-    /// A complete `clear` message.
-    pub clear: Vec<u8>,
-    /// Offset of the payload in `media`.
-    payload_at: usize,
-    /// True if audio is mu-law in binary messages, false if it is base64 in JSON.
-    raw: bool,
+    pub messages: Messages,
     pub speech: Speech,
     /// Number of the next frame to send.
     frame: u32,
@@ -63,10 +52,7 @@ impl Stream {
             upgraded: false,
             started_us: None,
             inbox: Vec::new(),
-            media: Vec::new(),
-            clear: Vec::new(),
-            payload_at: 0,
-            raw: false,
+            messages: Messages::new(options.dialect),
             speech: Speech::new(number),
             frame: 0,
             flood: None,
@@ -85,7 +71,8 @@ impl Stream {
     /// Handles a text message. Returns the caller's number if the message names it.
     ///
     /// # Errors
-    /// Returns an error if the message is not one that a bridge sends.
+    /// Returns an error if the message is not one that a bridge sends, or if the stream cannot be
+    /// measured.
     pub fn on_text(
         &mut self,
         text: &[u8],
@@ -93,31 +80,44 @@ impl Stream {
         results: &mut AiResults,
         hint: &mut usize,
     ) -> Result<Option<u32>, &'static str> {
-        let Some(payload) = websocket::media_payload(text, hint) else {
-            let value: Value =
-                serde_json::from_slice(text).map_err(|_| "a text message is not JSON")?;
-            match value["event"].as_str() {
-                Some("start") => {
-                    self.start(value["streamSid"].as_str().ok_or("start without streamSid")?);
-                }
-                Some("MEDIA_START") => self.start_raw(),
-                _ => return Ok(None),
-            }
-            self.started_us = Some(arrival.now_us);
-            let greeting = self.stamp(Scope::FirstSecond, arrival.now_us, false);
-            self.compose(Stamp { kind: Kind::First, ..greeting });
-            results.sent.add(Scope::FirstSecond);
-            self.send(None, results);
-            let caller = value["start"]["customParameters"]["from_number"].as_str();
-            return Ok(caller.and_then(|number| number.parse().ok()));
-        };
-        let mut samples = [0; 256];
-        let read = match BASE64.decode_slice(payload, &mut samples) {
-            Ok(n) => Stamp::read(&samples[..n]),
-            Err(_) => Read::Damaged,
-        };
+        if let Some(read) = self.messages.audio_of_text(text, hint) {
+            self.on_audio(read, arrival, results);
+            return Ok(None);
+        }
+        let said = self.messages.read(text)?;
+        if let Some(reply) = said.reply {
+            self.say(&reply, results);
+        }
+        if said.starts && self.started_us.is_none() {
+            self.start(arrival.now_us, results);
+        }
+        Ok(said.caller)
+    }
+
+    /// Handles a binary message.
+    pub fn on_binary(&mut self, payload: &[u8], arrival: &Arrival, results: &mut AiResults) {
+        let read = self.messages.read_audio(payload);
         self.on_audio(read, arrival, results);
-        Ok(None)
+    }
+
+    /// Answers the handshake of the WebSocket.
+    pub fn upgrade(&mut self, answer: &str, results: &mut AiResults) {
+        self.send(answer.as_bytes(), results);
+        self.upgraded = true;
+        if let Some(hello) = self.messages.hello() {
+            self.say(hello, results);
+        }
+    }
+
+    /// Begins to speak, with a greeting.
+    fn start(&mut self, now_us: u64, results: &mut AiResults) {
+        self.started_us = Some(now_us);
+        let greeting = self.stamp(Scope::FirstSecond, now_us, false);
+        let mut out = Vec::new();
+        self.messages.begin_talkspurt(&mut out);
+        self.compose(Stamp { kind: Kind::First, ..greeting }, &mut out);
+        results.sent.add(Scope::FirstSecond);
+        self.send(&out, results);
     }
 
     /// Ends the account of the stream.
@@ -132,7 +132,10 @@ impl Stream {
             || !(now_us / SLOW_PHASE_US).is_multiple_of(SLOW_PHASES)
     }
 
-    pub fn on_audio(&mut self, read: Read, arrival: &Arrival, results: &mut AiResults) {
+    fn on_audio(&mut self, read: Read, arrival: &Arrival, results: &mut AiResults) {
+        if self.started_us.is_none() && self.messages.starts_with_audio() {
+            self.start(arrival.now_us, results);
+        }
         if self.is_slow {
             // its audio has to arrive, at whatever time
             self.ledger.take(&mut results.tally, read, arrival);
@@ -142,30 +145,6 @@ impl Stream {
             results.tally.judge_lateness(&stamp, arrival);
             results.tally.latency.add_us(arrival.latency_us(&stamp));
         }
-    }
-
-    /// Prepares the stream's messages for Asterisk's chan_websocket with `f(json)`: mu-law in
-    /// binary messages. Source: docs.asterisk.org, WebSocket channel.
-    fn start_raw(&mut self) {
-        self.raw = true;
-        self.media.clear();
-        websocket::write(BINARY, &[0; 160], &mut self.media);
-        self.payload_at = self.media.len() - 160;
-        self.clear.clear();
-        websocket::write(TEXT, br#"{"command":"FLUSH_MEDIA"}"#, &mut self.clear);
-    }
-
-    /// Prepares the stream's messages for Twilio's dialect.
-    fn start(&mut self, stream_sid: &str) {
-        let sid = Value::from(stream_sid);
-        let before = format!(r#"{{"event":"media","streamSid":{sid},"media":{{"payload":""#);
-        let text = [before.as_bytes(), &[b'A'; PAYLOAD_CHARS], br#""}}"#].concat();
-        self.media.clear();
-        websocket::write(TEXT, &text, &mut self.media);
-        self.payload_at = self.media.len() - PAYLOAD_CHARS - 3;
-        let clear = format!(r#"{{"event":"clear","streamSid":{sid}}}"#);
-        self.clear.clear();
-        websocket::write(TEXT, clear.as_bytes(), &mut self.clear);
     }
 
     /// Returns the stamp of the next frame.
@@ -181,17 +160,21 @@ impl Stream {
         }
     }
 
-    /// Writes the next frame into the `media` message.
-    pub fn compose(&mut self, stamp: Stamp) {
+    /// Sends the next frame.
+    pub fn send_frame(&mut self, stamp: Stamp, results: &mut AiResults) {
         self.frame += 1;
-        let mut samples = [0; 160];
+        let mut samples = [0; FRAME_SAMPLES];
         stamp.write(&mut samples);
-        if self.raw {
-            return self.media[self.payload_at..].copy_from_slice(&samples);
-        }
-        let payload = &mut self.media[self.payload_at..][..PAYLOAD_CHARS];
-        let written = BASE64.encode_slice(samples, payload);
-        debug_assert_eq!(written, Ok(PAYLOAD_CHARS));
+        let whole = self.wire.send(self.messages.media(&samples));
+        results.blocked += u64::from(!whole);
+    }
+
+    /// Appends the message with the next frame.
+    pub fn compose(&mut self, stamp: Stamp, out: &mut Vec<u8>) {
+        self.frame += 1;
+        let mut samples = [0; FRAME_SAMPLES];
+        stamp.write(&mut samples);
+        out.extend_from_slice(self.messages.media(&samples));
     }
 
     /// Appends the messages of a piece of audio that begins with `first`. Each frame is due 20 ms
@@ -199,14 +182,19 @@ impl Stream {
     pub fn compose_piece(&mut self, first: Stamp, kind: fn(u8) -> Kind, out: &mut Vec<u8>) {
         for place in 0..PIECE_FRAMES {
             let due_us = first.due_us + u64::from(place) * FRAME_US;
-            self.compose(Stamp { number: self.frame, due_us, kind: kind(place), ..first });
-            out.extend_from_slice(&self.media);
+            self.compose(Stamp { number: self.frame, due_us, kind: kind(place), ..first }, out);
         }
     }
 
-    /// Sends these bytes, or with `None` the `media` message.
-    pub fn send(&mut self, bytes: Option<&[u8]>, results: &mut AiResults) {
-        let whole = self.wire.send(bytes.unwrap_or(&self.media));
+    /// Sends a text message.
+    fn say(&mut self, text: &str, results: &mut AiResults) {
+        let mut message = Vec::new();
+        websocket::write(TEXT, text.as_bytes(), &mut message);
+        self.send(&message, results);
+    }
+
+    pub fn send(&mut self, bytes: &[u8], results: &mut AiResults) {
+        let whole = self.wire.send(bytes);
         results.blocked += u64::from(!whole);
     }
 }

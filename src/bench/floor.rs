@@ -18,8 +18,10 @@ const TO_AI: usize = 400;
 const FROM_AI: usize = 300;
 /// Frames per call and direction in a second.
 const FRAMES: f64 = 50.0;
-/// Frame pairs measured, altogether.
+/// Frame pairs measured, altogether …
 const PAIRS: usize = 60_000;
+/// … but with few calls, only this many per call.
+const PAIRS_PER_CALL: usize = 1000;
 /// Fewest system calls between two looks at the clock, which costs a system call itself.
 const BATCH: usize = 64;
 
@@ -69,7 +71,7 @@ fn cpu_time() -> Duration {
 /// # Errors
 /// Returns any I/O error from the sockets, such as too many open files.
 pub fn measure(calls: usize) -> io::Result<Floor> {
-    measure_pairs(calls, PAIRS)
+    measure_pairs(calls, PAIRS.min(calls.max(1) * PAIRS_PER_CALL))
 }
 
 fn measure_pairs(calls: usize, pairs: usize) -> io::Result<Floor> {

@@ -9,6 +9,7 @@ use std::process::Command;
 use crate::bench::bridge::Folder;
 use crate::bench::run::{Options, Program, Source};
 use crate::media::g711::Law;
+use crate::stream::dialect::Dialect;
 
 /// Credentials for SIP registration or for ARI.
 pub const USERNAME: &str = "ai";
@@ -46,7 +47,8 @@ pub fn command(
                 });
             }
             command.args(["run", "--config"]).arg(config.as_ref().unwrap_or(&own));
-            command.env("TRUNKLESS_AI__URL", url);
+            command.env("TRUNKLESS_AI__DIALECT", options.dialect.name());
+            command.env("TRUNKLESS_AI__URL", ai_url(options.dialect, url));
             if options.tls {
                 command.env("TRUNKLESS_AI__CA_FILE", ca_file(folder));
             }
@@ -63,6 +65,7 @@ pub fn command(
                 Source::Ari => ("BENCH_ARI_URL", format!("http://{pbx}")),
             };
             command.env("BENCH_AI_URL", url).env(name, value);
+            command.env("BENCH_AI_DIALECT", options.dialect.name());
             if options.tls {
                 command.env("BENCH_AI_CA", ca_file(folder));
             }
@@ -72,6 +75,23 @@ pub fn command(
                 .env("BENCH_CALLS", options.calls.to_string());
             Ok(command)
         }
+    }
+}
+
+/// Returns the URL of the AI with what the dialect needs in it.
+fn ai_url(dialect: Dialect, url: &str) -> String {
+    match dialect {
+        Dialect::ElevenLabs => format!("{url}/?agent_id=bench"),
+        _ => url.to_owned(),
+    }
+}
+
+/// Returns the settings of the AI by which a model learns the caller's number.
+fn ai_config(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::OpenAiRealtime => "[ai.session]\ninstructions = \"{from_number}\"\n",
+        Dialect::Deepgram => "[ai]\ngreeting = \"{from_number}\"\n",
+        _ => "",
     }
 }
 
@@ -107,6 +127,7 @@ fn own_config(
     };
     Ok(format!(
         "[sip]\nlisten = \"{listen}\"\n[media]\nports = \"{PORTS}\"\n[calls]\nmax = {max}\n\
-         [log]\nlevel = \"info\"\n[pbx.bench]\n{source}"
+         [log]\nlevel = \"info\"\n{}[pbx.bench]\n{source}",
+        ai_config(options.dialect)
     ))
 }

@@ -17,6 +17,7 @@ pub mod ari;
 pub mod bridge;
 pub mod callers;
 pub mod delays;
+pub mod dialect;
 pub mod figures;
 pub mod floods;
 pub mod floor;

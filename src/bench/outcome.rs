@@ -84,6 +84,7 @@ pub fn report(
         profile: env!("BUILD_PROFILE"),
         calls_wanted: options.calls,
         seconds: outcome.seconds,
+        dialect: options.dialect.name(),
         conditions: options.conditions(),
         ai_jitter_ms: options.ai_jitter_ms,
         real_pbx: options.pbx.is_some(),

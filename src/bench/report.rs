@@ -21,6 +21,8 @@ pub struct Report {
     pub calls_wanted: u32,
     /// Length of the measured time.
     pub seconds: f64,
+    /// The dialect of the AI.
+    pub dialect: &'static str,
     /// Conditions that differ from a plain run, such as loss.
     pub conditions: Vec<String>,
     /// Longest delay of messages from the AI.
@@ -215,8 +217,9 @@ impl fmt::Display for Report {
         let conditions: String = conditions.collect();
         let _ = writeln!(
             out,
-            "{} calls, {:.0} s{conditions}; {cores} cores, {cpu}, Linux {kernel}; profile {}",
-            self.calls_wanted, self.seconds, self.profile
+            "{} calls, {:.0} s, dialect {}{conditions}; {cores} cores, {cpu}, Linux {kernel}; \
+             profile {}",
+            self.calls_wanted, self.seconds, self.dialect, self.profile
         );
         self.write_calls(&mut out);
         self.write_ways(&mut out);
@@ -374,6 +377,7 @@ pub mod tests {
             machine: Machine { cores: 2, cpu: "a \"CPU\"".to_owned(), kernel: "6.1".to_owned() },
             calls_wanted: 2,
             seconds: 3.0,
+            dialect: "twilio",
             conditions: Vec::new(),
             ai_jitter_ms: 0,
             real_pbx: false,
@@ -415,7 +419,8 @@ pub mod tests {
     #[test]
     fn the_text_reports_a_late_generator() {
         let mut report = good();
-        assert!(report.to_string().contains("nothing lost"));
+        let text = report.to_string();
+        assert!(text.contains("nothing lost") && text.contains("2 calls, 3 s, dialect twilio; 2"));
         report.not_valid.push("callers: p99 3.0 ms".to_owned());
         let text = report.to_string();
         assert!(text.contains("NOT VALID: the generator was late: callers"), "{text}");

@@ -30,6 +30,7 @@ use crate::bench::wire;
 use crate::media::g711::Law;
 use crate::peer::registrar::Registrar;
 use crate::sip::sdp::Codec;
+use crate::stream::dialect::Dialect;
 
 /// Address of the callers and the AI. All of 127/8 is this machine.
 const OWN: [u8; 4] = [127, 0, 9, 1];
@@ -71,6 +72,8 @@ pub struct Pbx {
 
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The dialect of the AI.
+    pub dialect: Dialect,
     /// Concurrent calls.
     pub calls: u32,
     /// Length of the measured time.
@@ -222,6 +225,7 @@ impl<'a> Running<'a> {
             ai_jitter_us: u64::from(options.ai_jitter_ms) * 1000,
         };
         let ai_options = AiOptions {
+            dialect: options.dialect,
             jitter_ms: options.ai_jitter_ms,
             slow_reader: options.slow_reader,
             network: options.network,

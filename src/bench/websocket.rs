@@ -109,20 +109,25 @@ fn find(text: &[u8], what: &[u8], from: usize) -> Option<usize> {
     rest.windows(what.len()).position(|window| window == what).map(|at| from + at)
 }
 
-const PAYLOAD: &[u8] = br#""payload":""#;
-
-/// Returns the base64 of a `media` message; `None` for any other message. `hint` is its offset in
-/// the last one: the messages of one bridge are alike.
-pub fn media_payload<'a>(text: &'a [u8], hint: &mut usize) -> Option<&'a [u8]> {
+/// Returns the base64 in the string that follows `name` in a message, such as `"payload":"`; `None`
+/// if the message has none. `chars` is its usual length. `hint` is the offset of `name` in the last
+/// message: the messages of one bridge are alike.
+#[inline]
+pub fn base64_after<'a>(
+    text: &'a [u8],
+    name: &[u8],
+    chars: usize,
+    hint: &mut usize,
+) -> Option<&'a [u8]> {
     // the numbers before it may have gained a digit or two
     let near = (hint.saturating_sub(2)..*hint + 3)
-        .find(|at| text.get(*at..).is_some_and(|rest| rest.starts_with(PAYLOAD)));
-    let at = near.or_else(|| find(text, PAYLOAD, 0))?;
+        .find(|at| text.get(*at..).is_some_and(|rest| rest.starts_with(name)));
+    let at = near.or_else(|| find(text, name, 0))?;
     *hint = at;
-    let begin = at + PAYLOAD.len();
-    // a frame has 216 characters; otherwise the end has to be searched for
-    let end = match text.get(begin + 216) {
-        Some(b'"') => begin + 216,
+    let begin = at + name.len();
+    // at any other length than the usual one, the end has to be searched for
+    let end = match text.get(begin + chars) {
+        Some(b'"') => begin + chars,
         _ => begin + text[begin..].iter().position(|b| *b == b'"')?,
     };
     Some(&text[begin..end])
@@ -193,15 +198,18 @@ mod tests {
     #[test]
     fn finds_the_audio_of_a_media_message() {
         let mut hint = 0;
+        let payload = |text: &str, hint: &mut usize| {
+            base64_after(text.as_bytes(), br#""payload":""#, 216, hint).map(<[u8]>::to_vec)
+        };
         let message = |number: u32, payload: &str| {
             format!(r#"{{"event":"media","n":"{number}","media":{{"payload":"{payload}"}}}}"#)
         };
         for number in [9, 10, 1000, 1001] {
             let text = message(number, &"x".repeat(216));
-            assert_eq!(media_payload(text.as_bytes(), &mut hint).unwrap().len(), 216);
+            assert_eq!(payload(&text, &mut hint).unwrap().len(), 216);
         }
         let short = message(5, "abcd");
-        assert_eq!(media_payload(short.as_bytes(), &mut hint), Some(&b"abcd"[..]));
-        assert_eq!(media_payload(br#"{"event":"start"}"#, &mut hint), None);
+        assert_eq!(payload(&short, &mut hint).unwrap(), b"abcd");
+        assert_eq!(payload(r#"{"event":"start"}"#, &mut hint), None);
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::bench::dialect::{Dialect, why_not};
 use crate::bench::network::Network;
 use crate::bench::ramp::{self, ramp};
 use crate::bench::run::{Options, Pbx, Program, Source, run};
@@ -46,6 +47,10 @@ pub struct BenchArguments {
     /// Protocol between bridge and PBX: sip or ari.
     #[arg(long, default_value = "sip")]
     source: Source,
+    /// Dialect of the AI, as in the configuration: twilio, l16, jambonz, telnyx, plivo, exotel,
+    /// openai-realtime, deepgram-agent, elevenlabs or ultravox. All have audio at 8 kHz.
+    #[arg(long, value_name = "NAME", default_value = "twilio")]
+    dialect: Dialect,
     /// Share of the callers' RTP packets that are lost on their way to the bridge, in percent.
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
     loss: f64,
@@ -76,16 +81,17 @@ pub struct BenchArguments {
     /// Extension to dial on that PBX.
     #[arg(long, value_name = "EXTENSION", requires = "pbx")]
     extension: Option<String>,
-    /// Configuration file of the bridge; an environment variable overrides its AI URL.
+    /// Configuration file of the bridge; environment variables override the URL and the dialect of
+    /// its AI.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Let TRUNKLESS_ variables override the settings that the bench makes for the bridge.
     #[arg(long)]
     environment: bool,
     /// Another program to measure instead of trunkless, run by `sh -c`. It receives its settings in
-    /// BENCH_AI_URL, BENCH_REGISTRAR (BENCH_ARI_URL with --source ari), BENCH_USERNAME,
-    /// BENCH_PASSWORD, BENCH_SIP_LISTEN and BENCH_CALLS; with --tls, BENCH_AI_CA is the PEM file of
-    /// the AI's certificate.
+    /// BENCH_AI_URL, BENCH_AI_DIALECT, BENCH_REGISTRAR (BENCH_ARI_URL with --source ari),
+    /// BENCH_USERNAME, BENCH_PASSWORD, BENCH_SIP_LISTEN and BENCH_CALLS; with --tls, BENCH_AI_CA is
+    /// the PEM file with the certificate of the AI.
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["config", "record"])]
     bridge: Option<String>,
     /// If the bridge has not registered after this long, call it at BENCH_SIP_LISTEN.
@@ -107,6 +113,10 @@ fn options(arguments: &BenchArguments) -> Result<Options> {
     if arguments.pbx.is_some() && arguments.config.is_none() && arguments.bridge.is_none() {
         bail!("--pbx needs the bridge's configuration: add --config or --bridge");
     }
+    let dialect = arguments.dialect;
+    if let Some(why) = why_not(dialect) {
+        bail!("--dialect {} cannot be measured: {why}", dialect.name());
+    }
     let network = network(arguments)?;
     let program = match &arguments.bridge {
         Some(command) => {
@@ -126,6 +136,7 @@ fn options(arguments: &BenchArguments) -> Result<Options> {
     let pbx = pbx.map(|(address, extension)| Pbx { address, extension, ready });
     let hold = hold.map(Duration::from_secs_f64);
     Ok(Options {
+        dialect,
         calls,
         seconds,
         rate,

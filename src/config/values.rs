@@ -237,10 +237,6 @@ impl FromStr for TargetWord {
     }
 }
 
-words_of!(Dialect: "twilio" => Twilio, "l16" => L16, "jambonz" => Jambonz, "telnyx" => Telnyx,
-    "plivo" => Plivo, "exotel" => Exotel, "openai-realtime" => OpenAiRealtime,
-    "deepgram-agent" => Deepgram, "elevenlabs" => ElevenLabs,
-    "gemini-live" => GeminiLive, "ultravox" => Ultravox);
 words_of!(Extensions: "on_use" => OnUse, "always" => Always, "off" => Off);
 words_of!(Answer: "when_ai_ready" => WhenAiReady, "at_once" => AtOnce);
 words_of!(OnAiClose: "hangup" => Hangup, "continue" => Continue, "reconnect" => Reconnect);
@@ -254,7 +250,9 @@ words_of!(TransportWord: "udp" => Udp, "tcp" => Tcp);
 words_of!(AiDown: "stay" => Stay, "refuse_options" => RefuseOptions, "unregister" => Unregister);
 words_of!(FormatWord: "g711" => G711, "ulaw" => Ulaw, "alaw" => Alaw, "pcm16" => Pcm16);
 words_of!(WhenWord: "always" => Always, "on_command" => OnCommand, "never" => Never);
-from_string!(PbxName, PortRange, Span, HostPort, Network, Age, LayoutWord, TargetWord, RungWord);
+from_string!(
+    Dialect, PbxName, PortRange, Span, HostPort, Network, Age, LayoutWord, TargetWord, RungWord
+);
 
 impl Serialize for PbxName {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -6,6 +6,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fmt::Write as _;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -37,6 +38,17 @@ pub enum Dialect {
     ElevenLabs,
     GeminiLive,
     Ultravox,
+}
+
+impl FromStr for Dialect {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Dialect, String> {
+        Dialect::ALL.into_iter().find(|dialect| dialect.name() == text).ok_or_else(|| {
+            let names = Dialect::ALL.map(Dialect::name).join(", ");
+            format!("\"{text}\" is not one of: {names}")
+        })
+    }
 }
 
 /// The maximum length of a parameter's name, and of its value, in characters. It is Twilio's.
@@ -149,6 +161,38 @@ pub trait Codec: Send {
 }
 
 impl Dialect {
+    /// All dialects.
+    pub const ALL: [Dialect; 11] = [
+        Dialect::Twilio,
+        Dialect::L16,
+        Dialect::Jambonz,
+        Dialect::Telnyx,
+        Dialect::Plivo,
+        Dialect::Exotel,
+        Dialect::OpenAiRealtime,
+        Dialect::Deepgram,
+        Dialect::ElevenLabs,
+        Dialect::GeminiLive,
+        Dialect::Ultravox,
+    ];
+
+    /// Returns the dialect's name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dialect::Twilio => "twilio",
+            Dialect::L16 => "l16",
+            Dialect::Jambonz => "jambonz",
+            Dialect::Telnyx => "telnyx",
+            Dialect::Plivo => "plivo",
+            Dialect::Exotel => "exotel",
+            Dialect::OpenAiRealtime => "openai-realtime",
+            Dialect::Deepgram => "deepgram-agent",
+            Dialect::ElevenLabs => "elevenlabs",
+            Dialect::GeminiLive => "gemini-live",
+            Dialect::Ultravox => "ultravox",
+        }
+    }
+
     /// Creates the codec for a new stream.
     pub fn codec(
         self,

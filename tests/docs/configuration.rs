@@ -58,7 +58,7 @@ const TYPES: &[(&str, &str, &str)] = &[
 ];
 /// Defaults that neither the schema nor `resolve` holds, and the file that does.
 const ELSEWHERE: &[(&str, &str)] = &[
-    ("ai.dialect", "src/config/values.rs"),
+    ("ai.dialect", "src/stream/dialect.rs"),
     ("ai.sample_rate", "src/stream/dialect.rs"),
     ("pbx.main.ari.rtp_conf", "src/ari/client/rtp_capacity.rs"),
 ];
