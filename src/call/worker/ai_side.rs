@@ -1,7 +1,7 @@
 //! The AI's side of a call: its stream opens, brings messages and ends. Owns no I/O but the log;
 //! [`AiSocket`] has the stream's.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
@@ -81,6 +81,12 @@ impl Running {
                 false
             }
         }
+    }
+
+    /// Notes that the AI has failed by sending nothing for this long.
+    pub(super) fn ai_silent(&mut self, time: Duration) {
+        self.lines.ai_silent(time);
+        self.ai_end = Some(format!("no usable message for {time:?} after its start"));
     }
 
     /// Notes that the AI has closed before it was ready.

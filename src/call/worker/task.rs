@@ -263,11 +263,7 @@ impl Running {
                 match output {
                     Output::Request(request) => self.request(request),
                     Output::Ringing => self.observed.event(&EventKind::Ringing),
-                    Output::AiSilent(time) => {
-                        self.lines.ai_silent(time);
-                        self.ai_end =
-                            Some(format!("no usable message for {time:?} after its start"));
-                    }
+                    Output::AiSilent(time) => self.ai_silent(time),
                     Output::Step(rung) => self.lines.step(&rung, &self.config.ais),
                     Output::Answered => self.answered(now),
                     Output::AnsweredBy(verdict) => {
