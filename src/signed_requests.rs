@@ -6,8 +6,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use reqwest::Response;
 use reqwest::redirect::Policy;
+use reqwest::{Response, Url};
 use secrecy::ExposeSecret;
 use sha1::Sha1;
 
@@ -50,19 +50,21 @@ impl SignedRequests {
     /// Returns why there is no such response, without the URL, which may contain a secret.
     pub async fn send(&self, to: &SignedUrl, form: &Form) -> Result<Response, String> {
         let token = to.token.expose_secret();
-        let encoded = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+        let url = sent(&to.url, if to.get { form } else { &[] })?;
         let request = match to.get {
             true => {
-                let url = with_query(&to.url, &encoded);
-                let signature = signature(token, &url, &[]);
+                let signature = signature(token, url.as_str(), &[]);
                 self.0.get(url).header("X-Twilio-Signature", signature)
             }
-            false => self
-                .0
-                .post(&to.url)
-                .header("X-Twilio-Signature", signature(token, &to.url, form))
-                .header("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
-                .body(encoded),
+            false => {
+                let signature = signature(token, url.as_str(), form);
+                let mut body = form_urlencoded::Serializer::new(String::new());
+                self.0
+                    .post(url)
+                    .header("X-Twilio-Signature", signature)
+                    .header("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+                    .body(body.extend_pairs(form).finish())
+            }
         };
         let response = request.send().await.map_err(|error| chain(&error.without_url()))?;
         match response.status() {
@@ -89,11 +91,15 @@ impl SignedRequests {
     }
 }
 
-/// Adds a query to a URL, which may have one already.
-fn with_query(url: &str, query: &str) -> String {
-    let url = url.split('#').next().unwrap_or_default();
-    let sign = if url.contains('?') { '&' } else { '?' };
-    format!("{url}{sign}{query}")
+/// Returns a URL as it is sent, which is what the receiver checks the signature of: without its
+/// fragment, and with `query` behind its own query.
+fn sent(url: &str, query: &[(&'static str, String)]) -> Result<Url, String> {
+    let mut url = Url::parse(url).map_err(|why| format!("its URL cannot be used: {why}"))?;
+    url.set_fragment(None);
+    if !query.is_empty() {
+        url.query_pairs_mut().extend_pairs(query);
+    }
+    Ok(url)
 }
 
 /// Returns the value of `X-Twilio-Signature`: base64(HMAC-SHA1(token, URL + names and values of the
@@ -127,7 +133,18 @@ mod tests {
         let form = form.map(|(name, value)| (name, value.to_owned()));
         let url = "https://example.com/myapp.php?foo=1&bar=2";
         assert_eq!(signature("12345", url, &form), "L/OH5YylLD5NRKLltdqwSvS0BnU=");
-        assert_eq!(with_query("https://a/b?c=1#d", "e=2"), "https://a/b?c=1&e=2");
-        assert_eq!(with_query("https://a/b", "e=2"), "https://a/b?e=2");
+        for (url, plain, with_query) in [
+            ("https://a/b?c=1#d", "https://a/b?c=1", "https://a/b?c=1&e=2+3"),
+            ("https://A.example", "https://a.example/", "https://a.example/?e=2+3"),
+            (
+                "https://a/%C3%A9?x=é",
+                "https://a/%C3%A9?x=%C3%A9",
+                "https://a/%C3%A9?x=%C3%A9&e=2+3",
+            ),
+        ] {
+            assert_eq!(sent(url, &[]).unwrap().as_str(), plain);
+            assert_eq!(sent(url, &[("e", "2 3".to_owned())]).unwrap().as_str(), with_query);
+        }
+        assert!(sent("/b", &[]).is_err());
     }
 }

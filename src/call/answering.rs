@@ -106,6 +106,15 @@ impl Answering {
         (finding, by.map(|by| Verdict { by, took: FRAME_TIME * self.frames }))
     }
 
+    /// Notes the time of a frame in which the callee is not listened to.
+    pub fn passes(&mut self) -> Option<Verdict> {
+        self.frames = self.frames.saturating_add(1);
+        let late = !self.done && FRAME_TIME * self.frames >= self.wanted.limit;
+        self.done |= late;
+        let by = if self.machine { AnsweredBy::MachineEndOther } else { AnsweredBy::Unknown };
+        late.then(|| Verdict { by, took: FRAME_TIME * self.frames })
+    }
+
     fn judge(&mut self, finding: Option<Finding>) -> Option<AnsweredBy> {
         let message_end = self.wanted.message_end;
         match finding {
@@ -143,7 +152,7 @@ mod tests {
         })
     }
 
-    /// Feeds stretches of speech (`s`), silence (`-`) and a tone (`t`), in ms. Returns the verdict,
+    /// Feeds stretches of speech (`s`), silence (`-`), a tone (`t`) and hold (`h`), in ms. Returns the verdict,
     /// which comes once.
     fn verdict(
         message_end: bool,
@@ -157,7 +166,10 @@ mod tests {
         for (what, ms) in stretches {
             let samples = if *what == 't' { &tone } else { &silence };
             for _ in 0..ms / 20 {
-                found.extend(answering.hears(Law::Mu, samples, *what == 's').1);
+                found.extend(match what {
+                    'h' => answering.passes(),
+                    _ => answering.hears(Law::Mu, samples, *what == 's').1,
+                });
             }
         }
         assert!(found.len() <= 1 && answering.is_done() != found.is_empty(), "{found:?}");
@@ -182,6 +194,10 @@ mod tests {
         assert!(word == "machine_end_beep" && (6000..6200).contains(&at), "{at} {word}");
         assert_eq!(verdict(true, 30, &[greets, ('-', 5000)]), Some((7400, "machine_end_silence")));
         assert_eq!(verdict(true, 7, &[('s', 60_000)]), Some((7000, "machine_end_other")));
+        // the time on hold counts
+        assert_eq!(verdict(true, 9, &[('s', 600), ('h', 60_000)]), Some((9000, "unknown")));
+        let (at, word) = verdict(true, 9, &[greets, ('h', 60_000)]).unwrap();
+        assert_eq!((at, word), (9000, "machine_end_other"));
         // a pause within the greeting
         assert_eq!(verdict(true, 30, &[greets, ('-', 2300), ('s', 300), ('-', 2300)]), None);
     }

@@ -466,12 +466,12 @@ impl Call {
         self.take_cues(now);
         match self.limit().filter(|(at, _)| *at <= now) {
             _ if self.phase == Phase::Ended => return,
+            // everything has been played
+            Some((at, reason)) if self.finish_by() == Some(at) => self.played_out(now, reason),
             Some((_, reason @ EndReason::AiTimeout)) if !self.falls() => {
                 self.out.push_back(Output::AiSilent(self.limits.silent_timeout));
                 self.ai_failed(now, reason);
             }
-            // everything has been played
-            Some((at, reason)) if self.finish_by() == Some(at) => self.played_out(now, reason),
             Some((_, reason)) => self.end(reason),
             None => {}
         }

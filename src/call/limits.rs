@@ -25,7 +25,7 @@ pub struct Milestones {
     pub answered: Option<Instant>,
     /// When the AI's stream started.
     pub ai_started: Option<Instant>,
-    /// True once the AI has sent a message.
+    /// True once the AI has sent a message that can be used.
     pub ai_heard: bool,
     /// True if its session may continue on another connection, since the last one ended.
     pub resuming: bool,

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::call::answering::Detection;
 use crate::call::counters;
 use crate::call::live::LiveCall;
-use crate::call::outgoing::{Callbacks, Outgoing};
+use crate::call::outgoing::{Callbacks, Outcome, Outgoing};
 use crate::telemetry::{Masked, Throttle};
 use crate::user_pattern::UserPattern;
 
@@ -81,8 +81,18 @@ pub struct CallWish {
     /// The text from which the call's ids are derived; `None` to leave that to the source.
     pub sid_seed: Option<String>,
     pub callbacks: Callbacks,
+    /// Set if the call has been counted already.
+    pub reserved: Option<Reserved>,
     /// The sender of the request, for the log.
     pub by: String,
+}
+
+/// A call that counts, and has not been placed yet.
+#[derive(Debug)]
+pub struct Reserved {
+    /// The caller id.
+    pub from: String,
+    place: Place,
 }
 
 /// A call on its way to the source.
@@ -295,14 +305,31 @@ impl Placer {
         self.lock().lines.iter().map(|(name, line)| (name.clone(), line.clone())).collect()
     }
 
-    /// Checks a call as [`Placer::place`] does, apart from the limits. Returns the caller id.
+    /// Checks a call whose AI is not known yet, and counts it. Put the result into
+    /// [`CallWish::reserved`], or give it back.
     ///
     /// # Errors
     /// Returns the reason if the call would be refused.
-    pub fn check(&self, pbx: &str, wish: &CallWish) -> Result<String, Refused> {
-        let all = self.lock();
-        let line = all.lines.get(pbx).ok_or_else(gone)?;
-        check(pbx, line, wish).map(|(from, _)| from)
+    pub fn reserve(&self, pbx: &str, wish: &CallWish) -> Result<Reserved, Refused> {
+        self.count(pbx, wish).inspect_err(|refused| note(pbx, &wish.to, &wish.by, refused))
+    }
+
+    fn count(&self, pbx: &str, wish: &CallWish) -> Result<Reserved, Refused> {
+        let mut all = self.lock();
+        let Lines { lines, usage } = &mut *all;
+        let line = lines.get(pbx).ok_or_else(gone)?;
+        let (from, _) = check(pbx, line, wish)?;
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let usage = usage.entry(pbx.to_owned()).or_default();
+        let place = usage.take(Instant::now(), unix, pbx, &line.rules)?;
+        Ok(Reserved { from, place })
+    }
+
+    /// Counts a call less, because nothing was called.
+    pub fn give_back(&self, pbx: &str) {
+        self.lock().usage.entry(pbx.to_owned()).and_modify(|usage| {
+            usage.day.1 = usage.day.1.saturating_sub(1);
+        });
     }
 
     /// Places a call through a PBX, and returns it once it has begun. The callee is called as soon
@@ -315,42 +342,23 @@ impl Placer {
         let result = self.try_place(pbx, wish).await;
         match &result {
             Ok(call) => info!(call = call.id, pbx, to = %Masked(&to), by, "call placed"),
-            Err(refused) => {
-                counters::not_placed(refused.word());
-                warn!(pbx, to = %Masked(&to), by, "call not placed: {refused}");
-            }
+            Err(refused) => note(pbx, &to, &by, refused),
         }
         result
     }
 
-    async fn try_place(&self, pbx: &str, wish: CallWish) -> Result<Arc<LiveCall>, Refused> {
-        let (outcome, wait) = oneshot::channel();
-        let (new, submit) = {
-            let mut all = self.lock();
-            let Lines { lines, usage } = &mut *all;
-            let line = lines.get(pbx).ok_or_else(gone)?;
-            let (from, ai) = check(pbx, line, &wish)?;
-            let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let usage = usage.entry(pbx.to_owned()).or_default();
-            let place = usage.take(Instant::now(), unix, pbx, &line.rules)?;
-            let outgoing = Outgoing {
-                ai,
-                ring: wish.ring.unwrap_or(RING.min(line.rules.max_ring)),
-                parameters: wish.parameters,
-                record: wish.record,
-                detection: wish.detection,
-                sid_seed: wish.sid_seed,
-                callbacks: wish.callbacks,
-                outcome: Some(outcome),
-                place,
-            };
-            let context = line.rules.context.clone();
-            (NewCall { to: wish.to, from, context, outgoing }, line.submit.clone())
+    async fn try_place(&self, pbx: &str, mut wish: CallWish) -> Result<Arc<LiveCall>, Refused> {
+        let reserved = match wish.reserved.take() {
+            Some(reserved) => reserved,
+            None => self.count(pbx, &wish)?,
         };
+        let (outcome, wait) = oneshot::channel();
         let busy = || Refused::Busy("trunkless is overloaded or shutting down".to_owned());
-        let result = match submit(new) {
-            false => Err(busy()),
-            true => match timeout(ADMIT, wait).await {
+        let submitted = self.submit(pbx, wish, reserved, outcome);
+        let result = match submitted {
+            Err(refused) => Err(refused),
+            Ok(false) => Err(busy()),
+            Ok(true) => match timeout(ADMIT, wait).await {
                 Ok(outcome) => outcome.unwrap_or(Err(busy())),
                 // it is still queued, so it counts
                 Err(_) => {
@@ -361,14 +369,44 @@ impl Placer {
             },
         };
         if result.is_err() {
-            // nothing was called
-            let mut all = self.lock();
-            all.usage.entry(pbx.to_owned()).and_modify(|usage| {
-                usage.day.1 = usage.day.1.saturating_sub(1);
-            });
+            self.give_back(pbx);
         }
         result
     }
+
+    /// Passes a call to its source. Returns false if that is gone or has too much to do.
+    fn submit(
+        &self,
+        pbx: &str,
+        wish: CallWish,
+        reserved: Reserved,
+        outcome: Outcome,
+    ) -> Result<bool, Refused> {
+        let (new, submit) = {
+            let all = self.lock();
+            let line = all.lines.get(pbx).ok_or_else(gone)?;
+            let (from, ai) = check(pbx, line, &wish)?;
+            let outgoing = Outgoing {
+                ai,
+                ring: wish.ring.unwrap_or(RING.min(line.rules.max_ring)),
+                parameters: wish.parameters,
+                record: wish.record,
+                detection: wish.detection,
+                sid_seed: wish.sid_seed,
+                callbacks: wish.callbacks,
+                outcome: Some(outcome),
+                place: reserved.place,
+            };
+            let context = line.rules.context.clone();
+            (NewCall { to: wish.to, from, context, outgoing }, line.submit.clone())
+        };
+        Ok(submit(new))
+    }
+}
+
+fn note(pbx: &str, to: &str, by: &str, refused: &Refused) {
+    counters::not_placed(refused.word());
+    warn!(pbx, to = %Masked(to), by, "call not placed: {refused}");
 }
 
 fn gone() -> Refused {
@@ -476,6 +514,7 @@ mod tests {
             detection: None,
             sid_seed: None,
             callbacks: Callbacks::default(),
+            reserved: None,
             by: "test".to_owned(),
         }
     }

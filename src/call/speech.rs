@@ -82,6 +82,8 @@ pub struct Listener {
     settings: SpeechSettings,
     speech: Speech,
     answering: Option<Answering>,
+    /// True if a program wants to know who answers.
+    reports: bool,
     /// When the last audible frame was sent to the caller, and how loud these have been lately.
     ai_heard: Option<Instant>,
     ai_level: u64,
@@ -104,12 +106,13 @@ impl Listener {
     }
 
     /// `wanted`: what a program wants to know of who answers.
-    fn new(settings: SpeechSettings, wanted: Option<Detection>) -> Listener {
+    pub fn new(settings: SpeechSettings, wanted: Option<Detection>) -> Listener {
         let told = settings.machine_detection.then(Detection::default);
         Listener {
             settings,
             speech: Speech::new(settings.pause),
             answering: wanted.or(told).map(Answering::new),
+            reports: wanted.is_some(),
             ai_heard: None,
             ai_level: 0,
             ai_spoke: None,
@@ -151,7 +154,13 @@ impl Listener {
         if streams {
             self.answers.drain(..).for_each(each);
         }
-        verdict
+        verdict.filter(|_| self.reports)
+    }
+
+    /// Notes the time of a frame in which the caller is not listened to.
+    pub fn passes(&mut self) -> Option<Verdict> {
+        let verdict = self.answering.as_mut().and_then(Answering::passes);
+        verdict.filter(|_| self.reports)
     }
 
     /// False once nothing more is listened for.

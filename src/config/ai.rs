@@ -264,9 +264,7 @@ impl Resolver<'_> {
         let refused = if is_created {
             Some("cannot be used with [ai.create], whose request comes before each connection")
         } else if !dialect.connects_early() {
-            Some(
-                "cannot be used in this dialect, where the conversation begins with the connection",
-            )
+            Some("cannot be used in this dialect, where the vendor charges for each connection")
         } else {
             None
         };
@@ -346,7 +344,7 @@ mod tests {
                 url.to_owned(),
                 "ai.prewarm: 101 is too much; at most 100",
             ),
-            (String::new(), format!("{agent}\nprewarm = 1"), "begins with the connection; remove"),
+            (String::new(), format!("{agent}\nprewarm = 1"), "charges for each connection; remove"),
             (format!("{create}\nprewarm = 1"), url.to_owned(), "ai.prewarm: cannot be used with"),
         ] {
             let error = kept(&ai, &other).unwrap_err();

@@ -174,6 +174,7 @@ pub(super) fn wish(granted: &Granted) -> CallWish {
         detection: None,
         sid_seed: None,
         callbacks: Callbacks::default(),
+        reserved: None,
         by: Sender::Http(granted.name().to_owned()).to_string(),
     }
 }

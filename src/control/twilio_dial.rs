@@ -79,26 +79,32 @@ pub async fn create(
     let text = match document {
         Twiml::Text(text) => text,
         Twiml::At(url) => {
-            // no program is asked about a call that is not placed
-            let from =
-                control.placer.check(pbx, &wish).map_err(|r| for_twilio(&r)).map_err(noted)?;
-            line.rules.may_request(&url.url).map_err(|r| for_twilio(&r)).map_err(noted)?;
+            line.rules.may_request(&url.url).map_err(|why| noted(for_twilio(&why)))?;
+            // no program is asked about more calls than may be placed
+            let reserved = control.placer.reserve(pbx, &wish).map_err(|why| for_twilio(&why))?;
             let seed = random();
-            let form = call_form(&account, &sid("CA", &seed), &from, &wish.to);
-            wish.sid_seed = Some(seed);
+            let form = call_form(&account, &sid("CA", &seed), &reserved.from, &wish.to);
+            (wish.sid_seed, wish.reserved) = (Some(seed), Some(reserved));
             let text = match &control.requests {
                 Ok(requests) => requests.text(&url, &form, twiml::MAX_BYTES).await,
                 Err(why) => Err(why.clone()),
             };
             let failed = |why| (11200, format!("the TwiML could not be had from Url: {why}"));
-            text.map_err(failed).map_err(bad).map_err(noted)?
+            text.map_err(failed).map_err(bad).map_err(noted).inspect_err(|_| {
+                control.placer.give_back(pbx);
+            })?
         }
     };
     let stream = twiml::stream_of(&text).and_then(|(ai, parameters)| {
         check_parameters(&parameters)?;
         Ok((ai, parameters))
     });
-    (wish.ai, wish.parameters) = stream.map_err(|why| (12100, why)).map_err(bad).map_err(noted)?;
+    (wish.ai, wish.parameters) =
+        stream.map_err(|why| (12100, why)).map_err(bad).map_err(noted).inspect_err(|_| {
+            if wish.reserved.is_some() {
+                control.placer.give_back(pbx);
+            }
+        })?;
     let call = control.placer.place(pbx, wish).await.map_err(|refused| for_twilio(&refused))?;
     Ok(json(StatusCode::CREATED, &granted.shown(resource(&call))))
 }
@@ -211,13 +217,14 @@ fn read_detection<'a>(
         Some("DetectMessageEnd") => Some(true),
         Some(_) => return Err("MachineDetection is not Enable or DetectMessageEnd".to_owned()),
     };
+    // as with Twilio, the others mean nothing without it
+    if message_end.is_none() {
+        return Ok(());
+    }
     let limit = get("MachineDetectionTimeout");
     let limit = limit.map(|seconds| detection_limit(seconds.parse().ok())).transpose()?;
     flag("AsyncAmd", get("AsyncAmd"))?;
     let callback = get("AsyncAmdStatusCallback");
-    if callback.is_some() && message_end.is_none() {
-        return Err("AsyncAmdStatusCallback needs MachineDetection".to_owned());
-    }
     let method = get("AsyncAmdStatusCallbackMethod");
     let to = callback.map(|url| signed_url("AsyncAmdStatusCallback", url, method, granted));
     wish.callbacks.answered_by = to.transpose()?.map(Arc::new);

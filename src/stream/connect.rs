@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -33,6 +33,8 @@ pub type Socket = tungstenite::WebSocket<Wire>;
 const SEND_BUFFER_BYTES: u32 = 8 * 1024;
 /// If data is unacknowledged for this long, the AI's host is gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+/// The kernel probes a connection on which nothing has arrived for this long.
+const PROBE: Duration = Duration::from_secs(5);
 /// Ten minutes of audio in one message, in base64, with room to spare.
 pub const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 /// Time limit for one of several addresses, apart from the last.
@@ -344,7 +346,11 @@ async fn tcp(address: SocketAddr) -> std::io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     let stream = socket.connect(address).await?;
-    SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    // a connection that is quiet by agreement is probed, too
+    let probes = TcpKeepalive::new().with_time(PROBE).with_interval(PROBE);
+    socket.set_tcp_keepalive(&probes)?;
     Ok(stream)
 }
 

@@ -263,9 +263,9 @@ impl Dialect {
     }
 
     /// True if the AI can be connected before there is a call. At others, the conversation begins
-    /// with the connection, and is charged for.
+    /// with the connection, or the time of the connection is charged for.
     pub fn connects_early(self) -> bool {
-        !matches!(self, Dialect::ElevenLabs | Dialect::Ultravox)
+        !matches!(self, Dialect::Deepgram | Dialect::ElevenLabs | Dialect::Ultravox)
     }
 
     /// True if the AI waits for the caller to speak unless it has a greeting.

@@ -4,9 +4,12 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -27,6 +30,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 const MAX_AGE: Duration = Duration::from_secs(300);
 /// An AI that closes connections sooner than this does not want to be connected early.
 const SHORT: Duration = Duration::from_secs(30);
+/// Time limit for the answer to a ping, before a call takes a connection.
+const PROOF: Duration = Duration::from_millis(300);
 /// The longest pause between two attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// An AI sends less than this by itself.
@@ -47,6 +52,8 @@ struct Idle {
     seen: usize,
     frames: Frames,
     since: Instant,
+    /// When something was last received.
+    heard: Instant,
     liveness: Liveness,
 }
 
@@ -60,6 +67,7 @@ impl Idle {
             seen: 0,
             frames: Frames::new(MAX_MESSAGE_BYTES),
             since: now,
+            heard: now,
             liveness: Liveness::new(now.into_std(), ping),
         }
     }
@@ -69,36 +77,65 @@ impl Idle {
     /// # Errors
     /// Returns an error if a call cannot use the connection any more.
     fn look(&mut self) -> io::Result<()> {
-        let now = Instant::now().into_std();
+        let now = Instant::now();
         let mut buffer = [0; 4096];
-        self.socket.get_mut().readable_at_length();
         loop {
+            // the end of the stream may be behind the data
+            self.socket.get_mut().readable_at_length();
             match self.socket.get_mut().receive(&mut buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => self.held.extend_from_slice(&buffer[..n]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
-            self.liveness.on_data(now);
+            self.heard = now;
+            self.liveness.on_data(now.into_std());
             if self.held.len() > MAX_HELD {
                 return Err(io::ErrorKind::FileTooLarge.into());
             }
         }
         self.take_control_frames()?;
-        if self.liveness.is_dead(now) {
+        if self.liveness.is_dead(now.into_std()) {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        if self.liveness.takes_ping(now) {
-            let (mut ping, mut mask) = (Vec::new(), [0; 4]);
-            // if this fails, the mask is guessable, which does no harm here
-            let _ = getrandom::fill(&mut mask);
-            write_ping(mask, &mut ping);
-            self.socket.get_mut().send(&ping)?;
+        if self.liveness.takes_ping(now.into_std()) {
+            self.ping()?;
         }
         match self.socket.get_mut().flush() {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             _ => Ok(()),
         }
+    }
+
+    fn ping(&mut self) -> io::Result<()> {
+        let (mut ping, mut mask) = (Vec::new(), [0; 4]);
+        // if this fails, the mask is guessable, which does no harm here
+        let _ = getrandom::fill(&mut mask);
+        write_ping(mask, &mut ping);
+        self.socket.get_mut().send(&ping).map(drop)
+    }
+
+    /// Sends a ping, and waits until something comes back: a firewall or a host may have forgotten
+    /// the connection.
+    ///
+    /// # Errors
+    /// Returns an error if a call cannot use the connection any more.
+    async fn prove(&mut self) -> io::Result<()> {
+        let asked = Instant::now();
+        self.ping()?;
+        let watched = self.socket.get_ref().as_fd().try_clone_to_owned()?;
+        let watched = TcpStream::from_std(watched.into())?;
+        let answer = async {
+            while self.heard <= asked {
+                watched.readable().await?;
+                // clears the readiness before the look, so that nothing in between is missed
+                let blocks = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                let _ = watched.try_io(Interest::READABLE, blocks);
+                self.look()?;
+            }
+            Ok(())
+        };
+        timeout(PROOF, answer).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Has the library handle the control frames, and leaves the messages for the call.
@@ -173,19 +210,37 @@ impl Prewarmed {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns an open connection, if there is one.
-    pub fn take(&self) -> Option<Socket> {
-        let mut all = self.idle();
-        while let Some(mut idle) = all.pop_front() {
-            OPEN.replace(1, 0);
-            self.taken.notify_one();
-            if idle.look().is_ok() {
-                USED.add(1);
-                return Some(idle.into_socket());
-            }
-            CLOSED.add(1);
+    /// Returns a connection that works, if there is one.
+    pub async fn take(&self) -> Option<Socket> {
+        let (began, mut idle) = (Instant::now(), self.pop()?);
+        // without pings, the kernel's probes have to do
+        let proof = match self.ping.is_zero() {
+            true => idle.look(),
+            false => idle.prove().await,
+        };
+        if proof.is_ok() {
+            USED.add(1);
+            return Some(idle.into_socket());
         }
+        // others of its age are no better
+        let mut all = self.idle();
+        let before = all.len();
+        all.retain(|idle| idle.since > began);
+        let lost = (before - all.len()) as u64;
+        OPEN.replace(lost, 0);
+        CLOSED.add(1 + lost);
         None
+    }
+
+    fn has_some(&self) -> bool {
+        !self.idle().is_empty()
+    }
+
+    fn pop(&self) -> Option<Idle> {
+        let idle = self.idle().pop_front()?;
+        OPEN.replace(1, 0);
+        self.taken.notify_one();
+        Some(idle)
     }
 
     /// Drops the connections that the AI has closed, and closes old ones. Returns the age of the
@@ -210,15 +265,14 @@ impl Prewarmed {
         lost
     }
 
-    /// Opens the connections that are missing.
-    async fn fill(&self) -> Result<(), String> {
-        while self.idle().len() < self.size && !self.breaker.is_open() {
-            match self.target.connect_once(LIMIT).await {
-                Ok(socket) => self.idle().push_back(Idle::new(socket, self.ping)),
-                Err(error) => return Err(error.to_string()),
-            }
+    /// Opens a connection if one is missing. Returns true if it did.
+    async fn fill(&self) -> Result<bool, String> {
+        if self.idle().len() >= self.size || self.breaker.is_open() {
+            return Ok(false);
         }
-        Ok(())
+        let socket = self.target.connect_once(LIMIT).await.map_err(|error| error.to_string())?;
+        self.idle().push_back(Idle::new(socket, self.ping));
+        Ok(true)
     }
 }
 
@@ -233,27 +287,30 @@ impl Drop for Prewarmed {
 
 /// Looks after the connections until there are no more calls that could use them.
 async fn keep(all: Weak<Prewarmed>, taken: Arc<Notify>) {
-    let (mut pause, mut not_before, mut warned) = (Duration::ZERO, Instant::now(), false);
+    let (mut pause, mut trouble, mut warned) = (Duration::ZERO, None::<Instant>, false);
     while let Some(all) = all.upgrade() {
-        let lost = all.look();
-        let mut why = lost.filter(|age| *age < SHORT).map(|age| {
-            format!("the AI closes connections that no call uses after {} s", age.as_secs())
-        });
-        if Instant::now() >= not_before && why.is_none() {
-            why = all.fill().await.err();
-            if why.is_none() && all.idle().iter().all(|idle| idle.age() >= SHORT) {
-                (pause, warned) = (Duration::ZERO, false);
+        let lost = all.look().filter(|age| *age < SHORT);
+        let calm = trouble.is_none_or(|at| at.elapsed() >= pause);
+        let filled = match lost {
+            Some(age) => {
+                let age = age.as_secs();
+                Err(format!("the AI closes connections that no call uses after {age} s"))
             }
-        }
-        if let Some(why) = why {
-            pause = (2 * pause).clamp(LOOK, MAX_PAUSE);
-            not_before = Instant::now() + pause;
+            None if calm => all.fill().await,
+            None => Ok(false),
+        };
+        if let Err(why) = &filled {
+            (pause, trouble) = ((2 * pause).clamp(LOOK, MAX_PAUSE), Some(Instant::now()));
             if !std::mem::replace(&mut warned, true) {
                 let ai = all.target.shown();
                 warn!(ai, "no connection is kept open for the next calls: {why}; calls dial it");
             }
+        } else if trouble.is_some_and(|at| at.elapsed() >= pause + SHORT) && all.has_some() {
+            (pause, trouble, warned) = (Duration::ZERO, None, false);
         }
         drop(all);
-        let _ = timeout(LOOK, taken.notified()).await;
+        if filled != Ok(true) {
+            let _ = timeout(LOOK, taken.notified()).await;
+        }
     }
 }

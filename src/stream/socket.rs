@@ -245,7 +245,7 @@ impl AiSocket {
             return Some(self.judged(Closed::Protocol(why.into())));
         }
         if self.ready_by.is_some_and(|at| at <= now) {
-            return Some(Closed::Failed("its session was not ready in time (5 s)".to_owned()));
+            return Some(Closed::Failed("its session was not ready in time".to_owned()));
         }
         if self.keep_alive_at().is_some_and(|at| at <= now)
             && let Some(text) = self.codec.keep_alive()

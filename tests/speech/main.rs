@@ -43,8 +43,8 @@ fn named(prefix: &str) -> Vec<String> {
 /// The signs heard in a recording.
 fn signs(frames: &[Samples]) -> Vec<HeardSign> {
     let (events, pause, machine_detection) = (true, PAUSE, true);
-    let mut listener =
-        Listener::new(SpeechSettings { events, pause, machine_detection, ..Default::default() });
+    let settings = SpeechSettings { events, pause, machine_detection, ..Default::default() };
+    let mut listener = Listener::new(settings, None);
     let (mut found, now) = (Vec::new(), Instant::now());
     for (n, samples) in frames.iter().enumerate() {
         let frame = Frame { samples: *samples, law: Law::Mu, kind: Kind::Heard };

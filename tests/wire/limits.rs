@@ -46,7 +46,7 @@ async fn a_silent_ai_gets_stop_before_the_prompt() {
     let (call, stream) = rig.call().await;
     // like many servers, this one closes as soon as it receives `stop`
     stream.until_stop().await;
-    stream.close(1000).await;
+    stream.close_if_open().await;
     call.hung_up().await;
     assert_eq!(call.media.numbered(AGENT, 10).await, Vec::from_iter(1000..1010));
     stream.stopped().await;

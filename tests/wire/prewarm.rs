@@ -6,7 +6,24 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use crate::bridge::Rig;
-use crate::stream::AGENT;
+use crate::call::Call;
+use crate::stream::{AGENT, Stream};
+
+/// Begins a call, whose AI answers a ping and then gets its stream.
+async fn begin(call: &mut Call, ai: impl Future<Output = Stream>) -> Stream {
+    let answered = async {
+        call.invite().await;
+        call.answered().await;
+    };
+    tokio::join!(ai, answered).0
+}
+
+/// Returns the stream of a call that dials its AI, while another connection is opened for the next.
+async fn dialled(rig: &Rig) -> Stream {
+    let one = rig.ai.handshake().await.open().await;
+    let other = async { rig.ai.handshake().await.open().await.started().await };
+    tokio::select! { stream = one.started() => stream, stream = other => stream }
+}
 
 #[tokio::test]
 async fn a_call_finds_its_ai_connected() {
@@ -14,9 +31,7 @@ async fn a_call_finds_its_ai_connected() {
     let first = rig.ai.handshake().await.open().await;
     let second = rig.ai.handshake().await.open().await;
     let mut call = rig.pbx.call(&rig.bridge).await;
-    call.invite().await;
-    call.answered().await;
-    let stream = first.started().await;
+    let stream = begin(&mut call, first.started()).await;
     stream.play_frames(0..20).await;
     call.say(0..20).await;
     assert_eq!(call.media.numbered(AGENT, 20).await, Vec::from_iter(0..20));
@@ -47,7 +62,8 @@ async fn a_connection_that_the_ai_has_closed_is_not_used() {
     assert_eq!((pong[0], pong[1], payload), (0x8a, 0x82, *b"hi"));
     // the beginning of a call at the same moment
     tcp.write_all(&[0x88, 2, 3, 0xe8]).await.unwrap();
-    let (mut call, stream) = rig.call().await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    let stream = begin(&mut call, dialled(&rig)).await;
     stream.play_frames(0..5).await;
     assert_eq!(call.media.numbered(AGENT, 5).await, Vec::from_iter(0..5));
     call.bye().await;
@@ -57,9 +73,20 @@ async fn a_connection_that_the_ai_has_closed_is_not_used() {
     drop(tcp);
     let idle = rig.ai.handshake().await.open().await;
     let mut call = rig.pbx.call(&rig.bridge).await;
-    call.invite().await;
-    call.answered().await;
-    let stream = idle.started().await;
+    let stream = begin(&mut call, idle.started()).await;
+    call.bye().await;
+    stream.stopped().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_a_firewall_has_forgotten_is_not_used() {
+    let rig = Rig::new("[ai]\nprewarm = 1").await;
+    // nothing comes back on it
+    let _dead = rig.ai.handshake().await.open_with_behind(&[]).await;
+    let mut call = rig.pbx.call(&rig.bridge).await;
+    let stream = begin(&mut call, dialled(&rig)).await;
+    stream.play_frames(0..5).await;
+    assert_eq!(call.media.numbered(AGENT, 5).await, Vec::from_iter(0..5));
     call.bye().await;
     stream.stopped().await;
 }

@@ -66,7 +66,7 @@ impl Call {
     /// The AI gets no more of the call.
     pub(super) fn leave_ai(&mut self) {
         match self.phase {
-            Phase::Talking => self.out.extend([Output::Ai(ToAi::Stop), Output::CloseAi]),
+            Phase::Talking => self.out.push_back(Output::Ai(ToAi::Stop)),
             // it is still being dialled, or its stream has not started
             Phase::Connecting => self.out.push_back(Output::CloseAi),
             Phase::Finishing { .. } | Phase::Leaving { .. } | Phase::Ended => {}
@@ -134,13 +134,14 @@ impl Call {
                 Rung::Play(ref prompt) | Rung::PlayIfConnected(ref prompt) if connected => {
                     if !prompt.is_empty() {
                         self.playing.announce(now, prompt, None);
-                        return self.out.push_back(Output::Step(rung));
+                        // the AI that has failed costs nothing while the call continues without it
+                        return self.out.extend([Output::CloseAi, Output::Step(rung)]);
                     }
                 }
                 // an owner takes unanswered callers, too
                 Rung::Transfer(ref to) if connected || self.owned.is_some() => {
                     if self.falls_to(to) {
-                        return self.out.push_back(Output::Step(rung));
+                        return self.out.extend([Output::CloseAi, Output::Step(rung)]);
                     }
                 }
                 // no callee is called for an announcement

@@ -15,18 +15,26 @@ impl Call {
         let Some(listener) = &mut self.listener else { return };
         let (out, at_ms) = (&mut self.out, (index + 1) * FRAME_TIME.as_millis() as u64);
         let mut each = |sign| out.push_back(Output::Ai(ToAi::Heard(sign)));
-        match self.phase {
-            Phase::Connecting | Phase::Talking if !deaf => {
-                let streams = self.phase == Phase::Talking;
-                let verdict = listener.caller(now, frame, at_ms, streams, &mut each);
-                out.extend(verdict.map(Output::AnsweredBy));
-                if !listener.is_needed() {
-                    self.listener = None;
-                    return;
+        let (streams, listens) = match self.phase {
+            Phase::Connecting | Phase::Talking => (self.phase == Phase::Talking, !deaf),
+            _ => (false, false),
+        };
+        let verdict = match listens {
+            true => listener.caller(now, frame, at_ms, streams, &mut each),
+            false => {
+                if streams {
+                    listener.deaf(now, at_ms, &mut each);
                 }
+                listener.passes()
             }
-            Phase::Talking => return listener.deaf(now, at_ms, &mut each),
-            _ => return,
+        };
+        out.extend(verdict.map(Output::AnsweredBy));
+        if !listener.is_needed() {
+            self.listener = None;
+            return;
+        }
+        if !listens {
+            return;
         }
         // nothing but the AI's words is interrupted, and no command that waits for their end
         let may = self.phase == Phase::Talking

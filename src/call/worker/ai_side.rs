@@ -94,7 +94,10 @@ impl Running {
         self.lines.ai_unreachable(&closed.to_string());
         let error = ConnectError::Session(closed.to_string());
         ai_failed(error.kind());
-        self.dialled.last_mut().iter_mut().for_each(|last| last.failure = Some(error.kind()));
+        let is_kept = self.attempts == self.dialled.len();
+        if let Some(last) = self.dialled.last_mut().filter(|_| is_kept) {
+            last.failure = Some(error.kind());
+        }
         let Some(ai) = self.config.ais.get(self.current) else { return };
         // one call that dials its AI again and again says nothing about other calls
         if self.info.resumed {

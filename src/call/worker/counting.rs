@@ -20,6 +20,7 @@ impl Running {
     ) {
         let took = now.saturating_duration_since(began);
         counters::ai_dialled(took, failure);
+        self.attempts += 1;
         if self.dialled.len() < MAX_DIALLED {
             let at = began.saturating_duration_since(self.begun);
             self.dialled.push(Dialled { at, took, failure });

@@ -17,6 +17,11 @@ use crate::stream::create::Created;
 use crate::stream::socket::AiSocket;
 use crate::stream::unreachable::ConnectError;
 
+/// An AI that is dialled again has this long until it is ready, because the caller waits.
+const READY: Duration = Duration::from_secs(5);
+/// But at least this long once it is connected, after a standstill of this process.
+const LEAST: Duration = Duration::from_secs(1);
+
 /// The task that connects to the AI. Dropping this cancels it.
 pub(super) struct Connecting {
     pub task: JoinHandle<Result<Reached, ConnectError>>,
@@ -63,7 +68,7 @@ impl Dialler {
         let config = self.config.clone();
         let now = Instant::now();
         let began = now + dial.again.map_or(Duration::ZERO, |again| again.pause);
-        let until = dial.again.map(|again| now + again.limit);
+        let until = dial.again.map(|_| now + READY);
         let task = self.runtime.spawn(async move {
             match (config.ais.get(dial.ai), dial.again) {
                 (Some(ai), None) => {
@@ -114,7 +119,9 @@ async fn reach(
         (None, _) => None,
     };
     let open = ai.prewarmed.upgrade().filter(|_| created.is_none() && dial.again.is_none());
-    if let Some(socket) = open.and_then(|all| all.take()) {
+    if let Some(open) = open
+        && let Some(socket) = open.take().await
+    {
         return Ok(Reached::Open(Box::new(socket), parameters));
     }
     let target = created.as_ref().unwrap_or(&ai.target);
@@ -157,9 +164,9 @@ impl Running {
                 let Some(ai) = self.config.ais.get(self.current) else { return };
                 let codec = ai.target.codec(self.info.clone(), ai.extensions);
                 let mut socket = AiSocket::new(now, *socket, codec, ai.ping);
-                until.iter().for_each(|until| socket.be_ready_by(*until));
+                until.iter().for_each(|until| socket.be_ready_by((*until).max(now + LEAST)));
                 self.tap.iter().for_each(|tap| socket.capture(tap.clone()));
-                self.ai = Some(socket);
+                (self.ai, self.ai_is_new) = (Some(socket), true);
                 self.ai_prepares = true;
                 self.prepared(now);
             }

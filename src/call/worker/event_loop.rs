@@ -309,7 +309,7 @@ impl Worker {
         self.handled = Some(index);
         let now = Instant::now();
         let (waker, buffers) = (slot.waker.as_ref(), &mut self.buffers);
-        let (ended, more, closing, at) = match occupant {
+        let (ended, more, closing, at, is_new) = match occupant {
             Occupant::Call(live) => {
                 fault_point("handle", live.running.offer.added.entries());
                 let late =
@@ -325,15 +325,22 @@ impl Worker {
                 while ended.is_none() && live.dials_again(now, waker) {
                     ended = live.running.act(now, &mut buffers.scratch);
                 }
-                let more = more || live.running.ai.as_ref().is_some_and(AiSocket::has_backlog);
-                (ended, more, live.running.closing.take(), live.running.next_timeout())
+                let running = &mut live.running;
+                let is_new = std::mem::take(&mut running.ai_is_new);
+                // what has arrived with the connection is read, too
+                let more = more || is_new || running.ai.as_ref().is_some_and(AiSocket::has_backlog);
+                (ended, more, running.closing.take(), running.next_timeout(), is_new)
             }
             Occupant::Leaving(leaving) => {
                 let over = leaving.on(now, cause, buffers).then_some(EndReason::AiHangup);
                 let more = leaving.ai.is_starved() || leaving.ai.has_backlog();
-                (over, more, None, Some(leaving.until))
+                (over, more, None, Some(leaving.until), false)
             }
         };
+        if is_new {
+            // another socket may have been watched before
+            slot.ai_watched = None;
+        }
         let call = Token::new(index, token.generation(), Socket::None);
         if more && !self.starved.contains(&call) {
             self.starved.push(call);

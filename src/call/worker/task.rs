@@ -102,6 +102,8 @@ pub(super) struct Running {
     watching: Watching,
     /// The AI's stream, while it is up.
     pub ai: Option<AiSocket>,
+    /// True once it has another connection, until the worker watches that.
+    pub(super) ai_is_new: bool,
     /// True while its session is being set up.
     pub(super) ai_prepares: bool,
     pub(super) runtime: Handle,
@@ -128,6 +130,8 @@ pub(super) struct Running {
     pub(super) begun: Instant,
     /// The attempts to connect with an AI.
     pub(super) dialled: Vec<Dialled>,
+    /// All attempts, including those that are not kept.
+    pub(super) attempts: usize,
     /// When a socket was last readable.
     last_readable: Option<Instant>,
     /// The end reason, once there is one.
@@ -171,6 +175,7 @@ impl Running {
             call,
             offer,
             ai: None,
+            ai_is_new: false,
             ai_prepares: false,
             runtime: Handle::current(),
             closing: None,
@@ -186,6 +191,7 @@ impl Running {
             traffic: Traffic::default(),
             begun: now,
             dialled: Vec::new(),
+            attempts: 0,
             last_readable: None,
             ended: None,
             tap: None,

@@ -47,11 +47,9 @@ async fn twilios_form_is_carried_out_or_refused() {
     let with = |more: &[(&'static str, &'static str)]| [base.as_slice(), more].concat();
     for (fields, status, code) in [
         (with(&[("MachineDetection", "on")]), 400, 20001),
-        (with(&[("MachineDetectionTimeout", "9")]), 400, 20001),
         (with(&[("MachineDetection", "Enable"), ("MachineDetectionTimeout", "60")]), 400, 20001),
         (with(&[("MachineDetection", "Enable"), ("AsyncAmd", "yes")]), 400, 20001),
         (with(&[("MachineDetectionSpeechThreshold", "2400")]), 400, 20001),
-        (with(&[("AsyncAmdStatusCallback", "http://x/")]), 400, 20001),
         (
             with(&[("MachineDetection", "Enable"), ("AsyncAmdStatusCallback", "http://x/")]),
             403,
@@ -83,7 +81,9 @@ async fn twilios_form_is_carried_out_or_refused() {
         let (answered, problem) = dialout.form(&fields).await;
         assert_eq!((answered, &problem["code"]), (status, &json!(code)), "{fields:?} {problem}");
     }
-    let (status, _) = dialout.form(&with(&[("Timeout", "20")])).await;
+    // without MachineDetection, its options mean nothing
+    let options = [("Timeout", "20"), ("MachineDetectionTimeout", "9"), ("AsyncAmd", "true")];
+    let (status, _) = dialout.form(&with(&options)).await;
     assert_eq!(status, 201);
     let opened = dialout.rig.ai.handshake().await.open().await;
     let invite = dialout.rig.pbx.request("INVITE").await;
@@ -98,7 +98,8 @@ async fn twilios_form_is_carried_out_or_refused() {
 async fn twiml_may_be_at_a_url() {
     let server = MockServer::start().await;
     let host = server.address().to_string();
-    let dialout = rig(&format!("callback_hosts = [\"{host}\"]"), "").await;
+    // a call without a document does not count
+    let dialout = rig(&format!("callback_hosts = [\"{host}\"]\nper_day = 2"), "").await;
     let good = dialout.twiml("<Parameter name=\"lead\" value=\"7\"/>");
     let respond = |status: u16, body: &str| ResponseTemplate::new(status).set_body_string(body);
     let moved = ResponseTemplate::new(302).insert_header("Location", "/good");
@@ -162,6 +163,9 @@ async fn twiml_may_be_at_a_url() {
         callee.bye().await;
         stream.stopped().await;
     }
+    // beyond the limits, the program is not asked
+    assert_eq!(ask("/good", "POST").await.0, 429);
+    assert_eq!(server.received_requests().await.unwrap().len(), asked + 2);
 }
 
 #[tokio::test]
