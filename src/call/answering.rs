@@ -152,8 +152,8 @@ mod tests {
         })
     }
 
-    /// Feeds stretches of speech (`s`), silence (`-`), a tone (`t`) and hold (`h`), in ms. Returns the verdict,
-    /// which comes once.
+    /// Feeds stretches of speech (`s`), silence (`-`), a tone (`t`) and hold (`h`), in ms. Returns
+    /// the verdict, which comes once.
     fn verdict(
         message_end: bool,
         limit_s: u64,

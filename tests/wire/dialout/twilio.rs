@@ -112,16 +112,9 @@ async fn twiml_may_be_at_a_url() {
     ] {
         Mock::given(path(place)).respond_with(response).mount(&server).await;
     }
-    let fields = |url: &str, method: &'static str| {
-        [("To".to_owned(), NUMBER.to_owned()), ("Url".to_owned(), url.to_owned())]
-            .into_iter()
-            .chain([("Method".to_owned(), method.to_owned())])
-            .collect::<Vec<_>>()
-    };
-    let ask = async |place: &str, method| {
-        let fields = fields(&format!("http://{host}{place}"), method);
-        let fields: Vec<_> = fields.iter().map(|(n, v)| (&**n, &**v)).collect();
-        dialout.form(&fields).await
+    let ask = async |place: &str, method: &str| {
+        let url = format!("http://{host}{place}");
+        dialout.form(&[("To", NUMBER), ("Url", &url), ("Method", method)]).await
     };
     for (place, code, why) in [
         ("/refuses", 11200, "500"),
