@@ -87,12 +87,26 @@ pub struct CallWish {
     pub by: String,
 }
 
-/// A call that counts, and has not been placed yet.
-#[derive(Debug)]
+/// A call that counts, and has not been placed yet. Dropping this counts it less.
 pub struct Reserved {
     /// The caller id.
     pub from: String,
     place: Place,
+    pbx: String,
+    /// `None` once it has been passed to its source.
+    placer: Option<Placer>,
+}
+
+impl fmt::Debug for Reserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reserved").field("pbx", &self.pbx).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.placer.iter().for_each(|placer| placer.give_back(&self.pbx));
+    }
 }
 
 /// A call on its way to the source.
@@ -305,8 +319,7 @@ impl Placer {
         self.lock().lines.iter().map(|(name, line)| (name.clone(), line.clone())).collect()
     }
 
-    /// Checks a call whose AI is not known yet, and counts it. Put the result into
-    /// [`CallWish::reserved`], or give it back.
+    /// Checks a call whose AI is not known yet, and counts it: see [`CallWish::reserved`].
     ///
     /// # Errors
     /// Returns the reason if the call would be refused.
@@ -322,11 +335,11 @@ impl Placer {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let usage = usage.entry(pbx.to_owned()).or_default();
         let place = usage.take(Instant::now(), unix, pbx, &line.rules)?;
-        Ok(Reserved { from, place })
+        Ok(Reserved { from, place, pbx: pbx.to_owned(), placer: Some(self.clone()) })
     }
 
     /// Counts a call less, because nothing was called.
-    pub fn give_back(&self, pbx: &str) {
+    fn give_back(&self, pbx: &str) {
         self.lock().usage.entry(pbx.to_owned()).and_modify(|usage| {
             usage.day.1 = usage.day.1.saturating_sub(1);
         });
@@ -348,30 +361,25 @@ impl Placer {
     }
 
     async fn try_place(&self, pbx: &str, mut wish: CallWish) -> Result<Arc<LiveCall>, Refused> {
-        let reserved = match wish.reserved.take() {
+        let mut reserved = match wish.reserved.take() {
             Some(reserved) => reserved,
             None => self.count(pbx, &wish)?,
         };
         let (outcome, wait) = oneshot::channel();
         let busy = || Refused::Busy("trunkless is overloaded or shutting down".to_owned());
-        let submitted = self.submit(pbx, wish, reserved, outcome);
-        let result = match submitted {
-            Err(refused) => Err(refused),
-            Ok(false) => Err(busy()),
-            Ok(true) => match timeout(ADMIT, wait).await {
-                Ok(outcome) => outcome.unwrap_or(Err(busy())),
-                // it is still queued, so it counts
-                Err(_) => {
-                    let why = "no outcome within 5 s: the call may still be placed, so look for it \
-                               in the list of calls before you try again";
-                    return Err(Refused::Busy(why.to_owned()));
-                }
-            },
-        };
-        if result.is_err() {
-            self.give_back(pbx);
+        if !self.submit(pbx, wish, &mut reserved, outcome)? {
+            return Err(busy());
         }
-        result
+        // it counts from here on, even if no one waits for its outcome
+        reserved.placer = None;
+        match timeout(ADMIT, wait).await {
+            Ok(outcome) => outcome.unwrap_or(Err(busy())).inspect_err(|_| self.give_back(pbx)),
+            Err(_) => {
+                let why = "no outcome within 5 s: the call may still be placed, so look for it in \
+                           the list of calls before you try again";
+                Err(Refused::Busy(why.to_owned()))
+            }
+        }
     }
 
     /// Passes a call to its source. Returns false if that is gone or has too much to do.
@@ -379,7 +387,7 @@ impl Placer {
         &self,
         pbx: &str,
         wish: CallWish,
-        reserved: Reserved,
+        reserved: &mut Reserved,
         outcome: Outcome,
     ) -> Result<bool, Refused> {
         let (new, submit) = {
@@ -395,7 +403,7 @@ impl Placer {
                 sid_seed: wish.sid_seed,
                 callbacks: wish.callbacks,
                 outcome: Some(outcome),
-                place: reserved.place,
+                place: std::mem::take(&mut reserved.place),
             };
             let context = line.rules.context.clone();
             (NewCall { to: wish.to, from, context, outgoing }, line.submit.clone())

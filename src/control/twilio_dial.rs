@@ -90,21 +90,14 @@ pub async fn create(
                 Err(why) => Err(why.clone()),
             };
             let failed = |why| (11200, format!("the TwiML could not be had from Url: {why}"));
-            text.map_err(failed).map_err(bad).map_err(noted).inspect_err(|_| {
-                control.placer.give_back(pbx);
-            })?
+            text.map_err(failed).map_err(bad).map_err(noted)?
         }
     };
     let stream = twiml::stream_of(&text).and_then(|(ai, parameters)| {
         check_parameters(&parameters)?;
         Ok((ai, parameters))
     });
-    (wish.ai, wish.parameters) =
-        stream.map_err(|why| (12100, why)).map_err(bad).map_err(noted).inspect_err(|_| {
-            if wish.reserved.is_some() {
-                control.placer.give_back(pbx);
-            }
-        })?;
+    (wish.ai, wish.parameters) = stream.map_err(|why| (12100, why)).map_err(bad).map_err(noted)?;
     let call = control.placer.place(pbx, wish).await.map_err(|refused| for_twilio(&refused))?;
     Ok(json(StatusCode::CREATED, &granted.shown(resource(&call))))
 }

@@ -28,6 +28,15 @@ function head(call, ...more) {
     el("button", { type: "button", class: "quiet close", "aria-label": "Close", on: { click: close } }, "✕"));
 }
 
+const ANSWERERS = {
+  human: "a person",
+  machine_start: "a machine",
+  machine_end_beep: "a machine, which has beeped",
+  machine_end_silence: "a machine, which is silent now",
+  machine_end_other: "a machine with a long greeting",
+  unknown: "not known",
+};
+
 function known(call) {
   return facts([
     ["Called", call.to_number],
@@ -219,14 +228,6 @@ function actions(call) {
 
 // ---- ended calls ----
 
-const ANSWERERS = {
-  human: "a person",
-  machine_start: "a machine",
-  machine_end_beep: "a machine, which has beeped",
-  machine_end_silence: "a machine, which is silent now",
-  machine_end_other: "a machine with a long greeting",
-  unknown: "not known",
-};
 const WORDS = {
   "call.started": "Offered by the PBX",
   "call.dialling": "The PBX calls the number",
