@@ -7,6 +7,7 @@
 //! the WebSocket library.
 
 mod farewell;
+mod sending;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,12 +26,12 @@ use crate::capture::{Direction, Kind};
 use crate::media::frame::FRAME_TIME;
 use crate::stream::closed::{Closed, close_kind, closed};
 use crate::stream::connect::{MAX_MESSAGE_BYTES, Socket};
-use crate::stream::dialect::{Codec, Form};
+use crate::stream::dialect::Codec;
 use crate::stream::frames::{Frames, Next};
 use crate::stream::liveness::{Liveness, Unfinished};
-use crate::stream::queue::{Queue, Queued};
+use crate::stream::queue::Queue;
 use crate::stream::scratch::Scratch;
-use crate::stream::{FromAi, Message, Received, ToAi};
+use crate::stream::{FromAi, Message, Received};
 
 /// Give up an AI that has accepted nothing for this long.
 const STALLED: Duration = Duration::from_secs(5);
@@ -41,11 +42,6 @@ const READY_WAIT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Time limit for closing a stream.
 pub const FAREWELL: Duration = Duration::from_secs(2);
-/// Bytes passed to the kernel at once, exceeded by at most one message. The limit is low because
-/// messages that were passed on can no longer be dropped.
-const CHUNK_BYTES: usize = 2 * 1024;
-/// Bytes sent to one AI before the other calls get their turn, exceeded by at most one chunk.
-const TURN_BYTES: usize = 32 * 1024;
 /// Capacity that the audio buffer may keep after a long message.
 const KEPT_BYTES: usize = 16 * 1024;
 
@@ -200,21 +196,6 @@ impl AiSocket {
         self.kept_alive = None;
         self.queue.start(self.codec.opening(), burst);
         self.progress = now;
-    }
-
-    /// Sends a message with the next [`AiSocket::pump`], or queues it. If the queue is full, the
-    /// oldest message of the same kind is dropped and counted.
-    pub fn send(&mut self, now: Instant, message: ToAi, scratch: &mut Scratch) {
-        let idle = self.queue.is_empty() && self.is_open();
-        let room = scratch.frames.len() < CHUNK_BYTES;
-        if idle && room && !self.blocked && !self.unflushed {
-            self.progress = now;
-            return self.encode(&message, scratch);
-        }
-        if self.queue.has_no_messages() {
-            self.progress = now;
-        }
-        self.queue.push(message);
     }
 
     /// Returns when the AI is to be given up unless it accepts something first, or when a ping, its
@@ -496,110 +477,6 @@ impl AiSocket {
 
     fn is_open(&self) -> bool {
         self.farewell < Farewell::Waiting
-    }
-
-    /// Returns true if more can be sent than one turn allows.
-    pub fn has_backlog(&self) -> bool {
-        !self.queue.is_empty() && !self.blocked && self.is_open()
-    }
-
-    /// Sends what is queued, as far as the kernel accepts it, but no more than one turn allows.
-    ///
-    /// # Errors
-    /// Returns how the stream ended.
-    pub fn pump(&mut self, now: Instant, scratch: &mut Scratch) -> Result<(), Closed> {
-        let pumped = self.try_pump(now, scratch);
-        let pumped = pumped.map_err(|error| self.judged(closed(&error)));
-        scratch.frames.clear();
-        pumped
-    }
-
-    fn try_pump(&mut self, now: Instant, scratch: &mut Scratch) -> Result<(), tungstenite::Error> {
-        if self.blocked {
-            return Ok(());
-        }
-        // older data first
-        if self.unflushed {
-            self.flush()?;
-            // the answer to the AI's close frame may have been part of it
-            if !self.socket.can_write() {
-                self.give_up();
-                scratch.frames.clear();
-            }
-        }
-        if self.farewell == Farewell::No && !self.blocked && std::mem::take(&mut self.ping_waits) {
-            scratch.write_ping();
-        }
-        let mut sent_bytes = 0;
-        while self.is_open() && !self.blocked && sent_bytes < TURN_BYTES {
-            while scratch.frames.len() < CHUNK_BYTES {
-                match self.queue.pop() {
-                    Some(Queued::Own(message)) => self.write_own(&message, scratch),
-                    Some(Queued::Message(message)) => self.encode(&message, scratch),
-                    None => break,
-                }
-                self.progress = now;
-            }
-            if scratch.frames.is_empty() {
-                break;
-            }
-            sent_bytes += scratch.frames.len();
-            let sent = self.socket.get_mut().send(&scratch.frames);
-            scratch.frames.clear();
-            if !sent? {
-                self.block();
-            }
-        }
-        self.queue.settle();
-        if self.farewell != Farewell::No { self.flush() } else { Ok(()) }
-    }
-
-    /// Appends the frame of a message.
-    fn encode(&mut self, message: &ToAi, scratch: &mut Scratch) {
-        let mut text = std::mem::take(&mut scratch.text);
-        text.clear();
-        let form = self.codec.encode(message, &mut text);
-        if !text.is_empty() {
-            if self.tap.is_some()
-                && let Some(message) = Received::of(form == Form::Binary, &text)
-            {
-                self.tap_message(Direction::Sent, message);
-            }
-            scratch.write(form, &text);
-        }
-        scratch.text = text;
-        while let Some(message) = self.codec.next_message() {
-            self.write_own(&message, scratch);
-        }
-    }
-
-    /// Appends the frame of a message of the dialect's own.
-    fn write_own(&mut self, message: &Message, scratch: &mut Scratch) {
-        match message {
-            Message::Text(text) => {
-                self.tap_message(Direction::Sent, Received::Text(text));
-                scratch.write(Form::Text, text.as_bytes());
-            }
-            Message::Binary(data) => {
-                self.tap_message(Direction::Sent, Received::Binary(data));
-                scratch.write(Form::Binary, data);
-            }
-        }
-    }
-
-    fn block(&mut self) {
-        (self.blocked, self.unflushed) = (true, true);
-    }
-
-    fn flush(&mut self) -> Result<(), tungstenite::Error> {
-        match self.socket.flush() {
-            Err(error) if would_block(&error) => self.block(),
-            other => {
-                other?;
-                (self.blocked, self.unflushed) = (false, false);
-            }
-        }
-        Ok(())
     }
 }
 

@@ -74,7 +74,7 @@ pub fn plan(name: &str, settings: &VicidialSettings, expected: &Expected) -> Str
     page("Admin > In-Groups", &[format!("{group} exists, and is open whenever you dial")]);
     page("Admin > System Statuses", &[settings.desk.statuses.all().join(" ")]);
     page("Admin > Servers", &[format!("Max VICIDIAL Trunks at least {}", 2 * lines)]);
-    page("Then: trunkless vicidial check", &[]);
+    page("Then, with the same --config: trunkless vicidial check", &[]);
     text
 }
 

@@ -7,9 +7,11 @@ mod app_lock;
 mod capture;
 mod changes;
 pub mod counters;
+mod inbox;
 pub mod link;
 mod offers;
 mod outgoing;
+mod outputs;
 mod recovery;
 pub mod rest;
 pub mod rtp_capacity;
@@ -28,22 +30,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
-use tracing::{debug, error, info, warn};
+use tracing::{info, warn};
 
-use crate::ari::api::{CallKey, Ids, Input, Output, RequestId, Settings, Wish};
+use crate::ari::api::{CallKey, Ids, Input, RequestId, Settings};
 use crate::ari::application::{Application, prefix};
-use crate::ari::bridging::transfer::TransferWish;
 use crate::ari::bridging::words::After;
 use crate::ari::client::app_lock::AppLock;
 use crate::ari::client::link::{Link, LinkError, Opening, open};
 use crate::ari::client::rest::{Rest, Target};
 use crate::ari::client::rtp_capacity::RtpCapacity;
 use crate::ari::event::{self, Event};
-use crate::ari::request::{NORMAL, Outcome, RestRequest};
+use crate::ari::request::Outcome;
 use crate::call::Owner;
 use crate::call::admission::Admission;
-use crate::call::departure::Departure;
-use crate::call::end::EndReason;
 use crate::call::fault_point::fault_point_of_message;
 use crate::call::ladder::Overflow;
 use crate::call::placing::NewCall;
@@ -414,72 +413,6 @@ impl Source {
         self.feed(Input::Timeout);
     }
 
-    fn on_internal(&mut self, internal: Internal) {
-        match internal {
-            Internal::Place(new) => self.on_place(*new),
-            Internal::Left(call, after) => self.feed(Input::End(call, after)),
-            Internal::Request(call, SourceRequest::Answer) => self.feed(Input::Answer(call)),
-            Internal::Request(call, SourceRequest::Ringing) => self.feed(Input::Ring(call)),
-            Internal::Request(call, SourceRequest::End { reason, departure }) => {
-                self.feed(Input::End(call, after(reason, departure)));
-            }
-            Internal::Request(call, SourceRequest::HangUp { cause, .. }) => {
-                // ARI has the same words
-                self.feed(Input::End(call, After::HangUp(cause.name())));
-            }
-            Internal::Request(call, SourceRequest::Hold { order, on }) => {
-                self.feed(Input::Order { call, order, wish: Wish::Hold(on) });
-            }
-            Internal::Request(call, SourceRequest::Digits { order, digits }) => {
-                let wish = Wish::Digits(digits.as_str().to_owned());
-                self.feed(Input::Order { call, order, wish });
-            }
-            Internal::Request(
-                call,
-                SourceRequest::Transfer { order, destination, kind, timeout, plain, .. },
-            ) => {
-                let wish = TransferWish { destination, kind, timeout, plain };
-                self.feed(Input::Transfer { call, order, wish });
-            }
-            Internal::Request(call, SourceRequest::CompleteTransfer) => {
-                self.feed(Input::CompleteTransfer(call));
-            }
-            Internal::Request(call, SourceRequest::CancelTransfer) => {
-                self.feed(Input::CancelTransfer(call));
-            }
-            // these are for an owner
-            Internal::Request(
-                _,
-                SourceRequest::Disposition(_) | SourceRequest::Spoken | SourceRequest::Lead { .. },
-            ) => {}
-            Internal::Request(call, SourceRequest::Capture(tap)) => {
-                self.capture(call, tap);
-            }
-            Internal::Request(call, SourceRequest::SetVariables { order, variables }) => {
-                self.feed(Input::Order { call, order, wish: Wish::Variables(variables) });
-            }
-            Internal::Stop => self.feed(Input::Stop),
-            Internal::Leave(done) => {
-                self.leaving = Some(done);
-                self.feed(Input::Stop);
-            }
-            Internal::Change(change) => self.on_change(*change),
-            Internal::Tried(target, result) => self.on_tried(*target, result),
-            Internal::Closed => self.feed(Input::Close),
-            Internal::Close(done) => {
-                self.closing = Some(done);
-                let socket = std::mem::replace(&mut self.socket, Socket::Closed);
-                let internal = self.internal_tx.clone();
-                tokio::spawn(async move {
-                    if let Socket::Open(link) = socket {
-                        link.close().await;
-                    }
-                    let _ = internal.send(Internal::Closed).await;
-                });
-            }
-        }
-    }
-
     fn feed(&mut self, input: Input) {
         self.application.handle(Instant::now(), input);
         while let Some(output) = self.application.poll() {
@@ -498,67 +431,6 @@ impl Source {
         if self.application.call_count() == 0 && self.application.is_replaced() {
             self.ended.send_if_modified(|ended| !std::mem::replace(ended, true));
         }
-    }
-
-    fn on_output(&mut self, output: Output) {
-        let pbx = &*self.name;
-        match output {
-            Output::Send(id, request) => self.send(id, request),
-            Output::Offer(new) => self.on_offer(*new),
-            Output::Refused(call, why, channel) => self.on_not_taken(call, why, &channel),
-            Output::Tell(call, tell) => self.send_signal(call, tell),
-            Output::Finished(call) => drop(self.calls.remove(&call)),
-            Output::Orphans(found) => warn!(
-                pbx,
-                callers = found.callers.len(),
-                channels = found.media.len(),
-                bridges = found.bridges.len(),
-                "orphaned calls found on the PBX: callers continue in the dialplan, the rest is \
-                 deleted"
-            ),
-            Output::Failed(what, outcome) => {
-                warn!(
-                    pbx,
-                    "ARI refused {what}: {}; check that the ARI user still has write permission",
-                    outcome.text()
-                );
-                // callers would be stuck in our application: check before taking the next one
-                self.probed = false;
-                self.on_closed("a command was refused");
-            }
-            Output::Replaced => {
-                error!(
-                    pbx,
-                    app = self.config.pbx.app,
-                    "Stasis application taken over by another program: no more calls from this PBX \
-                     until trunkless is restarted; give each program its own [pbx.NAME.ari] app"
-                );
-                self.config.status.set(false, "application taken by another program");
-                self.socket = Socket::Closed;
-            }
-        }
-    }
-
-    fn send(&mut self, id: RequestId, request: RestRequest) {
-        let captured = self.capture_request(&request);
-        let (rest, outcomes) = (self.rest.clone(), self.outcomes_tx.clone());
-        let name = self.name.clone();
-        tokio::spawn(async move {
-            let outcome = rest.run(&request).await;
-            captured.iter().for_each(|captured| captured.response(&outcome));
-            if !outcome.is_success() {
-                debug!(pbx = &*name, "{} {}", request.name(), outcome.text());
-            }
-            let _ = outcomes.send((id, outcome)).await;
-        });
-    }
-}
-
-/// Returns the instruction to the PBX for the caller at the end of a call.
-fn after(reason: EndReason, departure: Departure) -> After {
-    match departure {
-        Departure::HangUp => After::HangUp(NORMAL),
-        Departure::Continue => After::Continue(reason.label().to_owned()),
     }
 }
 

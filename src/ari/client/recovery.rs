@@ -9,7 +9,8 @@ use tokio::time::sleep;
 use tracing::error;
 
 use crate::ari::api::Input;
-use crate::ari::client::{Socket, Source, after};
+use crate::ari::client::inbox::after;
+use crate::ari::client::{Socket, Source};
 use crate::call::Signal;
 use crate::call::departure::Departure;
 use crate::call::end::EndReason;

@@ -235,12 +235,8 @@ fn rest(
     let given = flags.extension.as_deref();
     let extension = questions.decide(&question, given, Some(usual), answers::extension);
     let humans = humans(flags, flavour, questions);
-    let mut phones = None;
-    if flavour == Flavour::Asterisk {
-        let text = "The context of the phones that may dial the AI";
-        let given = flags.phones_context.as_deref();
-        phones = Some(questions.decide(&ask("--phones-context", text), given, None, answers::name));
-    }
+    let asks = flavour == Flavour::Asterisk;
+    let phones = asks.then(|| phones_context(flags, driver, questions));
     let question = ask("--ai-url", "The WebSocket of your AI");
     let given = flags.ai_url.as_deref();
     let ai_url = questions.decide(&question, given, Some(STAND_IN), answers::ai_url);
@@ -293,6 +289,20 @@ fn humans(flags: &InitArguments, flavour: Flavour, questions: &mut Questions) ->
         }
     };
     questions.decide(&question, given.as_deref(), None, |text| Humans::parse(text, flavour))
+}
+
+fn phones_context(
+    flags: &InitArguments,
+    driver: Driver,
+    questions: &mut Questions,
+) -> Option<String> {
+    let command = match driver {
+        Driver::Pjsip => "pjsip show endpoint 1001",
+        Driver::ChanSip => "sip show peer 1001",
+    };
+    let text = format!("The context of the phones that may dial the AI (see: {command})");
+    let given = flags.phones_context.as_deref();
+    questions.decide(&ask("--phones-context", &text), given, None, answers::name)
 }
 
 fn vicidial(flags: &InitArguments, questions: &mut Questions) -> Option<Vicidial> {
