@@ -227,7 +227,9 @@ async fn fail_before(backup: &Backup, rig: &Rig, step: Step) {
         row(failure, step, at.saturating_duration_since(begin), detection, STEP);
         end(phone).await;
         // two failures in a row at most, so that the breaker stays closed
-        let (phone, stream) = rig.fault_call().await;
+        let (mut phone, stream) = rig.fault_call().await;
+        // a call that is still cancelled when its AI is gone would go down the ladder as well
+        answered(&mut phone).await;
         end(phone).await;
         drop(stream);
     }
