@@ -3,6 +3,7 @@ checks with the SDK's own validator. API is the control API's URL, TOKEN its tok
 account, STREAM the AI's URL."""
 
 import os
+import sys
 import threading
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,6 +15,12 @@ from twilio.rest import Client
 from twilio.twiml.voice_response import Connect, VoiceResponse
 
 API, TOKEN, ACCOUNT = os.environ["API"], os.environ["TOKEN"], os.environ["ACCOUNT"]
+
+
+def log(*words):
+    # in one piece: print writes the end of the line after the line, and threads mix them
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
 
 
 class Redirected(TwilioHttpClient):
@@ -30,13 +37,13 @@ class Callbacks(BaseHTTPRequestHandler):
         url = f"http://{self.headers['Host']}{self.path}"
         valid = RequestValidator(TOKEN).validate(url, form, self.headers["X-Twilio-Signature"])
         if self.path == "/twiml":
-            print("asked", form["CallStatus"], valid, form["To"], flush=True)
+            log("asked", form["CallStatus"], valid, form["To"])
             return self.respond(str(response).encode())
         if self.path == "/amd":
-            print("detected", form["AnsweredBy"], valid, flush=True)
+            log("detected", form["AnsweredBy"], valid)
             threading.Thread(target=hang_up, args=(form["CallSid"],)).start()
             return self.respond(b"")
-        print("callback", form["CallStatus"], valid, form["To"], flush=True)
+        log("callback", form["CallStatus"], valid, form["To"])
         self.respond(b"")
         if form["CallStatus"] == "in-progress":
             threading.Thread(target=hang_up, args=(form["CallSid"],)).start()
@@ -55,7 +62,7 @@ client = Client(ACCOUNT, TOKEN, http_client=Redirected(timeout=5))
 
 
 def hang_up(sid):
-    print("updated", client.calls(sid).update(status="completed").status, flush=True)
+    log("updated", client.calls(sid).update(status="completed").status)
 
 
 def refusal(**fields):
@@ -79,10 +86,10 @@ fields = {
 
 
 def place():
-    print("premium", refusal(to="+19005550100", **fields), flush=True)
-    print("digits", refusal(to="610", send_digits="1", **fields), flush=True)
+    log("premium", refusal(to="+19005550100", **fields))
+    log("digits", refusal(to="610", send_digits="1", **fields))
     call = client.calls.create(to="610", timeout=20, **fields)
-    print("created", call.status, call.direction, call.to, flush=True)
+    log("created", call.status, call.direction, call.to)
     here = f"http://127.0.0.1:{server.server_port}"
     client.calls.create(
         to="614",
@@ -96,5 +103,5 @@ def place():
 
 
 threading.Thread(target=place).start()
-print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)
+log(f"listening on http://127.0.0.1:{server.server_port}")
 server.serve_forever()

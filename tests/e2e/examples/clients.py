@@ -5,6 +5,7 @@ TOKEN its token."""
 import asyncio
 import json
 import os
+import sys
 
 import websockets
 from pipecat.frames.frames import EndFrame, OutputTransportMessageUrgentFrame, StartFrame
@@ -24,6 +25,12 @@ class Redirected(TwilioHttpClient):
         return super().request(method, url.replace("https://api.twilio.com", API), *args, **kwargs)
 
 
+def log(*words):
+    # in one piece: print writes the end of the line after the line, and threads mix them
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
+
+
 def client(account, token=TOKEN):
     return Client(account, token, http_client=Redirected(timeout=5))
 
@@ -41,17 +48,17 @@ def act(action, account, sid):
     sdk = client(account)
     call = sdk.calls(sid)
     shown = call.fetch()
-    print("fetched", shown.sid == sid, shown.status, shown._from, [c.sid for c in sdk.calls.list()] == [sid])
-    print("wrong token", failure(lambda: client(account, "another").calls(sid).fetch()))
-    print("wrong call", failure(lambda: sdk.calls("CA" + "0" * 32).update(status="completed")))
-    print("wrong TwiML", failure(lambda: call.update(twiml="<Response><Say>Hello</Say></Response>")))
-    print("wrong target", failure(lambda: call.update(twiml="<Response><Dial>+19005550100</Dial></Response>")))
+    log("fetched", shown.sid == sid, shown.status, shown._from, [c.sid for c in sdk.calls.list()] == [sid])
+    log("wrong token", failure(lambda: client(account, "another").calls(sid).fetch()))
+    log("wrong call", failure(lambda: sdk.calls("CA" + "0" * 32).update(status="completed")))
+    log("wrong TwiML", failure(lambda: call.update(twiml="<Response><Say>Hello</Say></Response>")))
+    log("wrong target", failure(lambda: call.update(twiml="<Response><Dial>+19005550100</Dial></Response>")))
     if action == "hangup":
-        print("updated", call.update(status="completed").status)
-        print("again", call.update(status="completed").sid == sid)
-        print("redirected", failure(lambda: call.update(twiml="<Response><Dial>610</Dial></Response>")))
+        log("updated", call.update(status="completed").status)
+        log("again", call.update(status="completed").sid == sid)
+        log("redirected", failure(lambda: call.update(twiml="<Response><Dial>610</Dial></Response>")))
     else:
-        print("updated", call.update(twiml="<Response><Dial>610</Dial></Response>").status)
+        log("updated", call.update(twiml="<Response><Dial>610</Dial></Response>").status)
 
 
 async def handle(socket):
@@ -69,7 +76,7 @@ async def handle(socket):
             if serializer:
                 await serializer.deserialize(text)
             if message["event"] == "result":
-                print("result", message["result"]["status"])
+                log("result", message["result"]["status"])
             heard += message["event"] == "media"
             if heard != 50:
                 continue
@@ -77,18 +84,18 @@ async def handle(socket):
             if action.startswith("sdk_"):
                 await asyncio.to_thread(act, action.removeprefix("sdk_"), account, sid)
             elif action == "pipecat_hangup":
-                print("pipecat", await serializer.serialize(EndFrame()))
+                log("pipecat", await serializer.serialize(EndFrame()))
             else:
                 order = {"event": "transfer", "id": "t", "transfer": {"to": "610"}}
                 frame = OutputTransportMessageUrgentFrame(message=order)
                 await socket.send(await serializer.serialize(frame))
     finally:
-        print("closed", action, flush=True)
+        log("closed", action)
 
 
 async def main():
     async with websockets.serve(handle, "127.0.0.1", 0) as server:
-        print(f"listening on ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+        log(f"listening on ws://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         await server.serve_forever()
 
 
