@@ -11,7 +11,7 @@ use tokio_tungstenite::accept_async;
 use trunkless::media::frame::SILENCE;
 use trunkless::peer::phone::{Phone, PhoneCommand, PhoneEvent};
 
-use crate::rig::{Bystanders, Rig, Site, pass};
+use crate::rig::{Bystanders, Rig, Site, pass, until};
 
 /// The AI may take this long for the handshake, in these tests.
 const ANSWER_WAIT: Duration = Duration::from_millis(800);
@@ -150,6 +150,11 @@ fn transfers(rig: &Rig) -> usize {
     rig.log().matches("next step of on_ai_failure").count()
 }
 
+/// Number of calls of the PBX `fault` so far whose caller has hung up.
+fn hang_ups(rig: &Rig) -> usize {
+    rig.log().matches("pbx=\"fault\" reason=\"caller_hangup\"").count()
+}
+
 async fn answered(phone: &mut Phone) {
     while let Some(event) = phone.events.recv().await {
         if let PhoneEvent::Answered { .. } = event {
@@ -228,9 +233,11 @@ async fn fail_before(backup: &Backup, rig: &Rig, step: Step) {
         end(phone).await;
         // two failures in a row at most, so that the breaker stays closed
         let (mut phone, stream) = rig.fault_call().await;
-        // a call that is still cancelled when its AI is gone would go down the ladder as well
         answered(&mut phone).await;
+        let over = hang_ups(rig);
         end(phone).await;
+        // the call would go down the ladder if its AI were gone before its BYE has arrived
+        assert!(until(LIMIT, || hang_ups(rig) > over).await, "the call does not end");
         drop(stream);
     }
 }
