@@ -146,6 +146,7 @@ const PURE: &[&str] = &[
     "call/listening.rs",
     "call/parameters.rs",
     "call/playing.rs",
+    "call/playing/",
     "call/routing.rs",
     "call/speech.rs",
     "call/transfers.rs",
@@ -220,6 +221,7 @@ const PURE: &[&str] = &[
 const NOT_PURE: &[&str] = &[
     "sip/endpoint/counters.rs",
     "sip/endpoint/events.rs",
+    "sip/endpoint/inbox.rs",
     "sip/endpoint/mod.rs",
     "sip/endpoint/offers.rs",
     "sip/endpoint/orders.rs",
